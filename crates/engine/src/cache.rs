@@ -1,0 +1,165 @@
+//! The on-disk code cache: native code in files that are mapped, not read.
+//!
+//! An entry is the artefact exactly as wasmtime serialises it, so that it can be mapped where it lies, followed by a
+//! trailer that binds it to its name and its length.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
+
+use crate::engine::Digest;
+
+/// A folder of compiled components that makes the next process fast: an entry is mapped in about a millisecond however
+/// large it is, and its pages are shared by all processes that use it.
+///
+/// # Safety
+///
+/// An entry is machine code, and who can write it can run anything with this process's rights. So:
+///
+/// - The folder must belong to the user the process runs as, and nobody else may be able to write to it; opening it
+///   fails otherwise. On systems other than Unix this is not checked: use a folder that only the user can write.
+/// - An entry is named by a digest of the component's bytes, of the settings of the engine, its version and the
+///   processor's features. wasmtime checks the engine part again in the file's own header.
+/// - An entry ends with a trailer that repeats its name and length. An entry that is truncated, misnamed or has another
+///   header is compiled anew and replaced, never trusted.
+///
+/// What this cannot find: a change inside the code of an entry by somebody who could write to it (the same user, root,
+/// or a failing disk), and a folder swapped for another through a parent that others can write to.
+///
+/// Nothing is removed by itself. The folder can be emptied at any time, also while processes use it.
+#[derive(Debug, Clone)]
+pub struct CodeCache {
+    folder: PathBuf,
+}
+
+/// The folder of a code cache cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CacheError {
+    /// It cannot be made, or looked at.
+    #[error("cannot use the code cache folder {path}", path = path.display())]
+    Io {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It is not a folder.
+    #[error("the code cache {path} is not a folder", path = .0.display())]
+    NotAFolder(PathBuf),
+    /// It belongs to somebody else.
+    #[error("the code cache folder {path} belongs to user {owner}, not to {user}; name a folder of your own", path = path.display())]
+    ForeignOwner {
+        /// The folder.
+        path: PathBuf,
+        /// The user it belongs to.
+        owner: u32,
+        /// The user this process runs as.
+        user: u32,
+    },
+    /// Others can write to it, and so could run code in this process.
+    #[error("others can write to the code cache folder {path} (mode {mode:o}); run `chmod go-w` on it", path = path.display())]
+    WritableByOthers {
+        /// The folder.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+}
+
+const MAGIC: [u8; 8] = *b"AWCODE\x00\x01";
+const TRAILER: usize = MAGIC.len() + size_of::<Digest>() + size_of::<u64>();
+
+impl CodeCache {
+    /// Opens a folder, and makes it where it does not exist, for the user only.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be made, or does not belong to this user alone.
+    pub fn open(folder: impl Into<PathBuf>) -> Result<Self, CacheError> {
+        let folder = folder.into();
+        let io = |source| CacheError::Io { path: folder.clone(), source };
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true);
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder.create(&folder).or_else(|error| if folder.exists() { Ok(()) } else { Err(error) }).map_err(io)?;
+        let folder = folder.canonicalize().map_err(io)?;
+        let meta = fs::metadata(&folder).map_err(io)?;
+        if !meta.is_dir() {
+            return Err(CacheError::NotAFolder(folder));
+        }
+        check_private(&folder, &meta)?;
+        Ok(Self { folder })
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn path(&self, key: &Digest) -> PathBuf {
+        let mut name = blake3::Hash::from_bytes(*key).to_hex().to_string();
+        name.push_str(".cwasm");
+        self.folder.join(name)
+    }
+
+    /// The file with this entry, if it is there and its trailer is right.
+    pub(crate) fn find(&self, key: &Digest) -> Option<PathBuf> {
+        let path = self.path(key);
+        let mut file = File::open(&path).ok()?;
+        let meta = file.metadata().ok()?;
+        check_private(&path, &meta).ok()?;
+        let code_len = meta.len().checked_sub(TRAILER as u64)?;
+        file.seek(SeekFrom::Start(code_len)).ok()?;
+        let mut found = [0; TRAILER];
+        file.read_exact(&mut found).ok()?;
+        if found != trailer(key, code_len) {
+            tracing::warn!(path = %path.display(), "code cache entry with a wrong trailer: compiling again");
+            return None;
+        }
+        Some(path)
+    }
+
+    /// Writes an entry, complete or not at all.
+    pub(crate) fn store(&self, key: &Digest, code: &[u8]) -> io::Result<PathBuf> {
+        let path = self.path(key);
+        let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(&self.folder)?;
+        file.write_all(code)?;
+        file.write_all(&trailer(key, code.len() as u64))?;
+        file.persist(&path)?;
+        Ok(path)
+    }
+}
+
+fn trailer(key: &Digest, code_len: u64) -> [u8; TRAILER] {
+    let mut trailer = [0; TRAILER];
+    let (magic, rest) = trailer.split_at_mut(MAGIC.len());
+    let (name, len) = rest.split_at_mut(key.len());
+    magic.copy_from_slice(&MAGIC);
+    name.copy_from_slice(key);
+    len.copy_from_slice(&code_len.to_le_bytes());
+    trailer
+}
+
+#[cfg(unix)]
+fn check_private(path: &Path, meta: &fs::Metadata) -> Result<(), CacheError> {
+    use std::os::unix::fs::MetadataExt;
+
+    let user = rustix::process::geteuid().as_raw();
+    if meta.uid() != user {
+        return Err(CacheError::ForeignOwner { path: path.to_owned(), owner: meta.uid(), user });
+    }
+    if meta.mode() & 0o022 != 0 {
+        return Err(CacheError::WritableByOthers { path: path.to_owned(), mode: meta.mode() & 0o7777 });
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn check_private(_path: &Path, _meta: &fs::Metadata) -> Result<(), CacheError> {
+    Ok(())
+}

@@ -1,0 +1,224 @@
+//! What can be chosen about an engine, and how that becomes a `wasmtime::Config`. Limits of a single component are
+//! not here: they belong to `airssys-wasm-limits`.
+
+use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+
+use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+/// Bytes of WebAssembly linear memory that a 32-bit guest can address, and that a pool slot reserves.
+const FOUR_GIB: usize = 4 << 30;
+
+/// The fixed settings of a [`WasmEngine`](crate::WasmEngine).
+///
+/// Besides what can be chosen here, every engine has epoch interruption on, component-model async off (a guest that
+/// needs none of it calls three to four times faster), debug information off, and shared memories, GC and threads
+/// left out at compile time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// The pool that instances come from. `None` allocates every instance on demand: nothing is reserved, and each
+    /// instance costs some 2 to 15 µs more. Default: [`PoolConfig::default`].
+    pub pool: Option<PoolConfig>,
+    /// Bytes of stack a guest may use before it ends as a stack overflow. Default: 512 KiB.
+    pub max_wasm_stack: usize,
+    /// What advances the epoch, by which CPU time is counted and shared. Default: a tick each millisecond.
+    pub ticking: Ticking,
+    /// Whether hardware faults may signal traps. Default: `true`.
+    ///
+    /// `false` makes traps many times cheaper on virtual machines, and forces the Spectre mitigations of heap and
+    /// table accesses off: a security decision, recorded in `docs/decisions/002-signals-based-traps.md`.
+    pub signals_based_traps: bool,
+    /// Whether one component is compiled on several threads. Default: `false`.
+    ///
+    /// Off, a small component compiles in two thirds of the time and a large one leaves the other cores to the
+    /// components that are running.
+    pub parallel_compilation: bool,
+    /// How many components are compiled at once by the async forms of loading. Default: 1.
+    pub compile_jobs: NonZeroUsize,
+    /// How many wasm frames a crash keeps. Default: 16. Zero keeps no backtrace at all.
+    pub backtrace_frames: usize,
+    /// The folder of the on-disk code cache, see [`CodeCache`](crate::CodeCache). Default: none.
+    pub code_cache: Option<PathBuf>,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            pool: Some(PoolConfig::default()),
+            max_wasm_stack: 512 << 10,
+            ticking: Ticking::Every(Duration::from_millis(1)),
+            signals_based_traps: true,
+            parallel_compilation: false,
+            compile_jobs: NonZeroUsize::MIN,
+            backtrace_frames: 16,
+            code_cache: None,
+        }
+    }
+}
+
+impl EngineConfig {
+    /// A pool of 16 components, for tests, examples and tools: made in well under a millisecond.
+    pub fn small() -> Self {
+        Self { pool: Some(PoolConfig::for_components(16)), ..Self::default() }
+    }
+
+    /// A pool of 10,000 components, see [`PoolConfig::large`].
+    pub fn large() -> Self {
+        Self { pool: Some(PoolConfig::large()), ..Self::default() }
+    }
+
+    /// No pool: every instance on demand.
+    pub fn on_demand() -> Self {
+        Self { pool: None, ..Self::default() }
+    }
+
+    /// An engine whose epoch advances only by [`WasmEngine::tick`](crate::WasmEngine::tick), and counts a
+    /// millisecond a tick.
+    #[must_use]
+    pub fn with_manual_ticks(self) -> Self {
+        Self { ticking: Ticking::Manual(Duration::from_millis(1)), ..self }
+    }
+
+    /// The wasmtime configuration for one profile, with or without the pool.
+    ///
+    /// Everything that is compiled into the code depends on the profile alone, so that the same artefact loads into a
+    /// pooling and into an on-demand engine.
+    pub(crate) fn wasmtime(&self, profile: Profile, pool: Option<&PoolConfig>) -> Config {
+        let mut config = Config::new();
+        config
+            .concurrency_support(false)
+            .epoch_interruption(true)
+            .consume_fuel(profile == Profile::Metered)
+            .parallel_compilation(self.parallel_compilation)
+            .signals_based_traps(self.signals_based_traps)
+            .max_wasm_stack(self.max_wasm_stack)
+            .async_stack_size(self.max_wasm_stack + (512 << 10))
+            .wasm_backtrace_max_frames(NonZeroUsize::new(self.backtrace_frames))
+            .memory_init_cow(self.pool.as_ref().is_none_or(|pool| pool.copy_on_write))
+            .memory_reservation(FOUR_GIB as u64);
+        if let Some(pool) = pool {
+            config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool.wasmtime()));
+        }
+        config
+    }
+}
+
+/// How many instances a pool holds, and how large each may be.
+///
+/// A slot costs address space, not memory, until it is used. The number of *called* components is bounded by
+/// [`components`](Self::components), because a store that was called asynchronously keeps its stack until it is
+/// dropped. Each stack costs some 2.5 µs when the engine is made and two of the process's memory mappings, of which
+/// Linux allows 65,530 by default (`vm.max_map_count`); each used memory costs two more, or three when its data
+/// segments are mapped copy-on-write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolConfig {
+    /// Live, called components. Default: 1,000, for which creating an engine takes about three milliseconds.
+    pub components: u32,
+    /// Live core instances, and as many memories and tables. Default: twice the components. A component made by a
+    /// language toolchain needs four or more core instances, a hand-written one needs one.
+    pub core_instances: u32,
+    /// Core instances that one component may have. Default: 64.
+    pub core_instances_per_component: u32,
+    /// Memories that one component may have. Default: 8.
+    pub memories_per_component: u32,
+    /// Tables that one component may have. Default: 32.
+    pub tables_per_component: u32,
+    /// Elements a table may have. Default: 32,768; a Python component needs more than 20,000.
+    pub table_elements: usize,
+    /// Bytes of each linear memory that stay resident in a free slot and are zeroed by the next user instead of being
+    /// returned to the system. Default: 64 KiB. It is what makes a fresh instance of a small component cheap.
+    pub keep_resident: usize,
+    /// Whether data segments are mapped copy-on-write. Default: `true`. Off saves one mapping an instance.
+    pub copy_on_write: bool,
+}
+
+impl Default for PoolConfig {
+    fn default() -> Self {
+        Self::for_components(1_000)
+    }
+}
+
+impl PoolConfig {
+    /// A pool for this many live, called components.
+    pub fn for_components(components: u32) -> Self {
+        Self {
+            components,
+            core_instances: components.saturating_mul(2).max(64),
+            core_instances_per_component: 64,
+            memories_per_component: 8,
+            tables_per_component: 32,
+            table_elements: 32 << 10,
+            keep_resident: 64 << 10,
+            copy_on_write: true,
+        }
+    }
+
+    /// A pool for 10,000 live, called components of one core instance each, within Linux's default 65,530 mappings.
+    ///
+    /// Data segments are copied rather than mapped, and creating the engine takes some 30 ms.
+    pub fn large() -> Self {
+        Self {
+            core_instances: 10_500,
+            copy_on_write: false,
+            // A free slot would otherwise hold on to what 10,000 neighbours could use.
+            keep_resident: 16 << 10,
+            ..Self::for_components(10_000)
+        }
+    }
+
+    /// Bytes of linear memory that one memory of a pooled component can grow to.
+    pub fn max_memory(&self) -> u64 {
+        FOUR_GIB as u64
+    }
+
+    fn wasmtime(&self) -> PoolingAllocationConfig {
+        let mut pool = PoolingAllocationConfig::new();
+        pool.total_component_instances(self.components)
+            .total_stacks(self.components)
+            .total_core_instances(self.core_instances)
+            .total_memories(self.core_instances)
+            .total_tables(self.core_instances)
+            .max_core_instances_per_component(self.core_instances_per_component)
+            .max_memories_per_component(self.memories_per_component)
+            .max_tables_per_component(self.tables_per_component)
+            .max_tables_per_module(self.tables_per_component)
+            .max_memories_per_module(self.memories_per_component)
+            .max_component_instance_size(4 << 20)
+            .max_core_instance_size(4 << 20)
+            .table_elements(self.table_elements)
+            .max_memory_size(FOUR_GIB)
+            .linear_memory_keep_resident(self.keep_resident)
+            .table_keep_resident(4 << 10)
+            .max_unused_warm_slots(self.components.min(100))
+            // Finding dirty pages by `PAGEMAP_SCAN` has an open isolation bug upstream where swap is on.
+            .pagemap_scan(Enabled::No);
+        pool
+    }
+}
+
+/// Which code is generated for a component.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub enum Profile {
+    /// Interrupted by epochs. The right one unless a deterministic budget is asked for.
+    #[default]
+    Plain,
+    /// Interrupted by epochs and metered by fuel, an exact and repeatable count of instructions. Code with loops runs
+    /// two to three times slower.
+    Metered,
+}
+
+/// What advances the epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ticking {
+    /// A thread that ticks with this period.
+    Every(Duration),
+    /// Nothing but [`WasmEngine::tick`](crate::WasmEngine::tick). The duration is what one tick counts for.
+    Manual(Duration),
+}
+
+impl Ticking {
+    /// The time that one tick stands for.
+    pub fn period(self) -> Duration {
+        let (Self::Every(period) | Self::Manual(period)) = self;
+        period
+    }
+}

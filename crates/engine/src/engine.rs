@@ -1,0 +1,474 @@
+//! The handle that everything shares: which wasmtime engines there are, and how bytes become a component.
+
+use std::{
+    fmt, fs,
+    hash::{Hash, Hasher},
+    path::Path,
+    sync::{Arc, OnceLock, Weak},
+};
+
+use dashmap::DashMap;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use wasmtime::{Engine, component::Component};
+
+use crate::{
+    Allocation, CodeCache, EngineConfig, EngineError, EpochClock, LoadError, LoadedComponent, Origin, Profile,
+    component::Loaded,
+};
+
+/// A 256-bit BLAKE3 digest.
+pub(crate) type Digest = [u8; blake3::OUT_LEN];
+
+/// What identifies a component in a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct CacheKey {
+    digest: Digest,
+    profile: Profile,
+}
+
+/// Bytes up to which hashing and a look-up are done where `load` is called, instead of on a blocking thread. Hashing
+/// this many takes some 20 µs.
+const HASH_INLINE: usize = 64 << 10;
+
+/// The engine: compiles, caches and links components. Cheap to clone and safe to share; one is enough for a process.
+///
+/// It owns up to four wasmtime engines, for [plain and metered](Profile) code, [pooled and on demand](Allocation).
+/// All but the plain pooled one are made when first needed. One thread advances the epoch of them all.
+#[derive(Clone)]
+pub struct WasmEngine(Arc<Inner>);
+
+struct Inner {
+    config: EngineConfig,
+    clock: EpochClock,
+    plain: Backend,
+    metered: Backend,
+    code_cache: Option<CodeCache>,
+    /// Held weakly, so that a component's code goes with its last user.
+    known: DashMap<CacheKey, Arc<Mutex<Weak<Loaded>>>>,
+    compile_jobs: Arc<Semaphore>,
+}
+
+/// The wasmtime engines of one profile.
+#[derive(Default)]
+struct Backend {
+    pooled: OnceLock<Engine>,
+    on_demand: OnceLock<Engine>,
+}
+
+impl fmt::Debug for WasmEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WasmEngine").field("config", &self.0.config).finish_non_exhaustive()
+    }
+}
+
+impl WasmEngine {
+    /// Makes an engine, its pool and its epoch thread.
+    ///
+    /// The time goes into the pool's stacks: some 3 ms for the default of 1,000 components, 30 ms for 10,000.
+    ///
+    /// # Errors
+    ///
+    /// When wasmtime refuses the configuration or the system the address space, or when the code cache's folder is
+    /// not private.
+    pub fn new(config: EngineConfig) -> Result<Self, EngineError> {
+        let (clock, _) = EpochClock::start(config.ticking).map_err(EngineError::Ticker)?;
+        let engine = Self(Arc::new(Inner {
+            clock,
+            plain: Backend::default(),
+            metered: Backend::default(),
+            code_cache: config.code_cache.as_ref().map(CodeCache::open).transpose()?,
+            known: DashMap::new(),
+            compile_jobs: Arc::new(Semaphore::new(config.compile_jobs.get())),
+            config,
+        }));
+        engine.main(Profile::Plain)?;
+        Ok(engine)
+    }
+
+    /// The settings it was made with.
+    pub fn config(&self) -> &EngineConfig {
+        &self.0.config
+    }
+
+    /// What keeps the epoch advancing.
+    pub fn clock(&self) -> &EpochClock {
+        &self.0.clock
+    }
+
+    /// Advances the epoch by one, as the thread does. For tests with [`Ticking::Manual`](crate::Ticking::Manual).
+    pub fn tick(&self) {
+        self.0.clock.tick();
+    }
+
+    /// The bare wasmtime engine for a profile: the pooled one, or the on-demand one where there is no pool.
+    ///
+    /// # Errors
+    ///
+    /// When it had to be made and could not.
+    pub fn wasmtime(&self, profile: Profile) -> Result<&Engine, EngineError> {
+        self.main(profile)
+    }
+
+    fn backend(&self, profile: Profile) -> &Backend {
+        match profile {
+            Profile::Plain => &self.0.plain,
+            Profile::Metered => &self.0.metered,
+        }
+    }
+
+    fn main(&self, profile: Profile) -> Result<&Engine, EngineError> {
+        match self.0.config.pool {
+            Some(_) => self.engine(profile, Allocation::Pooled),
+            None => self.engine(profile, Allocation::OnDemand),
+        }
+    }
+
+    fn engine(&self, profile: Profile, allocation: Allocation) -> Result<&Engine, EngineError> {
+        let backend = self.backend(profile);
+        let (slot, pool) = match allocation {
+            Allocation::Pooled => (&backend.pooled, self.0.config.pool.as_ref()),
+            Allocation::OnDemand => (&backend.on_demand, None),
+        };
+        if let Some(engine) = slot.get() {
+            return Ok(engine);
+        }
+        let engine =
+            Engine::new(&self.0.config.wasmtime(profile, pool)).map_err(|source| EngineError::Wasmtime { source })?;
+        let mut is_new = false;
+        let engine = slot.get_or_init(|| {
+            is_new = true;
+            engine
+        });
+        if is_new {
+            self.0.clock.add(engine);
+        }
+        Ok(engine)
+    }
+
+    /// Loads a component from its binary form: from memory if these bytes are loaded already, else from the code cache,
+    /// else compiled. Does not block an async worker; at most [`EngineConfig::compile_jobs`] compile at a time.
+    ///
+    /// A load that is dropped while it compiles goes on in the background and its result is discarded.
+    ///
+    /// # Errors
+    ///
+    /// See [`LoadError`].
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub async fn load(
+        &self,
+        bytes: impl AsRef<[u8]> + Send + 'static,
+        profile: Profile,
+    ) -> Result<LoadedComponent, LoadError> {
+        let (bytes, digest) = if bytes.as_ref().len() <= HASH_INLINE {
+            let digest = digest(bytes.as_ref());
+            (bytes, digest)
+        } else {
+            off_the_workers(move || {
+                let digest = digest(bytes.as_ref());
+                Ok((bytes, digest))
+            })
+            .await?
+        };
+        let key = CacheKey { digest, profile };
+        if let Some(known) = self.known(&key) {
+            return Ok(known);
+        }
+        self.as_compile_job(move |engine| engine.load_keyed(bytes.as_ref(), key)).await
+    }
+
+    /// [`load`](Self::load) on the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// See [`LoadError`].
+    pub fn load_blocking(&self, bytes: &[u8], profile: Profile) -> Result<LoadedComponent, LoadError> {
+        self.load_keyed(bytes, CacheKey { digest: digest(bytes), profile })
+    }
+
+    /// Loads a component from a file: text if its name ends in `.wat`, else binary.
+    ///
+    /// # Errors
+    ///
+    /// See [`LoadError`].
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub async fn load_file(
+        &self,
+        path: impl AsRef<Path> + Send + 'static,
+        profile: Profile,
+    ) -> Result<LoadedComponent, LoadError> {
+        let bytes = off_the_workers(move || read(path.as_ref())).await?;
+        self.load(bytes, profile).await
+    }
+
+    /// [`load_file`](Self::load_file) on the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// See [`LoadError`].
+    pub fn load_file_blocking(&self, path: impl AsRef<Path>, profile: Profile) -> Result<LoadedComponent, LoadError> {
+        self.load_blocking(&read(path.as_ref())?, profile)
+    }
+
+    /// Loads a component from its text form.
+    ///
+    /// # Errors
+    ///
+    /// See [`LoadError`].
+    pub fn load_wat_blocking(&self, text: &str, profile: Profile) -> Result<LoadedComponent, LoadError> {
+        self.load_blocking(&wat::parse_str(text).map_err(LoadError::Text)?, profile)
+    }
+
+    /// Compiles a component into native code for [`load_precompiled`](Self::load_precompiled), here or in another
+    /// process with an engine of the same version and settings on the same kind of processor.
+    ///
+    /// # Errors
+    ///
+    /// See [`LoadError`].
+    pub fn precompile_blocking(&self, bytes: &[u8], profile: Profile) -> Result<Vec<u8>, LoadError> {
+        check_header(bytes)?;
+        self.main(profile)?.precompile_component(bytes).map_err(|source| LoadError::Invalid { source })
+    }
+
+    /// Loads native code made by [`precompile_blocking`](Self::precompile_blocking). It is copied; for large components
+    /// prefer [`load_precompiled_file`](Self::load_precompiled_file), which maps.
+    ///
+    /// The same bytes again give the component that is loaded already.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError::Incompatible`] for code of another engine, and for anything that is not such code.
+    ///
+    /// # Safety
+    ///
+    /// The bytes must come unchanged from `precompile_blocking`: they are machine code and run with the rights of this
+    /// process. The checks find honest mistakes, not malice.
+    #[expect(unsafe_code, reason = "loading native code is a matter of trust, which only the caller can answer for")]
+    pub unsafe fn load_precompiled(&self, code: &[u8], profile: Profile) -> Result<LoadedComponent, LoadError> {
+        let key = CacheKey { digest: digest(code), profile };
+        self.single_flight(key, || {
+            // SAFETY: promised by the caller.
+            self.adopt(profile, |engine| unsafe { Component::deserialize(engine, code) })
+                .map_err(|source| LoadError::Incompatible { profile, source })
+                .map(|(component, allocation)| (component, allocation, Origin::Precompiled))
+        })
+    }
+
+    /// Loads native code from a file, by mapping it. Nothing is hashed, so the same file again is mapped again: keep
+    /// the result.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError::Incompatible`] for code of another engine and for a file that cannot be read or is not such code.
+    ///
+    /// # Safety
+    ///
+    /// As for [`load_precompiled`](Self::load_precompiled), and the file must not change while the component lives.
+    #[expect(unsafe_code, reason = "loading native code is a matter of trust, which only the caller can answer for")]
+    pub unsafe fn load_precompiled_file(
+        &self,
+        path: impl AsRef<Path>,
+        profile: Profile,
+    ) -> Result<LoadedComponent, LoadError> {
+        let path = path.as_ref();
+        if let Err(source) = fs::metadata(path) {
+            return Err(LoadError::File { path: path.to_owned(), source });
+        }
+        // SAFETY: promised by the caller.
+        let (component, allocation) = self
+            .adopt(profile, |engine| unsafe { Component::deserialize_file(engine, path) })
+            .map_err(|source| LoadError::Incompatible { profile, source })?;
+        let loaded =
+            Loaded { engine: self.clone(), component, profile, allocation, origin: Origin::Precompiled, key: None };
+        Ok(LoadedComponent::new(Arc::new(loaded)))
+    }
+
+    /// Runs work off the workers once it is its turn. The closure holds the permit, so that a load that is dropped
+    /// still counts until its compilation ends.
+    async fn as_compile_job<R: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<R, LoadError> + Send + 'static,
+    ) -> Result<R, LoadError> {
+        let engine = self.clone();
+        let permit = self.0.compile_jobs.clone().acquire_owned().await.map_err(|_| LoadError::Shutdown)?;
+        off_the_workers(move || {
+            let _permit = permit;
+            work(&engine)
+        })
+        .await
+    }
+
+    fn load_keyed(&self, bytes: &[u8], key: CacheKey) -> Result<LoadedComponent, LoadError> {
+        self.single_flight(key, || self.compile(bytes, key))
+    }
+
+    fn known(&self, key: &CacheKey) -> Option<LoadedComponent> {
+        let slot = self.0.known.get(key)?.clone();
+        // A slot that is locked is being filled.
+        let loaded = slot.try_lock()?.upgrade()?;
+        Some(LoadedComponent::new(loaded))
+    }
+
+    /// Makes a component unless it is known, once however many ask for it at a time.
+    fn single_flight(
+        &self,
+        key: CacheKey,
+        make: impl FnOnce() -> Result<(Component, Allocation, Origin), LoadError>,
+    ) -> Result<LoadedComponent, LoadError> {
+        let slot = self.0.known.entry(key).or_default().clone();
+        let mut slot = slot.lock();
+        if let Some(loaded) = slot.upgrade() {
+            return Ok(LoadedComponent::new(loaded));
+        }
+        match make() {
+            Ok((component, allocation, origin)) => {
+                let engine = self.clone();
+                let profile = key.profile;
+                let loaded = Loaded { engine, component, profile, allocation, origin, key: Some(key) };
+                let loaded = LoadedComponent::new(Arc::new(loaded));
+                *slot = loaded.downgrade();
+                Ok(loaded)
+            }
+            Err(error) => {
+                drop(slot);
+                self.forget(&key);
+                Err(error)
+            }
+        }
+    }
+
+    /// Drops the entry of a component that is gone, unless it was loaded anew or is being so.
+    pub(crate) fn forget(&self, key: &CacheKey) {
+        self.0.known.remove_if(key, |_, slot| slot.try_lock().is_some_and(|slot| slot.strong_count() == 0));
+    }
+
+    #[expect(unsafe_code, reason = "wasmtime hands out compiled code as bytes and takes it back as trusted")]
+    fn compile(&self, bytes: &[u8], key: CacheKey) -> Result<(Component, Allocation, Origin), LoadError> {
+        check_header(bytes)?;
+        let profile = key.profile;
+        let main = self.main(profile)?;
+        let entry = self.0.code_cache.as_ref().map(|cache| (cache, self.entry_name(main, &key)));
+        if let Some((cache, name)) = &entry
+            && let Some(path) = cache.find(name)
+        {
+            // SAFETY: the folder and the file belong to this user and nobody else can write to them, and the file's
+            // name and length are those it was written with; see `CodeCache` for what is trusted beyond that.
+            match self.adopt(profile, |engine| unsafe { Component::deserialize_file(engine, &path) }) {
+                Ok((component, allocation)) => return Ok((component, allocation, Origin::CodeCache)),
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), error = %format_args!("{error:#}"), "code cache entry refused: compiling again");
+                }
+            }
+        }
+        let code = main.precompile_component(bytes).map_err(|source| LoadError::Invalid { source })?;
+        if let Some((cache, name)) = &entry
+            && let Err(error) = cache.store(name, &code)
+        {
+            tracing::warn!(folder = %cache.folder().display(), %error, "cannot write to the code cache");
+        }
+        // SAFETY: wasmtime made these bytes a moment ago, for these settings.
+        let (component, allocation) = self
+            .adopt(profile, |engine| unsafe { Component::deserialize(engine, &code) })
+            .map_err(|source| LoadError::Invalid { source })?;
+        Ok((component, allocation, Origin::Compiled))
+    }
+
+    /// Gives code to the pool, or to the on-demand engine if it does not fit there.
+    fn adopt(
+        &self,
+        profile: Profile,
+        make: impl Fn(&Engine) -> wasmtime::Result<Component>,
+    ) -> wasmtime::Result<(Component, Allocation)> {
+        if self.0.config.pool.is_some() {
+            match make(self.engine(profile, Allocation::Pooled)?) {
+                Ok(component) => return Ok((component, Allocation::Pooled)),
+                // wasmtime has no type for "does not fit"; what fails for another reason fails again below.
+                Err(error) => tracing::debug!(error = %format_args!("{error:#}"), "not for the pool"),
+            }
+        }
+        Ok((make(self.engine(profile, Allocation::OnDemand)?)?, Allocation::OnDemand))
+    }
+
+    /// The name of a code cache entry: everything that the code depends on.
+    fn entry_name(&self, engine: &Engine, key: &CacheKey) -> Digest {
+        struct Blake(blake3::Hasher);
+        impl Hasher for Blake {
+            fn write(&mut self, bytes: &[u8]) {
+                self.0.update(bytes);
+            }
+            fn finish(&self) -> u64 {
+                unreachable!("the whole digest is taken")
+            }
+        }
+        let mut hasher = Blake(blake3::Hasher::new());
+        engine.precompile_compatibility_hash().hash(&mut hasher);
+        key.profile.hash(&mut hasher);
+        hasher.0.update(&key.digest);
+        *hasher.0.finalize().as_bytes()
+    }
+}
+
+/// A component's binary form, from a file that has it as text or as it is.
+fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
+    let bytes = fs::read(path).map_err(|source| LoadError::File { path: path.to_owned(), source })?;
+    if path.extension().is_none_or(|extension| extension != "wat") {
+        return Ok(bytes);
+    }
+    wat::parse_bytes(&bytes).map(|binary| binary.into_owned()).map_err(|mut error| {
+        error.set_path(path);
+        LoadError::Text(error)
+    })
+}
+
+async fn off_the_workers<R: Send + 'static>(
+    work: impl FnOnce() -> Result<R, LoadError> + Send + 'static,
+) -> Result<R, LoadError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(LoadError::Shutdown),
+    }
+}
+
+fn digest(bytes: &[u8]) -> Digest {
+    *blake3::hash(bytes).as_bytes()
+}
+
+/// Tells a component from a core module and from anything else by its first eight bytes.
+fn check_header(bytes: &[u8]) -> Result<(), LoadError> {
+    const WASM: &[u8] = b"\0asm";
+    match bytes {
+        [b'\0', b'a', b's', b'm', _, _, 0, 0, ..] => Err(LoadError::CoreModule),
+        _ if bytes.starts_with(WASM) => Ok(()),
+        _ => Err(LoadError::NotWasm { start: bytes[..bytes.len().min(WASM.len())].to_vec() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_component_is_forgotten_with_its_last_user() {
+        let engine = WasmEngine::new(EngineConfig::on_demand()).unwrap();
+        let first = engine.load_wat_blocking("(component)", Profile::Plain).unwrap();
+        let second = first.clone();
+        drop(first);
+        assert_eq!(engine.0.known.len(), 1);
+        drop(second);
+        assert_eq!(engine.0.known.len(), 0);
+    }
+
+    #[test]
+    fn a_failure_is_not_remembered() {
+        let engine = WasmEngine::new(EngineConfig::on_demand()).unwrap();
+        engine.load_blocking(b"nonsense", Profile::Plain).unwrap_err();
+        assert_eq!(engine.0.known.len(), 0);
+    }
+}

@@ -1,0 +1,158 @@
+//! What can go wrong before a guest runs. What goes wrong while it runs is a crash, and belongs to
+//! `airssys-wasm-isolation`.
+
+use std::{fmt, io, path::PathBuf};
+
+use crate::{cache::CacheError, config::Profile};
+
+/// An engine could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// wasmtime refuses the configuration, or the system the address space for the pool.
+    #[error("cannot make the wasm engine ({source}); try a smaller pool, or `EngineConfig::on_demand()`")]
+    Wasmtime {
+        /// What wasmtime says.
+        #[source]
+        source: wasmtime::Error,
+    },
+    /// The epoch thread cannot be started.
+    #[error("cannot start the epoch thread")]
+    Ticker(#[source] io::Error),
+    /// The folder for the code cache cannot be used.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+}
+
+/// A component could not be loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// The bytes do not begin as WebAssembly does.
+    #[error(
+        "not WebAssembly: the first bytes are {start:02x?}, expected [00, 61, 73, 6d]; text goes to `load_wat` or into \
+         a file that ends in `.wat`, precompiled code to `load_precompiled`"
+    )]
+    NotWasm {
+        /// The first bytes, four at the most.
+        start: Vec<u8>,
+    },
+    /// A core module, not a component.
+    #[error(
+        "this is a core WebAssembly module, not a component; wrap it with `wasm-tools component new`, or build it \
+         with a toolchain that makes components"
+    )]
+    CoreModule,
+    /// The text is not valid WAT.
+    #[error("not valid WebAssembly text")]
+    Text(#[source] wat::Error),
+    /// The bytes are truncated, damaged, or use a feature that this engine does not have.
+    #[error("the component is damaged or uses an unsupported feature: {source:#}")]
+    Invalid {
+        /// What is wrong, with its offset.
+        #[source]
+        source: wasmtime::Error,
+    },
+    /// Precompiled code of another engine version, configuration or processor, or no such code at all.
+    #[error("not precompiled for this engine with {profile:?} code ({source:#}); run `precompile` again")]
+    Incompatible {
+        /// The profile it was to be loaded for.
+        profile: Profile,
+        /// What does not match.
+        #[source]
+        source: wasmtime::Error,
+    },
+    /// A file cannot be read.
+    #[error("cannot read the component {path}", path = path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The engine for this profile cannot be made.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The runtime was shut down while the component was compiling.
+    #[error("the async runtime shut down before the component was compiled")]
+    Shutdown,
+}
+
+/// A component could not be linked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LinkError {
+    /// Imports that the linker does not provide, or provides with another type.
+    #[error("the linker does not satisfy {}; define them, or leave them out of the component", List(imports))]
+    Unsatisfied {
+        /// Each import that is not satisfied.
+        imports: Vec<MissingImport>,
+        /// What wasmtime says of the first of them.
+        #[source]
+        source: wasmtime::Error,
+    },
+    /// The linker was made for another engine, or for another profile of this one.
+    #[error("the linker belongs to another engine; make it with `LoadedComponent::linker`")]
+    OtherEngine,
+}
+
+/// An import that nobody provides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MissingImport {
+    /// The interface, or the function where it is imported by itself: `wasi:cli/environment@0.2.0`.
+    pub name: String,
+    /// The functions that the component wants of it and the linker has not under exactly this name, each with its
+    /// type. Empty where all are there and one has another type.
+    pub functions: Vec<String>,
+}
+
+impl fmt::Display for MissingImport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}`", self.name)?;
+        match self.functions.as_slice() {
+            [] => f.write_str(" (defined with another type)"),
+            functions => write!(f, " ({})", functions.join("; ")),
+        }
+    }
+}
+
+/// An export is not there, or is something else.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExportError {
+    /// No function of this name.
+    #[error("no exported function `{name}`; there are: {}", List(available))]
+    Missing {
+        /// The name asked for.
+        name: String,
+        /// All exported functions, with their types.
+        available: Vec<String>,
+    },
+    /// The function has another type.
+    #[error("the export is `{actual}`, not a function of the type asked for: {mismatch}")]
+    Mistyped {
+        /// The name and type it has.
+        actual: String,
+        /// Where the two differ.
+        mismatch: String,
+    },
+}
+
+struct List<'a, T>(&'a [T]);
+
+impl<T: fmt::Display> fmt::Display for List<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("none");
+        }
+        for (i, item) in self.0.iter().enumerate() {
+            if i > 0 {
+                f.write_str(", ")?;
+            }
+            item.fmt(f)?;
+        }
+        Ok(())
+    }
+}

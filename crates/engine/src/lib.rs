@@ -1,0 +1,69 @@
+//! Compile, cache, link and instantiate WebAssembly components.
+//!
+//! A [`WasmEngine`] is shared by everything in a process. It turns bytes into a [`LoadedComponent`], which knows
+//! nothing of host state; [`LoadedComponent::link`] resolves its imports once against a [`Linker`] and gives a
+//! [`ComponentTemplate`], from which an instance costs microseconds and no look-ups.
+//!
+//! ```
+//! use airssys_wasm_engine::{EngineConfig, Profile, WasmEngine, wasmtime::Store};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let engine = WasmEngine::new(EngineConfig::small())?;
+//! let wat = r#"(component
+//!     (core module $m (func (export "add") (param i32 i32) (result i32)
+//!         (i32.add (local.get 0) (local.get 1))))
+//!     (core instance $i (instantiate $m))
+//!     (func (export "add") (param "a" s32) (param "b" s32) (result s32)
+//!         (canon lift (core func $i "add"))))"#;
+//! let component = engine.load_wat_blocking(wat, Profile::Plain)?;
+//! let template = component.link(&component.linker::<()>())?;
+//!
+//! let mut store = Store::new(component.wasmtime(), ());
+//! store.set_epoch_deadline(1_000);
+//! let instance = template.pre().instantiate(&mut store)?;
+//! let add = instance.get_typed_func::<(i32, i32), (i32,)>(&mut store, "add")?;
+//! assert_eq!(add.call(&mut store, (40, 2))?, (42,));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What it leaves to others
+//!
+//! What a component may use is in `airssys-wasm-limits`; the one safe way to call a guest is in
+//! `airssys-wasm-isolation`. A bare [`wasmtime::Store`] as in the example above has no memory limit and must be given
+//! an epoch deadline, or the guest is interrupted at the first tick.
+//!
+//! # wasmtime
+//!
+//! wasmtime and wasmtime-wasi are public dependencies, re-exported here and only here. Only this crate builds a
+//! [`wasmtime::Config`]; see [`EngineConfig`] for what it sets and why.
+
+mod cache;
+mod component;
+mod config;
+mod describe;
+mod engine;
+mod error;
+mod ticker;
+
+pub use cache::{CacheError, CodeCache};
+pub use component::{Allocation, ComponentTemplate, Export, LoadedComponent, Origin};
+pub use config::{EngineConfig, PoolConfig, Profile, Ticking};
+pub use describe::describe_func;
+pub use engine::WasmEngine;
+pub use error::{EngineError, ExportError, LinkError, LoadError, MissingImport};
+pub use ticker::EpochClock;
+pub use wasmtime;
+pub use wasmtime::component::Linker;
+pub use wasmtime_wasi;
+
+/// Adds WASI 0.2 (`wasi:cli`, `wasi:filesystem`, `wasi:sockets`, …) to a linker.
+///
+/// What a guest is granted is decided by the [`wasmtime_wasi::WasiCtx`] in its store, not by the linker.
+///
+/// # Errors
+///
+/// When one of the interfaces is defined already.
+pub fn add_wasi<T: wasmtime_wasi::WasiView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
+    wasmtime_wasi::p2::add_to_linker_async(linker)
+}

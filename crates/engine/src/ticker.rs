@@ -1,0 +1,146 @@
+//! The one thread that advances the epoch of every engine in a [`WasmEngine`](crate::WasmEngine).
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use wasmtime::{Engine, EngineWeak};
+
+use crate::config::Ticking;
+
+/// A handle on the epoch: what keeps it advancing, and what one tick stands for.
+///
+/// Whoever runs guests holds one, so that deadlines hold even when the [`WasmEngine`](crate::WasmEngine) itself is
+/// gone. The ticking thread ends with the last handle.
+#[derive(Clone)]
+pub struct EpochClock(Arc<Shared>);
+
+struct Shared {
+    engines: Mutex<Vec<EngineWeak>>,
+    ticks: AtomicU64,
+    period: Duration,
+    /// Woken when the last handle goes, so that the thread does not outlive it by a period.
+    thread: Mutex<Option<thread::Thread>>,
+}
+
+impl fmt::Debug for EpochClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EpochClock").field("period", &self.period()).field("ticks", &self.ticks()).finish()
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.get_mut() {
+            thread.unpark();
+        }
+    }
+}
+
+impl EpochClock {
+    /// Starts the thread unless the ticking is manual, and returns what joins it.
+    pub(crate) fn start(ticking: Ticking) -> std::io::Result<(Self, Option<thread::JoinHandle<()>>)> {
+        let clock = Self(Arc::new(Shared {
+            engines: Mutex::default(),
+            ticks: AtomicU64::new(0),
+            period: ticking.period(),
+            thread: Mutex::new(None),
+        }));
+        let Ticking::Every(period) = ticking else { return Ok((clock, None)) };
+        let shared = Arc::downgrade(&clock.0);
+        let thread = thread::Builder::new().name("wasm-epoch".into()).spawn(move || run(&shared, period))?;
+        *clock.0.thread.lock() = Some(thread.thread().clone());
+        Ok((clock, Some(thread)))
+    }
+
+    pub(crate) fn add(&self, engine: &Engine) {
+        self.0.engines.lock().push(engine.weak());
+    }
+
+    pub(crate) fn tick(&self) {
+        self.0.tick();
+    }
+
+    /// The time that one tick stands for.
+    pub fn period(&self) -> Duration {
+        self.0.period
+    }
+
+    /// Ticks since the engine was made.
+    pub fn ticks(&self) -> u64 {
+        self.0.ticks.load(Ordering::Relaxed)
+    }
+
+    /// How many ticks this much time is, rounded up: a deadline is never early.
+    pub fn ticks_in(&self, time: Duration) -> u64 {
+        let period = self.0.period.as_nanos().max(1);
+        u64::try_from(time.as_nanos().div_ceil(period)).unwrap_or(u64::MAX)
+    }
+}
+
+impl Shared {
+    fn tick(&self) {
+        self.ticks.fetch_add(1, Ordering::Relaxed);
+        self.engines.lock().retain(|engine| match engine.upgrade() {
+            Some(engine) => {
+                engine.increment_epoch();
+                true
+            }
+            None => false,
+        });
+    }
+}
+
+fn run(shared: &Weak<Shared>, period: Duration) {
+    loop {
+        // Not a correctness matter: a spurious wake-up is one early tick.
+        thread::park_timeout(period);
+        match shared.upgrade() {
+            Some(shared) => shared.tick(),
+            None => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_thread_ends_with_the_last_handle() {
+        let (clock, thread) = EpochClock::start(Ticking::Every(Duration::from_secs(3_600))).unwrap();
+        let thread = thread.expect("a thread");
+        let second = clock.clone();
+        drop(clock);
+        assert!(!thread.is_finished());
+        drop(second);
+        // Without the wake-up this would take an hour.
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn manual_ticking_has_no_thread() {
+        let (clock, thread) = EpochClock::start(Ticking::Manual(Duration::from_millis(5))).unwrap();
+        assert!(thread.is_none());
+        assert_eq!(clock.ticks(), 0);
+        clock.tick();
+        assert_eq!(clock.ticks(), 1);
+    }
+
+    #[test]
+    fn time_is_rounded_up_to_whole_ticks() {
+        let (clock, _) = EpochClock::start(Ticking::Manual(Duration::from_millis(5))).unwrap();
+        assert_eq!(clock.ticks_in(Duration::ZERO), 0);
+        assert_eq!(clock.ticks_in(Duration::from_millis(1)), 1);
+        assert_eq!(clock.ticks_in(Duration::from_millis(5)), 1);
+        assert_eq!(clock.ticks_in(Duration::from_millis(6)), 2);
+        assert_eq!(clock.ticks_in(Duration::MAX), u64::MAX);
+    }
+}

@@ -1,0 +1,15 @@
+//! The engine on real components.
+
+mod cache;
+mod link;
+mod load;
+
+use airssys_wasm_engine::{EngineConfig, WasmEngine};
+
+fn engine() -> WasmEngine {
+    WasmEngine::new(EngineConfig::small().with_manual_ticks()).unwrap()
+}
+
+fn binary(text: &str) -> Vec<u8> {
+    wat::parse_str(text).unwrap()
+}

@@ -1,0 +1,76 @@
+//! What a store holds beside the guest.
+
+use std::sync::Arc;
+
+use airssys_wasm_engine::wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxView, WasiView};
+use airssys_wasm_limits::{Meter, Metered, Quota, Usage};
+
+use crate::{WasiError, WasiGrants};
+
+/// The data of a sandbox's store: the meter, the WASI context, and whatever the embedder's host functions need.
+pub struct HostState<U> {
+    meter: Meter,
+    wasi: Option<Box<Wasi>>,
+    handles: usize,
+    /// The embedder's own.
+    pub ext: U,
+}
+
+struct Wasi {
+    ctx: WasiCtx,
+    table: ResourceTable,
+}
+
+impl<U> HostState<U> {
+    /// `grants` is given for a component that imports WASI. Its folders are opened here; without one the context that
+    /// grants nothing is made when the first host function asks for it, and otherwise never.
+    pub(crate) fn new(meter: Meter, grants: Option<&Arc<WasiGrants>>, ext: U) -> Result<Self, WasiError> {
+        let handles = meter.quota().limits().handles as usize;
+        let mut state = Self { meter, wasi: None, handles, ext };
+        if let Some(grants) = grants {
+            state.wasi = Some(state.wasi_with(grants.context()?));
+        }
+        Ok(state)
+    }
+
+    fn wasi_with(&self, ctx: WasiCtx) -> Box<Wasi> {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(self.handles);
+        Box::new(Wasi { ctx, table })
+    }
+
+    pub(crate) fn quota(&self) -> &Quota {
+        self.meter.quota()
+    }
+
+    /// What the guest has used so far.
+    pub fn usage(&self) -> Usage {
+        self.meter.usage()
+    }
+
+    /// The host's table of resources that the guest holds handles to, limited to `handles`. Host functions that hand
+    /// out resources of their own keep them here.
+    pub fn table(&mut self) -> &mut ResourceTable {
+        &mut self.wasi_parts().table
+    }
+
+    fn wasi_parts(&mut self) -> &mut Wasi {
+        if self.wasi.is_none() {
+            self.wasi = Some(self.wasi_with(WasiCtx::builder().build()));
+        }
+        self.wasi.as_mut().expect("made above")
+    }
+}
+
+impl<U: Send + 'static> Metered for HostState<U> {
+    fn meter(&mut self) -> &mut Meter {
+        &mut self.meter
+    }
+}
+
+impl<U: Send + 'static> WasiView for HostState<U> {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        let Wasi { ctx, table } = self.wasi_parts();
+        WasiCtxView { ctx, table }
+    }
+}

@@ -1,0 +1,471 @@
+//! One instance in one store, and the only way to call it.
+
+use std::{fmt, sync::Arc, time::Instant};
+
+use airssys_wasm_engine::{
+    ComponentTemplate, Export, ExportError,
+    wasmtime::{
+        self, PoolConcurrencyLimitError, Store,
+        component::{ComponentNamedList, Func, Instance, Lift, Lower, TypedFunc, Val, types::Type},
+    },
+};
+use airssys_wasm_limits::{
+    CancellationToken, Guarded, Interrupted, MemoryBudget, Meter, Quota, QuotaError, ResourceLimits, Usage, begin_call,
+    guard, install,
+};
+
+use crate::{Crash, HostState, WasiError, WasiGrants, crash::Phase};
+
+/// What sandboxes are made from: a linked component with its limits and grants. Cheap to clone.
+pub struct SandboxSpec<U: 'static>(Arc<Spec<U>>);
+
+struct Spec<U: 'static> {
+    template: ComponentTemplate<HostState<U>>,
+    quota: Quota,
+    /// Only for a component that imports WASI.
+    grants: Option<Arc<WasiGrants>>,
+    budget: Option<MemoryBudget>,
+    measure_time: bool,
+}
+
+impl<U> Clone for SandboxSpec<U> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<U> Clone for Spec<U> {
+    fn clone(&self) -> Self {
+        Self {
+            template: self.template.clone(),
+            quota: self.quota.clone(),
+            grants: self.grants.clone(),
+            budget: self.budget.clone(),
+            measure_time: self.measure_time,
+        }
+    }
+}
+
+impl<U> fmt::Debug for SandboxSpec<U> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SandboxSpec").field("template", &self.0.template).finish_non_exhaustive()
+    }
+}
+
+/// No sandbox could be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InstantiateError {
+    /// The pool has no room for another instance. Those that live go on; try again when one is gone, or make the pool
+    /// larger with `PoolConfig::components`.
+    #[error("the pool is full ({source}); drop a sandbox, or raise `PoolConfig::components`")]
+    PoolExhausted {
+        /// Which part of the pool, and its size.
+        #[source]
+        source: wasmtime::Error,
+    },
+    /// A grant cannot be given.
+    #[error(transparent)]
+    Wasi(#[from] WasiError),
+    /// The component crashed in its start code, or could not be instantiated within its limits.
+    #[error(transparent)]
+    Crash(#[from] Crash),
+}
+
+impl<U: Send + 'static> SandboxSpec<U> {
+    /// A component with these limits and no grants.
+    ///
+    /// # Errors
+    ///
+    /// When the limits do not go together with the component or its engine.
+    pub fn new(template: ComponentTemplate<HostState<U>>, limits: ResourceLimits) -> Result<Self, QuotaError> {
+        let quota = Quota::new(limits, template.loaded())?;
+        Ok(Self(Arc::new(Spec { template, quota, grants: None, budget: None, measure_time: false })))
+    }
+
+    /// With these grants. They do nothing for a component that does not import WASI.
+    #[must_use]
+    pub fn with_wasi(mut self, grants: WasiGrants) -> Self {
+        let imports_wasi = self.0.template.loaded().imports().iter().any(|name| name.starts_with("wasi:"));
+        if imports_wasi {
+            Arc::make_mut(&mut self.0).grants = Some(Arc::new(grants));
+        }
+        self
+    }
+
+    /// With memory taken from this budget.
+    #[must_use]
+    pub fn with_budget(mut self, budget: MemoryBudget) -> Self {
+        Arc::make_mut(&mut self.0).budget = Some(budget);
+        self
+    }
+
+    /// With the time of each call in its usage. Costs two readings of the clock a call.
+    #[must_use]
+    pub fn with_measured_time(mut self) -> Self {
+        Arc::make_mut(&mut self.0).measure_time = true;
+        self
+    }
+
+    /// What was linked.
+    pub fn template(&self) -> &ComponentTemplate<HostState<U>> {
+        &self.0.template
+    }
+
+    /// What its calls are held against.
+    pub fn quota(&self) -> &Quota {
+        &self.0.quota
+    }
+
+    /// Finds an exported function once: its name, or `interface#function`.
+    ///
+    /// # Errors
+    ///
+    /// [`ExportError::Missing`], which lists what there is.
+    pub fn export(&self, name: &str) -> Result<Export, ExportError> {
+        self.0.template.loaded().export(name)
+    }
+
+    /// Makes a sandbox. The guest's start code runs under the limits of a call.
+    ///
+    /// # Errors
+    ///
+    /// [`InstantiateError`].
+    ///
+    /// # Panics
+    ///
+    /// When the start code waits or is interrupted outside a tokio runtime with timers.
+    pub async fn instantiate(&self, ext: U) -> Result<Sandbox<U>, InstantiateError> {
+        self.instantiate_inner(ext, None).await
+    }
+
+    /// [`instantiate`](Self::instantiate), ended when the token is cancelled.
+    ///
+    /// # Errors
+    ///
+    /// [`InstantiateError`].
+    pub async fn instantiate_until(&self, ext: U, cancel: &CancellationToken) -> Result<Sandbox<U>, InstantiateError> {
+        self.instantiate_inner(ext, Some(cancel)).await
+    }
+
+    async fn instantiate_inner(
+        &self,
+        ext: U,
+        cancel: Option<&CancellationToken>,
+    ) -> Result<Sandbox<U>, InstantiateError> {
+        let Spec { template, quota, grants, budget, measure_time } = &*self.0;
+        let meter = Meter::new(quota.clone(), budget.as_ref());
+        let guarded = Guarded::by(&meter);
+        let state = HostState::new(meter, grants.as_ref(), ext)?;
+        let mut store = Store::new(template.loaded().wasmtime(), state);
+        install(&mut store);
+        begin_call(&mut store);
+        let instantiating = template.pre().instantiate_async(&mut store);
+        match guard(instantiating, quota.limits().deadline, cancel, guarded).await {
+            Ok(Ok(instance)) => Ok(Sandbox { store, instance, measure_time: *measure_time, elapsed_ns: None }),
+            Ok(Err(error)) if error.is::<PoolConcurrencyLimitError>() => {
+                Err(InstantiateError::PoolExhausted { source: error })
+            }
+            Ok(Err(error)) => {
+                Err(Crash::from_error(error, Phase::Instantiating, None, quota, usage_of(&store, None)).into())
+            }
+            Err(interrupted) => Err(Crash::from_interruption(interrupted, None, usage_of(&store, None)).into()),
+        }
+    }
+}
+
+/// One component instance in a store of its own.
+///
+/// Dropping it frees everything the guest had, on the spot.
+pub struct Sandbox<U: 'static> {
+    store: Store<HostState<U>>,
+    instance: Instance,
+    measure_time: bool,
+    elapsed_ns: Option<u64>,
+}
+
+/// An exported function of one sandbox whose type was checked.
+pub struct TypedExport<P, R> {
+    name: Arc<str>,
+    func: TypedFunc<P, R>,
+}
+
+/// An exported function of one sandbox, called with [`Val`]s.
+#[derive(Debug, Clone)]
+pub struct DynamicExport {
+    name: Arc<str>,
+    func: Func,
+    params: Vec<Type>,
+    results: usize,
+}
+
+impl<P, R> fmt::Debug for TypedExport<P, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("TypedExport").field(&self.name).finish()
+    }
+}
+
+impl<U> fmt::Debug for Sandbox<U> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sandbox").field("usage", &self.store.data().usage()).finish_non_exhaustive()
+    }
+}
+
+/// Arguments that a function does not take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ArgumentError {
+    /// Too few or too many.
+    #[error("the function takes {expected} arguments, and {given} were given")]
+    Count {
+        /// How many it takes.
+        expected: usize,
+        /// How many there were.
+        given: usize,
+    },
+    /// One of another type.
+    #[error("argument {index} (from 0) has another type than the function's parameter")]
+    Type {
+        /// Which one.
+        index: usize,
+    },
+}
+
+/// A dynamic call gave no result.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DynamicCallError<U: 'static> {
+    /// The guest was not called, and the sandbox is as it was.
+    #[error("{error}")]
+    Arguments {
+        /// What is wrong with the arguments.
+        error: ArgumentError,
+        /// To be used again.
+        sandbox: Sandbox<U>,
+    },
+    /// The guest crashed.
+    #[error(transparent)]
+    Crash(Crash),
+}
+
+impl<U: Send + 'static> Sandbox<U> {
+    /// A typed handle on an export of this sandbox, to be made once.
+    ///
+    /// # Errors
+    ///
+    /// [`ExportError::Mistyped`] when the export has another type; the sandbox is as it was.
+    pub fn typed<P, R>(&mut self, export: &Export) -> Result<TypedExport<P, R>, ExportError>
+    where
+        P: ComponentNamedList + Lower,
+        R: ComponentNamedList + Lift,
+    {
+        let func = self.func(export)?;
+        match func.typed(&self.store) {
+            Ok(func) => Ok(TypedExport { name: Arc::clone(export.name()), func }),
+            Err(error) => Err(ExportError::Mistyped { actual: export.ty().to_owned(), mismatch: format!("{error:#}") }),
+        }
+    }
+
+    /// A handle for calls with [`Val`]s, for tools that learn types at run time.
+    ///
+    /// # Errors
+    ///
+    /// [`ExportError::Missing`] when the export belongs to another component.
+    pub fn dynamic(&mut self, export: &Export) -> Result<DynamicExport, ExportError> {
+        let func = self.func(export)?;
+        let ty = func.ty(&self.store);
+        Ok(DynamicExport {
+            name: Arc::clone(export.name()),
+            func,
+            params: ty.params().map(|(_, ty)| ty).collect(),
+            results: ty.results().len(),
+        })
+    }
+
+    fn func(&mut self, export: &Export) -> Result<Func, ExportError> {
+        self.instance
+            .get_func(&mut self.store, export.index())
+            .ok_or_else(|| ExportError::Missing { name: export.name().to_string(), available: Vec::new() })
+    }
+
+    /// Calls the guest, under its limits. The sandbox comes back only if it may be used again.
+    ///
+    /// Dropping the future drops the guest, and yields nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Crash`]. A handle of another sandbox ends as [`CrashKind::HostPanic`](crate::CrashKind::HostPanic).
+    ///
+    /// # Panics
+    ///
+    /// When the call waits or is interrupted outside a tokio runtime with timers.
+    pub async fn call<P, R>(self, export: &TypedExport<P, R>, params: P) -> Result<(R, Self), Crash>
+    where
+        P: ComponentNamedList + Lower + Send + Sync + 'static,
+        R: ComponentNamedList + Lift + Send + Sync + 'static,
+    {
+        self.call_inner(export, params, None).await
+    }
+
+    /// [`call`](Self::call), ended when the token is cancelled: with
+    /// [`CrashKind::Cancelled`](crate::CrashKind::Cancelled) where it waits at once, where it computes at the next tick.
+    ///
+    /// # Errors
+    ///
+    /// [`Crash`].
+    pub async fn call_until<P, R>(
+        self,
+        export: &TypedExport<P, R>,
+        params: P,
+        cancel: &CancellationToken,
+    ) -> Result<(R, Self), Crash>
+    where
+        P: ComponentNamedList + Lower + Send + Sync + 'static,
+        R: ComponentNamedList + Lift + Send + Sync + 'static,
+    {
+        self.call_inner(export, params, Some(cancel)).await
+    }
+
+    async fn call_inner<P, R>(
+        mut self,
+        export: &TypedExport<P, R>,
+        params: P,
+        cancel: Option<&CancellationToken>,
+    ) -> Result<(R, Self), Crash>
+    where
+        P: ComponentNamedList + Lower + Send + Sync + 'static,
+        R: ComponentNamedList + Lift + Send + Sync + 'static,
+    {
+        let (started, guarded) = self.begin();
+        let deadline = self.quota().limits().deadline;
+        let outcome = guard(export.func.call_async(&mut self.store, params), deadline, cancel, guarded).await;
+        self.end(started, &export.name, outcome)
+    }
+
+    /// Calls the guest with values whose types are known at run time only.
+    ///
+    /// # Errors
+    ///
+    /// [`DynamicCallError::Arguments`], which gives the sandbox back, or [`DynamicCallError::Crash`].
+    pub async fn call_dynamic(
+        mut self,
+        export: &DynamicExport,
+        params: &[Val],
+    ) -> Result<(Vec<Val>, Self), DynamicCallError<U>> {
+        if let Err(error) = check_arguments(&export.params, params) {
+            return Err(DynamicCallError::Arguments { error, sandbox: self });
+        }
+        let (started, guarded) = self.begin();
+        let deadline = self.quota().limits().deadline;
+        let mut results = vec![Val::Bool(false); export.results];
+        let call = export.func.call_async(&mut self.store, params, &mut results);
+        let outcome = guard(call, deadline, None, guarded).await.map(|result| result.map(|()| results));
+        self.end(started, &export.name, outcome).map_err(DynamicCallError::Crash)
+    }
+
+    fn begin(&mut self) -> (Option<Instant>, Guarded) {
+        begin_call(&mut self.store);
+        let meter = airssys_wasm_limits::Metered::meter(self.store.data_mut());
+        (self.measure_time.then(Instant::now), Guarded::by(meter))
+    }
+
+    fn end<R>(
+        mut self,
+        started: Option<Instant>,
+        export: &str,
+        outcome: Result<wasmtime::Result<R>, Interrupted>,
+    ) -> Result<(R, Self), Crash> {
+        self.elapsed_ns = started.map(|started| started.elapsed().as_nanos() as u64);
+        match outcome {
+            Ok(Ok(value)) => Ok((value, self)),
+            Ok(Err(error)) => {
+                let usage = self.usage();
+                Err(Crash::from_error(error, Phase::Calling, Some(export), self.quota(), usage))
+            }
+            Err(interrupted) => Err(Crash::from_interruption(interrupted, Some(export), self.usage())),
+        }
+    }
+
+    fn quota(&self) -> &Quota {
+        self.store.data().quota()
+    }
+
+    /// What the guest has now, and what its last call used.
+    pub fn usage(&self) -> Usage {
+        usage_of(&self.store, self.elapsed_ns)
+    }
+
+    /// The embedder's own state.
+    pub fn ext(&self) -> &U {
+        &self.store.data().ext
+    }
+
+    /// The embedder's own state.
+    pub fn ext_mut(&mut self) -> &mut U {
+        &mut self.store.data_mut().ext
+    }
+}
+
+fn usage_of<U>(store: &Store<HostState<U>>, elapsed_ns: Option<u64>) -> Usage {
+    let state = store.data();
+    let mut usage = state.usage();
+    usage.elapsed_ns = elapsed_ns;
+    usage.fuel = state.quota().fuel_per_call().map(|given| given - store.get_fuel().unwrap_or(given).min(given));
+    usage
+}
+
+fn check_arguments(expected: &[Type], given: &[Val]) -> Result<(), ArgumentError> {
+    if expected.len() != given.len() {
+        return Err(ArgumentError::Count { expected: expected.len(), given: given.len() });
+    }
+    match expected.iter().zip(given).position(|(ty, value)| !fits(ty, value)) {
+        Some(index) => Err(ArgumentError::Type { index }),
+        None => Ok(()),
+    }
+}
+
+fn fits(ty: &Type, value: &Val) -> bool {
+    let payload = |ty: Option<Type>, value: Option<&Val>| match (ty, value) {
+        (Some(ty), Some(value)) => fits(&ty, value),
+        (None, None) => true,
+        _ => false,
+    };
+    match (ty, value) {
+        (Type::Bool, Val::Bool(_))
+        | (Type::S8, Val::S8(_))
+        | (Type::U8, Val::U8(_))
+        | (Type::S16, Val::S16(_))
+        | (Type::U16, Val::U16(_))
+        | (Type::S32, Val::S32(_))
+        | (Type::U32, Val::U32(_))
+        | (Type::S64, Val::S64(_))
+        | (Type::U64, Val::U64(_))
+        | (Type::Float32, Val::Float32(_))
+        | (Type::Float64, Val::Float64(_))
+        | (Type::Char, Val::Char(_))
+        | (Type::String, Val::String(_)) => true,
+        (Type::List(ty), Val::List(values)) => {
+            let ty = ty.ty();
+            values.iter().all(|value| fits(&ty, value))
+        }
+        (Type::Record(ty), Val::Record(values)) => {
+            ty.fields().len() == values.len()
+                && ty.fields().zip(values).all(|(field, (name, value))| field.name == name && fits(&field.ty, value))
+        }
+        (Type::Tuple(ty), Val::Tuple(values)) => {
+            ty.types().len() == values.len() && ty.types().zip(values).all(|(ty, value)| fits(&ty, value))
+        }
+        (Type::Variant(ty), Val::Variant(name, value)) => {
+            ty.cases().any(|case| case.name == name && payload(case.ty, value.as_deref()))
+        }
+        (Type::Enum(ty), Val::Enum(name)) => ty.names().any(|known| known == name),
+        (Type::Option(ty), Val::Option(value)) => value.as_deref().is_none_or(|value| fits(&ty.ty(), value)),
+        (Type::Result(ty), Val::Result(Ok(value))) => payload(ty.ok(), value.as_deref()),
+        (Type::Result(ty), Val::Result(Err(value))) => payload(ty.err(), value.as_deref()),
+        (Type::Flags(ty), Val::Flags(names)) => names.iter().all(|name| ty.names().any(|known| known == name)),
+        (Type::Own(ty) | Type::Borrow(ty), Val::Resource(value)) => *ty == value.ty(),
+        // Left to wasmtime: rare, and without a public way to look inside.
+        (Type::Map(_) | Type::FixedLengthList(_), Val::Map(_) | Val::FixedLengthList(_)) => true,
+        _ => false,
+    }
+}

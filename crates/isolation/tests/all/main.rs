@@ -1,0 +1,134 @@
+//! Sandboxes on real guests: each limit seen to fire with a control that passes, each kind of crash, each grant.
+
+mod calls;
+mod crashes;
+mod limits;
+mod manifest;
+mod time;
+mod wasi;
+
+use std::sync::Arc;
+
+use airssys_wasm_engine::{EngineConfig, Linker, Profile, WasmEngine, add_wasi};
+use airssys_wasm_isolation::{Crash, HostState, InstantiateError, Sandbox, SandboxSpec};
+use airssys_wasm_limits::{ByteSize, ResourceLimits};
+use tokio::sync::Notify;
+
+/// What the host functions of the tests share with them.
+#[derive(Clone, Default)]
+struct Host {
+    /// What `wait` waits for.
+    gate: Arc<Notify>,
+    /// Notified whenever a guest begins to wait.
+    waiting: Arc<Notify>,
+    steps: u32,
+    /// Whether each step leaves a resource in the host's table.
+    step_makes_resource: bool,
+    /// Whether an epoch ends during each step.
+    step_takes_a_tick: Option<WasmEngine>,
+    taken: u64,
+    lines: Vec<String>,
+}
+
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the host function refuses")]
+struct HostRefuses;
+
+fn engine() -> WasmEngine {
+    WasmEngine::new(EngineConfig::small().with_manual_ticks()).unwrap()
+}
+
+fn limits() -> ResourceLimits {
+    ResourceLimits::with_memory(ByteSize::mib(64))
+}
+
+fn spec_in(engine: &WasmEngine, component: &[u8], profile: Profile, limits: ResourceLimits) -> SandboxSpec<Host> {
+    let binary = wat::parse_bytes(component).unwrap();
+    let component = engine.load_blocking(&binary, profile).unwrap();
+    let mut linker = component.linker();
+    define_host(&mut linker);
+    add_wasi(&mut linker).unwrap();
+    SandboxSpec::new(component.link(&linker).unwrap(), limits).unwrap()
+}
+
+fn spec(component: impl AsRef<[u8]>, limits: ResourceLimits) -> SandboxSpec<Host> {
+    spec_in(&engine(), component.as_ref(), Profile::Plain, limits)
+}
+
+async fn sandbox(component: impl AsRef<[u8]>, limits: ResourceLimits) -> (SandboxSpec<Host>, Sandbox<Host>) {
+    let spec = spec(component, limits);
+    let sandbox = spec.instantiate(Host::default()).await.unwrap();
+    (spec, sandbox)
+}
+
+fn define_host(linker: &mut Linker<HostState<Host>>) {
+    let mut root = linker.root();
+    root.func_wrap_async("wait", |store, (): ()| {
+        let Host { gate, waiting, .. } = store.data().ext.clone();
+        Box::new(async move {
+            waiting.notify_one();
+            gate.notified().await;
+            Ok(())
+        })
+    })
+    .unwrap();
+    root.func_wrap("step", |mut store, (): ()| {
+        let host = &mut store.data_mut().ext;
+        host.steps += 1;
+        let steps = host.steps;
+        if let Some(engine) = &host.step_takes_a_tick {
+            engine.tick();
+        }
+        if host.step_makes_resource {
+            store.data_mut().table().push("a resource")?;
+        }
+        Ok((steps,))
+    })
+    .unwrap();
+    root.func_wrap("fail", |_, (): ()| -> Result<(), _> { Err(HostRefuses.into()) }).unwrap();
+    root.func_wrap("panic", |_, (): ()| panic!("host function out of order")).unwrap();
+    root.func_wrap("take", |mut store, (bytes,): (Vec<u8>,)| {
+        store.data_mut().ext.taken += bytes.len() as u64;
+        Ok(())
+    })
+    .unwrap();
+    let mut host = linker.instance("fixture:guest/host@1.0.0").unwrap();
+    host.func_wrap_async("wait", |store, (): ()| {
+        let Host { gate, waiting, .. } = store.data().ext.clone();
+        Box::new(async move {
+            waiting.notify_one();
+            gate.notified().await;
+            Ok(())
+        })
+    })
+    .unwrap();
+    host.func_wrap("log", |mut store, (line,): (String,)| {
+        store.data_mut().ext.lines.push(line);
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// Calls `name` with one number or none and gives what `u32` it returns, if it returns one.
+async fn call(
+    spec: &SandboxSpec<Host>,
+    mut sandbox: Sandbox<Host>,
+    name: &str,
+    argument: Option<u32>,
+) -> Result<Sandbox<Host>, Crash> {
+    use airssys_wasm_engine::wasmtime::component::Val;
+    let export = sandbox.dynamic(&spec.export(name).unwrap()).unwrap();
+    let arguments: Vec<_> = argument.into_iter().map(Val::U32).collect();
+    match sandbox.call_dynamic(&export, &arguments).await {
+        Ok((_, sandbox)) => Ok(sandbox),
+        Err(airssys_wasm_isolation::DynamicCallError::Crash(crash)) => Err(crash),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+async fn start_crash(spec: &SandboxSpec<Host>) -> Crash {
+    match spec.instantiate(Host::default()).await {
+        Err(InstantiateError::Crash(crash)) => crash,
+        other => panic!("{other:?}"),
+    }
+}

@@ -1,0 +1,314 @@
+//! CPU time, deadlines, fairness and cancellation, with epochs cranked by hand and paused time.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
+
+use airssys_wasm_engine::{EngineConfig, Profile, Ticking, WasmEngine};
+use airssys_wasm_fixtures::{ADD, COMPUTE, HOST_CALLS, RUST, SPIN, SPIN_IN_START};
+use airssys_wasm_isolation::CrashKind;
+use airssys_wasm_limits::{CancellationToken, MemoryBudget, ResourceLimits};
+use tokio::task::JoinHandle;
+
+use crate::{Host, call, engine, limits, spec_in, start_crash};
+
+/// A task that is a guest's only neighbour on its worker: whenever it gets a turn it does something, and then has a
+/// thread end the epoch, so that it gets the next.
+struct Neighbour {
+    task: JoinHandle<()>,
+    turns: Arc<AtomicU32>,
+    done: Arc<AtomicBool>,
+}
+
+impl Neighbour {
+    fn spawn<F: Future<Output = ()> + Send>(engine: &WasmEngine, turn: impl Fn() -> F + Send + 'static) -> Self {
+        let (crank, cranked) = mpsc::channel();
+        let engine = engine.clone();
+        std::thread::spawn(move || cranked.iter().for_each(|()| engine.tick()));
+        let turns = Arc::new(AtomicU32::new(0));
+        let done = Arc::new(AtomicBool::new(false));
+        let task = tokio::spawn({
+            let (turns, done) = (Arc::clone(&turns), Arc::clone(&done));
+            async move {
+                while !done.load(Ordering::Relaxed) {
+                    turn().await;
+                    turns.fetch_add(1, Ordering::Relaxed);
+                    crank.send(()).unwrap();
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+        Self { task, turns, done }
+    }
+
+    /// Ends it, and tells how many turns it had.
+    async fn turns(self) -> u32 {
+        let turns = self.turns.load(Ordering::Relaxed);
+        self.done.store(true, Ordering::Relaxed);
+        self.task.await.unwrap();
+        turns
+    }
+}
+
+fn cpu_ticks(ticks: u64) -> ResourceLimits {
+    ResourceLimits { cpu_time: Duration::from_millis(ticks), ..limits() }
+}
+
+#[tokio::test]
+async fn a_tight_loop_is_stopped_a_tick_after_its_cpu_time() {
+    let engine = engine();
+    let spec = spec_in(&engine, SPIN.as_bytes(), Profile::Plain, cpu_ticks(5));
+    let sandbox = spec.instantiate(Host::default()).await.unwrap();
+    let neighbour = Neighbour::spawn(&engine, || async {});
+    let crash = call(&spec, sandbox, "spin", None).await.unwrap_err();
+    assert_eq!(*crash.kind(), CrashKind::CpuTime { allowed: 5 });
+    assert_eq!(crash.usage().cpu_ticks, 6);
+    assert_eq!(crash.export(), Some("spin"));
+    assert_eq!(crash.backtrace().len(), 1);
+    assert!(neighbour.turns().await >= 5);
+}
+
+#[tokio::test]
+async fn a_loop_in_start_code_is_stopped_too() {
+    let engine = engine();
+    let spec = spec_in(&engine, SPIN_IN_START.as_bytes(), Profile::Plain, cpu_ticks(3));
+    let neighbour = Neighbour::spawn(&engine, || async {});
+    let crash = start_crash(&spec).await;
+    assert_eq!(*crash.kind(), CrashKind::CpuTime { allowed: 3 });
+    assert_eq!(crash.export(), None);
+    neighbour.turns().await;
+}
+
+#[tokio::test]
+async fn cpu_time_is_counted_anew_for_each_call() {
+    let engine = engine();
+    let spec = spec_in(&engine, HOST_CALLS.as_bytes(), Profile::Plain, cpu_ticks(3));
+    let host = Host { step_takes_a_tick: Some(engine.clone()), ..Host::default() };
+    let mut sandbox = spec.instantiate(host).await.unwrap();
+    for _ in 0..5 {
+        sandbox = call(&spec, sandbox, "steps", Some(3)).await.unwrap();
+        assert_eq!(sandbox.usage().cpu_ticks, 3);
+    }
+    // Work that the host does for a guest without waiting is the guest's.
+    let crash = call(&spec, sandbox, "steps", Some(4)).await.unwrap_err();
+    assert_eq!(*crash.kind(), CrashKind::CpuTime { allowed: 3 });
+}
+
+#[tokio::test]
+async fn waiting_is_not_cpu_time() {
+    let engine = engine();
+    let spec = spec_in(&engine, HOST_CALLS.as_bytes(), Profile::Plain, cpu_ticks(1));
+    let host = Host::default();
+    let (gate, waiting) = (Arc::clone(&host.gate), Arc::clone(&host.waiting));
+    let sandbox = spec.instantiate(host).await.unwrap();
+    let opener = tokio::spawn(async move {
+        for _ in 0..10 {
+            waiting.notified().await;
+            (0..5).for_each(|_| engine.tick());
+            gate.notify_one();
+        }
+    });
+    let sandbox = call(&spec, sandbox, "waits", Some(10)).await.unwrap();
+    assert_eq!(sandbox.usage().cpu_ticks, 0);
+    opener.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_waits_in_a_host_call_is_stopped_at_its_deadline() {
+    let limits = ResourceLimits { deadline: Duration::from_secs(5), ..limits() };
+    let spec = spec_in(&engine(), HOST_CALLS.as_bytes(), Profile::Plain, limits);
+    let sandbox = spec.instantiate(Host::default()).await.unwrap();
+    let started = tokio::time::Instant::now();
+    let crash = call(&spec, sandbox, "wait", None).await.unwrap_err();
+    assert_eq!(*crash.kind(), CrashKind::Deadline { allowed: Duration::from_secs(5) });
+    let waited = started.elapsed();
+    assert!(waited >= Duration::from_secs(5) && waited < Duration::from_millis(5_010), "{waited:?}");
+
+    // A host that answers a moment earlier.
+    let host = Host::default();
+    let gate = Arc::clone(&host.gate);
+    let sandbox = spec.instantiate(host).await.unwrap();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(4_990)).await;
+        gate.notify_one();
+    });
+    call(&spec, sandbox, "wait", None).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_short_waits_do_not_put_off_the_deadline() {
+    let limits = ResourceLimits { deadline: Duration::from_secs(5), ..limits() };
+    let spec = spec_in(&engine(), HOST_CALLS.as_bytes(), Profile::Plain, limits);
+    let host = Host::default();
+    let gate = Arc::clone(&host.gate);
+    let sandbox = spec.instantiate(host).await.unwrap();
+    let opener = tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            gate.notify_one();
+        }
+    });
+    let crash = call(&spec, sandbox, "waits", Some(1_000)).await.unwrap_err();
+    assert_eq!(*crash.kind(), CrashKind::Deadline { allowed: Duration::from_secs(5) });
+    opener.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_holds_for_a_guest_that_computes() {
+    let engine = engine();
+    let limits =
+        ResourceLimits { deadline: Duration::from_millis(20), cpu_time: Duration::from_secs(3_600), ..limits() };
+    let spec = spec_in(&engine, SPIN.as_bytes(), Profile::Plain, limits);
+    let sandbox = spec.instantiate(Host::default()).await.unwrap();
+    let neighbour = Neighbour::spawn(&engine, || tokio::time::advance(Duration::from_millis(1)));
+    let crash = call(&spec, sandbox, "spin", None).await.unwrap_err();
+    assert_eq!(*crash.kind(), CrashKind::Deadline { allowed: Duration::from_millis(20) });
+    neighbour.turns().await;
+}
+
+#[tokio::test]
+async fn a_neighbour_on_the_same_worker_keeps_answering() {
+    let engine = engine();
+    let burner = spec_in(&engine, SPIN.as_bytes(), Profile::Plain, cpu_ticks(100));
+    let add = spec_in(&engine, ADD.as_bytes(), Profile::Plain, limits());
+    let export = add.export("add").unwrap();
+    let neighbour = Neighbour::spawn(&engine, move || {
+        let (add, export) = (add.clone(), export.clone());
+        async move {
+            let mut sandbox = add.instantiate(Host::default()).await.unwrap();
+            let add = sandbox.typed::<(i32, i32), (i32,)>(&export).unwrap();
+            assert_eq!(sandbox.call(&add, (20, 22)).await.unwrap().0, (42,));
+        }
+    });
+    let sandbox = burner.instantiate(Host::default()).await.unwrap();
+    call(&burner, sandbox, "spin", None).await.unwrap_err();
+    // It answers once for each tick that the other burns.
+    assert!(neighbour.turns().await >= 99);
+}
+
+#[tokio::test]
+async fn a_long_computation_goes_on_after_each_tick() {
+    let engine = engine();
+    let spec = spec_in(&engine, COMPUTE.as_bytes(), Profile::Plain, cpu_ticks(1_000_000));
+    let sandbox = spec.instantiate(Host::default()).await.unwrap();
+    let mut sandbox = call(&spec, sandbox, "tight", Some(10)).await.unwrap();
+    let tight = sandbox.typed::<(u32,), (u32,)>(&spec.export("tight").unwrap()).unwrap();
+    let neighbour = Neighbour::spawn(&engine, || async {});
+    let ((interrupted,), sandbox) = sandbox.call(&tight, (20_000_000,)).await.unwrap();
+    assert!(sandbox.usage().cpu_ticks > 0);
+    neighbour.turns().await;
+    let expected = (0..20_000_000).fold(1_u32, |x, _| x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
+    assert_eq!(interrupted, expected);
+}
+
+#[tokio::test]
+async fn the_epoch_thread_ticks_by_itself() {
+    let config = EngineConfig { ticking: Ticking::Every(Duration::from_millis(1)), ..EngineConfig::small() };
+    let engine = WasmEngine::new(config).unwrap();
+    let spec = spec_in(&engine, SPIN.as_bytes(), Profile::Plain, cpu_ticks(5));
+    let sandbox = spec.instantiate(Host::default()).await.unwrap();
+    // The spec keeps the epoch advancing.
+    drop(engine);
+    let crash = call(&spec, sandbox, "spin", None).await.unwrap_err();
+    assert_eq!(*crash.kind(), CrashKind::CpuTime { allowed: 5 });
+}
+
+#[tokio::test]
+async fn metered_code_ticks_as_well() {
+    let engine = engine();
+    let spec = spec_in(&engine, SPIN.as_bytes(), Profile::Metered, cpu_ticks(2));
+    let sandbox = spec.instantiate(Host::default()).await.unwrap();
+    let neighbour = Neighbour::spawn(&engine, || async {});
+    let crash = call(&spec, sandbox, "spin", None).await.unwrap_err();
+    assert_eq!(*crash.kind(), CrashKind::CpuTime { allowed: 2 });
+    neighbour.turns().await;
+}
+
+#[tokio::test]
+async fn a_waiting_call_is_cancelled_at_once_and_a_computing_one_at_the_next_tick() {
+    let engine = engine();
+    let token = CancellationToken::new();
+
+    let spec = spec_in(&engine, HOST_CALLS.as_bytes(), Profile::Plain, limits());
+    let host = Host::default();
+    let waiting = Arc::clone(&host.waiting);
+    let mut sandbox = spec.instantiate_until(host, &token).await.unwrap();
+    let wait = sandbox.typed::<(), ()>(&spec.export("wait").unwrap()).unwrap();
+    let canceller = tokio::spawn({
+        let token = token.clone();
+        async move {
+            waiting.notified().await;
+            token.cancel();
+        }
+    });
+    let crash = sandbox.call_until(&wait, (), &token).await.unwrap_err();
+    assert_eq!(*crash.kind(), CrashKind::Cancelled);
+    canceller.await.unwrap();
+
+    let spec = spec_in(&engine, SPIN.as_bytes(), Profile::Plain, cpu_ticks(1_000_000));
+    let mut sandbox = spec.instantiate(Host::default()).await.unwrap();
+    let spin = sandbox.typed::<(), ()>(&spec.export("spin").unwrap()).unwrap();
+    let neighbour = Neighbour::spawn(&engine, || async {});
+    let crash = sandbox.call_until(&spin, (), &token).await.unwrap_err();
+    assert_eq!(*crash.kind(), CrashKind::Cancelled);
+    assert_eq!(crash.usage().cpu_ticks, 1);
+
+    let start = spec_in(&engine, SPIN_IN_START.as_bytes(), Profile::Plain, cpu_ticks(1_000_000));
+    let error = start.instantiate_until(Host::default(), &token).await.unwrap_err();
+    assert!(
+        matches!(&error, airssys_wasm_isolation::InstantiateError::Crash(crash) if *crash.kind() == CrashKind::Cancelled)
+    );
+    neighbour.turns().await;
+}
+
+#[tokio::test]
+async fn a_token_that_is_not_cancelled_changes_nothing() {
+    let token = CancellationToken::new();
+    let spec = spec_in(&engine(), HOST_CALLS.as_bytes(), Profile::Plain, limits());
+    let host = Host::default();
+    host.gate.notify_one();
+    let mut sandbox = spec.instantiate_until(host, &token).await.unwrap();
+    let wait = sandbox.typed::<(), ()>(&spec.export("wait").unwrap()).unwrap();
+    sandbox.call_until(&wait, (), &token).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_dropped_call_frees_what_the_guest_had() {
+    let budget = MemoryBudget::new(1 << 30);
+    let spec = spec_in(&engine(), HOST_CALLS.as_bytes(), Profile::Plain, limits()).with_budget(budget.clone());
+    let sandbox = spec.instantiate(Host::default()).await.unwrap();
+    assert!(budget.used() > 0);
+    let mut pending = Box::pin(call(&spec, sandbox, "wait", None));
+    assert!(futures_poll(pending.as_mut()).await.is_none());
+    drop(pending);
+    assert_eq!(budget.used(), 0);
+}
+
+/// Polls once.
+async fn futures_poll<F: Future>(mut future: std::pin::Pin<&mut F>) -> Option<F::Output> {
+    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
+        std::task::Poll::Ready(output) => std::task::Poll::Ready(Some(output)),
+        std::task::Poll::Pending => std::task::Poll::Ready(None),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_compiled_guest_waits_and_goes_on() {
+    let spec = spec_in(&engine(), RUST, Profile::Plain, limits());
+    let host = Host::default();
+    let (gate, waiting) = (Arc::clone(&host.gate), Arc::clone(&host.waiting));
+    let mut sandbox = spec.instantiate(host).await.unwrap();
+    let pause = sandbox.typed::<(), (String,)>(&spec.export("fixture:guest/api@1.0.0#pause").unwrap()).unwrap();
+    tokio::spawn(async move {
+        waiting.notified().await;
+        gate.notify_one();
+    });
+    let ((answer,), sandbox) = sandbox.call(&pause, ()).await.unwrap();
+    assert_eq!((answer.as_str(), sandbox.ext().lines.as_slice()), ("waited", &["before".into(), "after".into()][..]));
+}

@@ -1,0 +1,104 @@
+//! Runs a guest's call and ends it from outside: at its deadline, when it is cancelled, when a host function panics.
+
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::Sleep;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use crate::meter::{Meter, Polls};
+
+/// Why a guarded call did not end by itself.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Interrupted {
+    /// Its time was up.
+    #[error("the call did not end within its deadline of {0:?}")]
+    Deadline(Duration),
+    /// It was cancelled.
+    #[error("the call was cancelled")]
+    Cancelled,
+    /// A host function panicked; this is what it panicked with.
+    #[error("a host function panicked")]
+    Panicked(Box<dyn Any + Send>),
+}
+
+/// Guards one call under a meter's quota, and until a token is cancelled.
+///
+/// Timer and token are looked at from when the call is first pending, which is at the first epoch tick at the latest:
+/// a call that ends at once pays for neither. Dropping the future is always possible, and drops the call.
+///
+/// # Panics
+///
+/// When the call is pending outside a tokio runtime, or in one without timers.
+pub fn guard<F>(call: F, deadline: Duration, cancel: Option<&CancellationToken>, guarded: Guarded) -> GuardFuture<'_, F>
+where
+    F: Future,
+{
+    GuardFuture { call, deadline, cancel, polls: guarded.0, waiting: None }
+}
+
+/// What a guard and the meter of the guarded store share. Taken before the call, which borrows the store.
+#[derive(Debug)]
+pub struct Guarded(Option<Polls>);
+
+impl Guarded {
+    /// For a store with this meter.
+    pub fn by(meter: &Meter) -> Self {
+        Self(meter.polls().cloned())
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A call under guard, see [`guard`].
+    #[must_use = "futures do nothing unless polled"]
+    pub struct GuardFuture<'a, F> {
+        #[pin]
+        call: F,
+        deadline: Duration,
+        cancel: Option<&'a CancellationToken>,
+        polls: Option<Polls>,
+        waiting: Option<Waiting>,
+    }
+}
+
+/// What only a call that was pending needs.
+struct Waiting {
+    timer: Pin<Box<Sleep>>,
+    cancelled: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+}
+
+impl<F: Future> Future for GuardFuture<'_, F> {
+    type Output = Result<F::Output, Interrupted>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Some(polls) = this.polls {
+            polls.add_one();
+        }
+        // The store is never used again after a panic: its owner drops it.
+        match catch_unwind(AssertUnwindSafe(|| this.call.poll(cx))) {
+            Ok(Poll::Ready(output)) => return Poll::Ready(Ok(output)),
+            Ok(Poll::Pending) => {}
+            Err(payload) => return Poll::Ready(Err(Interrupted::Panicked(payload))),
+        }
+        let waiting = this.waiting.get_or_insert_with(|| Waiting {
+            timer: Box::pin(tokio::time::sleep(*this.deadline)),
+            cancelled: this.cancel.map(|token| Box::pin(token.clone().cancelled_owned())),
+        });
+        if let Some(cancelled) = &mut waiting.cancelled
+            && cancelled.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Err(Interrupted::Cancelled));
+        }
+        match waiting.timer.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(Interrupted::Deadline(*this.deadline))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}

@@ -1,0 +1,429 @@
+//! Limits as people write them, and as they are held against an engine and a component.
+
+use std::{sync::Arc, time::Duration};
+
+use airssys_wasm_engine::{EpochClock, LoadedComponent, Profile};
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+
+/// What one component may use: the `[resources]` table of its `Component.toml`.
+///
+/// Memory has no default. Everything else has one that fits a component made by a language toolchain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ResourceLimits {
+    /// Linear memory, the sum over all memories of the component. Mandatory.
+    pub memory: ByteSize,
+    /// What a growth beyond `memory` or `table_elements` does. Default: `"crash"`.
+    pub on_growth_refused: OnGrowthRefused,
+    /// Number of linear memories. Default: 8.
+    pub memories: u32,
+    /// Elements of all tables together, of eight bytes each. Default: 100,000.
+    pub table_elements: u64,
+    /// Number of tables. Default: 64.
+    pub tables: u32,
+    /// Number of core instances. Default: 100.
+    pub instances: u32,
+    /// CPU time of a call, counted in the engine's epoch ticks. Default: one second.
+    #[serde(with = "humantime_serde")]
+    pub cpu_time: Duration,
+    /// Time that a call may take in all, waiting included. Default: ten seconds.
+    #[serde(with = "humantime_serde")]
+    pub deadline: Duration,
+    /// Fuel of a call. Needs a component that was loaded as [`Profile::Metered`]. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fuel: Option<u64>,
+    /// How often a call may turn to the host: imports, growth, and resource handles made or dropped. Not counted for a
+    /// component that imports nothing. Default: 1,000,000.
+    pub host_calls: u64,
+    /// Bytes that one host call may carry out of the guest. Default: 1 MiB.
+    pub host_call_bytes: ByteSize,
+    /// Resource handles that live at the same time. Default: 1,000.
+    pub handles: u32,
+    /// Bytes of a message, and of what a call returns. Default: 1 MiB.
+    pub message_size: ByteSize,
+}
+
+/// What happens to a component that wants to grow beyond its limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnGrowthRefused {
+    /// It crashes, and the crash says what was asked for and what was allowed.
+    #[default]
+    Crash,
+    /// The guest is told (`memory.grow` gives -1). Most guests then die as `unreachable`, which hides the cause.
+    TellGuest,
+}
+
+/// The form with everything optional, so that what is missing can be told from what is wrong.
+#[derive(Deserialize)]
+struct Raw {
+    memory: Option<ByteSize>,
+    on_growth_refused: Option<OnGrowthRefused>,
+    memories: Option<u32>,
+    table_elements: Option<u64>,
+    tables: Option<u32>,
+    instances: Option<u32>,
+    #[serde(default, with = "humantime_serde")]
+    cpu_time: Option<Duration>,
+    #[serde(default, with = "humantime_serde")]
+    deadline: Option<Duration>,
+    fuel: Option<u64>,
+    host_calls: Option<u64>,
+    host_call_bytes: Option<ByteSize>,
+    handles: Option<u32>,
+    message_size: Option<ByteSize>,
+}
+
+const TABLE: &str = "resources";
+const KEYS: &[&str] = &[
+    "memory",
+    "on_growth_refused",
+    "memories",
+    "table_elements",
+    "tables",
+    "instances",
+    "cpu_time",
+    "deadline",
+    "fuel",
+    "host_calls",
+    "host_call_bytes",
+    "handles",
+    "message_size",
+];
+
+/// A `Component.toml` cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ManifestError {
+    /// Not TOML, or a value of the wrong type.
+    #[error("Component.toml: {0}")]
+    Toml(#[from] toml::de::Error),
+    /// The memory limit is not there.
+    #[error("Component.toml sets no memory limit, and there is no default; add\n\n[resources]\nmemory = \"64MiB\"\n")]
+    NoMemoryLimit,
+    /// A key that nobody knows.
+    #[error("Component.toml: unknown key `{key}`{}; known are: {}", in_table(table), known.join(", "))]
+    UnknownKey {
+        /// The table it is in, empty for the top.
+        table: String,
+        /// The key.
+        key: String,
+        /// Those that exist.
+        known: Vec<&'static str>,
+    },
+}
+
+fn in_table(table: &str) -> String {
+    if table.is_empty() { String::new() } else { format!(" in [{table}]") }
+}
+
+impl ManifestError {
+    /// The first key of a table that is not among the known ones, as an error.
+    ///
+    /// # Errors
+    ///
+    /// [`ManifestError::UnknownKey`].
+    pub fn check_keys(table: &str, found: &toml::Table, known: &[&'static str]) -> Result<(), Self> {
+        match found.keys().find(|key| !known.contains(&key.as_str())) {
+            Some(key) => Err(Self::UnknownKey { table: table.to_owned(), key: key.clone(), known: known.to_vec() }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl ResourceLimits {
+    /// This much memory, and the defaults for everything else.
+    pub fn with_memory(memory: ByteSize) -> Self {
+        Self {
+            memory,
+            on_growth_refused: OnGrowthRefused::default(),
+            memories: 8,
+            table_elements: 100_000,
+            tables: 64,
+            instances: 100,
+            cpu_time: Duration::from_secs(1),
+            deadline: Duration::from_secs(10),
+            fuel: None,
+            host_calls: 1_000_000,
+            host_call_bytes: ByteSize::mib(1),
+            handles: 1_000,
+            message_size: ByteSize::mib(1),
+        }
+    }
+
+    /// Reads the `[resources]` table of a `Component.toml`, and leaves its other tables to others.
+    ///
+    /// # Errors
+    ///
+    /// [`ManifestError`].
+    pub fn from_toml(text: &str) -> Result<Self, ManifestError> {
+        Self::take_from(&mut text.parse()?)
+    }
+
+    /// Takes the `[resources]` table out of a parsed `Component.toml`, and leaves the rest for the layers above.
+    ///
+    /// # Errors
+    ///
+    /// [`ManifestError`].
+    pub fn take_from(manifest: &mut toml::Table) -> Result<Self, ManifestError> {
+        let table = match manifest.remove(TABLE) {
+            Some(toml::Value::Table(table)) => table,
+            Some(other) => toml::Table::try_from(other).map_err(|_| ManifestError::NoMemoryLimit)?,
+            None => return Err(ManifestError::NoMemoryLimit),
+        };
+        ManifestError::check_keys(TABLE, &table, KEYS)?;
+        let raw: Raw = table.try_into()?;
+        let default = Self::with_memory(raw.memory.ok_or(ManifestError::NoMemoryLimit)?);
+        Ok(Self {
+            memory: default.memory,
+            on_growth_refused: raw.on_growth_refused.unwrap_or_default(),
+            memories: raw.memories.unwrap_or(default.memories),
+            table_elements: raw.table_elements.unwrap_or(default.table_elements),
+            tables: raw.tables.unwrap_or(default.tables),
+            instances: raw.instances.unwrap_or(default.instances),
+            cpu_time: raw.cpu_time.unwrap_or(default.cpu_time),
+            deadline: raw.deadline.unwrap_or(default.deadline),
+            fuel: raw.fuel,
+            host_calls: raw.host_calls.unwrap_or(default.host_calls),
+            host_call_bytes: raw.host_call_bytes.unwrap_or(default.host_call_bytes),
+            handles: raw.handles.unwrap_or(default.handles),
+            message_size: raw.message_size.unwrap_or(default.message_size),
+        })
+    }
+}
+
+/// Limits that a component can run under on its engine: what the meters count with.
+#[derive(Debug, Clone)]
+pub struct Quota(Arc<Checked>);
+
+#[derive(Debug)]
+struct Checked {
+    limits: ResourceLimits,
+    clock: EpochClock,
+    cpu_ticks: u64,
+    profile: Profile,
+    watches_host: bool,
+}
+
+/// Limits that do not go together with an engine or a component.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum QuotaError {
+    /// More memory than an instance can have.
+    #[error("a memory limit of {asked} is more than the {max} that the engine can give a component")]
+    MemoryBeyondEngine {
+        /// What the limit says.
+        asked: ByteSize,
+        /// What is possible.
+        max: ByteSize,
+    },
+    /// A component that needs more memory to start than it may have.
+    #[error("the component starts with a memory of {needed}, and its limit is {allowed}; raise `memory`")]
+    InitialMemory {
+        /// Its largest initial memory.
+        needed: ByteSize,
+        /// The limit.
+        allowed: ByteSize,
+    },
+    /// A component that has more memories or tables than it may have.
+    #[error("the component has {needed} {what}, and its limit is {allowed}; raise `{what}`")]
+    TooMany {
+        /// `memories` or `tables`.
+        what: &'static str,
+        /// How many it has.
+        needed: u32,
+        /// The limit.
+        allowed: u32,
+    },
+    /// A limit of zero that leaves nothing to run with.
+    #[error("`{0}` is zero: nothing could run")]
+    Zero(&'static str),
+    /// Fuel for code that is not metered.
+    #[error("the limits ask for fuel, and the component was loaded as `Profile::Plain`; load it as `Profile::Metered`")]
+    FuelNeedsMeteredCode,
+}
+
+/// A message is larger than its receiver takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a message of {size} bytes is larger than the {allowed} that the component takes; raise `message_size`")]
+#[non_exhaustive]
+pub struct MessageTooLarge {
+    /// Its bytes.
+    pub size: u64,
+    /// Bytes it may have.
+    pub allowed: u64,
+}
+
+/// What a 32-bit guest can address, in one memory.
+const MAX_MEMORY: ByteSize = ByteSize::gib(4);
+
+impl Quota {
+    /// Checks limits against a component and its engine.
+    ///
+    /// # Errors
+    ///
+    /// [`QuotaError`].
+    pub fn new(limits: ResourceLimits, component: &LoadedComponent) -> Result<Self, QuotaError> {
+        if limits.memory > MAX_MEMORY {
+            return Err(QuotaError::MemoryBeyondEngine { asked: limits.memory, max: MAX_MEMORY });
+        }
+        let zero = [
+            ("cpu_time", limits.cpu_time.is_zero()),
+            ("deadline", limits.deadline.is_zero()),
+            ("instances", limits.instances == 0),
+            ("fuel", limits.fuel == Some(0)),
+        ];
+        if let Some((name, _)) = zero.into_iter().find(|(_, is_zero)| *is_zero) {
+            return Err(QuotaError::Zero(name));
+        }
+        if limits.fuel.is_some() && component.profile() == Profile::Plain {
+            return Err(QuotaError::FuelNeedsMeteredCode);
+        }
+        if let Some(needs) = component.component().resources_required() {
+            let initial = ByteSize(needs.max_initial_memory_size.unwrap_or(0));
+            if initial > limits.memory {
+                return Err(QuotaError::InitialMemory { needed: initial, allowed: limits.memory });
+            }
+            let counts =
+                [("memories", needs.num_memories, limits.memories), ("tables", needs.num_tables, limits.tables)];
+            for (what, needed, allowed) in counts {
+                if needed > allowed {
+                    return Err(QuotaError::TooMany { what, needed, allowed });
+                }
+            }
+        }
+        let clock = component.engine().clock().clone();
+        Ok(Self(Arc::new(Checked {
+            cpu_ticks: clock.ticks_in(limits.cpu_time),
+            clock,
+            profile: component.profile(),
+            watches_host: component.imports_functions(),
+            limits,
+        })))
+    }
+
+    /// The limits.
+    pub fn limits(&self) -> &ResourceLimits {
+        &self.0.limits
+    }
+
+    /// Checks the size of a message before it is handed to the component.
+    ///
+    /// # Errors
+    ///
+    /// When it is larger than `message_size`.
+    pub fn check_message(&self, size: usize) -> Result<(), MessageTooLarge> {
+        let allowed = self.0.limits.message_size.as_u64();
+        if size as u64 > allowed { Err(MessageTooLarge { size: size as u64, allowed }) } else { Ok(()) }
+    }
+
+    /// What CPU time is counted by.
+    pub fn clock(&self) -> &EpochClock {
+        &self.0.clock
+    }
+
+    /// Epoch ticks that end while a call runs before it is stopped.
+    pub fn cpu_ticks(&self) -> u64 {
+        self.0.cpu_ticks
+    }
+
+    /// Fuel that each call of metered code starts with.
+    pub fn fuel_per_call(&self) -> Option<u64> {
+        (self.0.profile == Profile::Metered).then(|| self.0.limits.fuel.unwrap_or(u64::MAX))
+    }
+
+    /// Whether the component can call the host at all, so that somebody must count.
+    pub(crate) fn watches_host(&self) -> bool {
+        self.0.watches_host
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_toml_form_takes_human_sizes_and_durations() {
+        let limits = ResourceLimits::from_toml(
+            r#"
+            [component]
+            name = "somebody else's"
+
+            [resources]
+            memory = "1.5MiB"
+            on_growth_refused = "tell-guest"
+            memories = 1
+            table_elements = 10
+            tables = 2
+            instances = 3
+            cpu_time = "50ms"
+            deadline = "1m 30s"
+            fuel = 1000
+            host_calls = 4
+            host_call_bytes = "2 kB"
+            handles = 5
+            message_size = 4096
+            "#,
+        )
+        .unwrap();
+        let expected = ResourceLimits {
+            memory: ByteSize::kib(1_536),
+            on_growth_refused: OnGrowthRefused::TellGuest,
+            memories: 1,
+            table_elements: 10,
+            tables: 2,
+            instances: 3,
+            cpu_time: Duration::from_millis(50),
+            deadline: Duration::from_secs(90),
+            fuel: Some(1_000),
+            host_calls: 4,
+            host_call_bytes: ByteSize::kb(2),
+            handles: 5,
+            message_size: ByteSize::kib(4),
+        };
+        assert_eq!(limits, expected);
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let limits = ResourceLimits { fuel: Some(7), ..ResourceLimits::with_memory(ByteSize::mib(3)) };
+        let mut manifest = toml::Table::new();
+        let table = toml::Table::try_from(&limits).unwrap();
+        assert!(table.keys().all(|key| KEYS.contains(&key.as_str())) && table.len() == KEYS.len());
+        manifest.insert(TABLE.into(), table.into());
+        assert_eq!(ResourceLimits::from_toml(&manifest.to_string()), Ok(limits));
+    }
+
+    #[test]
+    fn a_missing_memory_limit_names_the_line_to_add() {
+        for text in ["", "[resources]", "[resources]\nfuel = 1", "[other]\nmemory = \"1MiB\""] {
+            let error = ResourceLimits::from_toml(text).unwrap_err();
+            assert_eq!(error, ManifestError::NoMemoryLimit, "{text}");
+            assert!(error.to_string().contains("memory = \"64MiB\""));
+        }
+    }
+
+    #[test]
+    fn unknown_keys_and_wrong_values_are_refused() {
+        let unknown = ResourceLimits::from_toml("[resources]\nmemory = \"1MiB\"\nmemroy = 1").unwrap_err();
+        assert!(matches!(unknown, ManifestError::UnknownKey { ref key, .. } if key == "memroy"), "{unknown}");
+        for text in [
+            "[resources",
+            "resources = 3",
+            "[resources]\nmemory = \"lots\"",
+            "[resources]\nmemory = -1",
+            "[resources]\nmemory = \"1MiB\"\ncpu_time = \"soon\"",
+            "[resources]\nmemory = \"1MiB\"\nhandles = -1",
+        ] {
+            let error = ResourceLimits::from_toml(text).unwrap_err();
+            assert!(matches!(error, ManifestError::Toml(_)), "{text}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn the_rest_of_the_manifest_is_left_for_the_layers_above() {
+        let mut manifest: toml::Table = "[resources]\nmemory = \"1MiB\"\n[wasi]\nargs = []".parse().unwrap();
+        ResourceLimits::take_from(&mut manifest).unwrap();
+        assert_eq!(manifest.keys().collect::<Vec<_>>(), ["wasi"]);
+    }
+}

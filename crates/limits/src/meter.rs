@@ -1,0 +1,293 @@
+//! The meter in a store: counts what a guest takes and refuses what goes beyond its quota.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use airssys_wasm_engine::wasmtime::{self, CallHook, ResourceLimiter, Store, StoreContextMut, UpdateDeadline};
+use serde::{Deserialize, Serialize};
+
+use crate::{BudgetExhausted, MemoryBudget, MemoryGrant, OnGrowthRefused, Quota};
+
+/// A limit of a component was reached. Inside a guest this is what a trap carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LimitExceeded {
+    /// Linear memory.
+    #[error("the component asked for {asked} bytes of memory in all and may have {allowed}; raise `memory`")]
+    Memory {
+        /// Bytes it would have had in all.
+        asked: u64,
+        /// Bytes it may have.
+        allowed: u64,
+    },
+    /// Table elements.
+    #[error("the component asked for {asked} table elements in all and may have {allowed}; raise `table_elements`")]
+    TableElements {
+        /// Elements it would have had in all.
+        asked: u64,
+        /// Elements it may have.
+        allowed: u64,
+    },
+    /// The host's memory, shared by all components.
+    #[error(transparent)]
+    Budget(#[from] BudgetExhausted),
+    /// CPU time.
+    #[error("the call used its CPU time of {allowed} ticks; raise `cpu_time` if it needs more")]
+    CpuTime {
+        /// Ticks it may use.
+        allowed: u64,
+    },
+    /// Host calls.
+    #[error("the call turned to the host more than {allowed} times; raise `host_calls` if it must")]
+    HostCalls {
+        /// Host calls it may make.
+        allowed: u64,
+    },
+}
+
+/// What a component has used. Memory and tables are those of now; the rest is of the last call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Usage {
+    /// Bytes of linear memory.
+    pub memory: u64,
+    /// The most bytes of linear memory that were granted at a time.
+    pub memory_peak: u64,
+    /// Elements in tables.
+    pub table_elements: u64,
+    /// Epoch ticks that ended while the guest ran.
+    pub cpu_ticks: u64,
+    /// Transitions from the guest to the host, for a component that imports functions.
+    pub host_calls: u64,
+    /// Fuel, for metered code.
+    pub fuel: Option<u64>,
+    /// Nanoseconds from start to end, if they were asked for.
+    pub elapsed_ns: Option<u64>,
+}
+
+/// Counts for one store. It belongs to the store's data, see [`Metered`].
+#[derive(Debug)]
+pub struct Meter {
+    quota: Quota,
+    grant: Option<MemoryGrant>,
+    memory: u64,
+    memory_peak: u64,
+    table_elements: u64,
+    /// What the last permitted growth added, in case it fails afterwards.
+    last_growth: u64,
+    cpu_ticks: u64,
+    host_calls: u64,
+    /// How often the running call was polled, counted by its guard: what tells a host call that waited from one that
+    /// worked.
+    polls: Option<Polls>,
+    polls_at_host_call: u64,
+}
+
+/// The number of times a call was polled. Only its own task writes it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Polls(Arc<AtomicU64>);
+
+impl Polls {
+    pub(crate) fn add_one(&self) {
+        self.0.store(self.get().wrapping_add(1), Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Store data that has a meter.
+pub trait Metered: Send + 'static {
+    /// The meter.
+    fn meter(&mut self) -> &mut Meter;
+}
+
+impl Meter {
+    /// A meter at zero that takes its memory from a budget, if there is one.
+    pub fn new(quota: Quota, budget: Option<&MemoryBudget>) -> Self {
+        Self {
+            grant: budget.map(MemoryBudget::grant),
+            polls: quota.watches_host().then(Polls::default),
+            quota,
+            memory: 0,
+            memory_peak: 0,
+            table_elements: 0,
+            last_growth: 0,
+            cpu_ticks: 0,
+            host_calls: 0,
+            polls_at_host_call: 0,
+        }
+    }
+
+    /// What it counts against.
+    pub fn quota(&self) -> &Quota {
+        &self.quota
+    }
+
+    /// What was used until now, but for fuel and time, which are not counted here.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            memory: self.memory,
+            memory_peak: self.memory_peak,
+            table_elements: self.table_elements,
+            cpu_ticks: self.cpu_ticks,
+            host_calls: self.host_calls,
+            fuel: None,
+            elapsed_ns: None,
+        }
+    }
+
+    pub(crate) fn polls(&self) -> Option<&Polls> {
+        self.polls.as_ref()
+    }
+
+    fn start_call(&mut self) {
+        self.cpu_ticks = 0;
+        self.host_calls = 0;
+    }
+
+    /// Called when an epoch ends while the guest runs.
+    fn tick(&mut self) -> Result<(), LimitExceeded> {
+        self.cpu_ticks += 1;
+        // The first tick may end at once: only one more than the budget proves that all of it was used.
+        let allowed = self.quota.cpu_ticks();
+        if self.cpu_ticks > allowed { Err(LimitExceeded::CpuTime { allowed }) } else { Ok(()) }
+    }
+
+    fn enter_host(&mut self) -> Result<(), LimitExceeded> {
+        self.host_calls += 1;
+        self.polls_at_host_call = self.polls.as_ref().map_or(0, Polls::get);
+        let allowed = self.quota.limits().host_calls;
+        if self.host_calls > allowed { Err(LimitExceeded::HostCalls { allowed }) } else { Ok(()) }
+    }
+
+    /// Whether the host call that just ended had to wait.
+    fn waited(&self) -> bool {
+        self.polls.as_ref().is_some_and(|polls| polls.get() != self.polls_at_host_call)
+    }
+
+    fn refuse(&self, exceeded: LimitExceeded) -> wasmtime::Result<bool> {
+        match self.quota.limits().on_growth_refused {
+            OnGrowthRefused::Crash => Err(exceeded.into()),
+            OnGrowthRefused::TellGuest => Ok(false),
+        }
+    }
+}
+
+impl ResourceLimiter for Meter {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            // The memory's own maximum, which has nothing to do with the limit.
+            return Ok(false);
+        }
+        let more = (desired - current) as u64;
+        let asked = self.memory + more;
+        let allowed = self.quota.limits().memory.as_u64();
+        if asked > allowed {
+            return self.refuse(LimitExceeded::Memory { asked, allowed });
+        }
+        if let Some(grant) = &mut self.grant
+            && let Err(exhausted) = grant.grow(more)
+        {
+            return self.refuse(exhausted.into());
+        }
+        self.memory = asked;
+        self.memory_peak = self.memory_peak.max(asked);
+        self.last_growth = more;
+        Ok(true)
+    }
+
+    fn memory_grow_failed(&mut self, _: wasmtime::Error) -> wasmtime::Result<()> {
+        let growth = std::mem::take(&mut self.last_growth);
+        self.memory -= growth;
+        if let Some(grant) = &mut self.grant {
+            grant.shrink(growth);
+        }
+        Ok(())
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        let asked = self.table_elements + (desired - current) as u64;
+        let allowed = self.quota.limits().table_elements;
+        if asked > allowed {
+            return self.refuse(LimitExceeded::TableElements { asked, allowed });
+        }
+        self.table_elements = asked;
+        Ok(true)
+    }
+
+    fn instances(&self) -> usize {
+        self.quota.limits().instances as usize
+    }
+
+    fn memories(&self) -> usize {
+        self.quota.limits().memories as usize
+    }
+
+    fn tables(&self) -> usize {
+        self.quota.limits().tables as usize
+    }
+}
+
+/// Puts the meter of a new store to work. Nothing may be instantiated in the store before.
+pub fn install<T: Metered>(store: &mut Store<T>) {
+    let quota = store.data_mut().meter().quota().clone();
+    let limits = quota.limits();
+    // None of these closures captures anything, so none is allocated.
+    store.limiter(|data| data.meter());
+    store.epoch_deadline_callback(on_epoch);
+    store.set_max_component_handles(limits.handles as usize);
+    store.set_hostcall_fuel(limits.message_size.as_u64() as usize);
+    if quota.watches_host() {
+        store.call_hook(on_transition);
+    }
+}
+
+/// Prepares a store for its next call, or for instantiation, which counts as one: guest code runs there too.
+pub fn begin_call<T: Metered>(store: &mut Store<T>) {
+    let meter = store.data_mut().meter();
+    meter.start_call();
+    let fuel = meter.quota.fuel_per_call();
+    store.set_epoch_deadline(1);
+    if let Some(fuel) = fuel {
+        store.set_fuel(fuel).expect("the quota has fuel for metered code only");
+    }
+}
+
+fn on_epoch<T: Metered>(mut store: StoreContextMut<'_, T>) -> wasmtime::Result<UpdateDeadline> {
+    store.data_mut().meter().tick()?;
+    // Behind all other tasks: a plain yield would poll this one again at once.
+    Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+}
+
+fn on_transition<T: Metered>(mut store: StoreContextMut<'_, T>, hook: CallHook) -> wasmtime::Result<()> {
+    match hook {
+        CallHook::CallingHost => {
+            let meter = store.data_mut().meter();
+            meter.enter_host()?;
+            let limits = meter.quota().limits();
+            let (bytes, returned) = (limits.host_call_bytes.as_u64(), limits.message_size.as_u64());
+            if bytes != returned {
+                store.set_hostcall_fuel(bytes as usize);
+            }
+        }
+        CallHook::ReturningFromHost => {
+            if store.data_mut().meter().waited() {
+                // Ticks that ended while the guest waited are not its own.
+                store.set_epoch_deadline(1);
+            }
+        }
+        CallHook::ReturningFromWasm => {
+            let returned = store.data_mut().meter().quota().limits().message_size.as_u64();
+            store.set_hostcall_fuel(returned as usize);
+        }
+        CallHook::CallingWasm => {}
+    }
+    Ok(())
+}
