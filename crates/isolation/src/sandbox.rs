@@ -232,7 +232,7 @@ pub enum ArgumentError {
 }
 
 /// A dynamic call gave no result.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum DynamicCallError<U: 'static> {
     /// The guest was not called, and the sandbox is as it was.
@@ -246,6 +246,16 @@ pub enum DynamicCallError<U: 'static> {
     /// The guest crashed.
     #[error(transparent)]
     Crash(Crash),
+}
+
+// By hand, because a derived one would ask for `U: Debug`.
+impl<U> fmt::Debug for DynamicCallError<U> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Arguments { error, .. } => f.debug_struct("Arguments").field("error", error).finish_non_exhaustive(),
+            Self::Crash(crash) => f.debug_tuple("Crash").field(crash).finish(),
+        }
+    }
 }
 
 impl<U: Send + 'static> Sandbox<U> {

@@ -166,11 +166,7 @@ impl ResourceLimits {
     ///
     /// [`ManifestError`].
     pub fn take_from(manifest: &mut toml::Table) -> Result<Self, ManifestError> {
-        let table = match manifest.remove(TABLE) {
-            Some(toml::Value::Table(table)) => table,
-            Some(other) => toml::Table::try_from(other).map_err(|_| ManifestError::NoMemoryLimit)?,
-            None => return Err(ManifestError::NoMemoryLimit),
-        };
+        let table: toml::Table = manifest.remove(TABLE).ok_or(ManifestError::NoMemoryLimit)?.try_into()?;
         ManifestError::check_keys(TABLE, &table, KEYS)?;
         let raw: Raw = table.try_into()?;
         let default = Self::with_memory(raw.memory.ok_or(ManifestError::NoMemoryLimit)?);
@@ -254,6 +250,8 @@ pub struct MessageTooLarge {
     pub allowed: u64,
 }
 
+const WASM_PAGE: u64 = 64 << 10;
+
 /// What a 32-bit guest can address, in one memory.
 const MAX_MEMORY: ByteSize = ByteSize::gib(4);
 
@@ -280,7 +278,8 @@ impl Quota {
             return Err(QuotaError::FuelNeedsMeteredCode);
         }
         if let Some(needs) = component.component().resources_required() {
-            let initial = ByteSize(needs.max_initial_memory_size.unwrap_or(0));
+            // wasmtime counts it in pages.
+            let initial = ByteSize(needs.max_initial_memory_size.unwrap_or(0).saturating_mul(WASM_PAGE));
             if initial > limits.memory {
                 return Err(QuotaError::InitialMemory { needed: initial, allowed: limits.memory });
             }

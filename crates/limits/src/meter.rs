@@ -57,7 +57,7 @@ pub struct Usage {
     pub memory_peak: u64,
     /// Elements in tables.
     pub table_elements: u64,
-    /// Epoch ticks that ended while the guest ran.
+    /// Epoch ticks that ended while the guest ran. A host call that does not wait counts as one at the most.
     pub cpu_ticks: u64,
     /// Transitions from the guest to the host, for a component that imports functions.
     pub host_calls: u64,

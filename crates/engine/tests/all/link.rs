@@ -88,7 +88,8 @@ fn imports_of_functions_are_told_from_none() {
     assert!(!engine.load_wat_blocking(ADD, Profile::Plain).unwrap().imports_functions());
     assert!(engine.load_wat_blocking(HOST_CALLS, Profile::Plain).unwrap().imports_functions());
     assert!(engine.load_blocking(C, Profile::Plain).unwrap().imports_functions());
-    let types_only = r#"(component (import "types" (instance (export "t" (type (eq u32))))))"#;
+    let types_only =
+        r#"(component (type $u u32) (import "types" (instance (type $t u32) (export "t" (type (eq $t))))))"#;
     assert!(!engine.load_wat_blocking(types_only, Profile::Plain).unwrap().imports_functions());
 }
 

@@ -2,7 +2,11 @@
 
 use airssys_wasm_engine::{
     ExportError,
-    wasmtime::component::{ComponentType, Lift, Lower, Val},
+    // The derive macros want it under this name.
+    wasmtime::{
+        self,
+        component::{ComponentType, Lift, Lower, Val},
+    },
 };
 use airssys_wasm_fixtures::{ADD, MINIMAL, RUST, VALUES};
 use airssys_wasm_isolation::{ArgumentError, CrashKind, DynamicCallError};

@@ -26,10 +26,7 @@ async fn memory_grows_up_to_its_limit() {
     assert_eq!(grow(memory(4), "grow", 4).await, Err(crash));
     // A refusal by the memory's own maximum is no crash, and counts for nothing.
     assert_eq!(grow(memory(4), "grow-bounded", 3).await, Ok(-1));
-    assert_eq!(
-        grow(memory(4), "grow", 70_000).await,
-        Err(CrashKind::Memory { asked: 70_001 * PAGE, allowed: 4 * PAGE })
-    );
+    assert_eq!(grow(memory(4), "grow", 70_000).await, Ok(-1));
 }
 
 #[tokio::test]
@@ -107,7 +104,7 @@ fn what_a_component_needs_to_start_is_checked_before_it_starts() {
 }
 
 #[tokio::test]
-async fn fuel_is_exact_and_refilled_for_each_call() {
+async fn fuel_is_repeatable_and_refilled_for_each_call() {
     let engine = engine();
     let run = |fuel, n| {
         let spec = spec_in(&engine, COMPUTE.as_bytes(), Profile::Metered, ResourceLimits { fuel, ..limits() });
@@ -120,8 +117,11 @@ async fn fuel_is_exact_and_refilled_for_each_call() {
     assert!(used > 1_000);
     let sandbox = run(Some(used), 1_000).await.unwrap();
     assert_eq!(sandbox.usage().fuel, Some(used));
-    let crash = run(Some(used - 1), 1_000).await.unwrap_err();
-    assert_eq!(*crash.kind(), CrashKind::OutOfFuel { allowed: used - 1 });
+    assert_eq!(run(None, 1_000).await.unwrap().usage().fuel, Some(used));
+    // It is looked at where a loop begins anew: what comes after the last time is not missed.
+    let crash = run(Some(used - 20), 1_000).await.unwrap_err();
+    assert_eq!(*crash.kind(), CrashKind::OutOfFuel { allowed: used - 20 });
+    assert_eq!(crash.usage().fuel, Some(used - 20));
 
     let spec = spec_in(&engine, COMPUTE.as_bytes(), Profile::Metered, ResourceLimits { fuel: Some(used), ..limits() });
     let mut sandbox = spec.instantiate(Host::default()).await.unwrap();
