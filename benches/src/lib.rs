@@ -1,1 +1,12 @@
+//! What the benchmarks have in common: the harness that measures a benchmark and its twins interleaved, the guests,
+//! and the readings of the operating system.
+//!
+//! A benchmark is a closure that runs so many iterations and says how long they took. `cargo bench` gives it to
+//! Criterion; `cargo xtask bench` has [`main`] run it with its twins in turns and write JSON.
 
+pub mod guests;
+mod harness;
+pub mod process;
+pub mod stats;
+
+pub use harness::{Group, Measure, Reading, Suite, main, report, timed, timed_async};

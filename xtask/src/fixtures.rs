@@ -21,6 +21,9 @@ pub(crate) struct Args {
     /// Change nothing: rebuild and compare where the same compiler is here, else compare the sources with the record
     #[arg(long)]
     check: bool,
+    /// Instead build the JavaScript guest, 12 MB, with npm's componentize-js: for the benchmarks, not for committing
+    #[arg(long, conflicts_with = "check")]
+    javascript: bool,
 }
 
 /// `fixtures/built/record.json`: what each committed guest was built from, and by what.
@@ -59,6 +62,9 @@ const GUESTS: &[Guest] = &[
 ];
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if args.javascript {
+        return build_javascript();
+    }
     let built = root().join("fixtures/built");
     let record_path = built.join("record.json");
     let record: Record = match fs::read(&record_path) {
@@ -222,4 +228,29 @@ fn build_c(folder: &Path) -> Result<Option<Outcome>> {
         .adapter(WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER)?
         .encode()?;
     Ok(Some(Outcome { component, compiler }))
+}
+
+/// The release of npm's componentize-js that the JavaScript guest is built with.
+const COMPONENTIZE_JS: &str = "@bytecodealliance/componentize-js@0.23.0";
+
+/// Leaves the guest where the benchmarks look for it.
+fn build_javascript() -> Result<()> {
+    ensure!(version("npm", &["--version"]).is_some(), "the JavaScript guest needs Node.js with npm; install them");
+    let tool = target_folder().join("componentize-js");
+    let component = target_folder().join("javascript.wasm");
+    let sources = root().join("fixtures/guests/javascript");
+    fs::create_dir_all(&tool)?;
+    eprintln!("installing {COMPONENTIZE_JS}");
+    run_command(Command::new("npm").args(["install", "--no-save", "--prefix"]).arg(&tool).arg(COMPONENTIZE_JS))?;
+    eprintln!("building (half a minute)");
+    run_command(
+        Command::new(tool.join("node_modules/.bin/componentize-js"))
+            .arg(sources.join("guest.js"))
+            .arg("--wit")
+            .arg(sources.join("guest.wit"))
+            .args(["--world-name", "guest", "--disable", "http", "--disable", "fetch-event", "--out"])
+            .arg(&component),
+    )?;
+    println!("javascript: {} bytes", fs::metadata(&component)?.len());
+    Ok(())
 }

@@ -1,0 +1,183 @@
+//! Crash handling: calls that go well, traps, cleanup, and being ready again.
+
+use std::time::{Duration, Instant};
+
+use airssys_wasm_benches::{
+    Measure, Suite,
+    guests::{self, engine},
+    timed, timed_async,
+};
+use airssys_wasm_engine::Profile;
+use airssys_wasm_fixtures::{SPIN, TRAPS};
+use airssys_wasm_isolation::{CrashKind, SandboxSpec, TrapCode};
+use airssys_wasm_limits::ResourceLimits;
+use wasmtime::{Store, Trap, component::InstancePre};
+
+fn main() -> anyhow::Result<()> {
+    airssys_wasm_benches::main(|suite| {
+        suite.bench("crash_handling/normal_execution/successful_execution", || succeed(guests::spec(TRAPS))).twin(
+            "raw",
+            None,
+            || timed_async(guests::raw(TRAPS), async |pre| drop(raw_call(pre, "ok").await)),
+        );
+        suite
+            .bench("crash_handling/trap_detection/trap_categorization", || {
+                timed_async(guests::spec(TRAPS), async |spec| trap(spec).await)
+            })
+            .twin("raw", None, || timed_async(guests::raw(TRAPS), async |pre| drop(raw_trap(pre).await)));
+        suite
+            .bench("crash_handling/trap_detection/classify", || {
+                let quota = guests::spec(TRAPS).quota().clone();
+                let (_store, error) = guests::now(raw_trap(&guests::raw(TRAPS)));
+                timed(move || CrashKind::of_call(&error, &quota))
+            })
+            .target("goal; guide: trap categorization", Duration::from_nanos(100));
+        cleanup(suite);
+        suite
+            .bench("crash_handling/recovery_latency/recovery_after_crash", || {
+                timed_async(guests::spec(TRAPS), async |spec| {
+                    trap(spec).await;
+                    ready(spec).await;
+                })
+            })
+            .target("guide", Duration::from_millis(10))
+            .twin("raw", 1.3, || {
+                timed_async(guests::raw(TRAPS), async |pre| {
+                    drop(raw_trap(pre).await);
+                    drop(raw_call(pre, "ok").await);
+                })
+            });
+        suite
+            .bench("crash_handling/fuel_exhaustion/fuel_trap_handling", || {
+                let template = guests::template(engine(), SPIN, Profile::Metered);
+                let limits = ResourceLimits { fuel: Some(FUEL), ..guests::limits() };
+                let spec = SandboxSpec::new(template, limits).unwrap();
+                timed_async(spec, async |spec| {
+                    let mut sandbox = spec.instantiate(()).await.unwrap();
+                    let spin = sandbox.typed::<(), ()>(&spec.export("spin").unwrap()).unwrap();
+                    let crash = sandbox.call(&spin, ()).await.unwrap_err();
+                    assert_eq!(*crash.kind(), CrashKind::OutOfFuel { allowed: FUEL });
+                })
+            })
+            .twin("raw", None, || {
+                let metered = engine().wasmtime(Profile::Metered).unwrap();
+                timed_async(guests::pre(metered, SPIN), async |pre| {
+                    let mut store = guests::store(pre.engine());
+                    store.set_fuel(FUEL).unwrap();
+                    let instance = pre.instantiate_async(&mut store).await.unwrap();
+                    let spin = instance.get_typed_func::<(), ()>(&mut store, "spin").unwrap();
+                    let error = spin.call_async(&mut store, ()).await.unwrap_err();
+                    assert_eq!(error.downcast_ref(), Some(&Trap::OutOfFuel));
+                })
+            });
+    })
+}
+
+/// Little, so that the trap is what is measured.
+const FUEL: u64 = 100;
+
+fn succeed(spec: SandboxSpec<()>) -> Measure {
+    timed_async(spec, async |spec| ready(spec).await)
+}
+
+async fn ready(spec: &SandboxSpec<()>) {
+    let mut sandbox = spec.instantiate(()).await.unwrap();
+    let ok = sandbox.typed::<(), ()>(&spec.export("ok").unwrap()).unwrap();
+    sandbox.call(&ok, ()).await.unwrap();
+}
+
+async fn trap(spec: &SandboxSpec<()>) {
+    let mut sandbox = spec.instantiate(()).await.unwrap();
+    let divide = sandbox.typed::<(), ()>(&spec.export("divide-by-zero").unwrap()).unwrap();
+    let crash = sandbox.call(&divide, ()).await.unwrap_err();
+    assert_eq!(*crash.kind(), CrashKind::Trap { trap: TrapCode(Trap::IntegerDivisionByZero) });
+}
+
+async fn raw_call(pre: &InstancePre<()>, export: &str) -> (Store<()>, Result<(), wasmtime::Error>) {
+    let mut store = guests::store(pre.engine());
+    let instance = pre.instantiate_async(&mut store).await.unwrap();
+    let func = instance.get_typed_func::<(), ()>(&mut store, export).unwrap();
+    let result = func.call_async(&mut store, ()).await;
+    (store, result)
+}
+
+async fn raw_trap(pre: &InstancePre<()>) -> (Store<()>, wasmtime::Error) {
+    let (store, result) = raw_call(pre, "divide-by-zero").await;
+    let error = result.unwrap_err();
+    assert_eq!(error.downcast_ref(), Some(&Trap::IntegerDivisionByZero));
+    (store, error)
+}
+
+/// What it takes to free everything. Nothing is deferred: the pool decommits slot by slot (`decommit_batch_size` is 1), so the time on
+/// the calling path is all of it.
+fn cleanup(suite: &mut Suite) {
+    suite
+        .bench("crash_handling/resource_cleanup/cleanup_after_success", || {
+            let spec = guests::spec(TRAPS);
+            dropped(move || {
+                let spec = spec.clone();
+                async move {
+                    let mut sandbox = spec.instantiate(()).await.unwrap();
+                    let ok = sandbox.typed::<(), ()>(&spec.export("ok").unwrap()).unwrap();
+                    sandbox.call(&ok, ()).await.unwrap().1
+                }
+            })
+        })
+        .target("guide", Duration::from_micros(1))
+        .twin("raw", None, || {
+            let pre = guests::raw(TRAPS);
+            dropped(move || {
+                let pre = pre.clone();
+                async move { raw_call(&pre, "ok").await.0 }
+            })
+        });
+    // A crash frees the sandbox before the call returns, so what it takes is told by what the call takes beyond a bare
+    // one whose store is kept.
+    const ID: &str = "crash_handling/resource_cleanup/cleanup_after_trap";
+    suite
+        .bench("crash_handling/resource_cleanup/trap_and_cleanup", || {
+            timed_async(guests::spec(TRAPS), async |spec| trap(spec).await)
+        })
+        .and("raw/crash_handling/resource_cleanup/trap_without_cleanup", || {
+            let pre = guests::raw(TRAPS);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            Box::new(move |iterations| {
+                let mut taken = Duration::ZERO;
+                for _ in 0..iterations {
+                    let started = Instant::now();
+                    let kept = runtime.block_on(raw_trap(&pre));
+                    taken += started.elapsed();
+                    drop(kept);
+                }
+                taken
+            })
+        })
+        .difference(
+            ID,
+            "crash_handling/resource_cleanup/trap_and_cleanup",
+            "raw/crash_handling/resource_cleanup/trap_without_cleanup",
+            ("guide", 1_000.0),
+        )
+        .and(&format!("raw/{ID}"), || {
+            let pre = guests::raw(TRAPS);
+            dropped(move || {
+                let pre = pre.clone();
+                async move { raw_trap(&pre).await.0 }
+            })
+        });
+}
+
+/// Times dropping things; making them is left out.
+fn dropped<R, F: Future<Output = R>>(make: impl Fn() -> F + 'static) -> Measure {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    Box::new(move |iterations| {
+        let mut taken = Duration::ZERO;
+        for _ in 0..iterations {
+            let thing = runtime.block_on(make());
+            let started = Instant::now();
+            drop(thing);
+            taken += started.elapsed();
+        }
+        taken
+    })
+}

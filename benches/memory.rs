@@ -1,0 +1,244 @@
+//! Memory: what instances of different sizes and numbers take, in time and in bytes, and what the limit costs.
+
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use airssys_wasm_benches::{
+    Measure, Reading, Suite,
+    guests::{self, engine},
+    process, timed_async,
+};
+use airssys_wasm_engine::{EngineConfig, Profile, WasmEngine};
+use airssys_wasm_fixtures::{GROW, MINIMAL, with_memory};
+use airssys_wasm_isolation::{Sandbox, SandboxSpec};
+use anyhow::Context;
+use wasmtime::{Store, component::InstancePre};
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<_> = std::env::args().collect();
+    if let [_, flag, live] = arguments.as_slice()
+        && flag == PROBE
+    {
+        return probe(live.parse()?);
+    }
+    airssys_wasm_benches::main(|suite| {
+        for (name, pages) in [("64kb", 1), ("512kb", 8), ("1mb", 16), ("2mb", 32)] {
+            suite
+                .bench(&format!("memory/footprint/{name}"), move || {
+                    timed_async(guests::spec(&with_memory(pages)), async |spec| one(spec).await)
+                })
+                .twin("raw", None, move || {
+                    timed_async(guests::raw(&with_memory(pages)), async |pre| raw_one(pre).await)
+                });
+        }
+        for n in [1, 10, 50] {
+            suite.bench(&format!("memory/scaling/{n}_components"), move || concurrently(n)).twin(
+                "raw",
+                None,
+                move || raw_concurrently(n),
+            );
+        }
+        for n in [1, 5, 10, 25, 50] {
+            suite
+                .bench(&format!("memory/linear_scaling/{n}_sequential"), move || {
+                    timed_async(guests::spec(MINIMAL), async move |spec| {
+                        let mut live = Vec::with_capacity(n);
+                        for _ in 0..n {
+                            live.push(one(spec).await);
+                        }
+                    })
+                })
+                .twin("raw", None, move || {
+                    timed_async(guests::raw(MINIMAL), async move |pre| {
+                        let mut live = Vec::with_capacity(n);
+                        for _ in 0..n {
+                            live.push(raw_one(pre).await);
+                        }
+                    })
+                });
+        }
+        growth(suite);
+        suite.reading("memory/resident, memory/virtual", bytes);
+    })
+}
+
+/// A component that was instantiated and called.
+async fn one(spec: &SandboxSpec<()>) -> Sandbox<()> {
+    let mut sandbox = spec.instantiate(()).await.unwrap();
+    let run = sandbox.typed::<(), (i32,)>(&spec.export("run").unwrap()).unwrap();
+    let (answer, sandbox) = sandbox.call(&run, ()).await.unwrap();
+    assert_eq!(answer, (42,));
+    sandbox
+}
+
+async fn raw_one(pre: &InstancePre<()>) -> Store<()> {
+    let mut store = guests::store(pre.engine());
+    let instance = pre.instantiate_async(&mut store).await.unwrap();
+    let run = instance.get_typed_func::<(), (i32,)>(&mut store, "run").unwrap();
+    assert_eq!(run.call_async(&mut store, ()).await.unwrap(), (42,));
+    store
+}
+
+/// As many tasks, each with a component of its own, and all alive until the last is done.
+fn concurrently(n: usize) -> Measure {
+    timed_async(guests::spec(MINIMAL), async move |spec| {
+        let tasks: Vec<_> = (0..n)
+            .map(|_| {
+                let spec = spec.clone();
+                tokio::spawn(async move { one(&spec).await })
+            })
+            .collect();
+        all(tasks).await
+    })
+}
+
+fn raw_concurrently(n: usize) -> Measure {
+    timed_async(guests::raw(MINIMAL), async move |pre| {
+        let tasks: Vec<_> = (0..n)
+            .map(|_| {
+                let pre = pre.clone();
+                tokio::spawn(async move { raw_one(&pre).await })
+            })
+            .collect();
+        all(tasks).await
+    })
+}
+
+async fn all<R>(tasks: Vec<tokio::task::JoinHandle<R>>) -> Vec<R> {
+    let mut done = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        done.push(task.await.unwrap());
+    }
+    done
+}
+
+/// Growth by a page. A sandbox grows as often as its limit allows, and is then replaced outside the time taken.
+fn growth(suite: &mut Suite) {
+    const ID: &str = "memory/limit_enforcement/memory_grow_within_limit";
+    const PAGES: u64 = 1_000;
+    suite
+        .bench(ID, || {
+            let spec = guests::spec(GROW);
+            let export = spec.export("grow").unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            Box::new(move |mut iterations| {
+                let mut taken = Duration::ZERO;
+                while iterations > 0 {
+                    let batch = iterations.min(PAGES);
+                    iterations -= batch;
+                    taken += runtime.block_on(async {
+                        let mut sandbox = spec.instantiate(()).await.unwrap();
+                        let grow = sandbox.typed::<(u32,), (i32,)>(&export).unwrap();
+                        let started = Instant::now();
+                        for before in 1..=batch {
+                            let ((found,), back) = sandbox.call(&grow, (1,)).await.unwrap();
+                            assert_eq!(found as u64, before);
+                            sandbox = back;
+                        }
+                        started.elapsed()
+                    });
+                }
+                taken
+            })
+        })
+        .twin("raw", None, || raw_growth(false))
+        .and("raw_with_calls/memory/limit_enforcement/memory_grow_within_limit", || raw_growth(true))
+        .difference(
+            "memory/limit_enforcement/check",
+            "raw_with_calls/memory/limit_enforcement/memory_grow_within_limit",
+            "raw/memory/limit_enforcement/memory_grow_within_limit",
+            ("goal", 50.0),
+        );
+
+    /// With our limiter on an otherwise bare store, or without any.
+    fn raw_growth(limited: bool) -> Measure {
+        struct Data(Option<airssys_wasm_limits::Meter>);
+        let pre_of = || {
+            let engine = engine().wasmtime(Profile::Plain).unwrap();
+            let component = wasmtime::component::Component::new(engine, guests::binary(GROW)).unwrap();
+            wasmtime::component::Linker::<Data>::new(engine).instantiate_pre(&component).unwrap()
+        };
+        let pre = pre_of();
+        let quota = guests::spec(GROW).quota().clone();
+        let index = pre.component().get_export_index(None, "grow").unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        Box::new(move |mut iterations| {
+            let mut taken = Duration::ZERO;
+            while iterations > 0 {
+                let batch = iterations.min(PAGES);
+                iterations -= batch;
+                taken += runtime.block_on(async {
+                    let meter = limited.then(|| airssys_wasm_limits::Meter::new(quota.clone(), None));
+                    let mut store = Store::new(pre.engine(), Data(meter));
+                    store.set_epoch_deadline(1 << 40);
+                    if limited {
+                        store.limiter(|data| data.0.as_mut().expect("limited"));
+                    }
+                    let instance = pre.instantiate_async(&mut store).await.unwrap();
+                    let grow = instance.get_typed_func::<(u32,), (i32,)>(&mut store, &index).unwrap();
+                    let started = Instant::now();
+                    for before in 1..=batch {
+                        let (found,) = grow.call_async(&mut store, (1,)).await.unwrap();
+                        assert_eq!(found as u64, before);
+                    }
+                    started.elapsed()
+                });
+            }
+            taken
+        })
+    }
+}
+
+const PROBE: &str = "--live";
+
+/// Bytes for each live component, in a process of its own for each number of them.
+fn bytes(quick: bool) -> anyhow::Result<Vec<Reading>> {
+    let mut readings = Vec::new();
+    for live in [1, 10, 50, 1_000, 10_000] {
+        let (mut resident, mut virtual_) = (Vec::new(), Vec::new());
+        for _ in 0..if quick { 1 } else { 5 } {
+            let output = Command::new(std::env::current_exe()?).args([PROBE, &live.to_string()]).output()?;
+            anyhow::ensure!(output.status.success(), "{live} components: {}", String::from_utf8_lossy(&output.stderr));
+            let text = String::from_utf8(output.stdout)?;
+            let mut figures = text.split_whitespace().map(str::parse::<f64>);
+            let mut next = || figures.next().context("two figures").and_then(|figure| Ok(figure?));
+            resident.push(next()?);
+            virtual_.push(next()?);
+        }
+        let limits: &[(&str, f64)] = match live {
+            // A page more or less decides where there are few.
+            1_000 | 10_000 => &[("goal", 16.0 * 1024.0)],
+            50 => &[("guide", 512.0 * 1024.0)],
+            _ => &[],
+        };
+        let target = limits.first().copied();
+        readings.push(Reading { id: format!("memory/resident/{live}"), unit: "bytes", values: resident, target });
+        readings.push(Reading { id: format!("memory/virtual/{live}"), unit: "bytes", values: virtual_, target: None });
+    }
+    Ok(readings)
+}
+
+/// Makes so many components, calls each, and prints what each of them added to the process.
+fn probe(live: usize) -> anyhow::Result<()> {
+    let config = if live > 1_000 { EngineConfig::large() } else { EngineConfig::default() };
+    let engine = WasmEngine::new(config)?;
+    let template = guests::template(&engine, MINIMAL, Profile::Plain);
+    let spec = SandboxSpec::new(template, guests::limits())?;
+    guests::now(async {
+        // What the first call of all needs once is not the components'.
+        drop(one(&spec).await);
+        let mut sandboxes = Vec::with_capacity(live);
+        let before = process::read().context("this system does not tell how much memory a process has")?;
+        for _ in 0..live {
+            sandboxes.push(one(&spec).await);
+        }
+        let after = process::read().context("read above")?;
+        let each = |after: u64, before: u64| (after as f64 - before as f64) / live as f64;
+        println!("{} {}", each(after.resident, before.resident), each(after.virtual_, before.virtual_));
+        eprintln!("{} mappings", after.mappings);
+        drop(sandboxes);
+        Ok(())
+    })
+}
