@@ -130,6 +130,8 @@ impl CodeCache {
         let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(&self.folder)?;
         file.write_all(code)?;
         file.write_all(&trailer(key, code.len() as u64))?;
+        // A crash of the system must not leave a right name and trailer on code that never reached the disk.
+        file.as_file().sync_data()?;
         file.persist(&path)?;
         Ok(path)
     }

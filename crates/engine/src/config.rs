@@ -11,8 +11,8 @@ const FOUR_GIB: usize = 4 << 30;
 /// The fixed settings of a [`WasmEngine`](crate::WasmEngine).
 ///
 /// Besides what can be chosen here, every engine has epoch interruption on, component-model async off (a guest that
-/// needs none of it calls three to four times faster), debug information off, and shared memories, GC and threads
-/// left out at compile time.
+/// needs none of it calls three to four times faster), debug information and 64-bit memories off, and
+/// shared memories, GC and threads left out at compile time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineConfig {
     /// The pool that instances come from. `None` allocates every instance on demand: nothing is reserved, and each
@@ -34,8 +34,9 @@ pub struct EngineConfig {
     pub parallel_compilation: bool,
     /// How many components are compiled at once by the async forms of loading. Default: 1.
     pub compile_jobs: NonZeroUsize,
-    /// How many wasm frames a crash keeps. Default: 16. Zero keeps no backtrace at all.
-    pub backtrace_frames: usize,
+    /// How many wasm frames a crash keeps. Default: 16. One is the least: it tells what failed below a guest from what
+    /// failed outside.
+    pub backtrace_frames: NonZeroUsize,
     /// The folder of the on-disk code cache, see [`CodeCache`](crate::CodeCache). Default: none.
     pub code_cache: Option<PathBuf>,
 }
@@ -49,7 +50,7 @@ impl Default for EngineConfig {
             signals_based_traps: true,
             parallel_compilation: false,
             compile_jobs: NonZeroUsize::MIN,
-            backtrace_frames: 16,
+            backtrace_frames: const { NonZeroUsize::new(16).expect("not zero") },
             code_cache: None,
         }
     }
@@ -92,7 +93,9 @@ impl EngineConfig {
             .signals_based_traps(self.signals_based_traps)
             .max_wasm_stack(self.max_wasm_stack)
             .async_stack_size(self.max_wasm_stack + (512 << 10))
-            .wasm_backtrace_max_frames(NonZeroUsize::new(self.backtrace_frames))
+            .wasm_backtrace_max_frames(Some(self.backtrace_frames))
+            // The limits count in 32 bits' worth of memory, and so do the toolchains.
+            .wasm_memory64(false)
             .memory_init_cow(self.pool.as_ref().is_none_or(|pool| pool.copy_on_write))
             .memory_reservation(FOUR_GIB as u64);
         if let Some(pool) = pool {

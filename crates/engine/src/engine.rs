@@ -31,6 +31,10 @@ pub(crate) struct CacheKey {
 /// this many takes some 20 µs.
 const HASH_INLINE: usize = 64 << 10;
 
+/// Bytes up to which a component is compiled straight into its engine. It saves a tenth of a small component's time; one
+/// that then does not fit the pool is compiled twice, which a large one shall not be.
+const COMPILE_IN_PLACE: usize = 256 << 10;
+
 /// The engine: compiles, caches and links components. Cheap to clone and safe to share; one is enough for a process.
 ///
 /// It owns up to four wasmtime engines, for [plain and metered](Profile) code, [pooled and on demand](Allocation).
@@ -177,6 +181,13 @@ impl WasmEngine {
         if let Some(known) = self.known(&key) {
             return Ok(known);
         }
+        if self.0.code_cache.is_some() {
+            // Does not have to wait for its turn to compile.
+            let engine = self.clone();
+            if let Some(cached) = off_the_workers(move || Ok(engine.load_cached(key))).await? {
+                return Ok(cached);
+            }
+        }
         self.as_compile_job(move |engine| engine.load_keyed(bytes.as_ref(), key)).await
     }
 
@@ -305,7 +316,11 @@ impl WasmEngine {
     }
 
     fn load_keyed(&self, bytes: &[u8], key: CacheKey) -> Result<LoadedComponent, LoadError> {
-        self.single_flight(key, || self.compile(bytes, key))
+        self.single_flight(key, || self.from_code_cache(key).map_or_else(|| self.compile(bytes, key), Ok))
+    }
+
+    fn load_cached(&self, key: CacheKey) -> Option<LoadedComponent> {
+        self.single_flight(key, || self.from_code_cache(key).ok_or(())).ok()
     }
 
     fn known(&self, key: &CacheKey) -> Option<LoadedComponent> {
@@ -316,13 +331,13 @@ impl WasmEngine {
     }
 
     /// Makes a component unless it is known, once however many ask for it at a time.
-    fn single_flight(
+    fn single_flight<E>(
         &self,
         key: CacheKey,
-        make: impl FnOnce() -> Result<(Component, Allocation, Origin), LoadError>,
-    ) -> Result<LoadedComponent, LoadError> {
-        let slot = self.0.known.entry(key).or_default().clone();
-        let mut slot = slot.lock();
+        make: impl FnOnce() -> Result<(Component, Allocation, Origin), E>,
+    ) -> Result<LoadedComponent, E> {
+        let shared = self.0.known.entry(key).or_default().clone();
+        let mut slot = shared.lock();
         if let Some(loaded) = slot.upgrade() {
             return Ok(LoadedComponent::new(loaded));
         }
@@ -333,6 +348,8 @@ impl WasmEngine {
                 let loaded = Loaded { engine, component, profile, allocation, origin, key: Some(key) };
                 let loaded = LoadedComponent::new(Arc::new(loaded));
                 *slot = loaded.downgrade();
+                // It may have been forgotten between being found and being locked.
+                self.0.known.insert(key, Arc::clone(&shared));
                 Ok(loaded)
             }
             Err(error) => {
@@ -348,27 +365,37 @@ impl WasmEngine {
         self.0.known.remove_if(key, |_, slot| slot.try_lock().is_some_and(|slot| slot.strong_count() == 0));
     }
 
+    #[expect(unsafe_code, reason = "code in a private folder is trusted")]
+    fn from_code_cache(&self, key: CacheKey) -> Option<(Component, Allocation, Origin)> {
+        let cache = self.0.code_cache.as_ref()?;
+        let path = cache.find(&self.entry_name(&key).ok()?)?;
+        // SAFETY: the folder and the file belong to this user and nobody else can write to them, and the file's name and
+        // length are those it was written with; see `CodeCache` for what is trusted beyond that.
+        match self.adopt(key.profile, |engine| unsafe { Component::deserialize_file(engine, &path) }) {
+            Ok((component, allocation)) => Some((component, allocation, Origin::CodeCache)),
+            Err(error) => {
+                let error = format_args!("{error:#}");
+                tracing::warn!(path = %path.display(), %error, "code cache entry refused: compiling again");
+                None
+            }
+        }
+    }
+
     #[expect(unsafe_code, reason = "wasmtime hands out compiled code as bytes and takes it back as trusted")]
     fn compile(&self, bytes: &[u8], key: CacheKey) -> Result<(Component, Allocation, Origin), LoadError> {
         check_header(bytes)?;
         let profile = key.profile;
         let main = self.main(profile)?;
-        let entry = self.0.code_cache.as_ref().map(|cache| (cache, self.entry_name(main, &key)));
-        if let Some((cache, name)) = &entry
-            && let Some(path) = cache.find(name)
-        {
-            // SAFETY: the folder and the file belong to this user and nobody else can write to them, and the file's
-            // name and length are those it was written with; see `CodeCache` for what is trusted beyond that.
-            match self.adopt(profile, |engine| unsafe { Component::deserialize_file(engine, &path) }) {
-                Ok((component, allocation)) => return Ok((component, allocation, Origin::CodeCache)),
-                Err(error) => {
-                    tracing::warn!(path = %path.display(), error = %format_args!("{error:#}"), "code cache entry refused: compiling again");
-                }
-            }
+        let cache = self.0.code_cache.as_ref();
+        if cache.is_none() && bytes.len() <= COMPILE_IN_PLACE {
+            let (component, allocation) = self
+                .adopt(profile, |engine| Component::from_binary(engine, bytes))
+                .map_err(|source| LoadError::Invalid { source })?;
+            return Ok((component, allocation, Origin::Compiled));
         }
         let code = main.precompile_component(bytes).map_err(|source| LoadError::Invalid { source })?;
-        if let Some((cache, name)) = &entry
-            && let Err(error) = cache.store(name, &code)
+        if let Some(cache) = cache
+            && let Err(error) = cache.store(&self.entry_name(&key)?, &code)
         {
             tracing::warn!(folder = %cache.folder().display(), %error, "cannot write to the code cache");
         }
@@ -396,7 +423,7 @@ impl WasmEngine {
     }
 
     /// The name of a code cache entry: everything that the code depends on.
-    fn entry_name(&self, engine: &Engine, key: &CacheKey) -> Digest {
+    fn entry_name(&self, key: &CacheKey) -> Result<Digest, EngineError> {
         struct Blake(blake3::Hasher);
         impl Hasher for Blake {
             fn write(&mut self, bytes: &[u8]) {
@@ -407,10 +434,10 @@ impl WasmEngine {
             }
         }
         let mut hasher = Blake(blake3::Hasher::new());
-        engine.precompile_compatibility_hash().hash(&mut hasher);
+        self.main(key.profile)?.precompile_compatibility_hash().hash(&mut hasher);
         key.profile.hash(&mut hasher);
         hasher.0.update(&key.digest);
-        *hasher.0.finalize().as_bytes()
+        Ok(*hasher.0.finalize().as_bytes())
     }
 }
 
@@ -463,6 +490,17 @@ mod tests {
         assert_eq!(engine.0.known.len(), 1);
         drop(second);
         assert_eq!(engine.0.known.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_component_in_the_code_cache_does_not_wait_for_others_to_compile() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = EngineConfig { code_cache: Some(folder.path().to_owned()), ..EngineConfig::on_demand() };
+        let engine = WasmEngine::new(config).unwrap();
+        let bytes = wat::parse_str("(component)").unwrap();
+        assert_eq!(engine.load(bytes.clone(), Profile::Plain).await.unwrap().origin(), Origin::Compiled);
+        let _all = engine.0.compile_jobs.acquire().await.unwrap();
+        assert_eq!(engine.load(bytes, Profile::Plain).await.unwrap().origin(), Origin::CodeCache);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use airssys_wasm_engine::wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxView, WasiView};
+use airssys_wasm_engine::wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use airssys_wasm_limits::{Meter, Metered, Quota, Usage};
 
 use crate::{WasiError, WasiGrants};
@@ -11,7 +11,6 @@ use crate::{WasiError, WasiGrants};
 pub struct HostState<U> {
     meter: Meter,
     wasi: Option<Box<Wasi>>,
-    handles: usize,
     /// The embedder's own.
     pub ext: U,
 }
@@ -25,18 +24,20 @@ impl<U> HostState<U> {
     /// `grants` is given for a component that imports WASI. Its folders are opened here; without one the context that
     /// grants nothing is made when the first host function asks for it, and otherwise never.
     pub(crate) fn new(meter: Meter, grants: Option<&Arc<WasiGrants>>, ext: U) -> Result<Self, WasiError> {
-        let handles = meter.quota().limits().handles as usize;
-        let mut state = Self { meter, wasi: None, handles, ext };
+        let mut state = Self { meter, wasi: None, ext };
         if let Some(grants) = grants {
-            state.wasi = Some(state.wasi_with(grants.context()?));
+            state.wasi = Some(state.wasi_from(grants.builder()?));
         }
         Ok(state)
     }
 
-    fn wasi_with(&self, ctx: WasiCtx) -> Box<Wasi> {
+    fn wasi_from(&self, mut builder: WasiCtxBuilder) -> Box<Wasi> {
+        let limits = self.quota().limits();
+        // The one host function of WASI that makes as many bytes as it is asked for.
+        builder.max_random_size(limits.host_call_bytes.as_u64());
         let mut table = ResourceTable::new();
-        table.set_max_capacity(self.handles);
-        Box::new(Wasi { ctx, table })
+        table.set_max_capacity(limits.handles as usize);
+        Box::new(Wasi { ctx: builder.build(), table })
     }
 
     pub(crate) fn quota(&self) -> &Quota {
@@ -56,7 +57,7 @@ impl<U> HostState<U> {
 
     fn wasi_parts(&mut self) -> &mut Wasi {
         if self.wasi.is_none() {
-            self.wasi = Some(self.wasi_with(WasiCtx::builder().build()));
+            self.wasi = Some(self.wasi_from(WasiCtx::builder()));
         }
         self.wasi.as_mut().expect("made above")
     }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use airssys_wasm_engine::wasmtime_wasi::{
-    FsPerms, WasiCtx,
+    FsPerms, WasiCtx, WasiCtxBuilder,
     cli::{IsTerminal, StdoutStream},
     p2::{OutputStream, Pollable, StreamError, StreamResult},
     sockets::SocketAddrUse,
@@ -45,7 +45,8 @@ pub struct WasiGrants {
     pub connect: Vec<SocketAddr>,
     /// Addresses that the guest may listen on and receive at. Port 0 stands for every port.
     pub listen: Vec<SocketAddr>,
-    /// Whether the guest may look up host names.
+    /// Whether the guest may look up host names. Each look-up takes a blocking thread of the runtime for as long as the
+    /// system's resolver does, and only `host_calls` limits how many a guest starts.
     pub name_lookup: bool,
     /// Where its standard output goes.
     pub stdout: Stdio,
@@ -54,6 +55,9 @@ pub struct WasiGrants {
 }
 
 /// A folder of the host, under the name a guest knows it by.
+///
+/// It is opened by its path for each sandbox. A path that leads through a folder which some guest may write to is not
+/// safe to grant: that guest could put a link in its place.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Folder {
@@ -85,8 +89,9 @@ pub enum Stdio {
     /// Nowhere.
     #[default]
     Discard,
-    /// Into `tracing` at level INFO, a line an event, under the target `guest`. Control characters are escaped and lines
-    /// cut at 4 KiB, so that a guest can neither forge events nor steer a terminal.
+    /// Into `tracing` at level INFO, a line an event, under the target `guest`. Control characters are escaped, lines cut
+    /// at 4 KiB, empty ones left out, and of what a guest writes at once only the first 64 lines are kept, with a word on
+    /// the rest: a guest can neither forge events, nor steer a terminal, nor flood the log cheaply.
     Tracing,
     /// To a writer, as it is. Writes happen on the async worker: the writer must not block.
     #[serde(skip)]
@@ -129,8 +134,8 @@ impl WasiGrants {
     pub(crate) const KEYS: &[&str] =
         &["args", "env", "folders", "connect", "listen", "name_lookup", "stdout", "stderr"];
 
-    /// A context with these grants, opening the folders.
-    pub(crate) fn context(&self) -> Result<WasiCtx, WasiError> {
+    /// A context to be, with these grants: opens the folders.
+    pub(crate) fn builder(&self) -> Result<WasiCtxBuilder, WasiError> {
         let mut builder = WasiCtx::builder();
         builder.args(&self.args);
         for (name, value) in &self.env {
@@ -159,7 +164,7 @@ impl WasiGrants {
         if let Some(output) = GuestOutput::new(&self.stderr, "stderr") {
             builder.stderr(output);
         }
-        Ok(builder.build())
+        Ok(builder)
     }
 }
 
@@ -193,6 +198,12 @@ enum Sink {
 /// Bytes after which a line is cut.
 const LONGEST_LINE: usize = 4 << 10;
 
+/// Lines of one write that become events.
+const MOST_LINES: usize = 64;
+
+/// Bytes that a guest may write at once.
+const LARGEST_WRITE: usize = 64 << 10;
+
 impl GuestOutput {
     fn new(stdio: &Stdio, stream: &'static str) -> Option<Self> {
         let sink = match stdio {
@@ -209,9 +220,15 @@ impl Sink {
         match self {
             Self::Writer(writer) => writer.lock().write_all(bytes),
             Self::Tracing { stream, line } => {
-                for &byte in bytes {
+                let mut lines = 0;
+                for (at, &byte) in bytes.iter().enumerate() {
                     if byte == b'\n' || line.len() == LONGEST_LINE {
-                        emit(stream, line);
+                        lines += usize::from(emit(stream, line));
+                        if lines == MOST_LINES {
+                            let left_out = bytes.len() - at;
+                            tracing::info!(target: "guest", stream, left_out, "more lines at once than are kept");
+                            return Ok(());
+                        }
                     }
                     if byte != b'\n' {
                         line.push(byte);
@@ -232,18 +249,21 @@ impl Sink {
 
 impl Drop for Sink {
     fn drop(&mut self) {
-        if let Self::Tracing { stream, line } = self
-            && !line.is_empty()
-        {
+        if let Self::Tracing { stream, line } = self {
             emit(stream, line);
         }
     }
 }
 
-fn emit(stream: &str, line: &mut Vec<u8>) {
+/// Makes an event of a line unless it is empty, and says whether it did.
+fn emit(stream: &str, line: &mut Vec<u8>) -> bool {
+    if line.is_empty() {
+        return false;
+    }
     let text = String::from_utf8_lossy(line);
     tracing::info!(target: "guest", stream, "{}", text.escape_debug());
     line.clear();
+    true
 }
 
 impl IsTerminal for GuestOutput {
@@ -264,6 +284,9 @@ impl StdoutStream for GuestOutput {
 
 impl OutputStream for GuestOutput {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        if bytes.len() > LARGEST_WRITE {
+            return Err(StreamError::trap("more bytes written than `check-write` permitted"));
+        }
         self.0.lock().accept(&bytes).map_err(failed)
     }
 
@@ -272,7 +295,7 @@ impl OutputStream for GuestOutput {
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
-        Ok(64 << 10)
+        Ok(LARGEST_WRITE)
     }
 }
 

@@ -8,10 +8,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Sleep;
+use tokio::{
+    task::{Unconstrained, unconstrained},
+    time::Sleep,
+};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::meter::{Meter, Polls};
+use crate::meter::{Meter, Slice};
 
 /// Why a guarded call did not end by itself.
 #[derive(Debug, thiserror::Error)]
@@ -40,17 +43,17 @@ pub fn guard<F>(call: F, deadline: Duration, cancel: Option<&CancellationToken>,
 where
     F: Future,
 {
-    GuardFuture { call, deadline, cancel, polls: guarded.0, waiting: None }
+    GuardFuture { call: Some(call), deadline, cancel, slice: guarded.0, waiting: None }
 }
 
 /// What a guard and the meter of the guarded store share. Taken before the call, which borrows the store.
 #[derive(Debug)]
-pub struct Guarded(Option<Polls>);
+pub struct Guarded(Slice);
 
 impl Guarded {
     /// For a store with this meter.
     pub fn by(meter: &Meter) -> Self {
-        Self(meter.polls().cloned())
+        Self(meter.slice().clone())
     }
 }
 
@@ -58,47 +61,56 @@ pin_project_lite::pin_project! {
     /// A call under guard, see [`guard`].
     #[must_use = "futures do nothing unless polled"]
     pub struct GuardFuture<'a, F> {
+        // Gone once the call has ended, one way or the other.
         #[pin]
-        call: F,
+        call: Option<F>,
         deadline: Duration,
         cancel: Option<&'a CancellationToken>,
-        polls: Option<Polls>,
+        slice: Slice,
         waiting: Option<Waiting>,
     }
 }
 
 /// What only a call that was pending needs.
 struct Waiting {
-    timer: Pin<Box<Sleep>>,
+    /// Outside tokio's budget: a guest that uses it up must not keep its timer from being looked at.
+    timer: Pin<Box<Unconstrained<Sleep>>>,
     cancelled: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 impl<F: Future> Future for GuardFuture<'_, F> {
     type Output = Result<F::Output, Interrupted>;
 
+    /// # Panics
+    ///
+    /// When it is polled again after it was ready.
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        if let Some(polls) = this.polls {
-            polls.add_one();
-        }
+        let mut this = self.project();
+        this.slice.begin();
+        let call = this.call.as_mut().as_pin_mut().expect("not polled after it was ready");
         // The store is never used again after a panic: its owner drops it.
-        match catch_unwind(AssertUnwindSafe(|| this.call.poll(cx))) {
+        match catch_unwind(AssertUnwindSafe(|| call.poll(cx))) {
             Ok(Poll::Ready(output)) => return Poll::Ready(Ok(output)),
             Ok(Poll::Pending) => {}
             Err(payload) => return Poll::Ready(Err(Interrupted::Panicked(payload))),
         }
         let waiting = this.waiting.get_or_insert_with(|| Waiting {
-            timer: Box::pin(tokio::time::sleep(*this.deadline)),
+            timer: Box::pin(unconstrained(tokio::time::sleep(*this.deadline))),
             cancelled: this.cancel.map(|token| Box::pin(token.clone().cancelled_owned())),
         });
-        if let Some(cancelled) = &mut waiting.cancelled
+        let interrupted = if let Some(cancelled) = &mut waiting.cancelled
             && cancelled.as_mut().poll(cx).is_ready()
         {
-            return Poll::Ready(Err(Interrupted::Cancelled));
-        }
-        match waiting.timer.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(Interrupted::Deadline(*this.deadline))),
-            Poll::Pending => Poll::Pending,
+            Interrupted::Cancelled
+        } else if waiting.timer.as_mut().poll(cx).is_ready() {
+            Interrupted::Deadline(*this.deadline)
+        } else {
+            return Poll::Pending;
+        };
+        // What a host function holds is dropped here, and may panic as well.
+        match catch_unwind(AssertUnwindSafe(|| this.call.set(None))) {
+            Ok(()) => Poll::Ready(Err(interrupted)),
+            Err(payload) => Poll::Ready(Err(Interrupted::Panicked(payload))),
         }
     }
 }

@@ -5,7 +5,10 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use airssys_wasm_engine::wasmtime::{self, CallHook, ResourceLimiter, Store, StoreContextMut, UpdateDeadline};
+use airssys_wasm_engine::{
+    EpochClock,
+    wasmtime::{self, CallHook, ResourceLimiter, Store, StoreContextMut, UpdateDeadline},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{BudgetExhausted, MemoryBudget, MemoryGrant, OnGrowthRefused, Quota};
@@ -57,7 +60,7 @@ pub struct Usage {
     pub memory_peak: u64,
     /// Elements in tables.
     pub table_elements: u64,
-    /// Epoch ticks that ended while the guest ran. A host call that does not wait counts as one at the most.
+    /// Epoch ticks that ended while the guest ran, or while the host worked for it without waiting.
     pub cpu_ticks: u64,
     /// Transitions from the guest to the host, for a component that imports functions.
     pub host_calls: u64,
@@ -79,23 +82,28 @@ pub struct Meter {
     last_growth: u64,
     cpu_ticks: u64,
     host_calls: u64,
-    /// How often the running call was polled, counted by its guard: what tells a host call that waited from one that
-    /// worked.
-    polls: Option<Polls>,
-    polls_at_host_call: u64,
+    slice: Slice,
 }
 
-/// The number of times a call was polled. Only its own task writes it.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Polls(Arc<AtomicU64>);
+/// Until when the running call was charged for CPU time, in ticks of its clock. The guard moves it on whenever it polls
+/// the call, so that what passes while the call waits is not charged. Only the call's own task writes it.
+#[derive(Debug, Clone)]
+pub(crate) struct Slice {
+    clock: EpochClock,
+    charged_until: Arc<AtomicU64>,
+}
 
-impl Polls {
-    pub(crate) fn add_one(&self) {
-        self.0.store(self.get().wrapping_add(1), Ordering::Relaxed);
+impl Slice {
+    pub(crate) fn begin(&self) {
+        self.charged_until.store(self.clock.ticks(), Ordering::Relaxed);
     }
 
-    fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+    /// Ticks since the last charge.
+    fn charge(&self) -> u64 {
+        let now = self.clock.ticks();
+        let ticks = now.saturating_sub(self.charged_until.load(Ordering::Relaxed));
+        self.charged_until.store(now, Ordering::Relaxed);
+        ticks
     }
 }
 
@@ -110,7 +118,7 @@ impl Meter {
     pub fn new(quota: Quota, budget: Option<&MemoryBudget>) -> Self {
         Self {
             grant: budget.map(MemoryBudget::grant),
-            polls: quota.watches_host().then(Polls::default),
+            slice: Slice { clock: quota.clock().clone(), charged_until: Arc::default() },
             quota,
             memory: 0,
             memory_peak: 0,
@@ -118,7 +126,6 @@ impl Meter {
             last_growth: 0,
             cpu_ticks: 0,
             host_calls: 0,
-            polls_at_host_call: 0,
         }
     }
 
@@ -140,33 +147,30 @@ impl Meter {
         }
     }
 
-    pub(crate) fn polls(&self) -> Option<&Polls> {
-        self.polls.as_ref()
+    pub(crate) fn slice(&self) -> &Slice {
+        &self.slice
     }
 
     fn start_call(&mut self) {
         self.cpu_ticks = 0;
         self.host_calls = 0;
+        self.slice.begin();
     }
 
-    /// Called when an epoch ends while the guest runs.
-    fn tick(&mut self) -> Result<(), LimitExceeded> {
-        self.cpu_ticks += 1;
+    /// Charges for the epochs that ended since the last time, and says how many they were.
+    fn charge_cpu_time(&mut self) -> Result<u64, LimitExceeded> {
+        let ticks = self.slice.charge();
+        self.cpu_ticks += ticks;
         // The first tick may end at once: only one more than the budget proves that all of it was used.
         let allowed = self.quota.cpu_ticks();
-        if self.cpu_ticks > allowed { Err(LimitExceeded::CpuTime { allowed }) } else { Ok(()) }
+        if self.cpu_ticks > allowed { Err(LimitExceeded::CpuTime { allowed }) } else { Ok(ticks) }
     }
 
     fn enter_host(&mut self) -> Result<(), LimitExceeded> {
+        self.charge_cpu_time()?;
         self.host_calls += 1;
-        self.polls_at_host_call = self.polls.as_ref().map_or(0, Polls::get);
         let allowed = self.quota.limits().host_calls;
         if self.host_calls > allowed { Err(LimitExceeded::HostCalls { allowed }) } else { Ok(()) }
-    }
-
-    /// Whether the host call that just ended had to wait.
-    fn waited(&self) -> bool {
-        self.polls.as_ref().is_some_and(|polls| polls.get() != self.polls_at_host_call)
     }
 
     fn refuse(&self, exceeded: LimitExceeded) -> wasmtime::Result<bool> {
@@ -184,7 +188,7 @@ impl ResourceLimiter for Meter {
             return Ok(false);
         }
         let more = (desired - current) as u64;
-        let asked = self.memory + more;
+        let asked = self.memory.saturating_add(more);
         let allowed = self.quota.limits().memory.as_u64();
         if asked > allowed {
             return self.refuse(LimitExceeded::Memory { asked, allowed });
@@ -213,7 +217,7 @@ impl ResourceLimiter for Meter {
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }
-        let asked = self.table_elements + (desired - current) as u64;
+        let asked = self.table_elements.saturating_add((desired - current) as u64);
         let allowed = self.quota.limits().table_elements;
         if asked > allowed {
             return self.refuse(LimitExceeded::TableElements { asked, allowed });
@@ -251,17 +255,20 @@ pub fn install<T: Metered>(store: &mut Store<T>) {
 
 /// Prepares a store for its next call, or for instantiation, which counts as one: guest code runs there too.
 pub fn begin_call<T: Metered>(store: &mut Store<T>) {
+    store.set_epoch_deadline(1);
     let meter = store.data_mut().meter();
     meter.start_call();
     let fuel = meter.quota.fuel_per_call();
-    store.set_epoch_deadline(1);
     if let Some(fuel) = fuel {
         store.set_fuel(fuel).expect("the quota has fuel for metered code only");
     }
 }
 
 fn on_epoch<T: Metered>(mut store: StoreContextMut<'_, T>) -> wasmtime::Result<UpdateDeadline> {
-    store.data_mut().meter().tick()?;
+    if store.data_mut().meter().charge_cpu_time()? == 0 {
+        // It ended while the guest waited, so the guest has had no turn of its own yet.
+        return Ok(UpdateDeadline::Continue(1));
+    }
     // Behind all other tasks: a plain yield would poll this one again at once.
     Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
 }
@@ -277,17 +284,11 @@ fn on_transition<T: Metered>(mut store: StoreContextMut<'_, T>, hook: CallHook) 
                 store.set_hostcall_fuel(bytes as usize);
             }
         }
-        CallHook::ReturningFromHost => {
-            if store.data_mut().meter().waited() {
-                // Ticks that ended while the guest waited are not its own.
-                store.set_epoch_deadline(1);
-            }
-        }
         CallHook::ReturningFromWasm => {
             let returned = store.data_mut().meter().quota().limits().message_size.as_u64();
             store.set_hostcall_fuel(returned as usize);
         }
-        CallHook::CallingWasm => {}
+        CallHook::CallingWasm | CallHook::ReturningFromHost => {}
     }
     Ok(())
 }

@@ -120,6 +120,8 @@ fn what_is_not_a_component_is_refused_with_its_reason() {
         let error = load(&component[..len]);
         assert!(matches!(error, LoadError::Invalid { .. }), "{len} bytes: {error:?}");
     }
+    let wide = load(&wat::parse_str("(component (core module (memory i64 1)))").unwrap());
+    assert!(matches!(wide, LoadError::Invalid { .. }), "{wide:?}");
     // Damage that keeps the header: each either fails as invalid or leaves a valid component.
     for at in 8..component.len() {
         let mut damaged = component.clone();

@@ -24,10 +24,21 @@ struct Host {
     steps: u32,
     /// Whether each step leaves a resource in the host's table.
     step_makes_resource: bool,
-    /// Whether an epoch ends during each step.
-    step_takes_a_tick: Option<WasmEngine>,
+    /// How many epochs end during each step.
+    ticks_in_step: Option<(WasmEngine, u32)>,
+    wait: Wait,
     taken: u64,
     lines: Vec<String>,
+}
+
+/// What the host function `wait` does.
+#[derive(Clone, Copy, Default)]
+enum Wait {
+    #[default]
+    ForGate,
+    /// For a second of paused time, and leaves nothing of tokio's budget for whoever comes next.
+    UsingUpTheBudget,
+    ForeverAndPanicOnDrop,
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,10 +75,31 @@ async fn sandbox(component: impl AsRef<[u8]>, limits: ResourceLimits) -> (Sandbo
 fn define_host(linker: &mut Linker<HostState<Host>>) {
     let mut root = linker.root();
     root.func_wrap_async("wait", |store, (): ()| {
-        let Host { gate, waiting, .. } = store.data().ext.clone();
+        let Host { gate, waiting, wait, .. } = store.data().ext.clone();
         Box::new(async move {
-            waiting.notify_one();
-            gate.notified().await;
+            match wait {
+                Wait::ForGate => {
+                    waiting.notify_one();
+                    gate.notified().await;
+                }
+                Wait::UsingUpTheBudget => {
+                    tokio::time::advance(std::time::Duration::from_secs(1)).await;
+                    while tokio::task::coop::has_budget_remaining() {
+                        tokio::task::coop::consume_budget().await;
+                    }
+                    tokio::task::yield_now().await;
+                }
+                Wait::ForeverAndPanicOnDrop => {
+                    struct PanicsOnDrop;
+                    impl Drop for PanicsOnDrop {
+                        fn drop(&mut self) {
+                            panic!("dropped");
+                        }
+                    }
+                    let _guard = PanicsOnDrop;
+                    std::future::pending::<()>().await;
+                }
+            }
             Ok(())
         })
     })
@@ -76,8 +108,8 @@ fn define_host(linker: &mut Linker<HostState<Host>>) {
         let host = &mut store.data_mut().ext;
         host.steps += 1;
         let steps = host.steps;
-        if let Some(engine) = &host.step_takes_a_tick {
-            engine.tick();
+        if let Some((engine, ticks)) = &host.ticks_in_step {
+            (0..*ticks).for_each(|_| engine.tick());
         }
         if host.step_makes_resource {
             store.data_mut().table().push("a resource")?;

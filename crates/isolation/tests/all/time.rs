@@ -99,7 +99,7 @@ async fn a_loop_in_start_code_is_stopped_too() {
 async fn cpu_time_is_counted_anew_for_each_call() {
     let engine = engine();
     let spec = spec_in(&engine, HOST_CALLS.as_bytes(), Profile::Plain, cpu_ticks(3));
-    let host = Host { step_takes_a_tick: Some(engine.clone()), ..Host::default() };
+    let host = Host { ticks_in_step: Some((engine.clone(), 1)), ..Host::default() };
     let mut sandbox = spec.instantiate(host).await.unwrap();
     for _ in 0..5 {
         sandbox = call(&spec, sandbox, "steps", Some(3)).await.unwrap();
@@ -127,6 +127,58 @@ async fn waiting_is_not_cpu_time() {
     let sandbox = call(&spec, sandbox, "waits", Some(10)).await.unwrap();
     assert_eq!(sandbox.usage().cpu_ticks, 0);
     opener.await.unwrap();
+}
+
+#[tokio::test]
+async fn every_tick_of_a_host_call_that_works_is_counted() {
+    let engine = engine();
+    let spec = spec_in(&engine, HOST_CALLS.as_bytes(), Profile::Plain, cpu_ticks(7));
+    let host = Host { ticks_in_step: Some((engine.clone(), 7)), ..Host::default() };
+    let sandbox = spec.instantiate(host).await.unwrap();
+    let sandbox = call(&spec, sandbox, "steps", Some(1)).await.unwrap();
+    assert_eq!(sandbox.usage().cpu_ticks, 7);
+    let crash = call(&spec, sandbox, "steps", Some(2)).await.unwrap_err();
+    assert_eq!(*crash.kind(), CrashKind::CpuTime { allowed: 7 });
+}
+
+#[tokio::test]
+async fn waiting_does_not_wipe_out_what_was_used_before() {
+    let engine = engine();
+    let spec = spec_in(&engine, HOST_CALLS.as_bytes(), Profile::Plain, cpu_ticks(10));
+    let host = Host { ticks_in_step: Some((engine.clone(), 1)), ..Host::default() };
+    let (gate, waiting) = (Arc::clone(&host.gate), Arc::clone(&host.waiting));
+    let sandbox = spec.instantiate(host).await.unwrap();
+    tokio::spawn(async move {
+        loop {
+            waiting.notified().await;
+            engine.tick();
+            gate.notify_one();
+        }
+    });
+    let sandbox = call(&spec, sandbox, "steps-and-waits", Some(10)).await.unwrap();
+    assert_eq!(sandbox.usage().cpu_ticks, 10);
+    let crash = call(&spec, sandbox, "steps-and-waits", Some(11)).await.unwrap_err();
+    assert_eq!(*crash.kind(), CrashKind::CpuTime { allowed: 10 });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_cannot_keep_the_deadline_from_being_looked_at() {
+    let limits = ResourceLimits { deadline: Duration::from_secs(5), ..limits() };
+    let spec = spec_in(&engine(), HOST_CALLS.as_bytes(), Profile::Plain, limits);
+    let host = Host { wait: crate::Wait::UsingUpTheBudget, ..Host::default() };
+    let sandbox = spec.instantiate(host).await.unwrap();
+    let sandbox = call(&spec, sandbox, "waits", Some(3)).await.unwrap();
+    let crash = call(&spec, sandbox, "waits", Some(100)).await.unwrap_err();
+    assert_eq!(*crash.kind(), CrashKind::Deadline { allowed: Duration::from_secs(5) });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_function_that_panics_when_it_is_given_up_does_not_take_the_host_with_it() {
+    let spec = spec_in(&engine(), HOST_CALLS.as_bytes(), Profile::Plain, limits());
+    let host = Host { wait: crate::Wait::ForeverAndPanicOnDrop, ..Host::default() };
+    let sandbox = spec.instantiate(host).await.unwrap();
+    let crash = call(&spec, sandbox, "wait", None).await.unwrap_err();
+    assert_eq!(*crash.kind(), CrashKind::HostPanic { message: "dropped".into() });
 }
 
 #[tokio::test(start_paused = true)]
@@ -206,7 +258,7 @@ async fn a_neighbour_on_the_same_worker_keeps_answering() {
 async fn a_computation_goes_on_after_each_tick() {
     let engine = engine();
     let spec = spec_in(&engine, HOST_CALLS.as_bytes(), Profile::Plain, cpu_ticks(100));
-    let host = Host { step_takes_a_tick: Some(engine.clone()), ..Host::default() };
+    let host = Host { ticks_in_step: Some((engine.clone(), 1)), ..Host::default() };
     let mut sandbox = spec.instantiate(host).await.unwrap();
     let steps = sandbox.typed::<(u32,), (u32,)>(&spec.export("steps").unwrap()).unwrap();
     let ((last,), sandbox) = sandbox.call(&steps, (100,)).await.unwrap();

@@ -7,7 +7,8 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use airssys_wasm_fixtures::C;
+use airssys_wasm_engine::wasmtime::component::Val;
+use airssys_wasm_fixtures::{C, RANDOM};
 use airssys_wasm_isolation::{Folder, InstantiateError, Permissions, SandboxManifest, Stdio, WasiError, WasiGrants};
 
 use crate::{Host, call, limits, spec};
@@ -158,4 +159,34 @@ async fn output_goes_to_tracing_line_by_line_and_escaped() {
     assert!(logged.contains(r"environment: \u{1b}[31mred\rforged stream="), "{logged}");
     assert!(logged.contains(r#"to stderr stream="stderr""#), "{logged}");
     assert!(logged.lines().all(|line| line.trim_start().starts_with("INFO guest: ")), "{logged}");
+}
+
+#[tokio::test]
+async fn random_bytes_are_limited_like_every_host_call() {
+    let mut limits = limits();
+    limits.host_call_bytes = airssys_wasm_limits::ByteSize(1_000);
+    let spec = spec(RANDOM, limits);
+    for (len, fits) in [(1_000, true), (1_001, false)] {
+        let mut sandbox = spec.instantiate(Host::default()).await.unwrap();
+        let get = sandbox.dynamic(&spec.export("get").unwrap()).unwrap();
+        let got = sandbox.call_dynamic(&get, &[Val::U64(len)]).await;
+        assert_eq!(got.is_ok(), fits, "{len}: {got:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_flood_of_lines_is_cut_with_a_word_on_the_rest() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let flood = "line\n\n\n".repeat(2_000);
+    let grants =
+        WasiGrants { env: [("GREETING".to_owned(), flood)].into(), stdout: Stdio::Tracing, ..WasiGrants::default() };
+    let spec = spec(C, limits()).with_wasi(grants);
+    let sandbox = spec.instantiate(Host::default()).await.unwrap();
+    drop(call(&spec, sandbox, RUN, None).await.unwrap());
+    let logged = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    assert!(logged.contains("more lines at once than are kept"), "{logged}");
+    assert!(logged.lines().count() < 500, "{}", logged.lines().count());
 }
