@@ -1,5 +1,7 @@
 //! Crash handling: calls that go well, traps, cleanup, and being ready again.
 
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot be set up has nothing to measure")]
+
 use std::time::{Duration, Instant};
 
 use airssys_wasm_benches::{

@@ -1,5 +1,7 @@
 //! Execution: what a warm call costs, how fast the code is, and what each kind of interruption adds.
 
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot be set up has nothing to measure")]
+
 use std::{hint::black_box, time::Duration};
 
 use airssys_wasm_benches::{

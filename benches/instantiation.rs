@@ -1,5 +1,7 @@
 //! Instantiation: from nothing, from an engine, by code size, and from a linked component.
 
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot be set up has nothing to measure")]
+
 use airssys_wasm_benches::{
     Measure, Reading,
     guests::{self, binary, config, engine},

@@ -1,5 +1,7 @@
 //! Memory: what instances of different sizes and numbers take, in time and in bytes, and what the limit costs.
 
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot be set up has nothing to measure")]
+
 use std::{
     process::Command,
     time::{Duration, Instant},

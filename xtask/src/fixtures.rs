@@ -14,7 +14,7 @@ use wasi_preview1_component_adapter_provider::{
 };
 use wit_component::ComponentEncoder;
 
-use crate::root;
+use crate::{JAVASCRIPT_GUEST, root, target_folder};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -144,10 +144,6 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-fn target_folder() -> PathBuf {
-    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from).join("guests")
-}
-
 /// The first line that a program prints of its version, if it is there and works.
 fn version(program: &str, args: &[&str]) -> Option<String> {
     let output = Command::new(program).args(args).output().ok().filter(|output| output.status.success())?;
@@ -164,7 +160,7 @@ const WASM_TARGET: &str = "wasm32-unknown-unknown";
 
 /// With rustup's target where it is installed, else with Debian's compiler and its sources of the standard library.
 fn build_rust(folder: &Path) -> Result<Option<Outcome>> {
-    let target = target_folder();
+    let target = target_folder().join("guests");
     let with_rustup = Command::new("rustc").args(["--print", "target-libdir", "--target", WASM_TARGET]).output();
     let has_target = with_rustup.is_ok_and(|output| {
         output.status.success() && Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir()
@@ -213,7 +209,7 @@ fn build_c(folder: &Path) -> Result<Option<Outcome>> {
         return Ok(None);
     }
     let Some(compiler) = version("clang", &["--version"]) else { return Ok(None) };
-    let target = target_folder();
+    let target = target_folder().join("guests");
     fs::create_dir_all(&target)?;
     let module = target.join("c.wasm");
     run_command(
@@ -236,8 +232,8 @@ const COMPONENTIZE_JS: &str = "@bytecodealliance/componentize-js@0.23.0";
 /// Leaves the guest where the benchmarks look for it.
 fn build_javascript() -> Result<()> {
     ensure!(version("npm", &["--version"]).is_some(), "the JavaScript guest needs Node.js with npm; install them");
-    let tool = target_folder().join("componentize-js");
-    let component = target_folder().join("javascript.wasm");
+    let tool = target_folder().join("guests/componentize-js");
+    let component = target_folder().join(JAVASCRIPT_GUEST);
     let sources = root().join("fixtures/guests/javascript");
     fs::create_dir_all(&tool)?;
     eprintln!("installing {COMPONENTIZE_JS}");

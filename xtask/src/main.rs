@@ -1,9 +1,14 @@
 //! The project's own commands: `cargo xtask --help`.
 
 mod bench;
+#[cfg(test)]
+mod edges;
 mod fixtures;
 
-use std::path::{Path, PathBuf};
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
 
 use clap::{Parser, Subcommand};
 
@@ -31,6 +36,13 @@ fn main() -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(&args),
         Command::LeakCheck(args) => bench::leak_check(&args),
     }
+}
+
+/// Where `fixtures --javascript` leaves its guest for the benchmarks, below the target folder.
+const JAVASCRIPT_GUEST: &str = "guests/javascript.wasm";
+
+fn target_folder() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
 /// The workspace's folder.

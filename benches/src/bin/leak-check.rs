@@ -78,7 +78,7 @@ fn main() -> Result<()> {
 
 fn define_host(linker: &mut Linker<HostState<()>>) -> wasmtime::Result<()> {
     let mut root = linker.root();
-    root.func_wrap_async("wait", |_, (): ()| Box::new(async { Ok(std::future::pending::<()>().await) }))?;
+    root.func_wrap_async("wait", |_, (): ()| Box::new(std::future::pending::<wasmtime::Result<()>>()))?;
     root.func_wrap("step", |_, (): ()| Ok((1_u32,)))?;
     root.func_wrap("fail", |_, (): ()| -> wasmtime::Result<()> { Err(wasmtime::Error::msg("refused")) })?;
     root.func_wrap("panic", |_, (): ()| -> wasmtime::Result<()> { panic!("on purpose") })?;

@@ -18,11 +18,14 @@ use report::Report;
 /// Runs this many iterations and says how long they took, set-up left out.
 pub type Measure = Box<dyn FnMut(u64) -> Duration>;
 
+/// Reads figures, told whether to be quick.
+type Read = Box<dyn FnOnce(bool) -> Result<Vec<Reading>>>;
+
 /// The benchmarks of one category.
 #[derive(Default)]
 pub struct Suite {
     groups: Vec<Group>,
-    readings: Vec<(String, Box<dyn FnOnce(bool) -> Result<Vec<Reading>>>)>,
+    readings: Vec<(String, Read)>,
     skipped: Vec<String>,
 }
 
@@ -213,7 +216,7 @@ impl Suite {
             let mut measure = None;
             criterion.bench_function(&variant.id, |bencher| {
                 let measure = measure.get_or_insert_with(|| make.take().expect("made once")());
-                bencher.iter_custom(|iterations| measure(iterations));
+                bencher.iter_custom(measure);
             });
         }
         criterion.final_summary();

@@ -5,8 +5,8 @@ use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-/// Bytes of WebAssembly linear memory that a 32-bit guest can address, and that a pool slot reserves.
-const FOUR_GIB: usize = 4 << 30;
+/// Bytes that a linear memory can have: what 32 bits can address, and what each slot of the pool reserves.
+pub const MAX_MEMORY: u64 = 4 << 30;
 
 /// The fixed settings of a [`WasmEngine`](crate::WasmEngine).
 ///
@@ -97,7 +97,7 @@ impl EngineConfig {
             // The limits count in 32 bits' worth of memory, and so do the toolchains.
             .wasm_memory64(false)
             .memory_init_cow(self.pool.as_ref().is_none_or(|pool| pool.copy_on_write))
-            .memory_reservation(FOUR_GIB as u64);
+            .memory_reservation(MAX_MEMORY);
         if let Some(pool) = pool {
             config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool.wasmtime()));
         }
@@ -116,7 +116,8 @@ impl EngineConfig {
 pub struct PoolConfig {
     /// Live, called components. Default: 1,000, for which creating an engine takes about three milliseconds.
     pub components: u32,
-    /// Live core instances, and as many memories and tables. Default: twice the components. A component made by a
+    /// Live core instances, and as many memories and tables. Default: twice the components, and no fewer
+    /// than 64. A component made by a
     /// language toolchain needs four or more core instances, a hand-written one needs one.
     pub core_instances: u32,
     /// Core instances that one component may have. Default: 64.
@@ -168,11 +169,6 @@ impl PoolConfig {
         }
     }
 
-    /// Bytes of linear memory that one memory of a pooled component can grow to.
-    pub fn max_memory(&self) -> u64 {
-        FOUR_GIB as u64
-    }
-
     fn wasmtime(&self) -> PoolingAllocationConfig {
         let mut pool = PoolingAllocationConfig::new();
         pool.total_component_instances(self.components)
@@ -188,7 +184,7 @@ impl PoolConfig {
             .max_component_instance_size(4 << 20)
             .max_core_instance_size(4 << 20)
             .table_elements(self.table_elements)
-            .max_memory_size(FOUR_GIB)
+            .max_memory_size(MAX_MEMORY as usize)
             .linear_memory_keep_resident(self.keep_resident)
             .table_keep_resident(4 << 10)
             .max_unused_warm_slots(self.components.min(100))

@@ -316,11 +316,11 @@ impl WasmEngine {
     }
 
     fn load_keyed(&self, bytes: &[u8], key: CacheKey) -> Result<LoadedComponent, LoadError> {
-        self.single_flight(key, || self.from_code_cache(key).map_or_else(|| self.compile(bytes, key), Ok))
+        self.single_flight(key, || self.find_in_code_cache(key).map_or_else(|| self.compile(bytes, key), Ok))
     }
 
     fn load_cached(&self, key: CacheKey) -> Option<LoadedComponent> {
-        self.single_flight(key, || self.from_code_cache(key).ok_or(())).ok()
+        self.single_flight(key, || self.find_in_code_cache(key).ok_or(())).ok()
     }
 
     fn known(&self, key: &CacheKey) -> Option<LoadedComponent> {
@@ -366,7 +366,7 @@ impl WasmEngine {
     }
 
     #[expect(unsafe_code, reason = "code in a private folder is trusted")]
-    fn from_code_cache(&self, key: CacheKey) -> Option<(Component, Allocation, Origin)> {
+    fn find_in_code_cache(&self, key: CacheKey) -> Option<(Component, Allocation, Origin)> {
         let cache = self.0.code_cache.as_ref()?;
         let path = cache.find(&self.entry_name(&key).ok()?)?;
         // SAFETY: the folder and the file belong to this user and nobody else can write to them, and the file's name and

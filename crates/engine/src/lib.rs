@@ -48,7 +48,7 @@ mod ticker;
 
 pub use cache::{CacheError, CodeCache};
 pub use component::{Allocation, ComponentTemplate, Export, LoadedComponent, Origin};
-pub use config::{EngineConfig, PoolConfig, Profile, Ticking};
+pub use config::{EngineConfig, MAX_MEMORY, PoolConfig, Profile, Ticking};
 pub use describe::describe_func;
 pub use engine::WasmEngine;
 pub use error::{EngineError, ExportError, LinkError, LoadError, MissingImport};

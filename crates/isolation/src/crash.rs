@@ -129,7 +129,7 @@ pub enum CrashKind {
         message: String,
     },
     /// The component could not be instantiated, for a reason that wasmtime has no public type for: more core instances
-    /// than `instances` allows, or data segments that do not fit their memory.
+    /// than `instances` allows, or a first size of a memory or table that was refused while the guest is to be told.
     #[error("the component could not be instantiated: {}", message.escape_debug())]
     Refused {
         /// What wasmtime says.

@@ -135,8 +135,8 @@ impl<U: Send + 'static> SandboxSpec<U> {
     /// # Panics
     ///
     /// When the start code waits or is interrupted outside a tokio runtime with timers.
-    pub async fn instantiate(&self, ext: U) -> Result<Sandbox<U>, InstantiateError> {
-        self.instantiate_inner(ext, None).await
+    pub fn instantiate(&self, ext: U) -> impl Future<Output = Result<Sandbox<U>, InstantiateError>> + Send {
+        self.instantiate_inner(ext, None)
     }
 
     /// [`instantiate`](Self::instantiate), ended when the token is cancelled.
@@ -161,8 +161,8 @@ impl<U: Send + 'static> SandboxSpec<U> {
         install(&mut store);
         begin_call(&mut store);
         let instantiating = template.pre().instantiate_async(&mut store);
-        match guard(instantiating, quota.limits().deadline, cancel, guarded).await {
-            Ok(Ok(instance)) => Ok(Sandbox { store, instance, measure_time: *measure_time, elapsed_ns: None }),
+        match guard(instantiating, quota.limits().deadline, cancel, &guarded).await {
+            Ok(Ok(instance)) => Ok(Sandbox { store, instance, guarded, measure_time: *measure_time, elapsed_ns: None }),
             Ok(Err(error)) if error.is::<PoolConcurrencyLimitError>() => {
                 Err(InstantiateError::PoolExhausted { source: error })
             }
@@ -180,6 +180,7 @@ impl<U: Send + 'static> SandboxSpec<U> {
 pub struct Sandbox<U: 'static> {
     store: Store<HostState<U>>,
     instance: Instance,
+    guarded: Guarded,
     measure_time: bool,
     elapsed_ns: Option<u64>,
 }
@@ -309,12 +310,17 @@ impl<U: Send + 'static> Sandbox<U> {
     /// # Panics
     ///
     /// When the call waits or is interrupted outside a tokio runtime with timers.
-    pub async fn call<P, R>(self, export: &TypedExport<P, R>, params: P) -> Result<(R, Self), Crash>
+    pub fn call<P, R>(
+        self,
+        export: &TypedExport<P, R>,
+        params: P,
+    ) -> impl Future<Output = Result<(R, Self), Crash>> + Send
     where
         P: ComponentNamedList + Lower + Send + Sync + 'static,
         R: ComponentNamedList + Lift + Send + Sync + 'static,
     {
-        self.call_inner(export, params, None).await
+        // Not an `async fn`: one future around another would move the sandbox twice.
+        self.call_inner(export, params, None)
     }
 
     /// [`call`](Self::call), ended when the token is cancelled: with
@@ -323,17 +329,17 @@ impl<U: Send + 'static> Sandbox<U> {
     /// # Errors
     ///
     /// [`Crash`].
-    pub async fn call_until<P, R>(
+    pub fn call_until<P, R>(
         self,
         export: &TypedExport<P, R>,
         params: P,
         cancel: &CancellationToken,
-    ) -> Result<(R, Self), Crash>
+    ) -> impl Future<Output = Result<(R, Self), Crash>> + Send
     where
         P: ComponentNamedList + Lower + Send + Sync + 'static,
         R: ComponentNamedList + Lift + Send + Sync + 'static,
     {
-        self.call_inner(export, params, Some(cancel)).await
+        self.call_inner(export, params, Some(cancel))
     }
 
     async fn call_inner<P, R>(
@@ -346,13 +352,16 @@ impl<U: Send + 'static> Sandbox<U> {
         P: ComponentNamedList + Lower + Send + Sync + 'static,
         R: ComponentNamedList + Lift + Send + Sync + 'static,
     {
-        let (started, guarded) = self.begin();
+        let started = self.begin();
         let deadline = self.quota().limits().deadline;
-        let outcome = guard(export.func.call_async(&mut self.store, params), deadline, cancel, guarded).await;
+        let outcome = guard(export.func.call_async(&mut self.store, params), deadline, cancel, &self.guarded).await;
         self.end(started, &export.name, outcome)
     }
 
     /// Calls the guest with values whose types are known at run time only.
+    ///
+    /// What comes back counts against `message_size` by the size of a [`Val`] for each element, some 40 bytes even for
+    /// a `u8`: a typed call returns much longer lists.
     ///
     /// # Errors
     ///
@@ -365,18 +374,17 @@ impl<U: Send + 'static> Sandbox<U> {
         if let Err(error) = check_arguments(&export.params, params) {
             return Err(DynamicCallError::Arguments { error, sandbox: self });
         }
-        let (started, guarded) = self.begin();
+        let started = self.begin();
         let deadline = self.quota().limits().deadline;
         let mut results = vec![Val::Bool(false); export.results];
         let call = export.func.call_async(&mut self.store, params, &mut results);
-        let outcome = guard(call, deadline, None, guarded).await.map(|result| result.map(|()| results));
+        let outcome = guard(call, deadline, None, &self.guarded).await.map(|result| result.map(|()| results));
         self.end(started, &export.name, outcome).map_err(DynamicCallError::Crash)
     }
 
-    fn begin(&mut self) -> (Option<Instant>, Guarded) {
+    fn begin(&mut self) -> Option<Instant> {
         begin_call(&mut self.store);
-        let meter = airssys_wasm_limits::Metered::meter(self.store.data_mut());
-        (self.measure_time.then(Instant::now), Guarded::by(meter))
+        self.measure_time.then(Instant::now)
     }
 
     fn end<R>(

@@ -4,6 +4,7 @@ use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -39,21 +40,23 @@ pub enum Interrupted {
 /// # Panics
 ///
 /// When the call is pending outside a tokio runtime, or in one without timers.
-pub fn guard<F>(call: F, deadline: Duration, cancel: Option<&CancellationToken>, guarded: Guarded) -> GuardFuture<'_, F>
-where
-    F: Future,
-{
-    GuardFuture { call: Some(call), deadline, cancel, slice: guarded.0, waiting: None }
+pub fn guard<'a, F: Future>(
+    call: F,
+    deadline: Duration,
+    cancel: Option<&'a CancellationToken>,
+    guarded: &'a Guarded,
+) -> GuardFuture<'a, F> {
+    GuardFuture { call: Some(call), deadline, cancel, slice: &guarded.0, waiting: None }
 }
 
-/// What a guard and the meter of the guarded store share. Taken before the call, which borrows the store.
+/// What the guard of a call shares with the meter in the store, which is out of reach while the call runs.
 #[derive(Debug)]
-pub struct Guarded(Slice);
+pub struct Guarded(Arc<Slice>);
 
 impl Guarded {
     /// For a store with this meter.
     pub fn by(meter: &Meter) -> Self {
-        Self(meter.slice().clone())
+        Self(Arc::clone(meter.slice()))
     }
 }
 
@@ -66,7 +69,7 @@ pin_project_lite::pin_project! {
         call: Option<F>,
         deadline: Duration,
         cancel: Option<&'a CancellationToken>,
-        slice: Slice,
+        slice: &'a Slice,
         waiting: Option<Waiting>,
     }
 }

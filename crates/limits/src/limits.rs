@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use airssys_wasm_engine::{EpochClock, LoadedComponent, Profile};
+use airssys_wasm_engine::{EpochClock, LoadedComponent, MAX_MEMORY, Profile};
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
@@ -32,8 +32,8 @@ pub struct ResourceLimits {
     /// Fuel of a call. Needs a component that was loaded as [`Profile::Metered`]. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fuel: Option<u64>,
-    /// How often a call may turn to the host: imports, growth, and resource handles made or dropped. Not counted for a
-    /// component that imports nothing. Default: 1,000,000.
+    /// How often a call may turn to the host: imports, growth, resource handles made or dropped, and the end of an epoch.
+    /// Not counted for a component that imports no function. Default: 1,000,000.
     pub host_calls: u64,
     /// Bytes that one host call may carry out of the guest. Default: 1 MiB.
     pub host_call_bytes: ByteSize,
@@ -252,9 +252,6 @@ pub struct MessageTooLarge {
 
 const WASM_PAGE: u64 = 64 << 10;
 
-/// What a 32-bit guest can address, in one memory.
-const MAX_MEMORY: ByteSize = ByteSize::gib(4);
-
 impl Quota {
     /// Checks limits against a component and its engine.
     ///
@@ -262,8 +259,8 @@ impl Quota {
     ///
     /// [`QuotaError`].
     pub fn new(limits: ResourceLimits, component: &LoadedComponent) -> Result<Self, QuotaError> {
-        if limits.memory > MAX_MEMORY {
-            return Err(QuotaError::MemoryBeyondEngine { asked: limits.memory, max: MAX_MEMORY });
+        if limits.memory.as_u64() > MAX_MEMORY {
+            return Err(QuotaError::MemoryBeyondEngine { asked: limits.memory, max: ByteSize(MAX_MEMORY) });
         }
         let zero = [
             ("cpu_time", limits.cpu_time.is_zero()),

@@ -82,15 +82,16 @@ pub struct Meter {
     last_growth: u64,
     cpu_ticks: u64,
     host_calls: u64,
-    slice: Slice,
+    slice: Arc<Slice>,
 }
 
-/// Until when the running call was charged for CPU time, in ticks of its clock. The guard moves it on whenever it polls
-/// the call, so that what passes while the call waits is not charged. Only the call's own task writes it.
-#[derive(Debug, Clone)]
+/// Until when the running call was charged for CPU time. The guard moves it on whenever it polls the call, so that what
+/// passes while the call waits is not charged. Only the call's own task writes it.
+#[derive(Debug)]
 pub(crate) struct Slice {
     clock: EpochClock,
-    charged_until: Arc<AtomicU64>,
+    /// In ticks of the clock.
+    charged_until: AtomicU64,
 }
 
 impl Slice {
@@ -118,7 +119,7 @@ impl Meter {
     pub fn new(quota: Quota, budget: Option<&MemoryBudget>) -> Self {
         Self {
             grant: budget.map(MemoryBudget::grant),
-            slice: Slice { clock: quota.clock().clone(), charged_until: Arc::default() },
+            slice: Arc::new(Slice { clock: quota.clock().clone(), charged_until: AtomicU64::new(0) }),
             quota,
             memory: 0,
             memory_peak: 0,
@@ -147,14 +148,13 @@ impl Meter {
         }
     }
 
-    pub(crate) fn slice(&self) -> &Slice {
+    pub(crate) fn slice(&self) -> &Arc<Slice> {
         &self.slice
     }
 
     fn start_call(&mut self) {
         self.cpu_ticks = 0;
         self.host_calls = 0;
-        self.slice.begin();
     }
 
     /// Charges for the epochs that ended since the last time, and says how many they were.

@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::root;
+use crate::{JAVASCRIPT_GUEST, root, target_folder};
 use machine::Machine;
 use report::{Part, Report};
 
@@ -99,10 +99,6 @@ fn cargo() -> Command {
     cargo
 }
 
-fn target_folder() -> PathBuf {
-    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
-}
-
 /// A path as people want to read it: relative to the workspace where it lies there.
 fn shown(path: &Path) -> String {
     path.strip_prefix(root()).unwrap_or(path).display().to_string()
@@ -152,7 +148,7 @@ fn build() -> Result<Vec<Program>> {
 fn measure(program: &Program, args: &Args, folder: &Path) -> Result<Part> {
     let part = folder.join(&program.name).with_added_extension("part.json");
     let mut command = Command::new(&program.path);
-    command.arg("--in-turns").arg(&part);
+    command.arg("--in-turns").arg(&part).env("JAVASCRIPT_GUEST", target_folder().join(JAVASCRIPT_GUEST));
     if args.quick {
         command.arg("--quick-turns");
     }
