@@ -2,7 +2,7 @@
 
 use airssys_wasm_engine::{Profile, wasmtime::Trap};
 use airssys_wasm_fixtures::{C, HOST_CALLS, RUST, SPIN, TRAPS, VALUES};
-use airssys_wasm_isolation::{Crash, CrashKind, TrapCode};
+use airssys_wasm_isolation::{Crash, CrashKind, TrapCode, WasiGrants};
 
 use crate::{Host, HostRefuses, call, engine, limits, sandbox, spec_in};
 
@@ -95,8 +95,8 @@ async fn malformed_values_are_refused_at_the_border() {
 async fn an_exit_is_known_with_its_code() {
     for (arguments, code) in [(&["guest", "exit"][..], 3), (&["guest", "exit", "0"], 0), (&["guest", "exit", "77"], 77)]
     {
-        let mut grants = airssys_wasm_isolation::WasiGrants::default();
-        grants.args = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let args = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let grants = WasiGrants { args, ..WasiGrants::default() };
         let spec = crate::spec(C, limits()).with_wasi(grants);
         let sandbox = spec.instantiate(Host::default()).await.unwrap();
         let crash = call(&spec, sandbox, crate::wasi::RUN, None).await.unwrap_err();

@@ -217,9 +217,8 @@ async fn the_budget_refuses_the_newcomer_and_the_others_go_on() {
 
 #[tokio::test]
 async fn a_full_pool_refuses_the_newcomer_and_the_others_go_on() {
-    let mut config = EngineConfig::default();
-    config.pool = Some(PoolConfig::for_components(2));
-    let engine = WasmEngine::new(config).unwrap();
+    let pool = Some(PoolConfig::for_components(2));
+    let engine = WasmEngine::new(EngineConfig { pool, ..EngineConfig::default() }).unwrap();
     let spec = spec_in(&engine, MINIMAL.as_bytes(), Profile::Plain, limits());
     let first = spec.instantiate(Host::default()).await.unwrap();
     let first = call(&spec, first, "run", None).await.unwrap();
@@ -229,5 +228,23 @@ async fn a_full_pool_refuses_the_newcomer_and_the_others_go_on() {
     assert!(error.to_string().contains("PoolConfig::components"));
     call(&spec, second, "run", None).await.unwrap();
     call(&spec, first, "run", None).await.unwrap();
+    spec.instantiate(Host::default()).await.unwrap();
+}
+
+/// Linux allows a process 65,530 memory mappings by default, of which each called component takes four.
+#[tokio::test]
+async fn ten_thousand_called_components_live_at_once_in_the_large_pool() {
+    let engine = WasmEngine::new(EngineConfig::large().with_manual_ticks()).unwrap();
+    let spec = spec_in(&engine, MINIMAL.as_bytes(), Profile::Plain, limits());
+    let mut live = Vec::new();
+    for _ in 0..10_000 {
+        let sandbox = spec.instantiate(Host::default()).await.unwrap();
+        live.push(call(&spec, sandbox, "run", None).await.unwrap());
+    }
+    let error = spec.instantiate(Host::default()).await.unwrap_err();
+    assert!(matches!(error, InstantiateError::PoolExhausted { .. }), "{error:?}");
+    for sandbox in live.drain(..) {
+        call(&spec, sandbox, "run", None).await.unwrap();
+    }
     spec.instantiate(Host::default()).await.unwrap();
 }
