@@ -157,13 +157,12 @@ impl Meter {
         self.host_calls = 0;
     }
 
-    /// Charges for the epochs that ended since the last time, and says how many they were.
-    fn charge_cpu_time(&mut self) -> Result<u64, LimitExceeded> {
-        let ticks = self.slice.charge();
-        self.cpu_ticks += ticks;
+    /// Charges for the epochs that ended since the last time.
+    fn charge_cpu_time(&mut self) -> Result<(), LimitExceeded> {
+        self.cpu_ticks += self.slice.charge();
         // The first tick may end at once: only one more than the budget proves that all of it was used.
         let allowed = self.quota.cpu_ticks();
-        if self.cpu_ticks > allowed { Err(LimitExceeded::CpuTime { allowed }) } else { Ok(ticks) }
+        if self.cpu_ticks > allowed { Err(LimitExceeded::CpuTime { allowed }) } else { Ok(()) }
     }
 
     fn enter_host(&mut self) -> Result<(), LimitExceeded> {
@@ -265,10 +264,7 @@ pub fn begin_call<T: Metered>(store: &mut Store<T>) {
 }
 
 fn on_epoch<T: Metered>(mut store: StoreContextMut<'_, T>) -> wasmtime::Result<UpdateDeadline> {
-    if store.data_mut().meter().charge_cpu_time()? == 0 {
-        // It ended while the guest waited, so the guest has had no turn of its own yet.
-        return Ok(UpdateDeadline::Continue(1));
-    }
+    store.data_mut().meter().charge_cpu_time()?;
     // Behind all other tasks: a plain yield would poll this one again at once.
     Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
 }
