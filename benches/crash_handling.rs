@@ -110,21 +110,11 @@ async fn raw_trap(pre: &InstancePre<()>) -> (Store<()>, wasmtime::Error) {
     (store, error)
 }
 
-/// What it takes to free everything. Nothing is deferred: the pool decommits slot by slot (`decommit_batch_size` is 1), so the time on
-/// the calling path is all of it.
+/// What it takes to free everything. Nothing is deferred: the pool decommits slot by slot (`decommit_batch_size` is 1), so
+/// the time on the calling path is all of it.
 fn cleanup(suite: &mut Suite) {
     suite
-        .bench("crash_handling/resource_cleanup/cleanup_after_success", || {
-            let spec = guests::spec(TRAPS);
-            dropped(move || {
-                let spec = spec.clone();
-                async move {
-                    let mut sandbox = spec.instantiate(()).await.unwrap();
-                    let ok = sandbox.typed::<(), ()>(&spec.export("ok").unwrap()).unwrap();
-                    sandbox.call(&ok, ()).await.unwrap().1
-                }
-            })
-        })
+        .bench("crash_handling/resource_cleanup/cleanup_after_success", || drop_of_live(TRAPS, "ok"))
         .target("guide", Duration::from_micros(1))
         .twin("raw", None, || {
             let pre = guests::raw(TRAPS);
@@ -132,7 +122,9 @@ fn cleanup(suite: &mut Suite) {
                 let pre = pre.clone();
                 async move { raw_call(&pre, "ok").await.0 }
             })
-        });
+        })
+        // What is left when there is no page of memory to be zeroed.
+        .and("crash_handling/resource_cleanup/cleanup_without_memory", || drop_of_live(SPIN, "ok"));
     // A crash frees the sandbox before the call returns, so what it takes is told by what the call takes beyond a bare
     // one whose store is kept.
     const ID: &str = "crash_handling/resource_cleanup/cleanup_after_trap";
@@ -167,6 +159,19 @@ fn cleanup(suite: &mut Suite) {
                 async move { raw_trap(&pre).await.0 }
             })
         });
+}
+
+/// Times dropping sandboxes that were called.
+fn drop_of_live(component: &str, export: &'static str) -> Measure {
+    let spec = guests::spec(component);
+    dropped(move || {
+        let spec = spec.clone();
+        async move {
+            let mut sandbox = spec.instantiate(()).await.unwrap();
+            let func = sandbox.typed::<(), ()>(&spec.export(export).unwrap()).unwrap();
+            sandbox.call(&func, ()).await.unwrap().1
+        }
+    })
 }
 
 /// Times dropping things; making them is left out.

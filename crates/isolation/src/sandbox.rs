@@ -161,8 +161,10 @@ impl<U: Send + 'static> SandboxSpec<U> {
         install(&mut store);
         begin_call(&mut store);
         let instantiating = template.pre().instantiate_async(&mut store);
-        match guard(instantiating, quota.limits().deadline, cancel, &guarded).await {
-            Ok(Ok(instance)) => Ok(Sandbox { store, instance, guarded, measure_time: *measure_time, elapsed_ns: None }),
+        match guard(instantiating, cancel, &guarded).await {
+            Ok(Ok(instance)) => {
+                Ok(Sandbox(Box::new(Live { store, instance, guarded, measure_time: *measure_time, elapsed_ns: None })))
+            }
             Ok(Err(error)) if error.is::<PoolConcurrencyLimitError>() => {
                 Err(InstantiateError::PoolExhausted { source: error })
             }
@@ -177,7 +179,10 @@ impl<U: Send + 'static> SandboxSpec<U> {
 /// One component instance in a store of its own.
 ///
 /// Dropping it frees everything the guest had, on the spot.
-pub struct Sandbox<U: 'static> {
+pub struct Sandbox<U: 'static>(Box<Live<U>>);
+
+/// In a box, because a call moves the sandbox several times.
+struct Live<U: 'static> {
     store: Store<HostState<U>>,
     instance: Instance,
     guarded: Guarded,
@@ -208,7 +213,7 @@ impl<P, R> fmt::Debug for TypedExport<P, R> {
 
 impl<U> fmt::Debug for Sandbox<U> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sandbox").field("usage", &self.store.data().usage()).finish_non_exhaustive()
+        f.debug_struct("Sandbox").field("usage", &self.0.store.data().usage()).finish_non_exhaustive()
     }
 }
 
@@ -271,7 +276,7 @@ impl<U: Send + 'static> Sandbox<U> {
         R: ComponentNamedList + Lift,
     {
         let func = self.func(export)?;
-        match func.typed(&self.store) {
+        match func.typed(&self.0.store) {
             Ok(func) => Ok(TypedExport { name: Arc::clone(export.name()), func }),
             Err(error) => Err(ExportError::Mistyped { actual: export.ty().to_owned(), mismatch: format!("{error:#}") }),
         }
@@ -284,7 +289,7 @@ impl<U: Send + 'static> Sandbox<U> {
     /// [`ExportError::Missing`] when the export belongs to another component.
     pub fn dynamic(&mut self, export: &Export) -> Result<DynamicExport, ExportError> {
         let func = self.func(export)?;
-        let ty = func.ty(&self.store);
+        let ty = func.ty(&self.0.store);
         Ok(DynamicExport {
             name: Arc::clone(export.name()),
             func,
@@ -294,8 +299,9 @@ impl<U: Send + 'static> Sandbox<U> {
     }
 
     fn func(&mut self, export: &Export) -> Result<Func, ExportError> {
-        self.instance
-            .get_func(&mut self.store, export.index())
+        self.0
+            .instance
+            .get_func(&mut self.0.store, export.index())
             .ok_or_else(|| ExportError::Missing { name: export.name().to_string(), available: Vec::new() })
     }
 
@@ -353,8 +359,7 @@ impl<U: Send + 'static> Sandbox<U> {
         R: ComponentNamedList + Lift + Send + Sync + 'static,
     {
         let started = self.begin();
-        let deadline = self.quota().limits().deadline;
-        let outcome = guard(export.func.call_async(&mut self.store, params), deadline, cancel, &self.guarded).await;
+        let outcome = guard(export.func.call_async(&mut self.0.store, params), cancel, &self.0.guarded).await;
         self.end(started, &export.name, outcome)
     }
 
@@ -375,16 +380,15 @@ impl<U: Send + 'static> Sandbox<U> {
             return Err(DynamicCallError::Arguments { error, sandbox: self });
         }
         let started = self.begin();
-        let deadline = self.quota().limits().deadline;
         let mut results = vec![Val::Bool(false); export.results];
-        let call = export.func.call_async(&mut self.store, params, &mut results);
-        let outcome = guard(call, deadline, None, &self.guarded).await.map(|result| result.map(|()| results));
+        let call = export.func.call_async(&mut self.0.store, params, &mut results);
+        let outcome = guard(call, None, &self.0.guarded).await.map(|result| result.map(|()| results));
         self.end(started, &export.name, outcome).map_err(DynamicCallError::Crash)
     }
 
     fn begin(&mut self) -> Option<Instant> {
-        begin_call(&mut self.store);
-        self.measure_time.then(Instant::now)
+        begin_call(&mut self.0.store);
+        self.0.measure_time.then(Instant::now)
     }
 
     fn end<R>(
@@ -393,7 +397,7 @@ impl<U: Send + 'static> Sandbox<U> {
         export: &str,
         outcome: Result<wasmtime::Result<R>, Interrupted>,
     ) -> Result<(R, Self), Crash> {
-        self.elapsed_ns = started.map(|started| started.elapsed().as_nanos() as u64);
+        self.0.elapsed_ns = started.map(|started| started.elapsed().as_nanos() as u64);
         match outcome {
             Ok(Ok(value)) => Ok((value, self)),
             Ok(Err(error)) => {
@@ -405,22 +409,22 @@ impl<U: Send + 'static> Sandbox<U> {
     }
 
     fn quota(&self) -> &Quota {
-        self.store.data().quota()
+        self.0.store.data().quota()
     }
 
     /// What the guest has now, and what its last call used.
     pub fn usage(&self) -> Usage {
-        usage_of(&self.store, self.elapsed_ns)
+        usage_of(&self.0.store, self.0.elapsed_ns)
     }
 
     /// The embedder's own state.
     pub fn ext(&self) -> &U {
-        &self.store.data().ext
+        &self.0.store.data().ext
     }
 
     /// The embedder's own state.
     pub fn ext_mut(&mut self) -> &mut U {
-        &mut self.store.data_mut().ext
+        &mut self.0.store.data_mut().ext
     }
 }
 

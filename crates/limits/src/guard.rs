@@ -42,11 +42,10 @@ pub enum Interrupted {
 /// When the call is pending outside a tokio runtime, or in one without timers.
 pub fn guard<'a, F: Future>(
     call: F,
-    deadline: Duration,
     cancel: Option<&'a CancellationToken>,
     guarded: &'a Guarded,
 ) -> GuardFuture<'a, F> {
-    GuardFuture { call: Some(call), deadline, cancel, slice: &guarded.0, waiting: None }
+    GuardFuture { call: Some(call), cancel, slice: &guarded.0, waiting: None }
 }
 
 /// What the guard of a call shares with the meter in the store, which is out of reach while the call runs.
@@ -67,7 +66,6 @@ pin_project_lite::pin_project! {
         // Gone once the call has ended, one way or the other.
         #[pin]
         call: Option<F>,
-        deadline: Duration,
         cancel: Option<&'a CancellationToken>,
         slice: &'a Slice,
         waiting: Option<Waiting>,
@@ -98,7 +96,7 @@ impl<F: Future> Future for GuardFuture<'_, F> {
             Err(payload) => return Poll::Ready(Err(Interrupted::Panicked(payload))),
         }
         let waiting = this.waiting.get_or_insert_with(|| Waiting {
-            timer: Box::pin(unconstrained(tokio::time::sleep(*this.deadline))),
+            timer: Box::pin(unconstrained(tokio::time::sleep(this.slice.deadline))),
             cancelled: this.cancel.map(|token| Box::pin(token.clone().cancelled_owned())),
         });
         let interrupted = if let Some(cancelled) = &mut waiting.cancelled
@@ -106,7 +104,7 @@ impl<F: Future> Future for GuardFuture<'_, F> {
         {
             Interrupted::Cancelled
         } else if waiting.timer.as_mut().poll(cx).is_ready() {
-            Interrupted::Deadline(*this.deadline)
+            Interrupted::Deadline(this.slice.deadline)
         } else {
             return Poll::Pending;
         };

@@ -1,8 +1,11 @@
 //! The meter in a store: counts what a guest takes and refuses what goes beyond its quota.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use airssys_wasm_engine::{
@@ -92,6 +95,8 @@ pub(crate) struct Slice {
     clock: EpochClock,
     /// In ticks of the clock.
     charged_until: AtomicU64,
+    /// How long a call may take: here, so that a call that ends at once does not look for it.
+    pub(crate) deadline: Duration,
 }
 
 impl Slice {
@@ -119,7 +124,11 @@ impl Meter {
     pub fn new(quota: Quota, budget: Option<&MemoryBudget>) -> Self {
         Self {
             grant: budget.map(MemoryBudget::grant),
-            slice: Arc::new(Slice { clock: quota.clock().clone(), charged_until: AtomicU64::new(0) }),
+            slice: Arc::new(Slice {
+                clock: quota.clock().clone(),
+                charged_until: AtomicU64::new(0),
+                deadline: quota.limits().deadline,
+            }),
             quota,
             memory: 0,
             memory_peak: 0,
