@@ -8,6 +8,7 @@ mod fixtures;
 use std::{
     env,
     path::{Path, PathBuf},
+    process::ExitCode,
 };
 
 use clap::{Parser, Subcommand};
@@ -30,11 +31,19 @@ enum Command {
     LeakCheck(bench::LeakArgs),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
         Command::Fixtures(args) => fixtures::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::LeakCheck(args) => bench::leak_check(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Where it comes from, without where in this program: that is nobody's concern.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -124,7 +124,12 @@ impl Group {
     /// An absolute limit for the first of the group.
     pub fn target(&mut self, source: &'static str, limit: Duration) -> &mut Self {
         let id = self.subject().to_owned();
-        self.targets.push(Limit { id, source, ns: limit.as_nanos() as f64 });
+        self.target_of(&id, source, limit)
+    }
+
+    /// An absolute limit for one of the group.
+    pub fn target_of(&mut self, id: &str, source: &'static str, limit: Duration) -> &mut Self {
+        self.targets.push(Limit { id: id.to_owned(), source, ns: limit.as_nanos() as f64 });
         self
     }
 

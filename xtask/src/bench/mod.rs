@@ -78,7 +78,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let missed = report.missed_goals();
     if args.enforce && missed > 0 {
-        bail!("{missed} goals missed");
+        bail!("goals missed: {missed}");
     }
     Ok(())
 }

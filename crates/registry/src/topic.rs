@@ -1,0 +1,256 @@
+//! Topics, and patterns of topics, as NATS has them.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+/// A topic: tokens separated by dots, `orders.eu.created`. Cheap to clone.
+///
+/// 1 to 256 visible ASCII characters in at most 32 tokens, none of them empty, and no `*` or `>`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Topic(Arc<str>);
+
+/// A pattern of topics: `*` stands for one token, and `>` at the end for one or more. Cheap to clone.
+///
+/// `orders.*.created` matches `orders.eu.created`; `orders.>` matches that and `orders.eu`, but not `orders`. A pattern
+/// without wildcards matches the topic of the same name. Otherwise it is checked as a [`Topic`] is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TopicPattern(Arc<str>);
+
+/// Text that cannot be a topic or a pattern.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidTopic {
+    /// No characters.
+    #[error("a topic cannot be empty")]
+    Empty,
+    /// Too many characters.
+    #[error("a topic has {len} bytes, and may have {}", Topic::MAX_LEN)]
+    TooLong {
+        /// Its bytes.
+        len: usize,
+    },
+    /// Too many tokens.
+    #[error("a topic has {tokens} tokens, and may have {}", Topic::MAX_TOKENS)]
+    TooDeep {
+        /// Its tokens.
+        tokens: usize,
+    },
+    /// A dot at an end, or two in a row.
+    #[error("a topic cannot have an empty token (at byte {at}): remove the dot")]
+    EmptyToken {
+        /// Where it would be.
+        at: usize,
+    },
+    /// A character that may not be in a topic.
+    #[error("a topic cannot have {character:?} in it (at byte {at}): use visible ASCII characters")]
+    Character {
+        /// The character.
+        character: char,
+        /// Where it is.
+        at: usize,
+    },
+    /// A wildcard in a topic, or where none may stand in a pattern.
+    #[error(
+        "`{wildcard}` cannot stand there (at byte {at}): wildcards are for patterns, each a token of its own, `>` only \
+         as the last"
+    )]
+    Wildcard {
+        /// The wildcard.
+        wildcard: char,
+        /// Where it is.
+        at: usize,
+    },
+}
+
+impl Topic {
+    /// Bytes that a topic may have.
+    pub const MAX_LEN: usize = 256;
+    /// Tokens that a topic may have.
+    pub const MAX_TOKENS: usize = 32;
+
+    /// Checks a topic.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidTopic`].
+    pub fn new(text: &str) -> Result<Self, InvalidTopic> {
+        check(text)?;
+        match text.find(WILDCARDS) {
+            Some(at) => Err(InvalidTopic::Wildcard { wildcard: char::from(text.as_bytes()[at]), at }),
+            None => Ok(Self(text.into())),
+        }
+    }
+
+    /// The topic's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Its tokens, in order.
+    pub fn tokens(&self) -> impl Iterator<Item = &str> + Clone {
+        self.0.split('.')
+    }
+}
+
+const WILDCARDS: [char; 2] = ['*', '>'];
+
+impl TopicPattern {
+    /// Checks a pattern.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidTopic`].
+    pub fn new(text: &str) -> Result<Self, InvalidTopic> {
+        check(text)?;
+        let mut at = 0;
+        for token in text.split('.') {
+            let is_last = at + token.len() == text.len();
+            if let Some(inside) = token.find(WILDCARDS)
+                && !(token == "*" || (token == ">" && is_last))
+            {
+                let at = at + inside;
+                return Err(InvalidTopic::Wildcard { wildcard: char::from(text.as_bytes()[at]), at });
+            }
+            at += token.len() + 1;
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The pattern's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Its tokens, in order.
+    pub fn tokens(&self) -> impl Iterator<Item = &str> + Clone {
+        self.0.split('.')
+    }
+
+    /// Whether it matches a topic.
+    pub fn matches(&self, topic: &Topic) -> bool {
+        let mut topic = topic.tokens();
+        for token in self.tokens() {
+            match (token, topic.next()) {
+                (">", Some(_)) => return true,
+                (_, None) => return false,
+                ("*", Some(_)) => {}
+                (token, Some(found)) if token == found => {}
+                _ => return false,
+            }
+        }
+        topic.next().is_none()
+    }
+}
+
+impl From<&Topic> for TopicPattern {
+    fn from(topic: &Topic) -> Self {
+        Self(Arc::clone(&topic.0))
+    }
+}
+
+fn check(text: &str) -> Result<(), InvalidTopic> {
+    if text.is_empty() {
+        return Err(InvalidTopic::Empty);
+    }
+    if text.len() > Topic::MAX_LEN {
+        return Err(InvalidTopic::TooLong { len: text.len() });
+    }
+    if let Some((at, character)) = text.char_indices().find(|(_, c)| !c.is_ascii_graphic()) {
+        return Err(InvalidTopic::Character { character, at });
+    }
+    let (mut at, mut tokens) = (0, 0);
+    for token in text.split('.') {
+        if token.is_empty() {
+            return Err(InvalidTopic::EmptyToken { at });
+        }
+        at += token.len() + 1;
+        tokens += 1;
+    }
+    if tokens > Topic::MAX_TOKENS { Err(InvalidTopic::TooDeep { tokens }) } else { Ok(()) }
+}
+
+impl FromStr for Topic {
+    type Err = InvalidTopic;
+
+    fn from_str(text: &str) -> Result<Self, InvalidTopic> {
+        Self::new(text)
+    }
+}
+
+impl FromStr for TopicPattern {
+    type Err = InvalidTopic;
+
+    fn from_str(text: &str) -> Result<Self, InvalidTopic> {
+        Self::new(text)
+    }
+}
+
+impl fmt::Display for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for TopicPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topics_are_checked() {
+        for good in ["a", "orders.eu.created", "x-1_y/z.@", &["t"; 32].join(".")] {
+            assert_eq!(Topic::new(good).unwrap().as_str(), good);
+        }
+        assert_eq!(Topic::new(""), Err(InvalidTopic::Empty));
+        assert_eq!(Topic::new(&"x".repeat(257)), Err(InvalidTopic::TooLong { len: 257 }));
+        assert_eq!(Topic::new(&["t"; 33].join(".")), Err(InvalidTopic::TooDeep { tokens: 33 }));
+        assert_eq!(Topic::new(".a"), Err(InvalidTopic::EmptyToken { at: 0 }));
+        assert_eq!(Topic::new("a..b"), Err(InvalidTopic::EmptyToken { at: 2 }));
+        assert_eq!(Topic::new("a."), Err(InvalidTopic::EmptyToken { at: 2 }));
+        for bad in [' ', '\n', '\0', '\u{1b}', 'é', '\u{202e}'] {
+            let text = format!("ab{bad}");
+            assert_eq!(Topic::new(&text), Err(InvalidTopic::Character { character: bad, at: 2 }));
+        }
+        assert_eq!(Topic::new("a.*"), Err(InvalidTopic::Wildcard { wildcard: '*', at: 2 }));
+        assert_eq!(Topic::new("a.>"), Err(InvalidTopic::Wildcard { wildcard: '>', at: 2 }));
+    }
+
+    #[test]
+    fn wildcards_stand_only_where_they_mean_something() {
+        for good in ["*", ">", "a.*", "*.a.>", "a.*.*", "a.b"] {
+            assert_eq!(TopicPattern::new(good).unwrap().as_str(), good);
+        }
+        for (bad, wildcard, at) in
+            [("a*", '*', 1), ("a.b*.c", '*', 3), (">.a", '>', 0), ("a.>b", '>', 2), ("**", '*', 0)]
+        {
+            assert_eq!(TopicPattern::new(bad), Err(InvalidTopic::Wildcard { wildcard, at }), "{bad}");
+        }
+    }
+
+    #[test]
+    fn patterns_match_as_nats_has_it() {
+        let table = [
+            ("a.b", "a.b", true),
+            ("a.b", "a.b.c", false),
+            ("a.b", "a", false),
+            ("a.*", "a.b", true),
+            ("a.*", "a", false),
+            ("a.*", "a.b.c", false),
+            ("*.b", "a.b", true),
+            ("a.>", "a.b", true),
+            ("a.>", "a.b.c", true),
+            ("a.>", "a", false),
+            (">", "a.b", true),
+            ("*.*.>", "a.b", false),
+            ("*.*.>", "a.b.c", true),
+        ];
+        for (pattern, topic, expected) in table {
+            let matches = TopicPattern::new(pattern).unwrap().matches(&Topic::new(topic).unwrap());
+            assert_eq!(matches, expected, "{pattern} {topic}");
+        }
+    }
+}
