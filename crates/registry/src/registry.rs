@@ -172,7 +172,7 @@ pub enum Change {
     },
 }
 
-/// Names that a new registry has room for, in some 100 kB: growing under a lock is most of what registering costs.
+/// Names that a new registry has room for, in some 100 kB: growing under a lock is a good part of what registering costs.
 const ROOM: usize = 1_024;
 
 /// Changes that a watcher may lag behind before it is told that it missed some.
