@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use airssys_wasm_benches::{
     Measure, Suite,
     guests::{self, engine},
-    timed, timed_async,
+    runtime, timed, timed_async,
 };
 use airssys_wasm_engine::Profile;
 use airssys_wasm_fixtures::{SPIN, TRAPS};
@@ -134,7 +134,7 @@ fn cleanup(suite: &mut Suite) {
         })
         .and("raw/crash_handling/resource_cleanup/trap_without_cleanup", || {
             let pre = guests::raw(TRAPS);
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            let runtime = runtime();
             Box::new(move |iterations| {
                 let mut taken = Duration::ZERO;
                 for _ in 0..iterations {
@@ -176,7 +176,7 @@ fn drop_of_live(component: &str, export: &'static str) -> Measure {
 
 /// Times dropping things; making them is left out.
 fn dropped<R, F: Future<Output = R>>(make: impl Fn() -> F + 'static) -> Measure {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let runtime = runtime();
     Box::new(move |iterations| {
         let mut taken = Duration::ZERO;
         for _ in 0..iterations {

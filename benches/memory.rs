@@ -10,7 +10,7 @@ use std::{
 use airssys_wasm_benches::{
     Measure, Reading, Suite,
     guests::{self, engine},
-    process, timed_async,
+    process, runtime, timed_async,
 };
 use airssys_wasm_engine::{EngineConfig, Profile, WasmEngine};
 use airssys_wasm_fixtures::{GROW, MINIMAL, with_memory};
@@ -36,11 +36,13 @@ fn main() -> anyhow::Result<()> {
                 });
         }
         for n in [1, 10, 50] {
-            suite.bench(&format!("memory/scaling/{n}_components"), move || concurrently(n)).twin(
-                "raw",
-                None,
-                move || raw_concurrently(n),
-            );
+            suite
+                .bench(&format!("memory/scaling/{n}_components"), move || {
+                    concurrently(n, guests::spec(MINIMAL), |spec| async move { one(&spec).await })
+                })
+                .twin("raw", None, move || {
+                    concurrently(n, guests::raw(MINIMAL), |pre| async move { raw_one(&pre).await })
+                });
         }
         for n in [1, 5, 10, 25, 50] {
             suite
@@ -84,26 +86,14 @@ async fn raw_one(pre: &InstancePre<()>) -> Store<()> {
 }
 
 /// As many tasks, each with a component of its own, and all alive until the last is done.
-fn concurrently(n: usize) -> Measure {
-    timed_async(guests::spec(MINIMAL), async move |spec| {
-        let tasks: Vec<_> = (0..n)
-            .map(|_| {
-                let spec = spec.clone();
-                tokio::spawn(async move { one(&spec).await })
-            })
-            .collect();
-        all(tasks).await
-    })
-}
-
-fn raw_concurrently(n: usize) -> Measure {
-    timed_async(guests::raw(MINIMAL), async move |pre| {
-        let tasks: Vec<_> = (0..n)
-            .map(|_| {
-                let pre = pre.clone();
-                tokio::spawn(async move { raw_one(&pre).await })
-            })
-            .collect();
+fn concurrently<T, R, F>(n: usize, shared: T, one: impl Fn(T) -> F + 'static) -> Measure
+where
+    T: Clone + 'static,
+    F: Future<Output = R> + Send + 'static,
+    R: Send + 'static,
+{
+    timed_async(shared, async move |shared| {
+        let tasks: Vec<_> = (0..n).map(|_| tokio::spawn(one(shared.clone()))).collect();
         all(tasks).await
     })
 }
@@ -124,7 +114,7 @@ fn growth(suite: &mut Suite) {
         .bench(ID, || {
             let spec = guests::spec(GROW);
             let export = spec.export("grow").unwrap();
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            let runtime = runtime();
             Box::new(move |mut iterations| {
                 let mut taken = Duration::ZERO;
                 while iterations > 0 {
@@ -165,7 +155,7 @@ fn growth(suite: &mut Suite) {
         let pre = pre_of();
         let quota = guests::spec(GROW).quota().clone();
         let index = pre.component().get_export_index(None, "grow").unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let runtime = runtime();
         Box::new(move |mut iterations| {
             let mut taken = Duration::ZERO;
             while iterations > 0 {

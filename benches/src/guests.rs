@@ -72,7 +72,7 @@ pub fn store(engine: &Engine) -> Store<()> {
 
 /// Waits for what does not wait.
 pub fn now<R>(future: impl Future<Output = R>) -> R {
-    crate::harness::runtime().block_on(future)
+    crate::runtime().block_on(future)
 }
 
 /// A live sandbox and a handle on one of its functions.

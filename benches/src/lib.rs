@@ -9,4 +9,4 @@ mod harness;
 pub mod process;
 pub mod stats;
 
-pub use harness::{Group, Measure, Reading, Suite, main, report, timed, timed_async};
+pub use harness::{Group, Measure, Reading, Suite, main, report, runtime, timed, timed_async};

@@ -173,7 +173,11 @@ pub fn timed_async<S: 'static, R>(mut state: S, mut run: impl AsyncFnMut(&mut S)
 }
 
 /// The runtime that benchmarks run on: one worker, with timers.
-pub(crate) fn runtime() -> Runtime {
+///
+/// # Panics
+///
+/// When the system has none to give.
+pub fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime")
 }
 
