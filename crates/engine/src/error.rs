@@ -92,6 +92,13 @@ pub enum LinkError {
         #[source]
         source: wasmtime::Error,
     },
+    /// A host function could not be defined.
+    #[error("a host function cannot be defined; is its name taken by another?")]
+    HostFunctions {
+        /// What wasmtime says.
+        #[source]
+        source: wasmtime::Error,
+    },
     /// The linker was made for another engine, or for another profile of this one.
     #[error("the linker belongs to another engine; make it with `LoadedComponent::linker`")]
     OtherEngine,

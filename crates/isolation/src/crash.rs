@@ -1,6 +1,6 @@
 //! How a guest ended that did not end well. Built from types alone: no message is ever read.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{any::Any, fmt, sync::Arc, time::Duration};
 
 use airssys_wasm_engine::{
     wasmtime::{self, Trap, WasmBacktrace, component::ResourceTableError},
@@ -140,6 +140,104 @@ pub enum CrashKind {
     Cancelled,
 }
 
+/// A [`CrashKind`] without its figures: what policies and metrics tell apart. Serialised as `cpu-time`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "each stands for the kind of the same name")]
+pub enum CrashClass {
+    Trap,
+    StackOverflow,
+    OutOfFuel,
+    CpuTime,
+    Deadline,
+    Memory,
+    TableElements,
+    Budget,
+    HostCalls,
+    Handles,
+    Exit,
+    HostCall,
+    HostPanic,
+    BadValue,
+    Refused,
+    Cancelled,
+}
+
+impl CrashClass {
+    /// All of them.
+    pub const ALL: [Self; 16] = [
+        Self::Trap,
+        Self::StackOverflow,
+        Self::OutOfFuel,
+        Self::CpuTime,
+        Self::Deadline,
+        Self::Memory,
+        Self::TableElements,
+        Self::Budget,
+        Self::HostCalls,
+        Self::Handles,
+        Self::Exit,
+        Self::HostCall,
+        Self::HostPanic,
+        Self::BadValue,
+        Self::Refused,
+        Self::Cancelled,
+    ];
+
+    /// Its name, as it is serialised.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Trap => "trap",
+            Self::StackOverflow => "stack-overflow",
+            Self::OutOfFuel => "out-of-fuel",
+            Self::CpuTime => "cpu-time",
+            Self::Deadline => "deadline",
+            Self::Memory => "memory",
+            Self::TableElements => "table-elements",
+            Self::Budget => "budget",
+            Self::HostCalls => "host-calls",
+            Self::Handles => "handles",
+            Self::Exit => "exit",
+            Self::HostCall => "host-call",
+            Self::HostPanic => "host-panic",
+            Self::BadValue => "bad-value",
+            Self::Refused => "refused",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl fmt::Display for CrashClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl CrashKind {
+    /// Which kind it is, without the figures.
+    pub fn class(&self) -> CrashClass {
+        match self {
+            Self::Trap { .. } => CrashClass::Trap,
+            Self::StackOverflow => CrashClass::StackOverflow,
+            Self::OutOfFuel { .. } => CrashClass::OutOfFuel,
+            Self::CpuTime { .. } => CrashClass::CpuTime,
+            Self::Deadline { .. } => CrashClass::Deadline,
+            Self::Memory { .. } => CrashClass::Memory,
+            Self::TableElements { .. } => CrashClass::TableElements,
+            Self::Budget { .. } => CrashClass::Budget,
+            Self::HostCalls { .. } => CrashClass::HostCalls,
+            Self::Handles { .. } => CrashClass::Handles,
+            Self::Exit { .. } => CrashClass::Exit,
+            Self::HostCall { .. } => CrashClass::HostCall,
+            Self::HostPanic { .. } => CrashClass::HostPanic,
+            Self::BadValue { .. } => CrashClass::BadValue,
+            Self::Refused { .. } => CrashClass::Refused,
+            Self::Cancelled => CrashClass::Cancelled,
+        }
+    }
+}
+
 /// One of wasmtime's traps, by its variant. Serialised by name, `IntegerDivisionByZero`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TrapCode(pub Trap);
@@ -205,16 +303,16 @@ impl Crash {
     pub(crate) fn from_interruption(interrupted: Interrupted, export: Option<&str>, usage: Usage) -> Self {
         let kind = match interrupted {
             Interrupted::Deadline(allowed) => CrashKind::Deadline { allowed },
-            Interrupted::Panicked(payload) => {
-                let message = match payload.downcast::<String>() {
-                    Ok(text) => *text,
-                    Err(payload) => payload.downcast_ref::<&str>().copied().unwrap_or("not with text").to_owned(),
-                };
-                CrashKind::HostPanic { message }
-            }
+            Interrupted::Panicked(payload) => CrashKind::panicked(payload),
             _ => CrashKind::Cancelled,
         };
         Self(Box::new(Inner { kind, export: export.map(str::to_owned), backtrace: Vec::new(), usage, error: None }))
+    }
+
+    /// The end of something that runs in the host and not in a sandbox, in the same terms.
+    pub fn of_host(kind: CrashKind, function: &str) -> Self {
+        let export = Some(function.to_owned());
+        Self(Box::new(Inner { kind, export, backtrace: Vec::new(), usage: Usage::default(), error: None }))
     }
 
     /// What went wrong.
@@ -271,6 +369,15 @@ impl fmt::Display for Crash {
 impl std::error::Error for Crash {}
 
 impl CrashKind {
+    /// A panic of the host, with what it panicked with.
+    pub fn panicked(payload: Box<dyn Any + Send>) -> Self {
+        let message = match payload.downcast::<String>() {
+            Ok(text) => *text,
+            Err(payload) => payload.downcast_ref::<&str>().copied().unwrap_or("not with text").to_owned(),
+        };
+        Self::HostPanic { message }
+    }
+
     /// What a wasmtime error is, without its backtrace. This is the whole cost of classifying a trap.
     #[doc(hidden)]
     pub fn of_call(error: &wasmtime::Error, quota: &Quota) -> Self {

@@ -46,7 +46,7 @@ mod manifest;
 mod sandbox;
 mod wasi;
 
-pub use crash::{Crash, CrashKind, Frame, TrapCode};
+pub use crash::{Crash, CrashClass, CrashKind, Frame, TrapCode};
 pub use host::HostState;
 pub use manifest::SandboxManifest;
 pub use sandbox::{

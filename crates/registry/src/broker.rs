@@ -192,6 +192,11 @@ impl<S> MessageBroker<S> {
         Subscription { broker: Arc::downgrade(&self.0), subscriber }
     }
 
+    /// The sinks of all who subscribed to a topic, in no order.
+    pub fn sinks(&self, topic: &Topic) -> Vec<Arc<S>> {
+        self.matching(topic).iter().map(|subscriber| Arc::clone(&subscriber.sink)).collect()
+    }
+
     /// How many subscribers a topic has.
     pub fn subscribers(&self, topic: &Topic) -> usize {
         self.matching(topic).len()

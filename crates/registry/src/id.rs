@@ -73,6 +73,12 @@ impl ComponentId {
     }
 }
 
+impl From<&ComponentId> for Arc<str> {
+    fn from(id: &ComponentId) -> Self {
+        Arc::clone(&id.text)
+    }
+}
+
 impl FromStr for ComponentId {
     type Err = InvalidId;
 

@@ -45,9 +45,33 @@ impl MessageEnvelope {
         }
     }
 
-    /// Whether its deadline is over. Reads the clock only if there is one.
+    /// Whether its deadline is over, by tokio's clock, which tests can stop. Reads it only if there is a deadline.
     pub fn is_late(&self) -> bool {
-        self.deadline.is_some_and(|deadline| deadline <= Instant::now())
+        self.deadline.is_some_and(|deadline| deadline <= tokio::time::Instant::now().into_std())
+    }
+}
+
+impl From<Bytes> for MessageEnvelope {
+    fn from(payload: Bytes) -> Self {
+        Self::new(payload)
+    }
+}
+
+impl From<Vec<u8>> for MessageEnvelope {
+    fn from(payload: Vec<u8>) -> Self {
+        Self::new(payload)
+    }
+}
+
+impl From<String> for MessageEnvelope {
+    fn from(payload: String) -> Self {
+        Self::new(payload)
+    }
+}
+
+impl From<&'static str> for MessageEnvelope {
+    fn from(payload: &'static str) -> Self {
+        Self::new(payload)
     }
 }
 
@@ -123,9 +147,17 @@ pub enum Refusal {
     /// It has stopped for good.
     #[error("it has stopped")]
     Stopped,
-    /// It is restarting; there may be room later.
-    #[error("it is restarting")]
+    /// There is no room because it is restarting; there may be some later.
+    #[error("it is restarting, and its mailbox is full")]
     Restarting,
+    /// It takes no message of this size.
+    #[error("it takes messages of {allowed} bytes at the most, and this one has {size}")]
+    TooLarge {
+        /// The message's bytes.
+        size: u64,
+        /// Bytes it may have.
+        allowed: u64,
+    },
 }
 
 /// A message that a sink did not take.

@@ -213,7 +213,21 @@ impl<S> ComponentRegistry<S> {
     ///
     /// [`NameTaken`], which names the holder.
     pub fn register(&self, id: &ComponentId, sink: Arc<S>) -> Result<ActorAddress, NameTaken> {
-        self.insert(id, Target::Sink(sink))
+        self.insert(id, |_| Target::Sink(sink))
+    }
+
+    /// Gives a name to a sink that is to know its own address. It is made while the name is being registered, and must not
+    /// turn to the registry meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`NameTaken`], which names the holder. Then no sink is made.
+    pub fn register_with(
+        &self,
+        id: &ComponentId,
+        make: impl FnOnce(&ActorAddress) -> Arc<S>,
+    ) -> Result<ActorAddress, NameTaken> {
+        self.insert(id, |address| Target::Sink(make(address)))
     }
 
     /// Makes an empty group. Messages for its name go to its members in turn.
@@ -222,10 +236,14 @@ impl<S> ComponentRegistry<S> {
     ///
     /// [`NameTaken`], which names the holder.
     pub fn create_group(&self, id: &ComponentId) -> Result<ActorAddress, NameTaken> {
-        self.insert(id, Target::Group(Arc::default()))
+        self.insert(id, |_| Target::Group(Arc::default()))
     }
 
-    fn insert(&self, id: &ComponentId, target: Target<S>) -> Result<ActorAddress, NameTaken> {
+    fn insert(
+        &self,
+        id: &ComponentId,
+        target: impl FnOnce(&ActorAddress) -> Target<S>,
+    ) -> Result<ActorAddress, NameTaken> {
         match self.0.entries.entry(id.clone()) {
             Entry::Occupied(taken) => {
                 let holder = ActorAddress { id: id.clone(), generation: taken.get().generation };
@@ -234,8 +252,8 @@ impl<S> ComponentRegistry<S> {
             Entry::Vacant(vacant) => {
                 let number = self.0.next_generation.fetch_add(1, Ordering::Relaxed);
                 let generation = NonZeroU64::new(number).expect("it would take centuries to come round");
-                let entry = vacant.insert(Registered { generation, target });
                 let address = ActorAddress { id: id.clone(), generation };
+                let entry = vacant.insert(Registered { generation, target: target(&address) });
                 // Under the entry's lock, so that watchers see the changes of a name in their order.
                 self.tell(|| Change::Registered(address.clone()));
                 drop(entry);
@@ -330,6 +348,16 @@ impl<S> ComponentRegistry<S> {
             Registered { target: Target::Group(_), .. } => None,
         });
         Some(Route::Group(receivers.collect()))
+    }
+
+    /// What takes the next message for a name: a component's sink, or those of a group's members, the one whose turn it is
+    /// first. Empty when nobody has the name.
+    pub fn sinks(&self, id: &ComponentId) -> Vec<Arc<S>> {
+        match self.route(id) {
+            None => Vec::new(),
+            Some(Route::Sink(receiver)) => vec![receiver.sink],
+            Some(Route::Group(receivers)) => receivers.into_iter().map(|receiver| receiver.sink).collect(),
+        }
     }
 
     /// All addresses, in no order. Those that come and go meanwhile may be in it or not.

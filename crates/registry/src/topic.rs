@@ -141,6 +141,24 @@ impl TopicPattern {
     }
 }
 
+impl TopicPattern {
+    /// Whether every topic that the other pattern matches is matched by this one.
+    pub fn covers(&self, other: &Self) -> bool {
+        let mut others = other.tokens();
+        for token in self.tokens() {
+            match (token, others.next()) {
+                (">", Some(_)) => return true,
+                // A token that may be several is wider than all but the line above.
+                (_, None | Some(">")) => return false,
+                ("*", Some(_)) => {}
+                (token, Some(other)) if token == other => {}
+                _ => return false,
+            }
+        }
+        others.next().is_none()
+    }
+}
+
 impl From<&Topic> for TopicPattern {
     fn from(topic: &Topic) -> Self {
         Self(Arc::clone(&topic.0))
@@ -166,6 +184,12 @@ fn check(text: &str) -> Result<(), InvalidTopic> {
         tokens += 1;
     }
     if tokens > Topic::MAX_TOKENS { Err(InvalidTopic::TooDeep { tokens }) } else { Ok(()) }
+}
+
+impl From<&Topic> for Arc<str> {
+    fn from(topic: &Topic) -> Self {
+        Arc::clone(&topic.0)
+    }
 }
 
 impl FromStr for Topic {
@@ -228,6 +252,29 @@ mod tests {
             [("a*", '*', 1), ("a.b*.c", '*', 3), (">.a", '>', 0), ("a.>b", '>', 2), ("**", '*', 0)]
         {
             assert_eq!(TopicPattern::new(bad), Err(InvalidTopic::Wildcard { wildcard, at }), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_covers_what_is_narrower() {
+        let table = [
+            ("a.b", "a.b", true),
+            ("a.*", "a.b", true),
+            ("a.*", "a.*", true),
+            ("a.b", "a.*", false),
+            ("a.*", "a.>", false),
+            ("a.>", "a.*", true),
+            ("a.>", "a.>", true),
+            ("a.>", "a.*.>", true),
+            ("a.*.>", "a.>", false),
+            (">", "*.>", true),
+            ("a.>", "a", false),
+            ("a.b", "a", false),
+            ("a", "a.b", false),
+        ];
+        for (wide, narrow, expected) in table {
+            let covers = TopicPattern::new(wide).unwrap().covers(&TopicPattern::new(narrow).unwrap());
+            assert_eq!(covers, expected, "{wide} {narrow}");
         }
     }
 
