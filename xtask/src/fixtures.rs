@@ -14,19 +14,20 @@ use wasi_preview1_component_adapter_provider::{
 };
 use wit_component::ComponentEncoder;
 
-use crate::{JAVASCRIPT_GUEST, root, target_folder};
+use crate::{ecosystem, root, target_folder};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Change nothing: rebuild and compare where the same compiler is here, else compare the sources with the record
     #[arg(long)]
     check: bool,
-    /// Instead build the JavaScript guest, 12 MB, with npm's componentize-js: for the benchmarks, not for committing
+    /// Instead build the guests in JavaScript and Python, 12 and 18 MB each, with what npm and pip install for it: for
+    /// benchmarks and tests, not for committing
     #[arg(long, conflicts_with = "check")]
-    javascript: bool,
+    ecosystem: bool,
 }
 
-/// `fixtures/built/record.json`: what each committed guest was built from, and by what.
+/// `fixtures/built/record.json`: for each language, what its committed guests were built from, and by what.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Record(BTreeMap<String, Built>);
 
@@ -34,102 +35,135 @@ struct Record(BTreeMap<String, Built>);
 struct Built {
     /// BLAKE3 of all source files with their names.
     sources: String,
-    /// BLAKE3 of the component.
-    component: String,
     /// The compiler, by its own account.
     compiler: String,
+    /// BLAKE3 of each component, by its name.
+    components: BTreeMap<String, String>,
 }
 
-struct Guest {
+struct Language {
     name: &'static str,
-    build: fn(&Path) -> Result<Option<Outcome>>,
+    /// The folders, below that of the workspace, which its guests are built from.
+    sources: &'static [&'static str],
+    build: fn() -> Result<Option<Outcome>>,
     /// What to install where no compiler was found.
     needs: &'static str,
 }
 
 struct Outcome {
-    component: Vec<u8>,
     compiler: String,
+    /// By its name.
+    components: BTreeMap<String, Vec<u8>>,
 }
 
-const GUESTS: &[Guest] = &[
-    Guest {
+const LANGUAGES: &[Language] = &[
+    Language {
         name: "rust",
+        sources: &[RUST_GUESTS, "fixtures/guests/wit", "crates/actor/wit"],
         build: build_rust,
         needs: "`rustup target add wasm32-unknown-unknown`, or Debian's packages rustc-web cargo-web rust-web-src lld",
     },
-    Guest { name: "c", build: build_c, needs: "Debian's packages clang lld wasi-libc libclang-rt-14-dev-wasm32" },
+    Language {
+        name: "c",
+        sources: &[C_GUEST],
+        build: build_c,
+        needs: "Debian's packages clang lld wasi-libc libclang-rt-14-dev-wasm32",
+    },
 ];
 
+const RUST_GUESTS: &str = "fixtures/guests/rust";
+const C_GUEST: &str = "fixtures/guests/c";
+
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if args.javascript {
-        return build_javascript();
+    match args {
+        Args { ecosystem: true, .. } => ecosystem::build(),
+        Args { check: true, .. } => check(),
+        _ => build(),
     }
-    let built = root().join("fixtures/built");
-    let record_path = built.join("record.json");
-    let record: Record = match fs::read(&record_path) {
-        Ok(json) => serde_json::from_slice(&json).with_context(|| format!("cannot read {}", record_path.display()))?,
-        Err(_) => Record::default(),
-    };
-    let mut new = Record::default();
+}
+
+fn build() -> Result<()> {
+    let mut record = Record::default();
+    for language in LANGUAGES {
+        let sources = digest_of_sources(language.sources)?;
+        let Some(Outcome { compiler, components }) = (language.build)()? else {
+            bail!("no compiler for the guests in {} here; install {}", language.name, language.needs);
+        };
+        for (name, component) in &components {
+            let path = built(name);
+            fs::write(&path, component).with_context(|| format!("cannot write {}", path.display()))?;
+            println!("{name}: {} bytes by {compiler}", component.len());
+        }
+        let components = components.iter().map(|(name, component)| (name.clone(), digest(component))).collect();
+        record.0.insert(language.name.to_owned(), Built { sources, compiler, components });
+    }
+    fs::write(record_path(), serde_json::to_string_pretty(&record)? + "\n")
+        .with_context(|| format!("cannot write {}", record_path().display()))
+}
+
+fn check() -> Result<()> {
+    let json = fs::read(record_path()).with_context(|| format!("cannot read {}", record_path().display()))?;
+    let record: Record =
+        serde_json::from_slice(&json).context("the record is not one; run `cargo xtask fixtures` to write it anew")?;
     let mut stale = Vec::new();
-    for guest in GUESTS {
-        let name = guest.name;
-        let folder = root().join("fixtures/guests").join(name);
-        let path = built.join(name).with_extension("wasm");
-        let sources = digest_of_sources(&folder)?;
-        let recorded = record.0.get(name);
-        if args.check {
-            let Some(recorded) = recorded else {
-                stale.push(format!("{name}: never built"));
-                continue;
-            };
-            let committed = blake3::hash(&fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?);
-            if recorded.sources != sources {
-                stale.push(format!("{name}: its sources have changed since it was built"));
-            } else if recorded.component != committed.to_string() {
-                stale.push(format!("{name}: {} is not the one that was built", path.display()));
-            } else {
-                match (guest.build)(&folder)? {
-                    Some(outcome) if outcome.compiler == recorded.compiler => {
-                        if blake3::hash(&outcome.component).to_string() == recorded.component {
-                            println!("{name}: rebuilt with {}, the same to the byte", outcome.compiler);
-                        } else {
-                            stale.push(format!("{name}: rebuilding with {} gives another component", outcome.compiler));
-                        }
-                    }
-                    Some(outcome) => println!(
-                        "{name}: rebuilt with {} (it builds); compared by its sources, because the committed one is of {}",
-                        outcome.compiler, recorded.compiler
-                    ),
-                    None => println!("{name}: compared by its sources; to rebuild it here: {}", guest.needs),
-                }
-            }
+    for Language { name: language, sources, build, needs } in LANGUAGES {
+        let Some(recorded) = record.0.get(*language) else {
+            stale.push(format!("{language}: never built"));
+            continue;
+        };
+        if recorded.sources != digest_of_sources(sources)? {
+            stale.push(format!("{language}: its sources have changed since its guests were built"));
             continue;
         }
-        let Some(outcome) = (guest.build)(&folder)? else {
-            bail!("no compiler for the guest {name} here; install {}", guest.needs);
-        };
-        fs::write(&path, &outcome.component).with_context(|| format!("cannot write {}", path.display()))?;
-        let component = blake3::hash(&outcome.component).to_string();
-        println!("{name}: {} bytes by {}", outcome.component.len(), outcome.compiler);
-        new.0.insert(name.to_owned(), Built { sources, component, compiler: outcome.compiler });
+        for (name, expected) in &recorded.components {
+            let path = built(name);
+            if *expected != digest(&fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?) {
+                stale.push(format!("{name}: {} is not the one that was built", path.display()));
+            }
+        }
+        match build()? {
+            Some(outcome) if outcome.compiler == recorded.compiler => {
+                for (name, component) in &outcome.components {
+                    if recorded.components.get(name) == Some(&digest(component)) {
+                        println!("{name}: rebuilt with {}, the same to the byte", outcome.compiler);
+                    } else {
+                        stale.push(format!("{name}: rebuilding with {} gives another component", outcome.compiler));
+                    }
+                }
+            }
+            Some(outcome) => println!(
+                "{language}: rebuilt with {} (it builds); compared by its sources, because the committed ones are of {}",
+                outcome.compiler, recorded.compiler
+            ),
+            None => println!("{language}: compared by its sources; to rebuild it here: {needs}"),
+        }
     }
-    if args.check {
-        ensure!(stale.is_empty(), "{}\nrun `cargo xtask fixtures`", stale.join("\n"));
-    } else {
-        fs::write(&record_path, serde_json::to_string_pretty(&new)? + "\n")?;
-    }
+    ensure!(stale.is_empty(), "{}\nrun `cargo xtask fixtures`", stale.join("\n"));
     Ok(())
 }
 
-fn digest_of_sources(folder: &Path) -> Result<String> {
+fn record_path() -> PathBuf {
+    root().join("fixtures/built/record.json")
+}
+
+fn built(name: &str) -> PathBuf {
+    root().join(format!("fixtures/built/{name}.wasm"))
+}
+
+fn digest(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_string()
+}
+
+fn digest_of_sources(folders: &[&str]) -> Result<String> {
+    let root = root();
     let mut files = Vec::new();
-    collect(folder, &mut files)?;
+    for folder in folders {
+        collect(&root.join(folder), &mut files)?;
+    }
     files.sort();
     let mut hasher = blake3::Hasher::new();
     for file in files {
-        let name = file.strip_prefix(folder)?.to_string_lossy().replace('\\', "/");
+        let name = file.strip_prefix(&root)?.to_string_lossy().replace('\\', "/");
         let bytes = fs::read(&file)?;
         hasher.update(name.as_bytes()).update(&[0]).update(&(bytes.len() as u64).to_le_bytes()).update(&bytes);
     }
@@ -145,12 +179,12 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
 }
 
 /// The first line that a program prints of its version, if it is there and works.
-fn version(program: &str, args: &[&str]) -> Option<String> {
+pub(crate) fn version(program: &str, args: &[&str]) -> Option<String> {
     let output = Command::new(program).args(args).output().ok().filter(|output| output.status.success())?;
     Some(String::from_utf8_lossy(&output.stdout).lines().next()?.to_owned())
 }
 
-fn run_command(command: &mut Command) -> Result<()> {
+pub(crate) fn run_command(command: &mut Command) -> Result<()> {
     let output = command.output().with_context(|| format!("cannot run {:?}", command.get_program()))?;
     ensure!(output.status.success(), "{command:?} failed:\n{}", String::from_utf8_lossy(&output.stderr));
     Ok(())
@@ -159,7 +193,9 @@ fn run_command(command: &mut Command) -> Result<()> {
 const WASM_TARGET: &str = "wasm32-unknown-unknown";
 
 /// With rustup's target where it is installed, else with Debian's compiler and its sources of the standard library.
-fn build_rust(folder: &Path) -> Result<Option<Outcome>> {
+/// Every guest is built in one run of cargo, so that the standard library is built once.
+fn build_rust() -> Result<Option<Outcome>> {
+    let folder = root().join(RUST_GUESTS);
     let target = target_folder().join("guests");
     let with_rustup = Command::new("rustc").args(["--print", "target-libdir", "--target", WASM_TARGET]).output();
     let has_target = with_rustup.is_ok_and(|output| {
@@ -189,13 +225,24 @@ fn build_rust(folder: &Path) -> Result<Option<Outcome>> {
         .env_remove("RUSTUP_TOOLCHAIN")
         .env_remove("CARGO")
         .env("RUSTFLAGS", remap)
-        .current_dir(folder)
-        .args(["build", "--release", "--locked", "--target", WASM_TARGET, "--target-dir"])
+        .current_dir(&folder)
+        .args(["build", "--workspace", "--release", "--locked", "--target", WASM_TARGET, "--target-dir"])
         .arg(&target);
     run_command(&mut cargo)?;
-    let module = fs::read(target.join(WASM_TARGET).join("release/guest.wasm"))?;
-    let component = ComponentEncoder::default().validate(true).module(&module)?.encode()?;
-    Ok(Some(Outcome { component, compiler }))
+    let mut components = BTreeMap::new();
+    for entry in fs::read_dir(&folder)? {
+        let entry = entry?;
+        if !entry.path().join("Cargo.toml").is_file() {
+            continue;
+        }
+        let guest = entry.file_name().into_string().expect("cargo takes no other names of packages");
+        let module = target.join(WASM_TARGET).join("release").join(guest.replace('-', "_")).with_extension("wasm");
+        let module = fs::read(&module).with_context(|| format!("cannot read {}", module.display()))?;
+        let component = ComponentEncoder::default().validate(true).module(&module)?.encode()?;
+        // What the tests of all layers use is to them the Rust guest, as there is a C guest.
+        components.insert(if guest == "general" { "rust".into() } else { guest }, component);
+    }
+    Ok(Some(Outcome { compiler, components }))
 }
 
 fn cargo_home() -> PathBuf {
@@ -203,7 +250,7 @@ fn cargo_home() -> PathBuf {
 }
 
 /// With clang against wasi-libc, through the preview-1 adapter.
-fn build_c(folder: &Path) -> Result<Option<Outcome>> {
+fn build_c() -> Result<Option<Outcome>> {
     let libc = ["/usr/lib/wasm32-wasi/libc.a", "/usr/share/wasi-sysroot/lib/wasm32-wasi/libc.a"];
     if !libc.iter().any(|path| Path::new(path).is_file()) {
         return Ok(None);
@@ -214,7 +261,7 @@ fn build_c(folder: &Path) -> Result<Option<Outcome>> {
     let module = target.join("c.wasm");
     run_command(
         Command::new("clang")
-            .current_dir(folder)
+            .current_dir(root().join(C_GUEST))
             .args(["--target=wasm32-wasi", "--sysroot=/usr", "-O2", "-s", "main.c", "-o"])
             .arg(&module),
     )?;
@@ -223,30 +270,5 @@ fn build_c(folder: &Path) -> Result<Option<Outcome>> {
         .module(&fs::read(&module)?)?
         .adapter(WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER)?
         .encode()?;
-    Ok(Some(Outcome { component, compiler }))
-}
-
-/// The release of npm's componentize-js that the JavaScript guest is built with.
-const COMPONENTIZE_JS: &str = "@bytecodealliance/componentize-js@0.23.0";
-
-/// Leaves the guest where the benchmarks look for it.
-fn build_javascript() -> Result<()> {
-    ensure!(version("npm", &["--version"]).is_some(), "the JavaScript guest needs Node.js with npm; install them");
-    let tool = target_folder().join("guests/componentize-js");
-    let component = target_folder().join(JAVASCRIPT_GUEST);
-    let sources = root().join("fixtures/guests/javascript");
-    fs::create_dir_all(&tool)?;
-    eprintln!("installing {COMPONENTIZE_JS}");
-    run_command(Command::new("npm").args(["install", "--no-save", "--prefix"]).arg(&tool).arg(COMPONENTIZE_JS))?;
-    eprintln!("building (half a minute)");
-    run_command(
-        Command::new(tool.join("node_modules/.bin/componentize-js"))
-            .arg(sources.join("guest.js"))
-            .arg("--wit")
-            .arg(sources.join("guest.wit"))
-            .args(["--world-name", "guest", "--disable", "http", "--disable", "fetch-event", "--out"])
-            .arg(&component),
-    )?;
-    println!("javascript: {} bytes", fs::metadata(&component)?.len());
-    Ok(())
+    Ok(Some(Outcome { compiler, components: BTreeMap::from([("c".to_owned(), component)]) }))
 }

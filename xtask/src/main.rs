@@ -1,6 +1,7 @@
 //! The project's own commands: `cargo xtask --help`.
 
 mod bench;
+mod ecosystem;
 #[cfg(test)]
 mod edges;
 mod fixtures;
@@ -47,7 +48,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Where `fixtures --javascript` leaves its guest for the benchmarks, below the target folder.
+/// Where `fixtures --ecosystem` leaves the guest of some benchmarks, below the target folder.
 const JAVASCRIPT_GUEST: &str = "guests/javascript.wasm";
 
 fn target_folder() -> PathBuf {
