@@ -3,8 +3,13 @@
 use std::{collections::BTreeMap, process::Command};
 
 /// The layers, and what each may use of the others. Tests may use the fixtures besides.
-const EDGES: &[(&str, &[&str])] =
-    &[("engine", &[]), ("limits", &["engine"]), ("isolation", &["engine", "limits"]), ("registry", &[])];
+const EDGES: &[(&str, &[&str])] = &[
+    ("engine", &[]),
+    ("limits", &["engine"]),
+    ("isolation", &["engine", "limits"]),
+    ("registry", &[]),
+    ("actor", &["engine", "isolation", "limits", "registry"]),
+];
 
 #[test]
 fn the_layers_depend_on_each_other_as_the_table_says() {

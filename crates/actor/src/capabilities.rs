@@ -1,0 +1,202 @@
+//! What a component may do with messages: nothing, unless it is named here.
+
+use std::{fmt, str::FromStr};
+
+use airssys_wasm_registry::{ComponentId, InvalidId, Topic, TopicPattern};
+use serde::{Deserialize, Deserializer, de};
+use wildmatch::WildMatch;
+
+/// Grants for messages: the `[messaging]` table of a `Component.toml`. The default grants nothing.
+///
+/// ```toml
+/// [messaging]
+/// send = ["billing", "tenant-7/*"]
+/// request = ["clock"]
+/// publish = ["orders.eu.>"]
+/// subscribe = ["orders.*.created"]
+/// ```
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Capabilities {
+    /// Whom it may send to, by name.
+    pub send: Vec<NamePattern>,
+    /// Whom it may ask, by name.
+    pub request: Vec<NamePattern>,
+    /// Topics it may publish to.
+    #[serde(deserialize_with = "patterns")]
+    pub publish: Vec<TopicPattern>,
+    /// Topics it may subscribe to. It may also subscribe to patterns that match no more than one of these.
+    #[serde(deserialize_with = "patterns")]
+    pub subscribe: Vec<TopicPattern>,
+    /// How many subscriptions it may have at a time. Default: 64.
+    pub subscriptions: u32,
+}
+
+impl Default for Capabilities {
+    fn default() -> Self {
+        Self { send: Vec::new(), request: Vec::new(), publish: Vec::new(), subscribe: Vec::new(), subscriptions: 64 }
+    }
+}
+
+impl Capabilities {
+    /// May do everything: for components that the embedder wrote.
+    pub fn all() -> Self {
+        let everything = TopicPattern::new(">").expect("a pattern");
+        let everybody = NamePattern::new("*").expect("a pattern");
+        Self {
+            send: vec![everybody.clone()],
+            request: vec![everybody],
+            publish: vec![everything.clone()],
+            subscribe: vec![everything],
+            subscriptions: u32::MAX,
+        }
+    }
+
+    /// Whether it may send to this component.
+    pub fn may_send(&self, to: &ComponentId) -> bool {
+        self.send.iter().any(|pattern| pattern.matches(to))
+    }
+
+    /// Whether it may ask this component.
+    pub fn may_request(&self, to: &ComponentId) -> bool {
+        self.request.iter().any(|pattern| pattern.matches(to))
+    }
+
+    /// Whether it may publish to this topic.
+    pub fn may_publish(&self, topic: &Topic) -> bool {
+        self.publish.iter().any(|pattern| pattern.matches(topic))
+    }
+
+    /// Whether it may subscribe to this pattern.
+    pub fn may_subscribe(&self, wanted: &TopicPattern) -> bool {
+        self.subscribe.iter().any(|pattern| pattern.covers(wanted))
+    }
+}
+
+/// A pattern of component names, in which `*` stands for any number of characters.
+#[derive(Clone, PartialEq)]
+pub struct NamePattern {
+    text: Box<str>,
+    /// None for a name without `*`, which is compared as it is.
+    glob: Option<WildMatch>,
+}
+
+impl NamePattern {
+    /// Checks a pattern: a name ([`ComponentId`]) with or without `*` in it.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidId`].
+    pub fn new(text: &str) -> Result<Self, InvalidId> {
+        // What is left must be a name, and the star itself counts as a character of one.
+        ComponentId::new(&text.replace('*', "x"))?;
+        Ok(Self { text: text.into(), glob: text.contains('*').then(|| WildMatch::new(text)) })
+    }
+
+    /// Whether it matches a name.
+    pub fn matches(&self, id: &ComponentId) -> bool {
+        match &self.glob {
+            None => *self.text == *id.as_str(),
+            Some(glob) => glob.matches(id.as_str()),
+        }
+    }
+
+    /// The pattern's text.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl From<&ComponentId> for NamePattern {
+    fn from(id: &ComponentId) -> Self {
+        Self { text: id.as_str().into(), glob: None }
+    }
+}
+
+impl fmt::Debug for NamePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NamePattern({:?})", self.text)
+    }
+}
+
+impl FromStr for NamePattern {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        Self::new(text)
+    }
+}
+
+impl<'de> Deserialize<'de> for NamePattern {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        parsed(&String::deserialize(deserializer)?)
+    }
+}
+
+/// Text as what it stands for; the error quotes it.
+pub(crate) fn parsed<T: FromStr<Err: fmt::Display>, E: de::Error>(text: &str) -> Result<T, E> {
+    text.parse().map_err(|error| E::custom(format_args!("{text:?}: {error}")))
+}
+
+/// Topic patterns as a list of text.
+pub(crate) fn patterns<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<TopicPattern>, D::Error> {
+    Vec::<String>::deserialize(deserializer)?.iter().map(|text| parsed(text)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(name: &str) -> ComponentId {
+        name.parse().unwrap()
+    }
+
+    #[test]
+    fn nothing_is_granted_by_default() {
+        let none = Capabilities::default();
+        assert!(!none.may_send(&id("a")) && !none.may_request(&id("a")));
+        assert!(!none.may_publish(&Topic::new("a").unwrap()) && !none.may_subscribe(&">".parse().unwrap()));
+        let all = Capabilities::all();
+        assert!(all.may_send(&id("a")) && all.may_request(&id("a")));
+        assert!(all.may_publish(&Topic::new("a").unwrap()) && all.may_subscribe(&">".parse().unwrap()));
+    }
+
+    #[test]
+    fn names_match_as_globs() {
+        let table = [
+            ("billing", "billing", true),
+            ("billing", "billing2", false),
+            ("tenant-7/*", "tenant-7/a", true),
+            ("tenant-7/*", "tenant-77/a", false),
+            ("tenant-7/*", "tenant-7/", true),
+            ("*", "anybody", true),
+            ("*/public", "a/public", true),
+            ("a*b*c", "a-b-c", true),
+            ("a*b*c", "a-c-b", false),
+        ];
+        for (pattern, name, expected) in table {
+            assert_eq!(NamePattern::new(pattern).unwrap().matches(&id(name)), expected, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn malformed_patterns_are_refused() {
+        for bad in ["", "a b", "a?", "ü", "a\n", ">"] {
+            assert!(NamePattern::new(bad).is_err(), "{bad:?}");
+        }
+        let error = toml::from_str::<Capabilities>("publish = [\"a..b\"]").unwrap_err().to_string();
+        assert!(error.contains("\"a..b\"") && error.contains("empty token"), "{error}");
+        let error = toml::from_str::<Capabilities>("send = [\"a b\"]").unwrap_err().to_string();
+        assert!(error.contains("\"a b\""), "{error}");
+        assert!(toml::from_str::<Capabilities>("receive = []").is_err());
+    }
+
+    #[test]
+    fn subscribing_to_more_than_is_granted_is_not() {
+        let granted: Capabilities = toml::from_str("subscribe = [\"orders.*.created\"]").unwrap();
+        assert!(granted.may_subscribe(&"orders.eu.created".parse().unwrap()));
+        assert!(granted.may_subscribe(&"orders.*.created".parse().unwrap()));
+        assert!(!granted.may_subscribe(&"orders.>".parse().unwrap()));
+        assert!(!granted.may_subscribe(&"orders.*.*".parse().unwrap()));
+    }
+}

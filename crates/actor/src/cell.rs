@@ -1,0 +1,326 @@
+//! What an actor's task shares with everybody else: its mailbox, its orders, and what can be seen of it from outside.
+
+use std::{
+    any::Any,
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+    },
+};
+
+use airssys_wasm_limits::CancellationToken;
+use airssys_wasm_registry::{
+    ActorAddress, ComponentId, Load, MessageEnvelope, Refusal, Sink, Subscription, TopicPattern, Undelivered,
+};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{
+    mpsc::{self, error::TrySendError},
+    oneshot,
+};
+
+use crate::{CrashReport, HealthError, UpgradeError, UpgradeOptions, metrics::Metrics, system::SystemCore};
+
+/// A message in a mailbox.
+pub(crate) struct Delivery {
+    pub(crate) message: MessageEnvelope,
+    pub(crate) reply: Option<ReplyTo>,
+}
+
+/// Where the answer to a message goes. Dropping it tells the asker that the actor has stopped.
+pub(crate) struct ReplyTo(pub(crate) oneshot::Sender<Answer>);
+
+pub(crate) type Answer = Result<Bytes, Unanswered>;
+
+/// Why a message that was taken got no answer.
+#[derive(Debug)]
+pub(crate) enum Unanswered {
+    Crashed(Arc<CrashReport>),
+    Failed(String),
+    NoReply,
+    Late,
+}
+
+impl ReplyTo {
+    /// Says whether anybody was still there to hear it.
+    pub(crate) fn send(self, answer: Answer) -> bool {
+        self.0.send(answer).is_ok()
+    }
+}
+
+/// What an actor is told beside its messages. It is heard before the next message, however many there are.
+pub(crate) enum Control {
+    /// Of its supervisor: start, or start again.
+    Start { order: u64 },
+    /// Of its supervisor: end the incarnation and wait for a start, mailbox kept.
+    Suspend { order: u64 },
+    /// End for good: after all messages in the mailbox, or after the one in hand.
+    Stop { drain: bool },
+    /// End for good, now.
+    Kill,
+    /// Go over to another version, in a box of the blueprint's type.
+    Upgrade { version: Box<dyn Any + Send>, options: UpgradeOptions, done: oneshot::Sender<Result<u64, UpgradeError>> },
+    /// Go back to the version before.
+    Rollback { done: oneshot::Sender<Result<u64, UpgradeError>> },
+    /// Say how you are.
+    Health { done: oneshot::Sender<Result<(), HealthError>> },
+}
+
+/// What an actor is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Lifecycle {
+    /// It is coming to life for the first time. Messages wait in its mailbox.
+    Starting,
+    /// It takes messages.
+    Running,
+    /// It has failed and will be started again. Messages wait in its mailbox.
+    Restarting,
+    /// It handles what is in its mailbox and takes no more.
+    Stopping,
+    /// It is gone.
+    Stopped,
+}
+
+impl Lifecycle {
+    const ALL: [Self; 5] = [Self::Starting, Self::Running, Self::Restarting, Self::Stopping, Self::Stopped];
+}
+
+impl fmt::Display for Lifecycle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Restarting => "restarting",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+        })
+    }
+}
+
+/// One actor as all others see it.
+pub(crate) struct Cell {
+    pub(crate) address: ActorAddress,
+    /// Whether a supervisor looks after it.
+    pub(crate) supervised: bool,
+    /// How long a chain of dependencies it stands on.
+    pub(crate) level: u32,
+    mailbox: mpsc::Sender<Delivery>,
+    control: mpsc::UnboundedSender<Control>,
+    /// Whether there may be control messages, so that a busy actor looks at one byte only.
+    urgent: AtomicBool,
+    /// Bytes of payload that it takes.
+    message_size: AtomicU64,
+    state: AtomicU8,
+    incarnation: AtomicU64,
+    restarts: AtomicU64,
+    memory: AtomicU64,
+    /// Ends the present incarnation wherever it is.
+    interrupt: Mutex<CancellationToken>,
+    pub(crate) ended: CancellationToken,
+    /// By pattern, so that subscribing twice is subscribing once.
+    pub(crate) subscriptions: Mutex<HashMap<TopicPattern, Subscription<Endpoint>>>,
+    /// The asker of the message in hand, and the one-shot subject by which it is answered, where answers are published.
+    pub(crate) reply_subject: Mutex<Option<(Arc<str>, ReplyTo)>>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) core: Arc<SystemCore>,
+}
+
+/// The receiving ends of a cell.
+pub(crate) struct Inbox {
+    pub(crate) mailbox: mpsc::Receiver<Delivery>,
+    pub(crate) control: mpsc::UnboundedReceiver<Control>,
+}
+
+impl fmt::Debug for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cell").field("address", &self.address).field("state", &self.state()).finish_non_exhaustive()
+    }
+}
+
+impl Cell {
+    pub(crate) fn new(
+        core: &Arc<SystemCore>,
+        address: ActorAddress,
+        level: u32,
+        supervised: bool,
+        mailbox: usize,
+    ) -> (Arc<Self>, Inbox) {
+        let (mailbox, mailbox_end) = mpsc::channel(mailbox);
+        let (control, control_end) = mpsc::unbounded_channel();
+        let cell = Self {
+            metrics: core.metrics_of(address.id()),
+            address,
+            supervised,
+            level,
+            mailbox,
+            control,
+            urgent: AtomicBool::new(false),
+            message_size: AtomicU64::new(u64::MAX),
+            state: AtomicU8::new(Lifecycle::Starting as u8),
+            incarnation: AtomicU64::new(0),
+            restarts: AtomicU64::new(0),
+            memory: AtomicU64::new(0),
+            interrupt: Mutex::default(),
+            ended: CancellationToken::new(),
+            subscriptions: Mutex::default(),
+            reply_subject: Mutex::default(),
+            core: Arc::clone(core),
+        };
+        (Arc::new(cell), Inbox { mailbox: mailbox_end, control: control_end })
+    }
+
+    pub(crate) fn id(&self) -> &ComponentId {
+        self.address.id()
+    }
+
+    pub(crate) fn state(&self) -> Lifecycle {
+        Lifecycle::ALL[usize::from(self.state.load(Ordering::Relaxed))]
+    }
+
+    pub(crate) fn set_state(&self, state: Lifecycle) {
+        self.state.store(state as u8, Ordering::Relaxed);
+    }
+
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.incarnation.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn restarts(&self) -> u64 {
+        self.restarts.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_restart(&self) {
+        self.restarts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn memory(&self) -> u64 {
+        self.memory.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_memory(&self, bytes: u64) {
+        // Written only when it changes: senders read the same cache line.
+        if self.memory() != bytes {
+            self.memory.store(bytes, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn set_message_size(&self, bytes: u64) {
+        self.message_size.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_incarnation(&self, number: u64) {
+        self.incarnation.store(number, Ordering::Relaxed);
+    }
+
+    /// The next incarnation, and what interrupts it.
+    pub(crate) fn begin_incarnation(&self, number: u64) -> CancellationToken {
+        self.set_incarnation(number);
+        let token = CancellationToken::new();
+        *self.interrupt.lock() = token.clone();
+        token
+    }
+
+    /// Ends the incarnation wherever it is: at once where it waits, at the next tick where it computes.
+    pub(crate) fn interrupt(&self) {
+        let token = self.interrupt.lock().clone();
+        token.cancel();
+    }
+
+    /// Gives an order. One that comes after the end is lost, with whatever waits for its completion.
+    pub(crate) fn order(&self, control: Control) {
+        if self.control.send(control).is_ok() {
+            self.urgent.store(true, Ordering::Release);
+        }
+    }
+
+    pub(crate) fn kill(&self) {
+        self.order(Control::Kill);
+        self.interrupt();
+    }
+
+    /// Whether there may be orders. Asking takes the mark away.
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.urgent.load(Ordering::Relaxed) && self.urgent.swap(false, Ordering::Acquire)
+    }
+
+    fn check_size(&self, size: usize) -> Result<(), Refusal> {
+        let allowed = self.message_size.load(Ordering::Relaxed);
+        if size as u64 > allowed { Err(Refusal::TooLarge { size: size as u64, allowed }) } else { Ok(()) }
+    }
+
+    fn full(&self) -> Refusal {
+        if self.state() == Lifecycle::Restarting { Refusal::Restarting } else { Refusal::Full }
+    }
+
+    /// Puts a message into the mailbox at once.
+    pub(crate) fn try_push(&self, delivery: Delivery) -> Result<(), (Refusal, Delivery)> {
+        if let Err(refusal) = self.check_size(delivery.message.payload.len()) {
+            return Err((refusal, delivery));
+        }
+        self.mailbox.try_send(delivery).map_err(|error| match error {
+            TrySendError::Full(delivery) => (self.full(), delivery),
+            TrySendError::Closed(delivery) => (Refusal::Stopped, delivery),
+        })
+    }
+
+    /// Puts a message into the mailbox as soon as there is room.
+    pub(crate) async fn push(&self, delivery: Delivery) -> Result<(), (Refusal, Delivery)> {
+        match self.try_push(delivery) {
+            Err((Refusal::Full | Refusal::Restarting, delivery)) => {
+                self.mailbox.send(delivery).await.map_err(|error| (Refusal::Stopped, error.0))
+            }
+            done => done,
+        }
+    }
+
+    pub(crate) fn load(&self) -> Load {
+        let capacity = self.mailbox.max_capacity();
+        Load { queued: capacity - self.mailbox.capacity(), capacity }
+    }
+}
+
+/// What a name or a subscription leads to.
+#[derive(Debug)]
+pub(crate) enum Endpoint {
+    Actor(Arc<Cell>),
+    /// A subscriber of the host.
+    Host(mpsc::Sender<MessageEnvelope>),
+}
+
+fn undelivered((reason, delivery): (Refusal, Delivery)) -> Undelivered {
+    Undelivered::new(reason, delivery.message)
+}
+
+impl Sink for Endpoint {
+    fn try_deliver(&self, message: MessageEnvelope) -> Result<(), Undelivered> {
+        match self {
+            Self::Actor(cell) => cell.try_push(Delivery { message, reply: None }).map_err(undelivered),
+            Self::Host(channel) => channel.try_send(message).map_err(|error| match error {
+                TrySendError::Full(message) => Undelivered::new(Refusal::Full, message),
+                TrySendError::Closed(message) => Undelivered::new(Refusal::Stopped, message),
+            }),
+        }
+    }
+
+    async fn deliver(&self, message: MessageEnvelope) -> Result<(), Undelivered> {
+        match self {
+            Self::Actor(cell) => cell.push(Delivery { message, reply: None }).await.map_err(undelivered),
+            Self::Host(channel) => {
+                channel.send(message).await.map_err(|error| Undelivered::new(Refusal::Stopped, error.0))
+            }
+        }
+    }
+
+    fn load(&self) -> Load {
+        match self {
+            Self::Actor(cell) => cell.load(),
+            Self::Host(channel) => {
+                let capacity = channel.max_capacity();
+                Load { queued: capacity - channel.capacity(), capacity }
+            }
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Messages that reached nobody, or killed whom they reached.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    sync::Arc,
+    time::SystemTime,
+};
+
+use airssys_wasm_registry::{ActorAddress, ComponentId, MessageEnvelope};
+use parking_lot::Mutex;
+
+use crate::CrashReport;
+
+/// A message that was taken and not handled.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct DeadLetter {
+    /// Its number; later ones have larger numbers.
+    pub number: u64,
+    /// For whom it was.
+    pub to: ActorAddress,
+    /// The message.
+    pub message: MessageEnvelope,
+    /// Why it is here.
+    pub reason: DeadReason,
+    /// Since when.
+    pub since: SystemTime,
+}
+
+/// Why a message is among the dead letters.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum DeadReason {
+    /// It killed the actor that took it.
+    Poison {
+        /// How often: once, unless it was delivered again.
+        deaths: u32,
+        /// The last crash.
+        report: Arc<CrashReport>,
+    },
+    /// The actor was killed, or ended by its supervisor, while it had the message.
+    Interrupted,
+    /// The actor stopped before it came to the message.
+    Stopped,
+    /// The message's deadline was over when its turn came.
+    Late,
+}
+
+impl fmt::Display for DeadReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Poison { deaths: 1, report } => write!(f, "it crashed its receiver: {report}"),
+            Self::Poison { deaths, report } => write!(f, "it crashed its receiver {deaths} times, lastly: {report}"),
+            Self::Interrupted => f.write_str("its receiver was ended while it had it"),
+            Self::Stopped => f.write_str("its receiver stopped before it came to it"),
+            Self::Late => f.write_str("its deadline was over when its turn came"),
+        }
+    }
+}
+
+/// How many dead letters are kept. What is beyond makes room, oldest first, and is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeadLetterLimits {
+    /// In all. Default: 1,024.
+    pub letters: usize,
+    /// For one name, so that nobody can crowd out the others' letters. Default: 128.
+    pub letters_per_actor: usize,
+    /// Bytes of payload in all. Default: 16 MiB.
+    pub bytes: usize,
+}
+
+impl Default for DeadLetterLimits {
+    fn default() -> Self {
+        Self { letters: 1_024, letters_per_actor: 128, bytes: 16 << 20 }
+    }
+}
+
+/// The dead letters of a system.
+pub struct DeadLetters {
+    limits: DeadLetterLimits,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    letters: VecDeque<DeadLetter>,
+    per_actor: HashMap<ComponentId, usize>,
+    bytes: usize,
+    next: u64,
+    evicted: u64,
+}
+
+impl Kept {
+    fn remove(&mut self, at: usize) -> Option<DeadLetter> {
+        let letter = self.letters.remove(at)?;
+        self.bytes -= letter.message.payload.len();
+        if let Some(count) = self.per_actor.get_mut(letter.to.id()) {
+            *count -= 1;
+            if *count == 0 {
+                self.per_actor.remove(letter.to.id());
+            }
+        }
+        Some(letter)
+    }
+
+    fn evict(&mut self, at: usize) {
+        self.evicted += u64::from(self.remove(at).is_some());
+    }
+}
+
+impl fmt::Debug for DeadLetters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeadLetters").field("len", &self.len()).field("evicted", &self.evicted()).finish()
+    }
+}
+
+impl DeadLetters {
+    pub(crate) fn new(limits: DeadLetterLimits) -> Self {
+        Self { limits, kept: Mutex::default() }
+    }
+
+    pub(crate) fn add(&self, to: ActorAddress, message: MessageEnvelope, reason: DeadReason) {
+        let kept = &mut *self.kept.lock();
+        let number = kept.next;
+        kept.next += 1;
+        kept.bytes += message.payload.len();
+        let of_actor = kept.per_actor.entry(to.id().clone()).or_default();
+        *of_actor += 1;
+        if *of_actor > self.limits.letters_per_actor
+            && let Some(oldest) = kept.letters.iter().position(|letter| letter.to.id() == to.id())
+        {
+            kept.evict(oldest);
+        }
+        kept.letters.push_back(DeadLetter { number, to, message, reason, since: SystemTime::now() });
+        while kept.letters.len() > self.limits.letters || kept.bytes > self.limits.bytes {
+            kept.evict(0);
+        }
+    }
+
+    /// How many there are now.
+    pub fn len(&self) -> usize {
+        self.kept.lock().letters.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many there have been in all, those of now included.
+    pub fn total(&self) -> u64 {
+        self.kept.lock().next
+    }
+
+    /// How many had to make room for others.
+    pub fn evicted(&self) -> u64 {
+        self.kept.lock().evicted
+    }
+
+    /// All of them, the oldest first. They stay where they are; payloads are shared.
+    pub fn list(&self) -> Vec<DeadLetter> {
+        self.kept.lock().letters.iter().cloned().collect()
+    }
+
+    /// Takes one out, by its number.
+    pub fn take(&self, number: u64) -> Option<DeadLetter> {
+        let kept = &mut *self.kept.lock();
+        let at = kept.letters.iter().position(|letter| letter.number == number)?;
+        kept.remove(at)
+    }
+
+    /// Takes all of them out, the oldest first.
+    pub fn drain(&self) -> Vec<DeadLetter> {
+        let kept = &mut *self.kept.lock();
+        kept.per_actor.clear();
+        kept.bytes = 0;
+        kept.letters.drain(..).collect()
+    }
+
+    /// Puts back what could not be sent again.
+    pub(crate) fn put_back(&self, letter: DeadLetter) {
+        let kept = &mut *self.kept.lock();
+        kept.bytes += letter.message.payload.len();
+        *kept.per_actor.entry(letter.to.id().clone()).or_default() += 1;
+        let at = kept.letters.partition_point(|other| other.number < letter.number);
+        kept.letters.insert(at, letter);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use airssys_wasm_registry::ComponentRegistry;
+
+    use super::*;
+
+    fn addresses(names: &[&str]) -> Vec<ActorAddress> {
+        let registry = ComponentRegistry::<()>::new();
+        names.iter().map(|name| registry.register(&name.parse().unwrap(), Arc::new(())).unwrap()).collect()
+    }
+
+    fn payloads(letters: &DeadLetters) -> Vec<String> {
+        letters.list().iter().map(|letter| String::from_utf8_lossy(&letter.message.payload).into_owned()).collect()
+    }
+
+    #[test]
+    fn one_actor_does_not_crowd_out_the_others() {
+        let letters = DeadLetters::new(DeadLetterLimits { letters: 4, letters_per_actor: 2, bytes: 1_000 });
+        let to = addresses(&["a", "b"]);
+        letters.add(to[1].clone(), "b0".into(), DeadReason::Stopped);
+        for n in 0..5 {
+            letters.add(to[0].clone(), format!("a{n}").into(), DeadReason::Stopped);
+        }
+        assert_eq!(payloads(&letters), ["b0", "a3", "a4"]);
+        assert_eq!((letters.len(), letters.total(), letters.evicted()), (3, 6, 3));
+    }
+
+    #[test]
+    fn letters_and_bytes_are_bounded() {
+        let letters = DeadLetters::new(DeadLetterLimits { letters: 3, letters_per_actor: 9, bytes: 10 });
+        let to = addresses(&["a"]);
+        for payload in ["1", "2", "3", "4"] {
+            letters.add(to[0].clone(), payload.into(), DeadReason::Late);
+        }
+        assert_eq!(payloads(&letters), ["2", "3", "4"]);
+        letters.add(to[0].clone(), "nine char".into(), DeadReason::Late);
+        assert_eq!(payloads(&letters), ["4", "nine char"]);
+        letters.add(to[0].clone(), "more than ten".into(), DeadReason::Late);
+        assert_eq!((payloads(&letters).len(), letters.evicted()), (0, 6));
+    }
+
+    #[test]
+    fn they_are_taken_and_put_back_in_their_order() {
+        let letters = DeadLetters::new(DeadLetterLimits::default());
+        let to = addresses(&["a"]);
+        for payload in ["1", "2", "3"] {
+            letters.add(to[0].clone(), payload.into(), DeadReason::Stopped);
+        }
+        let second = letters.take(1).unwrap();
+        assert!(letters.take(1).is_none());
+        assert_eq!(payloads(&letters), ["1", "3"]);
+        letters.put_back(second);
+        assert_eq!(payloads(&letters), ["1", "2", "3"]);
+        assert_eq!(letters.drain().len(), 3);
+        assert!(letters.is_empty());
+        letters.add(to[0].clone(), "4".into(), DeadReason::Stopped);
+        assert_eq!((payloads(&letters), letters.total()), (vec!["4".to_owned()], 4));
+    }
+}

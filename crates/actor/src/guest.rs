@@ -1,0 +1,317 @@
+//! An incarnation that is a guest in its sandbox.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use airssys_wasm_isolation::{Crash, InstantiateError, Sandbox, SandboxSpec, TypedExport};
+use airssys_wasm_limits::CancellationToken;
+use airssys_wasm_registry::{ComponentId, MessageEnvelope, TopicPattern, TraceContext};
+use bytes::Bytes;
+
+use crate::{
+    Capabilities, ContractKind, CrashReport, During, HealthError, NoHandler, RestartPolicy, StartError, UpgradeError,
+    actor::{Blueprint, Handled, Live},
+    cell::{Cell, ReplyTo},
+    contract::{BrokerMessage, Contract, Message},
+};
+
+/// What an actor is spawned from: a sandbox's specification, and how it is an actor.
+pub struct ActorSpec<U: 'static> {
+    /// Its name.
+    pub id: ComponentId,
+    /// Its component, limits and grants.
+    pub sandbox: SandboxSpec<ActorState<U>>,
+    /// What it may do with messages. Default: nothing.
+    pub capabilities: Capabilities,
+    /// What its `init` is given.
+    pub config: BTreeMap<String, String>,
+    /// Topics that it is subscribed to from the start, whatever it may subscribe to by itself.
+    pub subscriptions: Vec<TopicPattern>,
+    /// Messages that its mailbox holds, at least one. Default: 1,024.
+    pub mailbox: usize,
+    /// How its failures are answered.
+    pub restart: RestartPolicy,
+    /// How many times a message may crash the actor before it goes to the dead letters. `None`, the default, is the first
+    /// time. A message that somebody waits for is never delivered again: its asker has been told.
+    pub redelivery: Option<u32>,
+    /// Actors that must be there before it, and are stopped after it.
+    pub depends_on: Vec<ComponentId>,
+}
+
+/// Deaths that a message may cause where redelivery is asked for without a number.
+pub const DEFAULT_REDELIVERY: u32 = 3;
+
+impl<U: Send + 'static> ActorSpec<U> {
+    /// An actor with defaults for everything else.
+    pub fn new(id: ComponentId, sandbox: SandboxSpec<ActorState<U>>) -> Self {
+        Self {
+            id,
+            sandbox,
+            capabilities: Capabilities::default(),
+            config: BTreeMap::new(),
+            subscriptions: Vec::new(),
+            mailbox: 1_024,
+            restart: RestartPolicy::default(),
+            redelivery: None,
+            depends_on: Vec::new(),
+        }
+    }
+}
+
+impl<U> Clone for ActorSpec<U> {
+    fn clone(&self) -> Self {
+        Self {
+            id: self.id.clone(),
+            sandbox: self.sandbox.clone(),
+            capabilities: self.capabilities.clone(),
+            config: self.config.clone(),
+            subscriptions: self.subscriptions.clone(),
+            mailbox: self.mailbox,
+            restart: self.restart.clone(),
+            redelivery: self.redelivery,
+            depends_on: self.depends_on.clone(),
+        }
+    }
+}
+
+impl<U> fmt::Debug for ActorSpec<U> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ActorSpec").field("id", &self.id).field("sandbox", &self.sandbox).finish_non_exhaustive()
+    }
+}
+
+/// What the store of an actor's sandbox holds beside the guest: the embedder's own state, and who the actor is.
+///
+/// Host functions of the embedder find it in [`HostState::ext`](airssys_wasm_isolation::HostState::ext).
+pub struct ActorState<U> {
+    /// The embedder's own, made anew for each incarnation.
+    pub user: U,
+    pub(crate) cell: Arc<Cell>,
+    pub(crate) capabilities: Arc<Capabilities>,
+    /// The trace of the message in hand.
+    pub(crate) trace: Option<Box<TraceContext>>,
+    /// Calls that were not granted, of this incarnation.
+    pub(crate) denials: u64,
+}
+
+impl<U> ActorState<U> {
+    /// The actor's name.
+    pub fn id(&self) -> &ComponentId {
+        self.cell.id()
+    }
+
+    /// The trace of the message in hand, with the span that is the parent of what is sent meanwhile.
+    pub fn trace(&self) -> Option<&TraceContext> {
+        self.trace.as_deref()
+    }
+}
+
+/// Makes the embedder's state for an incarnation.
+pub(crate) type MakeUser<U> = Arc<dyn Fn(&ComponentId) -> U + Send + Sync>;
+
+pub(crate) struct GuestBlueprint<U: 'static> {
+    sandbox: SandboxSpec<ActorState<U>>,
+    contract: Arc<Contract>,
+    capabilities: Arc<Capabilities>,
+    config: Arc<BTreeMap<String, String>>,
+    user: MakeUser<U>,
+}
+
+impl<U: Send + 'static> GuestBlueprint<U> {
+    pub(crate) fn new(
+        sandbox: SandboxSpec<ActorState<U>>,
+        capabilities: Capabilities,
+        config: BTreeMap<String, String>,
+        user: MakeUser<U>,
+    ) -> Result<Self, NoHandler> {
+        Ok(Self {
+            contract: Arc::new(Contract::of(sandbox.template().loaded())?),
+            sandbox,
+            capabilities: Arc::new(capabilities),
+            config: Arc::new(config),
+            user,
+        })
+    }
+}
+
+pub(crate) struct GuestLive<U: 'static> {
+    sandbox: Sandbox<ActorState<U>>,
+    handle: Handle,
+    contract: Arc<Contract>,
+}
+
+type ActorHandle = TypedExport<(Message,), (Result<Option<Bytes>, String>,)>;
+type WasmCloudHandle = TypedExport<(BrokerMessage,), (Result<(), String>,)>;
+
+enum Handle {
+    Actor(ActorHandle),
+    WasmCloud(WasmCloudHandle),
+}
+
+impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
+    type Live = GuestLive<U>;
+    type Version = SandboxSpec<ActorState<U>>;
+
+    async fn start(
+        &self,
+        cell: &Arc<Cell>,
+        state: Option<Bytes>,
+        interrupt: &CancellationToken,
+    ) -> Result<GuestLive<U>, StartError> {
+        let crashed = |during, crash| {
+            StartError::Crash(Arc::new(CrashReport {
+                actor: cell.address.clone(),
+                incarnation: cell.incarnation(),
+                during,
+                crash,
+            }))
+        };
+        let ext = ActorState {
+            user: (self.user)(cell.id()),
+            cell: Arc::clone(cell),
+            capabilities: Arc::clone(&self.capabilities),
+            trace: None,
+            denials: 0,
+        };
+        let mut sandbox = self.sandbox.instantiate_until(ext, interrupt).await.map_err(|error| match error {
+            InstantiateError::Crash(crash) => crashed(During::Start, crash),
+            other => StartError::Instantiate(other),
+        })?;
+        let contract = &self.contract;
+        let handle = match contract.kind {
+            ContractKind::Actor => Handle::Actor(sandbox.typed(&contract.handle)?),
+            ContractKind::WasmCloud => Handle::WasmCloud(sandbox.typed(&contract.handle)?),
+        };
+        if let Some(export) = &contract.init {
+            let init = sandbox.typed::<(Vec<(String, String)>,), (Result<(), String>,)>(export)?;
+            let config = self.config.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+            let called = sandbox.call_until(&init, (config,), interrupt).await;
+            let ((outcome,), back) = called.map_err(|crash| crashed(During::Init, crash))?;
+            outcome.map_err(|message| StartError::Refused { message })?;
+            sandbox = back;
+        }
+        if let (Some(state), Some(export)) = (state, &contract.restore) {
+            let restore = sandbox.typed::<(Bytes,), (Result<(), String>,)>(export)?;
+            let called = sandbox.call_until(&restore, (state,), interrupt).await;
+            let ((outcome,), back) = called.map_err(|crash| crashed(During::Restore, crash))?;
+            outcome.map_err(|message| StartError::RestoreRefused { message })?;
+            sandbox = back;
+        }
+        Ok(GuestLive { sandbox, handle, contract: Arc::clone(contract) })
+    }
+
+    fn upgraded(&self, sandbox: SandboxSpec<ActorState<U>>) -> Result<Self, UpgradeError> {
+        let contract = Contract::of(sandbox.template().loaded())?;
+        if contract.kind != self.contract.kind {
+            return Err(UpgradeError::OtherContract { now: self.contract.kind, new: contract.kind });
+        }
+        Ok(Self {
+            sandbox,
+            contract: Arc::new(contract),
+            capabilities: Arc::clone(&self.capabilities),
+            config: Arc::clone(&self.config),
+            user: Arc::clone(&self.user),
+        })
+    }
+
+    fn message_size(&self) -> u64 {
+        self.sandbox.quota().limits().message_size.as_u64()
+    }
+
+    fn keeps_state(&self) -> (bool, bool) {
+        (self.contract.snapshot.is_some(), self.contract.restore.is_some())
+    }
+}
+
+impl<U: Send + 'static> Live for GuestLive<U> {
+    async fn handle(
+        self,
+        message: &MessageEnvelope,
+        trace: Option<Box<TraceContext>>,
+        reply: &mut Option<ReplyTo>,
+        interrupt: &CancellationToken,
+    ) -> Result<(Handled, Self), Crash> {
+        let Self { mut sandbox, handle, contract } = self;
+        sandbox.ext_mut().trace = trace;
+        let topic = message.topic.as_ref().map(Arc::from);
+        match &handle {
+            Handle::Actor(export) => {
+                let message = Message {
+                    payload: message.payload.clone(),
+                    sender: message.sender.as_ref().map(|sender| sender.id().into()),
+                    topic,
+                    content_type: message.content_type.as_ref().map(|ty| Arc::clone(&ty.0)),
+                    wants_answer: reply.is_some(),
+                };
+                let ((handled,), sandbox) = sandbox.call_until(export, (message,), interrupt).await?;
+                Ok((handled, Self { sandbox, handle, contract }))
+            }
+            Handle::WasmCloud(export) => {
+                let cell = Arc::clone(&sandbox.ext().cell);
+                let reply_to = reply.take().map(|reply| {
+                    let subject = next_reply_subject(&cell);
+                    *cell.reply_subject.lock() = Some((Arc::clone(&subject), reply));
+                    subject
+                });
+                let message = BrokerMessage {
+                    subject: topic.unwrap_or_else(|| cell.id().into()),
+                    body: message.payload.clone(),
+                    reply_to,
+                };
+                let ((handled,), sandbox) = sandbox.call_until(export, (message,), interrupt).await?;
+                // Still there if nothing was published to it.
+                *reply = cell.reply_subject.lock().take().map(|(_, reply)| reply);
+                Ok((handled.map(|()| None), Self { sandbox, handle, contract }))
+            }
+        }
+    }
+
+    async fn health(mut self, interrupt: &CancellationToken) -> Result<(Result<(), HealthError>, Self), Crash> {
+        let Some(export) = &self.contract.health else { return Ok((Err(HealthError::NotOffered), self)) };
+        let check = match self.sandbox.typed::<(), (Result<(), String>,)>(export) {
+            Ok(check) => check,
+            Err(error) => return Ok((Err(HealthError::Contract(error)), self)),
+        };
+        let Self { sandbox, handle, contract } = self;
+        let ((health,), sandbox) = sandbox.call_until(&check, (), interrupt).await?;
+        Ok((health.map_err(|message| HealthError::Unwell { message }), Self { sandbox, handle, contract }))
+    }
+
+    async fn snapshot(mut self, interrupt: &CancellationToken) -> Result<(Result<Bytes, String>, Self), Crash> {
+        let Some(export) = &self.contract.snapshot else { return Ok((Ok(Bytes::new()), self)) };
+        let snapshot = match self.sandbox.typed::<(), (Result<Bytes, String>,)>(export) {
+            Ok(snapshot) => snapshot,
+            Err(error) => return Ok((Err(error.to_string()), self)),
+        };
+        let Self { sandbox, handle, contract } = self;
+        let ((state,), sandbox) = sandbox.call_until(&snapshot, (), interrupt).await?;
+        Ok((state, Self { sandbox, handle, contract }))
+    }
+
+    async fn shutdown(mut self, interrupt: &CancellationToken) -> Result<(), Crash> {
+        let Some(export) = &self.contract.shutdown else { return Ok(()) };
+        match self.sandbox.typed::<(), ()>(export) {
+            Ok(shutdown) => self.sandbox.call_until(&shutdown, (), interrupt).await.map(|_| ()),
+            Err(error) => {
+                tracing::warn!("not called at the end: {error}");
+                Ok(())
+            }
+        }
+    }
+
+    fn memory(&self) -> u64 {
+        self.sandbox.usage().memory
+    }
+}
+
+/// A subject that stands for one asker. Nobody else can publish to it: it means something in its own actor only.
+fn next_reply_subject(cell: &Cell) -> Arc<str> {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    format!("_reply.{}.{}", cell.address.generation(), NEXT.fetch_add(1, Ordering::Relaxed)).into()
+}

@@ -1,0 +1,311 @@
+//! What a guest may import: messages to others, and lines for the log. Every call is checked against the component's
+//! capabilities, and answered by an error it can handle.
+
+use std::{num::NonZeroU64, sync::Arc, time::Duration};
+
+use airssys_wasm_engine::{
+    Linker,
+    wasmtime::{self, StoreContextMut},
+};
+use airssys_wasm_isolation::HostState;
+use airssys_wasm_registry::{
+    ComponentId, ContentType, MessageEnvelope, Refusal, SendError, Topic, TopicPattern, WhenFull,
+};
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::{
+    ActorState, DeniedAction, SystemEvent,
+    cell::{Cell, Delivery, Endpoint, ReplyTo, Unanswered},
+    contract::{BrokerMessage, GuestRequestError, GuestSendError, GuestSubscribeError, Level},
+};
+
+type Ctx<'a, U> = StoreContextMut<'a, HostState<ActorState<U>>>;
+
+/// Defines all of it in a linker.
+pub(crate) fn link<U: Send + 'static>(linker: &mut Linker<HostState<ActorState<U>>>) -> wasmtime::Result<()> {
+    let mut messaging = linker.instance("airssys:actor/messaging@0.1.0")?;
+    messaging.func_wrap("self-id", |store: Ctx<'_, U>, (): ()| Ok((Arc::<str>::from(store.data().ext.id()),)))?;
+    messaging.func_wrap(
+        "send",
+        |mut store: Ctx<'_, U>, (to, payload, content_type): (String, Bytes, Option<Arc<str>>)| {
+            Ok((send(&mut store.data_mut().ext, &to, payload, content_type),))
+        },
+    )?;
+    messaging.func_wrap_async(
+        "request",
+        |mut store: Ctx<'_, U>, (to, payload, timeout_ms): (String, Bytes, u32)| {
+            Box::new(async move {
+                let timeout = Duration::from_millis(timeout_ms.into());
+                Ok((request(&mut store.data_mut().ext, &to, payload, timeout).await,))
+            })
+        },
+    )?;
+    messaging.func_wrap_async("publish", |mut store: Ctx<'_, U>, (topic, payload): (String, Bytes)| {
+        Box::new(async move { Ok((publish(&mut store.data_mut().ext, &topic, payload).await,)) })
+    })?;
+    messaging.func_wrap("subscribe", |mut store: Ctx<'_, U>, (pattern,): (String,)| {
+        Ok((subscribe(&mut store.data_mut().ext, &pattern),))
+    })?;
+    messaging.func_wrap("unsubscribe", |store: Ctx<'_, U>, (pattern,): (String,)| {
+        if let Ok(pattern) = TopicPattern::new(&pattern) {
+            let removed = store.data().ext.cell.subscriptions.lock().remove(&pattern);
+            // It locks the broker when it is dropped.
+            drop(removed);
+        }
+        Ok(())
+    })?;
+
+    linker.instance("airssys:actor/logging@0.1.0")?.func_wrap(
+        "log",
+        |store: Ctx<'_, U>, (level, line): (Level, String)| {
+            log(&store.data().ext.cell, level, &line);
+            Ok(())
+        },
+    )?;
+
+    let mut consumer = linker.instance("wasmcloud:messaging/consumer@0.2.0")?;
+    consumer.func_wrap_async(
+        "request",
+        |mut store: Ctx<'_, U>, (subject, body, timeout_ms): (String, Bytes, u32)| {
+            Box::new(async move {
+                let timeout = Duration::from_millis(timeout_ms.into());
+                let answer = request_topic(&mut store.data_mut().ext, &subject, body, timeout).await;
+                let message = |body| BrokerMessage { subject: subject.into(), body, reply_to: None };
+                Ok((answer.map(message).map_err(|error| error.to_string()),))
+            })
+        },
+    )?;
+    consumer.func_wrap_async("publish", |mut store: Ctx<'_, U>, (message,): (BrokerMessage,)| {
+        Box::new(async move {
+            let state = &mut store.data_mut().ext;
+            if answer_asker(&state.cell, &message) {
+                return Ok((Ok(()),));
+            }
+            let published = publish(state, &message.subject, message.body).await;
+            Ok((published.map(|_| ()).map_err(|error| error.to_string()),))
+        })
+    })
+}
+
+impl<U> ActorState<U> {
+    /// A message from this actor, in the trace of the one in hand.
+    fn envelope(&self, payload: Bytes) -> MessageEnvelope {
+        let mut message = MessageEnvelope::new(payload);
+        message.sender = Some(self.cell.address.clone());
+        message.trace.clone_from(&self.trace);
+        message
+    }
+
+    fn deny(&mut self, action: DeniedAction, target: &str) {
+        self.denials += 1;
+        self.cell.metrics.denied.increment(1);
+        // The first is news; a thousand of them are a flood.
+        if self.denials == 1 {
+            tracing::warn!(actor = %self.cell.id(), %action, target = %target.escape_debug(), "denied");
+        } else {
+            tracing::debug!(actor = %self.cell.id(), %action, target = %target.escape_debug(), "denied");
+        }
+        let actor = || self.cell.address.clone();
+        self.cell.core.event(|| SystemEvent::Denied { actor: actor(), action, target: target.to_owned() });
+    }
+}
+
+fn send<U>(
+    state: &mut ActorState<U>,
+    to: &str,
+    payload: Bytes,
+    content_type: Option<Arc<str>>,
+) -> Result<(), GuestSendError> {
+    let to = ComponentId::new(to).map_err(invalid)?;
+    if !state.capabilities.may_send(&to) {
+        state.deny(DeniedAction::Send, to.as_str());
+        return Err(GuestSendError::Denied);
+    }
+    let mut message = state.envelope(payload);
+    message.content_type = content_type.map(ContentType);
+    state.cell.core.router.send(&to, message).map_err(|error| match error {
+        SendError::Refused { reason, .. } => refused(reason),
+        _ => GuestSendError::Unknown,
+    })
+}
+
+fn invalid(error: impl ToString) -> GuestSendError {
+    GuestSendError::Invalid(error.to_string())
+}
+
+fn refused(reason: Refusal) -> GuestSendError {
+    match reason {
+        Refusal::Full => GuestSendError::Full,
+        Refusal::Restarting => GuestSendError::Restarting,
+        Refusal::TooLarge { allowed, .. } => GuestSendError::TooLarge(allowed),
+        _ => GuestSendError::Stopped,
+    }
+}
+
+async fn request<U>(
+    state: &mut ActorState<U>,
+    to: &str,
+    payload: Bytes,
+    timeout: Duration,
+) -> Result<Bytes, GuestRequestError> {
+    let to = ComponentId::new(to).map_err(|error| GuestRequestError::NotSent(invalid(error)))?;
+    if !state.capabilities.may_request(&to) {
+        state.deny(DeniedAction::Request, to.as_str());
+        return Err(GuestRequestError::NotSent(GuestSendError::Denied));
+    }
+    let receivers = state.cell.core.registry.sinks(&to);
+    ask_first(&state.cell, receivers, state.envelope(payload), timeout).await
+}
+
+/// Asks one of those who subscribed to a topic.
+async fn request_topic<U>(
+    state: &mut ActorState<U>,
+    topic: &str,
+    payload: Bytes,
+    timeout: Duration,
+) -> Result<Bytes, GuestRequestError> {
+    let topic = Topic::new(topic).map_err(|error| GuestRequestError::NotSent(invalid(error)))?;
+    if !state.capabilities.may_publish(&topic) {
+        state.deny(DeniedAction::Publish, topic.as_str());
+        return Err(GuestRequestError::NotSent(GuestSendError::Denied));
+    }
+    let receivers = state.cell.core.broker.sinks(&topic);
+    let mut message = state.envelope(payload);
+    message.topic = Some(topic);
+    ask_first(&state.cell, receivers, message, timeout).await
+}
+
+/// Asks the first who has room; where none has, waits for the first of all.
+async fn ask_first(
+    asker: &Cell,
+    receivers: Vec<Arc<Endpoint>>,
+    mut message: MessageEnvelope,
+    timeout: Duration,
+) -> Result<Bytes, GuestRequestError> {
+    let receivers: Vec<_> = receivers
+        .iter()
+        .filter_map(|receiver| match &**receiver {
+            Endpoint::Actor(cell) => Some(cell),
+            // Subscribers of the host do not answer.
+            Endpoint::Host(_) => None,
+        })
+        .collect();
+    let Some(first) = receivers.first() else {
+        return Err(GuestRequestError::NotSent(GuestSendError::Unknown));
+    };
+    let receiver = receivers.iter().find(|cell| cell.load().queued < cell.load().capacity).unwrap_or(first);
+    let Some(_waiting) = Waiting::begin(asker, receiver) else { return Err(GuestRequestError::Cycle) };
+    let until = tokio::time::Instant::now() + timeout;
+    message.deadline = Some(until.into_std());
+    message.target = Some(receiver.address.generation());
+    let (reply, answer) = oneshot::channel();
+    let exchange = async {
+        let delivery = Delivery { message, reply: Some(ReplyTo(reply)) };
+        receiver.push(delivery).await.map_err(|(reason, _)| GuestRequestError::NotSent(refused(reason)))?;
+        match answer.await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(Unanswered::Crashed(_))) => Err(GuestRequestError::Crashed),
+            Ok(Err(Unanswered::Failed(message))) => Err(GuestRequestError::Failed(message)),
+            Ok(Err(Unanswered::NoReply)) => Err(GuestRequestError::NoAnswer),
+            Ok(Err(Unanswered::Late)) => Err(GuestRequestError::Timeout),
+            Err(_) => Err(GuestRequestError::Stopped),
+        }
+    };
+    tokio::time::timeout_at(until, exchange).await.unwrap_or(Err(GuestRequestError::Timeout))
+}
+
+/// That one actor waits for another, known to all, so that nobody waits for himself.
+struct Waiting<'a> {
+    asker: &'a Cell,
+}
+
+impl<'a> Waiting<'a> {
+    /// `None` when the receiver waits for the asker, itself or through others.
+    fn begin(asker: &'a Cell, receiver: &Cell) -> Option<Self> {
+        let (me, other) = (asker.address.generation(), receiver.address.generation());
+        let mut waits = asker.core.waits.lock();
+        let mut at: Option<NonZeroU64> = Some(other);
+        while let Some(actor) = at {
+            if actor == me {
+                return None;
+            }
+            at = waits.get(&actor).copied();
+        }
+        waits.insert(me, other);
+        Some(Self { asker })
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.asker.core.waits.lock().remove(&self.asker.address.generation());
+    }
+}
+
+async fn publish<U>(state: &mut ActorState<U>, topic: &str, payload: Bytes) -> Result<u32, GuestSendError> {
+    let topic = Topic::new(topic).map_err(invalid)?;
+    if !state.capabilities.may_publish(&topic) {
+        state.deny(DeniedAction::Publish, topic.as_str());
+        return Err(GuestSendError::Denied);
+    }
+    let report = state.cell.core.broker.publish(&topic, state.envelope(payload)).await;
+    Ok(report.delivered as u32)
+}
+
+/// Completes the ask whose one-shot subject this is.
+fn answer_asker(cell: &Cell, message: &BrokerMessage) -> bool {
+    let mut waiting = cell.reply_subject.lock();
+    match waiting.take_if(|(subject, _)| *subject == message.subject) {
+        Some((_, reply)) => {
+            drop(waiting);
+            if !reply.send(Ok(message.body.clone())) {
+                cell.metrics.unclaimed.increment(1);
+            }
+            true
+        }
+        None => false,
+    }
+}
+
+fn subscribe<U>(state: &mut ActorState<U>, pattern: &str) -> Result<(), GuestSubscribeError> {
+    let pattern = TopicPattern::new(pattern).map_err(|error| GuestSubscribeError::Invalid(error.to_string()))?;
+    if !state.capabilities.may_subscribe(&pattern) {
+        state.deny(DeniedAction::Subscribe, pattern.as_str());
+        return Err(GuestSubscribeError::Denied);
+    }
+    let most = state.capabilities.subscriptions;
+    if state.cell.subscribe(pattern, most) { Ok(()) } else { Err(GuestSubscribeError::TooMany(most)) }
+}
+
+impl Cell {
+    /// Subscribes to a pattern, once, unless there are so many subscriptions already.
+    pub(crate) fn subscribe(self: &Arc<Self>, pattern: TopicPattern, most: u32) -> bool {
+        let mut subscriptions = self.subscriptions.lock();
+        if subscriptions.contains_key(&pattern) {
+            return true;
+        }
+        if subscriptions.len() as u64 >= u64::from(most) {
+            return false;
+        }
+        let sink = Arc::new(Endpoint::Actor(Arc::clone(self)));
+        let subscription = self.core.broker.subscribe(&pattern, sink, WhenFull::Error);
+        subscriptions.insert(pattern, subscription);
+        true
+    }
+}
+
+/// Bytes after which a line is cut.
+const LONGEST_LINE: usize = 4 << 10;
+
+fn log(cell: &Cell, level: Level, line: &str) {
+    let cut = line.floor_char_boundary(LONGEST_LINE);
+    let (actor, line, left_out) = (cell.id(), line[..cut].escape_debug(), line.len() - cut);
+    match level {
+        Level::Trace => tracing::trace!(target: "guest", %actor, left_out, "{line}"),
+        Level::Debug => tracing::debug!(target: "guest", %actor, left_out, "{line}"),
+        Level::Info => tracing::info!(target: "guest", %actor, left_out, "{line}"),
+        Level::Warn => tracing::warn!(target: "guest", %actor, left_out, "{line}"),
+        Level::Error => tracing::error!(target: "guest", %actor, left_out, "{line}"),
+    }
+}

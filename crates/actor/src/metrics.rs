@@ -1,0 +1,71 @@
+//! What is counted, through the `metrics` facade. Handles are looked up once; where nobody listens they are empty.
+
+use std::time::Instant;
+
+use airssys_wasm_isolation::CrashClass;
+use airssys_wasm_registry::ComponentId;
+use metrics::{Counter, Gauge, Histogram, Label};
+
+/// The handles of a system, or of one actor where actors are told apart.
+pub(crate) struct Metrics {
+    pub(crate) messages: Counter,
+    pub(crate) failures: Counter,
+    latency: Option<Histogram>,
+    pub(crate) mailbox_depth: Histogram,
+    pub(crate) memory: Histogram,
+    pub(crate) restarts: Counter,
+    crashes: [Counter; CrashClass::ALL.len()],
+    pub(crate) dead_letters: Counter,
+    pub(crate) denied: Counter,
+    pub(crate) unclaimed: Counter,
+    pub(crate) actors: Gauge,
+}
+
+impl Metrics {
+    pub(crate) fn new(actor: Option<&ComponentId>) -> Self {
+        let labels = || -> Vec<Label> { actor.map(|id| Label::new("actor", id.to_string())).into_iter().collect() };
+        // A recorder without any state is the one that records nothing.
+        let listening = metrics::with_recorder(|recorder| size_of_val(recorder) != 0);
+        let crashes = CrashClass::ALL.map(|class| {
+            let mut labels = labels();
+            labels.push(Label::from_static_parts("kind", class.as_str()));
+            metrics::counter!("airssys_actor_crashes_total", labels)
+        });
+        Self {
+            messages: metrics::counter!("airssys_actor_messages_total", labels()),
+            failures: metrics::counter!("airssys_actor_handler_errors_total", labels()),
+            latency: listening.then(|| metrics::histogram!("airssys_actor_handler_seconds", labels())),
+            mailbox_depth: metrics::histogram!("airssys_actor_mailbox_depth", labels()),
+            memory: metrics::histogram!("airssys_actor_memory_bytes", labels()),
+            restarts: metrics::counter!("airssys_actor_restarts_total", labels()),
+            crashes,
+            dead_letters: metrics::counter!("airssys_actor_dead_letters_total", labels()),
+            denied: metrics::counter!("airssys_actor_denied_total", labels()),
+            unclaimed: metrics::counter!("airssys_actor_unclaimed_answers_total", labels()),
+            actors: metrics::gauge!("airssys_actors", labels()),
+        }
+    }
+
+    pub(crate) fn crash(&self, class: CrashClass) {
+        if let Some(at) = CrashClass::ALL.iter().position(|&known| known == class) {
+            self.crashes[at].increment(1);
+        }
+    }
+
+    /// When a message is taken. Reads the clock only where somebody listens.
+    pub(crate) fn taken(&self, queued: impl FnOnce() -> usize) -> Option<Instant> {
+        self.messages.increment(1);
+        self.latency.as_ref().map(|_| {
+            self.mailbox_depth.record(queued() as f64);
+            Instant::now()
+        })
+    }
+
+    /// When it is done with.
+    pub(crate) fn done(&self, taken: Option<Instant>, memory: u64) {
+        if let (Some(latency), Some(taken)) = (&self.latency, taken) {
+            latency.record(taken.elapsed());
+            self.memory.record(memory as f64);
+        }
+    }
+}

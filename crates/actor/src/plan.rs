@@ -1,0 +1,505 @@
+//! What a supervisor does next, as Erlang/OTP defines it. A state machine without tasks, channels or clocks of its own:
+//! it is told what happened and when, and says whom to start and whom to end.
+
+use tokio::time::Instant;
+
+use crate::{Backoff, Intensity, Strategy, policy::History};
+
+/// A supervisor's view of its children.
+pub(crate) struct Plan {
+    strategy: Strategy,
+    intensity: Intensity,
+    backoff: Backoff,
+    random: fastrand::Rng,
+    history: History,
+    phases: Vec<Phase>,
+    /// Children that are not started again, and so not with their siblings either.
+    temporary: Vec<bool>,
+    /// Groups on their way down and up again. Only under one-for-one is there more than one.
+    batches: Vec<Batch>,
+    mode: Mode,
+    orders: Vec<Order>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Not there, and to be started when its turn comes.
+    Down,
+    Starting,
+    Up,
+    Ending,
+    /// For good.
+    Gone,
+}
+
+struct Batch {
+    /// In the order of their start.
+    members: Vec<usize>,
+    stage: Stage,
+}
+
+enum Stage {
+    /// Ends them, the last first; then waits until that time.
+    Ending(Instant),
+    Waiting(Instant),
+    /// Starts them, the first first, each when the one before is up.
+    Starting,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Idle,
+    /// The first start of all: one failure is enough.
+    First,
+    Live,
+    /// Ends them all: for good, or to be started again.
+    Closing {
+        for_good: bool,
+    },
+}
+
+/// What a supervisor has to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    Start(usize),
+    /// End it, to be started again.
+    Suspend(usize),
+    /// End it for good.
+    Dismiss(usize),
+    /// All are up for the first time.
+    Started,
+    /// Too many failures: its parent's turn.
+    GiveUp,
+    /// All are ended.
+    Closed,
+}
+
+impl Plan {
+    /// For children of which some are temporary, in the order of their start.
+    pub(crate) fn new(
+        strategy: Strategy,
+        intensity: Intensity,
+        backoff: Backoff,
+        temporary: Vec<bool>,
+        random: fastrand::Rng,
+    ) -> Self {
+        Self {
+            strategy,
+            intensity,
+            backoff,
+            random,
+            history: History::default(),
+            phases: vec![Phase::Down; temporary.len()],
+            temporary,
+            batches: Vec::new(),
+            mode: Mode::Idle,
+            orders: Vec::new(),
+        }
+    }
+
+    /// What is to be done now. Asking takes it away.
+    pub(crate) fn orders(&mut self) -> Vec<Order> {
+        std::mem::take(&mut self.orders)
+    }
+
+    /// When [`tick`](Self::tick) has something to do next.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        let due = |batch: &Batch| match batch.stage {
+            Stage::Waiting(at) => Some(at),
+            Stage::Ending(_) | Stage::Starting => None,
+        };
+        self.batches.iter().filter_map(due).min()
+    }
+
+    /// Starts all of them, in order.
+    pub(crate) fn start(&mut self, now: Instant) {
+        self.mode = Mode::First;
+        self.history.forget();
+        self.batches = vec![Batch { members: (0..self.phases.len()).collect(), stage: Stage::Starting }];
+        self.tick(now);
+    }
+
+    /// Ends all of them, the last first.
+    pub(crate) fn close(&mut self, for_good: bool, now: Instant) {
+        // Once for good is for good.
+        let for_good = for_good || self.mode == (Mode::Closing { for_good: true });
+        self.mode = Mode::Closing { for_good };
+        self.batches = vec![Batch { members: (0..self.phases.len()).collect(), stage: Stage::Ending(now) }];
+        self.tick(now);
+    }
+
+    pub(crate) fn started(&mut self, child: usize, now: Instant) {
+        if matches!(self.phases[child], Phase::Starting | Phase::Down) {
+            self.phases[child] = Phase::Up;
+        }
+        self.tick(now);
+    }
+
+    pub(crate) fn suspended(&mut self, child: usize, now: Instant) {
+        if self.phases[child] == Phase::Ending {
+            self.phases[child] = Phase::Down;
+        }
+        self.tick(now);
+    }
+
+    pub(crate) fn gone(&mut self, child: usize, now: Instant) {
+        self.phases[child] = Phase::Gone;
+        self.tick(now);
+    }
+
+    /// A child failed that nobody had told to end.
+    pub(crate) fn failed(&mut self, child: usize, restart: bool, backoff: Option<Backoff>, now: Instant) {
+        self.phases[child] = Phase::Down;
+        match self.mode {
+            Mode::First => return self.orders.push(Order::GiveUp),
+            Mode::Live if !restart => {
+                self.phases[child] = Phase::Ending;
+                self.orders.push(Order::Dismiss(child));
+            }
+            Mode::Live => {
+                let Some(nth) = self.history.note(&self.intensity, now) else {
+                    return self.orders.push(Order::GiveUp);
+                };
+                let until = now + backoff.unwrap_or(self.backoff).delay(nth, &mut self.random);
+                let first = match self.strategy {
+                    Strategy::OneForOne => {
+                        for batch in &mut self.batches {
+                            batch.members.retain(|&member| member != child);
+                        }
+                        self.batches.push(Batch { members: vec![child], stage: Stage::Ending(until) });
+                        return self.tick(now);
+                    }
+                    Strategy::OneForAll => 0,
+                    Strategy::RestForOne => child,
+                };
+                // Together with those that are on their way already.
+                let first = self.batches.iter().flat_map(|batch| batch.members.first()).fold(first, |a, &b| a.min(b));
+                self.batches =
+                    vec![Batch { members: (first..self.phases.len()).collect(), stage: Stage::Ending(until) }];
+            }
+            Mode::Idle | Mode::Closing { .. } => {}
+        }
+        self.tick(now);
+    }
+
+    /// Moves on whatever can move on.
+    pub(crate) fn tick(&mut self, now: Instant) {
+        let mut batches = std::mem::take(&mut self.batches);
+        batches.retain_mut(|batch| self.advance(batch, now));
+        self.batches = batches;
+        if !self.batches.is_empty() {
+            return;
+        }
+        match self.mode {
+            Mode::First => {
+                self.mode = Mode::Live;
+                self.orders.push(Order::Started);
+            }
+            Mode::Closing { .. } => {
+                self.mode = Mode::Idle;
+                self.orders.push(Order::Closed);
+            }
+            Mode::Idle | Mode::Live => {}
+        }
+    }
+
+    /// Says whether the batch is still needed.
+    fn advance(&mut self, batch: &mut Batch, now: Instant) -> bool {
+        let for_good = self.mode == (Mode::Closing { for_good: true });
+        if let Stage::Ending(until) = batch.stage {
+            let lives = |&member: &usize| match self.phases[member] {
+                Phase::Up | Phase::Starting | Phase::Ending => true,
+                Phase::Down => for_good,
+                Phase::Gone => false,
+            };
+            match batch.members.iter().copied().rev().find(|member| lives(member)) {
+                Some(member) if self.phases[member] == Phase::Ending => return true,
+                Some(member) => {
+                    let dismiss = for_good || (self.temporary[member] && self.mode == Mode::Live);
+                    self.orders.push(if dismiss { Order::Dismiss(member) } else { Order::Suspend(member) });
+                    self.phases[member] = Phase::Ending;
+                    return true;
+                }
+                None if matches!(self.mode, Mode::Closing { .. }) => return false,
+                None => batch.stage = Stage::Waiting(until),
+            }
+        }
+        if let Stage::Waiting(until) = batch.stage {
+            if now < until {
+                return true;
+            }
+            batch.stage = Stage::Starting;
+        }
+        let next = batch
+            .members
+            .iter()
+            .copied()
+            .find(|&member| matches!(self.phases[member], Phase::Down | Phase::Starting | Phase::Ending));
+        match next {
+            None => false,
+            Some(member) => {
+                if self.phases[member] == Phase::Down {
+                    self.phases[member] = Phase::Starting;
+                    self.orders.push(Order::Start(member));
+                }
+                true
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::VecDeque, time::Duration};
+
+    use proptest::{
+        prelude::{any, prop, prop_assert, prop_oneof, proptest},
+        strategy::Strategy as Arbitrary,
+    };
+
+    use super::*;
+
+    /// Children as a supervisor's orders leave them.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Child {
+        Down,
+        Starting,
+        Up,
+        Ending { for_good: bool },
+        Gone,
+    }
+
+    /// What happens next in the world.
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        /// The oldest order still open is carried out, or its start fails.
+        Obey {
+            fails: bool,
+        },
+        /// A child that is up fails.
+        Fail {
+            child: usize,
+            restart: bool,
+        },
+        /// A child is stopped by the host.
+        Stop {
+            child: usize,
+        },
+        Pass {
+            ms: u64,
+        },
+    }
+
+    fn step() -> impl Arbitrary<Value = Step> {
+        prop_oneof![
+            8 => prop::bool::weighted(0.1).prop_map(|fails| Step::Obey { fails }),
+            3 => (0..4_usize, prop::bool::weighted(0.9)).prop_map(|(child, restart)| Step::Fail { child, restart }),
+            1 => (0..4_usize).prop_map(|child| Step::Stop { child }),
+            3 => (0..30_u64).prop_map(|ms| Step::Pass { ms }),
+        ]
+    }
+
+    const INTENSITY: Intensity = Intensity { restarts: 5, within: Duration::from_millis(200) };
+
+    struct World {
+        plan: Plan,
+        strategy: Strategy,
+        children: Vec<Child>,
+        open: VecDeque<usize>,
+        now: Instant,
+        restarts: Vec<Instant>,
+        given_up: bool,
+        closed: bool,
+    }
+
+    impl World {
+        fn new(strategy: Strategy, temporary: Vec<bool>) -> Self {
+            let backoff = Backoff { first: Duration::from_millis(10), jitter: 0.0, ..Backoff::default() };
+            let now = Instant::now();
+            let count = temporary.len();
+            let mut plan = Plan::new(strategy, INTENSITY, backoff, temporary, fastrand::Rng::with_seed(1));
+            plan.start(now);
+            Self {
+                plan,
+                strategy,
+                children: vec![Child::Down; count],
+                open: VecDeque::new(),
+                now,
+                restarts: Vec::new(),
+                given_up: false,
+                closed: false,
+            }
+        }
+
+        /// Takes the plan's orders, and sees that each makes sense.
+        fn take_orders(&mut self) {
+            for order in self.plan.orders() {
+                match order {
+                    Order::Start(child) => {
+                        assert_eq!(self.children[child], Child::Down);
+                        if self.strategy != Strategy::OneForOne {
+                            // In order, each when those before are up.
+                            assert!(self.children[..child].iter().all(|c| matches!(c, Child::Up | Child::Gone)));
+                        }
+                        self.children[child] = Child::Starting;
+                        self.open.push_back(child);
+                    }
+                    Order::Suspend(child) | Order::Dismiss(child) => {
+                        assert!(!matches!(self.children[child], Child::Gone | Child::Ending { .. }));
+                        if matches!(order, Order::Suspend(_)) {
+                            // The last first.
+                            assert!(self.children[child + 1..].iter().all(|c| matches!(c, Child::Down | Child::Gone)));
+                        }
+                        self.children[child] = Child::Ending { for_good: matches!(order, Order::Dismiss(_)) };
+                        self.open.retain(|&open| open != child);
+                        self.open.push_back(child);
+                    }
+                    Order::Started => assert!(!self.closed),
+                    Order::GiveUp => {
+                        assert!(!self.given_up);
+                        self.given_up = true;
+                        self.plan.close(true, self.now);
+                        return self.take_orders();
+                    }
+                    Order::Closed => self.closed = true,
+                }
+            }
+        }
+
+        fn take(&mut self, step: Step) {
+            match step {
+                Step::Obey { fails } => {
+                    let Some(child) = self.open.pop_front() else { return };
+                    match self.children[child] {
+                        Child::Starting if fails => {
+                            self.children[child] = Child::Down;
+                            self.fail(child, true);
+                        }
+                        Child::Starting => {
+                            self.children[child] = Child::Up;
+                            self.plan.started(child, self.now);
+                        }
+                        Child::Ending { for_good: true } => {
+                            self.children[child] = Child::Gone;
+                            self.plan.gone(child, self.now);
+                        }
+                        Child::Ending { for_good: false } => {
+                            self.children[child] = Child::Down;
+                            self.plan.suspended(child, self.now);
+                        }
+                        Child::Down | Child::Up | Child::Gone => {}
+                    }
+                }
+                Step::Fail { child, restart } => {
+                    if self.children.get(child) == Some(&Child::Up) {
+                        self.children[child] = Child::Down;
+                        self.fail(child, restart);
+                    }
+                }
+                Step::Stop { child } => {
+                    if matches!(self.children.get(child), Some(Child::Up | Child::Down)) {
+                        self.children[child] = Child::Gone;
+                        self.plan.gone(child, self.now);
+                    }
+                }
+                Step::Pass { ms } => {
+                    self.now += Duration::from_millis(ms);
+                    self.plan.tick(self.now);
+                }
+            }
+            self.take_orders();
+        }
+
+        fn fail(&mut self, child: usize, restart: bool) {
+            let first = self.plan.mode == Mode::First;
+            let closing = matches!(self.plan.mode, Mode::Closing { .. });
+            self.plan.failed(child, restart, None, self.now);
+            if closing || (!restart && !first) {
+                return;
+            }
+            // The model of intensity: one too many within the period, or any at the first start.
+            let since = self.now.checked_sub(INTENSITY.within);
+            let recent = self.restarts.iter().filter(|&&at| since.is_none_or(|since| at > since)).count();
+            let too_many = first || recent >= INTENSITY.restarts as usize;
+            assert_eq!(self.plan.orders.contains(&Order::GiveUp), too_many);
+            self.restarts.push(self.now);
+        }
+
+        /// Lets everything come to rest.
+        fn settle(&mut self) {
+            for _ in 0..1_000 {
+                while !self.open.is_empty() {
+                    self.take(Step::Obey { fails: false });
+                }
+                let Some(due) = self.plan.due() else { return };
+                self.now = self.now.max(due);
+                self.plan.tick(self.now);
+                self.take_orders();
+            }
+            panic!("it never comes to rest");
+        }
+    }
+
+    fn strategies() -> impl Arbitrary<Value = Strategy> {
+        prop::sample::select(vec![Strategy::OneForOne, Strategy::OneForAll, Strategy::RestForOne])
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happens_all_come_up_or_are_given_up(
+            strategy in strategies(),
+            temporary in prop::collection::vec(prop::bool::weighted(0.2), 1..4),
+            steps in prop::collection::vec(step(), 0..60),
+        ) {
+            let mut world = World::new(strategy, temporary);
+            world.take_orders();
+            for step in steps {
+                world.take(step);
+            }
+            world.settle();
+            if world.given_up {
+                prop_assert!(world.closed);
+                prop_assert!(world.children.iter().all(|child| *child == Child::Gone), "{:?}", world.children);
+            } else {
+                prop_assert!(
+                    world.children.iter().all(|child| matches!(child, Child::Up | Child::Gone)),
+                    "{:?}",
+                    world.children
+                );
+            }
+        }
+
+        #[test]
+        fn closing_at_any_moment_ends_all(
+            strategy in strategies(),
+            steps in prop::collection::vec(step(), 0..40),
+            for_good in any::<bool>(),
+        ) {
+            let mut world = World::new(strategy, vec![false; 3]);
+            world.take_orders();
+            for step in steps {
+                world.take(step);
+            }
+            let was_given_up = world.given_up;
+            world.closed = false;
+            world.plan.close(for_good || was_given_up, world.now);
+            world.take_orders();
+            world.settle();
+            prop_assert!(world.closed);
+            let ended = |child: &Child| if for_good || was_given_up {
+                *child == Child::Gone
+            } else {
+                matches!(child, Child::Down | Child::Gone)
+            };
+            prop_assert!(world.children.iter().all(ended), "{:?}", world.children);
+            if !(for_good || was_given_up) {
+                // And all come back when they are told to.
+                world.closed = false;
+                world.plan.start(world.now);
+                world.take_orders();
+                world.settle();
+                prop_assert!(world.children.iter().all(|child| matches!(child, Child::Up | Child::Gone)));
+            }
+        }
+    }
+}

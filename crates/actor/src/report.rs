@@ -1,0 +1,102 @@
+//! How an actor's incarnation ended: a crash with whose it was, or a start that failed.
+
+use std::{fmt, sync::Arc};
+
+use airssys_wasm_isolation::{Crash, InstantiateError};
+use airssys_wasm_registry::ActorAddress;
+
+/// A crash, and whose it was.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct CrashReport {
+    /// The actor.
+    pub actor: ActorAddress,
+    /// Which of its incarnations, counted from 1. Each start, restart and upgrade is one.
+    pub incarnation: u64,
+    /// What it was doing.
+    pub during: During,
+    /// What went wrong.
+    pub crash: Crash,
+}
+
+impl fmt::Display for CrashReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (incarnation {}) in {}: {}", self.actor, self.incarnation, self.during, self.crash)
+    }
+}
+
+impl std::error::Error for CrashReport {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.crash)
+    }
+}
+
+/// What an actor was doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum During {
+    /// Being instantiated: start code.
+    Start,
+    /// `init`.
+    Init,
+    /// A message.
+    Message,
+    /// `health`.
+    Health,
+    /// `snapshot`.
+    Snapshot,
+    /// `restore`.
+    Restore,
+    /// `shutdown`.
+    Shutdown,
+}
+
+impl fmt::Display for During {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Start => "its start",
+            Self::Init => "`init`",
+            Self::Message => "a message",
+            Self::Health => "`health`",
+            Self::Snapshot => "`snapshot`",
+            Self::Restore => "`restore`",
+            Self::Shutdown => "`shutdown`",
+        })
+    }
+}
+
+/// An incarnation did not come to life.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// No sandbox could be made, through no fault of the component's code.
+    #[error(transparent)]
+    Instantiate(InstantiateError),
+    /// The component crashed.
+    #[error(transparent)]
+    Crash(Arc<CrashReport>),
+    /// An export has another type than the contract.
+    #[error(transparent)]
+    Contract(#[from] airssys_wasm_engine::ExportError),
+    /// The component's `init` came back with an error.
+    #[error("`init` refused: {}", message.escape_debug())]
+    Refused {
+        /// What the guest says.
+        message: String,
+    },
+    /// The component's `restore` came back with an error.
+    #[error("`restore` refused: {}", message.escape_debug())]
+    RestoreRefused {
+        /// What the guest says.
+        message: String,
+    },
+}
+
+/// Why an incarnation is over.
+#[derive(Debug, Clone)]
+pub(crate) enum Failure {
+    Crash(Arc<CrashReport>),
+    Start(Arc<StartError>),
+    /// A supervisor whose children failed too often.
+    GaveUp,
+}

@@ -1,0 +1,431 @@
+//! Supervisors: the task that carries out a [`Plan`], and what one is made from.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use airssys_wasm_limits::CancellationToken;
+use airssys_wasm_registry::ComponentId;
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    ActorRef, Backoff, Intensity, Restart, RestartPolicy, SystemEvent,
+    cell::{Cell, Control},
+    plan::{Order, Plan},
+    report::Failure,
+    system::SystemCore,
+};
+
+/// Whom a failure of one child takes with it, as Erlang/OTP has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Strategy {
+    /// Only that child is started again.
+    #[default]
+    OneForOne,
+    /// All are ended, the last first, and started again in their order.
+    OneForAll,
+    /// That child and those after it are ended, the last first, and started again in their order.
+    RestForOne,
+}
+
+/// How a supervisor answers its children's failures.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SupervisorPolicy {
+    /// Whom a failure takes with it. Default: one-for-one.
+    pub strategy: Strategy,
+    /// How many restarts there may be, over all children, before the supervisor itself gives up.
+    pub intensity: Intensity,
+    /// How long it waits before a restart.
+    pub backoff: Backoff,
+    /// Whether its own supervisor starts it again when it has given up. Default: permanent.
+    pub restart: Restart,
+    /// How long a child may take to end before it is interrupted. Default: five seconds.
+    pub shutdown: Duration,
+}
+
+impl Default for SupervisorPolicy {
+    fn default() -> Self {
+        Self {
+            strategy: Strategy::default(),
+            intensity: Intensity::default(),
+            backoff: Backoff::default(),
+            restart: Restart::default(),
+            shutdown: Duration::from_secs(5),
+        }
+    }
+}
+
+/// A handle on a supervisor.
+#[derive(Clone)]
+pub struct SupervisorRef(pub(crate) Arc<SupervisorCell>);
+
+impl fmt::Debug for SupervisorRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SupervisorRef").field(&self.0.name).finish()
+    }
+}
+
+impl SupervisorRef {
+    /// Its name, which is for people: messages cannot be sent to it.
+    pub fn name(&self) -> &ComponentId {
+        &self.0.name
+    }
+
+    /// The actors below it and below its supervisors, in the order of their start.
+    pub fn actors(&self) -> Vec<ActorRef> {
+        self.0.children.iter().flat_map(Child::actors).collect()
+    }
+
+    /// Asks it to end all its children, the last first, and itself. Does not wait; [`ended`](Self::ended) does.
+    pub fn stop(&self) {
+        self.0.order(SupervisorOrder::Stop);
+    }
+
+    /// Waits until it and all below it are gone.
+    pub async fn ended(&self) {
+        self.0.ended.cancelled().await;
+    }
+}
+
+pub(crate) struct SupervisorCell {
+    pub(crate) name: ComponentId,
+    pub(crate) children: Vec<Child>,
+    orders: mpsc::UnboundedSender<SupervisorOrder>,
+    pub(crate) ended: CancellationToken,
+}
+
+/// Somebody who is supervised.
+pub(crate) enum Child {
+    Actor(Arc<Cell>),
+    Supervisor(Arc<SupervisorCell>),
+}
+
+enum SupervisorOrder {
+    Start { order: u64 },
+    Suspend { order: u64 },
+    Stop,
+}
+
+/// What a child tells its supervisor. Stale ones are known by the last order the child had heard.
+pub(crate) struct ChildEvent {
+    pub(crate) child: usize,
+    pub(crate) order: u64,
+    pub(crate) what: Happened,
+}
+
+pub(crate) enum Happened {
+    Started,
+    Failed(Failure),
+    Suspended,
+    /// For good, whoever wanted it.
+    Gone,
+}
+
+impl SupervisorCell {
+    fn order(&self, order: SupervisorOrder) {
+        // Fails when it is gone.
+        _ = self.orders.send(order);
+    }
+
+    /// Ends everything below at once.
+    pub(crate) fn kill(&self) {
+        for child in &self.children {
+            child.kill();
+        }
+        self.order(SupervisorOrder::Stop);
+    }
+}
+
+impl Child {
+    /// The actors among and below it.
+    pub(crate) fn actors(&self) -> Vec<ActorRef> {
+        match self {
+            Self::Actor(cell) => vec![ActorRef(Arc::clone(cell))],
+            Self::Supervisor(cell) => cell.children.iter().flat_map(Self::actors).collect(),
+        }
+    }
+
+    pub(crate) fn kill(&self) {
+        match self {
+            Self::Actor(cell) => cell.kill(),
+            Self::Supervisor(cell) => cell.kill(),
+        }
+    }
+
+    pub(crate) fn stop(&self) {
+        match self {
+            Self::Actor(cell) => cell.order(Control::Stop { drain: true }),
+            Self::Supervisor(cell) => cell.order(SupervisorOrder::Stop),
+        }
+    }
+
+    fn name(&self) -> &ComponentId {
+        match self {
+            Self::Actor(cell) => cell.id(),
+            Self::Supervisor(cell) => &cell.name,
+        }
+    }
+
+    fn start(&self, order: u64) {
+        match self {
+            Self::Actor(cell) => cell.order(Control::Start { order }),
+            Self::Supervisor(cell) => cell.order(SupervisorOrder::Start { order }),
+        }
+    }
+
+    fn suspend(&self, order: u64) {
+        match self {
+            Self::Actor(cell) => cell.order(Control::Suspend { order }),
+            Self::Supervisor(cell) => cell.order(SupervisorOrder::Suspend { order }),
+        }
+    }
+
+    pub(crate) async fn ended(&self) {
+        match self {
+            Self::Actor(cell) => cell.ended.cancelled().await,
+            Self::Supervisor(cell) => cell.ended.cancelled().await,
+        }
+    }
+
+    /// Interrupts what it is doing. A supervisor does that to its own children in time.
+    fn interrupt(&self) {
+        if let Self::Actor(cell) = self {
+            cell.interrupt();
+        }
+    }
+}
+
+/// The first start's outcome: the child's name with its failure.
+pub(crate) type First = oneshot::Sender<Result<(), (ComponentId, Failure)>>;
+
+/// The task of a supervisor.
+pub(crate) struct Supervisor {
+    cell: Arc<SupervisorCell>,
+    core: Arc<SystemCore>,
+    shutdown: Duration,
+    /// How each child is restarted.
+    policies: Vec<RestartPolicy>,
+    plan: Plan,
+    /// The last order given to each child, by which stale events are known.
+    last_order: Vec<u64>,
+    /// Until when a child may take to end.
+    ending_until: Vec<Option<Instant>>,
+    last_failure: Option<(usize, Failure)>,
+    events: mpsc::UnboundedReceiver<ChildEvent>,
+    orders: mpsc::UnboundedReceiver<SupervisorOrder>,
+    above: Above,
+    /// What comes when all children are ended.
+    then: Then,
+}
+
+/// Who hears of a supervisor.
+pub(crate) enum Above {
+    /// Whoever made it, of the first start only.
+    Maker(Option<First>),
+    Supervisor {
+        child: usize,
+        order: u64,
+        events: mpsc::UnboundedSender<ChildEvent>,
+    },
+}
+
+enum Then {
+    /// Say so, and wait for the order to start.
+    Suspended,
+    /// Say so, and wait for what follows.
+    Failed,
+    End,
+}
+
+impl Supervisor {
+    pub(crate) fn new(
+        core: &Arc<SystemCore>,
+        name: ComponentId,
+        policy: &SupervisorPolicy,
+        children: Vec<(Child, RestartPolicy)>,
+        events: mpsc::UnboundedReceiver<ChildEvent>,
+        above: Above,
+    ) -> Self {
+        let (orders_to, orders) = mpsc::unbounded_channel();
+        let (children, policies): (Vec<_>, Vec<_>) = children.into_iter().unzip();
+        let temporary = policies.iter().map(|policy| policy.restart == Restart::Temporary).collect();
+        Self {
+            last_order: vec![0; children.len()],
+            ending_until: vec![None; children.len()],
+            cell: Arc::new(SupervisorCell { name, children, orders: orders_to, ended: CancellationToken::new() }),
+            core: Arc::clone(core),
+            shutdown: policy.shutdown,
+            policies,
+            plan: Plan::new(policy.strategy, policy.intensity, policy.backoff, temporary, core.random()),
+            last_failure: None,
+            events,
+            orders,
+            above,
+            then: Then::Suspended,
+        }
+    }
+
+    pub(crate) fn cell(&self) -> &Arc<SupervisorCell> {
+        &self.cell
+    }
+
+    pub(crate) async fn run(mut self) {
+        if let Above::Maker(_) = self.above {
+            self.plan.start(Instant::now());
+        }
+        while self.carry_out() {
+            let due = self.plan.due().into_iter().chain(self.ending_until.iter().flatten().copied()).min();
+            tokio::select! {
+                biased;
+                Some(order) = self.orders.recv() => self.obey(&order),
+                Some(event) = self.events.recv() => self.hear(event),
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.on_time(),
+            }
+        }
+        self.core.forget_supervisor(&SupervisorRef(Arc::clone(&self.cell)));
+        self.tell(Happened::Gone);
+        self.cell.ended.cancel();
+    }
+
+    fn obey(&mut self, order: &SupervisorOrder) {
+        let now = Instant::now();
+        match *order {
+            SupervisorOrder::Start { order } => {
+                self.follow(order);
+                self.plan.start(now);
+            }
+            SupervisorOrder::Suspend { order } => {
+                self.follow(order);
+                self.close(Then::Suspended);
+            }
+            SupervisorOrder::Stop => self.close(Then::End),
+        }
+    }
+
+    fn close(&mut self, then: Then) {
+        // Once for good is for good.
+        if !matches!(self.then, Then::End) {
+            self.then = then;
+        }
+        self.plan.close(matches!(self.then, Then::End), Instant::now());
+    }
+
+    fn hear(&mut self, ChildEvent { child, order, what }: ChildEvent) {
+        let now = Instant::now();
+        match what {
+            Happened::Gone => {
+                self.ending_until[child] = None;
+                self.plan.gone(child, now);
+            }
+            _ if order != self.last_order[child] => {}
+            Happened::Started => self.plan.started(child, now),
+            Happened::Suspended => {
+                self.ending_until[child] = None;
+                self.plan.suspended(child, now);
+            }
+            Happened::Failed(failure) => {
+                let (restart, backoff) = self.policies[child].answer(&failure);
+                self.last_failure = Some((child, failure));
+                self.plan.failed(child, restart, backoff, now);
+            }
+        }
+    }
+
+    fn on_time(&mut self) {
+        let now = Instant::now();
+        for (child, until) in self.cell.children.iter().zip(&mut self.ending_until) {
+            if until.is_some_and(|until| until <= now) {
+                *until = None;
+                child.interrupt();
+            }
+        }
+        self.plan.tick(now);
+    }
+
+    /// Does what the plan says, and says whether there is more to come.
+    fn carry_out(&mut self) -> bool {
+        loop {
+            let orders = self.plan.orders();
+            if orders.is_empty() {
+                return true;
+            }
+            for order in orders {
+                match order {
+                    Order::Start(child) => {
+                        let order = self.next_order(child);
+                        self.cell.children[child].start(order);
+                    }
+                    Order::Suspend(child) => {
+                        let order = self.next_order(child);
+                        self.ending_until[child] = Some(Instant::now() + self.shutdown);
+                        self.cell.children[child].suspend(order);
+                    }
+                    Order::Dismiss(child) => {
+                        self.ending_until[child] = Some(Instant::now() + self.shutdown);
+                        self.cell.children[child].stop();
+                    }
+                    Order::Started => match &mut self.above {
+                        Above::Maker(first) => {
+                            if let Some(first) = first.take() {
+                                // Fails when the maker has gone, and then nobody wants to know.
+                                _ = first.send(Ok(()));
+                            }
+                        }
+                        Above::Supervisor { .. } => self.tell(Happened::Started),
+                    },
+                    Order::GiveUp => {
+                        self.give_up();
+                    }
+                    Order::Closed => match self.then {
+                        Then::End => {
+                            self.answer_maker();
+                            return false;
+                        }
+                        Then::Suspended => self.tell(Happened::Suspended),
+                        Then::Failed => self.tell(Happened::Failed(Failure::GaveUp)),
+                    },
+                }
+            }
+        }
+    }
+
+    fn give_up(&mut self) {
+        tracing::error!(supervisor = %self.cell.name, "gives up: its children fail too often");
+        self.core.event(|| SystemEvent::GivenUp { name: self.cell.name.clone() });
+        self.close(match self.above {
+            Above::Maker(_) => Then::End,
+            Above::Supervisor { .. } => Then::Failed,
+        });
+    }
+
+    /// Tells who made it that the first start failed, now that nothing is left of it.
+    fn answer_maker(&mut self) {
+        if let Above::Maker(first) = &mut self.above
+            && let Some(first) = first.take()
+            && let Some((child, failure)) = self.last_failure.take()
+        {
+            _ = first.send(Err((self.cell.children[child].name().clone(), failure)));
+        }
+    }
+
+    fn next_order(&mut self, child: usize) -> u64 {
+        self.last_order[child] += 1;
+        self.last_order[child]
+    }
+
+    fn follow(&mut self, to: u64) {
+        if let Above::Supervisor { order, .. } = &mut self.above {
+            *order = to;
+        }
+    }
+
+    fn tell(&self, what: Happened) {
+        if let Above::Supervisor { child, order, events } = &self.above {
+            // Fails when that supervisor is gone, and then nobody waits for it.
+            _ = events.send(ChildEvent { child: *child, order: *order, what });
+        }
+    }
+}

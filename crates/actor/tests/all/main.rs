@@ -1,0 +1,16 @@
+//! Actors on real guests, and on handlers of the host where only the actor matters.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
+mod actors;
+mod dead_letters;
+mod ecosystem;
+mod manifest;
+mod messaging;
+mod model;
+mod observability;
+mod shutdown;
+mod supervision;
+mod support;
+mod upgrade;
+mod wasmcloud;

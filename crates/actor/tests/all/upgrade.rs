@@ -1,0 +1,178 @@
+//! Going over to another version, and back.
+
+use airssys_wasm_actor::{ActorSpec, ActorSystem, ContractKind, During, SystemEvent, UpgradeError, UpgradeOptions};
+use airssys_wasm_isolation::CrashClass;
+
+use crate::support::{
+    ACTOR, COUNTER, COUNTER_V2, LISTENER, NO_HANDLER, Probe, WASMCLOUD, ask, sandbox, spawn, spec, system,
+};
+
+const PLAIN: UpgradeOptions = UpgradeOptions { discard_state: false, probation: 0 };
+
+#[tokio::test]
+async fn address_mailbox_and_state_are_kept() {
+    let system = system();
+    let counter = spawn(&system, "counter", &COUNTER).await;
+    ask(&counter, "add 40").await.unwrap();
+    let before = counter.info();
+    // One before the switch, one behind it: an order goes before messages.
+    counter.try_tell("add 2").unwrap();
+    let incarnation = system.upgrade(counter.address(), sandbox(&system, &COUNTER_V2), PLAIN).await.unwrap();
+    assert_eq!(incarnation, 2);
+    assert_eq!(ask(&counter, "get").await.unwrap(), "count: 42");
+    assert_eq!(counter.info().address, before.address);
+    assert_eq!(counter.info().restarts, 0);
+
+    assert_eq!(system.rollback(counter.address()).await.unwrap(), 3);
+    assert_eq!(ask(&counter, "get").await.unwrap(), "42");
+    // And forth again: the version before is the one that was left.
+    assert_eq!(system.rollback(counter.address()).await.unwrap(), 4);
+    assert_eq!(ask(&counter, "get").await.unwrap(), "count: 42");
+}
+
+#[tokio::test]
+async fn a_restart_after_an_upgrade_is_of_the_new_version() {
+    let system = system();
+    let counter = spawn(&system, "counter", &COUNTER).await;
+    system.upgrade(counter.address(), sandbox(&system, &COUNTER_V2), PLAIN).await.unwrap();
+    ask(&counter, "crash").await.unwrap_err();
+    assert_eq!(ask(&counter, "get").await.unwrap(), "count: 0");
+}
+
+fn with(system: &ActorSystem, key: &str, value: &str) -> ActorSpec<()> {
+    let mut spec = spec(system, "actor", &ACTOR);
+    spec.config.insert(key.to_owned(), value.to_owned());
+    spec
+}
+
+#[tokio::test]
+async fn if_the_new_version_does_not_start_the_old_one_goes_on_with_nothing_lost() {
+    for (how, during, class) in [
+        ("panic", Some(During::Restore), Some(CrashClass::Trap)),
+        ("spin", Some(During::Restore), Some(CrashClass::CpuTime)),
+        ("fail", None, None),
+    ] {
+        let system = system();
+        let actor = system.spawn(with(&system, "restore", how)).await.unwrap();
+        for _ in 0..3 {
+            ask(&actor, "echo x").await.unwrap();
+        }
+        actor.try_tell("echo queued").unwrap();
+        let error = system.upgrade(actor.address(), sandbox(&system, &ACTOR), PLAIN).await.unwrap_err();
+        let UpgradeError::NotStarted(error) = error else { panic!("{error:?}") };
+        match error {
+            airssys_wasm_actor::StartError::Crash(report) => {
+                assert_eq!((Some(report.during), Some(report.crash.kind().class())), (during, class));
+                assert_eq!(report.incarnation, 2);
+            }
+            airssys_wasm_actor::StartError::RestoreRefused { message } => {
+                assert_eq!((message.as_str(), during), ("told to fail", None));
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(ask(&actor, "count").await.unwrap(), "4");
+        assert_eq!((actor.info().incarnation, actor.info().restarts), (1, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_may_be_refused_or_crash() {
+    let system = system();
+    let actor = system.spawn(with(&system, "snapshot", "fail")).await.unwrap();
+    ask(&actor, "echo x").await.unwrap();
+    let error = system.upgrade(actor.address(), sandbox(&system, &ACTOR), PLAIN).await.unwrap_err();
+    assert!(matches!(&error, UpgradeError::SnapshotRefused { message } if message == "told to fail"), "{error:?}");
+    assert_eq!(ask(&actor, "count").await.unwrap(), "1");
+    actor.kill();
+    actor.ended().await;
+
+    let actor = system.spawn(with(&system, "snapshot", "panic")).await.unwrap();
+    actor.try_tell("echo queued").unwrap();
+    let error = system.upgrade(actor.address(), sandbox(&system, &ACTOR), PLAIN).await.unwrap_err();
+    assert!(matches!(&error, UpgradeError::SnapshotCrashed(report) if report.during == During::Snapshot), "{error:?}");
+    // The old version is restarted, and what was queued is still there.
+    assert_eq!(ask(&actor, "count").await.unwrap(), "1");
+    assert_eq!(actor.info().restarts, 1);
+}
+
+#[tokio::test]
+async fn another_contract_or_none_is_refused_and_so_is_losing_state() {
+    let system = system();
+    let counter = spawn(&system, "counter", &COUNTER).await;
+    ask(&counter, "add 1").await.unwrap();
+    let upgrade = async |guest, options| system.upgrade(counter.address(), sandbox(&system, guest), options).await;
+    let error = upgrade(&*WASMCLOUD, PLAIN).await.unwrap_err();
+    assert!(
+        matches!(error, UpgradeError::OtherContract { now: ContractKind::Actor, new: ContractKind::WasmCloud }),
+        "{error:?}"
+    );
+    assert!(matches!(upgrade(&*NO_HANDLER, PLAIN).await, Err(UpgradeError::NoHandler(_))));
+    assert!(matches!(upgrade(&*LISTENER, PLAIN).await, Err(UpgradeError::StateWouldBeLost)));
+    assert_eq!(ask(&counter, "get").await.unwrap(), "1");
+    assert!(matches!(system.rollback(counter.address()).await, Err(UpgradeError::NothingBefore)));
+}
+
+#[tokio::test]
+async fn state_is_lost_only_where_that_is_asked_for() {
+    let system = system();
+    let mut spec = spec(&system, "counter", &COUNTER);
+    spec.config.insert("topic".to_owned(), "t".to_owned());
+    let counter = system.spawn(spec).await.unwrap();
+    let options = UpgradeOptions { discard_state: true, ..PLAIN };
+    system.upgrade(counter.address(), sandbox(&system, &LISTENER), options).await.unwrap();
+    assert_eq!(ask(&counter, "heard").await.unwrap(), "");
+}
+
+#[tokio::test]
+async fn a_new_version_that_crashes_on_probation_goes_back_by_itself() {
+    let system = system();
+    let mut events = system.events();
+    let counter = spawn(&system, "counter", &COUNTER).await;
+    ask(&counter, "add 7").await.unwrap();
+    let options = UpgradeOptions { probation: 3, ..PLAIN };
+    system.upgrade(counter.address(), sandbox(&system, &COUNTER_V2), options).await.unwrap();
+    assert_eq!(ask(&counter, "get").await.unwrap(), "count: 7");
+    ask(&counter, "crash").await.unwrap_err();
+    assert_eq!(ask(&counter, "get").await.unwrap(), "7");
+    let mut rolled_back = 0;
+    while let Ok(event) = events.try_recv() {
+        rolled_back += u32::from(matches!(event, SystemEvent::RolledBack { .. }));
+    }
+    assert_eq!(rolled_back, 1);
+
+    // One that has proved itself stays.
+    system.upgrade(counter.address(), sandbox(&system, &COUNTER_V2), options).await.unwrap();
+    for _ in 0..3 {
+        ask(&counter, "get").await.unwrap();
+    }
+    ask(&counter, "crash").await.unwrap_err();
+    assert_eq!(ask(&counter, "get").await.unwrap(), "count: 0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upgrade_cures_an_actor_that_waits_for_its_restart() {
+    let system = system();
+    let mut spec = spec(&system, "counter", &COUNTER);
+    spec.restart.backoff.first = std::time::Duration::from_secs(3_600);
+    spec.restart.backoff.longest = std::time::Duration::from_secs(3_600);
+    let counter = system.spawn(spec).await.unwrap();
+    ask(&counter, "crash").await.unwrap_err();
+    counter.try_tell("add 1").unwrap();
+    let before = tokio::time::Instant::now();
+    system.upgrade(counter.address(), sandbox(&system, &COUNTER_V2), PLAIN).await.unwrap();
+    assert_eq!(ask(&counter, "get").await.unwrap(), "count: 1");
+    assert_eq!(before.elapsed(), std::time::Duration::ZERO);
+}
+
+#[tokio::test]
+async fn what_is_not_a_component_of_the_system_is_not_upgraded() {
+    let system = system();
+    let (native, _) = Probe::spawn(&system, "native").await;
+    let error = system.upgrade(native.address(), sandbox(&system, &COUNTER), PLAIN).await.unwrap_err();
+    assert!(matches!(error, UpgradeError::OtherSystem), "{error:?}");
+    assert_eq!(ask(&native, "x").await.unwrap(), "x");
+    native.kill();
+    native.ended().await;
+    let error = system.upgrade(native.address(), sandbox(&system, &COUNTER), PLAIN).await.unwrap_err();
+    assert!(matches!(error, UpgradeError::Unresolved(_)), "{error:?}");
+}
