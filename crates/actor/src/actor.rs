@@ -8,16 +8,20 @@ use airssys_wasm_limits::CancellationToken;
 use airssys_wasm_registry::{MessageEnvelope, TraceContext};
 use bytes::Bytes;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{
+        mpsc::{self, error::TryRecvError},
+        oneshot,
+    },
+    task::coop::has_budget_remaining,
     time::{Instant, sleep_until},
 };
 use tracing::{Instrument, field};
 
 use crate::{
-    CrashReport, DeadReason, During, HealthError, StartError, SystemEvent, UpgradeError,
+    CrashReport, DeadReason, During, HealthError, Intensity, StartError, SystemEvent, UpgradeError, UpgradeOptions,
     cell::{Cell, Control, Delivery, Inbox, Lifecycle, ReplyTo, Unanswered},
-    policy::{History, RestartPolicy},
-    report::Failure,
+    policy::{History, RestartPolicy, later},
+    report::{Failure, is_news, shown},
     supervisor::{ChildEvent, Happened},
 };
 
@@ -41,30 +45,30 @@ pub(crate) trait Blueprint: Send + Sync + Sized + 'static {
     /// Bytes of payload that its incarnations take.
     fn message_size(&self) -> u64;
 
-    /// What it can do with state: snapshot and restore.
+    /// Whether its incarnations can leave state behind, and whether they can take it.
     fn keeps_state(&self) -> (bool, bool);
 }
 
-/// An incarnation. Whatever crashes it consumes it.
+/// An incarnation. After a crash it is dropped, and never called again.
 pub(crate) trait Live: Send + Sized + 'static {
     /// Handles a message, in a trace if it came in one. May take the reply and answer by itself.
     fn handle(
-        self,
+        &mut self,
         message: &MessageEnvelope,
         trace: Option<Box<TraceContext>>,
         reply: &mut Option<ReplyTo>,
         interrupt: &CancellationToken,
-    ) -> impl Future<Output = Result<(Handled, Self), Crash>> + Send;
+    ) -> impl Future<Output = Result<Handled, Crash>> + Send;
 
     fn health(
-        self,
+        &mut self,
         interrupt: &CancellationToken,
-    ) -> impl Future<Output = Result<(Result<(), HealthError>, Self), Crash>> + Send;
+    ) -> impl Future<Output = Result<Result<(), HealthError>, Crash>> + Send;
 
     fn snapshot(
-        self,
+        &mut self,
         interrupt: &CancellationToken,
-    ) -> impl Future<Output = Result<(Result<Bytes, String>, Self), Crash>> + Send;
+    ) -> impl Future<Output = Result<Result<Bytes, String>, Crash>> + Send;
 
     /// The last thing it does.
     fn shutdown(self, interrupt: &CancellationToken) -> impl Future<Output = Result<(), Crash>> + Send;
@@ -98,11 +102,21 @@ pub(crate) struct ComponentActor<B: Blueprint> {
     random: fastrand::Rng,
     /// How many there have been, those of upgrades that failed included.
     incarnations: u64,
+    /// What ends the present incarnation.
+    interrupt: CancellationToken,
     /// A new version that has yet to prove itself.
     probation: Option<Probation>,
-    /// A message that is delivered again, and how often it has killed.
-    again: Option<(MessageEnvelope, u32)>,
-    interrupt: CancellationToken,
+    /// State that waits for an incarnation to take it.
+    state: Option<Bytes>,
+    /// The message that is being handled, or is to be delivered again.
+    hand: Option<Delivery>,
+    /// The crashes that it caused: how many, and the last of them.
+    deaths: Option<(u32, Arc<CrashReport>)>,
+    /// Whether the task's waker lies with the channel of orders.
+    listens: bool,
+    /// Errors that the handler came back with and nobody waited for.
+    unheard: u64,
+    buried: bool,
 }
 
 /// A new version that goes back by itself if it fails before it has handled so many messages.
@@ -121,6 +135,13 @@ enum Exit {
     Over,
 }
 
+/// What comes after an incarnation.
+enum Next {
+    StartAt(Instant),
+    StartByOrder,
+    End,
+}
+
 /// What ends the wait for a next incarnation.
 enum Wake<L> {
     Start,
@@ -128,6 +149,19 @@ enum Wake<L> {
     Started(L),
     Over,
 }
+
+/// What an actor wakes up for.
+enum Received {
+    /// A message, which is in its hand now.
+    Message,
+    /// Perhaps an order.
+    Orders,
+    Order(Control),
+    /// No more messages: the mailbox was closed.
+    Drained,
+}
+
+type Done = oneshot::Sender<Result<u64, UpgradeError>>;
 
 impl<B: Blueprint> ComponentActor<B> {
     /// An actor without an incarnation yet.
@@ -151,9 +185,14 @@ impl<B: Blueprint> ComponentActor<B> {
             deaths_allowed: redelivery.unwrap_or(1).max(1),
             owner,
             incarnations: 0,
-            probation: None,
-            again: None,
             interrupt: CancellationToken::new(),
+            probation: None,
+            state: None,
+            hand: None,
+            deaths: None,
+            listens: false,
+            unheard: 0,
+            buried: false,
         }
     }
 
@@ -163,16 +202,10 @@ impl<B: Blueprint> ComponentActor<B> {
 
     /// Begins the next incarnation.
     pub(crate) async fn start(&mut self) -> Result<B::Live, Failure> {
-        let mut state = None;
-        if let Some(probation) = self.probation.take()
-            && let Some(previous) = self.previous.take()
-        {
-            state = probation.state;
-            self.cell.set_message_size(previous.message_size());
-            self.blueprint = previous;
-            self.event(|actor| SystemEvent::RolledBack { actor: actor.cell.address.clone() });
-        }
-        self.begin(&Arc::clone(&self.blueprint), state).await.map_err(|error| Failure::Start(Arc::new(error)))
+        let (blueprint, state) = (Arc::clone(&self.blueprint), self.state.clone());
+        let live = self.begin(&blueprint, state).await.map_err(|error| Failure::Start(Arc::new(error)))?;
+        self.state = None;
+        Ok(live)
     }
 
     async fn begin(&mut self, blueprint: &Arc<B>, state: Option<Bytes>) -> Result<B::Live, StartError> {
@@ -191,7 +224,7 @@ impl<B: Blueprint> ComponentActor<B> {
                 });
             }
             Err(StartError::Crash(report)) => self.note_crash(report),
-            Err(_) => {}
+            Err(error) => tracing::warn!(actor = %self.cell.id(), "not started: {}", shown(&error.to_string())),
         }
         live
     }
@@ -200,72 +233,94 @@ impl<B: Blueprint> ComponentActor<B> {
     pub(crate) async fn run(mut self, first: Option<B::Live>) {
         let mut live = match first {
             Some(live) => Some(live),
-            None => self.next(Exit::Suspended, true).await,
+            None => self.first().await,
         };
-        while let Some(incarnation) = live {
-            let exit = self.serve(incarnation).await;
-            live = self.next(exit, false).await;
+        while let Some(mut incarnation) = live {
+            let exit = match self.serve(&mut incarnation).await {
+                Some(exit) => {
+                    drop(incarnation);
+                    exit
+                }
+                // It has ended by itself, and may say good-bye.
+                None => self.shut_down(incarnation).await,
+            };
+            live = self.next(exit).await;
         }
         self.finish().await;
     }
 
-    /// Takes messages and orders until the incarnation is over.
-    async fn serve(&mut self, mut live: B::Live) -> Exit {
+    /// Takes messages and orders until the incarnation is over: by a failure or a kill, or (`None`) by a stop.
+    async fn serve(&mut self, live: &mut B::Live) -> Option<Exit> {
         loop {
-            while self.cell.is_urgent() {
-                while let Ok(control) = self.inbox.control.try_recv() {
-                    live = match self.obey(live, control).await {
-                        Ok(live) => live,
-                        Err(exit) => return exit,
-                    };
-                }
-            }
-            let (delivery, deaths) = match self.again.take() {
-                Some((message, deaths)) => (Delivery { message, reply: None }, deaths),
-                None => match self.receive().await {
-                    Received::Message(delivery) => (delivery, 0),
-                    Received::Control(control) => {
-                        live = match self.obey(live, control).await {
-                            Ok(live) => live,
-                            Err(exit) => return exit,
-                        };
+            if self.hand.is_none() {
+                match self.receive().await {
+                    Received::Message => {}
+                    Received::Drained => return None,
+                    Received::Order(order) => {
+                        if let Some(over) = self.obey(live, order).await {
+                            return over;
+                        }
                         continue;
                     }
-                    Received::Drained => return self.shut_down(live).await,
-                },
-            };
-            live = match self.handle(live, delivery, deaths).await {
-                Ok(live) => live,
-                Err(exit) => return exit,
-            };
+                    Received::Orders => {
+                        while let Ok(order) = self.inbox.control.try_recv() {
+                            if let Some(over) = self.obey(live, order).await {
+                                return over;
+                            }
+                        }
+                        continue;
+                    }
+                }
+            }
+            if let Err(failure) = self.handle(live).await {
+                return Some(Exit::Failed(failure));
+            }
         }
     }
 
-    /// The next message; an order only if there is none, for a busy actor sees those by a flag.
+    /// Orders first; then messages. An idle actor listens to both, and leaves its waker with the orders only once.
     async fn receive(&mut self) -> Received {
-        let Inbox { mailbox, control } = &mut self.inbox;
-        poll_fn(|cx| match mailbox.poll_recv(cx) {
-            Poll::Ready(Some(delivery)) => Poll::Ready(Received::Message(delivery)),
-            Poll::Ready(None) => Poll::Ready(Received::Drained),
-            Poll::Pending => match control.poll_recv(cx) {
-                Poll::Ready(Some(order)) => Poll::Ready(Received::Control(order)),
-                // The cell holds a sender.
-                Poll::Ready(None) | Poll::Pending => Poll::Pending,
-            },
+        let Self { cell, inbox: Inbox { mailbox, control }, hand, listens, .. } = self;
+        poll_fn(|cx| {
+            if cell.is_urgent() {
+                *listens = false;
+                return Poll::Ready(Received::Orders);
+            }
+            match mailbox.poll_recv(cx) {
+                Poll::Ready(Some(delivery)) => {
+                    *hand = Some(delivery);
+                    Poll::Ready(Received::Message)
+                }
+                Poll::Ready(None) => Poll::Ready(Received::Drained),
+                Poll::Pending if *listens => Poll::Pending,
+                Poll::Pending => match control.poll_recv(cx) {
+                    Poll::Ready(Some(order)) => Poll::Ready(Received::Order(order)),
+                    // The cell holds a sender.
+                    Poll::Ready(None) | Poll::Pending => {
+                        // Without budget the channel did not even look, and keeps no waker.
+                        *listens = has_budget_remaining();
+                        Poll::Pending
+                    }
+                },
+            }
         })
         .await
     }
 
-    async fn handle(&mut self, live: B::Live, delivery: Delivery, deaths: u32) -> Result<B::Live, Exit> {
-        let Delivery { message, mut reply } = delivery;
-        if message.is_late() {
+    /// Handles the message in hand.
+    async fn handle(&mut self, live: &mut B::Live) -> Result<(), Failure> {
+        let Some(delivery) = &mut self.hand else { return Ok(()) };
+        let mut reply = delivery.reply.take();
+        if delivery.message.is_late() {
             match reply {
                 Some(reply) => _ = reply.send(Err(Unanswered::Late)),
-                None => self.dead_letter(message, DeadReason::Late),
+                None => self.bury_hand(DeadReason::Late),
             }
-            return Ok(live);
+            self.hand = None;
+            return Ok(());
         }
         let asked = reply.is_some();
+        let message = &delivery.message;
         let taken = self.cell.metrics.taken(|| self.inbox.mailbox.len());
         // What this actor sends meanwhile is below a span of its own.
         let trace = message
@@ -281,9 +336,11 @@ impl<B: Blueprint> ComponentActor<B> {
             span_id = hex(trace.as_ref().map(|trace| trace.parent_id.into())),
             parent_id = hex(message.trace.as_ref().map(|trace| trace.parent_id.into())),
         );
-        let handled = live.handle(&message, trace, &mut reply, &self.interrupt).instrument(span).await;
+        let handled = live.handle(message, trace, &mut reply, &self.interrupt).instrument(span).await;
         match handled {
-            Ok((handled, live)) => {
+            Ok(handled) => {
+                self.hand = None;
+                self.deaths = None;
                 self.cell.set_memory(live.memory());
                 self.cell.metrics.done(taken, live.memory());
                 if let Some(probation) = &mut self.probation {
@@ -293,34 +350,49 @@ impl<B: Blueprint> ComponentActor<B> {
                     }
                 }
                 self.answer(reply, asked, handled);
-                Ok(live)
+                Ok(())
             }
             Err(crash) => {
                 let report = self.report(During::Message, crash);
                 let asker = reply.or_else(|| self.cell.reply_subject.lock().take().map(|(_, reply)| reply));
-                let interrupted = matches!(report.crash.kind(), CrashKind::Cancelled);
-                let deaths = deaths + u32::from(!interrupted);
                 if let Some(asker) = asker {
                     asker.send(Err(Unanswered::Crashed(Arc::clone(&report))));
                 }
-                if !asked && self.deaths_allowed > 1 && deaths < self.deaths_allowed {
-                    self.again = Some((message, deaths));
-                } else if interrupted {
-                    self.dead_letter(message, DeadReason::Interrupted);
-                } else {
-                    self.dead_letter(message, DeadReason::Poison { deaths, report: Arc::clone(&report) });
+                if !matches!(report.crash.kind(), CrashKind::Cancelled) {
+                    let deaths = self.deaths.take().map_or(0, |(deaths, _)| deaths) + 1;
+                    self.deaths = Some((deaths, Arc::clone(&report)));
                 }
-                Err(Exit::Failed(Failure::Crash(report)))
+                let deaths = self.deaths.as_ref().map_or(0, |(deaths, _)| *deaths);
+                // One that is not asked is delivered again, as long as that is allowed.
+                if asked || deaths >= self.deaths_allowed || self.deaths_allowed == 1 {
+                    self.bury_hand(DeadReason::Interrupted);
+                }
+                Err(Failure::Crash(report))
             }
         }
     }
 
+    /// Puts the message in hand to the dead letters: as poison if it has killed, else for that reason.
+    fn bury_hand(&mut self, reason: DeadReason) {
+        if let Some(Delivery { message, .. }) = self.hand.take() {
+            let reason = match self.deaths.take() {
+                Some((deaths, report)) => DeadReason::Poison { deaths, report },
+                None => reason,
+            };
+            self.dead_letter(message, reason);
+        }
+    }
+
     /// Hands an answer to whoever waits for it.
-    fn answer(&self, reply: Option<ReplyTo>, asked: bool, handled: Handled) {
+    fn answer(&mut self, reply: Option<ReplyTo>, asked: bool, handled: Handled) {
         if let Err(message) = &handled {
             self.cell.metrics.failures.increment(1);
-            if !asked {
-                tracing::warn!(actor = %self.cell.id(), "the handler failed: {}", message.escape_debug());
+            // Nobody else hears of it.
+            if !asked || reply.is_none() {
+                self.unheard += 1;
+                if is_news(self.unheard) {
+                    tracing::warn!(actor = %self.cell.id(), nth = self.unheard, "the handler failed: {}", shown(message));
+                }
             }
         }
         let Some(reply) = reply else { return };
@@ -335,215 +407,244 @@ impl<B: Blueprint> ComponentActor<B> {
         }
     }
 
-    /// Follows an order while an incarnation lives.
-    async fn obey(&mut self, live: B::Live, control: Control) -> Result<B::Live, Exit> {
-        match control {
-            Control::Kill => Err(Exit::Over),
-            Control::Stop { drain: false } => Err(self.shut_down(live).await),
-            Control::Stop { drain: true } => {
+    /// Follows an order while an incarnation lives, and says whether that is over: by a kill, by a crash, or (`Some(None)`)
+    /// with a good-bye.
+    async fn obey(&mut self, live: &mut B::Live, order: Control) -> Option<Option<Exit>> {
+        if self.cell.is_killed() {
+            return Some(Some(Exit::Over));
+        }
+        match order {
+            Control::Kill => return Some(Some(Exit::Over)),
+            Control::Stop { drain } => {
                 self.cell.set_state(Lifecycle::Stopping);
-                self.inbox.mailbox.close();
-                Ok(live)
+                self.close();
+                if !drain {
+                    return Some(None);
+                }
             }
             Control::Suspend { order } => {
                 self.follow(order);
-                Err(match self.shut_down(live).await {
-                    Exit::Over => Exit::Suspended,
-                    other => other,
-                })
+                // One that drains ends for good all the same.
+                if self.cell.state() != Lifecycle::Stopping {
+                    self.cell.set_state(Lifecycle::Restarting);
+                }
+                return Some(None);
             }
             Control::Start { order } => {
+                // An upgrade was faster than its supervisor.
                 self.follow(order);
-                Ok(live)
+                self.tell_supervisor(|| Happened::Started);
             }
             Control::Health { done } => match live.health(&self.interrupt).await {
-                Ok((health, live)) => {
-                    _ = done.send(health);
-                    Ok(live)
-                }
+                Ok(health) => _ = done.send(health),
                 Err(crash) => {
                     let report = self.report(During::Health, crash);
                     _ = done.send(Err(HealthError::Crashed(Arc::clone(&report))));
-                    Err(Exit::Failed(Failure::Crash(report)))
+                    return Some(Some(Exit::Failed(Failure::Crash(report))));
                 }
             },
-            Control::Upgrade { version, options, done } => match self.next_version(version, options.discard_state) {
-                Ok(next) => self.switch(live, next, options.probation, done).await,
-                Err(error) => {
-                    _ = done.send(Err(error));
-                    Ok(live)
-                }
+            Control::Upgrade { version, options, done } => match self.next_version(version) {
+                Ok(next) => return self.switch(live, next, options, done).await.map(Some),
+                Err(error) => _ = done.send(Err(error)),
             },
-            Control::Rollback { done } => match self.previous.clone() {
-                Some(previous) => self.switch(live, previous, 0, done).await,
-                None => {
-                    _ = done.send(Err(UpgradeError::NothingBefore));
-                    Ok(live)
-                }
+            Control::Rollback { options, done } => match self.previous.clone() {
+                Some(previous) => return self.switch(live, previous, options, done).await.map(Some),
+                None => _ = done.send(Err(UpgradeError::NothingBefore)),
             },
         }
+        None
     }
 
-    fn next_version(&self, version: Box<dyn Any + Send>, discard_state: bool) -> Result<Arc<B>, UpgradeError> {
+    fn next_version(&self, version: Box<dyn Any + Send>) -> Result<Arc<B>, UpgradeError> {
         let version = version.downcast::<B::Version>().map_err(|_| UpgradeError::OtherSystem)?;
-        let next = self.blueprint.upgraded(*version)?;
-        let (gives, takes) = (self.blueprint.keeps_state().0, next.keeps_state().1);
-        if gives && !takes && !discard_state {
-            return Err(UpgradeError::StateWouldBeLost);
-        }
-        Ok(Arc::new(next))
+        self.blueprint.upgraded(*version).map(Arc::new)
     }
 
-    /// Goes over to another version between two messages. The old one goes on unless the new one is alive.
-    async fn switch(
-        &mut self,
-        live: B::Live,
-        next: Arc<B>,
-        probation: u32,
-        done: oneshot::Sender<Result<u64, UpgradeError>>,
-    ) -> Result<B::Live, Exit> {
-        let moves_state = self.blueprint.keeps_state().0 && next.keeps_state().1;
-        let (state, live) = if moves_state {
+    /// Goes over to another version between two messages. The old one goes on unless the new one is alive. Says whether
+    /// the old one crashed over it.
+    async fn switch(&mut self, live: &mut B::Live, next: Arc<B>, options: UpgradeOptions, done: Done) -> Option<Exit> {
+        let (gives, takes) = (self.blueprint.keeps_state().0, next.keeps_state().1);
+        let mut state = None;
+        if gives && takes {
             match live.snapshot(&self.interrupt).await {
-                Ok((Ok(state), live)) => (Some(state), live),
-                Ok((Err(message), live)) => {
+                Ok(Ok(left)) => state = Some(left),
+                Ok(Err(_)) if options.discard_state => {}
+                Ok(Err(message)) => {
                     _ = done.send(Err(UpgradeError::SnapshotRefused { message }));
-                    return Ok(live);
+                    return None;
                 }
                 Err(crash) => {
                     let report = self.report(During::Snapshot, crash);
                     _ = done.send(Err(UpgradeError::SnapshotCrashed(Arc::clone(&report))));
-                    return Err(Exit::Failed(Failure::Crash(report)));
+                    return Some(Exit::Failed(Failure::Crash(report)));
                 }
             }
-        } else {
-            (None, live)
-        };
-        let before = self.cell.incarnation();
+        } else if gives && !options.discard_state {
+            _ = done.send(Err(UpgradeError::StateWouldBeLost));
+            return None;
+        }
+        let (incarnation, patterns) = (self.cell.incarnation(), self.cell.patterns());
         match self.begin(&next, state.clone()).await {
             Ok(new) => {
-                if let Err(crash) = live.shutdown(&self.interrupt).await {
-                    self.report(During::Shutdown, crash);
+                let old = std::mem::replace(live, new);
+                let subscribed = self.cell.patterns();
+                if let Err(crash) = old.shutdown(&self.interrupt).await {
+                    self.report_of(incarnation, During::Shutdown, crash);
                 }
-                self.adopt(next);
-                self.probation = (probation > 0).then_some(Probation { messages: probation, state });
+                // What the old version did at its end to subscriptions is not the new one's will.
+                self.cell.set_patterns(&subscribed);
+                self.adopt(next, options.probation, state);
                 _ = done.send(Ok(self.cell.incarnation()));
-                Ok(new)
             }
             Err(error) => {
-                self.cell.set_incarnation(before);
+                self.cell.set_incarnation(incarnation);
                 self.cell.set_memory(live.memory());
+                self.cell.set_patterns(&patterns);
                 _ = done.send(Err(UpgradeError::NotStarted(error)));
-                Ok(live)
             }
         }
+        None
     }
 
-    fn adopt(&mut self, next: Arc<B>) {
+    fn adopt(&mut self, next: Arc<B>, probation: u32, state: Option<Bytes>) {
         self.cell.set_message_size(next.message_size());
         self.previous = Some(std::mem::replace(&mut self.blueprint, next));
+        self.probation = (probation > 0).then_some(Probation { messages: probation, state });
         self.event(|actor| SystemEvent::Upgraded {
             actor: actor.cell.address.clone(),
             incarnation: actor.cell.incarnation(),
         });
     }
 
+    /// Lets an incarnation say good-bye, which is to be started again or is over.
     async fn shut_down(&mut self, live: B::Live) -> Exit {
-        self.cell.set_state(Lifecycle::Stopping);
+        let exit = if self.cell.state() == Lifecycle::Restarting { Exit::Suspended } else { Exit::Over };
         if let Err(crash) = live.shutdown(&self.interrupt).await {
             self.report(During::Shutdown, crash);
         }
-        Exit::Over
+        exit
+    }
+
+    /// Waits for the order to start for the first time, as those under a supervisor do.
+    async fn first(&mut self) -> Option<B::Live> {
+        loop {
+            match self.wait(None).await {
+                Wake::Over => return None,
+                Wake::Started(live) => return Some(live),
+                Wake::Start => match self.start().await {
+                    Ok(live) => {
+                        self.tell_supervisor(|| Happened::Started);
+                        return Some(live);
+                    }
+                    Err(failure) => self.tell_supervisor(|| Happened::Failed(failure)),
+                },
+            }
+        }
     }
 
     /// From the end of one incarnation to the next, if there is one.
-    async fn next(&mut self, mut exit: Exit, first: bool) -> Option<B::Live> {
-        if self.cell.state() == Lifecycle::Stopping && matches!(exit, Exit::Failed(_)) {
-            // It was draining: what is left goes to the dead letters.
-            exit = Exit::Over;
+    async fn next(&mut self, mut exit: Exit) -> Option<B::Live> {
+        if let Exit::Failed(_) = exit
+            && let Some(probation) = self.probation.take()
+            && let Some(previous) = self.previous.take()
+            && !self.cell.is_killed()
+            && self.cell.state() != Lifecycle::Stopping
+        {
+            // Whatever the policy: this failure is the new version's.
+            self.cell.set_state(Lifecycle::Restarting);
+            self.state = probation.state;
+            self.cell.set_message_size(previous.message_size());
+            self.blueprint = previous;
+            self.event(|actor| SystemEvent::RolledBack { actor: actor.cell.address.clone() });
+            match self.start().await {
+                Ok(live) => return Some(self.count_restart(live)),
+                Err(failure) => exit = Exit::Failed(failure),
+            }
         }
-        let mut announce = !first;
         loop {
+            // A drain that fails is over: what is left goes to the dead letters.
+            if self.cell.is_killed() || self.cell.state() == Lifecycle::Stopping {
+                return None;
+            }
             let at = match &exit {
                 Exit::Over => return None,
                 Exit::Suspended => {
-                    if announce {
-                        self.tell_supervisor(|| Happened::Suspended);
-                    }
+                    self.tell_supervisor(|| Happened::Suspended);
                     None
                 }
                 Exit::Failed(failure) => match self.after(failure) {
-                    Some(at) => at,
-                    None => return None,
+                    Next::StartAt(at) => Some(at),
+                    Next::StartByOrder => None,
+                    Next::End => return None,
                 },
             };
-            announce = true;
-            if !first {
-                self.cell.set_state(Lifecycle::Restarting);
-            }
+            self.cell.set_state(Lifecycle::Restarting);
             match self.wait(at).await {
                 Wake::Over => return None,
                 Wake::Started(live) => return Some(live),
                 Wake::Start => match self.start().await {
                     Ok(live) => {
-                        if !first {
-                            self.cell.count_restart();
-                            self.cell.metrics.restarts.increment(1);
-                        }
                         self.tell_supervisor(|| Happened::Started);
-                        return Some(live);
+                        return Some(self.count_restart(live));
                     }
-                    Err(failure) => exit = Exit::Failed(failure),
+                    Err(failure) => {
+                        exit = Exit::Failed(failure);
+                        // One that fails at once, without end, leaves the worker to others in between.
+                        tokio::task::yield_now().await;
+                    }
                 },
             }
         }
     }
 
-    /// What follows a failure: a start at some time, a start by order (`Some(None)`), or the end.
-    fn after(&mut self, failure: &Failure) -> Option<Option<Instant>> {
-        if let Failure::Start(error) = failure {
-            tracing::warn!(actor = %self.cell.id(), "not started: {error}");
-        }
+    fn count_restart(&self, live: B::Live) -> B::Live {
+        self.cell.count_restart();
+        self.cell.metrics.restarts.increment(1);
+        live
+    }
+
+    /// What follows a failure.
+    fn after(&mut self, failure: &Failure) -> Next {
         let Owner::Itself(history) = &mut self.owner else {
             self.tell_supervisor(|| Happened::Failed(failure.clone()));
-            return Some(None);
+            return Next::StartByOrder;
         };
-        let (restart, backoff) = self.policy.answer(failure);
-        if !restart {
-            return None;
+        let RestartPolicy { intensity, backoff, .. } = &self.policy;
+        let reply = self.policy.answer(failure);
+        if !reply.restart {
+            return Next::End;
         }
-        let now = Instant::now();
-        let Some(nth) = history.note(&self.policy.intensity, now) else {
-            tracing::error!(
-                actor = %self.cell.id(),
-                "given up after {} restarts within {:?}",
-                self.policy.intensity.restarts,
-                self.policy.intensity.within
-            );
+        let (backoff, now) = (reply.backoff.unwrap_or(*backoff), Instant::now());
+        let Some(wait) = history.note(intensity, &backoff, reply.counts, now, &mut self.random) else {
+            let Intensity { restarts, within } = *intensity;
+            tracing::error!(actor = %self.cell.id(), "given up after {restarts} restarts within {within:?}");
             self.event(|actor| SystemEvent::GivenUp { name: actor.cell.id().clone() });
-            return None;
+            return Next::End;
         };
-        let wait = backoff.unwrap_or(self.policy.backoff).delay(nth, &mut self.random);
         self.event(|actor| SystemEvent::Restarting { actor: actor.cell.address.clone(), after: wait });
-        Some(Some(now + wait))
+        Next::StartAt(later(now, wait))
     }
 
     /// Waits until a time or for an order, without an incarnation.
     async fn wait(&mut self, at: Option<Instant>) -> Wake<B::Live> {
+        self.listens = false;
         loop {
-            let control = match at {
+            if self.cell.is_killed() {
+                return Wake::Over;
+            }
+            let order = match at {
                 Some(at) if at <= Instant::now() => match self.inbox.control.try_recv() {
-                    Ok(control) => control,
+                    Ok(order) => order,
                     Err(_) => return Wake::Start,
                 },
                 Some(at) => tokio::select! {
                     biased;
-                    control = self.inbox.control.recv() => control.expect("the cell holds a sender"),
+                    order = self.inbox.control.recv() => order.expect("the cell holds a sender"),
                     () = sleep_until(at) => return Wake::Start,
                 },
                 None => self.inbox.control.recv().await.expect("the cell holds a sender"),
             };
-            match control {
+            let (next, options, done) = match order {
                 Control::Kill | Control::Stop { .. } => return Wake::Over,
                 Control::Start { order } => {
                     self.follow(order);
@@ -552,63 +653,86 @@ impl<B: Blueprint> ComponentActor<B> {
                 Control::Suspend { order } => {
                     self.follow(order);
                     self.tell_supervisor(|| Happened::Suspended);
+                    continue;
                 }
                 Control::Health { done } => {
                     _ = done.send(Err(HealthError::NotRunning { state: self.cell.state() }));
+                    continue;
                 }
-                Control::Upgrade { version, done, .. } => {
-                    // The cure for a version that keeps crashing. There is no state to take over.
-                    let next = match self.next_version(version, true) {
-                        Ok(next) => next,
-                        Err(error) => {
-                            _ = done.send(Err(error));
-                            continue;
-                        }
-                    };
-                    if let Some(live) = self.begin_other(next, done).await {
-                        return Wake::Started(live);
-                    }
+                // The cure for a version that keeps crashing. There is no state but what waits already.
+                Control::Upgrade { version, options, done } => (self.next_version(version), options, done),
+                Control::Rollback { options, done } => {
+                    (self.previous.clone().ok_or(UpgradeError::NothingBefore), options, done)
                 }
-                Control::Rollback { done } => match self.previous.clone() {
-                    Some(previous) => {
-                        if let Some(live) = self.begin_other(previous, done).await {
-                            return Wake::Started(live);
-                        }
-                    }
-                    None => _ = done.send(Err(UpgradeError::NothingBefore)),
-                },
+            };
+            let next = match next {
+                Ok(next) => next,
+                Err(error) => {
+                    _ = done.send(Err(error));
+                    continue;
+                }
+            };
+            let patterns = self.cell.patterns();
+            match self.begin(&next, self.state.clone()).await {
+                Ok(live) => {
+                    let state = self.state.take();
+                    self.adopt(next, options.probation, state);
+                    self.tell_supervisor(|| Happened::Started);
+                    _ = done.send(Ok(self.cell.incarnation()));
+                    return Wake::Started(live);
+                }
+                Err(error) => {
+                    self.cell.set_patterns(&patterns);
+                    _ = done.send(Err(UpgradeError::NotStarted(error)));
+                }
             }
         }
     }
 
-    async fn begin_other(&mut self, next: Arc<B>, done: oneshot::Sender<Result<u64, UpgradeError>>) -> Option<B::Live> {
-        match self.begin(&next, None).await {
-            Ok(live) => {
-                self.adopt(next);
-                self.tell_supervisor(|| Happened::Started);
-                _ = done.send(Ok(self.cell.incarnation()));
-                Some(live)
-            }
-            Err(error) => {
-                _ = done.send(Err(UpgradeError::NotStarted(error)));
-                None
-            }
-        }
-    }
-
-    /// The end: nobody is left waiting, and nothing is left behind.
-    async fn finish(mut self) {
-        self.cell.set_state(Lifecycle::Stopping);
+    /// Takes no more messages.
+    fn close(&mut self) {
         self.inbox.mailbox.close();
-        // Ends when the last sender that had got hold of a place has used it. The rest is done by dropping.
+        self.cell.close_room();
+    }
+
+    /// The end.
+    async fn finish(mut self) {
+        self.bury();
+        // Senders that had got hold of a place may still use it, whenever they are polled.
         while let Some(delivery) = self.inbox.mailbox.recv().await {
             self.give_up(delivery);
         }
     }
 
-    /// A message that nobody will handle. Dropping the reply tells the asker.
-    fn give_up(&self, Delivery { message, reply }: Delivery) {
-        if reply.is_none() {
+    /// Nobody is left waiting, and nothing is left behind.
+    fn bury(&mut self) {
+        if std::mem::replace(&mut self.buried, true) {
+            return;
+        }
+        self.cell.set_state(Lifecycle::Stopping);
+        self.close();
+        self.bury_hand(DeadReason::Interrupted);
+        drop(self.cell.reply_subject.lock().take());
+        self.give_up_all();
+        self.cell.set_patterns(&[]);
+        // Fails when somebody took the name away before.
+        _ = self.cell.core.registry.deregister(&self.cell.address);
+        self.cell.set_state(Lifecycle::Stopped);
+        self.cell.metrics.actors.decrement(1);
+        self.event(|actor| SystemEvent::Stopped { actor: actor.cell.address.clone() });
+        self.tell_supervisor(|| Happened::Gone);
+        self.cell.ended.cancel();
+    }
+
+    fn give_up_all(&mut self) {
+        while let Ok(delivery) = self.inbox.mailbox.try_recv() {
+            self.give_up(delivery);
+        }
+    }
+
+    /// A message that nobody will handle. Dropping the reply tells the asker, if there is still one.
+    fn give_up(&self, Delivery { message, reply, .. }: Delivery) {
+        if reply.is_none_or(|reply| reply.0.is_closed()) {
             self.dead_letter(message, DeadReason::Stopped);
         }
     }
@@ -632,12 +756,11 @@ impl<B: Blueprint> ComponentActor<B> {
     }
 
     fn report(&self, during: During, crash: Crash) -> Arc<CrashReport> {
-        let report = Arc::new(CrashReport {
-            actor: self.cell.address.clone(),
-            incarnation: self.cell.incarnation(),
-            during,
-            crash,
-        });
+        self.report_of(self.cell.incarnation(), during, crash)
+    }
+
+    fn report_of(&self, incarnation: u64, during: During, crash: Crash) -> Arc<CrashReport> {
+        let report = Arc::new(CrashReport { actor: self.cell.address.clone(), incarnation, during, crash });
         self.note_crash(&report);
         report
     }
@@ -656,30 +779,14 @@ impl<B: Blueprint> ComponentActor<B> {
 /// Also where the task is dropped with its runtime, or the spawning of it is given up half-way.
 impl<B: Blueprint> Drop for ComponentActor<B> {
     fn drop(&mut self) {
-        self.inbox.mailbox.close();
-        while let Ok(delivery) = self.inbox.mailbox.try_recv() {
-            self.give_up(delivery);
+        self.bury();
+        // A sender on another thread may be about to use its place; it takes it a moment.
+        for _ in 0..1_000 {
+            match self.inbox.mailbox.try_recv() {
+                Ok(delivery) => self.give_up(delivery),
+                Err(TryRecvError::Disconnected) => return,
+                Err(TryRecvError::Empty) => std::hint::spin_loop(),
+            }
         }
-        if let Some((message, _)) = self.again.take() {
-            self.dead_letter(message, DeadReason::Interrupted);
-        }
-        drop(self.cell.reply_subject.lock().take());
-        let subscriptions = std::mem::take(&mut *self.cell.subscriptions.lock());
-        drop(subscriptions);
-        // Fails when somebody took the name away before.
-        _ = self.cell.core.registry.deregister(&self.cell.address);
-        self.cell.set_state(Lifecycle::Stopped);
-        self.cell.metrics.actors.decrement(1);
-        self.event(|actor| SystemEvent::Stopped { actor: actor.cell.address.clone() });
-        self.tell_supervisor(|| Happened::Gone);
-        self.cell.ended.cancel();
     }
-}
-
-/// What an actor wakes up for.
-enum Received {
-    Message(Delivery),
-    Control(Control),
-    /// No more messages: the mailbox was closed.
-    Drained,
 }

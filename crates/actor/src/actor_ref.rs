@@ -1,18 +1,18 @@
 //! The handle on an actor: send, ask, stop, look at.
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use airssys_wasm_registry::{ActorAddress, ComponentId, Load, MessageEnvelope, Refusal, Undelivered};
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout_at},
+};
 
 use crate::{
     CrashReport,
-    cell::{Cell, Control, Delivery, Lifecycle, ReplyTo, Unanswered},
+    cell::{Answer, Cell, Control, Delivery, Lifecycle, ReplyTo, Unanswered, undelivered},
+    policy::later,
 };
 
 /// A handle on an actor. It holds the mailbox, so that sending needs no look-up. Cheap to clone.
@@ -137,8 +137,7 @@ impl ActorRef {
     /// [`Undelivered`], with the message: the mailbox is full, the actor has stopped or is restarting, or the message is
     /// larger than the actor's `message_size`.
     pub fn try_tell(&self, message: impl Into<MessageEnvelope>) -> Result<(), Undelivered> {
-        let delivery = Delivery { message: message.into(), reply: None };
-        self.0.try_push(delivery).map_err(|(reason, delivery)| Undelivered::new(reason, delivery.message))
+        self.0.try_push(Delivery::new(message.into(), None)).map_err(undelivered)
     }
 
     /// Puts a message into its mailbox as soon as there is room.
@@ -147,8 +146,12 @@ impl ActorRef {
     ///
     /// [`Undelivered`], with the message: the actor has stopped, or the message is larger than its `message_size`.
     pub async fn tell(&self, message: impl Into<MessageEnvelope>) -> Result<(), Undelivered> {
-        let delivery = Delivery { message: message.into(), reply: None };
-        self.0.push(delivery).await.map_err(|(reason, delivery)| Undelivered::new(reason, delivery.message))
+        match self.0.try_push(Delivery::new(message.into(), None)) {
+            Err((Refusal::Full | Refusal::Restarting, delivery)) => {
+                Box::pin(self.0.push_later(delivery)).await.map_err(undelivered)
+            }
+            done => done.map_err(undelivered),
+        }
     }
 
     /// Sends a message as soon as there is room, and waits for the answer: until the message's deadline if it has one,
@@ -161,11 +164,39 @@ impl ActorRef {
     /// [`AskError`].
     pub async fn ask(&self, message: impl Into<MessageEnvelope>) -> Result<Bytes, AskError> {
         let message = message.into();
-        match message.deadline {
-            None => self.ask_for_ever(message).await,
-            Some(deadline) => tokio::time::timeout_at(deadline.into(), self.ask_for_ever(message))
-                .await
-                .unwrap_or(Err(AskError::Deadline)),
+        let deadline = message.deadline;
+        let (reply, answer) = oneshot::channel();
+        match self.0.try_push(Delivery::new(message, Some(ReplyTo(reply)))) {
+            Ok(()) => answered(answer, deadline).await,
+            Err((Refusal::Full | Refusal::Restarting, delivery)) => {
+                // In a box, for it is rare, and its future would lie in that of every asker.
+                let later = Box::pin(async {
+                    match self.0.push_later(delivery).await {
+                        Ok(()) => answered(answer, None).await,
+                        Err(refused) => Err(AskError::NotSent(undelivered(refused))),
+                    }
+                });
+                match deadline {
+                    None => later.await,
+                    Some(deadline) => timeout_at(deadline.into(), later).await.unwrap_or(Err(AskError::Deadline)),
+                }
+            }
+            Err(refused) => Err(AskError::NotSent(undelivered(refused))),
+        }
+    }
+
+    /// [`ask`](Self::ask) that does not wait for room.
+    ///
+    /// # Errors
+    ///
+    /// [`AskError`]: also [`AskError::NotSent`] where the mailbox is full, with the message.
+    pub async fn try_ask(&self, message: impl Into<MessageEnvelope>) -> Result<Bytes, AskError> {
+        let message = message.into();
+        let deadline = message.deadline;
+        let (reply, answer) = oneshot::channel();
+        match self.0.try_push(Delivery::new(message, Some(ReplyTo(reply)))) {
+            Ok(()) => answered(answer, deadline).await,
+            Err(refused) => Err(AskError::NotSent(undelivered(refused))),
         }
     }
 
@@ -176,22 +207,8 @@ impl ActorRef {
     /// [`AskError`].
     pub async fn ask_within(&self, longest: Duration, message: impl Into<MessageEnvelope>) -> Result<Bytes, AskError> {
         let mut message = message.into();
-        let deadline: Instant = (tokio::time::Instant::now() + longest).into_std();
-        message.deadline = Some(deadline);
+        message.deadline = Some(later(Instant::now(), longest).into_std());
         self.ask(message).await
-    }
-
-    async fn ask_for_ever(&self, message: MessageEnvelope) -> Result<Bytes, AskError> {
-        let (reply, answer) = oneshot::channel();
-        let delivery = Delivery { message, reply: Some(ReplyTo(reply)) };
-        if let Err((reason, delivery)) = self.0.push(delivery).await {
-            return Err(AskError::NotSent(Undelivered::new(reason, delivery.message)));
-        }
-        match answer.await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(unanswered)) => Err(unanswered.into()),
-            Err(_) => Err(AskError::Stopped),
-        }
     }
 
     /// Asks it to end, and does not wait for that; [`ended`](Self::ended) does. It takes no more messages from when it
@@ -217,9 +234,24 @@ impl ActorRef {
     ///
     /// [`HealthError`].
     pub async fn health(&self) -> Result<(), HealthError> {
-        let (done, answer) = oneshot::channel();
-        self.0.order(Control::Health { done });
-        answer.await.unwrap_or(Err(HealthError::NotRunning { state: Lifecycle::Stopped }))
+        let health = self.0.ordered(|done| Control::Health { done }).await;
+        health.unwrap_or(Err(HealthError::NotRunning { state: Lifecycle::Stopped }))
+    }
+}
+
+/// The answer to a message that was taken.
+async fn answered(answer: oneshot::Receiver<Answer>, deadline: Option<std::time::Instant>) -> Result<Bytes, AskError> {
+    let answer = match deadline {
+        None => answer.await,
+        Some(deadline) => match timeout_at(deadline.into(), answer).await {
+            Ok(answer) => answer,
+            Err(_) => return Err(AskError::Deadline),
+        },
+    };
+    match answer {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(unanswered)) => Err(unanswered.into()),
+        Err(_) => Err(AskError::Stopped),
     }
 }
 

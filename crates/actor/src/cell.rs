@@ -6,7 +6,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -17,6 +17,7 @@ use airssys_wasm_registry::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{
+    OwnedSemaphorePermit, Semaphore, TryAcquireError,
     mpsc::{self, error::TrySendError},
     oneshot,
 };
@@ -27,7 +28,24 @@ use crate::{CrashReport, HealthError, UpgradeError, UpgradeOptions, metrics::Met
 pub(crate) struct Delivery {
     pub(crate) message: MessageEnvelope,
     pub(crate) reply: Option<ReplyTo>,
+    /// What a large message holds of the mailbox's bytes.
+    room: Option<OwnedSemaphorePermit>,
 }
+
+impl Delivery {
+    pub(crate) fn new(message: MessageEnvelope, reply: Option<ReplyTo>) -> Self {
+        Self { message, reply, room: None }
+    }
+
+    /// Bytes that its sender chose.
+    fn size(&self) -> usize {
+        self.message.payload.len() + self.message.content_type.as_ref().map_or(0, |ty| ty.0.len())
+    }
+}
+
+/// Bytes of a message up to which it is not counted against the mailbox's bytes: as many of them as a mailbox holds are
+/// little enough.
+const SMALL: usize = 4 << 10;
 
 /// Where the answer to a message goes. Dropping it tells the asker that the actor has stopped.
 pub(crate) struct ReplyTo(pub(crate) oneshot::Sender<Answer>);
@@ -63,7 +81,7 @@ pub(crate) enum Control {
     /// Go over to another version, in a box of the blueprint's type.
     Upgrade { version: Box<dyn Any + Send>, options: UpgradeOptions, done: oneshot::Sender<Result<u64, UpgradeError>> },
     /// Go back to the version before.
-    Rollback { done: oneshot::Sender<Result<u64, UpgradeError>> },
+    Rollback { options: UpgradeOptions, done: oneshot::Sender<Result<u64, UpgradeError>> },
     /// Say how you are.
     Health { done: oneshot::Sender<Result<(), HealthError>> },
 }
@@ -105,12 +123,17 @@ pub(crate) struct Cell {
     pub(crate) address: ActorAddress,
     /// Whether a supervisor looks after it.
     pub(crate) supervised: bool,
-    /// How long a chain of dependencies it stands on.
-    pub(crate) level: u32,
+    /// How long a chain of dependencies it stands on; of those below a supervisor, the longest of all of them.
+    pub(crate) level: AtomicU32,
     mailbox: mpsc::Sender<Delivery>,
     control: mpsc::UnboundedSender<Control>,
-    /// Whether there may be control messages, so that a busy actor looks at one byte only.
+    /// Whether there may be orders, so that a busy actor looks at one byte only.
     urgent: AtomicBool,
+    /// Whether it was killed, which no later incarnation takes back.
+    killed: AtomicBool,
+    /// KiB that large messages may take up in the mailbox, and how many there are in all.
+    room: Arc<Semaphore>,
+    room_kib: u32,
     /// Bytes of payload that it takes.
     message_size: AtomicU64,
     state: AtomicU8,
@@ -144,17 +167,23 @@ impl Cell {
     pub(crate) fn new(
         core: &Arc<SystemCore>,
         address: ActorAddress,
+        metrics: Arc<Metrics>,
         level: u32,
         supervised: bool,
         mailbox: usize,
+        mailbox_bytes: u64,
     ) -> (Arc<Self>, Inbox) {
         let (mailbox, mailbox_end) = mpsc::channel(mailbox);
         let (control, control_end) = mpsc::unbounded_channel();
+        let room_kib = u32::try_from(mailbox_bytes >> 10).unwrap_or(u32::MAX).max(1);
         let cell = Self {
-            metrics: core.metrics_of(address.id()),
+            metrics,
             address,
             supervised,
-            level,
+            level: AtomicU32::new(level),
+            killed: AtomicBool::new(false),
+            room: Arc::new(Semaphore::new(room_kib as usize)),
+            room_kib,
             mailbox,
             control,
             urgent: AtomicBool::new(false),
@@ -220,6 +249,10 @@ impl Cell {
         self.set_incarnation(number);
         let token = CancellationToken::new();
         *self.interrupt.lock() = token.clone();
+        // A kill either finds this token, or is seen here.
+        if self.is_killed() {
+            token.cancel();
+        }
         token
     }
 
@@ -231,14 +264,31 @@ impl Cell {
 
     /// Gives an order. One that comes after the end is lost, with whatever waits for its completion.
     pub(crate) fn order(&self, control: Control) {
-        if self.control.send(control).is_ok() {
-            self.urgent.store(true, Ordering::Release);
+        // Before it is sent: whoever sees the mark listens until it comes, and whoever does not is woken by it.
+        self.urgent.store(true, Ordering::Release);
+        // Fails when the actor is gone.
+        _ = self.control.send(control);
+    }
+
+    /// Gives an order, and waits until it is answered or the actor is gone.
+    pub(crate) async fn ordered<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Control) -> Option<T> {
+        let (done, answer) = oneshot::channel();
+        self.order(order(done));
+        tokio::select! {
+            biased;
+            answer = answer => answer.ok(),
+            () = self.ended.cancelled() => None,
         }
     }
 
     pub(crate) fn kill(&self) {
+        self.killed.store(true, Ordering::SeqCst);
         self.order(Control::Kill);
         self.interrupt();
+    }
+
+    pub(crate) fn is_killed(&self) -> bool {
+        self.killed.load(Ordering::SeqCst)
     }
 
     /// Whether there may be orders. Asking takes the mark away.
@@ -251,14 +301,27 @@ impl Cell {
         if size as u64 > allowed { Err(Refusal::TooLarge { size: size as u64, allowed }) } else { Ok(()) }
     }
 
+    /// KiB that a message takes up of the mailbox's: none for a small one, all of them for one that is larger than that.
+    fn kib(&self, size: usize) -> u32 {
+        if size <= SMALL { 0 } else { u32::try_from(size.div_ceil(1 << 10)).unwrap_or(u32::MAX).min(self.room_kib) }
+    }
+
     fn full(&self) -> Refusal {
         if self.state() == Lifecycle::Restarting { Refusal::Restarting } else { Refusal::Full }
     }
 
     /// Puts a message into the mailbox at once.
-    pub(crate) fn try_push(&self, delivery: Delivery) -> Result<(), (Refusal, Delivery)> {
-        if let Err(refusal) = self.check_size(delivery.message.payload.len()) {
+    pub(crate) fn try_push(&self, mut delivery: Delivery) -> Result<(), (Refusal, Delivery)> {
+        let size = delivery.size();
+        if let Err(refusal) = self.check_size(size) {
             return Err((refusal, delivery));
+        }
+        if size > SMALL {
+            match Arc::clone(&self.room).try_acquire_many_owned(self.kib(size)) {
+                Ok(room) => delivery.room = Some(room),
+                Err(TryAcquireError::NoPermits) => return Err((self.full(), delivery)),
+                Err(TryAcquireError::Closed) => return Err((Refusal::Stopped, delivery)),
+            }
         }
         self.mailbox.try_send(delivery).map_err(|error| match error {
             TrySendError::Full(delivery) => (self.full(), delivery),
@@ -269,11 +332,27 @@ impl Cell {
     /// Puts a message into the mailbox as soon as there is room.
     pub(crate) async fn push(&self, delivery: Delivery) -> Result<(), (Refusal, Delivery)> {
         match self.try_push(delivery) {
-            Err((Refusal::Full | Refusal::Restarting, delivery)) => {
-                self.mailbox.send(delivery).await.map_err(|error| (Refusal::Stopped, error.0))
-            }
+            // In a box, for it is rare, and its future would lie in that of every sender.
+            Err((Refusal::Full | Refusal::Restarting, delivery)) => Box::pin(self.push_later(delivery)).await,
             done => done,
         }
+    }
+
+    /// [`push`](Self::push) of one that did not find room at once.
+    pub(crate) async fn push_later(&self, mut delivery: Delivery) -> Result<(), (Refusal, Delivery)> {
+        let kib = self.kib(delivery.size());
+        if kib > 0 && delivery.room.is_none() {
+            match Arc::clone(&self.room).acquire_many_owned(kib).await {
+                Ok(room) => delivery.room = Some(room),
+                Err(_) => return Err((Refusal::Stopped, delivery)),
+            }
+        }
+        self.mailbox.send(delivery).await.map_err(|error| (Refusal::Stopped, error.0))
+    }
+
+    /// Refuses whoever waits for room, and whoever will.
+    pub(crate) fn close_room(&self) {
+        self.room.close();
     }
 
     pub(crate) fn load(&self) -> Load {
@@ -290,14 +369,14 @@ pub(crate) enum Endpoint {
     Host(mpsc::Sender<MessageEnvelope>),
 }
 
-fn undelivered((reason, delivery): (Refusal, Delivery)) -> Undelivered {
+pub(crate) fn undelivered((reason, delivery): (Refusal, Delivery)) -> Undelivered {
     Undelivered::new(reason, delivery.message)
 }
 
 impl Sink for Endpoint {
     fn try_deliver(&self, message: MessageEnvelope) -> Result<(), Undelivered> {
         match self {
-            Self::Actor(cell) => cell.try_push(Delivery { message, reply: None }).map_err(undelivered),
+            Self::Actor(cell) => cell.try_push(Delivery::new(message, None)).map_err(undelivered),
             Self::Host(channel) => channel.try_send(message).map_err(|error| match error {
                 TrySendError::Full(message) => Undelivered::new(Refusal::Full, message),
                 TrySendError::Closed(message) => Undelivered::new(Refusal::Stopped, message),
@@ -307,7 +386,7 @@ impl Sink for Endpoint {
 
     async fn deliver(&self, message: MessageEnvelope) -> Result<(), Undelivered> {
         match self {
-            Self::Actor(cell) => cell.push(Delivery { message, reply: None }).await.map_err(undelivered),
+            Self::Actor(cell) => cell.push(Delivery::new(message, None)).await.map_err(undelivered),
             Self::Host(channel) => {
                 channel.send(message).await.map_err(|error| Undelivered::new(Refusal::Stopped, error.0))
             }

@@ -67,7 +67,7 @@ pub(crate) struct Contract {
 
 impl Contract {
     pub(crate) fn of(component: &LoadedComponent) -> Result<Self, NoHandler> {
-        let find = |name| component.export(name).ok();
+        let find = |name| component.find_export(name);
         let (kind, handle) = match (find(ACTOR_HANDLE), find(WASMCLOUD_HANDLE)) {
             (Some(handle), _) => (ContractKind::Actor, handle),
             (None, Some(handle)) => (ContractKind::WasmCloud, handle),

@@ -64,19 +64,21 @@ impl fmt::Display for DeadReason {
 pub struct DeadLetterLimits {
     /// In all. Default: 1,024.
     pub letters: usize,
-    /// For one name, so that nobody can crowd out the others' letters. Default: 128.
+    /// For one name. Default: 128.
     pub letters_per_actor: usize,
-    /// Bytes of payload in all. Default: 16 MiB.
+    /// Bytes in all. Default: 16 MiB.
     pub bytes: usize,
+    /// Bytes for one name. Default: 2 MiB.
+    pub bytes_per_actor: usize,
 }
 
 impl Default for DeadLetterLimits {
     fn default() -> Self {
-        Self { letters: 1_024, letters_per_actor: 128, bytes: 16 << 20 }
+        Self { letters: 1_024, letters_per_actor: 128, bytes: 16 << 20, bytes_per_actor: 2 << 20 }
     }
 }
 
-/// The dead letters of a system.
+/// The dead letters of a system. When there are too many, those for the name that has the most make room first.
 pub struct DeadLetters {
     limits: DeadLetterLimits,
     kept: Mutex<Kept>,
@@ -85,27 +87,69 @@ pub struct DeadLetters {
 #[derive(Default)]
 struct Kept {
     letters: VecDeque<DeadLetter>,
-    per_actor: HashMap<ComponentId, usize>,
+    per_actor: HashMap<ComponentId, Share>,
     bytes: usize,
     next: u64,
     evicted: u64,
 }
 
+/// What one name takes up.
+#[derive(Default, Clone, Copy)]
+struct Share {
+    letters: usize,
+    bytes: usize,
+}
+
+impl DeadLetter {
+    fn size(&self) -> usize {
+        self.message.payload.len() + self.message.content_type.as_ref().map_or(0, |ty| ty.0.len())
+    }
+}
+
 impl Kept {
+    /// Puts a letter where its number belongs, and makes room.
+    fn insert(&mut self, letter: DeadLetter, limits: &DeadLetterLimits) {
+        let (id, size) = (letter.to.id().clone(), letter.size());
+        let at = self.letters.partition_point(|other| other.number < letter.number);
+        self.letters.insert(at, letter);
+        self.bytes += size;
+        let share = self.per_actor.entry(id.clone()).or_default();
+        share.letters += 1;
+        share.bytes += size;
+        while self
+            .per_actor
+            .get(&id)
+            .is_some_and(|share| share.letters > limits.letters_per_actor || share.bytes > limits.bytes_per_actor)
+        {
+            self.evict_of(&id);
+        }
+        while self.letters.len() > limits.letters || self.bytes > limits.bytes {
+            let by_letters = self.letters.len() > limits.letters;
+            let most =
+                self.per_actor.iter().max_by_key(|(_, share)| if by_letters { share.letters } else { share.bytes });
+            let Some(id) = most.map(|(id, _)| id.clone()) else { return };
+            self.evict_of(&id);
+        }
+    }
+
+    fn evict_of(&mut self, id: &ComponentId) {
+        if let Some(oldest) = self.letters.iter().position(|letter| letter.to.id() == id) {
+            self.remove(oldest);
+            self.evicted += 1;
+        }
+    }
+
     fn remove(&mut self, at: usize) -> Option<DeadLetter> {
         let letter = self.letters.remove(at)?;
-        self.bytes -= letter.message.payload.len();
-        if let Some(count) = self.per_actor.get_mut(letter.to.id()) {
-            *count -= 1;
-            if *count == 0 {
+        self.bytes -= letter.size();
+        if let Some(share) = self.per_actor.get_mut(letter.to.id()) {
+            share.letters -= 1;
+            share.bytes -= letter.size();
+            if share.letters == 0 {
                 self.per_actor.remove(letter.to.id());
             }
         }
         Some(letter)
-    }
-
-    fn evict(&mut self, at: usize) {
-        self.evicted += u64::from(self.remove(at).is_some());
     }
 }
 
@@ -124,18 +168,7 @@ impl DeadLetters {
         let kept = &mut *self.kept.lock();
         let number = kept.next;
         kept.next += 1;
-        kept.bytes += message.payload.len();
-        let of_actor = kept.per_actor.entry(to.id().clone()).or_default();
-        *of_actor += 1;
-        if *of_actor > self.limits.letters_per_actor
-            && let Some(oldest) = kept.letters.iter().position(|letter| letter.to.id() == to.id())
-        {
-            kept.evict(oldest);
-        }
-        kept.letters.push_back(DeadLetter { number, to, message, reason, since: SystemTime::now() });
-        while kept.letters.len() > self.limits.letters || kept.bytes > self.limits.bytes {
-            kept.evict(0);
-        }
+        kept.insert(DeadLetter { number, to, message, reason, since: SystemTime::now() }, &self.limits);
     }
 
     /// How many there are now.
@@ -180,11 +213,7 @@ impl DeadLetters {
 
     /// Puts back what could not be sent again.
     pub(crate) fn put_back(&self, letter: DeadLetter) {
-        let kept = &mut *self.kept.lock();
-        kept.bytes += letter.message.payload.len();
-        *kept.per_actor.entry(letter.to.id().clone()).or_default() += 1;
-        let at = kept.letters.partition_point(|other| other.number < letter.number);
-        kept.letters.insert(at, letter);
+        self.kept.lock().insert(letter, &self.limits);
     }
 }
 
@@ -205,21 +234,32 @@ mod tests {
         letters.list().iter().map(|letter| String::from_utf8_lossy(&letter.message.payload).into_owned()).collect()
     }
 
+    const LIMITS: DeadLetterLimits =
+        DeadLetterLimits { letters: 100, letters_per_actor: 100, bytes: 1_000, bytes_per_actor: 1_000 };
+
     #[test]
     fn one_actor_does_not_crowd_out_the_others() {
-        let letters = DeadLetters::new(DeadLetterLimits { letters: 4, letters_per_actor: 2, bytes: 1_000 });
-        let to = addresses(&["a", "b"]);
-        letters.add(to[1].clone(), "b0".into(), DeadReason::Stopped);
-        for n in 0..5 {
-            letters.add(to[0].clone(), format!("a{n}").into(), DeadReason::Stopped);
+        for limits in [
+            DeadLetterLimits { letters_per_actor: 2, ..LIMITS },
+            DeadLetterLimits { bytes_per_actor: 5, ..LIMITS },
+            // Also where only the whole is bounded: who has the most makes room.
+            DeadLetterLimits { letters: 3, ..LIMITS },
+            DeadLetterLimits { bytes: 7, ..LIMITS },
+        ] {
+            let letters = DeadLetters::new(limits);
+            let to = addresses(&["a", "b"]);
+            letters.add(to[1].clone(), "b0".into(), DeadReason::Stopped);
+            for n in 0..5 {
+                letters.add(to[0].clone(), format!("a{n}").into(), DeadReason::Stopped);
+            }
+            assert_eq!(payloads(&letters), ["b0", "a3", "a4"], "{limits:?}");
+            assert_eq!((letters.len(), letters.total(), letters.evicted()), (3, 6, 3));
         }
-        assert_eq!(payloads(&letters), ["b0", "a3", "a4"]);
-        assert_eq!((letters.len(), letters.total(), letters.evicted()), (3, 6, 3));
     }
 
     #[test]
     fn letters_and_bytes_are_bounded() {
-        let letters = DeadLetters::new(DeadLetterLimits { letters: 3, letters_per_actor: 9, bytes: 10 });
+        let letters = DeadLetters::new(DeadLetterLimits { letters: 3, bytes: 10, ..LIMITS });
         let to = addresses(&["a"]);
         for payload in ["1", "2", "3", "4"] {
             letters.add(to[0].clone(), payload.into(), DeadReason::Late);

@@ -9,6 +9,7 @@ use std::{
     },
 };
 
+use airssys_wasm_engine::{Export, ExportError, wasmtime::component::Lift};
 use airssys_wasm_isolation::{Crash, InstantiateError, Sandbox, SandboxSpec, TypedExport};
 use airssys_wasm_limits::CancellationToken;
 use airssys_wasm_registry::{ComponentId, MessageEnvelope, TopicPattern, TraceContext};
@@ -19,6 +20,7 @@ use crate::{
     actor::{Blueprint, Handled, Live},
     cell::{Cell, ReplyTo},
     contract::{BrokerMessage, Contract, Message},
+    native::made,
 };
 
 /// What an actor is spawned from: a sandbox's specification, and how it is an actor.
@@ -35,6 +37,9 @@ pub struct ActorSpec<U: 'static> {
     pub subscriptions: Vec<TopicPattern>,
     /// Messages that its mailbox holds, at least one. Default: 1,024.
     pub mailbox: usize,
+    /// Bytes that messages of more than 4 KiB may take up in its mailbox; one that is larger than all of it waits until
+    /// there is no other. Default: 16 MiB.
+    pub mailbox_bytes: u64,
     /// How its failures are answered.
     pub restart: RestartPolicy,
     /// How many times a message may crash the actor before it goes to the dead letters. `None`, the default, is the first
@@ -44,8 +49,10 @@ pub struct ActorSpec<U: 'static> {
     pub depends_on: Vec<ComponentId>,
 }
 
-/// Deaths that a message may cause where redelivery is asked for without a number.
+/// How many times a message may crash an actor, where redelivery is wanted and there is no reason for another number.
 pub const DEFAULT_REDELIVERY: u32 = 3;
+
+pub(crate) const DEFAULT_MAILBOX_BYTES: u64 = 16 << 20;
 
 impl<U: Send + 'static> ActorSpec<U> {
     /// An actor with defaults for everything else.
@@ -57,6 +64,7 @@ impl<U: Send + 'static> ActorSpec<U> {
             config: BTreeMap::new(),
             subscriptions: Vec::new(),
             mailbox: 1_024,
+            mailbox_bytes: DEFAULT_MAILBOX_BYTES,
             restart: RestartPolicy::default(),
             redelivery: None,
             depends_on: Vec::new(),
@@ -73,6 +81,7 @@ impl<U> Clone for ActorSpec<U> {
             config: self.config.clone(),
             subscriptions: self.subscriptions.clone(),
             mailbox: self.mailbox,
+            mailbox_bytes: self.mailbox_bytes,
             restart: self.restart.clone(),
             redelivery: self.redelivery,
             depends_on: self.depends_on.clone(),
@@ -141,7 +150,8 @@ impl<U: Send + 'static> GuestBlueprint<U> {
 }
 
 pub(crate) struct GuestLive<U: 'static> {
-    sandbox: Sandbox<ActorState<U>>,
+    /// None during a call, and after one that crashed.
+    sandbox: Option<Sandbox<ActorState<U>>>,
     handle: Handle,
     contract: Arc<Contract>,
 }
@@ -173,7 +183,7 @@ impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
             }))
         };
         let ext = ActorState {
-            user: (self.user)(cell.id()),
+            user: made(cell, || (self.user)(cell.id()))?,
             cell: Arc::clone(cell),
             capabilities: Arc::clone(&self.capabilities),
             trace: None,
@@ -203,7 +213,7 @@ impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
             outcome.map_err(|message| StartError::RestoreRefused { message })?;
             sandbox = back;
         }
-        Ok(GuestLive { sandbox, handle, contract: Arc::clone(contract) })
+        Ok(GuestLive { sandbox: Some(sandbox), handle, contract: Arc::clone(contract) })
     }
 
     fn upgraded(&self, sandbox: SandboxSpec<ActorState<U>>) -> Result<Self, UpgradeError> {
@@ -229,28 +239,58 @@ impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
     }
 }
 
+impl<U: Send + 'static> GuestLive<U> {
+    fn sandbox(&mut self) -> Sandbox<ActorState<U>> {
+        self.sandbox.take().expect("one that crashed is dropped")
+    }
+
+    /// Calls an export that takes nothing; `None` where there is none.
+    async fn ask<R>(
+        &mut self,
+        export: Option<&Export>,
+        interrupt: &CancellationToken,
+    ) -> Result<Option<Result<R, ExportError>>, Crash>
+    where
+        R: Lift + Send + Sync + 'static,
+    {
+        let Some(export) = export else { return Ok(None) };
+        let mut sandbox = self.sandbox();
+        let typed = match sandbox.typed::<(), (R,)>(export) {
+            Ok(typed) => typed,
+            Err(error) => {
+                self.sandbox = Some(sandbox);
+                return Ok(Some(Err(error)));
+            }
+        };
+        let ((answer,), sandbox) = sandbox.call_until(&typed, (), interrupt).await?;
+        self.sandbox = Some(sandbox);
+        Ok(Some(Ok(answer)))
+    }
+}
+
 impl<U: Send + 'static> Live for GuestLive<U> {
     async fn handle(
-        self,
+        &mut self,
         message: &MessageEnvelope,
         trace: Option<Box<TraceContext>>,
         reply: &mut Option<ReplyTo>,
         interrupt: &CancellationToken,
-    ) -> Result<(Handled, Self), Crash> {
-        let Self { mut sandbox, handle, contract } = self;
+    ) -> Result<Handled, Crash> {
+        let mut sandbox = self.sandbox();
         sandbox.ext_mut().trace = trace;
         let topic = message.topic.as_ref().map(Arc::from);
-        match &handle {
+        let payload = message.payload.clone();
+        let (handled, mut sandbox) = match &self.handle {
             Handle::Actor(export) => {
                 let message = Message {
-                    payload: message.payload.clone(),
+                    payload,
                     sender: message.sender.as_ref().map(|sender| sender.id().into()),
                     topic,
                     content_type: message.content_type.as_ref().map(|ty| Arc::clone(&ty.0)),
                     wants_answer: reply.is_some(),
                 };
                 let ((handled,), sandbox) = sandbox.call_until(export, (message,), interrupt).await?;
-                Ok((handled, Self { sandbox, handle, contract }))
+                (handled, sandbox)
             }
             Handle::WasmCloud(export) => {
                 let cell = Arc::clone(&sandbox.ext().cell);
@@ -259,45 +299,44 @@ impl<U: Send + 'static> Live for GuestLive<U> {
                     *cell.reply_subject.lock() = Some((Arc::clone(&subject), reply));
                     subject
                 });
-                let message = BrokerMessage {
-                    subject: topic.unwrap_or_else(|| cell.id().into()),
-                    body: message.payload.clone(),
-                    reply_to,
-                };
+                let subject = topic.unwrap_or_else(|| cell.id().into());
+                let message = BrokerMessage { subject, body: payload, reply_to };
                 let ((handled,), sandbox) = sandbox.call_until(export, (message,), interrupt).await?;
                 // Still there if nothing was published to it.
                 *reply = cell.reply_subject.lock().take().map(|(_, reply)| reply);
-                Ok((handled.map(|()| None), Self { sandbox, handle, contract }))
+                (handled.map(|()| None), sandbox)
             }
+        };
+        if message.trace.is_some() {
+            sandbox.ext_mut().trace = None;
         }
+        self.sandbox = Some(sandbox);
+        Ok(handled)
     }
 
-    async fn health(mut self, interrupt: &CancellationToken) -> Result<(Result<(), HealthError>, Self), Crash> {
-        let Some(export) = &self.contract.health else { return Ok((Err(HealthError::NotOffered), self)) };
-        let check = match self.sandbox.typed::<(), (Result<(), String>,)>(export) {
-            Ok(check) => check,
-            Err(error) => return Ok((Err(HealthError::Contract(error)), self)),
-        };
-        let Self { sandbox, handle, contract } = self;
-        let ((health,), sandbox) = sandbox.call_until(&check, (), interrupt).await?;
-        Ok((health.map_err(|message| HealthError::Unwell { message }), Self { sandbox, handle, contract }))
+    async fn health(&mut self, interrupt: &CancellationToken) -> Result<Result<(), HealthError>, Crash> {
+        let contract = Arc::clone(&self.contract);
+        Ok(match self.ask::<Result<(), String>>(contract.health.as_ref(), interrupt).await? {
+            None => Err(HealthError::NotOffered),
+            Some(Err(error)) => Err(HealthError::Contract(error)),
+            Some(Ok(health)) => health.map_err(|message| HealthError::Unwell { message }),
+        })
     }
 
-    async fn snapshot(mut self, interrupt: &CancellationToken) -> Result<(Result<Bytes, String>, Self), Crash> {
-        let Some(export) = &self.contract.snapshot else { return Ok((Ok(Bytes::new()), self)) };
-        let snapshot = match self.sandbox.typed::<(), (Result<Bytes, String>,)>(export) {
-            Ok(snapshot) => snapshot,
-            Err(error) => return Ok((Err(error.to_string()), self)),
-        };
-        let Self { sandbox, handle, contract } = self;
-        let ((state,), sandbox) = sandbox.call_until(&snapshot, (), interrupt).await?;
-        Ok((state, Self { sandbox, handle, contract }))
+    async fn snapshot(&mut self, interrupt: &CancellationToken) -> Result<Result<Bytes, String>, Crash> {
+        let contract = Arc::clone(&self.contract);
+        Ok(match self.ask::<Result<Bytes, String>>(contract.snapshot.as_ref(), interrupt).await? {
+            None => Ok(Bytes::new()),
+            Some(Err(error)) => Err(error.to_string()),
+            Some(Ok(state)) => state,
+        })
     }
 
     async fn shutdown(mut self, interrupt: &CancellationToken) -> Result<(), Crash> {
         let Some(export) = &self.contract.shutdown else { return Ok(()) };
-        match self.sandbox.typed::<(), ()>(export) {
-            Ok(shutdown) => self.sandbox.call_until(&shutdown, (), interrupt).await.map(|_| ()),
+        let Some(mut sandbox) = self.sandbox.take() else { return Ok(()) };
+        match sandbox.typed::<(), ()>(export) {
+            Ok(shutdown) => sandbox.call_until(&shutdown, (), interrupt).await.map(|_| ()),
             Err(error) => {
                 tracing::warn!("not called at the end: {error}");
                 Ok(())
@@ -306,7 +345,7 @@ impl<U: Send + 'static> Live for GuestLive<U> {
     }
 
     fn memory(&self) -> u64 {
-        self.sandbox.usage().memory
+        self.sandbox.as_ref().map_or(0, Sandbox::memory)
     }
 }
 

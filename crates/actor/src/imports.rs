@@ -12,12 +12,14 @@ use airssys_wasm_registry::{
     ComponentId, ContentType, MessageEnvelope, Refusal, SendError, Topic, TopicPattern, WhenFull,
 };
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     ActorState, DeniedAction, SystemEvent,
-    cell::{Cell, Delivery, Endpoint, ReplyTo, Unanswered},
+    cell::{Answer, Cell, Delivery, Endpoint, ReplyTo, Unanswered},
     contract::{BrokerMessage, GuestRequestError, GuestSendError, GuestSubscribeError, Level},
+    policy::later,
+    report::{is_news, shown},
 };
 
 type Ctx<'a, U> = StoreContextMut<'a, HostState<ActorState<U>>>;
@@ -49,9 +51,7 @@ pub(crate) fn link<U: Send + 'static>(linker: &mut Linker<HostState<ActorState<U
     })?;
     messaging.func_wrap("unsubscribe", |store: Ctx<'_, U>, (pattern,): (String,)| {
         if let Ok(pattern) = TopicPattern::new(&pattern) {
-            let removed = store.data().ext.cell.subscriptions.lock().remove(&pattern);
-            // It locks the broker when it is dropped.
-            drop(removed);
+            store.data().ext.cell.unsubscribe(&pattern);
         }
         Ok(())
     })?;
@@ -100,14 +100,17 @@ impl<U> ActorState<U> {
     fn deny(&mut self, action: DeniedAction, target: &str) {
         self.denials += 1;
         self.cell.metrics.denied.increment(1);
-        // The first is news; a thousand of them are a flood.
-        if self.denials == 1 {
-            tracing::warn!(actor = %self.cell.id(), %action, target = %target.escape_debug(), "denied");
-        } else {
-            tracing::debug!(actor = %self.cell.id(), %action, target = %target.escape_debug(), "denied");
+        // A guest can try without end: neither the log nor the events of others are to drown in it.
+        if is_news(self.denials) {
+            tracing::warn!(actor = %self.cell.id(), nth = self.denials, %action, target = %shown(target), "denied");
+            let (actor, denials) = (&self.cell.address, self.denials);
+            self.cell.core.event(|| SystemEvent::Denied {
+                actor: actor.clone(),
+                action,
+                target: target.to_owned(),
+                denials,
+            });
         }
-        let actor = || self.cell.address.clone();
-        self.cell.core.event(|| SystemEvent::Denied { actor: actor(), action, target: target.to_owned() });
     }
 }
 
@@ -122,6 +125,9 @@ fn send<U>(
         state.deny(DeniedAction::Send, to.as_str());
         return Err(GuestSendError::Denied);
     }
+    if content_type.as_ref().is_some_and(|ty| ty.len() > LONGEST_CONTENT_TYPE) {
+        return Err(invalid(format_args!("a content type has {LONGEST_CONTENT_TYPE} bytes at the most")));
+    }
     let mut message = state.envelope(payload);
     message.content_type = content_type.map(ContentType);
     state.cell.core.router.send(&to, message).map_err(|error| match error {
@@ -129,6 +135,9 @@ fn send<U>(
         _ => GuestSendError::Unknown,
     })
 }
+
+/// Bytes of a media type.
+const LONGEST_CONTENT_TYPE: usize = 255;
 
 fn invalid(error: impl ToString) -> GuestSendError {
     GuestSendError::Invalid(error.to_string())
@@ -155,10 +164,10 @@ async fn request<U>(
         return Err(GuestRequestError::NotSent(GuestSendError::Denied));
     }
     let receivers = state.cell.core.registry.sinks(&to);
-    ask_first(&state.cell, receivers, state.envelope(payload), timeout).await
+    ask_any(&state.cell, &receivers, &state.envelope(payload), timeout, Silence::IsAnAnswer).await
 }
 
-/// Asks one of those who subscribed to a topic.
+/// Asks those who subscribed to a topic, one after the other, until one answers.
 async fn request_topic<U>(
     state: &mut ActorState<U>,
     topic: &str,
@@ -173,46 +182,81 @@ async fn request_topic<U>(
     let receivers = state.cell.core.broker.sinks(&topic);
     let mut message = state.envelope(payload);
     message.topic = Some(topic);
-    ask_first(&state.cell, receivers, message, timeout).await
+    ask_any(&state.cell, &receivers, &message, timeout, Silence::IsPassedOver).await
 }
 
-/// Asks the first who has room; where none has, waits for the first of all.
-async fn ask_first(
+/// What a receiver that comes back without an answer stands for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Silence {
+    IsAnAnswer,
+    IsPassedOver,
+}
+
+/// Asks the first that takes the message; where all are full, waits for the first of those.
+async fn ask_any(
     asker: &Cell,
-    receivers: Vec<Arc<Endpoint>>,
-    mut message: MessageEnvelope,
+    receivers: &[Arc<Endpoint>],
+    message: &MessageEnvelope,
     timeout: Duration,
+    silence: Silence,
 ) -> Result<Bytes, GuestRequestError> {
-    let receivers: Vec<_> = receivers
-        .iter()
-        .filter_map(|receiver| match &**receiver {
-            Endpoint::Actor(cell) => Some(cell),
-            // Subscribers of the host do not answer.
-            Endpoint::Host(_) => None,
-        })
-        .collect();
-    let Some(first) = receivers.first() else {
-        return Err(GuestRequestError::NotSent(GuestSendError::Unknown));
-    };
-    let receiver = receivers.iter().find(|cell| cell.load().queued < cell.load().capacity).unwrap_or(first);
-    let Some(_waiting) = Waiting::begin(asker, receiver) else { return Err(GuestRequestError::Cycle) };
-    let until = tokio::time::Instant::now() + timeout;
-    message.deadline = Some(until.into_std());
-    message.target = Some(receiver.address.generation());
-    let (reply, answer) = oneshot::channel();
+    let until = later(Instant::now(), timeout);
+    // Subscribers of the host do not answer.
+    let actors = receivers.iter().filter_map(|receiver| match &**receiver {
+        Endpoint::Actor(cell) => Some(cell),
+        Endpoint::Host(_) => None,
+    });
     let exchange = async {
-        let delivery = Delivery { message, reply: Some(ReplyTo(reply)) };
-        receiver.push(delivery).await.map_err(|(reason, _)| GuestRequestError::NotSent(refused(reason)))?;
-        match answer.await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(Unanswered::Crashed(_))) => Err(GuestRequestError::Crashed),
-            Ok(Err(Unanswered::Failed(message))) => Err(GuestRequestError::Failed(message)),
-            Ok(Err(Unanswered::NoReply)) => Err(GuestRequestError::NoAnswer),
-            Ok(Err(Unanswered::Late)) => Err(GuestRequestError::Timeout),
-            Err(_) => Err(GuestRequestError::Stopped),
+        let mut last = GuestRequestError::NotSent(GuestSendError::Unknown);
+        let mut full = None;
+        for receiver in actors {
+            let Some(waiting) = Waiting::begin(asker, receiver) else {
+                last = GuestRequestError::Cycle;
+                continue;
+            };
+            let (delivery, answer) = question(message, receiver, until);
+            match receiver.try_push(delivery) {
+                Ok(()) => {
+                    let answered = heard(answer.await);
+                    if silence == Silence::IsPassedOver && answered == Err(GuestRequestError::NoAnswer) {
+                        last = GuestRequestError::NoAnswer;
+                        continue;
+                    }
+                    return answered;
+                }
+                Err((reason, _)) => {
+                    last = GuestRequestError::NotSent(refused(reason));
+                    if matches!(reason, Refusal::Full | Refusal::Restarting) && full.is_none() {
+                        full = Some((receiver, waiting));
+                    }
+                }
+            }
         }
+        let Some((receiver, _waiting)) = full else { return Err(last) };
+        let (delivery, answer) = question(message, receiver, until);
+        receiver.push(delivery).await.map_err(|(reason, _)| GuestRequestError::NotSent(refused(reason)))?;
+        heard(answer.await)
     };
     tokio::time::timeout_at(until, exchange).await.unwrap_or(Err(GuestRequestError::Timeout))
+}
+
+fn question(message: &MessageEnvelope, to: &Cell, until: Instant) -> (Delivery, oneshot::Receiver<Answer>) {
+    let mut message = message.clone();
+    message.deadline = Some(until.into_std());
+    message.target = Some(to.address.generation());
+    let (reply, answer) = oneshot::channel();
+    (Delivery::new(message, Some(ReplyTo(reply))), answer)
+}
+
+fn heard(answer: Result<Answer, oneshot::error::RecvError>) -> Result<Bytes, GuestRequestError> {
+    match answer {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(Unanswered::Crashed(_))) => Err(GuestRequestError::Crashed),
+        Ok(Err(Unanswered::Failed(message))) => Err(GuestRequestError::Failed(message)),
+        Ok(Err(Unanswered::NoReply)) => Err(GuestRequestError::NoAnswer),
+        Ok(Err(Unanswered::Late)) => Err(GuestRequestError::Timeout),
+        Err(_) => Err(GuestRequestError::Stopped),
+    }
 }
 
 /// That one actor waits for another, known to all, so that nobody waits for himself.
@@ -250,6 +294,8 @@ async fn publish<U>(state: &mut ActorState<U>, topic: &str, payload: Bytes) -> R
         return Err(GuestSendError::Denied);
     }
     let report = state.cell.core.broker.publish(&topic, state.envelope(payload)).await;
+    // The guest is told how many took it; the host, how many did not.
+    state.cell.metrics.refused_publications.increment((report.refused.len() + report.dropped) as u64);
     Ok(report.delivered as u32)
 }
 
@@ -293,19 +339,38 @@ impl Cell {
         subscriptions.insert(pattern, subscription);
         true
     }
+
+    fn unsubscribe(&self, pattern: &TopicPattern) {
+        let removed = self.subscriptions.lock().remove(pattern);
+        // It locks the broker when it is dropped.
+        drop(removed);
+    }
+
+    /// What it is subscribed to.
+    pub(crate) fn patterns(&self) -> Vec<TopicPattern> {
+        self.subscriptions.lock().keys().cloned().collect()
+    }
+
+    /// Subscribes to these and to no others.
+    pub(crate) fn set_patterns(self: &Arc<Self>, wanted: &[TopicPattern]) {
+        for pattern in self.patterns() {
+            if !wanted.contains(&pattern) {
+                self.unsubscribe(&pattern);
+            }
+        }
+        for pattern in wanted {
+            self.subscribe(pattern.clone(), u32::MAX);
+        }
+    }
 }
 
-/// Bytes after which a line is cut.
-const LONGEST_LINE: usize = 4 << 10;
-
 fn log(cell: &Cell, level: Level, line: &str) {
-    let cut = line.floor_char_boundary(LONGEST_LINE);
-    let (actor, line, left_out) = (cell.id(), line[..cut].escape_debug(), line.len() - cut);
+    let (actor, bytes, line) = (cell.id(), line.len(), shown(line));
     match level {
-        Level::Trace => tracing::trace!(target: "guest", %actor, left_out, "{line}"),
-        Level::Debug => tracing::debug!(target: "guest", %actor, left_out, "{line}"),
-        Level::Info => tracing::info!(target: "guest", %actor, left_out, "{line}"),
-        Level::Warn => tracing::warn!(target: "guest", %actor, left_out, "{line}"),
-        Level::Error => tracing::error!(target: "guest", %actor, left_out, "{line}"),
+        Level::Trace => tracing::trace!(target: "guest", %actor, bytes, "{line}"),
+        Level::Debug => tracing::debug!(target: "guest", %actor, bytes, "{line}"),
+        Level::Info => tracing::info!(target: "guest", %actor, bytes, "{line}"),
+        Level::Warn => tracing::warn!(target: "guest", %actor, bytes, "{line}"),
+        Level::Error => tracing::error!(target: "guest", %actor, bytes, "{line}"),
     }
 }

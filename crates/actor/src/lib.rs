@@ -1,4 +1,48 @@
 //! WebAssembly components as supervised actors: mailboxes, restarts, hot upgrade.
+//!
+//! An [`ActorSystem`] spawns a component as an actor: a task that owns one sandbox and a bounded mailbox. An [`ActorRef`]
+//! tells and asks it. When the guest crashes, its sandbox is gone, the asker of the message in hand is told at once, and a
+//! [`RestartPolicy`], or a supervisor ([`SupervisorSpec`]), decides what follows: the next incarnation has the same
+//! address and the same mailbox.
+//!
+//! ```
+//! use airssys_wasm_actor::{ActorSpec, ActorSystem, AskError, SystemConfig};
+//! use airssys_wasm_engine::{EngineConfig, Profile, WasmEngine};
+//! use airssys_wasm_isolation::SandboxSpec;
+//! use airssys_wasm_limits::{ByteSize, ResourceLimits};
+//! # const COUNTER: &[u8] = airssys_wasm_fixtures::COUNTER;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let system = ActorSystem::new(WasmEngine::new(EngineConfig::small())?, SystemConfig::default());
+//! let component = system.engine().load(COUNTER, Profile::Plain).await?;
+//! let sandbox = SandboxSpec::new(system.link(&component)?, ResourceLimits::with_memory(ByteSize::mib(8)))?;
+//! let counter = system.spawn(ActorSpec::new("counter".parse()?, sandbox)).await?;
+//!
+//! counter.tell("add 2").await?;
+//! assert_eq!(counter.ask("add 40").await?, "42");
+//!
+//! let AskError::Crashed(report) = counter.ask("crash").await.unwrap_err() else { panic!("it crashed") };
+//! println!("{report}");
+//! // It is back, behind the same address, and counts from zero.
+//! assert_eq!(counter.ask("get").await?, "0");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`ActorSystem::load`] takes a `Component.toml` instead, with limits, grants, capabilities and policies in it.
+//!
+//! # The guests' side
+//!
+//! A component is an actor if it exports `airssys:actor/handler@0.1.0`. The interface is in this package, `wit/actor.wit`,
+//! and in [`WIT`]. Components that export `wasmcloud:messaging/handler@0.2.0` are taken as they are. What a guest may do
+//! with messages is in its [`Capabilities`], by default nothing.
+//!
+//! # What it leaves to others
+//!
+//! What a guest may use is limited by `airssys-wasm-limits`; how it can fail is told by `airssys-wasm-isolation`; names,
+//! addresses and topics are those of `airssys-wasm-registry`. Mailboxes live in memory, in one process: nothing is
+//! persisted, and nothing goes over a network.
 
 mod actor;
 mod actor_ref;
@@ -18,6 +62,12 @@ mod supervisor;
 mod system;
 mod upgrade;
 
+pub use airssys_wasm_engine as engine;
+pub use airssys_wasm_isolation as isolation;
+pub use airssys_wasm_limits as limits;
+pub use airssys_wasm_registry as registry;
+pub use bytes::Bytes;
+
 pub use actor_ref::{ActorInfo, ActorRef, AskError, HealthError, Stop};
 pub use capabilities::{Capabilities, NamePattern};
 pub use cell::Lifecycle;
@@ -34,3 +84,8 @@ pub use system::{
     SystemEvent,
 };
 pub use upgrade::{UpgradeError, UpgradeOptions};
+
+/// The README's example is compiled with the doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

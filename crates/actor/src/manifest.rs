@@ -8,13 +8,14 @@ use std::{
 
 use airssys_wasm_engine::{LinkError, LoadError, Profile};
 use airssys_wasm_isolation::SandboxManifest;
-use airssys_wasm_limits::{ManifestError, QuotaError};
+use airssys_wasm_limits::{ByteSize, ManifestError, QuotaError};
 use airssys_wasm_registry::{ComponentId, TopicPattern};
 use serde::{Deserialize, Deserializer, de};
 
 use crate::{
     Capabilities, RestartPolicy,
     capabilities::{parsed, patterns},
+    guest::DEFAULT_MAILBOX_BYTES,
 };
 
 /// A whole `Component.toml`.
@@ -47,6 +48,9 @@ pub struct ComponentTable {
     /// Messages that its mailbox holds. Default: 1,024.
     #[serde(default = "mailbox")]
     pub mailbox: u32,
+    /// Bytes that messages of more than 4 KiB may take up in its mailbox. Default: 16 MiB.
+    #[serde(default = "mailbox_bytes")]
+    pub mailbox_bytes: ByteSize,
     /// How many times a message may crash it before it goes to the dead letters. Default: once.
     #[serde(default)]
     pub redelivery: Option<u32>,
@@ -60,6 +64,10 @@ pub struct ComponentTable {
 
 fn mailbox() -> u32 {
     1_024
+}
+
+fn mailbox_bytes() -> ByteSize {
+    ByteSize(DEFAULT_MAILBOX_BYTES)
 }
 
 fn id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ComponentId, D::Error> {

@@ -11,21 +11,23 @@ pub(crate) struct Metrics {
     pub(crate) messages: Counter,
     pub(crate) failures: Counter,
     latency: Option<Histogram>,
-    pub(crate) mailbox_depth: Histogram,
-    pub(crate) memory: Histogram,
+    mailbox_depth: Histogram,
+    memory: Histogram,
     pub(crate) restarts: Counter,
     crashes: [Counter; CrashClass::ALL.len()],
     pub(crate) dead_letters: Counter,
     pub(crate) denied: Counter,
     pub(crate) unclaimed: Counter,
+    pub(crate) refused_publications: Counter,
     pub(crate) actors: Gauge,
 }
 
 impl Metrics {
-    pub(crate) fn new(actor: Option<&ComponentId>) -> Self {
+    /// With latencies where that is asked for, or where it is left open and somebody seems to listen.
+    pub(crate) fn new(actor: Option<&ComponentId>, latencies: Option<bool>) -> Self {
         let labels = || -> Vec<Label> { actor.map(|id| Label::new("actor", id.to_string())).into_iter().collect() };
-        // A recorder without any state is the one that records nothing.
-        let listening = metrics::with_recorder(|recorder| size_of_val(recorder) != 0);
+        // The recorder that records nothing has no state. One that has none and records all the same asks for it.
+        let latencies = latencies.unwrap_or_else(|| metrics::with_recorder(|recorder| size_of_val(recorder) != 0));
         let crashes = CrashClass::ALL.map(|class| {
             let mut labels = labels();
             labels.push(Label::from_static_parts("kind", class.as_str()));
@@ -34,7 +36,7 @@ impl Metrics {
         Self {
             messages: metrics::counter!("airssys_actor_messages_total", labels()),
             failures: metrics::counter!("airssys_actor_handler_errors_total", labels()),
-            latency: listening.then(|| metrics::histogram!("airssys_actor_handler_seconds", labels())),
+            latency: latencies.then(|| metrics::histogram!("airssys_actor_handler_seconds", labels())),
             mailbox_depth: metrics::histogram!("airssys_actor_mailbox_depth", labels()),
             memory: metrics::histogram!("airssys_actor_memory_bytes", labels()),
             restarts: metrics::counter!("airssys_actor_restarts_total", labels()),
@@ -42,6 +44,7 @@ impl Metrics {
             dead_letters: metrics::counter!("airssys_actor_dead_letters_total", labels()),
             denied: metrics::counter!("airssys_actor_denied_total", labels()),
             unclaimed: metrics::counter!("airssys_actor_unclaimed_answers_total", labels()),
+            refused_publications: metrics::counter!("airssys_actor_refused_publications_total", labels()),
             actors: metrics::gauge!("airssys_actors", labels()),
         }
     }

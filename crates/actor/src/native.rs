@@ -1,17 +1,23 @@
 //! Actors that are code of the host: the same mailbox, restarts and supervision, without a sandbox.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{
+    convert::Infallible,
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use airssys_wasm_isolation::{Crash, CrashKind};
 use airssys_wasm_limits::CancellationToken;
-use airssys_wasm_registry::{ComponentId, MessageEnvelope, TraceContext};
+use airssys_wasm_registry::{ComponentId, MessageEnvelope, TopicPattern, TraceContext};
 use bytes::Bytes;
 use futures_util::FutureExt;
 
 use crate::{
-    HealthError, RestartPolicy, StartError, UpgradeError,
+    CrashReport, During, HealthError, RestartPolicy, StartError, UpgradeError,
     actor::{Blueprint, Handled, Live},
     cell::{Cell, ReplyTo},
+    guest::DEFAULT_MAILBOX_BYTES,
 };
 
 /// A handler of the host, by which a system gives its components somebody to talk to.
@@ -31,12 +37,37 @@ pub struct NativeSpec<N> {
     pub make: Arc<dyn Fn() -> N + Send + Sync>,
     /// Messages that its mailbox holds. Default: 1,024.
     pub mailbox: usize,
+    /// Bytes of large messages that its mailbox holds, see [`ActorSpec::mailbox_bytes`](crate::ActorSpec::mailbox_bytes).
+    pub mailbox_bytes: u64,
+    /// Topics that it is subscribed to.
+    pub subscriptions: Vec<TopicPattern>,
     /// How its failures are answered.
     pub restart: RestartPolicy,
     /// See [`ActorSpec::redelivery`](crate::ActorSpec::redelivery).
     pub redelivery: Option<u32>,
     /// Actors that must be there before it, and are stopped after it.
     pub depends_on: Vec<ComponentId>,
+}
+
+impl<N> Clone for NativeSpec<N> {
+    fn clone(&self) -> Self {
+        Self {
+            id: self.id.clone(),
+            make: Arc::clone(&self.make),
+            mailbox: self.mailbox,
+            mailbox_bytes: self.mailbox_bytes,
+            subscriptions: self.subscriptions.clone(),
+            restart: self.restart.clone(),
+            redelivery: self.redelivery,
+            depends_on: self.depends_on.clone(),
+        }
+    }
+}
+
+impl<N> fmt::Debug for NativeSpec<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NativeSpec").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 impl<N: NativeActor> NativeSpec<N> {
@@ -46,6 +77,8 @@ impl<N: NativeActor> NativeSpec<N> {
             id,
             make: Arc::new(make),
             mailbox: 1_024,
+            mailbox_bytes: DEFAULT_MAILBOX_BYTES,
+            subscriptions: Vec::new(),
             restart: RestartPolicy::default(),
             redelivery: None,
             depends_on: Vec::new(),
@@ -59,14 +92,19 @@ pub(crate) struct NativeLive<N>(N);
 
 impl<N: NativeActor> Blueprint for NativeBlueprint<N> {
     type Live = NativeLive<N>;
-    type Version = Arc<dyn Fn() -> N + Send + Sync>;
+    type Version = Infallible;
 
-    async fn start(&self, _: &Arc<Cell>, _: Option<Bytes>, _: &CancellationToken) -> Result<NativeLive<N>, StartError> {
-        Ok(NativeLive((self.0)()))
+    async fn start(
+        &self,
+        cell: &Arc<Cell>,
+        _: Option<Bytes>,
+        _: &CancellationToken,
+    ) -> Result<NativeLive<N>, StartError> {
+        made(cell, || (self.0)()).map(NativeLive)
     }
 
-    fn upgraded(&self, version: Self::Version) -> Result<Self, UpgradeError> {
-        Ok(Self(version))
+    fn upgraded(&self, version: Infallible) -> Result<Self, UpgradeError> {
+        match version {}
     }
 
     fn message_size(&self) -> u64 {
@@ -78,33 +116,42 @@ impl<N: NativeActor> Blueprint for NativeBlueprint<N> {
     }
 }
 
+/// What code of the embedder makes for an incarnation. A panic there is a crash of the start.
+pub(crate) fn made<T>(cell: &Cell, make: impl FnOnce() -> T) -> Result<T, StartError> {
+    catch_unwind(AssertUnwindSafe(make)).map_err(|payload| {
+        StartError::Crash(Arc::new(CrashReport {
+            actor: cell.address.clone(),
+            incarnation: cell.incarnation(),
+            during: During::Start,
+            crash: Crash::of_host(CrashKind::panicked(payload), "make"),
+        }))
+    })
+}
+
 impl<N: NativeActor> Live for NativeLive<N> {
     async fn handle(
-        mut self,
+        &mut self,
         message: &MessageEnvelope,
         _: Option<Box<TraceContext>>,
         _: &mut Option<ReplyTo>,
         interrupt: &CancellationToken,
-    ) -> Result<(Handled, Self), Crash> {
-        // The handler is never used again after a panic.
-        let handling = AssertUnwindSafe(self.0.handle(message)).catch_unwind();
+    ) -> Result<Handled, Crash> {
+        // The handler is never used again after a panic. In a block, because it may panic before it gives a future.
+        let handling = AssertUnwindSafe(async { self.0.handle(message).await }).catch_unwind();
         let handled = tokio::select! {
             biased;
             handled = handling => handled,
             () = interrupt.cancelled() => return Err(Crash::of_host(CrashKind::Cancelled, "handle")),
         };
-        match handled {
-            Ok(handled) => Ok((handled, self)),
-            Err(payload) => Err(Crash::of_host(CrashKind::panicked(payload), "handle")),
-        }
+        handled.map_err(|payload| Crash::of_host(CrashKind::panicked(payload), "handle"))
     }
 
-    async fn health(self, _: &CancellationToken) -> Result<(Result<(), HealthError>, Self), Crash> {
-        Ok((Err(HealthError::NotOffered), self))
+    async fn health(&mut self, _: &CancellationToken) -> Result<Result<(), HealthError>, Crash> {
+        Ok(Err(HealthError::NotOffered))
     }
 
-    async fn snapshot(self, _: &CancellationToken) -> Result<(Result<Bytes, String>, Self), Crash> {
-        Ok((Ok(Bytes::new()), self))
+    async fn snapshot(&mut self, _: &CancellationToken) -> Result<Result<Bytes, String>, Crash> {
+        Ok(Ok(Bytes::new()))
     }
 
     async fn shutdown(self, _: &CancellationToken) -> Result<(), Crash> {

@@ -3,7 +3,10 @@
 
 use tokio::time::Instant;
 
-use crate::{Backoff, Intensity, Strategy, policy::History};
+use crate::{
+    Backoff, Intensity, Strategy,
+    policy::{History, Reply, later},
+};
 
 /// A supervisor's view of its children.
 pub(crate) struct Plan {
@@ -111,6 +114,11 @@ impl Plan {
         self.batches.iter().filter_map(due).min()
     }
 
+    /// Whether this is the first start of all.
+    pub(crate) fn is_first_start(&self) -> bool {
+        self.mode == Mode::First
+    }
+
     /// Starts all of them, in order.
     pub(crate) fn start(&mut self, now: Instant) {
         self.mode = Mode::First;
@@ -148,7 +156,7 @@ impl Plan {
     }
 
     /// A child failed that nobody had told to end.
-    pub(crate) fn failed(&mut self, child: usize, restart: bool, backoff: Option<Backoff>, now: Instant) {
+    pub(crate) fn failed(&mut self, child: usize, Reply { restart, backoff, counts }: Reply, now: Instant) {
         self.phases[child] = Phase::Down;
         match self.mode {
             Mode::First => return self.orders.push(Order::GiveUp),
@@ -157,10 +165,11 @@ impl Plan {
                 self.orders.push(Order::Dismiss(child));
             }
             Mode::Live => {
-                let Some(nth) = self.history.note(&self.intensity, now) else {
+                let backoff = backoff.unwrap_or(self.backoff);
+                let Some(wait) = self.history.note(&self.intensity, &backoff, counts, now, &mut self.random) else {
                     return self.orders.push(Order::GiveUp);
                 };
-                let until = now + backoff.unwrap_or(self.backoff).delay(nth, &mut self.random);
+                let until = later(now, wait);
                 let first = match self.strategy {
                     Strategy::OneForOne => {
                         for batch in &mut self.batches {
@@ -413,7 +422,7 @@ mod tests {
         fn fail(&mut self, child: usize, restart: bool) {
             let first = self.plan.mode == Mode::First;
             let closing = matches!(self.plan.mode, Mode::Closing { .. });
-            self.plan.failed(child, restart, None, self.now);
+            self.plan.failed(child, Reply { restart, backoff: None, counts: true }, self.now);
             if closing || (!restart && !first) {
                 return;
             }

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use airssys_wasm_isolation::{CrashClass, CrashKind};
+use airssys_wasm_isolation::{CrashClass, CrashKind, InstantiateError};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -67,8 +67,8 @@ impl Default for Intensity {
     }
 }
 
-/// How long to wait before a restart: `first`, then each time `factor` times as long, up to `longest`, for as long as
-/// failures follow each other within the intensity's period.
+/// How long to wait before a restart: `first`, then each time `factor` times as long, up to `longest`. It begins anew
+/// after an incarnation that has lived for the intensity's period.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Backoff {
@@ -105,16 +105,26 @@ impl Backoff {
     }
 }
 
+/// How a failure is answered.
+pub(crate) struct Reply {
+    /// Whether the actor is started again.
+    pub(crate) restart: bool,
+    /// How soon, where the kind of crash says so.
+    pub(crate) backoff: Option<Backoff>,
+    /// Whether it counts against the intensity. What the host has run short of is nobody's failure.
+    pub(crate) counts: bool,
+}
+
 impl RestartPolicy {
-    /// Whether this failure is followed by a restart, and a back-off of its own.
-    pub(crate) fn answer(&self, failure: &Failure) -> (bool, Option<Backoff>) {
-        let kind = match failure {
-            Failure::Crash(report) => Some(report.crash.kind()),
+    pub(crate) fn answer(&self, failure: &Failure) -> Reply {
+        let (kind, is_pool) = match failure {
+            Failure::Crash(report) => (Some(report.crash.kind()), false),
             Failure::Start(error) => match &**error {
-                StartError::Crash(report) => Some(report.crash.kind()),
-                _ => None,
+                StartError::Crash(report) => (Some(report.crash.kind()), false),
+                StartError::Instantiate(InstantiateError::PoolExhausted { .. }) => (None, true),
+                _ => (None, false),
             },
-            Failure::GaveUp => None,
+            Failure::GaveUp(_) => (None, false),
         };
         let reaction = kind.and_then(|kind| self.on.get(&kind.class()));
         let restart = match reaction.map_or(self.restart, |reaction| reaction.restart) {
@@ -122,30 +132,60 @@ impl RestartPolicy {
             Restart::Transient => !matches!(kind, Some(CrashKind::Exit { code: 0 })),
             Restart::Temporary => false,
         };
-        (restart, reaction.and_then(|reaction| reaction.backoff))
+        let is_shortage = is_pool || matches!(kind, Some(CrashKind::Budget { .. }));
+        Reply { restart, backoff: reaction.and_then(|reaction| reaction.backoff), counts: !is_shortage }
     }
 }
 
-/// The restarts of late, held against an [`Intensity`].
+/// The failures of late, held against an [`Intensity`].
 #[derive(Debug, Default)]
-pub(crate) struct History(VecDeque<Instant>);
+pub(crate) struct History {
+    restarts: VecDeque<Instant>,
+    /// Failures that followed each other without a quiet period between.
+    in_a_row: u32,
+    /// When the last restart was due.
+    restarted: Option<Instant>,
+}
 
 impl History {
-    /// Notes a restart, and says which in a row it is; `None` when it is one too many.
-    pub(crate) fn note(&mut self, intensity: &Intensity, now: Instant) -> Option<u32> {
-        while self.0.front().is_some_and(|&then| now.duration_since(then) >= intensity.within) {
-            self.0.pop_front();
+    /// Notes a failure, and says how long to wait before the restart; `None` when it is one too many.
+    pub(crate) fn note(
+        &mut self,
+        intensity: &Intensity,
+        backoff: &Backoff,
+        counts: bool,
+        now: Instant,
+        random: &mut fastrand::Rng,
+    ) -> Option<Duration> {
+        let is_past = |then: Instant| now.saturating_duration_since(then) >= intensity.within;
+        if counts {
+            while self.restarts.front().is_some_and(|&then| is_past(then)) {
+                self.restarts.pop_front();
+            }
+            if self.restarts.len() as u64 >= u64::from(intensity.restarts) {
+                return None;
+            }
+            self.restarts.push_back(now);
         }
-        if self.0.len() as u64 >= u64::from(intensity.restarts) {
-            return None;
+        if self.restarted.is_none_or(is_past) {
+            self.in_a_row = 0;
         }
-        self.0.push_back(now);
-        Some(self.0.len() as u32)
+        self.in_a_row = self.in_a_row.saturating_add(1);
+        let wait = backoff.delay(self.in_a_row, random);
+        self.restarted = Some(later(now, wait));
+        Some(wait)
     }
 
     pub(crate) fn forget(&mut self) {
-        self.0.clear();
+        *self = Self::default();
     }
+}
+
+/// A moment that far from another, or so far that nobody will see it: durations come from outside, and may be the longest
+/// there is.
+pub(crate) fn later(now: Instant, wait: Duration) -> Instant {
+    const YEARS: Duration = Duration::from_secs(30 * 365 * 24 * 3_600);
+    now.checked_add(wait.min(YEARS)).unwrap_or(now)
 }
 
 #[cfg(test)]
@@ -180,17 +220,46 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn one_restart_too_many_within_the_period_is_refused() {
+    fn note(history: &mut History, intensity: &Intensity, counts: bool, at: Instant) -> Option<u128> {
+        let backoff = Backoff { jitter: 0.0, ..Backoff::default() };
+        history.note(intensity, &backoff, counts, at, &mut fastrand::Rng::with_seed(1)).map(|wait| wait.as_millis())
+    }
+
+    #[test]
+    fn one_restart_too_many_within_the_period_is_refused() {
         let intensity = Intensity { restarts: 2, within: Duration::from_secs(5) };
         let mut history = History::default();
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        assert_eq!(history.note(&intensity, at(0)), Some(1));
-        assert_eq!(history.note(&intensity, at(4)), Some(2));
-        assert_eq!(history.note(&intensity, at(4)), None);
+        assert_eq!(note(&mut history, &intensity, true, at(0)), Some(10));
+        assert_eq!(note(&mut history, &intensity, true, at(4)), Some(20));
+        assert_eq!(note(&mut history, &intensity, true, at(4)), None);
+        // What is nobody's failure does not count.
+        assert_eq!(note(&mut history, &intensity, false, at(4)), Some(40));
         // The first is out of the period by now.
-        assert_eq!(history.note(&intensity, at(5)), Some(2));
-        assert_eq!(history.note(&intensity, at(100)), Some(1));
+        assert_eq!(note(&mut history, &intensity, true, at(5)), Some(80));
+        assert_eq!(note(&mut history, &intensity, true, at(100)), Some(10));
+    }
+
+    #[test]
+    fn the_wait_reaches_its_longest_for_one_that_fails_at_once_each_time() {
+        let intensity = Intensity { restarts: u32::MAX, within: Duration::from_secs(5) };
+        let mut history = History::default();
+        let mut now = Instant::now();
+        let mut waits = Vec::new();
+        for _ in 0..13 {
+            let wait = note(&mut history, &intensity, true, now).unwrap();
+            waits.push(wait);
+            now += Duration::from_millis(wait as u64);
+        }
+        assert!(waits.is_sorted(), "{waits:?}");
+        assert_eq!(waits[12], 10_000);
+    }
+
+    #[test]
+    fn the_longest_durations_are_far_off_and_no_panic() {
+        let now = Instant::now();
+        assert!(later(now, Duration::MAX) > now);
+        assert_eq!(later(now, Duration::from_secs(1)), now + Duration::from_secs(1));
     }
 }

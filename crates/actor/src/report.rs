@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use airssys_wasm_isolation::{Crash, InstantiateError};
-use airssys_wasm_registry::ActorAddress;
+use airssys_wasm_registry::{ActorAddress, ComponentId};
 
 /// A crash, and whose it was.
 #[derive(Debug, Clone)]
@@ -92,11 +92,24 @@ pub enum StartError {
     },
 }
 
+/// Bytes of a guest's text that go into the log.
+const LONGEST_TEXT: usize = 4 << 10;
+
+/// A guest's text for the log: cut, and with control characters escaped.
+pub(crate) fn shown(text: &str) -> impl fmt::Display + '_ {
+    text[..text.floor_char_boundary(LONGEST_TEXT)].escape_debug()
+}
+
+/// Whether the `nth` of things that a guest can do without end is news: the first, and then ever fewer.
+pub(crate) fn is_news(nth: u64) -> bool {
+    nth.is_power_of_two()
+}
+
 /// Why an incarnation is over.
 #[derive(Debug, Clone)]
 pub(crate) enum Failure {
     Crash(Arc<CrashReport>),
     Start(Arc<StartError>),
-    /// A supervisor whose children failed too often.
-    GaveUp,
+    /// A supervisor whose children failed too often, and the failure that was one too many.
+    GaveUp(Option<Arc<(ComponentId, Self)>>),
 }

@@ -14,6 +14,7 @@ use crate::{
     ActorRef, Backoff, Intensity, Restart, RestartPolicy, SystemEvent,
     cell::{Cell, Control},
     plan::{Order, Plan},
+    policy::later,
     report::Failure,
     system::SystemCore,
 };
@@ -74,7 +75,7 @@ impl SupervisorRef {
         &self.0.name
     }
 
-    /// The actors below it and below its supervisors, in the order of their start.
+    /// The actors that are below it and below its supervisors now, in the order of their start.
     pub fn actors(&self) -> Vec<ActorRef> {
         self.0.children.iter().flat_map(Child::actors).collect()
     }
@@ -143,6 +144,7 @@ impl Child {
     /// The actors among and below it.
     pub(crate) fn actors(&self) -> Vec<ActorRef> {
         match self {
+            Self::Actor(cell) if cell.ended.is_cancelled() => Vec::new(),
             Self::Actor(cell) => vec![ActorRef(Arc::clone(cell))],
             Self::Supervisor(cell) => cell.children.iter().flat_map(Self::actors).collect(),
         }
@@ -190,10 +192,12 @@ impl Child {
         }
     }
 
-    /// Interrupts what it is doing. A supervisor does that to its own children in time.
-    fn interrupt(&self) {
-        if let Self::Actor(cell) = self {
-            cell.interrupt();
+    /// Interrupts what it is doing, for good or to be started again. A supervisor does that to its own children in time.
+    fn interrupt(&self, for_good: bool) {
+        match self {
+            Self::Actor(cell) if for_good => cell.kill(),
+            Self::Actor(cell) => cell.interrupt(),
+            Self::Supervisor(_) => {}
         }
     }
 }
@@ -211,9 +215,9 @@ pub(crate) struct Supervisor {
     plan: Plan,
     /// The last order given to each child, by which stale events are known.
     last_order: Vec<u64>,
-    /// Until when a child may take to end.
-    ending_until: Vec<Option<Instant>>,
-    last_failure: Option<(usize, Failure)>,
+    /// Until when a child may take to end, and whether that is for good.
+    ending_until: Vec<Option<(Instant, bool)>>,
+    last_failure: Option<Arc<(ComponentId, Failure)>>,
     events: mpsc::UnboundedReceiver<ChildEvent>,
     orders: mpsc::UnboundedReceiver<SupervisorOrder>,
     above: Above,
@@ -277,7 +281,8 @@ impl Supervisor {
             self.plan.start(Instant::now());
         }
         while self.carry_out() {
-            let due = self.plan.due().into_iter().chain(self.ending_until.iter().flatten().copied()).min();
+            let due =
+                self.plan.due().into_iter().chain(self.ending_until.iter().flatten().map(|(until, _)| *until)).min();
             tokio::select! {
                 biased;
                 Some(order) = self.orders.recv() => self.obey(&order),
@@ -285,9 +290,6 @@ impl Supervisor {
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.on_time(),
             }
         }
-        self.core.forget_supervisor(&SupervisorRef(Arc::clone(&self.cell)));
-        self.tell(Happened::Gone);
-        self.cell.ended.cancel();
     }
 
     fn obey(&mut self, order: &SupervisorOrder) {
@@ -327,9 +329,9 @@ impl Supervisor {
                 self.plan.suspended(child, now);
             }
             Happened::Failed(failure) => {
-                let (restart, backoff) = self.policies[child].answer(&failure);
-                self.last_failure = Some((child, failure));
-                self.plan.failed(child, restart, backoff, now);
+                let reply = self.policies[child].answer(&failure);
+                self.last_failure = Some(Arc::new((self.cell.children[child].name().clone(), failure)));
+                self.plan.failed(child, reply, now);
             }
         }
     }
@@ -337,9 +339,8 @@ impl Supervisor {
     fn on_time(&mut self) {
         let now = Instant::now();
         for (child, until) in self.cell.children.iter().zip(&mut self.ending_until) {
-            if until.is_some_and(|until| until <= now) {
-                *until = None;
-                child.interrupt();
+            if let Some((_, for_good)) = until.take_if(|(until, _)| *until <= now) {
+                child.interrupt(for_good);
             }
         }
         self.plan.tick(now);
@@ -360,32 +361,33 @@ impl Supervisor {
                     }
                     Order::Suspend(child) => {
                         let order = self.next_order(child);
-                        self.ending_until[child] = Some(Instant::now() + self.shutdown);
+                        self.ending_until[child] = Some((later(Instant::now(), self.shutdown), false));
                         self.cell.children[child].suspend(order);
                     }
                     Order::Dismiss(child) => {
-                        self.ending_until[child] = Some(Instant::now() + self.shutdown);
+                        self.ending_until[child] = Some((later(Instant::now(), self.shutdown), true));
                         self.cell.children[child].stop();
                     }
                     Order::Started => match &mut self.above {
                         Above::Maker(first) => {
-                            if let Some(first) = first.take() {
-                                // Fails when the maker has gone, and then nobody wants to know.
-                                _ = first.send(Ok(()));
+                            // Where the maker has gone meanwhile, nobody could ever reach this one.
+                            if first.take().is_some_and(|first| first.send(Ok(())).is_err()) {
+                                self.close(Then::End);
                             }
                         }
                         Above::Supervisor { .. } => self.tell(Happened::Started),
                     },
-                    Order::GiveUp => {
-                        self.give_up();
-                    }
+                    Order::GiveUp => self.give_up(),
                     Order::Closed => match self.then {
                         Then::End => {
                             self.answer_maker();
                             return false;
                         }
                         Then::Suspended => self.tell(Happened::Suspended),
-                        Then::Failed => self.tell(Happened::Failed(Failure::GaveUp)),
+                        Then::Failed => {
+                            let last = self.last_failure.take();
+                            self.tell(Happened::Failed(Failure::GaveUp(last)));
+                        }
                     },
                 }
             }
@@ -393,8 +395,11 @@ impl Supervisor {
     }
 
     fn give_up(&mut self) {
-        tracing::error!(supervisor = %self.cell.name, "gives up: its children fail too often");
-        self.core.event(|| SystemEvent::GivenUp { name: self.cell.name.clone() });
+        // A first start that fails is told to whoever wanted it.
+        if !self.plan.is_first_start() {
+            tracing::error!(supervisor = %self.cell.name, "gives up: its children fail too often");
+            self.core.event(|| SystemEvent::GivenUp { name: self.cell.name.clone() });
+        }
         self.close(match self.above {
             Above::Maker(_) => Then::End,
             Above::Supervisor { .. } => Then::Failed,
@@ -405,9 +410,10 @@ impl Supervisor {
     fn answer_maker(&mut self) {
         if let Above::Maker(first) = &mut self.above
             && let Some(first) = first.take()
-            && let Some((child, failure)) = self.last_failure.take()
+            && let Some(failure) = self.last_failure.take()
         {
-            _ = first.send(Err((self.cell.children[child].name().clone(), failure)));
+            // Fails when the maker has gone, and then nobody wants to know.
+            _ = first.send(Err((*failure).clone()));
         }
     }
 
@@ -427,5 +433,15 @@ impl Supervisor {
             // Fails when that supervisor is gone, and then nobody waits for it.
             _ = events.send(ChildEvent { child: *child, order: *order, what });
         }
+    }
+}
+
+/// Also where the task is dropped with its runtime: no child waits for orders that never come.
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        self.cell.children.iter().for_each(Child::kill);
+        self.core.forget_supervisor(&SupervisorRef(Arc::clone(&self.cell)));
+        self.tell(Happened::Gone);
+        self.cell.ended.cancel();
     }
 }

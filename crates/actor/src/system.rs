@@ -14,14 +14,15 @@ use std::{
 
 use airssys_wasm_engine::{ComponentTemplate, LinkError, Linker, LoadedComponent, WasmEngine, add_wasi, wasmtime};
 use airssys_wasm_isolation::{HostState, SandboxSpec};
+use airssys_wasm_limits::{CancellationToken, MemoryBudget};
 use airssys_wasm_registry::{
     ActorAddress, ComponentId, ComponentRegistry, GroupError, MessageBroker, MessageEnvelope, MessageRouter, NameTaken,
-    PublishReport, ResolveError, SendError, Subscription, Topic, TopicPattern, WhenFull,
+    PublishReport, SendError, Subscription, Topic, TopicPattern, WhenFull,
 };
 use futures_util::future::{BoxFuture, join_all};
 use parking_lot::Mutex;
 use tokio::{
-    sync::{broadcast, mpsc, oneshot},
+    sync::{Semaphore, broadcast, mpsc, oneshot},
     time::Instant,
 };
 
@@ -35,7 +36,7 @@ use crate::{
     imports,
     metrics::Metrics,
     native::NativeBlueprint,
-    policy::History,
+    policy::{History, later},
     report::Failure,
     supervisor::{Above, Child, ChildEvent, Supervisor},
 };
@@ -47,6 +48,11 @@ pub struct SystemConfig {
     pub dead_letters: DeadLetterLimits,
     /// Whether each actor has metrics of its own, by the label `actor`. Default: no, for names may be without number.
     pub metrics_per_actor: bool,
+    /// Whether the time that handlers take is measured, which costs two readings of the clock a message. Default: where
+    /// a metrics recorder is installed that has any state of its own.
+    pub latencies: Option<bool>,
+    /// What the memory of components that are loaded by their manifest comes out of. Default: no budget.
+    pub memory: Option<MemoryBudget>,
     /// What jitter begins with, for runs that can be repeated. Default: at random.
     pub seed: Option<u64>,
 }
@@ -101,6 +107,9 @@ pub enum SystemEvent {
         action: DeniedAction,
         /// With whom: a valid name, topic or pattern.
         target: String,
+        /// How often that has happened in this incarnation. There is an event for the first, the second, the fourth, and
+        /// so on: no guest is to drown the others' events.
+        denials: u64,
     },
 }
 
@@ -158,11 +167,16 @@ pub enum SpawnError {
         /// Which.
         id: ComponentId,
     },
-    /// A mailbox for no messages.
-    #[error("`{id}` has a mailbox of 0 messages, which takes none")]
-    NoMailbox {
+    /// A mailbox for no messages, or for more than can be counted.
+    #[error(
+        "`{id}` has a mailbox for {size} messages; it must be for one at least and {} at the most",
+        Semaphore::MAX_PERMITS
+    )]
+    Mailbox {
         /// Whose.
         id: ComponentId,
+        /// What it is to hold.
+        size: usize,
     },
     /// The system is shutting down.
     #[error("the system is shutting down")]
@@ -203,6 +217,7 @@ struct Handle<U: 'static> {
     engine: WasmEngine,
     user: MakeUser<U>,
     link: LinkHook<U>,
+    memory: Option<MemoryBudget>,
 }
 
 type LinkHook<U> = Box<dyn Fn(&mut Linker<HostState<ActorState<U>>>) -> wasmtime::Result<()> + Send + Sync>;
@@ -218,10 +233,13 @@ pub(crate) struct SystemCore {
     events: broadcast::Sender<SystemEvent>,
     metrics: Arc<Metrics>,
     metrics_per_actor: bool,
+    latencies: Option<bool>,
     random: Mutex<fastrand::Rng>,
     /// Supervisors that have none above them, with their level.
     supervisors: Mutex<Vec<(u32, SupervisorRef)>>,
     closing: AtomicBool,
+    /// Cancelled when all is over.
+    closed: CancellationToken,
 }
 
 /// Events that a receiver may lag behind.
@@ -236,7 +254,11 @@ impl SystemCore {
     }
 
     pub(crate) fn metrics_of(&self, id: &ComponentId) -> Arc<Metrics> {
-        if self.metrics_per_actor { Arc::new(Metrics::new(Some(id))) } else { Arc::clone(&self.metrics) }
+        if self.metrics_per_actor {
+            Arc::new(Metrics::new(Some(id), self.latencies))
+        } else {
+            Arc::clone(&self.metrics)
+        }
     }
 
     pub(crate) fn random(&self) -> fastrand::Rng {
@@ -266,7 +288,8 @@ impl SystemCore {
     /// Those that nobody else would end, with their level.
     fn roots(&self) -> Vec<(u32, Child)> {
         let actors = self.actors().into_iter().filter(|actor| !actor.0.supervised);
-        let mut roots: Vec<_> = actors.map(|actor| (actor.0.level, Child::Actor(actor.0))).collect();
+        let mut roots: Vec<_> =
+            actors.map(|actor| (actor.0.level.load(Ordering::Relaxed), Child::Actor(actor.0))).collect();
         let supervisors = self.supervisors.lock();
         roots.extend(supervisors.iter().map(|(level, root)| (*level, Child::Supervisor(Arc::clone(&root.0)))));
         roots
@@ -279,7 +302,7 @@ impl SystemCore {
             let Some(actor) = self.find(dependency) else {
                 return Err(SpawnError::Dependency { of: of.clone(), missing: dependency.clone() });
             };
-            level = level.max(actor.0.level + 1);
+            level = level.max(actor.0.level.load(Ordering::Relaxed) + 1);
         }
         Ok(level)
     }
@@ -291,6 +314,7 @@ impl<U> Drop for Handle<U> {
         for (_, root) in self.core.roots() {
             root.kill();
         }
+        self.core.closed.cancel();
     }
 }
 
@@ -311,6 +335,7 @@ struct Birth<B> {
     id: ComponentId,
     blueprint: B,
     mailbox: usize,
+    mailbox_bytes: u64,
     policy: RestartPolicy,
     redelivery: Option<u32>,
     depends_on: Vec<ComponentId>,
@@ -323,23 +348,25 @@ impl<B: Blueprint> Birth<B> {
         if core.closing.load(Ordering::SeqCst) {
             return Err(SpawnError::ShuttingDown);
         }
-        if self.mailbox == 0 {
-            return Err(SpawnError::NoMailbox { id: self.id });
+        if !(1..=Semaphore::MAX_PERMITS).contains(&self.mailbox) {
+            return Err(SpawnError::Mailbox { id: self.id, size: self.mailbox });
         }
         let level = core.level(&self.id, &self.depends_on)?;
         let supervised = matches!(owner, Owner::Supervisor { .. });
+        // Made before, because it turns to the embedder's recorder.
+        let metrics = core.metrics_of(&self.id);
         let mut made = None;
         core.registry.register_with(&self.id, |address| {
-            let (cell, inbox) = Cell::new(core, address.clone(), level, supervised, self.mailbox);
+            let (cell, inbox) =
+                Cell::new(core, address.clone(), metrics, level, supervised, self.mailbox, self.mailbox_bytes);
             made = Some((Arc::clone(&cell), inbox));
             Arc::new(Endpoint::Actor(cell))
         })?;
         let (cell, inbox) = made.expect("made while it was registered");
         let actor = ComponentActor::new(cell, inbox, self.blueprint, self.policy, self.redelivery, owner);
-        for pattern in self.subscriptions {
-            actor.cell().subscribe(pattern, u32::MAX);
-        }
-        Ok(actor)
+        actor.cell().set_patterns(&self.subscriptions);
+        // Whoever shuts down either finds it in the registry, or is seen here.
+        if core.closing.load(Ordering::SeqCst) { Err(SpawnError::ShuttingDown) } else { Ok(actor) }
     }
 
     async fn spawn(self, core: &Arc<SystemCore>) -> Result<ActorRef, SpawnError> {
@@ -364,7 +391,12 @@ impl<B: Blueprint> Birth<B> {
         let policy = self.policy.clone();
         let actor = self.prepare(core, Owner::Supervisor { child, order: 0, events })?;
         let cell = Arc::clone(actor.cell());
-        Ok(Prepared { level: cell.level, child: Child::Actor(cell), policy, tasks: vec![Box::pin(actor.run(None))] })
+        Ok(Prepared {
+            level: cell.level.load(Ordering::Relaxed),
+            child: Child::Actor(cell),
+            policy,
+            tasks: vec![Box::pin(actor.run(None))],
+        })
     }
 }
 
@@ -373,7 +405,8 @@ fn not_started(id: &ComponentId, failure: Failure) -> SpawnError {
     match failure {
         Failure::Start(error) => SpawnError::Start { id, error },
         Failure::Crash(report) => SpawnError::Start { id, error: Arc::new(StartError::Crash(report)) },
-        Failure::GaveUp => SpawnError::GaveUp { id },
+        Failure::GaveUp(None) => SpawnError::GaveUp { id },
+        Failure::GaveUp(Some(below)) => not_started(&below.0, below.1.clone()),
     }
 }
 
@@ -448,10 +481,11 @@ fn native_birth<N: NativeActor>(spec: NativeSpec<N>) -> Birth<NativeBlueprint<N>
         id: spec.id,
         blueprint: NativeBlueprint(spec.make),
         mailbox: spec.mailbox,
+        mailbox_bytes: spec.mailbox_bytes,
         policy: spec.restart,
         redelivery: spec.redelivery,
         depends_on: spec.depends_on,
-        subscriptions: Vec::new(),
+        subscriptions: spec.subscriptions,
     }
 }
 
@@ -503,13 +537,21 @@ impl<U: Send + 'static> ActorSystem<U> {
             dead_letters: DeadLetters::new(config.dead_letters),
             waits: Mutex::default(),
             events: broadcast::Sender::new(EVENTS),
-            metrics: Arc::new(Metrics::new(None)),
+            metrics: Arc::new(Metrics::new(None, config.latencies)),
             metrics_per_actor: config.metrics_per_actor,
+            latencies: config.latencies,
             random: Mutex::new(random),
             supervisors: Mutex::default(),
             closing: AtomicBool::new(false),
+            closed: CancellationToken::new(),
         };
-        Self(Arc::new(Handle { core: Arc::new(core), engine, user: Arc::new(user), link: Box::new(link) }))
+        Self(Arc::new(Handle {
+            core: Arc::new(core),
+            engine,
+            user: Arc::new(user),
+            link: Box::new(link),
+            memory: config.memory,
+        }))
     }
 
     fn core(&self) -> &Arc<SystemCore> {
@@ -555,6 +597,7 @@ impl<U: Send + 'static> ActorSystem<U> {
             id: spec.id,
             blueprint: GuestBlueprint::new(spec.sandbox, spec.capabilities, spec.config, user)?,
             mailbox: spec.mailbox,
+            mailbox_bytes: spec.mailbox_bytes,
             policy: spec.restart,
             redelivery: spec.redelivery,
             depends_on: spec.depends_on,
@@ -583,14 +626,18 @@ impl<U: Send + 'static> ActorSystem<U> {
     pub async fn load(&self, manifest: impl AsRef<Path>) -> Result<ActorSpec<U>, LoadManifestError> {
         let (manifest, wasm) = ActorManifest::read(manifest.as_ref())?;
         let component = self.engine().load_file(wasm, manifest.profile()).await?;
-        let sandbox =
+        let mut sandbox =
             SandboxSpec::new(self.link(&component)?, manifest.sandbox.limits)?.with_wasi(manifest.sandbox.wasi);
+        if let Some(budget) = &self.0.memory {
+            sandbox = sandbox.with_budget(budget.clone());
+        }
         let table = manifest.component;
         Ok(ActorSpec {
             capabilities: manifest.messaging,
             config: manifest.config,
             subscriptions: table.subscriptions,
             mailbox: table.mailbox as usize,
+            mailbox_bytes: table.mailbox_bytes.as_u64(),
             restart: manifest.supervision,
             redelivery: table.redelivery,
             depends_on: table.depends_on,
@@ -611,7 +658,14 @@ impl<U: Send + 'static> ActorSystem<U> {
         let (first, outcome) = oneshot::channel();
         let (supervisor, level, tasks) = self.prepare(spec, Above::Maker(Some(first)))?;
         let handle = SupervisorRef(Arc::clone(supervisor.cell()));
+        for actor in handle.actors() {
+            actor.0.level.store(level, Ordering::Relaxed);
+        }
         self.core().supervisors.lock().push((level, handle.clone()));
+        if self.core().closing.load(Ordering::SeqCst) {
+            // Dropping the supervisor and the tasks takes everything back.
+            return Err(SpawnError::ShuttingDown);
+        }
         // From here on it ends with the system, also where nobody waits for this.
         for task in tasks {
             tokio::spawn(task);
@@ -690,7 +744,7 @@ impl<U: Send + 'static> ActorSystem<U> {
     pub fn subscribe(&self, pattern: &TopicPattern, room: usize, when_full: WhenFull) -> HostSubscription {
         let (to, messages) = mpsc::channel(room);
         let subscription = self.core().broker.subscribe(pattern, Arc::new(Endpoint::Host(to)), when_full);
-        HostSubscription { messages, subscription }
+        HostSubscription { messages, subscription, closed: self.core().closed.clone() }
     }
 
     /// Makes an empty group. Messages for its name go to its members in turn.
@@ -760,9 +814,7 @@ impl<U: Send + 'static> ActorSystem<U> {
         version: SandboxSpec<ActorState<U>>,
         options: UpgradeOptions,
     ) -> Result<u64, UpgradeError> {
-        let (done, outcome) = oneshot::channel();
-        self.order(actor, Control::Upgrade { version: Box::new(version), options, done })?;
-        outcome.await.unwrap_or(Err(UpgradeError::Stopped))
+        self.order(actor, |done| Control::Upgrade { version: Box::new(version), options, done }).await
     }
 
     /// Goes back to the version before the last upgrade, in the same way. Gives the new incarnation.
@@ -770,25 +822,27 @@ impl<U: Send + 'static> ActorSystem<U> {
     /// # Errors
     ///
     /// [`UpgradeError`].
-    pub async fn rollback(&self, actor: &ActorAddress) -> Result<u64, UpgradeError> {
-        let (done, outcome) = oneshot::channel();
-        self.order(actor, Control::Rollback { done })?;
-        outcome.await.unwrap_or(Err(UpgradeError::Stopped))
+    pub async fn rollback(&self, actor: &ActorAddress, options: UpgradeOptions) -> Result<u64, UpgradeError> {
+        self.order(actor, |done| Control::Rollback { options, done }).await
     }
 
-    fn order(&self, actor: &ActorAddress, control: Control) -> Result<(), ResolveError> {
-        if let Endpoint::Actor(cell) = &*self.core().registry.resolve(actor)? {
-            cell.order(control);
+    async fn order(
+        &self,
+        actor: &ActorAddress,
+        order: impl FnOnce(oneshot::Sender<Result<u64, UpgradeError>>) -> Control,
+    ) -> Result<u64, UpgradeError> {
+        match &*self.core().registry.resolve(actor)? {
+            Endpoint::Actor(cell) => cell.ordered(order).await.unwrap_or(Err(UpgradeError::Stopped)),
+            Endpoint::Host(_) => Err(UpgradeError::OtherSystem),
         }
-        Ok(())
     }
 
     /// Ends all actors, those that others depend on last, each after what is in its mailbox. Those that have not ended by
-    /// the deadline are killed.
+    /// the deadline are killed, which may take a second more for each link of the longest chain of dependencies.
     pub async fn shutdown(&self, longest: Duration) -> ShutdownReport {
         let core = self.core();
         core.closing.store(true, Ordering::SeqCst);
-        let until = Instant::now() + longest;
+        let until = later(Instant::now(), longest);
         let mut levels: BTreeMap<u32, Vec<Child>> = BTreeMap::new();
         for (level, root) in core.roots() {
             levels.entry(level).or_default().push(root);
@@ -810,6 +864,7 @@ impl<U: Send + 'static> ActorSystem<U> {
                 }
             }
         }
+        core.closed.cancel();
         report
     }
 }
@@ -822,12 +877,17 @@ const KILL: Duration = Duration::from_secs(1);
 pub struct HostSubscription {
     messages: mpsc::Receiver<MessageEnvelope>,
     subscription: Subscription<Endpoint>,
+    closed: CancellationToken,
 }
 
 impl HostSubscription {
-    /// The next message.
-    pub async fn recv(&mut self) -> MessageEnvelope {
-        self.messages.recv().await.expect("the subscription holds a sender")
+    /// The next message; none when the system has shut down and there are no more.
+    pub async fn recv(&mut self) -> Option<MessageEnvelope> {
+        tokio::select! {
+            biased;
+            message = self.messages.recv() => message,
+            () = self.closed.cancelled() => None,
+        }
     }
 
     /// The next message, if there is one.

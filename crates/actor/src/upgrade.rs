@@ -7,10 +7,12 @@ use airssys_wasm_registry::ResolveError;
 
 use crate::{ContractKind, CrashReport, NoHandler, StartError};
 
-/// How an upgrade is done.
+/// How an upgrade or a rollback is done.
+///
+/// What `snapshot` returns counts as a message of the old version, and must not be larger than its `message_size`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct UpgradeOptions {
-    /// Whether the state may be lost where the new version cannot take it over. Default: no.
+    /// Whether the state may be lost where the old version does not give it or the new one cannot take it. Default: no.
     pub discard_state: bool,
     /// Messages that the new version must have handled before it is trusted. If it fails earlier, the one before takes
     /// over again, with the state that it had left. Default: 0, trusted at once.
@@ -35,9 +37,9 @@ pub enum UpgradeError {
         /// What the new one exports.
         new: ContractKind,
     },
-    /// The old version can leave state behind, and the new one cannot take it.
+    /// The present version can leave state behind, and the other one cannot take it.
     #[error(
-        "the actor's state would be lost: the new component does not export `airssys:actor/state`; set \
+        "the actor's state would be lost: the other version does not export `airssys:actor/state`; set \
          `discard_state` if that is as it should be"
     )]
     StateWouldBeLost,

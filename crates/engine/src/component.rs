@@ -161,6 +161,11 @@ impl LoadedComponent {
     ///
     /// [`ExportError::Missing`], which lists what there is.
     pub fn export(&self, name: &str) -> Result<Export, ExportError> {
+        self.find_export(name).ok_or_else(|| ExportError::Missing { name: name.to_owned(), available: self.exports() })
+    }
+
+    /// [`export`](Self::export) for one that may be missing.
+    pub fn find_export(&self, name: &str) -> Option<Export> {
         let component = &self.0.component;
         let found = match name.split_once('#') {
             Some((interface, function)) => component
@@ -170,9 +175,9 @@ impl LoadedComponent {
         };
         match found {
             Some((ComponentItem::ComponentFunc(func), index)) => {
-                Ok(Export(Arc::new(ExportInner { name: name.into(), ty: describe_func(name, &func), index })))
+                Some(Export(Arc::new(ExportInner { name: name.into(), ty: describe_func(name, &func), index })))
             }
-            _ => Err(ExportError::Missing { name: name.to_owned(), available: self.exports() }),
+            _ => None,
         }
     }
 

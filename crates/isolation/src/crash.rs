@@ -271,9 +271,9 @@ impl<'de> Deserialize<'de> for TrapCode {
 pub struct Frame {
     /// The function's index in its module.
     pub function: u32,
-    /// The function's name, if the module has a name section.
+    /// The first 256 bytes of the function's name, if the module has a name section.
     pub name: Option<String>,
-    /// The module's name, if it has one.
+    /// The first 256 bytes of the module's name, if it has one.
     pub module: Option<String>,
     /// The offset of the instruction in the module.
     pub offset: Option<usize>,
@@ -442,14 +442,21 @@ impl fmt::Display for WithoutBacktrace<'_> {
     }
 }
 
+/// Bytes that a name in a backtrace keeps. They come from the guest, and may be many.
+const LONGEST_NAME: usize = 256;
+
+fn cut(name: &str) -> String {
+    name[..name.floor_char_boundary(LONGEST_NAME)].to_owned()
+}
+
 fn frames(backtrace: &WasmBacktrace) -> Vec<Frame> {
     backtrace
         .frames()
         .iter()
         .map(|frame| Frame {
             function: frame.func_index(),
-            name: frame.func_name().map(str::to_owned),
-            module: frame.module().name().map(str::to_owned),
+            name: frame.func_name().map(cut),
+            module: frame.module().name().map(cut),
             offset: frame.module_offset(),
         })
         .collect()

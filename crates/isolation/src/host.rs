@@ -44,6 +44,10 @@ impl<U> HostState<U> {
         self.meter.quota()
     }
 
+    pub(crate) fn memory(&self) -> u64 {
+        self.meter.memory()
+    }
+
     /// What the guest has used so far.
     pub fn usage(&self) -> Usage {
         self.meter.usage()

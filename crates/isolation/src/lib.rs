@@ -53,8 +53,3 @@ pub use sandbox::{
     ArgumentError, DynamicCallError, DynamicExport, InstantiateError, Sandbox, SandboxSpec, TypedExport,
 };
 pub use wasi::{Folder, Permissions, Stdio, WasiError, WasiGrants};
-
-/// The README's example is compiled with the doc tests.
-#[cfg(doctest)]
-#[doc = include_str!("../../../README.md")]
-struct Readme;

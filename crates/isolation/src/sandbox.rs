@@ -417,6 +417,11 @@ impl<U: Send + 'static> Sandbox<U> {
         usage_of(&self.0.store, self.0.elapsed_ns)
     }
 
+    /// Bytes of linear memory that the guest has now.
+    pub fn memory(&self) -> u64 {
+        self.0.store.data().memory()
+    }
+
     /// The embedder's own state.
     pub fn ext(&self) -> &U {
         &self.0.store.data().ext

@@ -144,6 +144,11 @@ impl Meter {
         &self.quota
     }
 
+    /// Bytes of linear memory that there are now.
+    pub fn memory(&self) -> u64 {
+        self.memory
+    }
+
     /// What was used until now, but for fuel and time, which are not counted here.
     pub fn usage(&self) -> Usage {
         Usage {

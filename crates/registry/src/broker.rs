@@ -3,10 +3,12 @@
 use std::{
     collections::HashMap,
     fmt,
+    future::poll_fn,
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -37,6 +39,8 @@ struct Subscriber<S> {
     sink: Arc<S>,
     when_full: WhenFull,
     dropped: AtomicU64,
+    /// Where it stands in its list, so that ending a subscription looks for nothing. Changed under the broker's lock only.
+    at: AtomicUsize,
 }
 
 /// What happens to a message for a subscriber that has no room.
@@ -112,12 +116,11 @@ impl<S> Node<S> {
         let mut node = self;
         for token in pattern.tokens() {
             if token == ">" {
-                node.rest.push(subscriber);
-                return;
+                return push(&mut node.rest, subscriber);
             }
             node = node.children.entry(token.into()).or_default();
         }
-        node.here.push(subscriber);
+        push(&mut node.here, subscriber);
     }
 
     /// Removes a subscriber and whatever branches nobody needs any more.
@@ -135,8 +138,10 @@ impl<S> Node<S> {
                 return;
             }
         };
-        if let Some(at) = list.iter().position(|known| Arc::ptr_eq(known, subscriber)) {
-            list.remove(at);
+        let at = subscriber.at.load(Ordering::Relaxed);
+        list.swap_remove(at);
+        if let Some(moved) = list.get(at) {
+            moved.at.store(at, Ordering::Relaxed);
         }
     }
 
@@ -158,6 +163,28 @@ impl<S> Node<S> {
             any.find(tokens, found);
         }
     }
+}
+
+fn push<S>(list: &mut Vec<Arc<Subscriber<S>>>, subscriber: Arc<Subscriber<S>>) {
+    subscriber.at.store(list.len(), Ordering::Relaxed);
+    list.push(subscriber);
+}
+
+/// Subscribers that are served at a stretch, before others on the worker have their turn.
+const STRETCH: usize = 256;
+
+/// Goes to the end of the runtime's queue.
+async fn let_others_run() {
+    let mut woken = false;
+    poll_fn(|cx| {
+        if woken {
+            return Poll::Ready(());
+        }
+        woken = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 impl<S> Clone for MessageBroker<S> {
@@ -187,7 +214,13 @@ impl<S> MessageBroker<S> {
     /// Subscribes a sink to all topics that match. A sink that subscribes twice gets a message twice.
     #[must_use = "the subscription ends when it is dropped"]
     pub fn subscribe(&self, pattern: &TopicPattern, sink: Arc<S>, when_full: WhenFull) -> Subscription<S> {
-        let subscriber = Arc::new(Subscriber { pattern: pattern.clone(), sink, when_full, dropped: AtomicU64::new(0) });
+        let subscriber = Arc::new(Subscriber {
+            pattern: pattern.clone(),
+            sink,
+            when_full,
+            dropped: AtomicU64::new(0),
+            at: AtomicUsize::new(0),
+        });
         self.0.subscribers.write().insert(Arc::clone(&subscriber));
         Subscription { broker: Arc::downgrade(&self.0), subscriber }
     }
@@ -221,7 +254,10 @@ impl<S: Sink> MessageBroker<S> {
         }
         message.topic = Some(topic.clone());
         let mut full = Vec::new();
-        for subscriber in self.matching(topic) {
+        for (at, subscriber) in self.matching(topic).into_iter().enumerate() {
+            if at > 0 && at % STRETCH == 0 {
+                let_others_run().await;
+            }
             match (subscriber.sink.try_deliver(message.clone()), subscriber.when_full) {
                 (Ok(()), _) => report.delivered += 1,
                 (Err(refused), WhenFull::Wait(longest)) if refused.reason != Refusal::Stopped => {

@@ -292,11 +292,14 @@ async fn two_actors_cannot_have_one_name() {
 }
 
 #[tokio::test]
-async fn a_mailbox_for_nothing_is_refused() {
+async fn a_mailbox_for_nothing_or_for_everything_is_refused() {
     let system = system();
-    let mut none = spec(&system, "actor", &ACTOR);
-    none.mailbox = 0;
-    assert!(matches!(system.spawn(none).await, Err(SpawnError::NoMailbox { .. })));
+    for size in [0, usize::MAX] {
+        let mut spec = spec(&system, "actor", &ACTOR);
+        spec.mailbox = size;
+        assert!(matches!(system.spawn(spec).await, Err(SpawnError::Mailbox { .. })));
+    }
+    assert!(system.actors().is_empty());
 }
 
 #[tokio::test]
@@ -382,4 +385,139 @@ async fn a_system_that_is_dropped_kills_its_actors() {
     drop(system);
     actor.ended().await;
     assert!(matches!(actor.try_tell("echo"), Err(refused) if refused.reason == Refusal::Stopped));
+}
+
+#[tokio::test]
+async fn a_mailbox_is_bounded_in_bytes_and_small_messages_still_fit() {
+    let system = system();
+    let (mut spec, probe) = Probe::spec("probe");
+    spec.mailbox_bytes = 64 << 10;
+    let actor = system.spawn_native(spec).await.unwrap();
+    let large = || "x".repeat(40 << 10);
+    actor.try_tell("wait").unwrap();
+    actor.try_tell(large()).unwrap();
+    let refused = actor.try_tell(large()).unwrap_err();
+    assert_eq!((refused.reason, refused.message.payload.len()), (Refusal::Full, 40 << 10));
+    actor.try_tell("small").unwrap();
+    // Whoever waits for room gets it, also for one that is larger than all of it.
+    let mut waits = Box::pin(actor.tell("y".repeat(100 << 10)));
+    assert!(poll_once(waits.as_mut()).is_pending());
+    probe.gate.notify_one();
+    waits.await.unwrap();
+    ask(&actor, "all").await.unwrap();
+    assert_eq!(probe.log.lock().iter().map(String::len).collect::<Vec<_>>(), [4, 40 << 10, 5, 100 << 10, 3]);
+    // And whoever waits for room that will not come is told.
+    actor.try_tell("wait").unwrap();
+    actor.try_tell(large()).unwrap();
+    let mut waits = Box::pin(actor.tell(large()));
+    assert!(poll_once(waits.as_mut()).is_pending());
+    actor.kill();
+    assert_eq!(waits.await.unwrap_err().reason, Refusal::Stopped);
+}
+
+#[tokio::test]
+async fn what_is_sent_after_a_stop_is_not_handled() {
+    let system = system();
+    let (actor, probe) = Probe::spawn(&system, "probe").await;
+    ask(&actor, "before").await.unwrap();
+    // It sleeps by now, and wakes up to both.
+    tokio::task::yield_now().await;
+    actor.stop(Stop::Now);
+    actor.try_tell("after").unwrap();
+    actor.ended().await;
+    assert_eq!(probe.handled(), "before");
+    assert_eq!(system.dead_letters().len(), 1);
+}
+
+#[tokio::test]
+async fn a_sender_that_is_never_polled_keeps_no_actor_alive() {
+    let system = system();
+    let (mut spec, _) = Probe::spec("probe");
+    spec.mailbox = 1;
+    let actor = system.spawn_native(spec).await.unwrap();
+    actor.try_tell("first").unwrap();
+    let mut waits = Box::pin(actor.tell("second"));
+    assert!(poll_once(waits.as_mut()).is_pending());
+    // The place that becomes free is given to the one that waits, and it does nothing with it.
+    while actor.info().mailbox.queued != 1 {
+        tokio::task::yield_now().await;
+    }
+    actor.kill();
+    actor.ended().await;
+    assert!(system.find(&id("probe")).is_none());
+    drop(waits);
+}
+
+#[tokio::test]
+async fn a_kill_is_for_good_whatever_was_ordered_before() {
+    let system = system();
+    let mut spec = spec(&system, "actor", &ACTOR);
+    spec.config.insert("restore".to_owned(), "spin".to_owned());
+    let limits = airssys_wasm_limits::ResourceLimits { cpu_time: Duration::from_secs(600), ..limits() };
+    spec.sandbox = SandboxSpec::new(spec.sandbox.template().clone(), limits).unwrap();
+    let version = spec.sandbox.clone();
+    let actor = system.spawn(spec).await.unwrap();
+    actor.try_tell("spin").unwrap();
+    let upgrade = tokio::spawn({
+        let (system, address) = (system.clone(), actor.address().clone());
+        async move { system.upgrade(&address, version, airssys_wasm_actor::UpgradeOptions::default()).await }
+    });
+    for _ in 0..3 {
+        tokio::task::yield_now().await;
+    }
+    // Otherwise the new version would spin for ten minutes.
+    actor.kill();
+    actor.ended().await;
+    assert!(upgrade.await.unwrap().is_err());
+    assert_eq!(actor.info().restarts, 0);
+}
+
+/// Panics before it gives a future, and, made for the second time, while it is made.
+struct Panics;
+
+impl airssys_wasm_actor::NativeActor for Panics {
+    fn handle(
+        &mut self,
+        _: &MessageEnvelope,
+    ) -> impl Future<Output = Result<Option<airssys_wasm_actor::Bytes>, String>> + Send {
+        if true {
+            panic!("told to crash");
+        }
+        async { Ok(None) }
+    }
+}
+
+#[tokio::test]
+async fn a_panic_of_the_hosts_code_is_a_crash_wherever_it_is() {
+    let system = system();
+    let made = std::sync::atomic::AtomicU32::new(0);
+    let mut spec = airssys_wasm_actor::NativeSpec::new(id("panics"), move || {
+        let nth = made.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        assert_ne!(nth, 1, "told to crash");
+        Panics
+    });
+    spec.restart.backoff = Backoff::NONE;
+    let actor = system.spawn_native(spec).await.unwrap();
+    for _ in 0..2 {
+        match ask(&actor, "x").await {
+            Err(AskError::Crashed(report)) => assert_eq!(report.crash.kind().class(), CrashClass::HostPanic),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(actor.health().await.unwrap_err().to_string(), HealthError::NotOffered.to_string());
+    assert_eq!(actor.info().incarnation, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_longest_waits_are_no_panic() {
+    let system = system();
+    let (actor, _) = Probe::spawn(&system, "probe").await;
+    assert_eq!(&*actor.ask_within(Duration::MAX, "x").await.unwrap(), b"x");
+    let policy = airssys_wasm_actor::SupervisorPolicy {
+        shutdown: Duration::MAX,
+        ..airssys_wasm_actor::SupervisorPolicy::default()
+    };
+    let spec = airssys_wasm_actor::SupervisorSpec::new(id("s"), policy).native(Probe::spec("child").0);
+    system.supervise(spec).await.unwrap();
+    assert_eq!(system.shutdown(Duration::MAX).await.stopped, 2);
 }

@@ -94,3 +94,16 @@ async fn a_letter_that_kills_again_is_a_letter_again() {
     let letters = system.dead_letters().list();
     assert_eq!((letters.len(), letters[0].number, system.dead_letters().total()), (1, 1, 2));
 }
+
+#[tokio::test]
+async fn a_letter_whose_actor_is_given_up_before_it_comes_again_has_its_report() {
+    let system = system();
+    let (mut spec, _) = Probe::spec("probe");
+    spec.redelivery = Some(10);
+    spec.restart.intensity.restarts = 1;
+    let actor = system.spawn_native(spec).await.unwrap();
+    actor.try_tell("crash").unwrap();
+    actor.ended().await;
+    let letters = system.dead_letters().list();
+    assert!(matches!(letters[0].reason, DeadReason::Poison { deaths: 2, .. }), "{:?}", letters[0].reason);
+}

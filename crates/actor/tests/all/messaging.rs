@@ -1,6 +1,6 @@
 //! What guests do with messages: send, request, publish, subscribe; and what they are not granted.
 
-use airssys_wasm_actor::{AskError, Capabilities, DeniedAction, SystemEvent};
+use airssys_wasm_actor::{AskError, Capabilities, DeniedAction, Stop, SystemEvent};
 use airssys_wasm_isolation::SandboxSpec;
 use airssys_wasm_limits::{ByteSize, ResourceLimits};
 use airssys_wasm_registry::{MessageEnvelope, Topic, TraceContext, WhenFull};
@@ -34,10 +34,10 @@ async fn a_guest_sends_to_another() {
 #[tokio::test]
 async fn a_receiver_sees_who_sent_what() {
     let system = system();
-    let (a, b) = (spawn(&system, "a", &ACTOR).await, spawn(&system, "b", &ACTOR).await);
+    let a = spawn(&system, "a", &ACTOR).await;
+    spawn(&system, "b", &ACTOR).await;
     assert_eq!(ask(&a, "what").await.unwrap(), "sender=- topic=- content-type=- wants-answer=true");
     assert_eq!(ask(&a, "request b 1000 what").await.unwrap(), "sender=a topic=- content-type=- wants-answer=true");
-    let _ = b;
 }
 
 #[tokio::test]
@@ -52,10 +52,11 @@ async fn every_refusal_of_a_send_is_told_apart() {
     assert_eq!(failed(&sender, "send full x").await, "SendError::Full");
 
     let mut small = spec(&system, "small", &ACTOR);
-    let limits = ResourceLimits { message_size: ByteSize(10), ..limits() };
+    let limits = ResourceLimits { message_size: ByteSize(20), ..limits() };
     small.sandbox = SandboxSpec::new(small.sandbox.template().clone(), limits).unwrap();
     system.spawn(small).await.unwrap();
-    assert_eq!(failed(&sender, "send small 12345678901").await, "SendError::TooLarge(10)");
+    // The guest sends it as `text/plain`, which counts.
+    assert_eq!(failed(&sender, "send small 12345678901").await, "SendError::TooLarge(20)");
     assert_eq!(ask(&sender, "send small 1234567890").await.unwrap(), "done");
 }
 
@@ -156,8 +157,8 @@ async fn subscribers_hear_what_is_published() {
     assert_eq!(ask(&publisher, "publish orders.eu.created 2").await.unwrap(), "2");
     assert_eq!(ask(&publisher, "publish orders.eu.paid 3").await.unwrap(), "1");
     assert_eq!(ask(&listener, "heard").await.unwrap(), "2");
-    assert_eq!(&*host.recv().await.payload, b"1");
-    assert_eq!(host.recv().await.topic.unwrap().as_str(), "orders.eu.created");
+    assert_eq!(&*host.recv().await.unwrap().payload, b"1");
+    assert_eq!(host.recv().await.unwrap().topic.unwrap().as_str(), "orders.eu.created");
     ask(&listener, "unsubscribe orders.*.created").await.unwrap();
     assert_eq!(ask(&publisher, "publish orders.eu.created 4").await.unwrap(), "1");
     assert!(failed(&publisher, "publish orders..x 4").await.starts_with("SendError::Invalid"));
@@ -227,9 +228,34 @@ async fn what_is_not_granted_is_denied_and_seen_by_the_host() {
         ("subscribe >", "SubscribeError::Denied", DeniedAction::Subscribe, ">"),
     ] {
         assert_eq!(failed(&guest, command).await, error);
-        let SystemEvent::Denied { actor, action, target } = events.try_recv().unwrap() else { panic!("{command}") };
-        assert_eq!((actor.id().as_str(), action, target.as_str()), ("guest", denied, with));
+        // A new incarnation's first is always news.
+        ask(&guest, "panic").await.unwrap_err();
+        let event = std::iter::from_fn(|| events.try_recv().ok()).find_map(|event| match event {
+            SystemEvent::Denied { actor, action, target, denials } => Some((actor, action, target, denials)),
+            _ => None,
+        });
+        let (actor, action, target, denials) = event.unwrap();
+        assert_eq!((actor.id().as_str(), action, target.as_str(), denials), ("guest", denied, with, 1));
     }
+}
+
+#[tokio::test]
+async fn denials_without_end_do_not_drown_the_others_events() {
+    let system = system();
+    let mut spec = spec(&system, "guest", &ACTOR);
+    spec.capabilities = Capabilities::default();
+    let guest = system.spawn(spec).await.unwrap();
+    let mut events = system.events();
+    for _ in 0..1_000 {
+        failed(&guest, "send anybody x").await;
+    }
+    let denials: Vec<_> = std::iter::from_fn(|| events.try_recv().ok())
+        .map(|event| match event {
+            SystemEvent::Denied { denials, .. } => denials,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(denials, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]);
 }
 
 #[tokio::test]
@@ -249,6 +275,22 @@ async fn a_group_shares_its_messages_and_answers_requests() {
     assert_eq!(answers, ["w1", "w1", "w2", "w2"]);
     system.leave(&id("workers"), &id("w1")).unwrap();
     assert_eq!(ask(&asker, "request workers 1000 self").await.unwrap(), "w2");
+    // A member that asks its group is passed over, and so is one that takes no more.
+    let w1 = system.find(&id("w1")).unwrap();
+    system.join(&id("workers"), &id("w1")).unwrap();
+    for _ in 0..2 {
+        assert_eq!(ask(&w1, "request workers 1000 self").await.unwrap(), "w2");
+    }
+    let (draining, probe) = Probe::spawn(&system, "w3").await;
+    system.join(&id("workers"), &id("w3")).unwrap();
+    draining.tell("wait").await.unwrap();
+    draining.stop(Stop::Drain);
+    while draining.try_tell("x").is_ok() || probe.log.lock().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..3 {
+        ask(&asker, "request workers 1000 self").await.unwrap();
+    }
     system.send(&id("workers"), "echo from the host").unwrap();
     assert!(system.create_group(&id("w1")).is_err());
 }
@@ -262,12 +304,12 @@ async fn the_trace_goes_on_with_a_message() {
     let mut message = MessageEnvelope::from("publish t x");
     message.trace = Some(Box::new(trace));
     sender.ask(message).await.unwrap();
-    let heard = host.recv().await;
+    let heard = host.recv().await.unwrap();
     let heard_trace = heard.trace.unwrap();
     assert_eq!((heard_trace.trace_id, heard_trace.sampled), (7, true));
     // Below a span of the actor's own.
     assert_ne!(heard_trace.parent_id, 8);
     assert_eq!(heard.sender.unwrap(), *sender.address());
     ask(&sender, "publish t y").await.unwrap();
-    assert!(host.recv().await.trace.is_none());
+    assert!(host.recv().await.unwrap().trace.is_none());
 }

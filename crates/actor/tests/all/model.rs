@@ -33,7 +33,6 @@ impl NativeActor for Worker {
                 for _ in 0..5 {
                     tokio::task::yield_now().await;
                 }
-                tokio::time::sleep(Duration::from_millis(3)).await;
             }
             _ => {}
         }
@@ -60,9 +59,21 @@ struct Case {
     flaky: Arc<Mutex<BTreeSet<String>>>,
     fates: Mutex<BTreeMap<String, Fate>>,
     redelivery: Option<u32>,
+    /// Paused time, in which sleeping takes none. On several threads there is only yielding.
+    paused: bool,
 }
 
 impl Case {
+    async fn pass(&self, ms: u64) {
+        if self.paused {
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+        } else {
+            for _ in 0..ms {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
     fn spec(&self, actor: usize, random: &mut fastrand::Rng) -> NativeSpec<Worker> {
         let (handled, flaky) = (Arc::clone(&self.handled), Arc::clone(&self.flaky));
         let make = move || Worker { handled: Arc::clone(&handled), flaky: Arc::clone(&flaky) };
@@ -70,10 +81,10 @@ impl Case {
         spec.mailbox = random.usize(1..8);
         spec.redelivery = self.redelivery;
         spec.restart.intensity = Intensity { restarts: 1_000, within: Duration::from_secs(1) };
-        spec.restart.backoff = if random.bool() {
-            Backoff::NONE
+        spec.restart.backoff = if self.paused && random.bool() {
+            Backoff { first: Duration::from_millis(2), longest: Duration::from_millis(20), ..Backoff::default() }
         } else {
-            Backoff { first: Duration::from_millis(2), ..Backoff::default() }
+            Backoff::NONE
         };
         spec
     }
@@ -118,15 +129,15 @@ impl Case {
             };
             assert!(self.fates.lock().insert(text, fate).is_none());
             if random.u8(..4) == 0 {
-                tokio::time::sleep(Duration::from_millis(random.u64(..5))).await;
+                self.pass(random.u64(..5)).await;
             }
         }
     }
 
-    /// Stops and kills actors, and spawns them again.
-    async fn disturb(&self, mut random: fastrand::Rng) {
-        for _ in 0..10 {
-            tokio::time::sleep(Duration::from_millis(random.u64(1..15))).await;
+    /// Stops and kills actors, and spawns those again that have no supervisor.
+    async fn disturb(&self, supervised: bool, mut random: fastrand::Rng) {
+        for _ in 0..if supervised { 2 } else { 10 } {
+            self.pass(random.u64(1..15)).await;
             let at = random.usize(..ACTORS);
             let Some(actor) = self.find(at) else { continue };
             match random.u8(..3) {
@@ -135,12 +146,14 @@ impl Case {
                 _ => actor.kill(),
             }
             actor.ended().await;
-            self.system.spawn_native(self.spec(at, &mut random)).await.unwrap();
+            if !supervised {
+                self.system.spawn_native(self.spec(at, &mut random)).await.unwrap();
+            }
         }
     }
 }
 
-async fn run(seed: u64) {
+async fn run(seed: u64, paused: bool) {
     let mut random = fastrand::Rng::with_seed(seed);
     let case = Arc::new(Case {
         system: system(),
@@ -148,8 +161,11 @@ async fn run(seed: u64) {
         flaky: Arc::default(),
         fates: Mutex::default(),
         redelivery: random.bool().then_some(3),
+        paused,
     });
-    let strategy = *random.choice(&[None, Some(Strategy::OneForAll), Some(Strategy::RestForOne)]).unwrap();
+    let strategy = *random
+        .choice(&[None, None, Some(Strategy::OneForOne), Some(Strategy::OneForAll), Some(Strategy::RestForOne)])
+        .unwrap();
     match strategy {
         None => {
             for actor in 0..ACTORS {
@@ -158,7 +174,8 @@ async fn run(seed: u64) {
         }
         Some(strategy) => {
             let intensity = Intensity { restarts: 1_000, within: Duration::from_secs(1) };
-            let policy = SupervisorPolicy { strategy, intensity, ..SupervisorPolicy::default() };
+            let backoff = if paused { Backoff::default() } else { Backoff::NONE };
+            let policy = SupervisorPolicy { strategy, intensity, backoff, ..SupervisorPolicy::default() };
             let spec = (0..ACTORS)
                 .fold(SupervisorSpec::new(id("s"), policy), |spec, at| spec.native(case.spec(at, &mut random)));
             case.system.supervise(spec).await.unwrap();
@@ -169,10 +186,8 @@ async fn run(seed: u64) {
         let (case, random) = (Arc::clone(&case), random.fork());
         tasks.push(tokio::spawn(async move { case.send(sender, random).await }));
     }
-    if strategy.is_none() {
-        let (case, random) = (Arc::clone(&case), random.fork());
-        tasks.push(tokio::spawn(async move { case.disturb(random).await }));
-    }
+    let (disturbed, random) = (Arc::clone(&case), random.fork());
+    tasks.push(tokio::spawn(async move { disturbed.disturb(strategy.is_some(), random).await }));
     for task in tasks {
         task.await.unwrap();
     }
@@ -218,7 +233,14 @@ fn check(seed: u64, case: &Case) {
 #[tokio::test(start_paused = true)]
 async fn no_message_is_lost_or_doubled_and_order_is_kept() {
     for seed in 0..200 {
-        run(seed).await;
+        run(seed, true).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_on_several_threads() {
+    for seed in 0..100 {
+        run(seed, false).await;
     }
 }
 

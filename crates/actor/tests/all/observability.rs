@@ -144,6 +144,6 @@ fn lines_of_guests_are_logged_with_their_name_and_cannot_forge_others() {
     });
     assert!(text.contains("WARN handle") && text.contains(r"first\nINFO forged \u{1b}[2J"), "{text}");
     assert!(text.contains("actor=loud"), "{text}");
-    assert!(text.contains("left_out=904"), "{text}");
+    assert!(text.contains("bytes=5000") && !text.contains(&"x".repeat(4_097)), "{text}");
     assert!(!text.contains('\u{1b}') && !text.lines().any(|line| line.starts_with("INFO forged")), "{text}");
 }

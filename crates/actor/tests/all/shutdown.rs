@@ -95,19 +95,45 @@ async fn one_that_blocks_its_thread_is_reported_as_stuck() {
 }
 
 #[tokio::test]
-async fn asks_that_wait_at_the_end_are_told() {
+async fn asks_that_wait_at_the_end_are_answered_or_told() {
     let system = system();
     let actor = spawn(&system, "actor", &ACTOR).await;
-    let asks: Vec<_> = (0..3)
-        .map(|_| {
-            let actor = actor.clone();
-            tokio::spawn(async move { ask(&actor, "echo x").await })
-        })
+    let (other, _) = Probe::spawn(&system, "other").await;
+    let asks: Vec<_> = [actor, other]
+        .into_iter()
+        .flat_map(|actor| std::iter::repeat_n(actor, 3))
+        .map(|actor| tokio::spawn(async move { ask(&actor, "echo x").await }))
         .collect();
     tokio::task::yield_now().await;
-    system.shutdown(Duration::from_secs(10)).await;
+    let report = system.shutdown(Duration::from_secs(10)).await;
+    assert_eq!(report.stopped, 2);
     for asked in asks {
-        // Each ends, one way or the other.
-        let _ = asked.await.unwrap();
+        // They were taken before the end, and a shutdown drains.
+        asked.await.unwrap().unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_subscriber_of_the_host_hears_of_the_end() {
+    let system = system();
+    let mut host = system.subscribe(&"t".parse().unwrap(), 2, airssys_wasm_registry::WhenFull::DropNew);
+    assert_eq!(system.publish(&"t".parse().unwrap(), "last").await.delivered, 1);
+    system.shutdown(Duration::from_secs(1)).await;
+    assert_eq!(&*host.recv().await.unwrap().payload, b"last");
+    assert!(host.recv().await.is_none());
+}
+
+#[test]
+fn a_system_may_be_dropped_without_a_runtime_or_after_it() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let (system, actor) = runtime.block_on(async {
+        let system = system();
+        let actor = spawn(&system, "actor", &ACTOR).await;
+        (system, actor)
+    });
+    drop(runtime);
+    // The task is gone with its runtime, and has left nothing.
+    assert!(actor.try_tell("x").is_err());
+    assert!(system.actors().is_empty());
+    drop(system);
 }

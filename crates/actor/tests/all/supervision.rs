@@ -223,6 +223,16 @@ async fn siblings_are_ended_in_reverse_and_started_in_order() {
         }
     }
     assert_eq!(started, ["a", "b", "c"]);
+    // A stop is an end like any other.
+    family.supervisor.stop();
+    family.supervisor.ended().await;
+    let mut stopped = Vec::new();
+    while let Ok(event) = events.try_recv() {
+        if let SystemEvent::Stopped { actor } = event {
+            stopped.push(actor.id().to_string());
+        }
+    }
+    assert_eq!(stopped, ["c", "b", "a"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -307,30 +317,26 @@ async fn a_failure_goes_up_the_tree_and_stops_where_it_is_answered() {
 #[tokio::test]
 async fn a_supervisor_whose_child_never_starts_is_refused_with_the_reason() {
     let system = system();
-    let mut never = spec(&system, "never", &ACTOR);
-    never.config.insert("init".to_owned(), "fail".to_owned());
-    let spec = SupervisorSpec::new(id("family"), policy(Strategy::OneForOne))
-        .native(child("a").0)
-        .actor(never)
-        .native(child("c").0);
-    let error = system.supervise(spec).await.unwrap_err();
-    assert!(matches!(&error, SpawnError::Start { id: who, .. } if *who == id("never")), "{error:?}");
-    assert!(error.to_string().contains("told to fail"), "{error}");
-    assert!(system.actors().is_empty());
-    // So is one below another.
-    let mut never = spec_never(&system);
-    never.id = id("never");
-    let inner = SupervisorSpec::new(id("inner"), policy(Strategy::OneForOne)).actor(never);
-    let spec = SupervisorSpec::new(id("outer"), policy(Strategy::OneForOne)).native(child("a").0).supervisor(inner);
-    let error = system.supervise(spec).await.unwrap_err();
-    assert!(matches!(&error, SpawnError::GaveUp { id: who } if *who == id("inner")), "{error:?}");
-    assert!(system.actors().is_empty());
-}
-
-fn spec_never(system: &ActorSystem) -> airssys_wasm_actor::ActorSpec<()> {
-    let mut never = spec(system, "never", &ACTOR);
-    never.config.insert("init".to_owned(), "fail".to_owned());
-    never
+    let never = || {
+        let mut never = spec(&system, "never", &ACTOR);
+        never.config.insert("init".to_owned(), "fail".to_owned());
+        never
+    };
+    let supervisor = |name: &str| SupervisorSpec::new(id(name), policy(Strategy::OneForOne));
+    // Also where it is below another.
+    for family in [
+        supervisor("family").native(child("a").0).actor(never()).native(child("c").0),
+        supervisor("outer").native(child("a").0).supervisor(supervisor("inner").actor(never())),
+    ] {
+        let mut events = system.events();
+        let error = system.supervise(family).await.unwrap_err();
+        assert!(matches!(&error, SpawnError::Start { id: who, .. } if *who == id("never")), "{error:?}");
+        assert!(error.to_string().contains("told to fail"), "{error}");
+        assert!(system.actors().is_empty());
+        while let Ok(event) = events.try_recv() {
+            assert!(!matches!(event, SystemEvent::GivenUp { .. }), "{event:?}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -381,4 +387,77 @@ async fn one_child_in_back_off_does_not_keep_another_from_its_restart() {
     let before = Instant::now();
     assert_eq!(ask(a, "x").await.unwrap(), "x");
     assert_eq!(before.elapsed(), Duration::from_secs(60));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_child_that_is_killed_while_it_is_busy_takes_nobody_with_it() {
+    let family = family(Strategy::OneForAll).await;
+    let mut events = family.system.events();
+    for at in [1, 2] {
+        let asked = tokio::spawn({
+            let child = family.children[at].clone();
+            async move { ask(&child, "wait").await }
+        });
+        settle().await;
+        family.children[at].kill();
+        asked.await.unwrap().unwrap_err();
+        family.children[at].ended().await;
+    }
+    settle().await;
+    assert_eq!(family.incarnations(), [1, 1, 1]);
+    assert_eq!(ask(&family.children[0], "x").await.unwrap(), "x");
+    while let Ok(event) = events.try_recv() {
+        assert!(!matches!(event, SystemEvent::Restarting { .. } | SystemEvent::GivenUp { .. }), "{event:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn transient_children_and_kinds_of_crash_have_their_say_below_a_supervisor() {
+    let system = system();
+    let (mut a, _) = child("a");
+    a.restart.on.insert(CrashClass::HostPanic, Reaction { restart: Restart::Temporary, backoff: None });
+    let spec = SupervisorSpec::new(id("family"), policy(Strategy::OneForAll)).native(a).native(child("b").0);
+    let supervisor = system.supervise(spec).await.unwrap();
+    let [a, b] = &supervisor.actors()[..] else { panic!("two actors") };
+    crash(a).await;
+    assert_eq!((a.state(), b.info().incarnation), (Lifecycle::Stopped, 1));
+}
+
+#[tokio::test]
+async fn supervising_that_is_given_up_half_way_leaves_nothing() {
+    let system = system();
+    {
+        let spec = SupervisorSpec::new(id("family"), policy(Strategy::OneForOne)).native(child("a").0);
+        let mut supervising = Box::pin(system.supervise(spec));
+        assert!(crate::support::poll_once(supervising.as_mut()).is_pending());
+        assert!(system.find(&id("a")).is_some());
+    }
+    while system.find(&id("a")).is_some() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shortage_of_the_host_is_waited_out() {
+    use airssys_wasm_engine::{EngineConfig, PoolConfig, WasmEngine};
+    let pool = PoolConfig { components: 1, ..PoolConfig::for_components(1) };
+    let engine = WasmEngine::new(EngineConfig { pool: Some(pool), ..EngineConfig::default() }).unwrap();
+    let system = ActorSystem::new(engine, airssys_wasm_actor::SystemConfig::default());
+    let guest = system.engine().load_blocking(airssys_wasm_fixtures::COUNTER, Default::default()).unwrap();
+    let mut patient = spec(&system, "patient", &guest);
+    patient.restart.intensity = Intensity { restarts: 1, within: Duration::from_secs(60) };
+    patient.restart.backoff = Backoff { jitter: 0.0, ..Backoff::default() };
+    let patient = system.spawn(patient).await.unwrap();
+    patient.try_tell("crash").unwrap();
+    while patient.state() != Lifecycle::Restarting {
+        tokio::task::yield_now().await;
+    }
+    // Its place is taken by another for a while.
+    let other = system.spawn(spec(&system, "other", &guest)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(patient.state(), Lifecycle::Restarting);
+    other.kill();
+    other.ended().await;
+    assert_eq!(ask(&patient, "add 1").await.unwrap(), "1");
+    assert_eq!(patient.info().restarts, 1);
 }

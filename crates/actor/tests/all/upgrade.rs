@@ -1,6 +1,11 @@
 //! Going over to another version, and back.
 
-use airssys_wasm_actor::{ActorSpec, ActorSystem, ContractKind, During, SystemEvent, UpgradeError, UpgradeOptions};
+use std::time::Duration;
+
+use airssys_wasm_actor::{
+    ActorSpec, ActorSystem, Backoff, ContractKind, During, Lifecycle, Strategy, SupervisorPolicy, SupervisorSpec,
+    SystemEvent, UpgradeError, UpgradeOptions,
+};
 use airssys_wasm_isolation::CrashClass;
 
 use crate::support::{
@@ -15,7 +20,7 @@ async fn address_mailbox_and_state_are_kept() {
     let counter = spawn(&system, "counter", &COUNTER).await;
     ask(&counter, "add 40").await.unwrap();
     let before = counter.info();
-    // One before the switch, one behind it: an order goes before messages.
+    // An order goes before messages: this is for the new version.
     counter.try_tell("add 2").unwrap();
     let incarnation = system.upgrade(counter.address(), sandbox(&system, &COUNTER_V2), PLAIN).await.unwrap();
     assert_eq!(incarnation, 2);
@@ -23,10 +28,10 @@ async fn address_mailbox_and_state_are_kept() {
     assert_eq!(counter.info().address, before.address);
     assert_eq!(counter.info().restarts, 0);
 
-    assert_eq!(system.rollback(counter.address()).await.unwrap(), 3);
+    assert_eq!(system.rollback(counter.address(), PLAIN).await.unwrap(), 3);
     assert_eq!(ask(&counter, "get").await.unwrap(), "42");
     // And forth again: the version before is the one that was left.
-    assert_eq!(system.rollback(counter.address()).await.unwrap(), 4);
+    assert_eq!(system.rollback(counter.address(), PLAIN).await.unwrap(), 4);
     assert_eq!(ask(&counter, "get").await.unwrap(), "count: 42");
 }
 
@@ -109,7 +114,7 @@ async fn another_contract_or_none_is_refused_and_so_is_losing_state() {
     assert!(matches!(upgrade(&*NO_HANDLER, PLAIN).await, Err(UpgradeError::NoHandler(_))));
     assert!(matches!(upgrade(&*LISTENER, PLAIN).await, Err(UpgradeError::StateWouldBeLost)));
     assert_eq!(ask(&counter, "get").await.unwrap(), "1");
-    assert!(matches!(system.rollback(counter.address()).await, Err(UpgradeError::NothingBefore)));
+    assert!(matches!(system.rollback(counter.address(), PLAIN).await, Err(UpgradeError::NothingBefore)));
 }
 
 #[tokio::test]
@@ -153,15 +158,15 @@ async fn a_new_version_that_crashes_on_probation_goes_back_by_itself() {
 async fn an_upgrade_cures_an_actor_that_waits_for_its_restart() {
     let system = system();
     let mut spec = spec(&system, "counter", &COUNTER);
-    spec.restart.backoff.first = std::time::Duration::from_secs(3_600);
-    spec.restart.backoff.longest = std::time::Duration::from_secs(3_600);
+    spec.restart.backoff.first = Duration::from_secs(3_600);
+    spec.restart.backoff.longest = Duration::from_secs(3_600);
     let counter = system.spawn(spec).await.unwrap();
     ask(&counter, "crash").await.unwrap_err();
     counter.try_tell("add 1").unwrap();
     let before = tokio::time::Instant::now();
     system.upgrade(counter.address(), sandbox(&system, &COUNTER_V2), PLAIN).await.unwrap();
     assert_eq!(ask(&counter, "get").await.unwrap(), "count: 1");
-    assert_eq!(before.elapsed(), std::time::Duration::ZERO);
+    assert_eq!(before.elapsed(), Duration::ZERO);
 }
 
 #[tokio::test]
@@ -175,4 +180,83 @@ async fn what_is_not_a_component_of_the_system_is_not_upgraded() {
     native.ended().await;
     let error = system.upgrade(native.address(), sandbox(&system, &COUNTER), PLAIN).await.unwrap_err();
     assert!(matches!(error, UpgradeError::Unresolved(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn subscriptions_are_as_they_were_when_the_new_version_does_not_start() {
+    let system = system();
+    let mut spec = with(&system, "subscribe", "mine");
+    spec.config.insert("restore".to_owned(), "fail".to_owned());
+    let actor = system.spawn(spec).await.unwrap();
+    ask(&actor, "unsubscribe mine").await.unwrap();
+    ask(&actor, "subscribe other").await.unwrap();
+    // Its `init` subscribes; then it fails.
+    system.upgrade(actor.address(), sandbox(&system, &ACTOR), PLAIN).await.unwrap_err();
+    for (topic, subscribers) in [("mine", 0), ("other", 1)] {
+        let report = system.publish(&topic.parse().unwrap(), "x").await;
+        assert_eq!(report.delivered, subscribers, "{topic}");
+    }
+}
+
+#[tokio::test]
+async fn a_rollback_loses_state_only_where_that_is_asked_for() {
+    let system = system();
+    let mut spec = spec(&system, "listener", &LISTENER);
+    spec.config.insert("topic".to_owned(), "t".to_owned());
+    let actor = system.spawn(spec).await.unwrap();
+    system.upgrade(actor.address(), sandbox(&system, &COUNTER), PLAIN).await.unwrap();
+    let error = system.rollback(actor.address(), PLAIN).await.unwrap_err();
+    assert!(matches!(error, UpgradeError::StateWouldBeLost), "{error:?}");
+    assert_eq!(ask(&actor, "add 1").await.unwrap(), "1");
+    system.rollback(actor.address(), UpgradeOptions { discard_state: true, ..PLAIN }).await.unwrap();
+    assert_eq!(ask(&actor, "heard").await.unwrap(), "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_supervised_child_that_is_cured_by_an_upgrade_holds_up_nobody() {
+    let system = system();
+    let hour = Duration::from_secs(3_600);
+    let policy = SupervisorPolicy {
+        strategy: Strategy::OneForAll,
+        backoff: Backoff { first: hour, longest: hour, jitter: 0.0, factor: 1.0 },
+        ..SupervisorPolicy::default()
+    };
+    let family = SupervisorSpec::new("family".parse().unwrap(), policy)
+        .actor(spec(&system, "counter", &COUNTER))
+        .native(Probe::spec("sibling").0);
+    let supervisor = system.supervise(family).await.unwrap();
+    let [counter, sibling] = &supervisor.actors()[..] else { panic!("two actors") };
+    ask(counter, "crash").await.unwrap_err();
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+    system.upgrade(counter.address(), sandbox(&system, &COUNTER_V2), PLAIN).await.unwrap();
+    assert_eq!(ask(counter, "add 1").await.unwrap(), "count: 1");
+    // The sibling comes back when the back-off is over, and the cured one is left alone.
+    assert_eq!(ask(sibling, "x").await.unwrap(), "x");
+    assert_eq!(ask(counter, "get").await.unwrap(), "count: 1");
+}
+
+#[tokio::test]
+async fn a_siblings_crash_does_not_roll_back_a_healthy_version() {
+    let system = system();
+    let policy =
+        SupervisorPolicy { strategy: Strategy::OneForAll, backoff: Backoff::NONE, ..SupervisorPolicy::default() };
+    let family = SupervisorSpec::new("family".parse().unwrap(), policy)
+        .actor(spec(&system, "counter", &COUNTER))
+        .native(Probe::spec("sibling").0);
+    let supervisor = system.supervise(family).await.unwrap();
+    let [counter, sibling] = &supervisor.actors()[..] else { panic!("two actors") };
+    let options = UpgradeOptions { probation: 100, ..PLAIN };
+    system.upgrade(counter.address(), sandbox(&system, &COUNTER_V2), options).await.unwrap();
+    ask(sibling, "crash").await.unwrap_err();
+    while counter.info().incarnation < 3 || counter.state() != Lifecycle::Running {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(ask(counter, "get").await.unwrap(), "count: 0");
+    // Its own crash does, and its siblings hear nothing of it.
+    let incarnation = sibling.info().incarnation;
+    ask(counter, "crash").await.unwrap_err();
+    assert_eq!(ask(counter, "get").await.unwrap(), "0");
+    assert_eq!(sibling.info().incarnation, incarnation);
 }

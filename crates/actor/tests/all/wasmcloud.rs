@@ -42,7 +42,7 @@ async fn subjects_are_topics() {
     let mut host = system.subscribe(&"news".parse().unwrap(), 10, WhenFull::DropNew);
     let report = system.publish(&Topic::new("orders.eu").unwrap(), "publish news from orders").await;
     assert_eq!(report.delivered, 1);
-    assert_eq!(&*host.recv().await.payload, b"from orders");
+    assert_eq!(&*host.recv().await.unwrap().payload, b"from orders");
     assert_eq!(ask(&cloud, "echo x").await.unwrap(), "x");
 }
 
@@ -71,7 +71,14 @@ async fn a_request_goes_to_a_subscriber_of_either_kind() {
     system.spawn(actor).await.unwrap();
     // The test guest only remembers what comes with a topic.
     assert!(failed(&cloud, "request actor.echo 1000 echo x").await.starts_with("no answer"));
-    let (_waits, _) = Probe::spawn(&system, "waits").await;
+    // One that only listens does not keep another from answering.
+    let mut listens = Probe::spec("listens").0;
+    listens.subscriptions.push("first.>".parse().unwrap());
+    let mut actor = spec(&system, "listener", &ACTOR);
+    actor.subscriptions.push("first.echo".parse().unwrap());
+    system.spawn(actor).await.unwrap();
+    system.spawn_native(listens).await.unwrap();
+    assert_eq!(ask(&cloud, "request first.echo 1000 hello").await.unwrap(), "hello");
 }
 
 #[tokio::test(start_paused = true)]
