@@ -1,0 +1,84 @@
+//! Runs each example, and looks at what came of it.
+
+use airssys_wasm_actor::{AskError, DeniedAction, ShutdownReport, SystemEvent};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::oneshot,
+};
+
+macro_rules! examples {
+    ($($name:ident = $path:literal),* $(,)?) => {
+        $(
+            #[expect(dead_code, reason = "`main` is for cargo")]
+            #[path = $path]
+            mod $name;
+        )*
+    };
+}
+
+examples! {
+    axum_service = "../axum.rs",
+    counter = "../counter.rs",
+    pubsub = "../pubsub.rs",
+    request = "../request.rs",
+    upgrade = "../upgrade.rs",
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_counter_survives_its_crash() {
+    let [before, after] = counter::run().await.unwrap();
+    assert_eq!((before.incarnation, before.restarts), (1, 0));
+    assert_eq!((after.incarnation, after.restarts), (2, 1));
+    assert_eq!(after.address, before.address);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_component_asks_whom_it_may_ask() {
+    let (answer, denied, event) = request::run().await.unwrap();
+    assert_eq!(answer, "asker heard: 5");
+    assert!(matches!(denied, AskError::Failed { .. }), "{denied}");
+    let SystemEvent::Denied { actor, action: DeniedAction::Request, target, .. } = event else { panic!("{event:?}") };
+    assert_eq!((actor.id().as_str(), &*target), ("stranger", "counter"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_subscribed_hears() {
+    let (listener, host) = pubsub::run().await.unwrap();
+    assert_eq!(listener, "all is well");
+    assert_eq!(host.payload, "all is well");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_keeps_the_count() {
+    assert_eq!(upgrade::run().await.unwrap(), ["5", "count: 7", "7"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_answers_and_ends() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let (end, ended) = oneshot::channel::<()>();
+    let service = tokio::spawn(axum_service::serve(listener, async { _ = ended.await }));
+
+    let post = async |path: &str, body: &str| {
+        let mut stream = TcpStream::connect(at).await.unwrap();
+        let length = body.len();
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nhost: shop\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse::<u16>().unwrap(), body.to_owned())
+    };
+    assert_eq!(post("/plugins/totals", "apple\npear").await, (200, "total 180, average 90".to_owned()));
+    assert_eq!(post("/plugins/totals", "").await.0, 500);
+    assert_eq!(post("/plugins/totals", "book").await.0, 422);
+    assert_eq!(post("/plugins/nobody", "apple").await.0, 404);
+
+    end.send(()).unwrap();
+    let ShutdownReport { stopped, killed, .. } = service.await.unwrap().unwrap();
+    assert_eq!((stopped, killed.len()), (1, 0));
+}
