@@ -5,7 +5,7 @@
 
 use std::{path::Path, time::Duration};
 
-use airssys_wasm_actor::{ActorSpec, ActorSystem, AskError, Capabilities, SystemConfig, SystemEvent};
+use airssys_wasm_actor::{ActorSystem, AskError, Capabilities, SystemConfig, SystemEvent};
 use airssys_wasm_engine::{EngineConfig, WasmEngine};
 use anyhow::Result;
 
@@ -23,7 +23,9 @@ pub(crate) async fn run() -> Result<(String, AskError, SystemEvent)> {
     system.spawn(system.load(manifests.join("counter/Component.toml")).await?).await?;
     let asker = system.load(manifests.join("asker/Component.toml")).await?;
     // The same component under another name, and without its grants.
-    let stranger = ActorSpec { id: "stranger".parse()?, capabilities: Capabilities::default(), ..asker.clone() };
+    let mut stranger = asker.clone();
+    stranger.id = "stranger".parse()?;
+    stranger.capabilities = Capabilities::default();
     let asker = system.spawn(asker).await?;
     let stranger = system.spawn(stranger).await?;
 

@@ -19,7 +19,7 @@ use tracing::{Instrument, field};
 
 use crate::{
     CrashReport, DeadReason, During, HealthError, Intensity, StartError, SystemEvent, UpgradeError, UpgradeOptions,
-    cell::{Cell, Control, Delivery, Inbox, Lifecycle, ReplyTo, Unanswered},
+    cell::{Cell, Control, Delivery, Inbox, Lifecycle, ReplyTo, Unanswered, Upgrade},
     policy::{History, RestartPolicy, later},
     report::{Failure, is_news, shown},
     supervisor::{ChildEvent, Happened},
@@ -177,6 +177,8 @@ impl<B: Blueprint> ComponentActor<B> {
         cell.metrics.actors.increment(1);
         Self {
             random: cell.core.random(),
+            // One that begins with the first incarnation.
+            interrupt: cell.ended.clone(),
             cell,
             inbox,
             blueprint: Arc::new(blueprint),
@@ -185,7 +187,6 @@ impl<B: Blueprint> ComponentActor<B> {
             deaths_allowed: redelivery.unwrap_or(1).max(1),
             owner,
             incarnations: 0,
-            interrupt: CancellationToken::new(),
             probation: None,
             state: None,
             hand: None,
@@ -336,7 +337,9 @@ impl<B: Blueprint> ComponentActor<B> {
             span_id = hex(trace.as_ref().map(|trace| trace.parent_id.into())),
             parent_id = hex(message.trace.as_ref().map(|trace| trace.parent_id.into())),
         );
-        let handled = live.handle(message, trace, &mut reply, &self.interrupt).instrument(span).await;
+        let handling = live.handle(message, trace, &mut reply, &self.interrupt);
+        // Entering and leaving a span costs something even where it is none.
+        let handled = if span.is_disabled() { handling.await } else { handling.instrument(span).await };
         match handled {
             Ok(handled) => {
                 self.hand = None;
@@ -443,19 +446,20 @@ impl<B: Blueprint> ComponentActor<B> {
                     return Some(Some(Exit::Failed(Failure::Crash(report))));
                 }
             },
-            Control::Upgrade { version, options, done } => match self.next_version(version) {
-                Ok(next) => return self.switch(live, next, options, done).await.map(Some),
-                Err(error) => _ = done.send(Err(error)),
-            },
-            Control::Rollback { options, done } => match self.previous.clone() {
-                Some(previous) => return self.switch(live, previous, options, done).await.map(Some),
-                None => _ = done.send(Err(UpgradeError::NothingBefore)),
-            },
+            Control::Upgrade(upgrade) => {
+                let Upgrade { version, options, done } = *upgrade;
+                match self.next_version(version) {
+                    Ok(next) => return self.switch(live, next, options, done).await.map(Some),
+                    Err(error) => _ = done.send(Err(error)),
+                }
+            }
         }
         None
     }
 
-    fn next_version(&self, version: Box<dyn Any + Send>) -> Result<Arc<B>, UpgradeError> {
+    /// The version that is asked for, or the one before.
+    fn next_version(&self, version: Option<Box<dyn Any + Send>>) -> Result<Arc<B>, UpgradeError> {
+        let Some(version) = version else { return self.previous.clone().ok_or(UpgradeError::NothingBefore) };
         let version = version.downcast::<B::Version>().map_err(|_| UpgradeError::OtherSystem)?;
         self.blueprint.upgraded(*version).map(Arc::new)
     }
@@ -644,7 +648,7 @@ impl<B: Blueprint> ComponentActor<B> {
                 },
                 None => self.inbox.control.recv().await.expect("the cell holds a sender"),
             };
-            let (next, options, done) = match order {
+            let Upgrade { version, options, done } = match order {
                 Control::Kill | Control::Stop { .. } => return Wake::Over,
                 Control::Start { order } => {
                     self.follow(order);
@@ -660,12 +664,9 @@ impl<B: Blueprint> ComponentActor<B> {
                     continue;
                 }
                 // The cure for a version that keeps crashing. There is no state but what waits already.
-                Control::Upgrade { version, options, done } => (self.next_version(version), options, done),
-                Control::Rollback { options, done } => {
-                    (self.previous.clone().ok_or(UpgradeError::NothingBefore), options, done)
-                }
+                Control::Upgrade(upgrade) => *upgrade,
             };
-            let next = match next {
+            let next = match self.next_version(version) {
                 Ok(next) => next,
                 Err(error) => {
                     _ = done.send(Err(error));
@@ -714,7 +715,9 @@ impl<B: Blueprint> ComponentActor<B> {
         self.bury_hand(DeadReason::Interrupted);
         drop(self.cell.reply_subject.lock().take());
         self.give_up_all();
-        self.cell.set_patterns(&[]);
+        let subscriptions = std::mem::take(&mut *self.cell.subscriptions.lock());
+        // They lock the broker when they are dropped.
+        drop(subscriptions);
         // Fails when somebody took the name away before.
         _ = self.cell.core.registry.deregister(&self.cell.address);
         self.cell.set_state(Lifecycle::Stopped);

@@ -33,6 +33,7 @@ pub(crate) struct Delivery {
 }
 
 impl Delivery {
+    #[inline]
     pub(crate) fn new(message: MessageEnvelope, reply: Option<ReplyTo>) -> Self {
         Self { message, reply, room: None }
     }
@@ -78,12 +79,17 @@ pub(crate) enum Control {
     Stop { drain: bool },
     /// End for good, now.
     Kill,
-    /// Go over to another version, in a box of the blueprint's type.
-    Upgrade { version: Box<dyn Any + Send>, options: UpgradeOptions, done: oneshot::Sender<Result<u64, UpgradeError>> },
-    /// Go back to the version before.
-    Rollback { options: UpgradeOptions, done: oneshot::Sender<Result<u64, UpgradeError>> },
+    /// Go over to another version, or back to the one before. In a box, for the channel keeps room for many orders.
+    Upgrade(Box<Upgrade>),
     /// Say how you are.
     Health { done: oneshot::Sender<Result<(), HealthError>> },
+}
+
+pub(crate) struct Upgrade {
+    /// In a box of the blueprint's type; none for the version before.
+    pub(crate) version: Option<Box<dyn Any + Send>>,
+    pub(crate) options: UpgradeOptions,
+    pub(crate) done: oneshot::Sender<Result<u64, UpgradeError>>,
 }
 
 /// What an actor is doing.
@@ -141,7 +147,7 @@ pub(crate) struct Cell {
     restarts: AtomicU64,
     memory: AtomicU64,
     /// Ends the present incarnation wherever it is.
-    interrupt: Mutex<CancellationToken>,
+    interrupt: Mutex<Option<CancellationToken>>,
     pub(crate) ended: CancellationToken,
     /// By pattern, so that subscribing twice is subscribing once.
     pub(crate) subscriptions: Mutex<HashMap<TopicPattern, Subscription<Endpoint>>>,
@@ -248,7 +254,7 @@ impl Cell {
     pub(crate) fn begin_incarnation(&self, number: u64) -> CancellationToken {
         self.set_incarnation(number);
         let token = CancellationToken::new();
-        *self.interrupt.lock() = token.clone();
+        *self.interrupt.lock() = Some(token.clone());
         // A kill either finds this token, or is seen here.
         if self.is_killed() {
             token.cancel();
@@ -259,7 +265,9 @@ impl Cell {
     /// Ends the incarnation wherever it is: at once where it waits, at the next tick where it computes.
     pub(crate) fn interrupt(&self) {
         let token = self.interrupt.lock().clone();
-        token.cancel();
+        if let Some(token) = token {
+            token.cancel();
+        }
     }
 
     /// Gives an order. One that comes after the end is lost, with whatever waits for its completion.
@@ -311,6 +319,7 @@ impl Cell {
     }
 
     /// Puts a message into the mailbox at once.
+    #[inline]
     pub(crate) fn try_push(&self, mut delivery: Delivery) -> Result<(), (Refusal, Delivery)> {
         let size = delivery.size();
         if let Err(refusal) = self.check_size(size) {
@@ -323,10 +332,15 @@ impl Cell {
                 Err(TryAcquireError::Closed) => return Err((Refusal::Stopped, delivery)),
             }
         }
-        self.mailbox.try_send(delivery).map_err(|error| match error {
-            TrySendError::Full(delivery) => (self.full(), delivery),
-            TrySendError::Closed(delivery) => (Refusal::Stopped, delivery),
-        })
+        // Not `try_send`, which moves the message twice more.
+        match self.mailbox.try_reserve() {
+            Ok(place) => {
+                place.send(delivery);
+                Ok(())
+            }
+            Err(TrySendError::Full(())) => Err((self.full(), delivery)),
+            Err(TrySendError::Closed(())) => Err((Refusal::Stopped, delivery)),
+        }
     }
 
     /// Puts a message into the mailbox as soon as there is room.

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -47,6 +47,8 @@ pub struct ActorSpec<U: 'static> {
     pub redelivery: Option<u32>,
     /// Actors that must be there before it, and are stopped after it.
     pub depends_on: Vec<ComponentId>,
+    /// What the component exports, found once for all clones.
+    contract: Arc<OnceLock<Arc<Contract>>>,
 }
 
 /// How many times a message may crash an actor, where redelivery is wanted and there is no reason for another number.
@@ -68,7 +70,22 @@ impl<U: Send + 'static> ActorSpec<U> {
             restart: RestartPolicy::default(),
             redelivery: None,
             depends_on: Vec::new(),
+            contract: Arc::default(),
         }
+    }
+
+    /// What its component exports.
+    pub(crate) fn contract(&self) -> Result<Arc<Contract>, NoHandler> {
+        let component = self.sandbox.template().loaded();
+        if let Some(known) = self.contract.get()
+            && known.component.same(component)
+        {
+            return Ok(Arc::clone(known));
+        }
+        let found = Arc::new(Contract::of(component)?);
+        // Fails where the clones are of different components, and then each looks for itself.
+        _ = self.contract.set(Arc::clone(&found));
+        Ok(found)
     }
 }
 
@@ -85,6 +102,7 @@ impl<U> Clone for ActorSpec<U> {
             restart: self.restart.clone(),
             redelivery: self.redelivery,
             depends_on: self.depends_on.clone(),
+            contract: Arc::clone(&self.contract),
         }
     }
 }
@@ -133,17 +151,12 @@ pub(crate) struct GuestBlueprint<U: 'static> {
 }
 
 impl<U: Send + 'static> GuestBlueprint<U> {
-    pub(crate) fn new(
-        sandbox: SandboxSpec<ActorState<U>>,
-        capabilities: Capabilities,
-        config: BTreeMap<String, String>,
-        user: MakeUser<U>,
-    ) -> Result<Self, NoHandler> {
+    pub(crate) fn new(spec: &ActorSpec<U>, user: MakeUser<U>) -> Result<Self, NoHandler> {
         Ok(Self {
-            contract: Arc::new(Contract::of(sandbox.template().loaded())?),
-            sandbox,
-            capabilities: Arc::new(capabilities),
-            config: Arc::new(config),
+            contract: spec.contract()?,
+            sandbox: spec.sandbox.clone(),
+            capabilities: Arc::new(spec.capabilities.clone()),
+            config: Arc::new(spec.config.clone()),
             user,
         })
     }

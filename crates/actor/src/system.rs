@@ -31,7 +31,7 @@ use crate::{
     LoadManifestError, NativeActor, NativeSpec, NoHandler, RestartPolicy, StartError, SupervisorPolicy, SupervisorRef,
     UpgradeError, UpgradeOptions,
     actor::{Blueprint, ComponentActor, Owner},
-    cell::{Cell, Control, Endpoint},
+    cell::{Cell, Control, Endpoint, Upgrade},
     guest::{GuestBlueprint, MakeUser},
     imports,
     metrics::Metrics,
@@ -364,7 +364,9 @@ impl<B: Blueprint> Birth<B> {
         })?;
         let (cell, inbox) = made.expect("made while it was registered");
         let actor = ComponentActor::new(cell, inbox, self.blueprint, self.policy, self.redelivery, owner);
-        actor.cell().set_patterns(&self.subscriptions);
+        if !self.subscriptions.is_empty() {
+            actor.cell().set_patterns(&self.subscriptions);
+        }
         // Whoever shuts down either finds it in the registry, or is seen here.
         if core.closing.load(Ordering::SeqCst) { Err(SpawnError::ShuttingDown) } else { Ok(actor) }
     }
@@ -592,10 +594,9 @@ impl<U: Send + 'static> ActorSystem<U> {
     }
 
     fn birth(&self, spec: ActorSpec<U>) -> Result<Birth<GuestBlueprint<U>>, SpawnError> {
-        let user = Arc::clone(&self.0.user);
         Ok(Birth {
+            blueprint: GuestBlueprint::new(&spec, Arc::clone(&self.0.user))?,
             id: spec.id,
-            blueprint: GuestBlueprint::new(spec.sandbox, spec.capabilities, spec.config, user)?,
             mailbox: spec.mailbox,
             mailbox_bytes: spec.mailbox_bytes,
             policy: spec.restart,
@@ -632,17 +633,16 @@ impl<U: Send + 'static> ActorSystem<U> {
             sandbox = sandbox.with_budget(budget.clone());
         }
         let table = manifest.component;
-        Ok(ActorSpec {
-            capabilities: manifest.messaging,
-            config: manifest.config,
-            subscriptions: table.subscriptions,
-            mailbox: table.mailbox as usize,
-            mailbox_bytes: table.mailbox_bytes.as_u64(),
-            restart: manifest.supervision,
-            redelivery: table.redelivery,
-            depends_on: table.depends_on,
-            ..ActorSpec::new(table.name, sandbox)
-        })
+        let mut spec = ActorSpec::new(table.name, sandbox);
+        spec.capabilities = manifest.messaging;
+        spec.config = manifest.config;
+        spec.subscriptions = table.subscriptions;
+        spec.mailbox = table.mailbox as usize;
+        spec.mailbox_bytes = table.mailbox_bytes.as_u64();
+        spec.restart = manifest.supervision;
+        spec.redelivery = table.redelivery;
+        spec.depends_on = table.depends_on;
+        Ok(spec)
     }
 
     /// Spawns a supervisor with all that is below it, in order.
@@ -814,7 +814,10 @@ impl<U: Send + 'static> ActorSystem<U> {
         version: SandboxSpec<ActorState<U>>,
         options: UpgradeOptions,
     ) -> Result<u64, UpgradeError> {
-        self.order(actor, |done| Control::Upgrade { version: Box::new(version), options, done }).await
+        self.order(actor, |done| {
+            Control::Upgrade(Box::new(Upgrade { version: Some(Box::new(version)), options, done }))
+        })
+        .await
     }
 
     /// Goes back to the version before the last upgrade, in the same way. Gives the new incarnation.
@@ -823,7 +826,7 @@ impl<U: Send + 'static> ActorSystem<U> {
     ///
     /// [`UpgradeError`].
     pub async fn rollback(&self, actor: &ActorAddress, options: UpgradeOptions) -> Result<u64, UpgradeError> {
-        self.order(actor, |done| Control::Rollback { options, done }).await
+        self.order(actor, |done| Control::Upgrade(Box::new(Upgrade { version: None, options, done }))).await
     }
 
     async fn order(

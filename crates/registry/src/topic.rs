@@ -13,7 +13,21 @@ pub struct Topic(Arc<str>);
 /// `orders.*.created` matches `orders.eu.created`; `orders.>` matches that and `orders.eu`, but not `orders`. A pattern
 /// without wildcards matches the topic of the same name. Otherwise it is checked as a [`Topic`] is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TopicPattern(Arc<str>);
+pub struct TopicPattern {
+    text: Arc<str>,
+    shape: Shape,
+}
+
+/// What there is to compare, so that the common patterns are compared in one go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Shape {
+    /// No wildcards.
+    Exact,
+    /// None but `>` at the end: what comes before it.
+    Prefix,
+    /// With `*`.
+    Tokens,
+}
 
 /// Text that cannot be a topic or a pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -112,21 +126,35 @@ impl TopicPattern {
             }
             at += token.len() + 1;
         }
-        Ok(Self(text.into()))
+        let shape = match text.find(WILDCARDS) {
+            None => Shape::Exact,
+            Some(at) if text.as_bytes()[at] == b'>' => Shape::Prefix,
+            Some(_) => Shape::Tokens,
+        };
+        Ok(Self { text: text.into(), shape })
     }
 
     /// The pattern's text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 
     /// Its tokens, in order.
     pub fn tokens(&self) -> impl Iterator<Item = &str> + Clone {
-        self.0.split('.')
+        self.text.split('.')
     }
 
     /// Whether it matches a topic.
     pub fn matches(&self, topic: &Topic) -> bool {
+        match self.shape {
+            Shape::Exact => *self.text == *topic.0,
+            // A topic does not end in a dot: what is longer than the prefix has a token more.
+            Shape::Prefix => topic.0.starts_with(&self.text[..self.text.len() - 1]),
+            Shape::Tokens => self.matches_by_tokens(topic),
+        }
+    }
+
+    fn matches_by_tokens(&self, topic: &Topic) -> bool {
         let mut topic = topic.tokens();
         for token in self.tokens() {
             match (token, topic.next()) {
@@ -161,7 +189,7 @@ impl TopicPattern {
 
 impl From<&Topic> for TopicPattern {
     fn from(topic: &Topic) -> Self {
-        Self(Arc::clone(&topic.0))
+        Self { text: Arc::clone(&topic.0), shape: Shape::Exact }
     }
 }
 
@@ -216,7 +244,7 @@ impl fmt::Display for Topic {
 
 impl fmt::Display for TopicPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
@@ -292,12 +320,15 @@ mod tests {
             ("a.>", "a.b.c", true),
             ("a.>", "a", false),
             (">", "a.b", true),
+            ("a.>", "ab", false),
+            ("a.>", "ab.c", false),
             ("*.*.>", "a.b", false),
             ("*.*.>", "a.b.c", true),
         ];
         for (pattern, topic, expected) in table {
-            let matches = TopicPattern::new(pattern).unwrap().matches(&Topic::new(topic).unwrap());
-            assert_eq!(matches, expected, "{pattern} {topic}");
+            let (pattern, topic) = (TopicPattern::new(pattern).unwrap(), Topic::new(topic).unwrap());
+            assert_eq!(pattern.matches(&topic), expected, "{pattern} {topic}");
+            assert_eq!(pattern.matches_by_tokens(&topic), expected, "{pattern} {topic}");
         }
     }
 }

@@ -22,6 +22,16 @@ async fn a_component_answers() {
 }
 
 #[tokio::test]
+async fn the_least_of_an_actor_answers() {
+    let system = system();
+    let guest = system.engine().load_wat_blocking(airssys_wasm_fixtures::SMALLEST_ACTOR, Default::default()).unwrap();
+    let actor = spawn(&system, "actor", &guest).await;
+    for payload in ["hello", "", "again"] {
+        assert_eq!(ask(&actor, payload).await.unwrap(), payload);
+    }
+}
+
+#[tokio::test]
 async fn it_comes_back_after_a_crash_behind_the_same_address() {
     let system = system();
     let actor = spawn(&system, "actor", &ACTOR).await;
