@@ -337,9 +337,12 @@ impl<B: Blueprint> ComponentActor<B> {
             span_id = hex(trace.as_ref().map(|trace| trace.parent_id.into())),
             parent_id = hex(message.trace.as_ref().map(|trace| trace.parent_id.into())),
         );
-        let handling = live.handle(message, trace, &mut reply, &self.interrupt);
         // Entering and leaving a span costs something even where it is none.
-        let handled = if span.is_disabled() { handling.await } else { handling.instrument(span).await };
+        let handled = if span.is_disabled() {
+            live.handle(message, trace, &mut reply, &self.interrupt).await
+        } else {
+            live.handle(message, trace, &mut reply, &self.interrupt).instrument(span).await
+        };
         match handled {
             Ok(handled) => {
                 self.hand = None;

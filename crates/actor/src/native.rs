@@ -3,8 +3,11 @@
 use std::{
     convert::Infallible,
     fmt,
+    future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
     sync::Arc,
+    task::Poll,
 };
 
 use airssys_wasm_isolation::{Crash, CrashKind};
@@ -137,11 +140,15 @@ impl<N: NativeActor> Live for NativeLive<N> {
         interrupt: &CancellationToken,
     ) -> Result<Handled, Crash> {
         // The handler is never used again after a panic. In a block, because it may panic before it gives a future.
-        let handling = AssertUnwindSafe(async { self.0.handle(message).await }).catch_unwind();
-        let handled = tokio::select! {
-            biased;
-            handled = handling => handled,
-            () = interrupt.cancelled() => return Err(Crash::of_host(CrashKind::Cancelled, "handle")),
+        let mut handling = pin!(AssertUnwindSafe(async { self.0.handle(message).await }).catch_unwind());
+        // Most are done at once, and need not listen for an interruption.
+        let handled = match poll_fn(|cx| Poll::Ready(handling.as_mut().poll(cx))).await {
+            Poll::Ready(handled) => handled,
+            Poll::Pending => tokio::select! {
+                biased;
+                handled = handling => handled,
+                () = interrupt.cancelled() => return Err(Crash::of_host(CrashKind::Cancelled, "handle")),
+            },
         };
         handled.map_err(|payload| Crash::of_host(CrashKind::panicked(payload), "handle"))
     }

@@ -154,18 +154,31 @@ impl TopicPattern {
         }
     }
 
+    /// Byte by byte, which is several times faster than token by token.
     fn matches_by_tokens(&self, topic: &Topic) -> bool {
-        let mut topic = topic.tokens();
-        for token in self.tokens() {
-            match (token, topic.next()) {
-                (">", Some(_)) => return true,
-                (_, None) => return false,
-                ("*", Some(_)) => {}
-                (token, Some(found)) if token == found => {}
+        let (pattern, topic) = (self.text.as_bytes(), topic.0.as_bytes());
+        let (mut at, mut found) = (0, 0);
+        loop {
+            match pattern[at] {
+                b'>' => return true,
+                b'*' => {
+                    at += 1;
+                    found += topic[found..].iter().take_while(|&&byte| byte != b'.').count();
+                }
+                _ => {
+                    let same = pattern[at..].iter().zip(&topic[found..]).take_while(|(a, b)| a == b && **a != b'.');
+                    let same = same.count();
+                    at += same;
+                    found += same;
+                }
+            }
+            // No token is empty: there is a byte behind each dot.
+            match (pattern.get(at), topic.get(found)) {
+                (None, None) => return true,
+                (Some(b'.'), Some(b'.')) => (at, found) = (at + 1, found + 1),
                 _ => return false,
             }
         }
-        topic.next().is_none()
     }
 }
 
