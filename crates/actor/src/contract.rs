@@ -56,7 +56,6 @@ pub(crate) const WASMCLOUD_HANDLE: &str = "wasmcloud:messaging/handler@0.2.0#han
 /// The exports of a component that the host calls.
 #[derive(Debug)]
 pub(crate) struct Contract {
-    pub(crate) component: LoadedComponent,
     pub(crate) kind: ContractKind,
     pub(crate) handle: Export,
     pub(crate) init: Option<Export>,
@@ -75,7 +74,6 @@ impl Contract {
             (None, None) => return Err(NoHandler { exports: component.exports() }),
         };
         Ok(Self {
-            component: component.clone(),
             kind,
             handle,
             init: find("airssys:actor/init@0.1.0#init"),

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -47,8 +47,6 @@ pub struct ActorSpec<U: 'static> {
     pub redelivery: Option<u32>,
     /// Actors that must be there before it, and are stopped after it.
     pub depends_on: Vec<ComponentId>,
-    /// What the component exports, found once for all clones.
-    contract: Arc<OnceLock<Arc<Contract>>>,
 }
 
 /// How many times a message may crash an actor, where redelivery is wanted and there is no reason for another number.
@@ -70,22 +68,7 @@ impl<U: Send + 'static> ActorSpec<U> {
             restart: RestartPolicy::default(),
             redelivery: None,
             depends_on: Vec::new(),
-            contract: Arc::default(),
         }
-    }
-
-    /// What its component exports.
-    pub(crate) fn contract(&self) -> Result<Arc<Contract>, NoHandler> {
-        let component = self.sandbox.template().loaded();
-        if let Some(known) = self.contract.get()
-            && known.component.same(component)
-        {
-            return Ok(Arc::clone(known));
-        }
-        let found = Arc::new(Contract::of(component)?);
-        // Fails where the clones are of different components, and then each looks for itself.
-        _ = self.contract.set(Arc::clone(&found));
-        Ok(found)
     }
 }
 
@@ -102,7 +85,6 @@ impl<U> Clone for ActorSpec<U> {
             restart: self.restart.clone(),
             redelivery: self.redelivery,
             depends_on: self.depends_on.clone(),
-            contract: Arc::clone(&self.contract),
         }
     }
 }
@@ -153,13 +135,19 @@ pub(crate) struct GuestBlueprint<U: 'static> {
 impl<U: Send + 'static> GuestBlueprint<U> {
     pub(crate) fn new(spec: &ActorSpec<U>, user: MakeUser<U>) -> Result<Self, NoHandler> {
         Ok(Self {
-            contract: spec.contract()?,
+            contract: contract_of(&spec.sandbox)?,
             sandbox: spec.sandbox.clone(),
             capabilities: Arc::new(spec.capabilities.clone()),
             config: Arc::new(spec.config.clone()),
             user,
         })
     }
+}
+
+/// Found out once for each component.
+fn contract_of<U: Send + 'static>(sandbox: &SandboxSpec<ActorState<U>>) -> Result<Arc<Contract>, NoHandler> {
+    let contract = sandbox.template().loaded().memo(|component| Contract::of(component).map(Arc::new));
+    (*contract).clone()
 }
 
 pub(crate) struct GuestLive<U: 'static> {
@@ -230,13 +218,13 @@ impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
     }
 
     fn upgraded(&self, sandbox: SandboxSpec<ActorState<U>>) -> Result<Self, UpgradeError> {
-        let contract = Contract::of(sandbox.template().loaded())?;
+        let contract = contract_of(&sandbox)?;
         if contract.kind != self.contract.kind {
             return Err(UpgradeError::OtherContract { now: self.contract.kind, new: contract.kind });
         }
         Ok(Self {
             sandbox,
-            contract: Arc::new(contract),
+            contract,
             capabilities: Arc::clone(&self.capabilities),
             config: Arc::clone(&self.config),
             user: Arc::clone(&self.user),

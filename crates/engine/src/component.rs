@@ -1,7 +1,11 @@
 //! A component on its way from compiled code to something that can be instantiated: what it imports and exports, and
 //! what resolves its imports.
 
-use std::{fmt, sync::Arc};
+use std::{
+    any::Any,
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use wasmtime::component::{
     Component, ComponentExportIndex, InstancePre, Linker, LinkerInstance, ResourceType, types::ComponentItem,
@@ -23,6 +27,8 @@ pub(crate) struct Loaded {
     pub(crate) origin: Origin,
     /// Under which the engine knows it, so that it is forgotten with the last clone.
     pub(crate) key: Option<CacheKey>,
+    /// See [`LoadedComponent::memo`].
+    pub(crate) memo: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Drop for Loaded {
@@ -179,6 +185,22 @@ impl LoadedComponent {
             }
             _ => None,
         }
+    }
+
+    /// What the layer above wants to know of this component, found out once and kept with it. There is room for one such
+    /// thing: where that is of another type, this one is found out each time.
+    ///
+    /// It must not hold the component itself, or neither would ever be dropped.
+    pub fn memo<T: Send + Sync + 'static>(&self, find: impl FnOnce(&Self) -> T) -> Arc<T> {
+        if let Some(known) = self.0.memo.get()
+            && let Ok(known) = Arc::clone(known).downcast()
+        {
+            return known;
+        }
+        let found = Arc::new(find(self));
+        // Fails when there is something of another type, or of another thread, which is the same.
+        _ = self.0.memo.set(Arc::clone(&found) as _);
+        found
     }
 
     /// Resolves the imports once, so that instantiating needs no look-ups.

@@ -295,8 +295,15 @@ impl WasmEngine {
         let (component, allocation) = self
             .adopt(profile, |engine| unsafe { Component::deserialize_file(engine, path) })
             .map_err(|source| LoadError::Incompatible { profile, source })?;
-        let loaded =
-            Loaded { engine: self.clone(), component, profile, allocation, origin: Origin::Precompiled, key: None };
+        let loaded = Loaded {
+            engine: self.clone(),
+            component,
+            profile,
+            allocation,
+            origin: Origin::Precompiled,
+            key: None,
+            memo: OnceLock::new(),
+        };
         Ok(LoadedComponent::new(Arc::new(loaded)))
     }
 
@@ -345,7 +352,8 @@ impl WasmEngine {
             Ok((component, allocation, origin)) => {
                 let engine = self.clone();
                 let profile = key.profile;
-                let loaded = Loaded { engine, component, profile, allocation, origin, key: Some(key) };
+                let loaded =
+                    Loaded { engine, component, profile, allocation, origin, key: Some(key), memo: OnceLock::new() };
                 let loaded = LoadedComponent::new(Arc::new(loaded));
                 *slot = loaded.downgrade();
                 // It may have been forgotten between being found and being locked.

@@ -170,3 +170,22 @@ fn code_of_another_engine_is_refused() {
     assert!(matches!(missing, LoadError::File { .. }));
     assert!(matches!(engine.precompile_blocking(b"nonsense", Profile::Plain), Err(LoadError::NotWasm { .. })));
 }
+
+#[test]
+fn what_is_found_out_about_a_component_is_found_out_once() {
+    let engine = engine();
+    let component = engine.load_wat_blocking(ADD, Profile::Plain).unwrap();
+    let exports = component.memo(|component| component.exports());
+    assert_eq!(exports.len(), 1);
+    let again: std::sync::Arc<Vec<String>> = engine
+        .load_wat_blocking(ADD, Profile::Plain)
+        .unwrap()
+        .memo(|_| panic!("it is known, and the same bytes are the same component"));
+    assert!(std::sync::Arc::ptr_eq(&exports, &again));
+    // There is room for one: another is right, and not kept.
+    for n in [1_u8, 2] {
+        assert_eq!(*component.memo(|_| n), n);
+    }
+    let another = engine.load_wat_blocking(MINIMAL, Profile::Plain).unwrap();
+    assert_eq!(another.memo(|component| component.imports()).len(), 0);
+}
