@@ -231,10 +231,12 @@ impl<B: Blueprint> ComponentActor<B> {
     }
 
     /// Lives, from an incarnation or from waiting for the order to start, until it is over for good.
+    ///
+    /// What happens rarely is in a box: its futures would make that of each actor several times as large.
     pub(crate) async fn run(mut self, first: Option<B::Live>) {
         let mut live = match first {
             Some(live) => Some(live),
-            None => self.first().await,
+            None => Box::pin(self.first()).await,
         };
         while let Some(mut incarnation) = live {
             let exit = match self.serve(&mut incarnation).await {
@@ -243,9 +245,9 @@ impl<B: Blueprint> ComponentActor<B> {
                     exit
                 }
                 // It has ended by itself, and may say good-bye.
-                None => self.shut_down(incarnation).await,
+                None => Box::pin(self.shut_down(incarnation)).await,
             };
-            live = self.next(exit).await;
+            live = Box::pin(self.next(exit)).await;
         }
         self.finish().await;
     }
@@ -258,14 +260,14 @@ impl<B: Blueprint> ComponentActor<B> {
                     Received::Message => {}
                     Received::Drained => return None,
                     Received::Order(order) => {
-                        if let Some(over) = self.obey(live, order).await {
+                        if let Some(over) = Box::pin(self.obey(live, order)).await {
                             return over;
                         }
                         continue;
                     }
                     Received::Orders => {
                         while let Ok(order) = self.inbox.control.try_recv() {
-                            if let Some(over) = self.obey(live, order).await {
+                            if let Some(over) = Box::pin(self.obey(live, order)).await {
                                 return over;
                             }
                         }
@@ -337,11 +339,11 @@ impl<B: Blueprint> ComponentActor<B> {
             span_id = hex(trace.as_ref().map(|trace| trace.parent_id.into())),
             parent_id = hex(message.trace.as_ref().map(|trace| trace.parent_id.into())),
         );
-        // Entering and leaving a span costs something even where it is none.
+        // Entering and leaving a span costs something even where it is none. In a box, for there is room for one of them.
         let handled = if span.is_disabled() {
             live.handle(message, trace, &mut reply, &self.interrupt).await
         } else {
-            live.handle(message, trace, &mut reply, &self.interrupt).instrument(span).await
+            Box::pin(live.handle(message, trace, &mut reply, &self.interrupt).instrument(span)).await
         };
         match handled {
             Ok(handled) => {
