@@ -152,7 +152,7 @@ fn precompiled(suite: &mut Suite) {
     match std::fs::read(&javascript) {
         Ok(bytes) => guests.push(("javascript_12mb", bytes, true)),
         Err(_) => suite.skip(
-            "precompiled_by_path/javascript_12mb: build the guest first, by `cargo xtask fixtures --javascript`".into(),
+            "precompiled_by_path/javascript_12mb: build the guest first, by `cargo xtask fixtures --ecosystem`".into(),
         ),
     }
     for (name, bytes, has_goal) in guests {

@@ -4,6 +4,7 @@
 //! A benchmark is a closure that runs so many iterations and says how long they took. `cargo bench` gives it to
 //! Criterion; `cargo xtask bench` has [`main`] run it with its twins in turns and write JSON.
 
+pub mod actors;
 pub mod guests;
 mod harness;
 pub mod process;

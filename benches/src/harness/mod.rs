@@ -115,7 +115,7 @@ impl Group {
         self.and(&twin, make).ratio(&id, &twin, goal)
     }
 
-    /// The ratio of two of the group.
+    /// The ratio of two of the group, differences included.
     pub fn ratio(&mut self, id: &str, against: &str, goal: impl Into<Option<f64>>) -> &mut Self {
         self.ratios.push((id.to_owned(), against.to_owned(), goal.into()));
         self
@@ -278,27 +278,31 @@ impl Group {
                 samples.push(measure(*iterations).as_nanos() as f64 / *iterations as f64);
             }
         }
-        let of = |id: &str| -> &[f64] {
-            let (.., samples) = running.iter().find(|(known, ..)| known == id).expect("a benchmark of the group");
-            samples
-        };
-        for (id, .., samples) in &running {
+        let mut measured: Vec<_> = running.into_iter().map(|(id, .., samples)| (id, samples)).collect();
+        for (id, samples) in &measured {
             report.figure(id, "ns", estimate(samples), samples.len());
         }
-        for Difference { id, of: more, less, target } in &self.differences {
-            let differences: Vec<_> = of(more).iter().zip(of(less)).map(|(more, less)| more - less).collect();
-            let measured = estimate(&differences);
-            report.figure(id, "ns", measured, differences.len());
+        let of = |measured: &[(String, Vec<f64>)], id: &str| -> Vec<f64> {
+            let found = measured.iter().find(|(known, _)| known == id);
+            found.expect("a benchmark of the group").1.clone()
+        };
+        for Difference { id, of: more, less, target } in self.differences {
+            let (more, less) = (of(&measured, &more), of(&measured, &less));
+            let differences: Vec<_> = more.iter().zip(&less).map(|(more, less)| more - less).collect();
+            let middle = estimate(&differences);
+            report.figure(&id, "ns", middle, differences.len());
             if let Some((source, limit)) = target {
-                report.target(id, source, *limit, "ns", measured.median);
+                report.target(&id, source, limit, "ns", middle.median);
             }
+            measured.push((id, differences));
         }
         for (id, against, goal) in &self.ratios {
-            let ratios: Vec<_> = of(id).iter().zip(of(against)).map(|(this, other)| this / other).collect();
+            let (this, other) = (of(&measured, id), of(&measured, against));
+            let ratios: Vec<_> = this.iter().zip(&other).map(|(this, other)| this / other).collect();
             report.ratio(id, against, estimate(&ratios), *goal);
         }
         for Limit { id, source, ns } in &self.targets {
-            report.target(id, source, *ns, "ns", estimate(of(id)).median);
+            report.target(id, source, *ns, "ns", estimate(&of(&measured, id)).median);
         }
     }
 }
