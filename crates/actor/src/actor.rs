@@ -12,7 +12,6 @@ use tokio::{
         mpsc::{self, error::TryRecvError},
         oneshot,
     },
-    task::coop::has_budget_remaining,
     time::{Instant, sleep_until},
 };
 use tracing::{Instrument, field};
@@ -112,8 +111,6 @@ pub(crate) struct ComponentActor<B: Blueprint> {
     hand: Option<Delivery>,
     /// The crashes that it caused: how many, and the last of them.
     deaths: Option<(u32, Arc<CrashReport>)>,
-    /// Whether the task's waker lies with the channel of orders.
-    listens: bool,
     /// Errors that the handler came back with and nobody waited for.
     unheard: u64,
     buried: bool,
@@ -154,8 +151,6 @@ enum Wake<L> {
 enum Received {
     /// A message, which is in its hand now.
     Message,
-    /// Perhaps an order.
-    Orders,
     Order(Control),
     /// No more messages: the mailbox was closed.
     Drained,
@@ -191,7 +186,6 @@ impl<B: Blueprint> ComponentActor<B> {
             state: None,
             hand: None,
             deaths: None,
-            listens: false,
             unheard: 0,
             buried: false,
         }
@@ -260,16 +254,9 @@ impl<B: Blueprint> ComponentActor<B> {
                     Received::Message => {}
                     Received::Drained => return None,
                     Received::Order(order) => {
+                        self.cell.order_taken();
                         if let Some(over) = Box::pin(self.obey(live, order)).await {
                             return over;
-                        }
-                        continue;
-                    }
-                    Received::Orders => {
-                        while let Ok(order) = self.inbox.control.try_recv() {
-                            if let Some(over) = Box::pin(self.obey(live, order)).await {
-                                return over;
-                            }
                         }
                         continue;
                     }
@@ -281,13 +268,14 @@ impl<B: Blueprint> ComponentActor<B> {
         }
     }
 
-    /// Orders first; then messages. An idle actor listens to both, and leaves its waker with the orders only once.
+    /// Orders first; then messages. An idle actor listens to both.
     async fn receive(&mut self) -> Received {
-        let Self { cell, inbox: Inbox { mailbox, control }, hand, listens, .. } = self;
+        let Self { cell, inbox: Inbox { mailbox, control }, hand, .. } = self;
         poll_fn(|cx| {
-            if cell.is_urgent() {
-                *listens = false;
-                return Poll::Ready(Received::Orders);
+            if cell.has_orders()
+                && let Poll::Ready(Some(order)) = control.poll_recv(cx)
+            {
+                return Poll::Ready(Received::Order(order));
             }
             match mailbox.poll_recv(cx) {
                 Poll::Ready(Some(delivery)) => {
@@ -295,15 +283,10 @@ impl<B: Blueprint> ComponentActor<B> {
                     Poll::Ready(Received::Message)
                 }
                 Poll::Ready(None) => Poll::Ready(Received::Drained),
-                Poll::Pending if *listens => Poll::Pending,
                 Poll::Pending => match control.poll_recv(cx) {
                     Poll::Ready(Some(order)) => Poll::Ready(Received::Order(order)),
                     // The cell holds a sender.
-                    Poll::Ready(None) | Poll::Pending => {
-                        // Without budget the channel did not even look, and keeps no waker.
-                        *listens = has_budget_remaining();
-                        Poll::Pending
-                    }
+                    Poll::Ready(None) | Poll::Pending => Poll::Pending,
                 },
             }
         })
@@ -636,7 +619,6 @@ impl<B: Blueprint> ComponentActor<B> {
 
     /// Waits until a time or for an order, without an incarnation.
     async fn wait(&mut self, at: Option<Instant>) -> Wake<B::Live> {
-        self.listens = false;
         loop {
             if self.cell.is_killed() {
                 return Wake::Over;
@@ -653,6 +635,7 @@ impl<B: Blueprint> ComponentActor<B> {
                 },
                 None => self.inbox.control.recv().await.expect("the cell holds a sender"),
             };
+            self.cell.order_taken();
             let Upgrade { version, options, done } = match order {
                 Control::Kill | Control::Stop { .. } => return Wake::Over,
                 Control::Start { order } => {

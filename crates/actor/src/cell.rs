@@ -6,7 +6,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -133,8 +133,8 @@ pub(crate) struct Cell {
     pub(crate) level: AtomicU32,
     mailbox: mpsc::Sender<Delivery>,
     control: mpsc::UnboundedSender<Control>,
-    /// Whether there may be orders, so that a busy actor looks at one byte only.
-    urgent: AtomicBool,
+    /// Orders that are on their way or there, so that a busy actor looks at one number only.
+    orders: AtomicUsize,
     /// Whether it was killed, which no later incarnation takes back.
     killed: AtomicBool,
     /// KiB that large messages may take up in the mailbox, and how many there are in all.
@@ -192,7 +192,7 @@ impl Cell {
             room_kib,
             mailbox,
             control,
-            urgent: AtomicBool::new(false),
+            orders: AtomicUsize::new(0),
             message_size: AtomicU64::new(u64::MAX),
             state: AtomicU8::new(Lifecycle::Starting as u8),
             incarnation: AtomicU64::new(0),
@@ -272,8 +272,17 @@ impl Cell {
 
     /// Gives an order. One that comes after the end is lost, with whatever waits for its completion.
     pub(crate) fn order(&self, control: Control) {
-        // Before it is sent: whoever sees the mark listens until it comes, and whoever does not is woken by it.
-        self.urgent.store(true, Ordering::Release);
+        self.announce_order();
+        self.send_order(control);
+    }
+
+    /// Before it is sent, so that whoever is woken by it sees that it is there. A busy actor that sees it earlier asks for
+    /// it until it comes.
+    fn announce_order(&self) {
+        self.orders.fetch_add(1, Ordering::Release);
+    }
+
+    fn send_order(&self, control: Control) {
         // Fails when the actor is gone.
         _ = self.control.send(control);
     }
@@ -299,9 +308,14 @@ impl Cell {
         self.killed.load(Ordering::SeqCst)
     }
 
-    /// Whether there may be orders. Asking takes the mark away.
-    pub(crate) fn is_urgent(&self) -> bool {
-        self.urgent.load(Ordering::Relaxed) && self.urgent.swap(false, Ordering::Acquire)
+    /// Whether there are orders, or will be at any moment.
+    pub(crate) fn has_orders(&self) -> bool {
+        self.orders.load(Ordering::Acquire) > 0
+    }
+
+    /// That an order was taken.
+    pub(crate) fn order_taken(&self) {
+        self.orders.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn check_size(&self, size: usize) -> Result<(), Refusal> {
@@ -415,5 +429,35 @@ impl Sink for Endpoint {
                 Load { queued: capacity - channel.capacity(), capacity }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use airssys_wasm_engine::{EngineConfig, WasmEngine};
+    use airssys_wasm_registry::MessageEnvelope;
+
+    use super::*;
+    use crate::{ActorSystem, NativeActor, NativeSpec, SystemConfig};
+
+    struct Echo;
+
+    impl NativeActor for Echo {
+        async fn handle(&mut self, message: &MessageEnvelope) -> Result<Option<Bytes>, String> {
+            Ok(Some(message.payload.clone()))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_order_that_is_announced_long_before_it_comes_is_heard() {
+        let system = ActorSystem::new(WasmEngine::new(EngineConfig::small()).unwrap(), SystemConfig::default());
+        let actor = system.spawn_native(NativeSpec::new("echo".parse().unwrap(), || Echo)).await.unwrap();
+        actor.ask("x").await.unwrap();
+        actor.0.announce_order();
+        // It sees that there is to be one, finds none, and falls asleep.
+        actor.ask("x").await.unwrap();
+        tokio::task::yield_now().await;
+        actor.0.send_order(Control::Stop { drain: false });
+        actor.ended().await;
     }
 }

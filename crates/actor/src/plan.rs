@@ -348,7 +348,9 @@ mod tests {
                         assert_eq!(self.children[child], Child::Down);
                         if self.strategy != Strategy::OneForOne {
                             // In order, each when those before are up.
-                            assert!(self.children[..child].iter().all(|c| matches!(c, Child::Up | Child::Gone)));
+                            let is_settled =
+                                |c: &Child| matches!(c, Child::Up | Child::Gone | Child::Ending { for_good: true });
+                            assert!(self.children[..child].iter().all(is_settled));
                         }
                         self.children[child] = Child::Starting;
                         self.open.push_back(child);

@@ -531,3 +531,14 @@ async fn the_longest_waits_are_no_panic() {
     system.supervise(spec).await.unwrap();
     assert_eq!(system.shutdown(Duration::MAX).await.stopped, 2);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_that_comes_right_after_an_answer_is_heard() {
+    let system = system();
+    for _ in 0..20_000 {
+        let (actor, _) = Probe::spawn(&system, "probe").await;
+        ask(&actor, "x").await.unwrap();
+        actor.kill();
+        actor.ended().await;
+    }
+}
