@@ -229,13 +229,13 @@ fn spawns<P, T, S, E>(
     workers: Workers,
     prepare: impl Fn(u64) -> P + 'static,
     spawn: impl Fn(P) -> S + Clone + Send + 'static,
-    end: impl Fn(T) -> E + 'static,
+    end: impl Fn(T) -> E + Copy + Send + 'static,
 ) -> Measure
 where
     P: Send + 'static,
     T: Send + 'static,
     S: Future<Output = T> + Send,
-    E: Future,
+    E: Future + Send,
 {
     let runtime = workers.runtime();
     Box::new(move |mut iterations| {
@@ -245,21 +245,19 @@ where
             iterations -= batch;
             let prepared: Vec<P> = (0..batch).map(&prepare).collect();
             let spawn = spawn.clone();
-            let timed = async move {
+            let work = async move {
                 let mut live = Vec::with_capacity(prepared.len());
                 let started = Instant::now();
                 for one in prepared {
                     live.push(spawn(one).await);
                 }
-                (started.elapsed(), live)
-            };
-            let (time, live) = as_task(&runtime, timed);
-            taken += time;
-            runtime.block_on(async {
+                let taken = started.elapsed();
                 for one in live {
                     end(one).await;
                 }
-            });
+                taken
+            };
+            taken += as_task(&runtime, work);
         }
         taken
     })
