@@ -5,12 +5,12 @@
 use airssys_wasm_benches::{
     Measure, Reading,
     guests::{self, binary, config, engine},
-    stats::quantile,
     timed_async,
 };
 use airssys_wasm_engine::{EngineConfig, Profile, WasmEngine};
 use airssys_wasm_fixtures::{ADD, MINIMAL, with_code};
 use airssys_wasm_isolation::SandboxSpec;
+use airssys_wasm_measurements::stats::quantile;
 use std::{
     sync::{
         Arc,

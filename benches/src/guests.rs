@@ -1,8 +1,14 @@
 //! Guests ready to run: in a sandbox, and on bare wasmtime for the twins.
 
-use std::{borrow::Cow, sync::LazyLock};
+use std::{
+    borrow::Cow,
+    sync::{
+        LazyLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
-use airssys_wasm_engine::{ComponentTemplate, EngineConfig, Profile, WasmEngine};
+use airssys_wasm_engine::{ComponentTemplate, EngineConfig, PoolConfig, Profile, WasmEngine};
 use airssys_wasm_isolation::{HostState, Sandbox, SandboxSpec};
 use airssys_wasm_limits::{ByteSize, ResourceLimits};
 use wasmtime::{
@@ -10,10 +16,17 @@ use wasmtime::{
     component::{Component, ComponentNamedList, InstancePre, Lift, Linker, Lower, TypedFunc},
 };
 
+/// Whether the shared engine has room for few components only: a tool that counts instructions has not the address space
+/// for many.
+pub(crate) static FEW: AtomicBool = AtomicBool::new(false);
+
 /// The engine that the benchmarks share, with everything as it is by default.
 pub fn engine() -> &'static WasmEngine {
-    static ENGINE: LazyLock<WasmEngine> =
-        LazyLock::new(|| WasmEngine::new(EngineConfig::default()).expect("an engine"));
+    static ENGINE: LazyLock<WasmEngine> = LazyLock::new(|| {
+        let few = FEW.load(Ordering::Relaxed).then(|| PoolConfig::for_components(8));
+        let config = EngineConfig::default();
+        WasmEngine::new(EngineConfig { pool: few.or(config.pool.clone()), ..config }).expect("an engine")
+    });
     &ENGINE
 }
 

@@ -2,12 +2,16 @@
 //! and the readings of the operating system.
 //!
 //! A benchmark is a closure that runs so many iterations and says how long they took. `cargo bench` gives it to
-//! Criterion; `cargo xtask bench` has [`main`] run it with its twins in turns and write JSON.
+//! Criterion; `cargo xtask bench` has [`main`] run it with its twins in turns and write JSON, and `cargo xtask compare`
+//! has it run a plan.
 
 pub mod actors;
+mod allocations;
 pub mod guests;
 mod harness;
 pub mod process;
-pub mod stats;
 
-pub use harness::{Group, Measure, Reading, Suite, main, report, runtime, timed, timed_async};
+pub use harness::{Group, Measure, Reading, Suite, main, runtime, timed, timed_async};
+
+#[global_allocator]
+static ALLOCATOR: allocations::Counting = allocations::Counting;

@@ -1,5 +1,7 @@
 //! What the operating system says of this process.
 
+use std::time::Duration;
+
 /// Sizes and counts of this process, where the system tells them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reading {
@@ -33,4 +35,23 @@ pub fn read() -> Option<Reading> {
 #[cfg(not(target_os = "linux"))]
 pub fn read() -> Option<Reading> {
     None
+}
+
+/// How long this thread and all threads together were on a processor, where the system tells.
+pub(crate) fn processor_time() -> Option<[Duration; 2]> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::time::{ClockId, clock_gettime};
+        let clock = |id| Duration::try_from(clock_gettime(id)).ok();
+        Some([clock(ClockId::ThreadCPUTime)?, clock(ClockId::ProcessCPUTime)?])
+    }
+    #[cfg(not(target_os = "linux"))]
+    None
+}
+
+/// How often this thread gave its processor away to wait, and how often it was taken from it, where the system tells.
+pub(crate) fn switches() -> Option<[u64; 2]> {
+    let status = std::fs::read_to_string("/proc/thread-self/status").ok()?;
+    let count = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    Some([count("voluntary_ctxt_switches:")?, count("nonvoluntary_ctxt_switches:")?])
 }

@@ -1,10 +1,16 @@
 //! The project's own commands: `cargo xtask --help`.
 
 mod bench;
+mod compare;
 mod ecosystem;
 #[cfg(test)]
 mod edges;
 mod fixtures;
+mod interrupt;
+mod machine;
+mod programs;
+mod report;
+mod table;
 
 use std::{
     env,
@@ -28,24 +34,27 @@ enum Command {
     Fixtures(fixtures::Args),
     /// Run the benchmarks beside bare wasmtime and print every figure with its target
     Bench(bench::Args),
+    Compare(compare::Args),
+    Report(report::Args),
     /// Crash 100,000 components of mixed kinds in one process, and fail if memory, mappings or descriptors grow
     LeakCheck(bench::LeakArgs),
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Fixtures(args) => fixtures::run(&args),
-        Command::Bench(args) => bench::run(&args),
-        Command::LeakCheck(args) => bench::leak_check(&args),
+    let done = |()| ExitCode::SUCCESS;
+    // What failed; and a comparison that could not be made is not one that found something.
+    let (result, failure) = match Cli::parse().command {
+        Command::Fixtures(args) => (fixtures::run(&args).map(done), 1),
+        Command::Bench(args) => (bench::run(&args).map(done), 1),
+        Command::Compare(args) => (compare::run(&args), 2),
+        Command::Report(args) => (report::run(&args).map(done), 1),
+        Command::LeakCheck(args) => (bench::leak_check(&args).map(done), 1),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Where it comes from, without where in this program: that is nobody's concern.
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    result.unwrap_or_else(|error| {
+        // Where it comes from, without where in this program: that is nobody's concern.
+        eprintln!("error: {error:#}");
+        ExitCode::from(failure)
+    })
 }
 
 /// Where `fixtures --ecosystem` leaves the guest of some benchmarks, below the target folder.
@@ -56,6 +65,11 @@ fn target_folder() -> PathBuf {
 }
 
 /// The workspace's folder.
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is in the workspace").to_owned()
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is in the workspace")
+}
+
+/// A path as people want to read it: relative to the workspace where it lies there.
+fn shown(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap_or(path).display().to_string()
 }

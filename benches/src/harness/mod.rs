@@ -1,19 +1,15 @@
-//! Benchmarks with their twins, run by Criterion or in turns.
+//! Benchmarks with their twins: how they are described, and how Criterion runs them.
 
-pub mod report;
+mod run;
 
-use std::{
-    env, fs,
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use airssys_wasm_measurements::{Difference, Limit, RatioOf};
+use anyhow::Result;
 use criterion::Criterion;
 use tokio::runtime::Runtime;
 
-use crate::stats::{SplitMix, estimate};
-use report::Report;
+pub use run::main;
 
 /// Runs this many iterations and says how long they took, set-up left out.
 pub type Measure = Box<dyn FnMut(u64) -> Duration>;
@@ -42,10 +38,11 @@ pub struct Reading {
 }
 
 /// Benchmarks that are measured in turns, so that drift of the machine hits all of them.
+#[derive(Default)]
 pub struct Group {
     variants: Vec<Variant>,
-    ratios: Vec<(String, String, Option<f64>)>,
-    targets: Vec<Limit>,
+    ratios: Vec<RatioOf>,
+    limits: Vec<Limit>,
     differences: Vec<Difference>,
 }
 
@@ -54,29 +51,10 @@ struct Variant {
     make: Box<dyn FnOnce() -> Measure>,
 }
 
-struct Limit {
-    id: String,
-    source: &'static str,
-    ns: f64,
-}
-
-/// What one benchmark takes beyond another, reported under an id of its own.
-struct Difference {
-    id: String,
-    of: String,
-    less: String,
-    target: Option<(&'static str, f64)>,
-}
-
 impl Suite {
     /// A group around the benchmark with this id. The set-up runs only if the group is measured.
     pub fn bench(&mut self, id: &str, make: impl FnOnce() -> Measure + 'static) -> &mut Group {
-        self.groups.push(Group {
-            variants: Vec::new(),
-            ratios: Vec::new(),
-            targets: Vec::new(),
-            differences: Vec::new(),
-        });
+        self.groups.push(Group::default());
         let group = self.groups.last_mut().expect("pushed above");
         group.and(id, make)
     }
@@ -117,7 +95,7 @@ impl Group {
 
     /// The ratio of two of the group, differences included.
     pub fn ratio(&mut self, id: &str, against: &str, goal: impl Into<Option<f64>>) -> &mut Self {
-        self.ratios.push((id.to_owned(), against.to_owned(), goal.into()));
+        self.ratios.push(RatioOf { id: id.into(), against: against.into(), goal: goal.into() });
         self
     }
 
@@ -129,8 +107,7 @@ impl Group {
 
     /// An absolute limit for one of the group.
     pub fn target_of(&mut self, id: &str, source: &'static str, limit: Duration) -> &mut Self {
-        self.targets.push(Limit { id: id.to_owned(), source, ns: limit.as_nanos() as f64 });
-        self
+        self.limit(id, source, limit.as_nanos() as f64)
     }
 
     /// What one of the group takes beyond another, with a limit in nanoseconds.
@@ -141,8 +118,15 @@ impl Group {
         less: &str,
         target: impl Into<Option<(&'static str, f64)>>,
     ) -> &mut Self {
-        let (id, of, less, target) = (id.to_owned(), of.to_owned(), less.to_owned(), target.into());
-        self.differences.push(Difference { id, of, less, target });
+        self.differences.push(Difference { id: id.into(), of: of.into(), less: less.into() });
+        match target.into() {
+            Some((source, ns)) => self.limit(id, source, ns),
+            None => self,
+        }
+    }
+
+    fn limit(&mut self, id: &str, source: &str, limit: f64) -> &mut Self {
+        self.limits.push(Limit { id: id.into(), source: source.into(), limit });
         self
     }
 }
@@ -181,37 +165,6 @@ pub fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime")
 }
 
-/// The entry point of a benchmark file: Criterion's command line, or ours with `--in-turns FILE`.
-///
-/// # Errors
-///
-/// When the JSON cannot be written.
-pub fn main(describe: fn(&mut Suite)) -> Result<()> {
-    let mut suite = Suite::default();
-    describe(&mut suite);
-    let mut arguments = env::args().skip(1);
-    let mut in_turns = None;
-    let (mut quick, mut filter) = (false, None);
-    while let Some(argument) = arguments.next() {
-        match argument.as_str() {
-            "--in-turns" => in_turns = arguments.next().map(PathBuf::from),
-            "--quick-turns" => quick = true,
-            "--only" => filter = arguments.next(),
-            _ => {}
-        }
-    }
-    match in_turns {
-        Some(path) => {
-            let report = suite.in_turns(quick, filter.as_deref())?;
-            fs::write(&path, serde_json::to_vec(&report)?).with_context(|| format!("cannot write {}", path.display()))
-        }
-        None => {
-            suite.by_criterion();
-            Ok(())
-        }
-    }
-}
-
 impl Suite {
     fn by_criterion(self) {
         // As few and short as the guide has it, unless the command line says otherwise.
@@ -229,93 +182,5 @@ impl Suite {
             });
         }
         criterion.final_summary();
-    }
-
-    fn in_turns(self, quick: bool, filter: Option<&str>) -> Result<Report> {
-        let mut report = Report { skipped: self.skipped, ..Report::default() };
-        let wanted = |id: &str| filter.is_none_or(|filter| id.contains(filter));
-        let mut random = SplitMix(0x5eed);
-        for group in self.groups {
-            if group.variants.iter().any(|variant| wanted(&variant.id)) {
-                println!("{}", group.subject());
-                group.in_turns(&mut report, quick, &mut random);
-            }
-        }
-        for (name, read) in self.readings {
-            if !wanted(&name) {
-                continue;
-            }
-            println!("{name}");
-            for reading in read(quick)? {
-                let measured = estimate(&reading.values);
-                report.figure(&reading.id, reading.unit, measured, reading.values.len());
-                if let Some((source, limit)) = reading.target {
-                    report.target(&reading.id, source, limit, reading.unit, measured.median);
-                }
-            }
-        }
-        Ok(report)
-    }
-}
-
-impl Group {
-    fn in_turns(self, report: &mut Report, quick: bool, random: &mut SplitMix) {
-        let (batch, rounds) = if quick { (Duration::from_millis(2), 15) } else { (Duration::from_millis(10), 60) };
-        let mut running: Vec<_> = self
-            .variants
-            .into_iter()
-            .map(|Variant { id, make }| {
-                let mut measure = make();
-                let iterations = iterations_for(batch, &mut measure);
-                (id, measure, iterations, Vec::with_capacity(rounds))
-            })
-            .collect();
-        let mut order: Vec<_> = (0..running.len()).collect();
-        for _ in 0..rounds {
-            random.shuffle(&mut order);
-            for &i in &order {
-                let (_, measure, iterations, samples) = &mut running[i];
-                samples.push(measure(*iterations).as_nanos() as f64 / *iterations as f64);
-            }
-        }
-        let mut measured: Vec<_> = running.into_iter().map(|(id, .., samples)| (id, samples)).collect();
-        for (id, samples) in &measured {
-            report.figure(id, "ns", estimate(samples), samples.len());
-        }
-        let of = |measured: &[(String, Vec<f64>)], id: &str| -> Vec<f64> {
-            let found = measured.iter().find(|(known, _)| known == id);
-            found.expect("a benchmark of the group").1.clone()
-        };
-        for Difference { id, of: more, less, target } in self.differences {
-            let (more, less) = (of(&measured, &more), of(&measured, &less));
-            let differences: Vec<_> = more.iter().zip(&less).map(|(more, less)| more - less).collect();
-            let middle = estimate(&differences);
-            report.figure(&id, "ns", middle, differences.len());
-            if let Some((source, limit)) = target {
-                report.target(&id, source, limit, "ns", middle.median);
-            }
-            measured.push((id, differences));
-        }
-        for (id, against, goal) in &self.ratios {
-            let (this, other) = (of(&measured, id), of(&measured, against));
-            let ratios: Vec<_> = this.iter().zip(&other).map(|(this, other)| this / other).collect();
-            report.ratio(id, against, estimate(&ratios), *goal);
-        }
-        for Limit { id, source, ns } in &self.targets {
-            report.target(id, source, *ns, "ns", estimate(&of(&measured, id)).median);
-        }
-    }
-}
-
-/// How many iterations fill a batch; finding out warms up as well.
-fn iterations_for(batch: Duration, measure: &mut Measure) -> u64 {
-    let mut iterations = 1;
-    loop {
-        let taken = measure(iterations);
-        if taken >= batch / 2 || iterations >= 1 << 40 {
-            let wanted = iterations as f64 * batch.as_secs_f64() / taken.as_secs_f64();
-            return (wanted.round() as u64).max(1);
-        }
-        iterations *= if taken < batch / 32 { 8 } else { 2 };
     }
 }

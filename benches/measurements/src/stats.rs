@@ -1,4 +1,4 @@
-//! Medians and their confidence intervals: pure functions.
+//! Medians, quantiles and bootstrapped intervals: pure functions.
 
 /// An estimate with its 95 % confidence interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -14,34 +14,48 @@ pub struct Estimate {
 /// How often a sample is drawn anew.
 const RESAMPLES: usize = 1_000;
 
-/// The median of a sample with a bootstrapped 95 % interval.
+/// The median of what several processes measured, with a bootstrapped 95 % interval.
 ///
-/// The draws come from a generator with a fixed seed: the same sample gives the same interval.
+/// What one process measures has one layout of memory in common, so that its samples are not independent: processes are
+/// drawn first, and then samples within each. The draws come from a generator with a fixed seed: the same samples give
+/// the same interval.
 ///
 /// # Panics
 ///
-/// When the sample is empty or holds a NaN.
-pub fn estimate(sample: &[f64]) -> Estimate {
-    let mut sorted = sample.to_vec();
-    let middle = median(&mut sorted);
-    let mut random = SplitMix(sample.len() as u64);
+/// When there is no process, a process without samples, or a NaN.
+pub fn estimate(processes: &[Vec<f64>]) -> Estimate {
+    let middle = median(processes.concat());
+    let mut random = SplitMix(processes.iter().map(Vec::len).sum::<usize>() as u64);
     let mut medians: Vec<f64> = (0..RESAMPLES)
         .map(|_| {
-            let mut draw: Vec<f64> = sample.iter().map(|_| sample[random.below(sample.len())]).collect();
-            median(&mut draw)
+            let mut drawn = Vec::new();
+            for _ in 0..processes.len() {
+                let process = &processes[random.below(processes.len())];
+                drawn.extend((0..process.len()).map(|_| process[random.below(process.len())]));
+            }
+            median(drawn)
         })
         .collect();
     medians.sort_by(f64::total_cmp);
     Estimate { median: middle, lower: quantile(&medians, 0.025), upper: quantile(&medians, 0.975) }
 }
 
-fn median(values: &mut [f64]) -> f64 {
+/// The middle value.
+///
+/// # Panics
+///
+/// When there is none, or a NaN.
+pub fn median(mut values: Vec<f64>) -> f64 {
     assert!(!values.is_empty() && values.iter().all(|value| !value.is_nan()), "nothing to take the median of");
     values.sort_by(f64::total_cmp);
-    quantile(values, 0.5)
+    quantile(&values, 0.5)
 }
 
 /// The value below which this share of a sorted sample lies, interpolated.
+///
+/// # Panics
+///
+/// When the sample is empty.
 pub fn quantile(sorted: &[f64], share: f64) -> f64 {
     let at = share * (sorted.len() - 1) as f64;
     let (below, above) = (at.floor() as usize, at.ceil() as usize);
@@ -89,7 +103,7 @@ mod tests {
     fn the_interval_holds_the_median_and_narrows_with_more_samples() {
         let mut random = SplitMix(1);
         let mut sample = |n: usize| -> Vec<f64> { (0..n).map(|_| random.below(1_000) as f64).collect() };
-        let (few, many) = (estimate(&sample(10)), estimate(&sample(1_000)));
+        let (few, many) = (estimate(&[sample(10)]), estimate(&[sample(1_000)]));
         for estimate in [few, many] {
             assert!(estimate.lower <= estimate.median && estimate.median <= estimate.upper);
         }
@@ -98,10 +112,19 @@ mod tests {
     }
 
     #[test]
+    fn processes_that_disagree_widen_the_interval_however_sure_each_is_of_itself() {
+        let sure = |middle: f64| (0..100).map(|n| middle + f64::from(n % 3) * 0.01).collect::<Vec<_>>();
+        let apart = estimate(&[sure(10.0), sure(11.0), sure(12.0)]);
+        assert!(apart.lower < 10.5 && apart.upper > 11.5, "{apart:?}");
+        let together = estimate(&[sure(11.0), sure(11.0), sure(11.0)]);
+        assert!(together.upper - together.lower < 0.1, "{together:?}");
+    }
+
+    #[test]
     fn one_outlier_does_not_move_the_median() {
         let mut sample = vec![10.0; 20];
         sample.push(1e9);
-        assert_eq!(estimate(&sample), Estimate { median: 10.0, lower: 10.0, upper: 10.0 });
+        assert_eq!(estimate(&[sample]), Estimate { median: 10.0, lower: 10.0, upper: 10.0 });
     }
 
     #[test]

@@ -1,0 +1,85 @@
+//! `results.json`: schema 2.
+
+use std::{fs, path::Path};
+
+use airssys_wasm_measurements::{Figure, Figures, Ratio, Turns};
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::machine::{Machine, printed, today};
+
+const SCHEMA: u32 = 2;
+
+/// Everything one run measured.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Results {
+    schema: u32,
+    /// The commit, or empty outside a repository.
+    pub(crate) revision: String,
+    /// Whether the working tree differs from the commit.
+    pub(crate) dirty: bool,
+    pub(crate) date: String,
+    pub(crate) machine: Machine,
+    pub(crate) profile: Profile,
+    #[serde(flatten)]
+    pub(crate) figures: Figures,
+    /// What a later build can be compared with, where the results were saved for that: processes, by program.
+    #[serde(default)]
+    pub(crate) turns: Vec<(String, Vec<Turns>)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Profile {
+    Quick,
+    Full,
+}
+
+impl Results {
+    pub(crate) fn new(figures: Figures, quick: bool) -> Self {
+        Self {
+            schema: SCHEMA,
+            revision: printed("git", &["rev-parse", "HEAD"]).unwrap_or_default(),
+            dirty: printed("git", &["status", "--porcelain"]).is_none_or(|changes| !changes.is_empty()),
+            date: today(),
+            machine: Machine::here(),
+            profile: if quick { Profile::Quick } else { Profile::Full },
+            figures,
+            turns: Vec::new(),
+        }
+    }
+
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let json = fs::read(path).with_context(|| format!("cannot read {}", crate::shown(path)))?;
+        let unexpected = || format!("{} is not of this version: measure anew", crate::shown(path));
+        let results: Self = serde_json::from_slice(&json).with_context(unexpected)?;
+        ensure!(results.schema == SCHEMA, unexpected());
+        Ok(results)
+    }
+
+    /// The commit in short, and whether something was changed since.
+    pub(crate) fn revision(&self) -> String {
+        let short: String = self.revision.chars().take(10).collect();
+        match (short.is_empty(), self.dirty) {
+            (true, _) => "no commit".into(),
+            (_, true) => format!("{short} and changes"),
+            (_, false) => short,
+        }
+    }
+
+    /// Ratios and targets that are set and not kept. What the guide asks for in vain is listed, and is no goal of ours.
+    pub(crate) fn missed_goals(&self) -> usize {
+        let ratios = self.figures.ratios.iter().filter(|ratio| ratio.pass == Some(false) && !is_the_guides(ratio));
+        let targets = self.figures.targets.iter().filter(|target| !target.pass && target.source.starts_with("goal"));
+        ratios.count() + targets.count()
+    }
+
+    pub(crate) fn figure(&self, id: &str) -> Option<&Figure> {
+        self.figures.results.iter().find(|figure| figure.id == id)
+    }
+}
+
+/// The guide wants a call into WebAssembly to cost no more than 5 % over a native addition.
+pub(crate) fn is_the_guides(ratio: &Ratio) -> bool {
+    ratio.against.contains("native_")
+}

@@ -1,0 +1,69 @@
+//! The tables of a run of the benchmarks.
+
+use std::fmt::Write as _;
+
+use airssys_wasm_measurements::{Figure, is_twin};
+
+use super::results::Results;
+use crate::table::{Cell, Table, amount, times};
+
+/// All figures, then what was held against goals and limits, then what was not measured, and the machine.
+pub(crate) fn text(results: &Results) -> String {
+    let mut text = String::new();
+    for table in [figures(results), ratios(results), limits(results)] {
+        writeln!(text, "{}", table.section()).expect("into a string");
+    }
+    for skipped in &results.figures.skipped {
+        writeln!(text, "not measured: {skipped}").expect("into a string");
+    }
+    write!(text, "{}, {}, {}", results.revision(), results.date, results.machine).expect("into a string");
+    text
+}
+
+/// Each figure of ours, beside bare wasmtime.
+pub(crate) fn figures(results: &Results) -> Table {
+    let mut table = Table::new("Figures", ["benchmark", "median", "95 % interval", "beside bare wasmtime"]);
+    for figure in results.figures.results.iter().filter(|figure| !is_twin(&figure.id)) {
+        let Figure { id, unit, estimate, lower, upper, .. } = figure;
+        let raw = results.figures.ratios.iter().find(|ratio| ratio.id == *id && ratio.against.starts_with("raw/"));
+        table.row([
+            id.as_str().into(),
+            Cell::amount(*estimate, unit),
+            Cell::number(format!("{} … {}", amount(*lower, unit), amount(*upper, unit)), upper - lower),
+            raw.map_or_else(|| "".into(), times),
+        ]);
+    }
+    table
+}
+
+/// What was held against something else than bare wasmtime, or against a goal.
+pub(crate) fn ratios(results: &Results) -> Table {
+    let mut table = Table::new("Ratios", ["benchmark", "beside", "ratio", "goal", ""]);
+    for ratio in
+        results.figures.ratios.iter().filter(|ratio| ratio.goal.is_some() || !ratio.against.starts_with("raw/"))
+    {
+        table.row([
+            ratio.id.as_str().into(),
+            ratio.against.as_str().into(),
+            times(ratio),
+            ratio.goal.map_or_else(|| "".into(), |goal| Cell::number(format!("≤ {goal} ×"), goal)),
+            Cell::met(ratio.pass),
+        ]);
+    }
+    table
+}
+
+/// What was held against absolute limits.
+pub(crate) fn limits(results: &Results) -> Table {
+    let mut table = Table::new("Limits", ["benchmark", "measured", "limit", "set by", ""]);
+    for target in &results.figures.targets {
+        table.row([
+            target.id.as_str().into(),
+            Cell::amount(target.actual, &target.unit),
+            Cell::number(format!("≤ {}", amount(target.limit, &target.unit)), target.limit),
+            target.source.as_str().into(),
+            Cell::met(Some(target.pass)),
+        ]);
+    }
+    table
+}

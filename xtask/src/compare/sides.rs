@@ -1,0 +1,282 @@
+//! The two sides of a comparison as git trees, and their programs.
+//!
+//! Both are built in one worktree under the target folder, one after the other: the same paths, toolchain, flags and
+//! dependencies, and what the two have in common is built once. The user's own working tree is only read.
+
+use std::{
+    env,
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{
+    interrupt,
+    programs::{self, Program},
+    root, shown, target_folder,
+};
+
+/// How many builds are kept for the next time.
+const KEPT: usize = 6;
+
+/// Files of a side, as git knows them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Tree {
+    /// The object's name.
+    pub(super) id: String,
+    /// What people call it.
+    pub(super) label: String,
+}
+
+/// What a reference names.
+pub(super) fn resolve(reference: &str) -> Result<Tree> {
+    in_repository()?;
+    let commit =
+        git(root(), ["rev-parse", "--verify", "--quiet", "--end-of-options", &format!("{reference}^{{commit}}")])
+            .ok()
+            .with_context(|| {
+                format!("{reference:?} is not a commit here: name a branch, tag or commit that `git log` knows")
+            })?;
+    let short: String = commit.chars().take(10).collect();
+    let label = if commit.starts_with(reference) { short } else { format!("{reference} ({short})") };
+    Ok(Tree { id: git(root(), ["rev-parse", &format!("{commit}^{{tree}}")])?, label })
+}
+
+/// The working tree as it is, with what is not committed, and without what is ignored.
+pub(super) fn working_tree() -> Result<Tree> {
+    in_repository()?;
+    let id = snapshot(root())?;
+    let head = git(root(), ["rev-parse", "HEAD"]).ok().zip(git(root(), ["rev-parse", "HEAD^{tree}"]).ok());
+    let label = match head {
+        Some((commit, tree)) if tree == id => format!("the working tree, which is {}", &commit[..10]),
+        Some((commit, _)) => format!("the working tree, {} with changes", &commit[..10]),
+        None => "the working tree".into(),
+    };
+    Ok(Tree { id, label })
+}
+
+/// Writes what lies in a worktree as a tree, by an index of its own: neither the files nor the user's index change.
+pub(super) fn snapshot(worktree: &Path) -> Result<String> {
+    let folder = tempfile::tempdir()?;
+    let index = folder.path().join("index");
+    let with_index = |arguments: &[&str]| {
+        let mut command = git_command(worktree, arguments);
+        output(command.env("GIT_INDEX_FILE", &index))
+    };
+    if git(worktree, ["rev-parse", "--verify", "--quiet", "HEAD"]).is_ok() {
+        with_index(&["read-tree", "HEAD"])?;
+    }
+    with_index(&["add", "--all"])?;
+    with_index(&["write-tree"])
+}
+
+fn in_repository() -> Result<()> {
+    ensure!(
+        git(root(), ["rev-parse", "--is-inside-work-tree"]).is_ok_and(|inside| inside == "true"),
+        "this is not a git repository, so there is nothing to compare with; `compare --saved NAME` needs none"
+    );
+    Ok(())
+}
+
+fn git_command(folder: &Path, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
+    let mut command = Command::new("git");
+    // What a hook or an alias may have set is about another tree.
+    for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"] {
+        command.env_remove(name);
+    }
+    command.arg("-C").arg(folder).args(arguments);
+    command
+}
+
+fn git(folder: &Path, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Result<String> {
+    output(&mut git_command(folder, arguments))
+}
+
+fn output(command: &mut Command) -> Result<String> {
+    let output = command.output().context("cannot run git")?;
+    if !output.status.success() {
+        let line = command.get_args().map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ");
+        bail!("git {line}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8(output.stdout)?.trim_end().to_owned())
+}
+
+/// A worktree in which sides are built. It is gone when this is dropped.
+pub(super) struct Worktree {
+    path: PathBuf,
+    target: PathBuf,
+}
+
+impl Worktree {
+    /// An empty one, in a place that is always the same, so that what is built of the same files is the same.
+    pub(super) fn new() -> Result<Self> {
+        let folder = target_folder().join("compare");
+        fs::create_dir_all(&folder)?;
+        let folder = folder.canonicalize()?;
+        let worktree = Self { path: folder.join("tree"), target: folder.join("target") };
+        // One that was killed may have left its own.
+        worktree.remove();
+        git(
+            root(),
+            ["worktree", "add", "--quiet", "--detach", "--no-checkout"]
+                .map(OsStr::new)
+                .into_iter()
+                .chain([worktree.path.as_os_str(), OsStr::new("HEAD")]),
+        )
+        .context("cannot make a worktree to build in")?;
+        worktree.seed();
+        Ok(worktree)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn remove(&self) {
+        // Whether there was one or not.
+        _ = git(root(), [OsStr::new("worktree"), "remove".as_ref(), "--force".as_ref(), self.path.as_os_str()]);
+        _ = fs::remove_dir_all(&self.path);
+        _ = git(root(), ["worktree", "prune"]);
+    }
+
+    /// Spares building the dependencies once more where `cargo xtask bench` has built them. They are the same: cargo sees
+    /// to that, and builds those that are not.
+    fn seed(&self) {
+        let built = target_folder().join("release");
+        if self.target.exists() || !built.exists() {
+            return;
+        }
+        let partial = self.target.with_added_extension("part");
+        _ = fs::remove_dir_all(&partial);
+        let copied = fs::create_dir_all(partial.join("release")).is_ok()
+            && ["deps", "build", ".fingerprint"].iter().all(|folder| {
+                let mut copy = Command::new("cp");
+                copy.arg("-a").arg(built.join(folder)).arg(partial.join("release")).stderr(Stdio::null());
+                interrupt::status(&mut copy).is_ok_and(|status| status.success())
+            });
+        if copied {
+            _ = fs::rename(&partial, &self.target);
+        }
+        _ = fs::remove_dir_all(&partial);
+    }
+
+    /// Puts the files of a tree there. Those that are there already are not touched, so that they are not built again.
+    pub(super) fn check_out(&self, tree: &Tree) -> Result<()> {
+        git(&self.path, ["read-tree", "--reset", "-u", &tree.id]).map(drop)
+    }
+
+    /// The programs of a side, built unless they were built before.
+    pub(super) fn build(&self, tree: &Tree) -> Result<Vec<Program>> {
+        let folder = built_folder(&key(tree));
+        if let Some(programs) = kept(&folder) {
+            // The newest are kept longest.
+            _ = fs::File::open(folder.join(WHOLE)).and_then(|file| file.set_modified(std::time::SystemTime::now()));
+            return Ok(programs);
+        }
+        eprintln!("building {} (the first time takes some minutes)", tree.label);
+        self.check_out(tree)?;
+        self.build_as_it_is(&folder).with_context(|| format!("cannot build {}", tree.label))
+    }
+
+    /// The same once more, whether or not it was built before: every crate of the workspace, from files that look new.
+    pub(super) fn build_again(&self, tree: &Tree) -> Result<Vec<Program>> {
+        eprintln!("building {} a second time", tree.label);
+        self.check_out(tree)?;
+        let files = git(&self.path, ["ls-files", "-z", "*.rs", "*.toml", "*.wit"])?;
+        let now = std::time::SystemTime::now();
+        for file in files.split('\0').filter(|file| !file.is_empty()) {
+            fs::File::options().append(true).open(self.path.join(file))?.set_modified(now)?;
+        }
+        self.build_as_it_is(&built_folder(&again(&key(tree))))
+    }
+
+    fn build_as_it_is(&self, folder: &Path) -> Result<Vec<Program>> {
+        ensure!(
+            self.path.join("benches/Cargo.toml").exists(),
+            "it has no benchmarks: there is no benches/Cargo.toml in it"
+        );
+        let programs = programs::build(&self.path, Some(&self.target))?;
+        _ = fs::remove_dir_all(folder);
+        fs::create_dir_all(folder)?;
+        for program in &programs {
+            fs::copy(&program.path, folder.join(&program.name))
+                .with_context(|| format!("cannot keep {} in {}", program.name, shown(folder)))?;
+        }
+        fs::write(folder.join(WHOLE), "")?;
+        forget_old();
+        kept(folder).context("what was just built is gone")
+    }
+}
+
+impl Drop for Worktree {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+/// A file beside programs that are all there.
+const WHOLE: &str = ".whole";
+
+fn built_folder(key: &str) -> PathBuf {
+    target_folder().join("compare/built").join(key)
+}
+
+/// All that decides what is built. As long as any other, because the length of a program's path shifts its stack.
+fn key(tree: &Tree) -> String {
+    let mut all = blake3::Hasher::new();
+    all.update(tree.id.as_bytes());
+    let rustc = Command::new("rustc").arg("-vV").current_dir(root()).output();
+    all.update(&rustc.map(|output| output.stdout).unwrap_or_default());
+    for (name, value) in env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.contains("RUSTFLAGS") || name.starts_with("CARGO_PROFILE") || name.starts_with("CARGO_BUILD") {
+            all.update(name.as_bytes()).update(value.as_encoded_bytes());
+        }
+    }
+    all.finalize().to_hex()[..16].to_owned()
+}
+
+fn again(key: &str) -> String {
+    blake3::hash(format!("{key} again").as_bytes()).to_hex()[..16].to_owned()
+}
+
+fn kept(folder: &Path) -> Option<Vec<Program>> {
+    if !folder.join(WHOLE).exists() {
+        return None;
+    }
+    let mut programs: Vec<_> = fs::read_dir(folder)
+        .ok()?
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let name = path.file_name()?.to_str().filter(|name| *name != WHOLE)?.to_owned();
+            Some(Program { name, path })
+        })
+        .collect();
+    programs.sort_by(|a, b| a.name.cmp(&b.name));
+    Some(programs)
+}
+
+fn forget_old() {
+    let Ok(entries) = fs::read_dir(target_folder().join("compare/built")) else { return };
+    let mut folders: Vec<_> = entries
+        .filter_map(|entry| {
+            let folder = entry.ok()?.path();
+            let used = fs::metadata(folder.join(WHOLE)).and_then(|whole| whole.modified()).ok();
+            Some((used, folder))
+        })
+        .collect();
+    folders.sort();
+    let old = folders.len().saturating_sub(KEPT);
+    for (_, folder) in folders.into_iter().take(old) {
+        _ = fs::remove_dir_all(folder);
+    }
+}
+
+/// Which benchmark sources differ between two trees.
+pub(super) fn differing_benchmarks(one: &Tree, other: &Tree) -> Result<Vec<String>> {
+    let names = git(root(), ["diff", "--name-only", &one.id, &other.id, "--", "benches", "fixtures"])?;
+    Ok(names.lines().filter(|name| !name.ends_with(".md")).map(str::to_owned).collect())
+}
