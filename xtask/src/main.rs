@@ -1,10 +1,12 @@
 //! The project's own commands: `cargo xtask --help`.
 
 mod bench;
+mod check;
 mod compare;
 mod ecosystem;
 #[cfg(test)]
 mod edges;
+mod figures;
 mod fixtures;
 mod interrupt;
 mod machine;
@@ -36,6 +38,8 @@ enum Command {
     Bench(bench::Args),
     Compare(compare::Args),
     Report(report::Args),
+    Figures(figures::Args),
+    Check(check::Args),
     /// Crash 100,000 components of mixed kinds in one process, and fail if memory, mappings or descriptors grow
     LeakCheck(bench::LeakArgs),
 }
@@ -48,6 +52,8 @@ fn main() -> ExitCode {
         Command::Bench(args) => (bench::run(&args).map(done), 1),
         Command::Compare(args) => (compare::run(&args), 2),
         Command::Report(args) => (report::run(&args).map(done), 1),
+        Command::Figures(args) => (figures::run(&args).map(done), 1),
+        Command::Check(args) => (check::run(&args).map(done), 1),
         Command::LeakCheck(args) => (bench::leak_check(&args).map(done), 1),
     };
     result.unwrap_or_else(|error| {

@@ -39,6 +39,11 @@ impl Cell {
         Self { text, value: Some(value), verdict: false }
     }
 
+    /// What it says.
+    pub(crate) fn into_text(self) -> String {
+        self.text
+    }
+
     pub(crate) fn amount(value: f64, unit: &str) -> Self {
         Self::number(amount(value, unit), value)
     }

@@ -22,8 +22,13 @@ pub(crate) fn text(results: &Results) -> String {
 
 /// Each figure of ours, beside bare wasmtime.
 pub(crate) fn figures(results: &Results) -> Table {
+    figures_of(results, |id| !is_twin(id))
+}
+
+/// Some figures, beside bare wasmtime.
+pub(crate) fn figures_of(results: &Results, wanted: impl Fn(&str) -> bool) -> Table {
     let mut table = Table::new("Figures", ["benchmark", "median", "95 % interval", "beside bare wasmtime"]);
-    for figure in results.figures.results.iter().filter(|figure| !is_twin(&figure.id)) {
+    for figure in results.figures.results.iter().filter(|figure| wanted(&figure.id)) {
         let Figure { id, unit, estimate, lower, upper, .. } = figure;
         let raw = results.figures.ratios.iter().find(|ratio| ratio.id == *id && ratio.against.starts_with("raw/"));
         table.row([
