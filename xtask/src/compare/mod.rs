@@ -26,7 +26,7 @@ use crate::{
     bench::write_whole,
     interrupt::{self, Interrupted},
     programs::{self, Program},
-    shown, target_folder,
+    root, shown, target_folder,
 };
 use measure::{Block, FIRST, Jobs, Runner, Side};
 use outcome::{Counted, End, Outcome, Row};
@@ -168,7 +168,7 @@ impl Args {
     }
 
     fn compare(&self) -> Result<Outcome> {
-        let reference = resolve(&self.reference)?;
+        let reference = resolve(root(), &self.reference)?;
         let _turn = programs::take_turns()?;
         let worktree = Worktree::new()?;
         let (candidate, programs);
@@ -176,7 +176,7 @@ impl Args {
             candidate = Tree { label: format!("a second build of {}", reference.label), ..reference.clone() };
             programs = [worktree.build(&reference)?, worktree.build_again(&reference)?];
         } else {
-            candidate = working_tree()?;
+            candidate = working_tree(root())?;
             programs = [worktree.build(&reference)?, worktree.build(&candidate)?];
         }
         // Nothing of it is needed for measuring.

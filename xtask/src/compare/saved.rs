@@ -20,7 +20,7 @@ use crate::{
     bench::{results::Results, saved_path},
     machine::Machine,
     programs::{self, Program},
-    shown,
+    root, shown,
 };
 
 /// Processes that are saved.
@@ -85,7 +85,7 @@ pub(super) fn compare(asked: &Asked) -> Result<Outcome> {
         shown(&path),
         differences.join("; ")
     );
-    let candidate = working_tree()?;
+    let candidate = working_tree(root())?;
     let programs = Worktree::new()?.build(&candidate)?;
     let _turn = programs::take_turns()?;
     let scratch = tempfile::tempdir()?;

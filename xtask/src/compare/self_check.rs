@@ -25,7 +25,7 @@ use crate::{
     machine::{Machine, today},
     programs::{self, Program},
     report::optional,
-    shown,
+    root, shown,
     table::{Cell, Table},
     target_folder,
 };
@@ -221,7 +221,7 @@ fn record_path() -> PathBuf {
 }
 
 pub(super) fn run(asked: &Asked) -> Result<ExitCode> {
-    let base = working_tree()?;
+    let base = working_tree(root())?;
     let _turn = programs::take_turns()?;
     let worktree = Worktree::new()?;
     let with_plants = planted(&worktree, &base, "plants", PLANTS.iter().map(|plant| &plant.edit))?;

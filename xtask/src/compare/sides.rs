@@ -32,24 +32,25 @@ pub(super) struct Tree {
 }
 
 /// What a reference names.
-pub(super) fn resolve(reference: &str) -> Result<Tree> {
-    in_repository()?;
+pub(super) fn resolve(repository: &Path, reference: &str) -> Result<Tree> {
+    in_repository(repository)?;
     let commit =
-        git(root(), ["rev-parse", "--verify", "--quiet", "--end-of-options", &format!("{reference}^{{commit}}")])
+        git(repository, ["rev-parse", "--verify", "--quiet", "--end-of-options", &format!("{reference}^{{commit}}")])
             .ok()
             .with_context(|| {
                 format!("{reference:?} is not a commit here: name a branch, tag or commit that `git log` knows")
             })?;
     let short: String = commit.chars().take(10).collect();
     let label = if commit.starts_with(reference) { short } else { format!("{reference} ({short})") };
-    Ok(Tree { id: git(root(), ["rev-parse", &format!("{commit}^{{tree}}")])?, label })
+    Ok(Tree { id: git(repository, ["rev-parse", &format!("{commit}^{{tree}}")])?, label })
 }
 
 /// The working tree as it is, with what is not committed, and without what is ignored.
-pub(super) fn working_tree() -> Result<Tree> {
-    in_repository()?;
-    let id = snapshot(root())?;
-    let head = git(root(), ["rev-parse", "HEAD"]).ok().zip(git(root(), ["rev-parse", "HEAD^{tree}"]).ok());
+pub(super) fn working_tree(repository: &Path) -> Result<Tree> {
+    in_repository(repository)?;
+    let id = snapshot(repository)?;
+    let parse = |name| git(repository, ["rev-parse", "--verify", "--quiet", name]).ok();
+    let head = parse("HEAD").zip(parse("HEAD^{tree}"));
     let label = match head {
         Some((commit, tree)) if tree == id => format!("the working tree, which is {}", &commit[..10]),
         Some((commit, _)) => format!("the working tree, {} with changes", &commit[..10]),
@@ -73,9 +74,9 @@ pub(super) fn snapshot(worktree: &Path) -> Result<String> {
     with_index(&["write-tree"])
 }
 
-fn in_repository() -> Result<()> {
+fn in_repository(folder: &Path) -> Result<()> {
     ensure!(
-        git(root(), ["rev-parse", "--is-inside-work-tree"]).is_ok_and(|inside| inside == "true"),
+        git(folder, ["rev-parse", "--is-inside-work-tree"]).is_ok_and(|inside| inside == "true"),
         "this is not a git repository, so there is nothing to compare with; `compare --saved NAME` needs none"
     );
     Ok(())
@@ -106,28 +107,30 @@ fn output(command: &mut Command) -> Result<String> {
 
 /// A worktree in which sides are built. It is gone when this is dropped.
 pub(super) struct Worktree {
+    repository: PathBuf,
     path: PathBuf,
     target: PathBuf,
 }
 
 impl Worktree {
-    /// An empty one, in a place that is always the same, so that what is built of the same files is the same.
+    /// An empty one of this repository, in a place that is always the same, so that what is built of the same files is the
+    /// same.
     pub(super) fn new() -> Result<Self> {
-        let folder = target_folder().join("compare");
-        fs::create_dir_all(&folder)?;
+        let worktree = Self::of(root(), &target_folder().join("compare"))?;
+        worktree.seed();
+        Ok(worktree)
+    }
+
+    fn of(repository: &Path, folder: &Path) -> Result<Self> {
+        fs::create_dir_all(folder)?;
         let folder = folder.canonicalize()?;
-        let worktree = Self { path: folder.join("tree"), target: folder.join("target") };
+        let (path, target) = (folder.join("tree"), folder.join("target"));
+        let worktree = Self { repository: repository.to_owned(), path, target };
         // One that was killed may have left its own.
         worktree.remove();
-        git(
-            root(),
-            ["worktree", "add", "--quiet", "--detach", "--no-checkout"]
-                .map(OsStr::new)
-                .into_iter()
-                .chain([worktree.path.as_os_str(), OsStr::new("HEAD")]),
-        )
-        .context("cannot make a worktree to build in")?;
-        worktree.seed();
+        let add = ["worktree", "add", "--quiet", "--detach", "--no-checkout"].map(OsStr::new).into_iter();
+        git(repository, add.chain([worktree.path.as_os_str(), OsStr::new("HEAD")]))
+            .context("cannot make a worktree to build in")?;
         Ok(worktree)
     }
 
@@ -137,9 +140,10 @@ impl Worktree {
 
     fn remove(&self) {
         // Whether there was one or not.
-        _ = git(root(), [OsStr::new("worktree"), "remove".as_ref(), "--force".as_ref(), self.path.as_os_str()]);
+        let remove = [OsStr::new("worktree"), "remove".as_ref(), "--force".as_ref(), self.path.as_os_str()];
+        _ = git(&self.repository, remove);
         _ = fs::remove_dir_all(&self.path);
-        _ = git(root(), ["worktree", "prune"]);
+        _ = git(&self.repository, ["worktree", "prune"]);
     }
 
     /// Spares building the dependencies once more where `cargo xtask bench` has built them. They are the same: cargo sees
@@ -279,4 +283,72 @@ fn forget_old() {
 pub(super) fn differing_benchmarks(one: &Tree, other: &Tree) -> Result<Vec<String>> {
     let names = git(root(), ["diff", "--name-only", &one.id, &other.id, "--", "benches", "fixtures"])?;
     Ok(names.lines().filter(|name| !name.ends_with(".md")).map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A repository with one commit of a file, which was changed since, and a file that git does not know yet.
+    fn repository() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        git(path, ["init", "--quiet", "--initial-branch=main"]).unwrap();
+        fs::write(path.join("file"), "one").unwrap();
+        fs::write(path.join(".gitignore"), "ignored\n").unwrap();
+        git(path, ["add", "--all"]).unwrap();
+        let who = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.org"];
+        git(path, who.into_iter().chain(["commit", "--quiet", "--message=one"])).unwrap();
+        fs::write(path.join("file"), "two").unwrap();
+        fs::write(path.join("new"), "new").unwrap();
+        fs::write(path.join("ignored"), "ignored").unwrap();
+        folder
+    }
+
+    #[test]
+    fn the_candidate_is_the_working_tree_as_it_is_and_nothing_of_it_changes() {
+        let folder = repository();
+        let path = folder.path();
+        let before = git(path, ["status", "--porcelain"]).unwrap();
+        let candidate = working_tree(path).unwrap();
+        let reference = resolve(path, "main").unwrap();
+        assert_ne!(candidate.id, reference.id);
+        let names = git(path, ["ls-tree", "--name-only", &candidate.id]).unwrap();
+        assert_eq!(names, ".gitignore\nfile\nnew");
+        assert_eq!(git(path, ["show", &format!("{}:file", candidate.id)]).unwrap(), "two");
+        assert_eq!(git(path, ["show", &format!("{}:file", reference.id)]).unwrap(), "one");
+        assert_eq!(git(path, ["status", "--porcelain"]).unwrap(), before);
+    }
+
+    #[test]
+    fn a_worktree_takes_any_tree_and_leaves_nothing_behind() {
+        let folder = repository();
+        let path = folder.path();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let before = git(path, ["status", "--porcelain"]).unwrap();
+        let [reference, candidate] = [resolve(path, "HEAD").unwrap(), working_tree(path).unwrap()];
+        let worktree = Worktree::of(path, elsewhere.path()).unwrap();
+        let read = |name: &str| fs::read_to_string(worktree.path().join(name)).ok();
+        worktree.check_out(&candidate).unwrap();
+        assert_eq!((read("file").as_deref(), read("new").as_deref()), (Some("two"), Some("new")));
+        worktree.check_out(&reference).unwrap();
+        assert_eq!((read("file").as_deref(), read("new").as_deref()), (Some("one"), None));
+        // Not one that is in the way from another time either.
+        std::mem::forget(worktree);
+        drop(Worktree::of(path, elsewhere.path()).unwrap());
+        assert!(!elsewhere.path().join("tree").exists());
+        assert_eq!(git(path, ["worktree", "list", "--porcelain"]).unwrap().matches("worktree ").count(), 1);
+        assert_eq!(git(path, ["status", "--porcelain"]).unwrap(), before);
+    }
+
+    #[test]
+    fn what_is_no_commit_and_where_there_is_no_repository_is_said() {
+        let folder = repository();
+        for bad in ["nothing", "--all", "HEAD:file", ""] {
+            let error = resolve(folder.path(), bad).unwrap_err().to_string();
+            assert!(error.contains("is not a commit"), "{error}");
+        }
+        let empty = tempfile::tempdir().unwrap();
+        assert!(working_tree(empty.path()).unwrap_err().to_string().contains("not a git repository"));
+    }
 }
