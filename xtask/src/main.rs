@@ -18,6 +18,7 @@ use std::{
     env,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::LazyLock,
 };
 
 use clap::{Parser, Subcommand};
@@ -70,9 +71,13 @@ fn target_folder() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
-/// The workspace's folder.
+/// The workspace's folder. Cargo says where this package is, when it runs it and when it builds it.
 fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is in the workspace")
+    static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
+        let here = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        Path::new(&here).parent().expect("xtask is in the workspace").to_owned()
+    });
+    &ROOT
 }
 
 /// A path as people want to read it: relative to the workspace where it lies there.

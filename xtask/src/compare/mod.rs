@@ -210,9 +210,12 @@ impl Comparison {
             random: SplitMix(self.seed),
             yardstick_ns: f64::INFINITY,
         };
-        let jobs = runner.jobs(programs, wanted, self.budget)?;
-        let (mut first, mut second) = (Vec::new(), Vec::new());
-        match self.measure(&mut runner, &jobs, started, &mut first, &mut second) {
+        let (mut jobs, mut first, mut second) = (Jobs::default(), Vec::new(), Vec::new());
+        let measured = runner.jobs(programs, wanted, self.budget).and_then(|all| {
+            jobs = all;
+            self.measure(&mut runner, &jobs, started, &mut first, &mut second)
+        });
+        match measured {
             Err(error) if error.is::<Interrupted>() => outcome.interrupted = true,
             other => other?,
         }

@@ -1,0 +1,95 @@
+//! Stands in for cargo, and for the benchmark program that it builds, in tests of `cargo xtask bench` and `compare`.
+//!
+//! As cargo it reads `benches/behaviour` and leaves a copy of itself with that text at its end. Such a copy is the program:
+//! each line of the text is a benchmark, with its nanoseconds and its allocations. `broken` does not build, `hangs` stops
+//! in the middle of a comparison and says so, and the processes of one that is `noisy` do not agree at all.
+
+#![expect(clippy::unwrap_used, reason = "what it is given comes from a test")]
+
+use std::{env, fs, path::Path, process::ExitCode};
+
+use airssys_wasm_measurements::{Batch, Group, Measured, PROTOCOL, Plan, Samples, Turn, Turns};
+
+fn main() -> ExitCode {
+    let itself = fs::read(env::current_exe().unwrap()).unwrap();
+    let mark = mark();
+    let at = itself.windows(mark.len()).rposition(|window| window == mark);
+    match at {
+        Some(at) => program(str::from_utf8(&itself[at + mark.len()..]).unwrap()),
+        None => return cargo(&itself),
+    }
+    ExitCode::SUCCESS
+}
+
+/// Put together here, so that it stands nowhere in the program itself.
+fn mark() -> Vec<u8> {
+    b"\n:RUOIVAHEB\n".iter().rev().copied().collect()
+}
+
+fn cargo(itself: &[u8]) -> ExitCode {
+    let behaviour = fs::read("benches/behaviour").unwrap();
+    if behaviour.starts_with(b"broken") {
+        eprintln!("error: it is broken");
+        return ExitCode::from(101);
+    }
+    let path = Path::new(&env::var_os("CARGO_TARGET_DIR").unwrap()).join("fake");
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    _ = fs::remove_file(&path);
+    fs::copy(env::current_exe().unwrap(), &path).unwrap();
+    fs::write(&path, [itself, &mark(), &behaviour].concat()).unwrap();
+    let message = serde_json::json!({ "target": { "kind": ["bench"], "name": "fake" }, "executable": path });
+    println!("{message}");
+    ExitCode::SUCCESS
+}
+
+fn program(behaviour: &str) {
+    let arguments: Vec<_> = env::args().skip(1).collect();
+    let known: Vec<(&str, f64, f64)> = behaviour
+        .lines()
+        .filter(|line| !["hangs", "noisy"].contains(line))
+        .map(|line| {
+            let [id, ns, allocations] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
+            (id, ns.parse().unwrap(), allocations.parse().unwrap())
+        })
+        .collect();
+    match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["--list-ids", out] => {
+            let ids: Vec<_> = known.iter().map(|(id, ..)| id).collect();
+            fs::write(out, serde_json::to_vec(&ids).unwrap()).unwrap();
+        }
+        ["--plan", plan, out] => {
+            let plan: Plan = serde_json::from_slice(&fs::read(plan).unwrap()).unwrap();
+            if behaviour.contains("hangs") && plan.turns[0].iterations.is_some() && !plan.allocations {
+                eprintln!("hanging");
+                loop {
+                    std::thread::park();
+                }
+            }
+            // Processes differ by up to a per cent, or by a factor of four hundred.
+            let chance = f64::from(std::process::id() * 7_919 % 1_000) / 1_000.0;
+            let noise = (chance * if behaviour.contains("noisy") { 6.0 } else { 0.01 }).exp();
+            let turns = plan.turns.iter().map(|planned| {
+                let (id, ns, allocations) = known.iter().find(|(id, ..)| *id == planned.id).unwrap();
+                let batch = Batch { ns: ns * noise, wall_ns: 1e5, thread_ns: Some(1e5), yardstick_ns: 4_500.0 };
+                Turn {
+                    id: (*id).into(),
+                    iterations: 1_000,
+                    set_up_ns: 1,
+                    batches: vec![batch; 3],
+                    process_ns: Some(3e5),
+                    waits: Some(0),
+                    allocations: plan.allocations.then_some((*allocations, 8.0 * allocations)),
+                }
+            });
+            let turns = Turns { protocol: PROTOCOL, turns: turns.collect(), process_ns: Some(1e6) };
+            fs::write(out, serde_json::to_vec(&turns).unwrap()).unwrap();
+        }
+        ["--in-turns", out, ..] => {
+            let samples = known.iter().map(|(id, ns, _)| Samples { id: (*id).into(), ns: vec![*ns; 3] }).collect();
+            let groups = vec![Group { samples, ..Group::default() }];
+            let measured = Measured { groups, ..Measured::default() };
+            fs::write(out, serde_json::to_vec(&measured).unwrap()).unwrap();
+        }
+        other => panic!("{other:?}"),
+    }
+}
