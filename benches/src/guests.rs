@@ -23,9 +23,13 @@ pub(crate) static FEW: AtomicBool = AtomicBool::new(false);
 /// The engine that the benchmarks share, with everything as it is by default.
 pub fn engine() -> &'static WasmEngine {
     static ENGINE: LazyLock<WasmEngine> = LazyLock::new(|| {
-        let few = FEW.load(Ordering::Relaxed).then(|| PoolConfig::for_components(8));
-        let config = EngineConfig::default();
-        WasmEngine::new(EngineConfig { pool: few.or(config.pool.clone()), ..config }).expect("an engine")
+        let mut config = EngineConfig::default();
+        if FEW.load(Ordering::Relaxed) {
+            // Twelve memories of 4 GiB.
+            let (core_instances, tables_per_component) = (12, 8);
+            config.pool = Some(PoolConfig { core_instances, tables_per_component, ..PoolConfig::for_components(8) });
+        }
+        WasmEngine::new(config).expect("an engine")
     });
     &ENGINE
 }

@@ -67,7 +67,7 @@ const STEPS: &[Step] = &[
             "--exclude=airssys-wasm-measurements",
         ]],
     ),
-    step("benchmarks, as a smoke test", &[&["xtask", "bench", "--quick", "--save", "check"]]),
+    step("benchmarks, as a smoke test", &[&["xtask", "bench", "--quick"]]),
     step("figures and promises", &[&["xtask", "figures"]]),
     Step {
         name: "comparison with itself, as a smoke test",

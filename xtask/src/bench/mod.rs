@@ -63,9 +63,10 @@ pub(crate) fn results_path() -> PathBuf {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     interrupt::listen()?;
+    // Building disturbs others who measure as much as measuring does.
+    let _turn = programs::take_turns()?;
     eprintln!("building the benchmarks (the first time takes some minutes)");
     let programs = programs::build(root(), None)?;
-    let _turn = programs::take_turns()?;
     let scratch = tempfile::tempdir()?;
     let started = Instant::now();
     let mut figures = Figures::default();
@@ -81,8 +82,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     write_whole(&results_path(), &serde_json::to_vec(&results)?)?;
     println!("{:.0} s, written to {}", started.elapsed().as_secs_f64(), shown(&results_path()));
     if let Some(name) = &args.save {
-        eprintln!("measuring once more, for comparisons with what is built later");
-        results.turns = saved::measure(&programs, args.filter.as_deref(), scratch.path())?;
+        eprintln!("building and measuring once more, as comparisons do");
+        results.turns = saved::measure(args.filter.as_deref(), scratch.path())?;
         let path = saved_path(name);
         write_whole(&path, &serde_json::to_vec(&results)?)?;
         println!("saved to {}; compare with it by `cargo xtask compare --saved {name}`", shown(&path));

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use airssys_wasm_measurements::{Figure, is_twin};
+use airssys_wasm_measurements::{Figure, Ratio, is_twin};
 
 use super::results::Results;
 use crate::table::{Cell, Table, amount, times};
@@ -43,10 +43,13 @@ pub(crate) fn figures_of(results: &Results, wanted: impl Fn(&str) -> bool) -> Ta
 
 /// What was held against something else than bare wasmtime, or against a goal.
 pub(crate) fn ratios(results: &Results) -> Table {
-    let mut table = Table::new("Ratios", ["benchmark", "beside", "ratio", "goal", ""]);
-    for ratio in
-        results.figures.ratios.iter().filter(|ratio| ratio.goal.is_some() || !ratio.against.starts_with("raw/"))
-    {
+    ratios_of(results, "Ratios", |ratio| ratio.goal.is_some() || !ratio.against.starts_with("raw/"))
+}
+
+/// Some ratios, with their goals.
+pub(crate) fn ratios_of(results: &Results, title: &str, wanted: impl Fn(&Ratio) -> bool) -> Table {
+    let mut table = Table::new(title, ["benchmark", "beside", "ratio", "goal", ""]);
+    for ratio in results.figures.ratios.iter().filter(|ratio| wanted(ratio)) {
         table.row([
             ratio.id.as_str().into(),
             ratio.against.as_str().into(),

@@ -22,7 +22,7 @@ const TRIES: usize = 12;
 /// How long the batches of a benchmark that takes longer than `BATCH` may take all together.
 const LONG: Duration = Duration::from_millis(20);
 /// Rounds in which allocations are counted as well.
-const COUNTED: usize = 2;
+pub(super) const COUNTED: usize = 2;
 /// More rounds than this tell nothing new.
 const MOST: usize = 100;
 /// Fewer undisturbed processes of a side than this say nothing.
@@ -111,9 +111,9 @@ impl Runner<'_> {
             self.yardstick_ns = self.yardstick_ns.min(undisturbed([&found].into_iter()));
             let mut planned = Vec::new();
             for turn in &found.turns {
-                let (again, cost) = again(turn);
+                let (found, cost) = found_out(turn);
                 costs.push((cost, turn.id.clone()));
-                planned.push(again);
+                planned.push(found);
             }
             all.jobs.push(Job { reference, candidate, planned });
         }
@@ -122,13 +122,7 @@ impl Runner<'_> {
     }
 
     /// Measures blocks of all jobs, round by round, until the time is up, and hands over each as soon as it is there.
-    pub(super) fn rounds(
-        &mut self,
-        jobs: &[Job],
-        until: Instant,
-        first: [Side; 2],
-        mut done: impl FnMut(Block),
-    ) -> Result<()> {
+    pub(super) fn rounds(&mut self, jobs: &[Job], until: Instant, mut done: impl FnMut(Block)) -> Result<()> {
         let mut order: Vec<_> = (0..jobs.len()).collect();
         let mut slowest = Duration::ZERO;
         for round in 0..MOST {
@@ -139,7 +133,9 @@ impl Runner<'_> {
             }
             self.random.shuffle(&mut order);
             for &n in &order {
-                let [one, other] = if (round + n) % 2 == 0 { first } else { [first[1], first[0]] };
+                let mut order = [Side::Reference, Side::Candidate];
+                self.random.shuffle(&mut order);
+                let [one, other] = order;
                 let mut processes = Vec::new();
                 for side in [one, other, other, one] {
                     processes.push(self.process(&jobs[n], side, round < COUNTED)?);
@@ -224,9 +220,13 @@ pub(super) fn unknown(id: String) -> Planned {
 }
 
 /// How a benchmark is measured once it is known how long it takes, and how many nanoseconds a process will take for it.
-pub(super) fn again(turn: &Turn) -> (Planned, f64) {
+pub(super) fn found_out(turn: &Turn) -> (Planned, f64) {
     // One that waits depends on who wakes whom: that evens out in longer batches only.
-    let longer = if turn.waits.unwrap_or(0) > 0 { 10 } else { 1 };
+    planned(turn, if turn.waits.unwrap_or(0) > 0 { 10 } else { 1 })
+}
+
+/// So many times the iterations of a turn, and how many nanoseconds a process will take for it.
+pub(super) fn planned(turn: &Turn, longer: u64) -> (Planned, f64) {
     let batch = turn.batches.iter().map(|batch| batch.wall_ns).fold(f64::INFINITY, f64::min) * longer as f64;
     let fit = |batches: usize| ((LONG.as_nanos() as f64 / batch) as usize).clamp(1, batches);
     let (batches, tries) = (fit(BATCHES), fit(BATCHES * TRIES));

@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use airssys_wasm_measurements::stats::{SplitMix, median};
+use airssys_wasm_measurements::stats::SplitMix;
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -71,10 +71,10 @@ pub(crate) struct Args {
     #[arg(long)]
     markdown: bool,
     /// What decides the order of processes, to do the same again
-    #[arg(long)]
+    #[arg(long, conflicts_with = "saved")]
     seed: Option<u64>,
     /// Plant known slowdowns and changes of nothing, and report which are found; REF is not used
-    #[arg(long, conflicts_with = "saved")]
+    #[arg(long, conflicts_with_all = ["saved", "filter", "json", "markdown"])]
     self_check: bool,
     /// Rounds of a self-check in which nothing was changed, at a budget of three minutes
     #[arg(long, value_name = "N", default_value_t = 20, requires = "self_check")]
@@ -169,16 +169,16 @@ impl Args {
 
     fn compare(&self) -> Result<Outcome> {
         let reference = resolve(root(), &self.reference)?;
+        // As it is now, whatever becomes of it while others have their turn.
+        let candidate = if self.null {
+            Tree { label: format!("a second build of {}", reference.label), ..reference.clone() }
+        } else {
+            working_tree(root())?
+        };
         let _turn = programs::take_turns()?;
         let worktree = Worktree::new()?;
-        let (candidate, programs);
-        if self.null {
-            candidate = Tree { label: format!("a second build of {}", reference.label), ..reference.clone() };
-            programs = [worktree.build(&reference)?, worktree.build_again(&reference)?];
-        } else {
-            candidate = working_tree(root())?;
-            programs = [worktree.build(&reference)?, worktree.build(&candidate)?];
-        }
+        let build = if self.null { Worktree::build_again } else { Worktree::build };
+        let programs = [worktree.build(&reference)?, build(&worktree, &candidate)?];
         // Nothing of it is needed for measuring.
         drop(worktree);
         let mut outcome = self.plan().run(&programs, &reference, &candidate)?;
@@ -213,6 +213,8 @@ impl Comparison {
         let (mut jobs, mut first, mut second) = (Jobs::default(), Vec::new(), Vec::new());
         let measured = runner.jobs(programs, wanted, self.budget).and_then(|all| {
             jobs = all;
+            let minutes = self.budget.as_secs_f64() / 60.0;
+            eprintln!("measuring {} benchmarks for {minutes:.1} minutes at the most", jobs.ids().count());
             self.measure(&mut runner, &jobs, started, &mut first, &mut second)
         });
         match measured {
@@ -223,7 +225,10 @@ impl Comparison {
         outcome.rows = rows(&jobs, &first, &second, yardstick_ns, (1.0 + self.threshold).ln());
         outcome.seconds = started.elapsed().as_secs_f64();
         if self.instructions && !outcome.interrupted {
-            count_instructions(&jobs, &mut outcome, scratch.path(), &progress)?;
+            // What was measured by then is kept.
+            if let Err(error) = count_instructions(&jobs, &mut outcome, scratch.path(), &progress) {
+                outcome.remarks.push(format!("instructions were not counted: {error:#}"));
+            }
         }
         progress.finish_and_clear();
         outcome.remarks.extend(disturbances(&first, &second, yardstick_ns));
@@ -233,15 +238,17 @@ impl Comparison {
                     .into(),
             );
         }
-        if outcome.rows.is_empty() && jobs.new.is_empty() && jobs.gone.is_empty() {
-            let what = self.filter.as_deref().unwrap_or_default();
-            outcome.remarks.push(format!("no benchmark has {what:?} in its id"));
+        let is_empty = jobs.jobs.is_empty() && [&jobs.new, &jobs.gone].iter().all(|ids| ids.is_empty());
+        if let (Some(filter), true, true, false) =
+            (&self.filter, is_empty, jobs.left_out.is_empty(), outcome.interrupted)
+        {
+            outcome.remarks.push(format!("no benchmark has {filter:?} in its id"));
         }
         (outcome.new, outcome.gone, outcome.left_out) = (jobs.new, jobs.gone, jobs.left_out);
         Ok(outcome)
     }
 
-    /// All benchmarks first. Then those that may have changed, in fresh processes and in the other order.
+    /// All benchmarks first. Then those that may have changed, in fresh processes.
     fn measure(
         &self,
         runner: &mut Runner,
@@ -250,14 +257,11 @@ impl Comparison {
         first: &mut Vec<Block>,
         second: &mut Vec<Block>,
     ) -> Result<()> {
-        let mut order = [Side::Reference, Side::Candidate];
-        runner.random.shuffle(&mut order);
-        runner.rounds(&jobs.jobs, started + self.budget.mul_f64(FIRST), order, |block| first.push(block))?;
+        runner.rounds(&jobs.jobs, started + self.budget.mul_f64(FIRST), |block| first.push(block))?;
         let threshold = (1.0 + self.threshold).ln();
         let is_suspect = |id: &&str| evidence(id, first, runner.yardstick_ns).is_suspect(threshold);
         let suspects: Vec<_> = jobs.ids().filter(is_suspect).map(str::to_owned).collect();
-        order.reverse();
-        runner.rounds(&jobs.only(&suspects), started + self.budget, order, |block| second.push(block))
+        runner.rounds(&jobs.only(&suspects), started + self.budget, |block| second.push(block))
     }
 }
 
@@ -291,8 +295,8 @@ fn rows(jobs: &Jobs, first: &[Block], second: &[Block], yardstick_ns: f64, thres
             Row {
                 id: id.to_owned(),
                 clock,
-                reference_ns: median(all.ns[0].clone()),
-                candidate_ns: median(all.ns[1].clone()),
+                reference_ns: all.shown(Side::Reference),
+                candidate_ns: all.shown(Side::Candidate),
                 ratio: judged.interval.map(|at| [at.middle, at.lower, at.upper].map(f64::exp)),
                 floor: Some(judged.floor.exp()).filter(|floor| floor.is_finite()),
                 processes: all.processes(),

@@ -10,7 +10,7 @@ use airssys_wasm_measurements::{Turn, Turns, is_twin, stats::median};
 use anyhow::{Result, ensure};
 
 use super::{
-    measure::{FEWEST, Side, again, plan, turns, undisturbed, unknown},
+    measure::{COUNTED, FEWEST, Side, found_out, plan, planned, turns, undisturbed, unknown},
     outcome::{Counted, Outcome, Row},
     sides::{Worktree, working_tree},
     statistics::{Interval, difference, holm},
@@ -18,11 +18,14 @@ use super::{
 };
 use crate::{
     bench::{results::Results, saved_path},
+    interrupt::Interrupted,
     machine::Machine,
     programs::{self, Program},
     root, shown,
 };
 
+/// Processes in which allocations are counted as well.
+const ALLOCATIONS: usize = 2 * COUNTED;
 /// Processes that are saved.
 const PROCESSES: usize = 8;
 /// More than this tell nothing new.
@@ -33,8 +36,9 @@ fn is_wanted(id: &str) -> bool {
     !is_twin(id) || id.starts_with("raw/")
 }
 
-/// Measures what a later build can be compared with.
-pub(crate) fn measure(programs: &[Program], filter: Option<&str>, scratch: &Path) -> Result<Vec<(String, Vec<Turns>)>> {
+/// Measures what a later build can be compared with: built as that will be.
+pub(crate) fn measure(filter: Option<&str>, scratch: &Path) -> Result<Vec<(String, Vec<Turns>)>> {
+    let programs = &Worktree::new()?.build(&working_tree(root())?)?;
     let progress = programs::spinner();
     let mut all = Vec::new();
     for program in programs {
@@ -45,12 +49,12 @@ pub(crate) fn measure(programs: &[Program], filter: Option<&str>, scratch: &Path
             continue;
         }
         let found = turns(program, &plan(unknown, None, false), scratch, |id| progress.set_message(id))?;
-        let planned: Vec<_> = found.turns.iter().map(|turn| again(turn).0).collect();
+        let planned: Vec<_> = found.turns.iter().map(|turn| found_out(turn).0).collect();
         let yardstick_ns = undisturbed([&found].into_iter());
         let mut processes = Vec::new();
         for n in 0..PROCESSES {
             let at = |id| progress.set_message(format!("{}/{PROCESSES}  {id}", n + 1));
-            processes.push(turns(program, &plan(planned.clone(), Some(yardstick_ns), n == 0), scratch, at)?);
+            processes.push(turns(program, &plan(planned.clone(), Some(yardstick_ns), n < ALLOCATIONS), scratch, at)?);
         }
         all.push((program.name.clone(), processes));
     }
@@ -86,8 +90,8 @@ pub(super) fn compare(asked: &Asked) -> Result<Outcome> {
         differences.join("; ")
     );
     let candidate = working_tree(root())?;
-    let programs = Worktree::new()?.build(&candidate)?;
     let _turn = programs::take_turns()?;
+    let programs = Worktree::new()?.build(&candidate)?;
     let scratch = tempfile::tempdir()?;
     let reference = format!("{:?} of {}, {}", asked.name, saved.date, saved.revision());
     let mut outcome = Outcome::of(&reference, &candidate.label, 0, asked.threshold);
@@ -99,7 +103,11 @@ pub(super) fn compare(asked: &Asked) -> Result<Outcome> {
     }
     let started = Instant::now();
     let before: Vec<_> = saved.turns.iter().flat_map(|(_, processes)| processes).collect();
-    let after = measure_again(&saved, &programs, asked, scratch.path(), &mut outcome)?;
+    let mut after = Vec::new();
+    match measure_again(&saved, &programs, asked, scratch.path(), &mut outcome, &mut after) {
+        Err(error) if error.is::<Interrupted>() => outcome.interrupted = true,
+        other => other?,
+    }
     outcome.seconds = started.elapsed().as_secs_f64();
     judge(&Measured::new(before, asked.filter), &Measured::new(after.iter().collect(), asked.filter), &mut outcome);
     Ok(outcome)
@@ -112,7 +120,8 @@ fn measure_again(
     asked: &Asked,
     scratch: &Path,
     outcome: &mut Outcome,
-) -> Result<Vec<Turns>> {
+    all: &mut Vec<Turns>,
+) -> Result<()> {
     let mut jobs = Vec::new();
     for program in programs {
         let mut ids = program.ids(scratch)?;
@@ -124,13 +133,12 @@ fn measure_again(
             then.into_iter().flat_map(|turns| &turns.turns).filter(|turn| ids.contains(&turn.id)).collect();
         let is_known = |id: &String| known.iter().any(|turn| turn.id == *id);
         outcome.new.extend(ids.iter().filter(|id| !is_known(id) && !is_twin(id)).cloned());
-        let planned: Vec<_> = known.into_iter().map(|turn| again(turn).0).collect();
+        let planned: Vec<_> = known.into_iter().map(|turn| planned(turn, 1).0).collect();
         if !planned.is_empty() {
             jobs.push((program, planned));
         }
     }
     let progress = programs::spinner();
-    let mut all = Vec::new();
     let (started, mut slowest) = (Instant::now(), Duration::ZERO);
     let yardstick_ns = undisturbed(saved.turns.iter().flat_map(|(_, processes)| processes));
     for n in 0..MOST {
@@ -140,12 +148,12 @@ fn measure_again(
         }
         for (program, planned) in &jobs {
             let at = |id| progress.set_message(format!("process {}  {id}", n + 1));
-            all.push(turns(program, &plan(planned.clone(), Some(yardstick_ns), n == 0), scratch, at)?);
+            all.push(turns(program, &plan(planned.clone(), Some(yardstick_ns), n < ALLOCATIONS), scratch, at)?);
         }
         slowest = slowest.max(round.elapsed());
     }
     progress.finish_and_clear();
-    Ok(all)
+    Ok(())
 }
 
 /// What one side has measured.
@@ -165,6 +173,11 @@ impl<'t> Measured<'t> {
         Self { turns, yardstick_ns: undisturbed(processes.into_iter()) }
     }
 }
+
+/// Fewer twins than this say little about the machine.
+const FEW: usize = 5;
+/// The least change that counts then.
+const UNSURE: f64 = 0.1;
 
 /// What both have measured of one benchmark.
 struct Both<'t> {
@@ -206,7 +219,9 @@ fn judge(before: &Measured, after: &Measured, outcome: &mut Outcome) {
     let twins: Vec<_> = twins.into_iter().map(|(interval, _)| interval.middle).collect();
     let drift = if twins.is_empty() { 0.0 } else { median(twins.clone()) };
     let spread = if twins.is_empty() { 0.0 } else { median(twins.iter().map(|twin| (twin - drift).abs()).collect()) };
-    let floor = (1.0 + outcome.threshold).ln().max(3.0 * spread);
+    // A few tell neither how far the machine has drifted nor how sure that is.
+    let least = if twins.len() < FEW { outcome.threshold.max(UNSURE) } else { outcome.threshold };
+    let floor = (1.0 + least).ln().max(3.0 * spread);
     outcome.remarks.push(match twins.len() {
         0 => "no twin was measured beside, so that nothing tells how the machine has changed since".into(),
         n => format!(

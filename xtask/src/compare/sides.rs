@@ -77,7 +77,7 @@ pub(super) fn snapshot(worktree: &Path) -> Result<String> {
 fn in_repository(folder: &Path) -> Result<()> {
     ensure!(
         git(folder, ["rev-parse", "--is-inside-work-tree"]).is_ok_and(|inside| inside == "true"),
-        "this is not a git repository, so there is nothing to compare with; `compare --saved NAME` needs none"
+        "this is not a git repository, so there is nothing to compare with"
     );
     Ok(())
 }

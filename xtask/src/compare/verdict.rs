@@ -111,6 +111,14 @@ impl Evidence {
         self
     }
 
+    /// Nanoseconds of a side as people read them: of the processes that were not disturbed, if there are any.
+    pub(super) fn shown(&self, side: Side) -> f64 {
+        match &self.sides[side as usize][..] {
+            [] => median(self.ns[side as usize].clone()),
+            clean => median(clean.to_vec()).exp(),
+        }
+    }
+
     /// Processes of the side that has fewer.
     pub(super) fn processes(&self) -> usize {
         self.sides[0].len().min(self.sides[1].len())

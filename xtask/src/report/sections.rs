@@ -10,7 +10,7 @@ use crate::{
         tables,
     },
     compare::outcome::Row,
-    table::{Cell, Table, amount, times},
+    table::{Cell, Table, amount},
 };
 
 pub(super) fn all(source: &Source) -> Vec<Section> {
@@ -110,25 +110,11 @@ fn goals(results: &Results) -> Section {
             ("goals", "Our goals, as shares: less is better", chart(ours)),
             ("guide", "The guide's targets, as shares: less is better", chart(guides)),
         ],
-        tables: vec![goal_ratios(results), tables::limits(results)],
+        tables: vec![
+            tables::ratios_of(results, "Goals for ratios", |ratio| ratio.goal.is_some()),
+            tables::limits(results),
+        ],
     }
-}
-
-/// Ratios that have goals.
-fn goal_ratios(results: &Results) -> Table {
-    let mut table = Table::new("Goals for ratios", ["benchmark", "beside", "ratio", "goal", "verdict"]);
-    for ratio in &results.figures.ratios {
-        if let Some(goal) = ratio.goal {
-            table.row([
-                ratio.id.as_str().into(),
-                whose(&ratio.against).into(),
-                times(ratio),
-                Cell::number(format!("≤ {goal} ×"), goal),
-                Cell::met(ratio.pass),
-            ]);
-        }
-    }
-    table
 }
 
 fn intervals<'r>(ratios: impl Iterator<Item = (String, &'r Ratio)>, unit: &str) -> Value {
@@ -160,23 +146,8 @@ fn beside_bare_wasmtime(results: &Results) -> Section {
 }
 
 fn beside_others(results: &Results) -> Section {
-    let is_limit = |ratio: &&Ratio| ratio.id.starts_with("execution/limits/");
-    let others = results
-        .figures
-        .ratios
-        .iter()
-        .filter(|ratio| !ratio.against.starts_with("raw/"))
-        .filter(|ratio| !is_limit(ratio));
-    let mut table = Table::new("Beside others", ["benchmark", "beside", "ratio", "goal", "verdict"]);
-    for ratio in others.clone() {
-        table.row([
-            ratio.id.as_str().into(),
-            ratio.against.as_str().into(),
-            times(ratio),
-            ratio.goal.map_or_else(|| "".into(), |goal| Cell::number(format!("≤ {goal} ×"), goal)),
-            Cell::met(ratio.pass),
-        ]);
-    }
+    let is_other = |ratio: &Ratio| !ratio.against.starts_with("raw/") && !is_limit(ratio);
+    let others = results.figures.ratios.iter().filter(|ratio| is_other(ratio));
     Section {
         id: "peers",
         title: "Beside others",
@@ -188,16 +159,17 @@ fn beside_others(results: &Results) -> Section {
             "Ratio to others",
             intervals(others.map(|ratio| (format!("{} / {}", ratio.id, whose(&ratio.against)), ratio)), "×"),
         )],
-        tables: vec![table],
+        tables: vec![tables::ratios_of(results, "Beside others", is_other)],
     }
 }
 
+/// Whether it says what a limit costs.
+fn is_limit(ratio: &Ratio) -> bool {
+    ratio.id.starts_with("execution/limits/")
+}
+
 fn limits(results: &Results) -> Section {
-    let cost = results.figures.ratios.iter().filter(|ratio| ratio.id.starts_with("execution/limits/"));
-    let mut table = Table::new("Cost of limits", ["benchmark", "beside", "ratio"]);
-    for ratio in cost.clone() {
-        table.row([ratio.id.as_str().into(), ratio.against.as_str().into(), times(ratio)]);
-    }
+    let cost = results.figures.ratios.iter().filter(|ratio| is_limit(ratio));
     Section {
         id: "limits",
         title: "What limits cost",
@@ -216,7 +188,7 @@ fn limits(results: &Results) -> Section {
                 "×",
             ),
         )],
-        tables: vec![table],
+        tables: vec![tables::ratios_of(results, "Cost of limits", is_limit)],
     }
 }
 
