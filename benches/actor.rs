@@ -476,17 +476,19 @@ fn through<R: Receiver>(receivers: impl Future<Output = Vec<R>>) -> Measure {
     })
 }
 
-/// Tells the receivers in turn, by two clients, and waits until all is done with.
+/// Tells the receivers in turn, by two clients, and waits until all is done with: the last message to each is an ask.
 async fn all_told<R: Receiver>(receivers: &Arc<[R]>, messages: u64) {
     let payload = payload(64);
-    let clients = [0, receivers.len() / 2].map(|from| {
+    let share = messages as usize / 2;
+    let clients = [(0, share), (receivers.len() / 2, messages as usize - share)].map(|(from, messages)| {
         let (receivers, payload) = (Arc::clone(receivers), payload.clone());
         tokio::spawn(async move {
             let mine = &receivers[from..from + receivers.len() / 2];
-            for receiver in mine.iter().cycle().take((messages / 2) as usize) {
+            let asks = mine.len().min(messages);
+            for receiver in mine.iter().cycle().take(messages - asks) {
                 receiver.tell(payload.clone()).await;
             }
-            for receiver in mine {
+            for receiver in &mine[..asks] {
                 receiver.ask(payload.clone()).await.unwrap();
             }
         })

@@ -91,8 +91,8 @@ async fn raw_from_bytes(engine: &Engine, bytes: &[u8], expected: i32) {
     assert_eq!(run.call_async(&mut store, ()).await.unwrap(), (expected,));
 }
 
-/// How late a component is that wants to be called every 100 µs, on two workers, while nothing else happens and while a
-/// large component compiles.
+/// How long a yield and a warm call take, over and over, on two workers, while nothing else happens and while a large
+/// component compiles.
 fn neighbour_delay(quick: bool) -> anyhow::Result<Vec<Reading>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build()?;
     let large = binary(with_code(if quick { 400_000 } else { 2_000_000 }));

@@ -167,7 +167,7 @@ pub fn runtime() -> Runtime {
 
 impl Suite {
     fn by_criterion(self) {
-        // As few and short as the guide has it, unless the command line says otherwise.
+        // As few as the guide has them, and shorter, unless the command line says otherwise.
         let mut criterion = Criterion::default()
             .sample_size(30)
             .measurement_time(Duration::from_secs(2))

@@ -118,20 +118,29 @@ impl Suite {
     fn in_turns(self, quick: bool, only: Option<&str>, readings: bool) -> Result<Measured> {
         let mut measured = Measured { skipped: self.skipped, ..Measured::default() };
         let wanted = |id: &str| only.is_none_or(|only| id.contains(only));
+        // What is wanted may be one of a family, whose members nobody knows before they are read.
+        let may_have = |family: &str| {
+            let parts = |only: &str| family.split(", ").any(|name| name.contains(only) || only.starts_with(name));
+            only.is_none_or(parts)
+        };
         // Another order in each process.
         let mut random = SplitMix(u64::from(std::process::id()));
         for group in self.groups {
-            if group.variants.iter().any(|variant| wanted(&variant.id)) {
+            let differences = group.differences.iter().map(|difference| &difference.id);
+            if group.variants.iter().map(|variant| &variant.id).chain(differences).any(|id| wanted(id)) {
                 println!("{}", group.subject());
                 measured.groups.push(group.in_turns(quick, &mut random));
             }
         }
         for (name, read) in self.readings {
-            if !readings || !wanted(&name) {
+            if !readings || !may_have(&name) {
                 continue;
             }
             println!("{name}");
             for super::Reading { id, unit, values, target } in read(quick)? {
+                if !wanted(&id) {
+                    continue;
+                }
                 let limit = target.map(|(source, limit)| Limit { id: id.clone(), source: source.into(), limit });
                 measured.readings.push(Read { id, unit: unit.into(), values, limit });
             }

@@ -128,8 +128,8 @@ pub struct PoolConfig {
     pub tables_per_component: u32,
     /// Elements a table may have. Default: 32,768; a Python component needs more than 20,000.
     pub table_elements: usize,
-    /// Bytes of each linear memory that stay resident in a free slot and are zeroed by the next user instead of being
-    /// returned to the system. Default: 64 KiB. It is what makes a fresh instance of a small component cheap.
+    /// Bytes of each linear memory that are zeroed when it is freed, and stay resident, instead of being returned to the
+    /// system. Default: 64 KiB. It is what makes a fresh instance of a small component cheap.
     pub keep_resident: usize,
     /// Whether data segments are mapped copy-on-write. Default: `true`. Off saves one mapping an instance.
     pub copy_on_write: bool,
