@@ -49,9 +49,8 @@ pub(crate) fn processor_time() -> Option<[Duration; 2]> {
     None
 }
 
-/// How often this thread gave its processor away to wait, and how often it was taken from it, where the system tells.
-pub(crate) fn switches() -> Option<[u64; 2]> {
+/// How often this thread gave its processor away to wait, where the system tells.
+pub(crate) fn waits() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/thread-self/status").ok()?;
-    let count = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-    Some([count("voluntary_ctxt_switches:")?, count("nonvoluntary_ctxt_switches:")?])
+    status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")?.trim().parse().ok())
 }

@@ -153,3 +153,25 @@ fn has_outcome() -> bool {
     };
     read().is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_readme_says_is_run_and_no_name_stands_for_two_steps() {
+        let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+        let is_run = |command: &[&str]| {
+            STEPS.iter().flat_map(|step| step.commands).any(|arguments| arguments.starts_with(command))
+        };
+        for command in [&["test", "--workspace"][..], &["xtask", "bench"], &["xtask", "compare"], &["xtask", "report"]]
+        {
+            assert!(readme.contains(&format!("cargo {}", command.join(" "))), "{command:?}");
+            assert!(is_run(command), "{command:?}");
+        }
+        let mut names: Vec<_> = STEPS.iter().map(|step| step.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), STEPS.len());
+    }
+}

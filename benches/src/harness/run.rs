@@ -18,7 +18,7 @@ use serde::Serialize;
 use super::{Group, Measure, Suite, Variant};
 use crate::{
     allocations, guests,
-    process::{processor_time, switches},
+    process::{processor_time, waits},
 };
 
 /// What xtask asks for. Anything else is Criterion's command line.
@@ -171,15 +171,15 @@ impl Suite {
                 None => iterations_for(Duration::from_nanos(plan.batch_ns), &mut measure),
             };
             let set_up_ns = started.elapsed().as_nanos() as u64;
-            let (switches_before, time_before) = (switches(), processor_time());
+            let (waits_before, time_before) = (waits(), processor_time());
             let batches = batches(&mut measure, iterations, planned, plan.yardstick_ns);
-            let (time_after, switches_after) = (processor_time(), switches());
+            let (time_after, waits_after) = (processor_time(), waits());
             let allocations = plan.allocations.then(|| {
                 let (count, bytes) = allocations::during(|| _ = measure(iterations));
                 (count as f64 / iterations as f64, bytes as f64 / iterations as f64)
             });
             let process_ns = time_before.zip(time_after).map(|(before, after)| nanoseconds(after[1] - before[1]));
-            let waits = switches_before.zip(switches_after).map(|(before, after)| after[0] - before[0]);
+            let waits = waits_before.zip(waits_after).map(|(before, after)| after - before);
             turns.push(Turn { id: planned.id.clone(), iterations, set_up_ns, batches, process_ns, waits, allocations });
             drop(measure);
             started = Instant::now();

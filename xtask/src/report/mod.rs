@@ -186,9 +186,9 @@ impl Section {
         }
         for table in tables.iter().filter(|table| table.len() > 0) {
             html.push_str(&format!(
-                "<details class=\"data\"><summary>{}: {} rows</summary><div class=\"scroll\">{}</div></details>",
+                "<details class=\"data\"><summary>{}: {}</summary><div class=\"scroll\">{}</div></details>",
                 escaped(&table.title),
-                table.len(),
+                if table.len() == 1 { "1 row".into() } else { format!("{} rows", table.len()) },
                 table.html()
             ));
         }

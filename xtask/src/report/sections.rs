@@ -238,13 +238,13 @@ const PERCENTILES: [&str; 4] = ["p50", "p95", "p99", "p99.9"];
 fn latencies(results: &Results) -> Section {
     let mut table = Table::new("Latencies", ["rate", "of", "p50", "p95", "p99", "p99.9"]);
     let mut series = Vec::new();
-    for rate in ["1000", "10000", "100000"] {
+    for (rate, asks) in [("1000", "1,000"), ("10000", "10,000"), ("100000", "100,000")] {
         for (name, prefix) in [("ours", ""), ("raw", "raw/"), ("kameo", "peer/kameo/")] {
             let id = format!("{prefix}actor/latency/{rate}_per_second");
             let values = PERCENTILES.map(|percentile| results.figure(&format!("{id}/{percentile}")));
             let [Some(p50), Some(p95), Some(p99), Some(p999)] = values else { continue };
             let values = [p50, p95, p99, p999].map(|figure| figure.estimate);
-            let facet = format!("{rate} asks a second");
+            let facet = format!("{asks} asks a second");
             series.push(json!({ "id": id, "label": name, "facet": facet, "values": values }));
             let mut cells: Vec<Cell> = vec![facet.into(), name.into()];
             cells.extend(values.map(|ns| Cell::amount(ns, "ns")));
