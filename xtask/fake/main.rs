@@ -1,8 +1,9 @@
 //! Stands in for cargo, and for the benchmark program that it builds, in tests of `cargo xtask bench` and `compare`.
 //!
 //! As cargo it reads `benches/behaviour` and leaves a copy of itself with that text at its end. Such a copy is the program:
-//! each line of the text is a benchmark, with its nanoseconds and its allocations. `broken` does not build, `hangs` stops
-//! in the middle of a comparison and says so, and the processes of one that is `noisy` do not agree at all.
+//! each line of the text is a benchmark, with its nanoseconds and its allocations. `broken` does not build, `old` knows
+//! nothing of comparisons, `hangs` stops in the middle of one and says so, and the processes of one that is `noisy` do
+//! not agree at all.
 
 #![expect(clippy::unwrap_used, reason = "what it is given comes from a test")]
 
@@ -15,10 +16,13 @@ fn main() -> ExitCode {
     let mark = mark();
     let at = itself.windows(mark.len()).rposition(|window| window == mark);
     match at {
-        Some(at) => program(str::from_utf8(&itself[at + mark.len()..]).unwrap()),
-        None => return cargo(&itself),
+        None => cargo(&itself),
+        Some(at) if itself[at + mark.len()..].starts_with(b"old") => ExitCode::from(2),
+        Some(at) => {
+            program(str::from_utf8(&itself[at + mark.len()..]).unwrap());
+            ExitCode::SUCCESS
+        }
     }
-    ExitCode::SUCCESS
 }
 
 /// Put together here, so that it stands nowhere in the program itself.

@@ -147,6 +147,10 @@ fn what_cannot_be_compared_is_said_with_the_reason() {
     assert_eq!(broken.0, Some(2));
     assert!(broken.2.contains("cannot build main") && broken.2.contains("it is broken"), "{}", broken.2);
 
+    let old = Repository::new("old", BEFORE).compare(&[]);
+    assert_eq!(old.0, Some(2));
+    assert!(old.2.contains("choose a later commit"), "{}", old.2);
+
     let unknown = Repository::new(BEFORE, BEFORE).compare(&["nothing"]);
     assert_eq!(unknown.0, Some(2));
     assert!(unknown.2.contains("\"nothing\" is not a commit here"), "{}", unknown.2);
