@@ -89,7 +89,9 @@ fn whose(id: &str) -> &str {
 
 fn goals(results: &Results) -> Section {
     let (ours, guides) = held(results);
-    let chart = |held: Vec<Held>| {
+    let chart = |mut held: Vec<Held>| {
+        // What is missed, or nearly so, comes first.
+        held.sort_by(|a, b| b.share[0].total_cmp(&a.share[0]));
         let rows: Vec<_> = held
             .into_iter()
             .map(|Held { label, share: [value, lower, upper], pass }| {
