@@ -1,11 +1,12 @@
 //! `results.json`: schema 2.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use airssys_wasm_measurements::{Figure, Figures, Ratio, Turns};
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use super::read_whole;
 use crate::machine::{Machine, printed, today};
 
 const SCHEMA: u32 = 2;
@@ -50,11 +51,12 @@ impl Results {
     }
 
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        let json = fs::read(path).with_context(|| format!("cannot read {}", crate::shown(path)))?;
-        let unexpected = || format!("{} is not of this version: measure anew", crate::shown(path));
-        let results: Self = serde_json::from_slice(&json).with_context(unexpected)?;
-        ensure!(results.schema == SCHEMA, unexpected());
-        Ok(results)
+        read_whole(path, SCHEMA, "measure anew")
+    }
+
+    /// What a figure is held against, if it is.
+    pub(crate) fn limit(&self, id: &str) -> Option<f64> {
+        self.figures.targets.iter().find(|target| target.id == id).map(|target| target.limit)
     }
 
     /// The commit in short, and whether something was changed since.

@@ -2,11 +2,12 @@
 
 use std::{fmt::Write as _, path::Path};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::verdict::{Clock, MATTERS, Verdict};
 use crate::{
+    bench::read_whole,
     machine::Machine,
     table::{Cell, Table},
 };
@@ -141,11 +142,7 @@ impl Outcome {
     }
 
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        let json = std::fs::read(path).with_context(|| format!("cannot read {}", crate::shown(path)))?;
-        let unexpected = || format!("{} is not of this version: compare anew", crate::shown(path));
-        let outcome: Self = serde_json::from_slice(&json).with_context(unexpected)?;
-        ensure!(outcome.schema == SCHEMA, unexpected());
-        Ok(outcome)
+        read_whole(path, SCHEMA, "compare anew")
     }
 
     pub(crate) fn end(&self) -> End {

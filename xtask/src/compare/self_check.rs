@@ -20,7 +20,7 @@ use super::{
     verdict::Verdict,
 };
 use crate::{
-    bench::write_whole,
+    bench::{read_whole, write_whole},
     interrupt::Interrupted,
     machine::{Machine, today},
     programs::{self, Program},
@@ -170,7 +170,9 @@ fn planted<'e>(
     Ok(Tree { id: snapshot(worktree.path())?, label: label.into() })
 }
 
-/// What came of a self-check: schema 1.
+const SCHEMA: u32 = 1;
+
+/// What came of a self-check.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Record {
     schema: u32,
@@ -232,7 +234,7 @@ pub(super) fn run(asked: &Asked) -> Result<ExitCode> {
     let again = worktree.build_again(&base)?;
     drop(worktree);
     let mut record = Record {
-        schema: 1,
+        schema: SCHEMA,
         date: today(),
         revision: base.label.clone(),
         machine: Machine::here(),
@@ -313,10 +315,7 @@ impl Record {
 
     /// The last one, if there is one.
     pub(crate) fn last() -> Result<Option<Self>> {
-        optional(&record_path(), |path| {
-            let json = fs::read(path).with_context(|| format!("cannot read {}", shown(path)))?;
-            serde_json::from_slice(&json).with_context(|| format!("{} is not of this version", shown(path)))
-        })
+        optional(&record_path(), |path| read_whole(path, SCHEMA, "check anew"))
     }
 
     /// What was planted and what was found, and what was said where nothing had changed.

@@ -270,14 +270,13 @@ fn latencies(results: &Results) -> Section {
 }
 
 fn neighbours(results: &Results) -> Section {
-    let limit = |id: &str| results.figures.targets.iter().find(|target| target.id == id).map(|target| target.limit);
     let mut table = Table::new("Neighbours", ["benchmark", "p99", "limit"]);
     let mut rows = Vec::new();
     for workers in ["one_worker", "two_workers"] {
         for neighbour in ["alone", "spins", "traps", "floods", "hoards"] {
             let id = format!("actor/neighbour/{neighbour}/{workers}/p99");
             let Some(figure) = results.figure(&id) else { continue };
-            let limit = limit(&id);
+            let limit = results.limit(&id);
             let group = workers.replace('_', " ");
             rows.push(json!({ "label": neighbour, "group": group, "value": figure.estimate, "limit": limit }));
             let limit = limit.map_or_else(|| "".into(), |limit| Cell::amount(limit, "ns"));
@@ -285,7 +284,7 @@ fn neighbours(results: &Results) -> Section {
         }
     }
     for figure in results.figures.results.iter().filter(|figure| figure.id.contains("/neighbour_delay/")) {
-        let limit = limit(&figure.id).map_or_else(|| "".into(), |limit| Cell::amount(limit, "ns"));
+        let limit = results.limit(&figure.id).map_or_else(|| "".into(), |limit| Cell::amount(limit, "ns"));
         table.row([figure.id.as_str().into(), Cell::amount(figure.estimate, "ns"), limit]);
     }
     Section {
@@ -319,7 +318,7 @@ fn memory(results: &Results) -> Section {
     }
     let mut rows = Vec::new();
     for figure in results.figures.results.iter().filter(|figure| figure.unit == "bytes") {
-        let limit = results.figures.targets.iter().find(|target| target.id == figure.id).map(|target| target.limit);
+        let limit = results.limit(&figure.id);
         if let Some(guest) = figure.id.split("actor/density/").nth(1) {
             let group = guest.split('/').next().unwrap_or(guest);
             let label = if is_twin(&figure.id) { "raw" } else { "ours" };
