@@ -46,8 +46,18 @@ pub struct NoHandler {
     pub exports: Vec<String>,
 }
 
+/// Exports that a message lists: a component can have any number of them.
+const MOST_LISTED: usize = 20;
+
 fn listed(exports: &[String]) -> String {
-    if exports.is_empty() { "nothing".to_owned() } else { exports.join("; ") }
+    if exports.is_empty() {
+        return "nothing".to_owned();
+    }
+    let mut listed = exports.iter().take(MOST_LISTED).map(String::as_str).collect::<Vec<_>>().join("; ");
+    if exports.len() > MOST_LISTED {
+        listed.push_str("; and more");
+    }
+    listed.escape_debug().to_string()
 }
 
 pub(crate) const ACTOR_HANDLE: &str = "airssys:actor/handler@0.1.0#handle";

@@ -216,7 +216,7 @@ impl LoadedComponent {
         }
         match linker.instantiate_pre(&self.0.component) {
             Ok(pre) => Ok(ComponentTemplate { loaded: self.clone(), clock: self.0.engine.clock().clone(), pre }),
-            Err(source) => Err(LinkError::Unsatisfied { imports: self.unsatisfied(linker), source }),
+            Err(error) => Err(LinkError::Unsatisfied { imports: self.unsatisfied(linker), error }),
         }
     }
 

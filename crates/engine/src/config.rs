@@ -3,6 +3,7 @@
 
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
+use crate::CompileLimits;
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 /// Bytes that a linear memory can have: what 32 bits can address, and what each slot of the pool reserves.
@@ -32,8 +33,11 @@ pub struct EngineConfig {
     /// Off, a small component compiles in two thirds of the time and a large one leaves the other cores to the
     /// components that are running.
     pub parallel_compilation: bool,
-    /// How many components are compiled at once by the async forms of loading. Default: 1.
+    /// How many components are compiled at once by the async forms of loading. Default: 2, so that one that takes long does
+    /// not keep the others from compiling.
     pub compile_jobs: NonZeroUsize,
+    /// What is refused before the compiler sees it. Default: [`CompileLimits::default`].
+    pub compile_limits: CompileLimits,
     /// How many wasm frames a crash keeps. Default: 16. One is the least: it tells what failed below a guest from what
     /// failed outside.
     pub backtrace_frames: NonZeroUsize,
@@ -49,7 +53,8 @@ impl Default for EngineConfig {
             ticking: Ticking::Every(Duration::from_millis(1)),
             signals_based_traps: true,
             parallel_compilation: false,
-            compile_jobs: NonZeroUsize::MIN,
+            compile_jobs: const { NonZeroUsize::new(2).expect("not zero") },
+            compile_limits: CompileLimits::default(),
             backtrace_frames: const { NonZeroUsize::new(16).expect("not zero") },
             code_cache: None,
         }

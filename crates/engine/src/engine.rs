@@ -3,18 +3,20 @@
 use std::{
     fmt, fs,
     hash::{Hash, Hasher},
+    io::Read,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{Arc, OnceLock, Weak},
 };
 
 use dashmap::DashMap;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Semaphore;
 use wasmtime::{Engine, component::Component};
 
 use crate::{
-    Allocation, CodeCache, EngineConfig, EngineError, EpochClock, LoadError, LoadedComponent, Origin, Profile,
-    component::Loaded,
+    Allocation, CodeCache, CompileLimits, Complexity, EngineConfig, EngineError, EpochClock, LoadError,
+    LoadedComponent, Origin, Profile, component::Loaded, error::panic_message,
 };
 
 /// A 256-bit BLAKE3 digest.
@@ -49,9 +51,12 @@ struct Inner {
     metered: Backend,
     code_cache: Option<CodeCache>,
     /// Held weakly, so that a component's code goes with its last user.
-    known: DashMap<CacheKey, Arc<Mutex<Weak<Loaded>>>>,
+    known: DashMap<CacheKey, Slot>,
     compile_jobs: Arc<Semaphore>,
 }
+
+/// Where a component is to be found while it lives. Locked by whoever makes it.
+type Slot = Arc<Mutex<Weak<Loaded>>>;
 
 /// The wasmtime engines of one profile.
 #[derive(Default)]
@@ -153,7 +158,9 @@ impl WasmEngine {
     /// Loads a component from its binary form: from memory if these bytes are loaded already, else from the code cache,
     /// else compiled. Does not block an async worker; at most [`EngineConfig::compile_jobs`] compile at a time.
     ///
-    /// A load that is dropped while it compiles goes on in the background and its result is discarded.
+    /// A load that is dropped while it waits for its turn is gone. One that is dropped while it compiles goes on in the
+    /// background, counts as one that compiles, and its result is discarded: nobody can stop the compiler. For how long
+    /// that can be at the most, see [`CompileLimits`](crate::CompileLimits).
     ///
     /// # Errors
     ///
@@ -167,6 +174,7 @@ impl WasmEngine {
         bytes: impl AsRef<[u8]> + Send + 'static,
         profile: Profile,
     ) -> Result<LoadedComponent, LoadError> {
+        self.0.config.compile_limits.check_bytes(bytes.as_ref().len() as u64)?;
         let (bytes, digest) = if bytes.as_ref().len() <= HASH_INLINE {
             let digest = digest(bytes.as_ref());
             (bytes, digest)
@@ -197,6 +205,7 @@ impl WasmEngine {
     ///
     /// See [`LoadError`].
     pub fn load_blocking(&self, bytes: &[u8], profile: Profile) -> Result<LoadedComponent, LoadError> {
+        self.0.config.compile_limits.check_bytes(bytes.len() as u64)?;
         self.load_keyed(bytes, CacheKey { digest: digest(bytes), profile })
     }
 
@@ -214,7 +223,8 @@ impl WasmEngine {
         path: impl AsRef<Path> + Send + 'static,
         profile: Profile,
     ) -> Result<LoadedComponent, LoadError> {
-        let bytes = off_the_workers(move || read(path.as_ref())).await?;
+        let limits = self.0.config.compile_limits;
+        let bytes = off_the_workers(move || read(path.as_ref(), &limits)).await?;
         self.load(bytes, profile).await
     }
 
@@ -224,7 +234,7 @@ impl WasmEngine {
     ///
     /// See [`LoadError`].
     pub fn load_file_blocking(&self, path: impl AsRef<Path>, profile: Profile) -> Result<LoadedComponent, LoadError> {
-        self.load_blocking(&read(path.as_ref())?, profile)
+        self.load_blocking(&read(path.as_ref(), &self.0.config.compile_limits)?, profile)
     }
 
     /// Loads a component from its text form.
@@ -233,7 +243,8 @@ impl WasmEngine {
     ///
     /// See [`LoadError`].
     pub fn load_wat_blocking(&self, text: &str, profile: Profile) -> Result<LoadedComponent, LoadError> {
-        self.load_blocking(&wat::parse_str(text).map_err(LoadError::Text)?, profile)
+        self.0.config.compile_limits.check_text(text.len() as u64)?;
+        self.load_blocking(&wat::parse_str(text).map_err(|error| LoadError::Text { error })?, profile)
     }
 
     /// Compiles a component into native code for [`load_precompiled`](Self::load_precompiled), here or in another
@@ -243,8 +254,15 @@ impl WasmEngine {
     ///
     /// See [`LoadError`].
     pub fn precompile_blocking(&self, bytes: &[u8], profile: Profile) -> Result<Vec<u8>, LoadError> {
+        self.check(bytes)?;
+        let engine = self.main(profile)?;
+        compiler(|| engine.precompile_component(bytes))
+    }
+
+    /// What must hold before the compiler may see it.
+    fn check(&self, bytes: &[u8]) -> Result<(), LoadError> {
         check_header(bytes)?;
-        self.main(profile)?.precompile_component(bytes).map_err(|source| LoadError::Invalid { source })
+        Complexity::of(bytes, &self.0.config.compile_limits).map(|_| ())
     }
 
     /// Loads native code made by [`precompile_blocking`](Self::precompile_blocking). It is copied; for large components
@@ -327,7 +345,10 @@ impl WasmEngine {
     }
 
     fn load_cached(&self, key: CacheKey) -> Option<LoadedComponent> {
-        self.single_flight(key, || self.find_in_code_cache(key).ok_or(())).ok()
+        let shared = self.slot(key);
+        // Whoever compiles it holds the lock for long, and each who waited here would hold a thread.
+        let slot = shared.try_lock()?;
+        self.fill(key, &shared, slot, || self.find_in_code_cache(key).ok_or(())).ok()
     }
 
     fn known(&self, key: &CacheKey) -> Option<LoadedComponent> {
@@ -343,8 +364,21 @@ impl WasmEngine {
         key: CacheKey,
         make: impl FnOnce() -> Result<(Component, Allocation, Origin), E>,
     ) -> Result<LoadedComponent, E> {
-        let shared = self.0.known.entry(key).or_default().clone();
-        let mut slot = shared.lock();
+        let shared = self.slot(key);
+        self.fill(key, &shared, shared.lock(), make)
+    }
+
+    fn slot(&self, key: CacheKey) -> Slot {
+        self.0.known.entry(key).or_default().clone()
+    }
+
+    fn fill<E>(
+        &self,
+        key: CacheKey,
+        shared: &Slot,
+        mut slot: MutexGuard<'_, Weak<Loaded>>,
+        make: impl FnOnce() -> Result<(Component, Allocation, Origin), E>,
+    ) -> Result<LoadedComponent, E> {
         if let Some(loaded) = slot.upgrade() {
             return Ok(LoadedComponent::new(loaded));
         }
@@ -357,7 +391,7 @@ impl WasmEngine {
                 let loaded = LoadedComponent::new(Arc::new(loaded));
                 *slot = loaded.downgrade();
                 // It may have been forgotten between being found and being locked.
-                self.0.known.insert(key, Arc::clone(&shared));
+                self.0.known.insert(key, Arc::clone(shared));
                 Ok(loaded)
             }
             Err(error) => {
@@ -391,17 +425,16 @@ impl WasmEngine {
 
     #[expect(unsafe_code, reason = "wasmtime hands out compiled code as bytes and takes it back as trusted")]
     fn compile(&self, bytes: &[u8], key: CacheKey) -> Result<(Component, Allocation, Origin), LoadError> {
-        check_header(bytes)?;
+        self.check(bytes)?;
         let profile = key.profile;
         let main = self.main(profile)?;
         let cache = self.0.code_cache.as_ref();
         if cache.is_none() && bytes.len() <= COMPILE_IN_PLACE {
-            let (component, allocation) = self
-                .adopt(profile, |engine| Component::from_binary(engine, bytes))
-                .map_err(|source| LoadError::Invalid { source })?;
+            let (component, allocation) =
+                compiler(|| self.adopt(profile, |engine| Component::from_binary(engine, bytes)))?;
             return Ok((component, allocation, Origin::Compiled));
         }
-        let code = main.precompile_component(bytes).map_err(|source| LoadError::Invalid { source })?;
+        let code = compiler(|| main.precompile_component(bytes))?;
         if let Some(cache) = cache
             && let Err(error) = cache.store(&self.entry_name(&key)?, &code)
         {
@@ -410,7 +443,7 @@ impl WasmEngine {
         // SAFETY: wasmtime made these bytes a moment ago, for these settings.
         let (component, allocation) = self
             .adopt(profile, |engine| unsafe { Component::deserialize(engine, &code) })
-            .map_err(|source| LoadError::Invalid { source })?;
+            .map_err(|error| LoadError::Invalid { error })?;
         Ok((component, allocation, Origin::Compiled))
     }
 
@@ -444,20 +477,40 @@ impl WasmEngine {
         let mut hasher = Blake(blake3::Hasher::new());
         self.main(key.profile)?.precompile_compatibility_hash().hash(&mut hasher);
         key.profile.hash(&mut hasher);
+        // Code is not looked at again: it is that of a component that was within these limits.
+        self.0.config.compile_limits.hash(&mut hasher);
         hasher.0.update(&key.digest);
         Ok(*hasher.0.finalize().as_bytes())
     }
 }
 
+/// Calls the compiler. It reads what strangers write, and a bug in it is not to end the host. What it has begun when it
+/// panics belongs to this component alone.
+fn compiler<R>(compile: impl FnOnce() -> wasmtime::Result<R>) -> Result<R, LoadError> {
+    match catch_unwind(AssertUnwindSafe(compile)) {
+        Ok(compiled) => compiled.map_err(|error| LoadError::Invalid { error }),
+        Err(payload) => Err(LoadError::CompilerPanicked { message: panic_message(payload) }),
+    }
+}
+
 /// A component's binary form, from a file that has it as text or as it is.
-fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
-    let bytes = fs::read(path).map_err(|source| LoadError::File { path: path.to_owned(), source })?;
-    if path.extension().is_none_or(|extension| extension != "wat") {
+fn read(path: &Path, limits: &CompileLimits) -> Result<Vec<u8>, LoadError> {
+    let is_text = path.extension().is_some_and(|extension| extension == "wat");
+    let check = |bytes| if is_text { limits.check_text(bytes) } else { limits.check_bytes(bytes) };
+    let most = if is_text { limits.text_bytes } else { limits.bytes };
+    let failed = |source| LoadError::File { path: path.to_owned(), source };
+    let file = fs::File::open(path).map_err(failed)?;
+    check(file.metadata().map_err(failed)?.len())?;
+    let mut bytes = Vec::new();
+    // It may be no file at all, or grow while it is read.
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
+    check(bytes.len() as u64)?;
+    if !is_text {
         return Ok(bytes);
     }
     wat::parse_bytes(&bytes).map(|binary| binary.into_owned()).map_err(|mut error| {
         error.set_path(path);
-        LoadError::Text(error)
+        LoadError::Text { error }
     })
 }
 
@@ -487,6 +540,8 @@ fn check_header(bytes: &[u8]) -> Result<(), LoadError> {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Waker};
+
     use super::*;
 
     #[test]
@@ -509,6 +564,41 @@ mod tests {
         assert_eq!(engine.load(bytes.clone(), Profile::Plain).await.unwrap().origin(), Origin::Compiled);
         let _all = engine.0.compile_jobs.acquire().await.unwrap();
         assert_eq!(engine.load(bytes, Profile::Plain).await.unwrap().origin(), Origin::CodeCache);
+    }
+
+    #[test]
+    fn a_panic_of_the_compiler_is_an_error() {
+        let error = compiler(|| -> wasmtime::Result<()> { panic!("over\x1b[31m") }).unwrap_err();
+        assert!(matches!(&error, LoadError::CompilerPanicked { message } if message == "over\x1b[31m"), "{error:?}");
+        assert!(error.to_string().contains(r"over\u{1b}[31m"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_load_that_is_dropped_while_it_waits_for_its_turn_is_gone() {
+        let engine = WasmEngine::new(EngineConfig::on_demand()).unwrap();
+        let all = engine.0.config.compile_jobs.get() as u32;
+        let others = engine.0.compile_jobs.acquire_many(all).await.unwrap();
+        let bytes = wat::parse_str("(component)").unwrap();
+        let mut load = Box::pin(engine.load(bytes.clone(), Profile::Plain));
+        assert!(load.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        drop(load);
+        drop(others);
+        // It would have come first.
+        assert_eq!(engine.0.compile_jobs.available_permits(), all as usize);
+        assert_eq!(engine.0.known.len(), 0);
+        engine.load(bytes, Profile::Plain).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_for_what_is_being_compiled_holds_no_thread() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = EngineConfig { code_cache: Some(folder.path().to_owned()), ..EngineConfig::on_demand() };
+        let engine = WasmEngine::new(config).unwrap();
+        let key = CacheKey { digest: digest(b"x"), profile: Profile::Plain };
+        let slot = engine.slot(key);
+        let compiling = slot.lock();
+        assert!(engine.load_cached(key).is_none());
+        drop(compiling);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What can go wrong before a guest runs. What goes wrong while it runs is a crash, and belongs to
 //! `airssys-wasm-isolation`.
 
-use std::{fmt, io, path::PathBuf};
+use std::{any::Any, fmt, io, path::PathBuf};
 
 use crate::{cache::CacheError, config::Profile};
 
@@ -44,17 +44,45 @@ pub enum LoadError {
     )]
     CoreModule,
     /// The text is not valid WAT.
-    #[error("not valid WebAssembly text")]
-    Text(#[source] wat::Error),
+    #[error("not valid WebAssembly text: {}", Escaped(error))]
+    Text {
+        /// What is wrong, and where. Its text has a line of what was read.
+        error: wat::Error,
+    },
     /// The bytes are truncated, damaged, or use a feature that this engine does not have.
-    #[error("the component is damaged or uses an unsupported feature: {source:#}")]
+    #[error("the component is damaged or uses an unsupported feature: {}", Escaped(error))]
     Invalid {
-        /// What is wrong, with its offset.
-        #[source]
-        source: wasmtime::Error,
+        /// What is wrong, with its offset. Its text may have names of the component's in it as they are.
+        error: wasmtime::Error,
+    },
+    /// It would take the compiler too long, or too much memory.
+    #[error(
+        "the component is too complex to be compiled here: its `{what}` is {found} or more, and {allowed} are allowed; \
+         build it smaller, or raise `CompileLimits::{what}`"
+    )]
+    TooComplex {
+        /// The field of [`CompileLimits`](crate::CompileLimits).
+        what: &'static str,
+        /// How much was found before it was given up.
+        found: u64,
+        /// The limit.
+        allowed: u64,
+    },
+    /// It instantiates something that it is given at run time, of which nobody can say beforehand what it costs. No
+    /// toolchain makes such components.
+    #[error("the component instantiates {what} that it imports or finds in an instance; define them in it instead")]
+    UnknownInstance {
+        /// `core modules` or `components`.
+        what: &'static str,
+    },
+    /// The compiler panicked. The host goes on.
+    #[error("the compiler panicked over the component: {}; that is a bug of wasmtime's", message.escape_debug())]
+    CompilerPanicked {
+        /// What it panicked with, where that is text.
+        message: String,
     },
     /// Precompiled code of another engine version, configuration or processor, or no such code at all.
-    #[error("not precompiled for this engine with {profile:?} code ({source:#}); run `precompile` again")]
+    #[error("not precompiled for this engine with {profile:?} code ({}); run `precompile` again", Escaped(source))]
     Incompatible {
         /// The profile it was to be loaded for.
         profile: Profile,
@@ -88,9 +116,8 @@ pub enum LinkError {
     Unsatisfied {
         /// Each import that is not satisfied.
         imports: Vec<MissingImport>,
-        /// What wasmtime says of the first of them.
-        #[source]
-        source: wasmtime::Error,
+        /// What wasmtime says of the first of them, with names of the component's as they are.
+        error: wasmtime::Error,
     },
     /// A host function could not be defined.
     #[error("a host function cannot be defined; is its name taken by another?")]
@@ -117,10 +144,10 @@ pub struct MissingImport {
 
 impl fmt::Display for MissingImport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}`", self.name)?;
+        write!(f, "`{}`", self.name.escape_debug())?;
         match self.functions.as_slice() {
             [] => f.write_str(" (defined with another type)"),
-            functions => write!(f, " ({})", functions.join("; ")),
+            functions => write!(f, " ({})", functions.join("; ").escape_debug()),
         }
     }
 }
@@ -130,7 +157,7 @@ impl fmt::Display for MissingImport {
 #[non_exhaustive]
 pub enum ExportError {
     /// No function of this name.
-    #[error("no exported function `{name}`; there are: {}", List(available))]
+    #[error("no exported function `{}`; there are: {}", name.escape_debug(), List(available))]
     Missing {
         /// The name asked for.
         name: String,
@@ -138,7 +165,11 @@ pub enum ExportError {
         available: Vec<String>,
     },
     /// The function has another type.
-    #[error("the export is `{actual}`, not a function of the type asked for: {mismatch}")]
+    #[error(
+        "the export is `{}`, not a function of the type asked for: {}",
+        actual.escape_debug(),
+        mismatch.escape_debug()
+    )]
     Mistyped {
         /// The name and type it has.
         actual: String,
@@ -154,12 +185,40 @@ impl<T: fmt::Display> fmt::Display for List<'_, T> {
         if self.0.is_empty() {
             return f.write_str("none");
         }
-        for (i, item) in self.0.iter().enumerate() {
+        for (i, item) in self.0.iter().take(MOST_LISTED).enumerate() {
             if i > 0 {
                 f.write_str(", ")?;
             }
-            item.fmt(f)?;
+            write!(f, "{}", item.to_string().escape_debug())?;
+        }
+        match self.0.len().saturating_sub(MOST_LISTED) {
+            0 => Ok(()),
+            more => write!(f, ", and {more} more"),
+        }
+    }
+}
+
+/// Names of a component's that a message lists: it can have any number of them.
+const MOST_LISTED: usize = 20;
+
+/// What somebody else says of a component, in which names of the component's may be: a log and a terminal are to stay
+/// whole. Such an error is no `source`, because whoever prints a chain of sources escapes nothing.
+struct Escaped<'a, E>(&'a E);
+
+impl<E: fmt::Display> fmt::Display for Escaped<'_, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, line) in format!("{:#}", self.0).lines().enumerate() {
+            let line = line.escape_debug();
+            if i == 0 { write!(f, "{line}")? } else { write!(f, "\n{line}")? }
         }
         Ok(())
+    }
+}
+
+/// What a panic says, where that is text.
+pub fn panic_message(payload: Box<dyn Any + Send>) -> String {
+    match payload.downcast::<String>() {
+        Ok(text) => *text,
+        Err(payload) => payload.downcast_ref::<&str>().copied().unwrap_or("not with text").to_owned(),
     }
 }

@@ -38,6 +38,7 @@
 //! wasmtime and wasmtime-wasi are public dependencies, re-exported here and only here. Only this crate builds a
 //! [`wasmtime::Config`]; see [`EngineConfig`] for what it sets and why.
 
+mod bounds;
 mod cache;
 mod component;
 mod config;
@@ -46,12 +47,13 @@ mod engine;
 mod error;
 mod ticker;
 
+pub use bounds::{CompileLimits, Complexity};
 pub use cache::{CacheError, CodeCache};
 pub use component::{Allocation, ComponentTemplate, Export, LoadedComponent, Origin};
 pub use config::{EngineConfig, MAX_MEMORY, PoolConfig, Profile, Ticking};
 pub use describe::describe_func;
 pub use engine::WasmEngine;
-pub use error::{EngineError, ExportError, LinkError, LoadError, MissingImport};
+pub use error::{EngineError, ExportError, LinkError, LoadError, MissingImport, panic_message};
 pub use ticker::EpochClock;
 pub use wasmtime;
 pub use wasmtime::component::Linker;

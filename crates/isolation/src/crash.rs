@@ -3,6 +3,7 @@
 use std::{any::Any, fmt, sync::Arc, time::Duration};
 
 use airssys_wasm_engine::{
+    panic_message,
     wasmtime::{self, Trap, WasmBacktrace, component::ResourceTableError},
     wasmtime_wasi::I32Exit,
 };
@@ -371,11 +372,7 @@ impl std::error::Error for Crash {}
 impl CrashKind {
     /// A panic of the host, with what it panicked with.
     pub fn panicked(payload: Box<dyn Any + Send>) -> Self {
-        let message = match payload.downcast::<String>() {
-            Ok(text) => *text,
-            Err(payload) => payload.downcast_ref::<&str>().copied().unwrap_or("not with text").to_owned(),
-        };
-        Self::HostPanic { message }
+        Self::HostPanic { message: panic_message(payload) }
     }
 
     /// What a wasmtime error is, without its backtrace. This is the whole cost of classifying a trap.

@@ -58,7 +58,7 @@ async fn files_hold_binary_or_text() {
     let damaged = folder.path().join("damaged.wat");
     std::fs::write(&damaged, "(component").unwrap();
     let damaged = engine.load_file(damaged, Profile::Plain).await.unwrap_err();
-    assert!(matches!(damaged, LoadError::Text(_)), "{damaged:?}");
+    assert!(matches!(damaged, LoadError::Text { .. }), "{damaged:?}");
 }
 
 #[test]

@@ -1,0 +1,113 @@
+//! What is too large or too complex is refused before the compiler sees it, and what is just within is not.
+
+use airssys_wasm_engine::{CompileLimits, Complexity, EngineConfig, LoadError, Profile, WasmEngine};
+use airssys_wasm_fixtures::{C, RUST};
+
+/// Modules in modules, functions, segments, instances and some work, a little of each.
+const SOME_OF_ALL: &str = r#"(component
+    (component $c
+        (core module $m (table 1 funcref) (func $f (local i32) (loop (local.set 0 (i32.const 1)))) (elem (i32.const 0) $f))
+        (core instance (instantiate $m)))
+    (instance (instantiate $c))
+    (instance (instantiate $c)))"#;
+
+fn load(limits: CompileLimits, bytes: &[u8]) -> Result<(), LoadError> {
+    let config = EngineConfig { compile_limits: limits, ..EngineConfig::on_demand() };
+    WasmEngine::new(config).unwrap().load_blocking(bytes, Profile::Plain).map(|_| ())
+}
+
+#[test]
+fn each_limit_refuses_what_is_one_more() {
+    let bytes = wat::parse_str(SOME_OF_ALL).unwrap();
+    let found = Complexity::of(&bytes, &CompileLimits::NONE).unwrap();
+    let none = CompileLimits::NONE;
+    let limits: [(&str, u64, fn(u64) -> CompileLimits); 8] = [
+        ("bytes", found.bytes, |bytes| CompileLimits { bytes, ..CompileLimits::NONE }),
+        ("nesting", found.nesting.into(), |n| CompileLimits { nesting: n as u32, ..CompileLimits::NONE }),
+        ("functions", found.functions, |functions| CompileLimits { functions, ..CompileLimits::NONE }),
+        ("element_segments", found.element_segments, |n| CompileLimits { element_segments: n, ..CompileLimits::NONE }),
+        ("items", found.items, |items| CompileLimits { items, ..CompileLimits::NONE }),
+        ("instances", found.instances, |instances| CompileLimits { instances, ..CompileLimits::NONE }),
+        ("function_work", found.function_work, |n| CompileLimits { function_work: n, ..CompileLimits::NONE }),
+        ("work", found.work, |work| CompileLimits { work, ..CompileLimits::NONE }),
+    ];
+    load(none, &bytes).unwrap();
+    for (name, needed, limit) in limits {
+        assert!(needed > 0, "{name}");
+        load(limit(needed), &bytes).unwrap();
+        let error = load(limit(needed - 1), &bytes).unwrap_err();
+        assert!(
+            matches!(error, LoadError::TooComplex { what, found, allowed }
+                if what == name && found == needed && allowed == needed - 1),
+            "{name}: {error:?}"
+        );
+        assert!(error.to_string().contains(&format!("raise `CompileLimits::{name}`")), "{error}");
+    }
+}
+
+#[test]
+fn text_has_a_limit_of_its_own() {
+    let text = "(component)";
+    let load = |text_bytes| {
+        let compile_limits = CompileLimits { text_bytes, ..CompileLimits::NONE };
+        let engine = WasmEngine::new(EngineConfig { compile_limits, ..EngineConfig::on_demand() }).unwrap();
+        engine.load_wat_blocking(text, Profile::Plain).map(|_| ())
+    };
+    load(text.len() as u64).unwrap();
+    let error = load(text.len() as u64 - 1).unwrap_err();
+    assert!(matches!(error, LoadError::TooComplex { what: "text_bytes", .. }), "{error:?}");
+}
+
+#[test]
+fn a_file_that_is_too_large_is_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, limit) in [("large.wasm", "bytes"), ("large.wat", "text_bytes")] {
+        let path = folder.path().join(name);
+        // As long as a file can be, and nowhere on the disk.
+        std::fs::File::create(&path).unwrap().set_len(1 << 42).unwrap();
+        let engine = WasmEngine::new(EngineConfig::on_demand()).unwrap();
+        let error = engine.load_file_blocking(&path, Profile::Plain).unwrap_err();
+        assert!(matches!(error, LoadError::TooComplex { what, .. } if what == limit), "{error:?}");
+    }
+}
+
+#[test]
+fn what_toolchains_make_is_far_within_the_default_limits() {
+    let limits = CompileLimits::default();
+    for guest in [RUST, C] {
+        let found = Complexity::of(guest, &limits).unwrap();
+        assert!(found.work < limits.work / 100 && found.function_work < limits.function_work / 100, "{found:?}");
+    }
+}
+
+#[test]
+fn code_in_the_cache_was_within_the_limits_of_whoever_finds_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = wat::parse_str(SOME_OF_ALL).unwrap();
+    let load = |compile_limits| {
+        let code_cache = Some(folder.path().to_owned());
+        let engine = WasmEngine::new(EngineConfig { code_cache, compile_limits, ..EngineConfig::on_demand() }).unwrap();
+        engine.load_blocking(&bytes, Profile::Plain).map(|component| component.origin())
+    };
+    load(CompileLimits::NONE).unwrap();
+    assert_eq!(load(CompileLimits::NONE).unwrap(), airssys_wasm_engine::Origin::CodeCache);
+    let error = load(CompileLimits { instances: 1, ..CompileLimits::NONE }).unwrap_err();
+    assert!(matches!(error, LoadError::TooComplex { what: "instances", .. }), "{error:?}");
+}
+
+#[test]
+fn what_wasmtime_says_of_a_components_names_is_escaped() {
+    // In the text form, and in a name that is no name.
+    let engine = WasmEngine::new(EngineConfig::on_demand()).unwrap();
+    let text = engine.load_wat_blocking("(component \"\x1b[31m\")", Profile::Plain).unwrap_err();
+    let bad_name = wat::parse_str("(component (import \"aaaaaa\" (func)))").unwrap();
+    let at = bad_name.windows(6).position(|bytes| bytes == b"aaaaaa").unwrap();
+    let mut bad_name = bad_name;
+    bad_name[at..at + 6].copy_from_slice(b"a\x1b[31m");
+    let name = engine.load_blocking(&bad_name, Profile::Plain).unwrap_err();
+    for error in [text, name] {
+        let shown = error.to_string();
+        assert!(shown.contains(r"\u{1b}[31m") && !shown.contains('\x1b'), "{shown:?}");
+        assert!(std::error::Error::source(&error).is_none(), "whose text nobody would escape");
+    }
+}
