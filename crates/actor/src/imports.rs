@@ -8,6 +8,7 @@ use airssys_wasm_engine::{
     wasmtime::{self, StoreContextMut},
 };
 use airssys_wasm_isolation::HostState;
+use airssys_wasm_limits::{LogLine, Metered};
 use airssys_wasm_registry::{
     ComponentId, ContentType, MessageEnvelope, Refusal, SendError, Topic, TopicPattern, WhenFull,
 };
@@ -19,7 +20,7 @@ use crate::{
     cell::{Answer, Cell, Delivery, Endpoint, ReplyTo, Unanswered},
     contract::{BrokerMessage, GuestRequestError, GuestSendError, GuestSubscribeError, Level},
     policy::later,
-    report::{is_news, shown},
+    report::{LONGEST_TEXT, is_news, shown},
 };
 
 type Ctx<'a, U> = StoreContextMut<'a, HostState<ActorState<U>>>;
@@ -58,8 +59,16 @@ pub(crate) fn link<U: Send + 'static>(linker: &mut Linker<HostState<ActorState<U
 
     linker.instance("airssys:actor/logging@0.1.0")?.func_wrap(
         "log",
-        |store: Ctx<'_, U>, (level, line): (Level, String)| {
-            log(&store.data().ext.cell, level, &line);
+        |mut store: Ctx<'_, U>, (level, line): (Level, String)| {
+            let data = store.data_mut();
+            match data.meter().log().line(line.len().min(LONGEST_TEXT)) {
+                LogLine::Kept { left_out } => log(&data.ext.cell, level, left_out, &line),
+                LogLine::LeftOut { first: true } => {
+                    let actor = data.ext.id();
+                    tracing::warn!(target: "guest", %actor, "writes more than its `log_bytes`: lines are left out");
+                }
+                LogLine::LeftOut { first: false } => {}
+            }
             Ok(())
         },
     )?;
@@ -364,8 +373,11 @@ impl Cell {
     }
 }
 
-fn log(cell: &Cell, level: Level, line: &str) {
+fn log(cell: &Cell, level: Level, left_out: u64, line: &str) {
     let (actor, bytes, line) = (cell.id(), line.len(), shown(line));
+    if left_out > 0 {
+        tracing::warn!(target: "guest", %actor, left_out, "lines were left out");
+    }
     match level {
         Level::Trace => tracing::trace!(target: "guest", %actor, bytes, "{line}"),
         Level::Debug => tracing::debug!(target: "guest", %actor, bytes, "{line}"),

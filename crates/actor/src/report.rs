@@ -93,7 +93,7 @@ pub enum StartError {
 }
 
 /// Bytes of a guest's text that go into the log.
-const LONGEST_TEXT: usize = 4 << 10;
+pub(crate) const LONGEST_TEXT: usize = 4 << 10;
 
 /// A guest's text for the log: cut, and with control characters escaped.
 pub(crate) fn shown(text: &str) -> impl fmt::Display + '_ {

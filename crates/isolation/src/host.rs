@@ -26,7 +26,7 @@ impl<U> HostState<U> {
     pub(crate) fn new(meter: Meter, grants: Option<&Arc<WasiGrants>>, ext: U) -> Result<Self, WasiError> {
         let mut state = Self { meter, wasi: None, ext };
         if let Some(grants) = grants {
-            state.wasi = Some(state.wasi_from(grants.builder()?));
+            state.wasi = Some(state.wasi_from(grants.builder(state.meter.log())?));
         }
         Ok(state)
     }

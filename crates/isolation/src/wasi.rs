@@ -17,6 +17,7 @@ use airssys_wasm_engine::wasmtime_wasi::{
     p2::{OutputStream, Pollable, StreamError, StreamResult},
     sockets::SocketAddrUse,
 };
+use airssys_wasm_limits::{LogAllowance, LogLine};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::Deserialize;
@@ -90,8 +91,9 @@ pub enum Stdio {
     #[default]
     Discard,
     /// Into `tracing` at level INFO, a line an event, under the target `guest`. Control characters are escaped, lines cut
-    /// at 4 KiB, empty ones left out, and of what a guest writes at once only the first 64 lines are kept, with a word on
-    /// the rest: a guest can neither forge events, nor steer a terminal, nor flood the log cheaply.
+    /// at 4 KiB, empty ones left out, and no more is kept than
+    /// [`log_bytes`](airssys_wasm_limits::ResourceLimits::log_bytes), with a word on the rest: a guest can neither forge
+    /// events, nor steer a terminal, nor flood the log.
     Tracing,
     /// To a writer, as it is. Writes happen on the async worker: the writer must not block.
     #[serde(skip)]
@@ -135,7 +137,7 @@ impl WasiGrants {
         &["args", "env", "folders", "connect", "listen", "name_lookup", "stdout", "stderr"];
 
     /// A context to be, with these grants: opens the folders.
-    pub(crate) fn builder(&self) -> Result<WasiCtxBuilder, WasiError> {
+    pub(crate) fn builder(&self, log: &LogAllowance) -> Result<WasiCtxBuilder, WasiError> {
         let mut builder = WasiCtx::builder();
         builder.args(&self.args);
         for (name, value) in &self.env {
@@ -158,10 +160,10 @@ impl WasiGrants {
             });
         }
         builder.allow_ip_name_lookup(self.name_lookup);
-        if let Some(output) = GuestOutput::new(&self.stdout, "stdout") {
+        if let Some(output) = GuestOutput::new(&self.stdout, "stdout", log) {
             builder.stdout(output);
         }
-        if let Some(output) = GuestOutput::new(&self.stderr, "stderr") {
+        if let Some(output) = GuestOutput::new(&self.stderr, "stderr", log) {
             builder.stderr(output);
         }
         Ok(builder)
@@ -191,24 +193,21 @@ fn is_allowed(connect: &[SocketAddr], listen: &[SocketAddr], address: SocketAddr
 struct GuestOutput(Arc<Mutex<Sink>>);
 
 enum Sink {
-    Tracing { stream: &'static str, line: Vec<u8> },
+    Tracing { stream: &'static str, log: LogAllowance, line: Vec<u8> },
     Writer(Arc<Mutex<dyn Write + Send>>),
 }
 
 /// Bytes after which a line is cut.
 const LONGEST_LINE: usize = 4 << 10;
 
-/// Lines of one write that become events.
-const MOST_LINES: usize = 64;
-
 /// Bytes that a guest may write at once.
 const LARGEST_WRITE: usize = 64 << 10;
 
 impl GuestOutput {
-    fn new(stdio: &Stdio, stream: &'static str) -> Option<Self> {
+    fn new(stdio: &Stdio, stream: &'static str, log: &LogAllowance) -> Option<Self> {
         let sink = match stdio {
             Stdio::Discard => return None,
-            Stdio::Tracing => Sink::Tracing { stream, line: Vec::new() },
+            Stdio::Tracing => Sink::Tracing { stream, log: log.clone(), line: Vec::new() },
             Stdio::Writer(writer) => Sink::Writer(Arc::clone(writer)),
         };
         Some(Self(Arc::new(Mutex::new(sink))))
@@ -219,16 +218,10 @@ impl Sink {
     fn accept(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
             Self::Writer(writer) => writer.lock().write_all(bytes),
-            Self::Tracing { stream, line } => {
-                let mut lines = 0;
-                for (at, &byte) in bytes.iter().enumerate() {
+            Self::Tracing { stream, log, line } => {
+                for &byte in bytes {
                     if byte == b'\n' || line.len() == LONGEST_LINE {
-                        lines += usize::from(emit(stream, line));
-                        if lines == MOST_LINES {
-                            let left_out = bytes.len() - at;
-                            tracing::info!(target: "guest", stream, left_out, "more lines at once than are kept");
-                            return Ok(());
-                        }
+                        emit(stream, log, line);
                     }
                     if byte != b'\n' {
                         line.push(byte);
@@ -249,21 +242,30 @@ impl Sink {
 
 impl Drop for Sink {
     fn drop(&mut self) {
-        if let Self::Tracing { stream, line } = self {
-            emit(stream, line);
+        if let Self::Tracing { stream, log, line } = self {
+            emit(stream, log, line);
         }
     }
 }
 
-/// Makes an event of a line unless it is empty, and says whether it did.
-fn emit(stream: &str, line: &mut Vec<u8>) -> bool {
+/// Makes an event of a line, unless it is empty or one too many.
+fn emit(stream: &str, log: &LogAllowance, line: &mut Vec<u8>) {
     if line.is_empty() {
-        return false;
+        return;
     }
-    let text = String::from_utf8_lossy(line);
-    tracing::info!(target: "guest", stream, "{}", text.escape_debug());
+    match log.line(line.len()) {
+        LogLine::Kept { left_out } => {
+            if left_out > 0 {
+                tracing::warn!(target: "guest", stream, left_out, "lines were left out");
+            }
+            tracing::info!(target: "guest", stream, "{}", String::from_utf8_lossy(line).escape_debug());
+        }
+        LogLine::LeftOut { first: true } => {
+            tracing::warn!(target: "guest", stream, "writes more than its `log_bytes`: lines are left out");
+        }
+        LogLine::LeftOut { first: false } => {}
+    }
     line.clear();
-    true
 }
 
 impl IsTerminal for GuestOutput {

@@ -32,6 +32,7 @@
 //! | `host_call_bytes` | bytes that one host call carries out of the guest | wasmtime, before it allocates |
 //! | `handles` | live resource handles, in the guest and in the host's table | wasmtime |
 //! | `message_size` | bytes that a call may return | wasmtime, before it allocates |
+//! | `log_bytes` | bytes that go into the host's log, at once and in each second | whoever writes there, by [`LogAllowance`] |
 //!
 //! # What it leaves to others
 //!
@@ -41,11 +42,13 @@
 mod budget;
 mod guard;
 mod limits;
+mod log;
 mod meter;
 
 pub use budget::{BudgetExhausted, MemoryBudget, MemoryGrant};
 pub use bytesize::ByteSize;
 pub use guard::{GuardFuture, Guarded, Interrupted, guard};
 pub use limits::{ManifestError, MessageTooLarge, OnGrowthRefused, Quota, QuotaError, ResourceLimits};
+pub use log::{LogAllowance, LogLine};
 pub use meter::{LimitExceeded, Meter, Metered, Usage, begin_call, install};
 pub use tokio_util::sync::CancellationToken;

@@ -41,6 +41,10 @@ pub struct ResourceLimits {
     pub handles: u32,
     /// Bytes of a message, and of what a call returns. Default: 1 MiB.
     pub message_size: ByteSize,
+    /// Bytes that it may write into the host's log at once, and in each second: by `airssys:actor/logging`, and by output
+    /// that goes to `tracing`. Each line counts 64 more than it has. What is beyond is left out, with a word on how much.
+    /// Default: 64 KiB.
+    pub log_bytes: ByteSize,
 }
 
 /// What happens to a component that wants to grow beyond its limit.
@@ -72,6 +76,7 @@ struct Raw {
     host_call_bytes: Option<ByteSize>,
     handles: Option<u32>,
     message_size: Option<ByteSize>,
+    log_bytes: Option<ByteSize>,
 }
 
 const TABLE: &str = "resources";
@@ -89,6 +94,7 @@ const KEYS: &[&str] = &[
     "host_call_bytes",
     "handles",
     "message_size",
+    "log_bytes",
 ];
 
 /// A `Component.toml` cannot be used.
@@ -148,6 +154,7 @@ impl ResourceLimits {
             host_call_bytes: ByteSize::mib(1),
             handles: 1_000,
             message_size: ByteSize::mib(1),
+            log_bytes: ByteSize::kib(64),
         }
     }
 
@@ -184,6 +191,7 @@ impl ResourceLimits {
             host_call_bytes: raw.host_call_bytes.unwrap_or(default.host_call_bytes),
             handles: raw.handles.unwrap_or(default.handles),
             message_size: raw.message_size.unwrap_or(default.message_size),
+            log_bytes: raw.log_bytes.unwrap_or(default.log_bytes),
         })
     }
 }
@@ -359,6 +367,7 @@ mod tests {
             host_call_bytes = "2 kB"
             handles = 5
             message_size = 4096
+            log_bytes = "1KiB"
             "#,
         )
         .unwrap();
@@ -376,6 +385,7 @@ mod tests {
             host_call_bytes: ByteSize::kb(2),
             handles: 5,
             message_size: ByteSize::kib(4),
+            log_bytes: ByteSize::kib(1),
         };
         assert_eq!(limits, expected);
     }

@@ -1,6 +1,7 @@
 //! The meter in a store: counts what a guest takes and refuses what goes beyond its quota.
 
 use std::{
+    cell::OnceCell,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -14,7 +15,7 @@ use airssys_wasm_engine::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{BudgetExhausted, MemoryBudget, MemoryGrant, OnGrowthRefused, Quota};
+use crate::{BudgetExhausted, LogAllowance, MemoryBudget, MemoryGrant, OnGrowthRefused, Quota};
 
 /// A limit of a component was reached. Inside a guest this is what a trap carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -86,6 +87,8 @@ pub struct Meter {
     cpu_ticks: u64,
     host_calls: u64,
     slice: Arc<Slice>,
+    /// Made when something is first written.
+    log: OnceCell<LogAllowance>,
 }
 
 /// Until when the running call was charged for CPU time. The guard moves it on whenever it polls the call, so that what
@@ -136,6 +139,7 @@ impl Meter {
             last_growth: 0,
             cpu_ticks: 0,
             host_calls: 0,
+            log: OnceCell::new(),
         }
     }
 
@@ -160,6 +164,11 @@ impl Meter {
             fuel: None,
             elapsed_ns: None,
         }
+    }
+
+    /// What the component may write into the log.
+    pub fn log(&self) -> &LogAllowance {
+        self.log.get_or_init(|| LogAllowance::new(&self.quota))
     }
 
     pub(crate) fn slice(&self) -> &Arc<Slice> {

@@ -1,0 +1,123 @@
+//! How much of what a component writes goes into the host's log.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use airssys_wasm_engine::EpochClock;
+
+use crate::Quota;
+
+/// What a component may write into the log: [`log_bytes`](crate::ResourceLimits::log_bytes) at once, and as many in each
+/// second. All that writes for the component shares it.
+#[derive(Debug, Clone)]
+pub struct LogAllowance(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    clock: EpochClock,
+    allowed: u64,
+    /// Ticks of the clock in which all of it comes back.
+    refill: u64,
+    bucket: Mutex<Bucket>,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    left: u64,
+    /// When it was last looked at, in ticks of the clock.
+    at: u64,
+    /// Lines that had no room since the last that had.
+    left_out: u64,
+}
+
+/// What becomes of a line for the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLine {
+    /// It is written.
+    Kept {
+        /// How many before it were not.
+        left_out: u64,
+    },
+    /// It is left out.
+    LeftOut {
+        /// Whether it is the first one, of which somebody should be told.
+        first: bool,
+    },
+}
+
+/// What a line costs beside its bytes, so that empty ones are not free.
+const LINE: u64 = 64;
+
+impl LogAllowance {
+    pub(crate) fn new(quota: &Quota) -> Self {
+        let clock = quota.clock().clone();
+        let allowed = quota.limits().log_bytes.as_u64();
+        Self(Arc::new(Shared {
+            refill: clock.ticks_in(std::time::Duration::from_secs(1)).max(1),
+            bucket: Mutex::new(Bucket { left: allowed, at: clock.ticks(), left_out: 0 }),
+            clock,
+            allowed,
+        }))
+    }
+
+    /// Takes room for a line of so many bytes.
+    pub fn line(&self, bytes: usize) -> LogLine {
+        let Shared { clock, allowed, refill, bucket } = &*self.0;
+        let bucket = &mut *bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = clock.ticks();
+        let back = u128::from(*allowed) * u128::from(now - bucket.at) / u128::from(*refill);
+        if back > 0 {
+            bucket.left = u64::try_from(back).unwrap_or(u64::MAX).saturating_add(bucket.left).min(*allowed);
+            bucket.at = now;
+        }
+        match bucket.left.checked_sub((bytes as u64).saturating_add(LINE)) {
+            Some(left) => {
+                bucket.left = left;
+                LogLine::Kept { left_out: std::mem::take(&mut bucket.left_out) }
+            }
+            None => {
+                bucket.left_out += 1;
+                LogLine::LeftOut { first: bucket.left_out == 1 }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use airssys_wasm_engine::{EngineConfig, Profile, WasmEngine};
+
+    use super::*;
+    use crate::{ByteSize, ResourceLimits};
+
+    fn allowance(log_bytes: u64) -> (WasmEngine, LogAllowance) {
+        let engine = WasmEngine::new(EngineConfig::on_demand().with_manual_ticks()).unwrap();
+        let component = engine.load_wat_blocking("(component)", Profile::Plain).unwrap();
+        let limits = ResourceLimits { log_bytes: ByteSize(log_bytes), ..ResourceLimits::with_memory(ByteSize(0)) };
+        let allowance = LogAllowance::new(&Quota::new(limits, &component).unwrap());
+        (engine, allowance)
+    }
+
+    #[test]
+    fn so_much_at_once_and_as_much_in_each_second() {
+        let (engine, log) = allowance(2 * (100 + LINE));
+        let kept = LogLine::Kept { left_out: 0 };
+        assert_eq!([log.line(100), log.clone().line(100)], [kept, kept]);
+        assert_eq!(log.line(0), LogLine::LeftOut { first: true });
+        (0..499).for_each(|_| engine.tick());
+        assert_eq!(log.line(100), LogLine::LeftOut { first: false });
+        (0..5).for_each(|_| engine.tick());
+        assert_eq!(log.line(100), LogLine::Kept { left_out: 2 });
+        // No more comes back than there is.
+        (0..10_000).for_each(|_| engine.tick());
+        assert_eq!([log.line(100), log.line(100)], [kept, kept]);
+        assert_eq!(log.line(100), LogLine::LeftOut { first: true });
+    }
+
+    #[test]
+    fn none_is_none_and_no_line_is_free() {
+        let (_, log) = allowance(0);
+        assert_eq!(log.line(0), LogLine::LeftOut { first: true });
+        let (_, log) = allowance(10 * LINE);
+        assert_eq!((0..100).filter(|_| log.line(0) == LogLine::Kept { left_out: 0 }).count(), 10);
+    }
+}
