@@ -53,11 +53,12 @@ fn listed(exports: &[String]) -> String {
     if exports.is_empty() {
         return "nothing".to_owned();
     }
-    let mut listed = exports.iter().take(MOST_LISTED).map(String::as_str).collect::<Vec<_>>().join("; ");
+    let shown = exports.iter().take(MOST_LISTED).map(|export| airssys_wasm_engine::shown(export).to_string());
+    let mut listed = shown.collect::<Vec<_>>().join("; ");
     if exports.len() > MOST_LISTED {
         listed.push_str("; and more");
     }
-    listed.escape_debug().to_string()
+    listed
 }
 
 pub(crate) const ACTOR_HANDLE: &str = "airssys:actor/handler@0.1.0#handle";

@@ -3,10 +3,12 @@
 //! The compiler's time is not a matter of size alone: 8 KiB of nested loops can keep it busy for minutes, and a few
 //! nested components multiply to millions. Compilation runs on a thread that nobody can stop, so it is not begun.
 
+use std::ops::Range;
+
 use wasmparser::{
-    BinaryReaderError, BlockType, ComponentAlias, ComponentExternalKind, ComponentInstance, ComponentOuterAliasKind,
-    ContType, Encoding, FrameKind, FuncType, FunctionBody, Instance, ModuleArity, Operator, Parser, Payload, RefType,
-    SubType, TypeRef,
+    BinaryReader, BinaryReaderError, BlockType, ComponentAlias, ComponentExternalKind, ComponentInstance,
+    ComponentOuterAliasKind, ComponentType, ComponentTypeDeclaration, ContType, Encoding, FrameKind, FuncType,
+    FunctionBody, Instance, ModuleArity, Operator, Parser, Payload, RefType, SubType, TypeRef,
 };
 
 use crate::LoadError;
@@ -22,7 +24,8 @@ pub struct CompileLimits {
     pub bytes: u64,
     /// Bytes of its text form, which is for people: reading it can take time by the square of its length. Default: 1 MiB.
     pub text_bytes: u64,
-    /// How deep modules and components are nested in it. Default: 10.
+    /// How deep modules, components, and types of instances and components are nested in it. Default: 10. What reads types
+    /// does so recursively: some 1,000 of them overflow a thread's stack.
     pub nesting: u32,
     /// Functions of all its modules. Default: 150,000.
     pub functions: u64,
@@ -114,7 +117,7 @@ impl Complexity {
     pub fn of(bytes: &[u8], limits: &CompileLimits) -> Result<Self, LoadError> {
         limits.check_bytes(bytes.len() as u64)?;
         let found = Self { bytes: bytes.len() as u64, ..Self::default() };
-        let mut survey = Survey { limits, found, written: 0, open: Vec::new() };
+        let mut survey = Survey { bytes, limits, found, written: 0, open: Vec::new() };
         for payload in Parser::new(0).parse_all(bytes) {
             survey.payload(payload?)?;
         }
@@ -134,6 +137,7 @@ impl From<BinaryReaderError> for LoadError {
 
 /// A walk through a binary.
 struct Survey<'a> {
+    bytes: &'a [u8],
     limits: &'a CompileLimits,
     found: Complexity,
     /// Items so far.
@@ -243,6 +247,7 @@ impl Survey<'_> {
                     self.limits.check_size(here.size)?;
                 }
             }
+            Payload::ComponentTypeSection(section) => self.types(section.range())?,
             Payload::ComponentAliasSection(section) => {
                 for alias in section {
                     self.alias(&alias?);
@@ -292,6 +297,45 @@ impl Survey<'_> {
                 self.found.instances = size.instances;
             }
         }
+    }
+
+    /// Looks how deep types are nested, without the recursion with which they are read later on.
+    fn types(&mut self, section: Range<usize>) -> Result<(), LoadError> {
+        let mut reader = BinaryReader::new(self.bytes.get(section.clone()).unwrap_or_default(), section.start);
+        // Of the section, and of each type that is open: how many more there are in it.
+        let mut open = vec![reader.read_var_u32()?];
+        while let Some(left) = open.last_mut() {
+            let Some(less) = left.checked_sub(1) else {
+                open.pop();
+                continue;
+            };
+            *left = less;
+            // In a section there is nothing but types; in a type, declarations of which some are types.
+            if open.len() > 1 {
+                match reader.clone().read_u8()? {
+                    0x01 => _ = reader.read_u8()?,
+                    _ => {
+                        reader.read::<ComponentTypeDeclaration<'_>>()?;
+                        continue;
+                    }
+                }
+            }
+            match reader.clone().read_u8()? {
+                // A component or an instance.
+                0x41 | 0x42 => {
+                    reader.read_u8()?;
+                    let declarations = reader.read_var_u32()?;
+                    self.written = self.written.saturating_add(declarations.into());
+                    check("items", self.written, self.limits.items)?;
+                    open.push(declarations);
+                    let depth = (self.open.len() + open.len()) as u32 - 2;
+                    self.found.nesting = self.found.nesting.max(depth);
+                    check("nesting", depth.into(), self.limits.nesting.into())?;
+                }
+                _ => _ = reader.read::<ComponentType<'_>>()?,
+            }
+        }
+        Ok(())
     }
 
     /// Another index for something that can be instantiated.
@@ -511,6 +555,21 @@ mod tests {
         }
         let found = complexity(&format!("(component {text})"));
         assert_eq!((found.nesting, found.instances), (91, u64::MAX));
+    }
+
+    #[test]
+    fn types_are_nested_as_components_are() {
+        let types = |depth: usize| "(type (instance ".repeat(depth) + &"))".repeat(depth);
+        assert_eq!(complexity(&format!("(component {})", types(3))).nesting, 3);
+        // In a component, and beside what is no type.
+        let among = format!(
+            r#"(component (component (type (component (import "a" (func)) (alias outer 0 0 (type)) {} (export "b" (func))))))"#,
+            types(2)
+        );
+        assert_eq!(complexity(&among).nesting, 4);
+        let many = wat::parse_str(format!("(component {})", types(40))).unwrap();
+        let error = Complexity::of(&many, &CompileLimits::default()).unwrap_err();
+        assert!(matches!(error, LoadError::TooComplex { what: "nesting", found: 11, .. }), "{error:?}");
     }
 
     #[test]

@@ -112,7 +112,7 @@ pub enum LoadError {
 #[non_exhaustive]
 pub enum LinkError {
     /// Imports that the linker does not provide, or provides with another type.
-    #[error("the linker does not satisfy {}; define them, or leave them out of the component", List(imports))]
+    #[error("the linker does not satisfy {}; define them, or leave them out of the component", List(imports, ", "))]
     Unsatisfied {
         /// Each import that is not satisfied.
         imports: Vec<MissingImport>,
@@ -144,10 +144,10 @@ pub struct MissingImport {
 
 impl fmt::Display for MissingImport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}`", self.name.escape_debug())?;
+        write!(f, "`{}`", shown(&self.name))?;
         match self.functions.as_slice() {
             [] => f.write_str(" (defined with another type)"),
-            functions => write!(f, " ({})", functions.join("; ").escape_debug()),
+            functions => write!(f, " ({})", List(functions, "; ")),
         }
     }
 }
@@ -157,7 +157,7 @@ impl fmt::Display for MissingImport {
 #[non_exhaustive]
 pub enum ExportError {
     /// No function of this name.
-    #[error("no exported function `{}`; there are: {}", name.escape_debug(), List(available))]
+    #[error("no exported function `{}`; there are: {}", shown(name), List(available, ", "))]
     Missing {
         /// The name asked for.
         name: String,
@@ -165,11 +165,7 @@ pub enum ExportError {
         available: Vec<String>,
     },
     /// The function has another type.
-    #[error(
-        "the export is `{}`, not a function of the type asked for: {}",
-        actual.escape_debug(),
-        mismatch.escape_debug()
-    )]
+    #[error("the export is `{}`, not a function of the type asked for: {}", shown(actual), shown(mismatch))]
     Mistyped {
         /// The name and type it has.
         actual: String,
@@ -178,7 +174,8 @@ pub enum ExportError {
     },
 }
 
-struct List<'a, T>(&'a [T]);
+/// Items, and what stands between them.
+struct List<'a, T>(&'a [T], &'static str);
 
 impl<T: fmt::Display> fmt::Display for List<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -187,9 +184,9 @@ impl<T: fmt::Display> fmt::Display for List<'_, T> {
         }
         for (i, item) in self.0.iter().take(MOST_LISTED).enumerate() {
             if i > 0 {
-                f.write_str(", ")?;
+                f.write_str(self.1)?;
             }
-            write!(f, "{}", item.to_string().escape_debug())?;
+            write!(f, "{}", shown(&item.to_string()))?;
         }
         match self.0.len().saturating_sub(MOST_LISTED) {
             0 => Ok(()),
@@ -198,8 +195,14 @@ impl<T: fmt::Display> fmt::Display for List<'_, T> {
     }
 }
 
-/// Names of a component's that a message lists: it can have any number of them.
+/// Names of a component's that a message lists: it can have any number of them, and they can have any length.
 const MOST_LISTED: usize = 20;
+const LONGEST_SHOWN: usize = 512;
+
+/// Text of a component's for people: cut, and with control characters escaped.
+pub fn shown(text: &str) -> impl fmt::Display + '_ {
+    text[..text.floor_char_boundary(LONGEST_SHOWN)].escape_debug()
+}
 
 /// What somebody else says of a component, in which names of the component's may be: a log and a terminal are to stay
 /// whole. Such an error is no `source`, because whoever prints a chain of sources escapes nothing.
@@ -208,7 +211,7 @@ struct Escaped<'a, E>(&'a E);
 impl<E: fmt::Display> fmt::Display for Escaped<'_, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, line) in format!("{:#}", self.0).lines().enumerate() {
-            let line = line.escape_debug();
+            let line = shown(line);
             if i == 0 { write!(f, "{line}")? } else { write!(f, "\n{line}")? }
         }
         Ok(())

@@ -53,7 +53,7 @@ pub use component::{Allocation, ComponentTemplate, Export, LoadedComponent, Orig
 pub use config::{EngineConfig, MAX_MEMORY, PoolConfig, Profile, Ticking};
 pub use describe::describe_func;
 pub use engine::WasmEngine;
-pub use error::{EngineError, ExportError, LinkError, LoadError, MissingImport, panic_message};
+pub use error::{EngineError, ExportError, LinkError, LoadError, MissingImport, panic_message, shown};
 pub use ticker::EpochClock;
 pub use wasmtime;
 pub use wasmtime::component::Linker;
