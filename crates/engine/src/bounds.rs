@@ -7,8 +7,9 @@ use std::ops::Range;
 
 use wasmparser::{
     BinaryReader, BinaryReaderError, BlockType, ComponentAlias, ComponentExternalKind, ComponentInstance,
-    ComponentOuterAliasKind, ComponentType, ComponentTypeDeclaration, ContType, Encoding, FrameKind, FuncType,
-    FunctionBody, Instance, ModuleArity, Operator, Parser, Payload, RefType, SubType, TypeRef,
+    ComponentOuterAliasKind, ComponentType, ComponentTypeDeclaration, ConstExpr, ContType, DataKind, Element,
+    ElementItems, ElementKind, Encoding, FrameKind, FuncType, FunctionBody, Instance, ModuleArity, Operator, Parser,
+    Payload, RefType, SubType, TableInit, TypeRef,
 };
 
 use crate::LoadError;
@@ -31,8 +32,11 @@ pub struct CompileLimits {
     pub functions: u64,
     /// Element segments of all its modules, which the compiler handles one by one. Default: 10,000.
     pub element_segments: u64,
-    /// Everything that has an index: types, imports, exports, functions, globals, tables, segments, aliases, instances.
-    /// Counted as it is written, and as often as it is there when all that is instantiated in it is. Default: 500,000.
+    /// Imports of the component, and declarations in types of instances and components. Who links it goes through them
+    /// many times over if one is missing. Default: 3,000.
+    pub imports: u64,
+    /// Everything that has an index: types, imports, exports, functions, globals, tables, segments with their elements,
+    /// aliases, instances. Counted as it is written, and as often as it is there when all that is instantiated in it is. Default: 500,000.
     pub items: u64,
     /// Core instances, each as often as it is there when all that is instantiated in it is. Default: 1,000.
     pub instances: u64,
@@ -41,7 +45,9 @@ pub struct CompileLimits {
     /// A unit is a microsecond or two of the compiler's time. A function has 60 for itself, one for each instruction, each
     /// value that one takes or leaves, and each target of a branch; and then what grows faster than its size: a 16th of
     /// the square of the values that may be alive at a time (its locals and operands), a fourth of these values times its
-    /// blocks, a 64th of the depth of each block, and for each loop its depth times the locals that are set in it.
+    /// blocks, a 64th of the depth of each block, and for each loop its depth times the locals that are set in it. What
+    /// a module does before it starts is a function as well: 16 for each element of its segments, and 32 for each
+    /// instruction of an initial value that is more than a constant.
     pub function_work: u64,
     /// Work in all functions together. Default: 60 million.
     pub work: u64,
@@ -55,6 +61,7 @@ impl Default for CompileLimits {
             nesting: 10,
             functions: 150_000,
             element_segments: 10_000,
+            imports: 3_000,
             items: 500_000,
             instances: 1_000,
             function_work: 2_000_000,
@@ -71,6 +78,7 @@ impl CompileLimits {
         nesting: u32::MAX,
         functions: u64::MAX,
         element_segments: u64::MAX,
+        imports: u64::MAX,
         items: u64::MAX,
         instances: u64::MAX,
         function_work: u64::MAX,
@@ -100,6 +108,7 @@ pub struct Complexity {
     pub nesting: u32,
     pub functions: u64,
     pub element_segments: u64,
+    pub imports: u64,
     pub items: u64,
     pub instances: u64,
     pub function_work: u64,
@@ -123,6 +132,51 @@ impl Complexity {
         }
         Ok(survey.found)
     }
+}
+
+impl Complexity {
+    /// Adds to all of the work what has come to that of one function.
+    fn add_work(&mut self, more: u64, function: u64, limits: &CompileLimits) -> Result<(), LoadError> {
+        self.function_work = self.function_work.max(function);
+        self.work = self.work.saturating_add(more);
+        check("function_work", function, limits.function_work)?;
+        check("work", self.work, limits.work)
+    }
+
+    fn add_imports(&mut self, more: u32, limits: &CompileLimits) -> Result<(), LoadError> {
+        self.imports = self.imports.saturating_add(more.into());
+        check("imports", self.imports, limits.imports)
+    }
+}
+
+/// The elements of a segment, and the work of its initial values.
+fn elements(segment: Element<'_>) -> Result<(u64, u64), LoadError> {
+    let mut work = 0;
+    let count = match segment.items {
+        ElementItems::Functions(functions) => functions.count(),
+        ElementItems::Expressions(_, expressions) => {
+            let count = expressions.count();
+            for expression in expressions {
+                work += initial(&expression?)?;
+            }
+            count
+        }
+    };
+    if let ElementKind::Active { offset_expr, .. } = segment.kind {
+        work += initial(&offset_expr)?;
+    }
+    Ok((count.into(), work))
+}
+
+/// The work of an initial value.
+fn initial(expression: &ConstExpr<'_>) -> Result<u64, LoadError> {
+    let mut operators = 0;
+    for operator in expression.get_operators_reader() {
+        operator?;
+        operators += 1;
+    }
+    // With the end.
+    Ok(if operators <= 2 { 1 } else { 32 * operators })
 }
 
 fn check(what: &'static str, found: u64, allowed: u64) -> Result<(), LoadError> {
@@ -155,6 +209,15 @@ struct Open {
     modules: Vec<Option<Size>>,
     components: Vec<Option<Size>>,
     functions: Functions,
+    /// The work of what a module does before it starts.
+    start: u64,
+}
+
+impl Open {
+    fn add_start(&mut self, work: u64, found: &mut Complexity, limits: &CompileLimits) -> Result<(), LoadError> {
+        self.start = self.start.saturating_add(work);
+        found.add_work(work, self.start, limits)
+    }
 }
 
 /// What there is when one instance of something is made.
@@ -210,14 +273,37 @@ impl Survey<'_> {
             }
             Payload::CodeSectionEntry(body) => {
                 let work = here.functions.work(&body)?;
-                self.found.function_work = self.found.function_work.max(work);
-                self.found.work = self.found.work.saturating_add(work);
-                check("function_work", work, self.limits.function_work)?;
-                check("work", self.found.work, self.limits.work)?;
+                self.found.add_work(work, work, self.limits)?;
             }
             Payload::ElementSection(section) => {
                 self.found.element_segments = self.found.element_segments.saturating_add(section.count().into());
                 check("element_segments", self.found.element_segments, self.limits.element_segments)?;
+                for segment in section {
+                    let (elements, work) = elements(segment?)?;
+                    self.written = self.written.saturating_add(elements);
+                    here.size.items = here.size.items.saturating_add(elements);
+                    check("items", self.written, self.limits.items)?;
+                    here.add_start(16 * elements + work, &mut self.found, self.limits)?;
+                }
+            }
+            Payload::GlobalSection(section) => {
+                for global in section {
+                    here.add_start(initial(&global?.init_expr)?, &mut self.found, self.limits)?;
+                }
+            }
+            Payload::TableSection(section) => {
+                for table in section {
+                    if let TableInit::Expr(expression) = table?.init {
+                        here.add_start(initial(&expression)?, &mut self.found, self.limits)?;
+                    }
+                }
+            }
+            Payload::DataSection(section) => {
+                for segment in section {
+                    if let DataKind::Active { offset_expr, .. } = segment?.kind {
+                        here.add_start(initial(&offset_expr)?, &mut self.found, self.limits)?;
+                    }
+                }
             }
             Payload::InstanceSection(section) => {
                 for instance in section {
@@ -254,6 +340,7 @@ impl Survey<'_> {
                 }
             }
             Payload::ComponentImportSection(section) => {
+                self.found.add_imports(section.count(), self.limits)?;
                 for import in section {
                     match import?.ty.kind() {
                         ComponentExternalKind::Module => here.modules.push(None),
@@ -327,6 +414,7 @@ impl Survey<'_> {
                     let declarations = reader.read_var_u32()?;
                     self.written = self.written.saturating_add(declarations.into());
                     check("items", self.written, self.limits.items)?;
+                    self.found.add_imports(declarations, self.limits)?;
                     open.push(declarations);
                     let depth = (self.open.len() + open.len()) as u32 - 2;
                     self.found.nesting = self.found.nesting.max(depth);
@@ -607,6 +695,25 @@ mod tests {
         assert!((300_000..400_000).contains(&locals), "{locals}");
         let arguments = work(&format!("(func {} drop)", "i32.const 1 i32.const 1 call $g ".repeat(10)));
         assert!(arguments > work("(func call 2)"), "{arguments}");
+    }
+
+    #[test]
+    fn what_a_module_does_before_it_starts_is_work() {
+        let module = |fields: &str| {
+            complexity(&format!("(component (core module (func $f) (table 1000 funcref) (memory 1) {fields}))"))
+        };
+        let elements = module(&format!("(elem func {})", "$f ".repeat(1_000)));
+        assert!((16_000..16_100).contains(&elements.function_work), "{elements:?}");
+        assert!(elements.items > 1_000, "{elements:?}");
+        let sum = format!("i32.const 0 {}", "i32.const 1 i32.add ".repeat(1_000));
+        for fields in
+            [format!("(global i32 {sum})"), format!("(data (offset {sum}) \"\")"), format!("(elem (offset {sum}) $f)")]
+        {
+            let found = module(&fields);
+            assert!((64_000..65_000).contains(&found.function_work), "{fields:.20}: {found:?}");
+        }
+        // A constant is data.
+        assert!(module(&"(global i32 (i32.const 0))".repeat(1_000)).function_work < 2_000);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::{
     any::Any,
     fmt,
+    ops::Range,
     sync::{Arc, OnceLock},
 };
 
@@ -220,30 +221,46 @@ impl LoadedComponent {
         }
     }
 
-    /// Finds out which imports a linker lacks, by offering stand-ins for all the others.
+    /// Finds out which imports a linker lacks, by offering stand-ins for all the others: by halves, and no more of them
+    /// than anybody reads, because a component can have thousands.
     fn unsatisfied<T: 'static>(&self, linker: &Linker<T>) -> Vec<MissingImport> {
         let engine = self.wasmtime();
         let ty = self.0.component.component_type();
         let imports: Vec<_> = ty.imports(engine).map(|(name, item)| (name, item.ty)).collect();
-        let is_unsatisfied = |suspect: &str| {
+        let is_unsatisfied = |suspects: &Range<usize>| {
             let mut trial = linker.clone();
             trial.allow_shadowing(true);
-            for (name, item) in imports.iter().filter(|(name, _)| *name != suspect) {
-                // One that cannot be stood in for shows up as a second suspect: too much said, not too little.
-                let _ = stand_in(engine, &mut trial.root(), name, item);
+            for (at, (name, item)) in imports.iter().enumerate() {
+                if !suspects.contains(&at) {
+                    // One that cannot be stood in for shows up as a second suspect: too much said, not too little.
+                    let _ = stand_in(engine, &mut trial.root(), name, item);
+                }
             }
             trial.instantiate_pre(&self.0.component).is_err()
         };
-        imports
-            .iter()
-            .filter(|(name, _)| is_unsatisfied(name))
-            .map(|(name, item)| MissingImport {
-                name: (*name).to_owned(),
-                functions: undefined_functions(engine, linker, name, item),
-            })
-            .collect()
+        let mut missing = Vec::new();
+        let mut suspects = Vec::new();
+        suspects.push(0..imports.len());
+        while let Some(range) = suspects.pop() {
+            if missing.len() == MOST_MISSING || range.is_empty() || !is_unsatisfied(&range) {
+                continue;
+            }
+            if range.len() == 1 {
+                let (name, item) = &imports[range.start];
+                let functions = undefined_functions(engine, linker, name, item);
+                missing.push(MissingImport { name: (*name).to_owned(), functions });
+            } else {
+                let middle = range.start.midpoint(range.end);
+                // The first half comes next.
+                suspects.extend([middle..range.end, range.start..middle]);
+            }
+        }
+        missing
     }
 }
+
+/// Imports that an error names.
+const MOST_MISSING: usize = 20;
 
 fn stand_in<T: 'static>(
     engine: &wasmtime::Engine,

@@ -4,59 +4,120 @@ use wasmtime::component::types::{ComponentFunc, Type};
 
 /// `name: func(a: s32, b: list<u8>) -> result<string, u32>`.
 ///
-/// Records, variants and resources have no name in a compiled component and are written by their shape.
+/// Records, variants and resources have no name in a compiled component and are written by their shape. A type can be
+/// far larger than the component that has it: after 4 KiB there comes `…` and no more.
 pub fn describe_func(name: &str, func: &ComponentFunc) -> String {
-    let params: Vec<_> = func.params().map(|(name, ty)| format!("{name}: {}", describe(&ty))).collect();
-    let results: Vec<_> = func.results().map(|ty| describe(&ty)).collect();
-    let arrow = if results.is_empty() { "" } else { " -> " };
-    format!("{name}: func({}){arrow}{}", params.join(", "), results.join(", "))
+    let mut out = Text(String::new());
+    out.put(name);
+    out.put(": func(");
+    out.all(func.params(), |out, (name, ty)| {
+        out.put(name);
+        out.put(": ");
+        out.ty(&ty);
+    });
+    out.put(")");
+    if func.results().len() > 0 {
+        out.put(" -> ");
+    }
+    out.all(func.results(), |out, ty| out.ty(&ty));
+    out.0
 }
 
-fn describe(ty: &Type) -> String {
-    let payload = |ty: Option<Type>| ty.map_or_else(|| "_".into(), |ty| describe(&ty));
-    match ty {
-        Type::Bool => "bool".into(),
-        Type::S8 => "s8".into(),
-        Type::U8 => "u8".into(),
-        Type::S16 => "s16".into(),
-        Type::U16 => "u16".into(),
-        Type::S32 => "s32".into(),
-        Type::U32 => "u32".into(),
-        Type::S64 => "s64".into(),
-        Type::U64 => "u64".into(),
-        Type::Float32 => "f32".into(),
-        Type::Float64 => "f64".into(),
-        Type::Char => "char".into(),
-        Type::String => "string".into(),
-        Type::List(list) => format!("list<{}>", describe(&list.ty())),
-        Type::Map(map) => format!("map<{}, {}>", describe(&map.key()), describe(&map.value())),
-        Type::FixedLengthList(list) => format!("list<{}, {}>", describe(&list.ty()), list.len()),
-        Type::Record(record) => {
-            let fields: Vec<_> = record.fields().map(|f| format!("{}: {}", f.name, describe(&f.ty))).collect();
-            format!("record {{ {} }}", fields.join(", "))
+/// Bytes after which a description ends.
+const LONGEST: usize = 4 << 10;
+
+struct Text(String);
+
+impl Text {
+    fn is_full(&self) -> bool {
+        self.0.len() > LONGEST
+    }
+
+    fn put(&mut self, text: &str) {
+        if self.is_full() {
+            return;
         }
-        Type::Tuple(tuple) => {
-            let types: Vec<_> = tuple.types().map(|ty| describe(&ty)).collect();
-            format!("tuple<{}>", types.join(", "))
+        self.0.push_str(&text[..text.floor_char_boundary(LONGEST)]);
+        if self.is_full() {
+            self.0.push('…');
         }
-        Type::Variant(variant) => {
-            let cases: Vec<_> = variant
-                .cases()
-                .map(|case| match case.ty {
-                    Some(ty) => format!("{}({})", case.name, describe(&ty)),
-                    None => case.name.to_owned(),
-                })
-                .collect();
-            format!("variant {{ {} }}", cases.join(", "))
+    }
+
+    /// Items with commas between, as long as there is room.
+    fn all<I>(&mut self, items: impl Iterator<Item = I>, mut each: impl FnMut(&mut Self, I)) {
+        for (at, item) in items.enumerate() {
+            if self.is_full() {
+                return;
+            }
+            if at > 0 {
+                self.put(", ");
+            }
+            each(self, item);
         }
-        Type::Enum(cases) => format!("enum {{ {} }}", cases.names().collect::<Vec<_>>().join(", ")),
-        Type::Option(option) => format!("option<{}>", describe(&option.ty())),
-        Type::Result(result) => format!("result<{}, {}>", payload(result.ok()), payload(result.err())),
-        Type::Flags(flags) => format!("flags {{ {} }}", flags.names().collect::<Vec<_>>().join(", ")),
-        Type::Own(_) => "own<resource>".into(),
-        Type::Borrow(_) => "borrow<resource>".into(),
-        Type::Future(future) => format!("future<{}>", payload(future.ty())),
-        Type::Stream(stream) => format!("stream<{}>", payload(stream.ty())),
-        Type::ErrorContext => "error-context".into(),
+    }
+
+    fn in_braces<I>(&mut self, what: &str, items: impl Iterator<Item = I>, each: impl FnMut(&mut Self, I)) {
+        self.put(what);
+        self.put(" { ");
+        self.all(items, each);
+        self.put(" }");
+    }
+
+    fn of(&mut self, what: &str, types: impl IntoIterator<Item = Option<Type>>) {
+        self.put(what);
+        self.put("<");
+        self.all(types.into_iter(), |out, ty| match ty {
+            Some(ty) => out.ty(&ty),
+            None => out.put("_"),
+        });
+        self.put(">");
+    }
+
+    fn ty(&mut self, ty: &Type) {
+        match ty {
+            Type::Bool => self.put("bool"),
+            Type::S8 => self.put("s8"),
+            Type::U8 => self.put("u8"),
+            Type::S16 => self.put("s16"),
+            Type::U16 => self.put("u16"),
+            Type::S32 => self.put("s32"),
+            Type::U32 => self.put("u32"),
+            Type::S64 => self.put("s64"),
+            Type::U64 => self.put("u64"),
+            Type::Float32 => self.put("f32"),
+            Type::Float64 => self.put("f64"),
+            Type::Char => self.put("char"),
+            Type::String => self.put("string"),
+            Type::List(list) => self.of("list", [Some(list.ty())]),
+            Type::Map(map) => self.of("map", [Some(map.key()), Some(map.value())]),
+            Type::FixedLengthList(list) => {
+                self.put("list<");
+                self.ty(&list.ty());
+                self.put(&format!(", {}>", list.len()));
+            }
+            Type::Record(record) => self.in_braces("record", record.fields(), |out, field| {
+                out.put(field.name);
+                out.put(": ");
+                out.ty(&field.ty);
+            }),
+            Type::Tuple(tuple) => self.of("tuple", tuple.types().map(Some)),
+            Type::Variant(variant) => self.in_braces("variant", variant.cases(), |out, case| {
+                out.put(case.name);
+                if let Some(ty) = case.ty {
+                    out.put("(");
+                    out.ty(&ty);
+                    out.put(")");
+                }
+            }),
+            Type::Enum(cases) => self.in_braces("enum", cases.names(), |out, name| out.put(name)),
+            Type::Option(option) => self.of("option", [Some(option.ty())]),
+            Type::Result(result) => self.of("result", [result.ok(), result.err()]),
+            Type::Flags(flags) => self.in_braces("flags", flags.names(), |out, name| out.put(name)),
+            Type::Own(_) => self.put("own<resource>"),
+            Type::Borrow(_) => self.put("borrow<resource>"),
+            Type::Future(future) => self.of("future", [future.ty()]),
+            Type::Stream(stream) => self.of("stream", [stream.ty()]),
+            Type::ErrorContext => self.put("error-context"),
+        }
     }
 }

@@ -16,7 +16,9 @@ use wasmtime::{Engine, component::Component};
 
 use crate::{
     Allocation, CodeCache, CompileLimits, Complexity, EngineConfig, EngineError, EpochClock, LoadError,
-    LoadedComponent, Origin, Profile, component::Loaded, error::panic_message,
+    LoadedComponent, Origin, Profile,
+    component::Loaded,
+    error::{Escaped, panic_message},
 };
 
 /// A 256-bit BLAKE3 digest.
@@ -262,7 +264,7 @@ impl WasmEngine {
     /// What must hold before the compiler may see it.
     fn check(&self, bytes: &[u8]) -> Result<(), LoadError> {
         check_header(bytes)?;
-        Complexity::of(bytes, &self.0.config.compile_limits).map(|_| ())
+        contained(|| Complexity::of(bytes, &self.0.config.compile_limits)).map(|_| ())
     }
 
     /// Loads native code made by [`precompile_blocking`](Self::precompile_blocking). It is copied; for large components
@@ -457,7 +459,7 @@ impl WasmEngine {
             match make(self.engine(profile, Allocation::Pooled)?) {
                 Ok(component) => return Ok((component, Allocation::Pooled)),
                 // wasmtime has no type for "does not fit"; what fails for another reason fails again below.
-                Err(error) => tracing::debug!(error = %format_args!("{error:#}"), "not for the pool"),
+                Err(error) => tracing::debug!(error = %Escaped(&error), "not for the pool"),
             }
         }
         Ok((make(self.engine(profile, Allocation::OnDemand)?)?, Allocation::OnDemand))
@@ -487,10 +489,12 @@ impl WasmEngine {
 /// Calls the compiler. It reads what strangers write, and a bug in it is not to end the host. What it has begun when it
 /// panics belongs to this component alone.
 fn compiler<R>(compile: impl FnOnce() -> wasmtime::Result<R>) -> Result<R, LoadError> {
-    match catch_unwind(AssertUnwindSafe(compile)) {
-        Ok(compiled) => compiled.map_err(|error| LoadError::Invalid { error }),
-        Err(payload) => Err(LoadError::CompilerPanicked { message: panic_message(payload) }),
-    }
+    contained(|| compile().map_err(|error| LoadError::Invalid { error }))
+}
+
+fn contained<R>(read: impl FnOnce() -> Result<R, LoadError>) -> Result<R, LoadError> {
+    catch_unwind(AssertUnwindSafe(read))
+        .unwrap_or_else(|payload| Err(LoadError::CompilerPanicked { message: panic_message(payload) }))
 }
 
 /// A component's binary form, from a file that has it as text or as it is.
@@ -508,9 +512,11 @@ fn read(path: &Path, limits: &CompileLimits) -> Result<Vec<u8>, LoadError> {
     if !is_text {
         return Ok(bytes);
     }
-    wat::parse_bytes(&bytes).map(|binary| binary.into_owned()).map_err(|mut error| {
-        error.set_path(path);
-        LoadError::Text { error }
+    contained(|| {
+        wat::parse_bytes(&bytes).map(|binary| binary.into_owned()).map_err(|mut error| {
+            error.set_path(path);
+            LoadError::Text { error }
+        })
     })
 }
 

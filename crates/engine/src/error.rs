@@ -206,7 +206,7 @@ pub fn shown(text: &str) -> impl fmt::Display + '_ {
 
 /// What somebody else says of a component, in which names of the component's may be: a log and a terminal are to stay
 /// whole. Such an error is no `source`, because whoever prints a chain of sources escapes nothing.
-struct Escaped<'a, E>(&'a E);
+pub(crate) struct Escaped<'a, E>(pub(crate) &'a E);
 
 impl<E: fmt::Display> fmt::Display for Escaped<'_, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,6 +5,7 @@ use airssys_wasm_fixtures::{C, RUST};
 
 /// Modules in modules, functions, segments, instances and some work, a little of each.
 const SOME_OF_ALL: &str = r#"(component
+    (import "i" (instance (export "f" (func))))
     (component $c
         (core module $m (table 1 funcref) (func $f (local i32) (loop (local.set 0 (i32.const 1)))) (elem (i32.const 0) $f))
         (core instance (instantiate $m)))
@@ -21,11 +22,13 @@ fn each_limit_refuses_what_is_one_more() {
     let bytes = wat::parse_str(SOME_OF_ALL).unwrap();
     let found = Complexity::of(&bytes, &CompileLimits::NONE).unwrap();
     let none = CompileLimits::NONE;
-    let limits: [(&str, u64, fn(u64) -> CompileLimits); 8] = [
+    type Limit = fn(u64) -> CompileLimits;
+    let limits: [(&str, u64, Limit); 9] = [
         ("bytes", found.bytes, |bytes| CompileLimits { bytes, ..CompileLimits::NONE }),
         ("nesting", found.nesting.into(), |n| CompileLimits { nesting: n as u32, ..CompileLimits::NONE }),
         ("functions", found.functions, |functions| CompileLimits { functions, ..CompileLimits::NONE }),
         ("element_segments", found.element_segments, |n| CompileLimits { element_segments: n, ..CompileLimits::NONE }),
+        ("imports", found.imports, |imports| CompileLimits { imports, ..CompileLimits::NONE }),
         ("items", found.items, |items| CompileLimits { items, ..CompileLimits::NONE }),
         ("instances", found.instances, |instances| CompileLimits { instances, ..CompileLimits::NONE }),
         ("function_work", found.function_work, |n| CompileLimits { function_work: n, ..CompileLimits::NONE }),
