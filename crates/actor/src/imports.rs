@@ -219,7 +219,7 @@ async fn ask_any(
         let mut last = GuestRequestError::NotSent(GuestSendError::Unknown);
         let mut full = None;
         for receiver in actors {
-            let Some(waiting) = Waiting::begin(asker, receiver) else {
+            let Some(_waiting) = Waiting::begin(asker, receiver) else {
                 last = GuestRequestError::Cycle;
                 continue;
             };
@@ -236,12 +236,14 @@ async fn ask_any(
                 Err((reason, _)) => {
                     last = GuestRequestError::NotSent(refused(reason));
                     if matches!(reason, Refusal::Full | Refusal::Restarting) && full.is_none() {
-                        full = Some((receiver, waiting));
+                        full = Some(receiver);
                     }
                 }
             }
         }
-        let Some((receiver, _waiting)) = full else { return Err(last) };
+        let Some(receiver) = full else { return Err(last) };
+        // Anew, for the asker is known to wait for one at a time.
+        let Some(_waiting) = Waiting::begin(asker, receiver) else { return Err(GuestRequestError::Cycle) };
         let (delivery, answer) = question(message, receiver, until);
         receiver.push(delivery).await.map_err(|(reason, _)| GuestRequestError::NotSent(refused(reason)))?;
         heard(answer.await)
