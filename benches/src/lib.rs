@@ -1,5 +1,6 @@
 //! What the benchmarks have in common: the harness that measures a benchmark and its twins interleaved, the guests,
-//! and the readings of the operating system.
+//! and the readings of the operating system; and the soak and the hostile guests, which measure little and check
+//! everything.
 //!
 //! A benchmark is a closure that runs so many iterations and says how long they took. `cargo bench` gives it to
 //! Criterion; `cargo xtask bench` has [`main`] run it with its twins in turns and write JSON, and `cargo xtask compare`
@@ -9,7 +10,9 @@ pub mod actors;
 mod allocations;
 pub mod guests;
 mod harness;
+pub mod hostile;
 pub mod process;
+pub mod soak;
 
 pub use harness::{Group, Measure, Reading, Suite, main, runtime, timed, timed_async};
 

@@ -40,6 +40,11 @@ enum Otherwise {
 const STEPS: &[Step] = &[
     step("formatting", &[&["fmt", "--all", "--check"], &["fmt", "--all", "--check", "--manifest-path", GUESTS]]),
     step("clippy", &[&["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"]]),
+    Step {
+        name: "licences, sources and duplicates",
+        commands: &[&["deny", "--version"], &["deny", "check", "licenses", "sources", "bans"]],
+        otherwise: Otherwise::LeaveOut,
+    },
     step("tests and doc tests", &[&["test", "--workspace", "--locked"]]),
     step("rustdoc", &[&["doc", "--workspace", "--no-deps", "--locked"]]),
     step("guests", &[&["xtask", "fixtures", "--check"]]),
@@ -64,6 +69,7 @@ const STEPS: &[Step] = &[
             "--exclude=airssys-wasm-benches",
             "--exclude=airssys-wasm-examples",
             "--exclude=airssys-wasm-fixtures",
+            "--exclude=airssys-wasm-fuzz",
             "--exclude=airssys-wasm-measurements",
         ]],
     ),
@@ -76,6 +82,8 @@ const STEPS: &[Step] = &[
     },
     step("report", &[&["xtask", "report"]]),
     step("leaks, as a smoke test", &[&["xtask", "leak-check", "--crashes", "10000"]]),
+    step("soak, a minute", &[&["xtask", "soak", "--minutes", "1"]]),
+    step("soak of a build that loses messages", &[&["xtask", "soak", "--self-check"]]),
 ];
 
 const GUESTS: &str = "fixtures/guests/rust/Cargo.toml";

@@ -8,10 +8,14 @@ mod ecosystem;
 mod edges;
 mod figures;
 mod fixtures;
+mod fuzz;
+mod hostile;
 mod interrupt;
 mod machine;
 mod programs;
 mod report;
+mod sanitize;
+mod soak;
 mod table;
 
 use std::{
@@ -43,6 +47,10 @@ enum Command {
     Check(check::Args),
     /// Crash 100,000 components of mixed kinds in one process, and fail if memory, mappings or descriptors grow
     LeakCheck(bench::LeakArgs),
+    Hostile(hostile::Args),
+    Soak(soak::Args),
+    Fuzz(fuzz::Args),
+    Sanitize(sanitize::Args),
 }
 
 fn main() -> ExitCode {
@@ -56,6 +64,10 @@ fn main() -> ExitCode {
         Command::Figures(args) => (figures::run(&args).map(done), 1),
         Command::Check(args) => (check::run(&args).map(done), 1),
         Command::LeakCheck(args) => (bench::leak_check(&args).map(done), 1),
+        Command::Hostile(args) => (hostile::run(&args).map(done), 1),
+        Command::Soak(args) => (soak::run(&args).map(done), 1),
+        Command::Sanitize(args) => (sanitize::run(&args).map(done), 1),
+        Command::Fuzz(args) => (fuzz::run(&args).map(done), 1),
     };
     result.unwrap_or_else(|error| {
         // Where it comes from, without where in this program: that is nobody's concern.

@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use airssys_wasm_engine::{EpochClock, LoadedComponent, MAX_MEMORY, Profile};
+use airssys_wasm_engine::{EpochClock, LoadedComponent, MAX_MEMORY, Profile, shown};
 use bytesize::ByteSize;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// What one component may use: the `[resources]` table of its `Component.toml`.
 ///
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ResourceLimits {
     /// Linear memory, the sum over all memories of the component. Mandatory.
+    #[serde(serialize_with = "exact")]
     pub memory: ByteSize,
     /// What a growth beyond `memory` or `table_elements` does. Default: `"crash"`.
     pub on_growth_refused: OnGrowthRefused,
@@ -36,15 +37,23 @@ pub struct ResourceLimits {
     /// Not counted for a component that imports no function. Default: 1,000,000.
     pub host_calls: u64,
     /// Bytes that one host call may carry out of the guest. Default: 1 MiB.
+    #[serde(serialize_with = "exact")]
     pub host_call_bytes: ByteSize,
     /// Resource handles that live at the same time. Default: 1,000.
     pub handles: u32,
     /// Bytes of a message, and of what a call returns. Default: 1 MiB.
+    #[serde(serialize_with = "exact")]
     pub message_size: ByteSize,
     /// Bytes that it may write into the host's log at once, and in each second: by `airssys:actor/logging`, and by output
     /// that goes to `tracing`. Each line counts 64 more than it has. What is beyond is left out, with a word on how much.
     /// Default: 64 KiB.
+    #[serde(serialize_with = "exact")]
     pub log_bytes: ByteSize,
+}
+
+/// To the byte: what people read of a size is rounded.
+fn exact<S: Serializer>(size: &ByteSize, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{} B", size.as_u64()))
 }
 
 /// What happens to a component that wants to grow beyond its limit.
@@ -102,13 +111,13 @@ const KEYS: &[&str] = &[
 #[non_exhaustive]
 pub enum ManifestError {
     /// Not TOML, or a value of the wrong type.
-    #[error("Component.toml: {0}")]
-    Toml(#[from] toml::de::Error),
+    #[error("Component.toml: {}", escaped(.0))]
+    Toml(toml::de::Error),
     /// The memory limit is not there.
     #[error("Component.toml sets no memory limit, and there is no default; add\n\n[resources]\nmemory = \"64MiB\"\n")]
     NoMemoryLimit,
     /// A key that nobody knows.
-    #[error("Component.toml: unknown key `{key}`{}; known are: {}", in_table(table), known.join(", "))]
+    #[error("Component.toml: unknown key `{}`{}; known are: {}", shown(key), in_table(table), known.join(", "))]
     UnknownKey {
         /// The table it is in, empty for the top.
         table: String,
@@ -119,8 +128,20 @@ pub enum ManifestError {
     },
 }
 
+// By hand, because a derived one would make it a source, whose text nobody escapes.
+impl From<toml::de::Error> for ManifestError {
+    fn from(error: toml::de::Error) -> Self {
+        Self::Toml(error)
+    }
+}
+
 fn in_table(table: &str) -> String {
-    if table.is_empty() { String::new() } else { format!(" in [{table}]") }
+    if table.is_empty() { String::new() } else { format!(" in [{}]", shown(table)) }
+}
+
+/// A parser's error shows the line that it is about.
+fn escaped(error: &toml::de::Error) -> String {
+    error.to_string().lines().map(|line| shown(line).to_string()).collect::<Vec<_>>().join("\n")
 }
 
 impl ManifestError {
@@ -392,7 +413,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        let limits = ResourceLimits { fuel: Some(7), ..ResourceLimits::with_memory(ByteSize::mib(3)) };
+        let limits = ResourceLimits { fuel: Some(7), ..ResourceLimits::with_memory(ByteSize((3 << 20) + 1)) };
         let mut manifest = toml::Table::new();
         let table = toml::Table::try_from(&limits).unwrap();
         assert!(table.keys().all(|key| KEYS.contains(&key.as_str())) && table.len() == KEYS.len());

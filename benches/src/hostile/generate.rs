@@ -1,0 +1,312 @@
+//! Guests that are too large to be written down, by their number.
+
+use anyhow::{Result, bail};
+use wasm_encoder::{
+    BlockType, CodeSection, Component, ConstExpr, ElementSection, Elements, ExportKind, ExportSection, Function,
+    FunctionSection, GlobalSection, GlobalType, Instruction as I, Module, ModuleSection, TypeSection, ValType,
+};
+
+/// What the generator of this name makes of a number.
+///
+/// # Errors
+///
+/// When there is no such generator.
+pub fn binary(generator: &str, n: usize) -> Result<Vec<u8>> {
+    Ok(match generator {
+        "functions" => functions(n, &|_| {}),
+        "exports" => exports(n),
+        "globals" => globals(n),
+        "element_segments" => element_segments(n),
+        "nested_loops" => functions(1, &|function| nested_loops(function, n)),
+        "many_loops" => functions(n, &|function| nested_loops(function, 100)),
+        "many_values" => functions(n, &|function| live_values(function, 5_000)),
+        "many_locals_over_blocks" => functions(n, &|function| locals_over_blocks(function, 2_200)),
+        "many_nested_blocks" => functions(n, &|function| nested_blocks(function, 12_000)),
+        "many_plain" => functions(n, &|function| plain(function, 190_000)),
+        "live_values" => functions(1, &|function| live_values(function, n)),
+        "nested_blocks" => functions(1, &|function| nested_blocks(function, n)),
+        "locals_over_blocks" => functions(1, &|function| locals_over_blocks(function, n)),
+        "elements" => elements(n),
+        "long_initial_value" => wat::parse_str(format!(
+            "(component (core module (global (import \"\" \"\") i32) (global i32 global.get 0 {})))",
+            "i32.const 1 i32.add ".repeat(n)
+        ))?,
+        "imports" => {
+            let imports: String = (0..n).map(|i| format!("(import \"i{i}\" (func))")).collect();
+            wat::parse_str(format!("(component {imports})"))?
+        }
+        "imported_interface" => {
+            let exports: String = (0..n).map(|i| format!("(export \"f{i}\" (func))")).collect();
+            wat::parse_str(format!("(component (import \"i\" (instance {exports})))"))?
+        }
+        "long_type" => wat::parse_str(long_type(n))?,
+        "zeros" => {
+            let mut bytes = b"\0asm\x0d\0\x01\0".to_vec();
+            bytes.resize(n, 0);
+            bytes
+        }
+        "rubbish" => (0..n).map(|i| (i * 7 + 3) as u8).collect(),
+        "actor_with_instances" => wat::parse_str(airssys_wasm_fixtures::SMALLEST_ACTOR.replacen(
+            "(core module $m",
+            &format!("(core module $empty) {} (core module $m", "(core instance (instantiate $empty))".repeat(n)),
+            1,
+        ))?,
+        "doubling_calls" => wat::parse_str(doubling_calls(n))?,
+        "instances" => wat::parse_str(airssys_wasm_fixtures::with_instances(n as u32))?,
+        "nested_doubling" => wat::parse_str(nested(n, "(instance (instantiate $c)) (instance (instantiate $c))"))?,
+        "wide_doubling" => wat::parse_str(nested(n, &"(instance (instantiate $c))".repeat(10)))?,
+        "nested_components" => wat::parse_str(nested(n, ""))?,
+        "nested_types" => nested_types(n),
+        "doubling_types" => wat::parse_str(doubling_types(n))?,
+        "given_component" => {
+            wat::parse_str(r#"(component (component (import "c" (component $c)) (instance (instantiate $c))))"#)?
+        }
+        "bad_export_name" => bad_export_name()?,
+        _ => bail!("there is no generator {generator:?}"),
+    })
+}
+
+fn in_component(module: &Module) -> Vec<u8> {
+    let mut component = Component::new();
+    component.section(&ModuleSection(module));
+    component.finish()
+}
+
+/// Locals of each function, beside its one parameter.
+const LOCALS: u32 = 200;
+
+fn functions(n: usize, body: &dyn Fn(&mut Function)) -> Vec<u8> {
+    let mut types = TypeSection::new();
+    types.ty().function([ValType::I32], []);
+    let mut functions = FunctionSection::new();
+    let mut code = CodeSection::new();
+    let mut probe = Function::new([]);
+    body(&mut probe);
+    let locals = if probe.byte_len() > 1 { LOCALS } else { 0 };
+    for _ in 0..n {
+        functions.function(0);
+        let mut function = Function::new([(locals, ValType::I32)]);
+        body(&mut function);
+        function.instruction(&I::End);
+        code.function(&function);
+    }
+    let mut module = Module::new();
+    module.section(&types).section(&functions).section(&code);
+    in_component(&module)
+}
+
+/// Loops within loops, and all locals set in the innermost from one another.
+fn nested_loops(function: &mut Function, depth: usize) {
+    for _ in 0..depth {
+        function.instruction(&I::Loop(BlockType::Empty));
+    }
+    for local in 1..=LOCALS {
+        function.instruction(&I::LocalGet(local));
+        function.instruction(&I::LocalGet(local % LOCALS + 1));
+        function.instruction(&I::I32Add);
+        function.instruction(&I::LocalSet(local));
+    }
+    for _ in 0..depth {
+        function.instruction(&I::LocalGet(0));
+        function.instruction(&I::BrIf(0));
+        function.instruction(&I::End);
+    }
+}
+
+fn live_values(function: &mut Function, n: usize) {
+    for i in 0..n {
+        function.instruction(&I::LocalGet(0));
+        function.instruction(&I::I32Const(i as i32));
+        function.instruction(&I::I32Mul);
+    }
+    for _ in 1..n {
+        function.instruction(&I::I32Xor);
+    }
+    used(function);
+}
+
+/// Takes a value so that nobody may leave it out.
+fn used(function: &mut Function) {
+    function.instruction(&I::If(BlockType::Empty));
+    function.instruction(&I::Unreachable);
+    function.instruction(&I::End);
+}
+
+fn plain(function: &mut Function, n: usize) {
+    for i in 0..n {
+        function.instruction(&I::LocalGet(0));
+        function.instruction(&I::I32Const(i as i32));
+        function.instruction(&I::I32Mul);
+        function.instruction(&I::LocalSet(0));
+    }
+    function.instruction(&I::LocalGet(0));
+    used(function);
+}
+
+fn nested_blocks(function: &mut Function, n: usize) {
+    for _ in 0..n {
+        function.instruction(&I::Block(BlockType::Empty));
+    }
+    for _ in 0..n {
+        function.instruction(&I::LocalGet(0));
+        function.instruction(&I::BrIf(0));
+        function.instruction(&I::End);
+    }
+}
+
+fn locals_over_blocks(function: &mut Function, n: usize) {
+    // As many more locals as there are blocks, which are made by operands that stay.
+    for _ in 0..n {
+        function.instruction(&I::LocalGet(0));
+    }
+    for block in 0..n {
+        function.instruction(&I::LocalGet(0));
+        function.instruction(&I::If(BlockType::Empty));
+        function.instruction(&I::I32Const(block as i32));
+        function.instruction(&I::LocalSet(1 + block as u32 % LOCALS));
+        function.instruction(&I::End);
+    }
+    for local in 1..=LOCALS {
+        function.instruction(&I::LocalGet(local));
+        function.instruction(&I::I32Add);
+    }
+    for _ in 1..n {
+        function.instruction(&I::I32Add);
+    }
+    used(function);
+}
+
+fn exports(n: usize) -> Vec<u8> {
+    let mut types = TypeSection::new();
+    types.ty().function([], []);
+    let mut functions = FunctionSection::new();
+    functions.function(0);
+    let mut exports = ExportSection::new();
+    for i in 0..n {
+        exports.export(&format!("export-{i}"), ExportKind::Func, 0);
+    }
+    let mut code = CodeSection::new();
+    let mut function = Function::new([]);
+    function.instruction(&I::End);
+    code.function(&function);
+    let mut module = Module::new();
+    module.section(&types).section(&functions).section(&exports).section(&code);
+    in_component(&module)
+}
+
+fn globals(n: usize) -> Vec<u8> {
+    let mut globals = GlobalSection::new();
+    for _ in 0..n {
+        globals.global(GlobalType { val_type: ValType::I32, mutable: true, shared: false }, &ConstExpr::i32_const(0));
+    }
+    let mut module = Module::new();
+    module.section(&globals);
+    in_component(&module)
+}
+
+fn element_segments(n: usize) -> Vec<u8> {
+    let mut types = TypeSection::new();
+    types.ty().function([], []);
+    let mut functions = FunctionSection::new();
+    functions.function(0);
+    let mut elements = ElementSection::new();
+    for _ in 0..n {
+        elements.passive(Elements::Functions([0].as_slice().into()));
+    }
+    let mut code = CodeSection::new();
+    let mut function = Function::new([]);
+    function.instruction(&I::End);
+    code.function(&function);
+    let mut module = Module::new();
+    module.section(&types).section(&functions).section(&elements).section(&code);
+    in_component(&module)
+}
+
+fn elements(n: usize) -> Vec<u8> {
+    let mut types = TypeSection::new();
+    types.ty().function([], []);
+    let mut functions = FunctionSection::new();
+    functions.function(0);
+    let mut elements = ElementSection::new();
+    elements.passive(Elements::Functions(vec![0; n].into()));
+    let mut code = CodeSection::new();
+    let mut function = Function::new([]);
+    function.instruction(&I::End);
+    code.function(&function);
+    let mut module = Module::new();
+    module.section(&types).section(&functions).section(&elements).section(&code);
+    in_component(&module)
+}
+
+/// A function that takes a tuple of the same long enumeration over and over.
+fn long_type(n: usize) -> String {
+    let names: String = (0..n).map(|i| format!("\"a-rather-long-name-{i}\" ")).collect();
+    format!(
+        "(component (type $names (enum {names})) (export $e \"names\" (type $names)) (type $t (tuple {})) \
+         (core module $m (func (export \"f\") (param i32))) (core instance $i (instantiate $m)) \
+         (core module $n (memory (export \"m\") 1) (func (export \"r\") (param i32 i32 i32 i32) (result i32) i32.const 0)) \
+         (core instance $n (instantiate $n)) \
+         (func (export \"f\") (param \"x\" $t) (canon lift (core func $i \"f\") (memory (core memory $n \"m\")) \
+         (realloc (core func $n \"r\")))))",
+        "$e ".repeat(n)
+    )
+}
+
+/// An actor whose handler calls a function that calls another twice, and so on.
+fn doubling_calls(depth: usize) -> String {
+    let calls: String =
+        (0..depth).map(|i| format!("(func $f{i} (call $f{next}) (call $f{next}))", next = i + 1)).collect();
+    let handler = airssys_wasm_fixtures::SMALLEST_ACTOR
+        .replace("(global.set $next (i32.const 1024))", "(global.set $next (i32.const 1024)) (call $f0)");
+    handler.replacen(
+        "(memory (export \"memory\") 1)",
+        &format!("(memory (export \"memory\") 1) {calls} (func $f{depth})"),
+        1,
+    )
+}
+
+/// Components within components, and in each of them something about the next, `$c`.
+fn nested(depth: usize, about: &str) -> String {
+    let mut text = "(core module $m) (core instance (instantiate $m))".to_owned();
+    for _ in 0..depth {
+        text = format!("(component $c {text}) {about}");
+    }
+    format!("(component {text})")
+}
+
+/// Instance types within instance types, which the text form does not allow to be nested like that.
+fn nested_types(depth: usize) -> Vec<u8> {
+    let mut inner = vec![0x42, 0x00];
+    for _ in 1..depth {
+        // An instance type of one declaration, which is a type.
+        inner = [&[0x42, 0x01, 0x01], inner.as_slice()].concat();
+    }
+    let mut bytes = b"\0asm\x0d\0\x01\0".to_vec();
+    let section = [&[0x01], inner.as_slice()].concat();
+    bytes.push(7);
+    leb128(&mut bytes, section.len());
+    bytes.extend(section);
+    bytes
+}
+
+fn doubling_types(n: usize) -> String {
+    let types: String = (0..n).map(|i| format!("(type $t{} (tuple $t{i} $t{i}))", i + 1)).collect();
+    format!("(component (type $t0 string) {types})")
+}
+
+/// A component that exports under a name that is none.
+fn bad_export_name() -> Result<Vec<u8>> {
+    let name = "nnnnnnnn";
+    let mut bytes = wat::parse_str(format!("(component (instance) (export \"{name}\" (instance 0)))"))?;
+    let at = bytes.windows(name.len()).position(|part| part == name.as_bytes()).unwrap_or_default();
+    bytes[at..at + name.len()].copy_from_slice(b"\x1b[31m\nab");
+    Ok(bytes)
+}
+
+fn leb128(bytes: &mut Vec<u8>, mut n: usize) {
+    while n >= 0x80 {
+        bytes.push(n as u8 | 0x80);
+        n >>= 7;
+    }
+    bytes.push(n as u8);
+}

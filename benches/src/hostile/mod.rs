@@ -1,0 +1,11 @@
+//! Guests that do their worst, and whether the host and a neighbour come through it.
+//!
+//! [`corpus`] reads what guests there are and what must come of them, [`generate`] makes those that are too large to be
+//! written down. [`arena`] lets one of them loose in this process and reports what happened, in the words of
+//! [`outcome`]. [`suite`] gives each guest a process of its own and judges the reports.
+
+pub mod arena;
+pub mod corpus;
+pub mod generate;
+pub mod outcome;
+pub mod suite;

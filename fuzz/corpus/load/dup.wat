@@ -1,0 +1,1 @@
+(component (core module (func) (export "a\1bb" (func 0)) (export "a\1bb" (func 0))))

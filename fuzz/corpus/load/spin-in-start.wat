@@ -1,0 +1,6 @@
+;; Never ends to start.
+(component
+  (core module $m
+    (func $spin (loop $again (br $again)))
+    (start $spin))
+  (core instance $i (instantiate $m)))

@@ -1,0 +1,10 @@
+(component
+  (type $t0 (record (field "a" u8) (field "b" (list string))))
+  (export $t "t" (type $t0))
+  (core module $m (memory (export "memory") 1)
+    (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 64))
+    (func (export "f") (param i32 i32 i32) (result i32) (i32.const 16)))
+  (core instance $i (instantiate $m))
+  (func $f (param "t" $t) (result (option (tuple u8 string)))
+    (canon lift (core func $i "f") (memory (core memory $i "memory")) (realloc (core func $i "realloc"))))
+  (export "f" (func $f)))

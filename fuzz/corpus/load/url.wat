@@ -1,0 +1,1 @@
+(component (import "url=<a\1bb>" (func)))

@@ -1,0 +1,110 @@
+;; What follows the script.
+
+  (core module $liar
+    (import "libc" "memory" (memory 0))
+    (import "libc" "follow" (func $follow (param i32 i32)))
+    (import "libc" "byte" (func $byte (result i32)))
+    (import "libc" "number" (func $number (result i32)))
+    (import "own" "script" (func $script (param i32)))
+    (import "own" "new" (func $own-new (param i32) (result i32)))
+    (import "own" "rep" (func $own-rep (param i32) (result i32)))
+    (import "own" "drop" (func $own-drop (param i32)))
+    (import "wasi" "random" (func $random (param i64 i32)))
+    (import "wasi" "ready" (func $ready (param i32) (result i32)))
+    (import "wasi" "block" (func $block (param i32)))
+    (import "wasi" "poll" (func $poll (param i32 i32 i32)))
+    (import "wasi" "drop" (func $pollable-drop (param i32)))
+    (import "wasi" "subscribe-duration" (func $subscribe-duration (param i64) (result i32)))
+    (import "host" "log" (func $log (param i32 i32 i32)))
+    (import "host" "self-id" (func $self-id (param i32)))
+    (import "host" "send" (func $send (param i32 i32 i32 i32 i32 i32 i32 i32)))
+    (import "host" "request" (func $request (param i32 i32 i32 i32 i32 i32)))
+    (import "host" "publish" (func $publish (param i32 i32 i32 i32 i32)))
+    (import "host" "subscribe" (func $subscribe (param i32 i32 i32)))
+    (import "host" "unsubscribe" (func $unsubscribe (param i32 i32)))
+    (import "host" "consumer-request" (func $consumer-request (param i32 i32 i32 i32 i32 i32)))
+    (import "host" "consumer-publish" (func $consumer-publish (param i32 i32 i32 i32 i32 i32 i32 i32)))
+    (table $table 1 funcref)
+
+    (start $begin)
+    (func $begin
+      (call $script (i32.const 0))
+      (call $follow (i32.load (i32.const 0)) (i32.load (i32.const 4)))
+      (i64.store (i32.const 0) (i64.const 0))
+      (call $run))
+
+    ;; One step after the other, until one is 0.
+    (func $run
+      (local $step i32)
+      (loop $next
+        (br_if $next (call $did (i32.rem_u (call $byte) (i32.const 25))))))
+
+    (func $did (param $step i32) (result i32)
+      (block $24 (block $23 (block $22 (block $21 (block $20 (block $19 (block $18 (block $17 (block $16 (block $15
+      (block $14 (block $13 (block $12 (block $11 (block $10 (block $9 (block $8 (block $7 (block $6 (block $5 (block $4
+      (block $3 (block $2 (block $1 (block $0
+        (br_table $0 $1 $2 $3 $4 $5 $6 $7 $8 $9 $10 $11 $12 $13 $14 $15 $16 $17 $18 $19 $20 $21 $22 $23 $24
+          (local.get $step)))
+        (return (i32.const 0)))
+        (call $log (call $number) (call $number) (call $number)) (return (i32.const 1)))
+        (call $self-id (call $number)) (return (i32.const 1)))
+        (call $send (call $number) (call $number) (call $number) (call $number) (call $number) (call $number)
+          (call $number) (call $number))
+        (return (i32.const 1)))
+        (call $request (call $number) (call $number) (call $number) (call $number) (call $number) (call $number))
+        (return (i32.const 1)))
+        (call $publish (call $number) (call $number) (call $number) (call $number) (call $number))
+        (return (i32.const 1)))
+        (call $subscribe (call $number) (call $number) (call $number)) (return (i32.const 1)))
+        (call $unsubscribe (call $number) (call $number)) (return (i32.const 1)))
+        (call $consumer-request (call $number) (call $number) (call $number) (call $number) (call $number)
+          (call $number))
+        (return (i32.const 1)))
+        (call $consumer-publish (call $number) (call $number) (call $number) (call $number) (call $number)
+          (call $number) (call $number) (call $number))
+        (return (i32.const 1)))
+        (drop (memory.grow (call $number))) (return (i32.const 1)))
+        (drop (table.grow $table (ref.null func) (call $number))) (return (i32.const 1)))
+        (i32.store (call $number) (call $number)) (return (i32.const 1)))
+        (memory.fill (call $number) (call $number) (call $number)) (return (i32.const 1)))
+        (drop (call $own-new (call $number))) (return (i32.const 1)))
+        (drop (call $own-rep (call $number))) (return (i32.const 1)))
+        (call $own-drop (call $number)) (return (i32.const 1)))
+        (call $random (i64.extend_i32_u (call $number)) (call $number)) (return (i32.const 1)))
+        (drop (call $subscribe-duration (i64.shl (i64.extend_i32_u (call $number)) (i64.const 20))))
+        (return (i32.const 1)))
+        (drop (call $ready (call $number))) (return (i32.const 1)))
+        (call $block (call $number)) (return (i32.const 1)))
+        (call $poll (call $number) (call $number) (call $number)) (return (i32.const 1)))
+        (call $pollable-drop (call $number)) (return (i32.const 1)))
+        (call $deep (i32.const 1)) (return (i32.const 1)))
+      ;; Never ends.
+      (loop $again (br $again))
+      (i32.const 1))
+
+    (func $deep (param i32) (if (local.get 0) (then (call $deep (i32.add (local.get 0) (i32.const 1))))))
+
+    ;; All that is exported follows the script, and comes back with a number of it.
+    (func $answer (export "0") (result i32) (call $run) (call $number))
+    (func (export "nothing") (call $run))
+    (func (export "1") (param i32) (result i32) (call $answer))
+    (func (export "2") (param i32 i32) (result i32) (call $answer))
+    (func (export "7") (param i32 i32 i32 i32 i32 i32 i32) (result i32) (call $answer))
+    (func (export "12") (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32) (call $answer))
+    (func (export "float") (result f64) (call $run) (f64.reinterpret_i64 (i64.extend_i32_s (call $number))))
+    (func (export "post") (param i32) (call $run)))
+  (core instance $liar (instantiate $liar
+    (with "libc" (instance $libc))
+    (with "own" (instance
+      (export "script" (func $script))
+      (export "new" (func $own-new))
+      (export "rep" (func $own-rep))
+      (export "drop" (func $own-drop))))
+    (with "wasi" (instance
+      (export "random" (func $random))
+      (export "ready" (func $ready))
+      (export "block" (func $block))
+      (export "poll" (func $poll))
+      (export "drop" (func $pollable-drop))
+      (export "subscribe-duration" (func $subscribe-duration))))
+    (with "host" (instance $host))))

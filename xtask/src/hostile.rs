@@ -1,0 +1,35 @@
+//! `cargo xtask hostile`: builds the program that lets the hostile guests loose, and runs it.
+
+use anyhow::{Result, ensure};
+
+use crate::{
+    interrupt,
+    programs::{PACKAGE, cargo},
+    root,
+};
+
+/// Let hostile guests loose, each in a process of its own beside a healthy neighbour, and judge what comes of it
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only guests whose name contains this; `--list` shows the names
+    filter: Option<String>,
+    /// Show the guests and what must come of them, and run none
+    #[arg(long)]
+    list: bool,
+    /// Also those that take the compiler as long as its limits let them
+    #[arg(long)]
+    slow: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    interrupt::listen()?;
+    let mut command = cargo(root());
+    command.args(["run", "--release", "--package", PACKAGE, "--bin", "hostile", "--"]);
+    command.args(&args.filter);
+    for (flag, given) in [("--list", args.list), ("--slow", args.slow)] {
+        command.args(given.then_some(flag));
+    }
+    let status = interrupt::status(&mut command)?;
+    ensure!(status.success(), "not all guests are as they should be ({status})");
+    Ok(())
+}
