@@ -388,3 +388,47 @@ fn log(cell: &Cell, level: Level, left_out: u64, line: &str) {
         Level::Error => tracing::error!(target: "guest", %actor, bytes, "{line}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::pin,
+        task::{Context, Waker},
+    };
+
+    use airssys_wasm_engine::{EngineConfig, WasmEngine};
+
+    use super::*;
+    use crate::{ActorRef, ActorSystem, NativeActor, NativeSpec, SystemConfig};
+
+    struct Busy;
+
+    impl NativeActor for Busy {
+        async fn handle(&mut self, _: &MessageEnvelope) -> Result<Option<Bytes>, String> {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_room_in_a_group_is_known_to_wait() {
+        let system = ActorSystem::new(WasmEngine::new(EngineConfig::small()).unwrap(), SystemConfig::default());
+        let mut actors: Vec<ActorRef> = Vec::new();
+        for name in ["asker", "first", "second"] {
+            let mut spec = NativeSpec::new(name.parse().unwrap(), || Busy);
+            spec.mailbox = 1;
+            let actor = system.spawn_native(spec).await.unwrap();
+            // One that it is busy with, and one that fills its mailbox.
+            actor.tell("x").await.unwrap();
+            actor.tell("x").await.unwrap();
+            actors.push(actor);
+        }
+        let cells: Vec<_> = actors.iter().map(|actor| Arc::clone(&actor.0)).collect();
+        let group: Vec<_> = cells[1..].iter().map(|cell| Arc::new(Endpoint::Actor(Arc::clone(cell)))).collect();
+        let question = MessageEnvelope::new("x");
+        let long = Duration::from_secs(60);
+        let mut asking = pin!(ask_any(&cells[0], &group, &question, long, Silence::IsAnAnswer));
+        assert!(asking.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        assert!(Waiting::begin(&cells[1], &cells[0]).is_none(), "it would wait for itself");
+        assert!(Waiting::begin(&cells[2], &cells[0]).is_some(), "the asker waits for the first alone");
+    }
+}

@@ -246,7 +246,8 @@ impl WasmEngine {
     /// See [`LoadError`].
     pub fn load_wat_blocking(&self, text: &str, profile: Profile) -> Result<LoadedComponent, LoadError> {
         self.0.config.compile_limits.check_text(text.len() as u64)?;
-        self.load_blocking(&wat::parse_str(text).map_err(|error| LoadError::Text { error })?, profile)
+        let binary = contained(|| wat::parse_str(text).map_err(|error| LoadError::Text { error }))?;
+        self.load_blocking(&binary, profile)
     }
 
     /// Compiles a component into native code for [`load_precompiled`](Self::load_precompiled), here or in another
