@@ -199,9 +199,18 @@ impl<T: fmt::Display> fmt::Display for List<'_, T> {
 const MOST_LISTED: usize = 20;
 const LONGEST_SHOWN: usize = 512;
 
-/// Text of a component's for people: cut, and with control characters escaped.
+/// Text of a component's for people: cut, and with control characters escaped. Quotes stay as they are.
 pub fn shown(text: &str) -> impl fmt::Display + '_ {
-    text[..text.floor_char_boundary(LONGEST_SHOWN)].escape_debug()
+    struct Shown<'a>(&'a str);
+    impl fmt::Display for Shown<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            self.0.chars().try_for_each(|c| match c {
+                '"' | '\'' => write!(f, "{c}"),
+                c => write!(f, "{}", c.escape_debug()),
+            })
+        }
+    }
+    Shown(&text[..text.floor_char_boundary(LONGEST_SHOWN)])
 }
 
 /// What somebody else says of a component, in which names of the component's may be: a log and a terminal are to stay
