@@ -57,3 +57,23 @@ macro_rules! replays {
 }
 
 replays! { envelope, guest, load, manifest, names }
+
+/// What the targets have found, in words.
+mod found {
+    use airssys_wasm_fuzz::{load, manifest};
+
+    #[test]
+    fn limits_are_written_to_the_byte() {
+        manifest(b"[resources]\nmemory = 65537\n");
+    }
+
+    #[test]
+    fn a_parsers_error_shows_no_control_character_of_the_text() {
+        manifest(b"[resources]\nmemory = \"\x1b[2J\"\n");
+    }
+
+    #[test]
+    fn a_name_in_an_error_reaches_the_log_escaped() {
+        load(br#"(component (core module (func) (export "\1b" (func 0)) (export "\1b" (func 0))))"#);
+    }
+}
