@@ -7,6 +7,8 @@ use std::time::Duration;
 pub struct Reading {
     /// Bytes in physical memory.
     pub resident: u64,
+    /// The most of them that there were.
+    pub peak: u64,
     /// Bytes of address space.
     pub virtual_: u64,
     /// Memory mappings.
@@ -27,6 +29,7 @@ pub fn read() -> Option<Reading> {
     };
     Some(Reading {
         resident: number("VmRSS")? << 10,
+        peak: number("VmHWM")? << 10,
         virtual_: number("VmSize")? << 10,
         mappings: std::fs::read_to_string("/proc/self/maps").ok()?.lines().count() as u64,
         descriptors: std::fs::read_dir("/proc/self/fd").ok()?.count() as u64,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
 
-use airssys_wasm_actor::{ActorManifest, ActorSpec, RestartPolicy};
+use airssys_wasm_actor::{ActorManifest, RestartPolicy};
 use airssys_wasm_engine::Profile;
 use airssys_wasm_fixtures::SMALLEST_ACTOR;
 use airssys_wasm_isolation::{SandboxManifest, SandboxSpec};
@@ -112,19 +112,11 @@ async fn live(manifest: ActorManifest) {
     let limits = manifest.sandbox.limits.clone();
     let made = SandboxSpec::new(Template::clone(template), limits.clone());
     let sandbox = match made {
-        Ok(sandbox) => sandbox.with_wasi(manifest.sandbox.wasi),
+        Ok(sandbox) => sandbox.with_wasi(manifest.sandbox.wasi.clone()),
         Err(error) => return told(&error),
     };
-    let table = manifest.component;
-    let mut spec = ActorSpec::new(table.name.clone(), sandbox);
-    spec.capabilities = manifest.messaging;
-    spec.config = manifest.config;
-    spec.subscriptions = table.subscriptions;
-    spec.mailbox = table.mailbox as usize;
-    spec.mailbox_bytes = table.mailbox_bytes.as_u64();
-    spec.restart = manifest.supervision;
-    spec.redelivery = table.redelivery;
-    spec.depends_on = table.depends_on;
+    let name = manifest.component.name.clone();
+    let spec = manifest.spec(sandbox);
     match ends(system.spawn(spec)).await {
         Ok(actor) => {
             match ends(actor.ask_within(Duration::MAX, "x")).await {
@@ -132,7 +124,7 @@ async fn live(manifest: ActorManifest) {
                 Err(error) => told(&error),
             }
             _ = actor.try_tell("y").map_err(|error| told(&error));
-            assert!(system.find(&table.name).is_some(), "it has its name");
+            assert!(system.find(&name).is_some(), "it has its name");
         }
         Err(error) => told(&error),
     }

@@ -2,11 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::{
-    interrupt,
-    programs::{PACKAGE, cargo},
-    root,
-};
+use crate::{interrupt, programs::program};
 
 /// Let hostile guests loose, each in a process of its own beside a healthy neighbour, and judge what comes of it
 #[derive(clap::Args)]
@@ -23,8 +19,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     interrupt::listen()?;
-    let mut command = cargo(root());
-    command.args(["run", "--release", "--package", PACKAGE, "--bin", "hostile", "--"]);
+    let mut command = program("hostile", &[]);
     command.args(&args.filter);
     for (flag, given) in [("--list", args.list), ("--slow", args.slow)] {
         command.args(given.then_some(flag));

@@ -16,10 +16,10 @@ use serde::de::DeserializeOwned;
 use crate::{
     JAVASCRIPT_GUEST,
     interrupt::{self, Running},
-    target_folder,
+    root, target_folder,
 };
 
-pub(crate) const PACKAGE: &str = "airssys-wasm-benches";
+const PACKAGE: &str = "airssys-wasm-benches";
 
 /// A benchmark program.
 #[derive(Debug, Clone)]
@@ -31,6 +31,13 @@ pub(crate) struct Program {
 pub(crate) fn cargo(workspace: &Path) -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(workspace);
+    cargo
+}
+
+/// Builds a program of the benchmarks' package, and runs it with the arguments that are to come.
+pub(crate) fn program(name: &str, features: &[&str]) -> Command {
+    let mut cargo = cargo(root());
+    cargo.args(["run", "--release", "--package", PACKAGE, "--bin", name, "--features", &features.join(","), "--"]);
     cargo
 }
 

@@ -2,11 +2,7 @@
 
 use anyhow::{Result, bail, ensure};
 
-use crate::{
-    interrupt,
-    programs::{PACKAGE, cargo},
-    root,
-};
+use crate::{interrupt, programs::program};
 
 /// Put hundreds of actors under mixed load, crashes, kills and upgrades, and fail if a message is lost, an ask never ends
 /// or the process grows
@@ -33,14 +29,13 @@ const LOST: i32 = 3;
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     interrupt::listen()?;
-    let mut command = cargo(root());
     // Cargo makes way for the program, which is then told to end by the signal, and prints what it has.
-    command.args(["run", "--release", "--package", PACKAGE, "--bin", "soak"]);
+    let mut command = program("soak", if args.self_check { &["lossy"] } else { &[] });
     if args.self_check {
-        command.args(["--features", "lossy"]).env("AIRSSYS_WASM_LOSE_ONE_IN", "1000000");
+        command.env("AIRSSYS_WASM_LOSE_ONE_IN", "1000000");
     }
     let minutes = if args.self_check { SELF_CHECK } else { args.minutes };
-    command.args(["--", "--minutes", &minutes.to_string(), "--actors", &args.actors.to_string()]);
+    command.args(["--minutes", &minutes.to_string(), "--actors", &args.actors.to_string()]);
     if let Some(seed) = args.seed {
         command.args(["--seed", &seed.to_string()]);
     }

@@ -19,7 +19,7 @@ use airssys_wasm_fixtures::{ACTOR, ECHO_ACTOR};
 use airssys_wasm_isolation::SandboxSpec;
 use airssys_wasm_limits::{ByteSize, MemoryBudget, ResourceLimits};
 use airssys_wasm_registry::{ComponentId, MessageEnvelope};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
@@ -114,7 +114,7 @@ pub fn run(guest: &Guest, limits: &Limits, once: bool) -> Result<Report> {
             let started = Instant::now();
             let outcome = arena.let_loose(guest, limits, &binary).await?;
             took = took.max(started.elapsed());
-            peak = peak.max(read_peak()?.saturating_sub(before));
+            peak = peak.max(reading()?.peak.saturating_sub(before));
             during.add(arena.latencies.take())?;
             log.look_at(&outcome.says);
             outcomes.push((outcome.what, outcome.says));
@@ -198,7 +198,7 @@ impl Arena {
     }
 
     fn held(&self) -> Result<Held> {
-        let held = process::read().context("this system does not tell what a process holds")?;
+        let held = reading()?;
         Ok(Held {
             resident: held.resident,
             mappings: held.mappings,
@@ -385,15 +385,11 @@ async fn ask_without_end(neighbour: ActorRef, latencies: Latencies) {
 /// Bytes that are resident now; from now on the peak is looked for.
 fn forget_peak() -> Result<u64> {
     fs::write("/proc/self/clear_refs", "5").context("cannot reset the peak of the memory")?;
-    Ok(process::read().context("this system does not tell")?.resident)
+    Ok(reading()?.resident)
 }
 
-fn read_peak() -> Result<u64> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no peak")?;
-    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
-    ensure!(kib > 0, "no peak");
-    Ok(kib << 10)
+fn reading() -> Result<process::Reading> {
+    process::read().context("this system does not tell what a process holds")
 }
 
 /// All that the host says, as it says it: a subscriber that escapes would hide what the host does not.

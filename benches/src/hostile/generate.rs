@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use wasm_encoder::{
     BlockType, CodeSection, Component, ConstExpr, ElementSection, Elements, ExportKind, ExportSection, Function,
-    FunctionSection, GlobalSection, GlobalType, Instruction as I, Module, ModuleSection, TypeSection, ValType,
+    FunctionSection, GlobalSection, GlobalType, Instruction as I, Module, ModuleSection, Section, TypeSection, ValType,
 };
 
 /// What the generator of this name makes of a number.
@@ -16,7 +16,7 @@ pub fn binary(generator: &str, n: usize) -> Result<Vec<u8>> {
         "functions" => functions(n, &|_| {}),
         "exports" => exports(n),
         "globals" => globals(n),
-        "element_segments" => element_segments(n),
+        "element_segments" => elements(n, 1),
         "nested_loops" => functions(1, &|function| nested_loops(function, n)),
         "many_loops" => functions(n, &|function| nested_loops(function, 100)),
         "many_values" => functions(n, &|function| live_values(function, 5_000)),
@@ -26,7 +26,7 @@ pub fn binary(generator: &str, n: usize) -> Result<Vec<u8>> {
         "live_values" => functions(1, &|function| live_values(function, n)),
         "nested_blocks" => functions(1, &|function| nested_blocks(function, n)),
         "locals_over_blocks" => functions(1, &|function| locals_over_blocks(function, n)),
-        "elements" => elements(n),
+        "elements" => elements(1, n),
         "long_initial_value" => wat::parse_str(format!(
             "(component (core module (global (import \"\" \"\") i32) (global i32 global.get 0 {})))",
             "i32.const 1 i32.add ".repeat(n)
@@ -176,22 +176,36 @@ fn locals_over_blocks(function: &mut Function, n: usize) {
     used(function);
 }
 
-fn exports(n: usize) -> Vec<u8> {
+/// A module with one function that does nothing, and this section.
+fn with_function(section: &impl Section) -> Vec<u8> {
     let mut types = TypeSection::new();
     types.ty().function([], []);
     let mut functions = FunctionSection::new();
     functions.function(0);
-    let mut exports = ExportSection::new();
-    for i in 0..n {
-        exports.export(&format!("export-{i}"), ExportKind::Func, 0);
-    }
     let mut code = CodeSection::new();
     let mut function = Function::new([]);
     function.instruction(&I::End);
     code.function(&function);
     let mut module = Module::new();
-    module.section(&types).section(&functions).section(&exports).section(&code);
+    module.section(&types).section(&functions).section(section).section(&code);
     in_component(&module)
+}
+
+fn exports(n: usize) -> Vec<u8> {
+    let mut exports = ExportSection::new();
+    for i in 0..n {
+        exports.export(&format!("export-{i}"), ExportKind::Func, 0);
+    }
+    with_function(&exports)
+}
+
+/// So many segments of so many elements each.
+fn elements(segments: usize, each: usize) -> Vec<u8> {
+    let mut elements = ElementSection::new();
+    for _ in 0..segments {
+        elements.passive(Elements::Functions(vec![0; each].into()));
+    }
+    with_function(&elements)
 }
 
 fn globals(n: usize) -> Vec<u8> {
@@ -201,40 +215,6 @@ fn globals(n: usize) -> Vec<u8> {
     }
     let mut module = Module::new();
     module.section(&globals);
-    in_component(&module)
-}
-
-fn element_segments(n: usize) -> Vec<u8> {
-    let mut types = TypeSection::new();
-    types.ty().function([], []);
-    let mut functions = FunctionSection::new();
-    functions.function(0);
-    let mut elements = ElementSection::new();
-    for _ in 0..n {
-        elements.passive(Elements::Functions([0].as_slice().into()));
-    }
-    let mut code = CodeSection::new();
-    let mut function = Function::new([]);
-    function.instruction(&I::End);
-    code.function(&function);
-    let mut module = Module::new();
-    module.section(&types).section(&functions).section(&elements).section(&code);
-    in_component(&module)
-}
-
-fn elements(n: usize) -> Vec<u8> {
-    let mut types = TypeSection::new();
-    types.ty().function([], []);
-    let mut functions = FunctionSection::new();
-    functions.function(0);
-    let mut elements = ElementSection::new();
-    elements.passive(Elements::Functions(vec![0; n].into()));
-    let mut code = CodeSection::new();
-    let mut function = Function::new([]);
-    function.instruction(&I::End);
-    code.function(&function);
-    let mut module = Module::new();
-    module.section(&types).section(&functions).section(&elements).section(&code);
     in_component(&module)
 }
 

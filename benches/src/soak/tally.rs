@@ -201,7 +201,7 @@ mod tests {
         for (n, mib) in resident.iter().enumerate() {
             let threads = if n < SETTLED { 4 } else { threads };
             let resident = mib << 20;
-            tally.end_round(Some(Reading { resident, virtual_: 0, mappings: 9, descriptors: 9, threads }));
+            tally.end_round(Some(Reading { resident, peak: 0, virtual_: 0, mappings: 9, descriptors: 9, threads }));
         }
         tally.growth().len()
     }

@@ -7,13 +7,13 @@ use std::{
 };
 
 use airssys_wasm_engine::{LinkError, LoadError, Profile};
-use airssys_wasm_isolation::SandboxManifest;
+use airssys_wasm_isolation::{SandboxManifest, SandboxSpec};
 use airssys_wasm_limits::{ByteSize, ManifestError, QuotaError};
 use airssys_wasm_registry::{ComponentId, TopicPattern};
 use serde::{Deserialize, Deserializer, de};
 
 use crate::{
-    Capabilities, RestartPolicy,
+    ActorSpec, ActorState, Capabilities, RestartPolicy,
     capabilities::{parsed, patterns},
     guest::DEFAULT_MAILBOX_BYTES,
 };
@@ -125,6 +125,23 @@ pub enum LoadManifestError {
 const TABLES: &[&str] = &["component", "resources", "wasi", "messaging", "supervision", "config"];
 
 impl ActorManifest {
+    /// What an actor with this manifest is spawned from, in a sandbox that was made with its limits and grants.
+    pub fn spec<U: Send + 'static>(self, sandbox: SandboxSpec<ActorState<U>>) -> ActorSpec<U> {
+        let table = self.component;
+        ActorSpec {
+            id: table.name,
+            sandbox,
+            capabilities: self.messaging,
+            config: self.config,
+            subscriptions: table.subscriptions,
+            mailbox: table.mailbox as usize,
+            mailbox_bytes: table.mailbox_bytes.as_u64(),
+            restart: self.supervision,
+            redelivery: table.redelivery,
+            depends_on: table.depends_on,
+        }
+    }
+
     /// Reads a `Component.toml`.
     ///
     /// # Errors

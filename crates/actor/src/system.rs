@@ -627,22 +627,12 @@ impl<U: Send + 'static> ActorSystem<U> {
     pub async fn load(&self, manifest: impl AsRef<Path>) -> Result<ActorSpec<U>, LoadManifestError> {
         let (manifest, wasm) = ActorManifest::read(manifest.as_ref())?;
         let component = self.engine().load_file(wasm, manifest.profile()).await?;
-        let mut sandbox =
-            SandboxSpec::new(self.link(&component)?, manifest.sandbox.limits)?.with_wasi(manifest.sandbox.wasi);
+        let sandbox = manifest.sandbox.clone();
+        let mut sandbox = SandboxSpec::new(self.link(&component)?, sandbox.limits)?.with_wasi(sandbox.wasi);
         if let Some(budget) = &self.0.memory {
             sandbox = sandbox.with_budget(budget.clone());
         }
-        let table = manifest.component;
-        let mut spec = ActorSpec::new(table.name, sandbox);
-        spec.capabilities = manifest.messaging;
-        spec.config = manifest.config;
-        spec.subscriptions = table.subscriptions;
-        spec.mailbox = table.mailbox as usize;
-        spec.mailbox_bytes = table.mailbox_bytes.as_u64();
-        spec.restart = manifest.supervision;
-        spec.redelivery = table.redelivery;
-        spec.depends_on = table.depends_on;
-        Ok(spec)
+        Ok(manifest.spec(sandbox))
     }
 
     /// Spawns a supervisor with all that is below it, in order.

@@ -36,7 +36,8 @@ pub struct CompileLimits {
     /// many times over if one is missing. Default: 3,000.
     pub imports: u64,
     /// Everything that has an index: types, imports, exports, functions, globals, tables, segments with their elements,
-    /// aliases, instances. Counted as it is written, and as often as it is there when all that is instantiated in it is. Default: 500,000.
+    /// aliases, instances. Counted as it is written, and as often as it is there when all that is instantiated in it is.
+    /// Default: 500,000.
     pub items: u64,
     /// Core instances, each as often as it is there when all that is instantiated in it is. Default: 1,000.
     pub instances: u64,
@@ -520,7 +521,7 @@ impl Functions {
         // Operands now and at the most, blocks, loops that are open, and locals set so far.
         let (mut operands, mut most, mut blocks, mut loops, mut sets) = (0_u64, 0, 1_u64, 0, 0);
         // What comes by the instruction, by the depth of blocks, and by loops with what is set in them.
-        let (mut linear, mut depths, mut looped) = (60, 0, 0);
+        let (mut linear, mut depths, mut looped) = (60, 0, 0_u64);
         let mut reader = body.get_operators_reader()?;
         while !reader.eof() {
             let operator = reader.read()?;
@@ -550,7 +551,7 @@ impl Functions {
                 Operator::End => {
                     let Some(block) = self.blocks.pop() else { break };
                     if block.kind == FrameKind::Loop {
-                        looped += loops * (sets - block.sets).min(locals);
+                        looped = looped.saturating_add(loops * (sets - block.sets).min(locals));
                         loops -= 1;
                     }
                     operands = block.base + leaves;

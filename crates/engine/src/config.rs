@@ -3,8 +3,9 @@
 
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
-use crate::CompileLimits;
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+use crate::CompileLimits;
 
 /// Bytes that a linear memory can have: what 32 bits can address, and what each slot of the pool reserves.
 pub const MAX_MEMORY: u64 = 4 << 30;

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use crate::{
     compare::saved,
     interrupt,
-    programs::{self, PACKAGE, Program},
+    programs::{self, Program},
     root, shown, target_folder,
 };
 
@@ -125,11 +125,8 @@ fn measure(program: &Program, args: &Args, scratch: &Path) -> Result<Figures> {
 }
 
 pub(crate) fn leak_check(args: &LeakArgs) -> Result<()> {
-    let status = programs::cargo(root())
-        .args(["run", "--release", "--package", PACKAGE, "--bin", "leak-check", "--"])
-        .arg(args.crashes.to_string())
-        .status()
-        .context("cannot run cargo")?;
+    let status =
+        programs::program("leak-check", &[]).arg(args.crashes.to_string()).status().context("cannot run cargo")?;
     ensure!(status.success(), "the leak check failed");
     Ok(())
 }
