@@ -791,7 +791,7 @@ const SMALLEST: &str = "smallest";
 const RUST: &str = "rust";
 
 fn probe(kind: &str, guest: &str, live: usize, messages: u64) -> anyhow::Result<()> {
-    let engine = WasmEngine::new(EngineConfig::large())?;
+    let engine = WasmEngine::new(EngineConfig::large().compile_in_process())?;
     let bytes = if guest == SMALLEST { wat::parse_str(SMALLEST_ACTOR)? } else { ECHO_ACTOR.to_vec() };
     let guest: &Guest = Box::leak(Box::new(Guest::new(&engine, &bytes)));
     let runtime = Workers::Two.runtime();

@@ -45,20 +45,18 @@ fn made<R: 'static>(mut make: impl FnMut() -> R + 'static) -> Measure {
 }
 
 fn engines(suite: &mut Suite) {
-    suite.bench("engine_creation", || made(|| WasmEngine::new(EngineConfig::default()).unwrap())).twin(
-        "raw",
-        1.1,
-        || {
+    suite
+        .bench("engine_creation", || made(|| WasmEngine::new(EngineConfig::default().compile_in_process()).unwrap()))
+        .twin("raw", 1.1, || {
             let config = config();
             made(move || Engine::new(&config).unwrap())
-        },
-    );
+        });
     suite.bench("engine_clone", || timed(|| engine().clone())).target("goal", Duration::from_nanos(20));
     suite
         .bench("engine_first_load", || {
             let bytes = binary(MINIMAL);
             made(move || {
-                let engine = WasmEngine::new(EngineConfig::default()).unwrap();
+                let engine = WasmEngine::new(EngineConfig::default().compile_in_process()).unwrap();
                 engine.load_blocking(&bytes, Profile::Plain).unwrap()
             })
         })
@@ -116,7 +114,10 @@ fn caches(suite: &mut Suite) {
         suite
             .bench(&format!("code_cache/{name}"), move || {
                 let folder = tempfile::tempdir().unwrap();
-                let config = EngineConfig { code_cache: Some(folder.path().to_owned()), ..EngineConfig::on_demand() };
+                let config = EngineConfig {
+                    code_cache: Some(folder.path().to_owned()),
+                    ..EngineConfig::on_demand().compile_in_process()
+                };
                 let engine = WasmEngine::new(config).unwrap();
                 engine.load_blocking(&component, Profile::Plain).unwrap();
                 made(move || {

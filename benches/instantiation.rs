@@ -28,7 +28,7 @@ fn main() -> anyhow::Result<()> {
         suite
             .bench("instantiation/cold_start/minimal_component", || {
                 timed_async(binary(MINIMAL), async |bytes| {
-                    let engine = WasmEngine::new(EngineConfig::default()).unwrap();
+                    let engine = WasmEngine::new(EngineConfig::default().compile_in_process()).unwrap();
                     from_bytes(&engine, bytes, 42).await;
                 })
             })

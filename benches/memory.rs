@@ -214,7 +214,11 @@ fn bytes(quick: bool) -> anyhow::Result<Vec<Reading>> {
 
 /// Makes so many components, calls each, and prints what each of them added to the process.
 fn probe(live: usize) -> anyhow::Result<()> {
-    let config = if live > 1_000 { EngineConfig::large() } else { EngineConfig::default() };
+    let config = if live > 1_000 {
+        EngineConfig::large().compile_in_process()
+    } else {
+        EngineConfig::default().compile_in_process()
+    };
     let engine = WasmEngine::new(config)?;
     let template = guests::template(&engine, MINIMAL, Profile::Plain);
     let spec = SandboxSpec::new(template, guests::limits())?;

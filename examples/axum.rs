@@ -34,21 +34,28 @@ struct Shop {
 /// How long a request may take.
 const DEADLINE: Duration = Duration::from_secs(2);
 
+fn main() -> Result<()> {
+    // A plugin is compiled in a process of its own, which is this program, started once more.
+    airssys_wasm_engine::compiler_hook();
+    run()
+}
+
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn run() -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
     println!("at http://{}/plugins/totals until Ctrl-C", listener.local_addr()?);
-    let report = serve(listener, async { _ = tokio::signal::ctrl_c().await }).await?;
+    let report = serve(EngineConfig::small(), listener, async { _ = tokio::signal::ctrl_c().await }).await?;
     println!("{report:?}");
     Ok(())
 }
 
 /// Serves until it is told to end: no new requests then, those in hand are answered, and the plugins stop last.
 pub(crate) async fn serve(
+    config: EngineConfig,
     listener: TcpListener,
     end: impl Future<Output = ()> + Send + 'static,
 ) -> Result<ShutdownReport> {
-    let system = shop()?;
+    let system = shop(config)?;
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("axum/totals/Component.toml");
     system.spawn(system.load(manifest).await?).await?;
 
@@ -58,9 +65,9 @@ pub(crate) async fn serve(
 }
 
 /// A system in which plugins may import `example:shop/prices`.
-fn shop() -> Result<ActorSystem<Shop>> {
+fn shop(config: EngineConfig) -> Result<ActorSystem<Shop>> {
     let prices = Arc::new(HashMap::from([("apple", 60), ("pear", 120)]));
-    let engine = WasmEngine::new(EngineConfig::small())?;
+    let engine = WasmEngine::new(config)?;
     Ok(ActorSystem::with_host(
         engine,
         SystemConfig::default(),

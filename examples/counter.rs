@@ -19,7 +19,8 @@ async fn main() -> Result<()> {
 
 /// Gives what could be seen of the counter before and after.
 pub(crate) async fn run() -> Result<[ActorInfo; 2]> {
-    let system = ActorSystem::new(WasmEngine::new(EngineConfig::small())?, SystemConfig::default());
+    let system =
+        ActorSystem::new(WasmEngine::new(EngineConfig::small().compile_in_process())?, SystemConfig::default());
 
     // Compiled and linked once, for as many actors as one likes.
     let component = system.engine().load(COUNTER, Profile::Plain).await?;

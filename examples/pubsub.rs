@@ -20,7 +20,8 @@ async fn main() -> Result<()> {
 
 /// Gives what the listener and the host heard.
 pub(crate) async fn run() -> Result<(String, MessageEnvelope)> {
-    let system = ActorSystem::new(WasmEngine::new(EngineConfig::small())?, SystemConfig::default());
+    let system =
+        ActorSystem::new(WasmEngine::new(EngineConfig::small().compile_in_process())?, SystemConfig::default());
 
     // The listener's `init` subscribes to the topic that it finds in its config.
     let mut listener = ActorSpec::new("listener".parse()?, sandbox(&system, LISTENER).await?);

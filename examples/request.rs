@@ -17,7 +17,8 @@ async fn main() -> Result<()> {
 
 /// Gives the answer that one got, what the other got instead, and what the host saw.
 pub(crate) async fn run() -> Result<(String, AskError, SystemEvent)> {
-    let system = ActorSystem::new(WasmEngine::new(EngineConfig::small())?, SystemConfig::default());
+    let system =
+        ActorSystem::new(WasmEngine::new(EngineConfig::small().compile_in_process())?, SystemConfig::default());
     let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("request");
 
     system.spawn(system.load(manifests.join("counter/Component.toml")).await?).await?;

@@ -20,7 +20,8 @@ async fn main() -> Result<()> {
 
 /// Gives the answers of the first version, of the second, and of the first again.
 pub(crate) async fn run() -> Result<[String; 3]> {
-    let system = ActorSystem::new(WasmEngine::new(EngineConfig::small())?, SystemConfig::default());
+    let system =
+        ActorSystem::new(WasmEngine::new(EngineConfig::small().compile_in_process())?, SystemConfig::default());
     let v1 = sandbox(&system, COUNTER).await?;
     let v2 = sandbox(&system, COUNTER_V2).await?;
     let counter = system.spawn(ActorSpec::new("counter".parse()?, v1)).await?;

@@ -23,7 +23,7 @@ pub(crate) static FEW: AtomicBool = AtomicBool::new(false);
 /// The engine that the benchmarks share, with everything as it is by default.
 pub fn engine() -> &'static WasmEngine {
     static ENGINE: LazyLock<WasmEngine> = LazyLock::new(|| {
-        let mut config = EngineConfig::default();
+        let mut config = EngineConfig::default().compile_in_process();
         if FEW.load(Ordering::Relaxed) {
             // Twelve memories of 4 GiB.
             let (core_instances, tables_per_component) = (12, 8);

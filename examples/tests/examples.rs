@@ -1,6 +1,7 @@
 //! Runs each example, and looks at what came of it.
 
 use airssys_wasm_actor::{AskError, DeniedAction, ShutdownReport, SystemEvent};
+use airssys_wasm_engine::EngineConfig;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -59,7 +60,9 @@ async fn the_service_answers_and_ends() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
     let (end, ended) = oneshot::channel::<()>();
-    let service = tokio::spawn(axum_service::serve(listener, async { _ = ended.await }));
+    let service = tokio::spawn(axum_service::serve(EngineConfig::small().compile_in_process(), listener, async {
+        _ = ended.await
+    }));
 
     let post = async |path: &str, body: &str| {
         let mut stream = TcpStream::connect(at).await.unwrap();

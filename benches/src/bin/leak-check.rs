@@ -30,7 +30,7 @@ fn main() -> Result<()> {
         pool: Some(PoolConfig::for_components(64)),
         // Short, so that the guests that must be interrupted do not take all the time.
         ticking: Ticking::Every(Duration::from_micros(100)),
-        ..EngineConfig::default()
+        ..EngineConfig::default().compile_in_process()
     })?;
     let mut ways = ways(&engine)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;

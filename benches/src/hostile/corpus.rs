@@ -178,7 +178,10 @@ impl Limits {
         manifest.insert("resources".to_owned(), guest.limits.clone().into());
         Ok(Self {
             resources: ResourceLimits::take_from(&mut manifest)?,
-            engine: EngineConfig { pool: Some(PoolConfig::for_components(64)), ..EngineConfig::default() },
+            engine: EngineConfig {
+                pool: Some(PoolConfig::for_components(64)),
+                ..EngineConfig::default().compile_in_process()
+            },
             budget: guest.budget << 20,
             mailbox: 64,
             mailbox_bytes: 1 << 20,

@@ -88,7 +88,7 @@ impl Code {
             pool: Some(PoolConfig::for_components(1_000)),
             // What an overflow has touched of a stack stays resident in the pool. Of little, that is soon all there is.
             max_wasm_stack: 64 << 10,
-            ..EngineConfig::default()
+            ..EngineConfig::default().compile_in_process()
         })?;
         let load = |bytes| engine.load_blocking(bytes, Profile::Plain);
         Ok(Self {

@@ -472,7 +472,10 @@ mod tests {
 
     #[tokio::test]
     async fn an_order_that_is_announced_long_before_it_comes_is_heard() {
-        let system = ActorSystem::new(WasmEngine::new(EngineConfig::small()).unwrap(), SystemConfig::default());
+        let system = ActorSystem::new(
+            WasmEngine::new(EngineConfig::small().compile_in_process()).unwrap(),
+            SystemConfig::default(),
+        );
         let actor = system.spawn_native(NativeSpec::new("echo".parse().unwrap(), || Echo)).await.unwrap();
         actor.ask("x").await.unwrap();
         actor.0.announce_order();

@@ -411,7 +411,10 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_for_room_in_a_group_is_known_to_wait() {
-        let system = ActorSystem::new(WasmEngine::new(EngineConfig::small()).unwrap(), SystemConfig::default());
+        let system = ActorSystem::new(
+            WasmEngine::new(EngineConfig::small().compile_in_process()).unwrap(),
+            SystemConfig::default(),
+        );
         let mut actors: Vec<ActorRef> = Vec::new();
         for name in ["asker", "first", "second"] {
             let mut spec = NativeSpec::new(name.parse().unwrap(), || Busy);

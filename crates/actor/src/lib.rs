@@ -14,7 +14,7 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let system = ActorSystem::new(WasmEngine::new(EngineConfig::small())?, SystemConfig::default());
+//! let system = ActorSystem::new(WasmEngine::new(EngineConfig::small().compile_in_process())?, SystemConfig::default());
 //! let component = system.engine().load(COUNTER, Profile::Plain).await?;
 //! let sandbox = SandboxSpec::new(system.link(&component)?, ResourceLimits::with_memory(ByteSize::mib(8)))?;
 //! let counter = system.spawn(ActorSpec::new("counter".parse()?, sandbox)).await?;

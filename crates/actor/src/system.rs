@@ -508,7 +508,7 @@ impl<U: Send + 'static> ActorSystem<U> {
     ///
     /// struct Account { calls: u64 }
     ///
-    /// let engine = WasmEngine::new(EngineConfig::small())?;
+    /// let engine = WasmEngine::new(EngineConfig::small().compile_in_process())?;
     /// let system = ActorSystem::with_host(
     ///     engine,
     ///     SystemConfig::default(),

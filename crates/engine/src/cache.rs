@@ -124,12 +124,13 @@ impl CodeCache {
         Some(path)
     }
 
-    /// Writes an entry, complete or not at all.
-    pub(crate) fn store(&self, key: &Digest, code: &[u8]) -> io::Result<PathBuf> {
+    /// Makes an entry of what is written, complete or not at all.
+    pub(crate) fn store(&self, key: &Digest, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<PathBuf> {
         let path = self.path(key);
         let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(&self.folder)?;
-        file.write_all(code)?;
-        file.write_all(&trailer(key, code.len() as u64))?;
+        write(file.as_file_mut())?;
+        let code_len = file.as_file_mut().stream_position()?;
+        file.write_all(&trailer(key, code_len))?;
         // A crash of the system must not leave a right name and trailer on code that never reached the disk.
         file.as_file().sync_data()?;
         file.persist(&path)?;

@@ -13,7 +13,7 @@ use wasmtime::component::{
 };
 
 use crate::{
-    EpochClock, ExportError, LinkError, MissingImport, Profile, WasmEngine, describe::describe_func, engine::CacheKey,
+    EpochClock, ExportError, LinkError, MissingImport, Profile, WasmEngine, describe::describe_func, load::CacheKey,
 };
 
 /// Compiled and validated code, independent of host state. Cheap to clone.

@@ -5,10 +5,19 @@ use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-use crate::CompileLimits;
+use serde::{Deserialize, Serialize};
+
+use crate::{CompileLimits, Compiler};
 
 /// Bytes that a linear memory can have: what 32 bits can address, and what each slot of the pool reserves.
 pub const MAX_MEMORY: u64 = 4 << 30;
+
+/// Bytes of a memory's initial contents, from its first to its last byte that is not zero, up to which they are kept as one
+/// image even if most of that is zero. Beyond it, a memory whose data is less than half of its extent is filled segment by
+/// segment by each new instance. wasmtime's default of 16 MiB lets a segment of a few bytes become an image of 16 MiB.
+///
+/// wasmtime's compatibility hash does not know it, so that [`code_digest`](crate::engine::code_digest) must.
+pub(crate) const DENSE_IMAGE: u64 = 1 << 20;
 
 /// The fixed settings of a [`WasmEngine`](crate::WasmEngine).
 ///
@@ -37,6 +46,9 @@ pub struct EngineConfig {
     /// How many components are compiled at once by the async forms of loading. Default: 2, so that one that takes long does
     /// not keep the others from compiling.
     pub compile_jobs: NonZeroUsize,
+    /// Who compiles. Default: [`Compiler::Process`], for which `main` calls
+    /// [`compiler_hook`](crate::compiler_hook) first.
+    pub compiler: Compiler,
     /// What is refused before the compiler sees it. Default: [`CompileLimits::default`].
     pub compile_limits: CompileLimits,
     /// How many wasm frames a crash keeps. Default: 16. One is the least: it tells what failed below a guest from what
@@ -55,6 +67,7 @@ impl Default for EngineConfig {
             signals_based_traps: true,
             parallel_compilation: false,
             compile_jobs: const { NonZeroUsize::new(2).expect("not zero") },
+            compiler: Compiler::default(),
             compile_limits: CompileLimits::default(),
             backtrace_frames: const { NonZeroUsize::new(16).expect("not zero") },
             code_cache: None,
@@ -85,6 +98,17 @@ impl EngineConfig {
         Self { ticking: Ticking::Manual(Duration::from_millis(1)), ..self }
     }
 
+    /// An engine that compiles in this process: for components of your own, of which none is a stranger's; see
+    /// [`Compiler::InProcess`].
+    #[must_use]
+    pub fn compile_in_process(self) -> Self {
+        Self { compiler: Compiler::InProcess, ..self }
+    }
+
+    pub(crate) fn copy_on_write(&self) -> bool {
+        self.pool.as_ref().is_none_or(|pool| pool.copy_on_write)
+    }
+
     /// The wasmtime configuration for one profile, with or without the pool.
     ///
     /// Everything that is compiled into the code depends on the profile alone, so that the same artefact loads into a
@@ -102,7 +126,9 @@ impl EngineConfig {
             .wasm_backtrace_max_frames(Some(self.backtrace_frames))
             // The limits count in 32 bits' worth of memory, and so do the toolchains.
             .wasm_memory64(false)
-            .memory_init_cow(self.pool.as_ref().is_none_or(|pool| pool.copy_on_write))
+            .memory_init_cow(self.copy_on_write())
+            .memory_guaranteed_dense_image_size(DENSE_IMAGE)
+            .table_lazy_init(true)
             .memory_reservation(MAX_MEMORY);
         if let Some(pool) = pool {
             config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool.wasmtime()));
@@ -201,7 +227,7 @@ impl PoolConfig {
 }
 
 /// Which code is generated for a component.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub enum Profile {
     /// Interrupted by epochs. The right one unless a deterministic budget is asked for.
     #[default]

@@ -1,9 +1,14 @@
 //! What can go wrong before a guest runs. What goes wrong while it runs is a crash, and belongs to
 //! `airssys-wasm-isolation`.
 
-use std::{any::Any, fmt, io, path::PathBuf};
+use std::{
+    any::Any,
+    fmt, io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+};
 
-use crate::{cache::CacheError, config::Profile};
+use crate::{cache::CacheError, compiler::CompilerEnd, config::Profile};
 
 /// An engine could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +24,22 @@ pub enum EngineError {
     /// The epoch thread cannot be started.
     #[error("cannot start the epoch thread")]
     Ticker(#[source] io::Error),
+    /// The thread that starts compilers cannot be started.
+    #[error("cannot start the thread that starts compilers")]
+    Compilers(#[source] io::Error),
+    /// It is to compile in processes, for which this program is started again, and its `main` is not prepared for that.
+    #[error(
+        "this program cannot be started again to compile: call `airssys_wasm_engine::compiler_hook` first in `main`; or \
+         name the program `airssys-wasm-compiler` as `CompilerProgram::Path`; or, if all components are your own, compile in \
+         this process by `EngineConfig::compile_in_process`"
+    )]
+    NoCompilerHook,
+    /// It is to compile in processes, which is there on Linux only.
+    #[error(
+        "compiling in a process of its own is there on Linux only; `EngineConfig::compile_in_process` compiles in this one, \
+         where nothing bounds what a component may cost"
+    )]
+    NoCompilerProcess,
     /// The folder for the code cache cannot be used.
     #[error(transparent)]
     Cache(#[from] CacheError),
@@ -47,7 +68,7 @@ pub enum LoadError {
     #[error("not valid WebAssembly text: {}", Escaped(error))]
     Text {
         /// What is wrong, and where. Its text has a line of what was read.
-        error: wat::Error,
+        error: wasmtime::Error,
     },
     /// The bytes are truncated, damaged, or use a feature that this engine does not have.
     #[error("the component is damaged or uses an unsupported feature: {}", Escaped(error))]
@@ -81,6 +102,22 @@ pub enum LoadError {
         /// What it panicked with, where that is text.
         message: String,
     },
+    /// The process that compiles ended, or was ended, over the component.
+    #[error("the compiler {end}; build the component smaller, or give `CompilerProcess` more")]
+    Compiler {
+        /// How.
+        end: CompilerEnd,
+    },
+    /// A process that compiles cannot be started, or its code cannot be read.
+    #[error("cannot start a process that compiles, or read what it has made")]
+    CompilerStart {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The program named as `CompilerProgram::Path` makes code that this one cannot run.
+    #[error("the program that compiles is of another version, or built otherwise; install both from the same sources")]
+    OtherCompiler,
     /// Precompiled code of another engine version, configuration or processor, or no such code at all.
     #[error("not precompiled for this engine with {profile:?} code ({}); run `precompile` again", Escaped(source))]
     Incompatible {
@@ -105,6 +142,38 @@ pub enum LoadError {
     /// The runtime was shut down while the component was compiling.
     #[error("the async runtime shut down before the component was compiled")]
     Shutdown,
+}
+
+impl LoadError {
+    /// The same, for another who has waited for the same load.
+    pub(crate) fn told_again(&self) -> Self {
+        let text = |error: &wasmtime::Error| wasmtime::Error::msg(format!("{error:#}"));
+        match self {
+            Self::NotWasm { start } => Self::NotWasm { start: start.clone() },
+            Self::CoreModule => Self::CoreModule,
+            Self::Text { error } => Self::Text { error: text(error) },
+            Self::Invalid { error } => Self::Invalid { error: text(error) },
+            &Self::TooComplex { what, found, allowed } => Self::TooComplex { what, found, allowed },
+            &Self::UnknownInstance { what } => Self::UnknownInstance { what },
+            Self::CompilerPanicked { message } => Self::CompilerPanicked { message: message.clone() },
+            &Self::Compiler { end } => Self::Compiler { end },
+            Self::CompilerStart { source } => Self::CompilerStart { source: again(source) },
+            Self::OtherCompiler => Self::OtherCompiler,
+            Self::Incompatible { profile, source } => Self::Incompatible { profile: *profile, source: text(source) },
+            Self::File { path, source } => Self::File { path: path.clone(), source: again(source) },
+            // The engine for a profile, of which wasmtime says why.
+            Self::Engine(EngineError::Wasmtime { source }) => EngineError::Wasmtime { source: text(source) }.into(),
+            Self::Engine(other) => Self::Invalid { error: wasmtime::Error::msg(other.to_string()) },
+            Self::Shutdown => Self::Shutdown,
+        }
+    }
+}
+
+fn again(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
 }
 
 /// A component could not be linked.
@@ -233,4 +302,10 @@ pub fn panic_message(payload: Box<dyn Any + Send>) -> String {
         Ok(text) => *text,
         Err(payload) => payload.downcast_ref::<&str>().copied().unwrap_or("not with text").to_owned(),
     }
+}
+
+/// Reads what strangers write: a panic over that is an error.
+pub(crate) fn contained<R>(read: impl FnOnce() -> Result<R, LoadError>) -> Result<R, LoadError> {
+    catch_unwind(AssertUnwindSafe(read))
+        .unwrap_or_else(|payload| Err(LoadError::CompilerPanicked { message: panic_message(payload) }))
 }

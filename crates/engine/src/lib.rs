@@ -8,7 +8,7 @@
 //! use airssys_wasm_engine::{EngineConfig, Profile, WasmEngine, wasmtime::Store};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let engine = WasmEngine::new(EngineConfig::small())?;
+//! let engine = WasmEngine::new(EngineConfig::small().compile_in_process())?;
 //! let wat = r#"(component
 //!     (core module $m (func (export "add") (param i32 i32) (result i32)
 //!         (i32.add (local.get 0) (local.get 1))))
@@ -38,17 +38,20 @@
 //! wasmtime and wasmtime-wasi are public dependencies, re-exported here and only here. Only this crate builds a
 //! [`wasmtime::Config`]; see [`EngineConfig`] for what it sets and why.
 
-mod bounds;
 mod cache;
+mod compiler;
+mod complexity;
 mod component;
 mod config;
 mod describe;
 mod engine;
 mod error;
+mod load;
 mod ticker;
 
-pub use bounds::{CompileLimits, Complexity};
 pub use cache::{CacheError, CodeCache};
+pub use compiler::{Compiler, CompilerEnd, CompilerProcess, CompilerProgram, compiler_hook};
+pub use complexity::{CompileLimits, Complexity};
 pub use component::{Allocation, ComponentTemplate, Export, LoadedComponent, Origin};
 pub use config::{EngineConfig, MAX_MEMORY, PoolConfig, Profile, Ticking};
 pub use describe::describe_func;

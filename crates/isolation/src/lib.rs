@@ -11,7 +11,7 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let engine = WasmEngine::new(EngineConfig::small())?;
+//! let engine = WasmEngine::new(EngineConfig::small().compile_in_process())?;
 //! let component = engine.load_wat_blocking(
 //!     r#"(component
 //!         (core module $m (func (export "div") (param i32 i32) (result i32)

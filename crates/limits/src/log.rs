@@ -90,7 +90,7 @@ mod tests {
     use crate::{ByteSize, ResourceLimits};
 
     fn allowance(log_bytes: u64) -> (WasmEngine, LogAllowance) {
-        let engine = WasmEngine::new(EngineConfig::on_demand().with_manual_ticks()).unwrap();
+        let engine = WasmEngine::new(EngineConfig::on_demand().compile_in_process().with_manual_ticks()).unwrap();
         let component = engine.load_wat_blocking("(component)", Profile::Plain).unwrap();
         let limits = ResourceLimits { log_bytes: ByteSize(log_bytes), ..ResourceLimits::with_memory(ByteSize(0)) };
         let allowance = LogAllowance::new(&Quota::new(limits, &component).unwrap());

@@ -23,7 +23,7 @@ async fn starts_answers_crashes_and_restarts(name: &str) {
         pool: Some(PoolConfig::for_components(8)),
         parallel_compilation: true,
         code_cache: Some(target.join("guests").join("code-cache")),
-        ..EngineConfig::default()
+        ..EngineConfig::default().compile_in_process()
     };
     let system = ActorSystem::new(WasmEngine::new(config).unwrap(), SystemConfig::default());
     let component = system.engine().load(bytes, Profile::Plain).await.unwrap();

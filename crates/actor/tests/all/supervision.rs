@@ -441,7 +441,8 @@ async fn supervising_that_is_given_up_half_way_leaves_nothing() {
 async fn a_shortage_of_the_host_is_waited_out() {
     use airssys_wasm_engine::{EngineConfig, PoolConfig, WasmEngine};
     let pool = PoolConfig { components: 1, ..PoolConfig::for_components(1) };
-    let engine = WasmEngine::new(EngineConfig { pool: Some(pool), ..EngineConfig::default() }).unwrap();
+    let engine =
+        WasmEngine::new(EngineConfig { pool: Some(pool), ..EngineConfig::default().compile_in_process() }).unwrap();
     let system = ActorSystem::new(engine, airssys_wasm_actor::SystemConfig::default());
     let guest = system.engine().load_blocking(airssys_wasm_fixtures::COUNTER, Default::default()).unwrap();
     let mut patient = spec(&system, "patient", &guest);

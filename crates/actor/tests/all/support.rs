@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 
 static ENGINE: LazyLock<WasmEngine> = LazyLock::new(|| {
     let pool = Some(PoolConfig::for_components(256));
-    WasmEngine::new(EngineConfig { pool, ..EngineConfig::default() }).unwrap()
+    WasmEngine::new(EngineConfig { pool, ..EngineConfig::default().compile_in_process() }).unwrap()
 });
 
 /// Compiled once for all tests.

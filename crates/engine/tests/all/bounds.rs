@@ -13,7 +13,7 @@ const SOME_OF_ALL: &str = r#"(component
     (instance (instantiate $c)))"#;
 
 fn load(limits: CompileLimits, bytes: &[u8]) -> Result<(), LoadError> {
-    let config = EngineConfig { compile_limits: limits, ..EngineConfig::on_demand() };
+    let config = EngineConfig { compile_limits: limits, ..EngineConfig::on_demand().compile_in_process() };
     WasmEngine::new(config).unwrap().load_blocking(bytes, Profile::Plain).map(|_| ())
 }
 
@@ -53,7 +53,8 @@ fn text_has_a_limit_of_its_own() {
     let text = "(component)";
     let load = |text_bytes| {
         let compile_limits = CompileLimits { text_bytes, ..CompileLimits::NONE };
-        let engine = WasmEngine::new(EngineConfig { compile_limits, ..EngineConfig::on_demand() }).unwrap();
+        let engine =
+            WasmEngine::new(EngineConfig { compile_limits, ..EngineConfig::on_demand().compile_in_process() }).unwrap();
         engine.load_wat_blocking(text, Profile::Plain).map(|_| ())
     };
     load(text.len() as u64).unwrap();
@@ -68,7 +69,7 @@ fn a_file_that_is_too_large_is_not_read() {
         let path = folder.path().join(name);
         // As long as a file can be, and nowhere on the disk.
         std::fs::File::create(&path).unwrap().set_len(1 << 42).unwrap();
-        let engine = WasmEngine::new(EngineConfig::on_demand()).unwrap();
+        let engine = WasmEngine::new(EngineConfig::on_demand().compile_in_process()).unwrap();
         let error = engine.load_file_blocking(&path, Profile::Plain).unwrap_err();
         assert!(matches!(error, LoadError::TooComplex { what, .. } if what == limit), "{error:?}");
     }
@@ -89,7 +90,12 @@ fn code_in_the_cache_was_within_the_limits_of_whoever_finds_it() {
     let bytes = wat::parse_str(SOME_OF_ALL).unwrap();
     let load = |compile_limits| {
         let code_cache = Some(folder.path().to_owned());
-        let engine = WasmEngine::new(EngineConfig { code_cache, compile_limits, ..EngineConfig::on_demand() }).unwrap();
+        let engine = WasmEngine::new(EngineConfig {
+            code_cache,
+            compile_limits,
+            ..EngineConfig::on_demand().compile_in_process()
+        })
+        .unwrap();
         engine.load_blocking(&bytes, Profile::Plain).map(|component| component.origin())
     };
     load(CompileLimits::NONE).unwrap();
@@ -101,7 +107,7 @@ fn code_in_the_cache_was_within_the_limits_of_whoever_finds_it() {
 #[test]
 fn what_wasmtime_says_of_a_components_names_is_escaped() {
     // In the text form, and in a name that is no name.
-    let engine = WasmEngine::new(EngineConfig::on_demand()).unwrap();
+    let engine = WasmEngine::new(EngineConfig::on_demand().compile_in_process()).unwrap();
     let text = engine.load_wat_blocking("(component \"\x1b[31m\")", Profile::Plain).unwrap_err();
     let bad_name = wat::parse_str("(component (import \"aaaaaa\" (func)))").unwrap();
     let at = bad_name.windows(6).position(|bytes| bytes == b"aaaaaa").unwrap();

@@ -8,7 +8,7 @@ use airssys_wasm_fixtures::ADD;
 use crate::binary;
 
 fn engine(folder: &Path) -> WasmEngine {
-    let mut config = EngineConfig::small();
+    let mut config = EngineConfig::small().compile_in_process();
     config.code_cache = Some(folder.to_owned());
     WasmEngine::new(config).unwrap()
 }
@@ -48,7 +48,7 @@ fn the_next_engine_finds_the_code() {
 fn other_settings_are_other_code() {
     let folder = tempfile::tempdir().unwrap();
     load(folder.path(), Profile::Plain);
-    let mut config = EngineConfig::small();
+    let mut config = EngineConfig::small().compile_in_process();
     config.code_cache = Some(folder.path().to_owned());
     config.signals_based_traps = false;
     let other = WasmEngine::new(config).unwrap();
@@ -125,7 +125,7 @@ mod unix {
         let folder = tempfile::tempdir().unwrap();
         for mode in [0o777, 0o770, 0o702] {
             set_mode(folder.path(), mode);
-            let mut config = EngineConfig::small();
+            let mut config = EngineConfig::small().compile_in_process();
             config.code_cache = Some(folder.path().to_owned());
             let error = WasmEngine::new(config).unwrap_err();
             assert!(

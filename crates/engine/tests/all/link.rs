@@ -101,7 +101,7 @@ async fn wasi_goes_with_any_view() {
             wasmtime_wasi::WasiCtxView { ctx: &mut self.0, table: &mut self.1 }
         }
     }
-    let engine = WasmEngine::new(EngineConfig::small()).unwrap();
+    let engine = WasmEngine::new(EngineConfig::small().compile_in_process()).unwrap();
     let component = engine.load_blocking(C, Profile::Plain).unwrap();
     let mut linker = component.linker();
     add_wasi(&mut linker).unwrap();

@@ -51,7 +51,7 @@ async fn files_hold_binary_or_text() {
     std::fs::write(&bytes, binary(ADD)).unwrap();
     let from_text = engine.load_file(text, Profile::Plain).await.unwrap();
     let from_bytes = engine.load_file_blocking(bytes, Profile::Plain).unwrap();
-    assert!(from_text.same(&from_bytes));
+    assert_eq!(from_text.exports(), from_bytes.exports());
 
     let missing = engine.load_file_blocking(folder.path().join("none.wasm"), Profile::Plain).unwrap_err();
     assert!(matches!(missing, LoadError::File { .. }), "{missing:?}");
@@ -86,14 +86,14 @@ fn a_component_that_does_not_fit_the_pool_gets_its_instances_on_demand() {
 
 #[test]
 fn without_a_pool_everything_is_on_demand() {
-    let engine = WasmEngine::new(EngineConfig::on_demand()).unwrap();
+    let engine = WasmEngine::new(EngineConfig::on_demand().compile_in_process()).unwrap();
     let component = engine.load_wat_blocking(ADD, Profile::Plain).unwrap();
     assert_eq!(component.allocation(), Allocation::OnDemand);
 }
 
 #[test]
 fn a_pool_that_the_system_cannot_give_is_refused() {
-    let mut config = EngineConfig::small();
+    let mut config = EngineConfig::small().compile_in_process();
     // 256 TiB of address space.
     let mut pool = PoolConfig::for_components(16);
     pool.core_instances = 60_000;
@@ -150,7 +150,7 @@ fn precompiled_code_is_loaded_from_bytes_and_by_path() {
     assert_eq!(by_path.exports(), from_bytes.exports());
 
     // The same code serves an engine without a pool.
-    let on_demand = WasmEngine::new(EngineConfig::on_demand()).unwrap();
+    let on_demand = WasmEngine::new(EngineConfig::on_demand().compile_in_process()).unwrap();
     // SAFETY: compiled above.
     unsafe { on_demand.load_precompiled(&code, Profile::Plain) }.unwrap();
 }

@@ -4,13 +4,15 @@
 
 mod bounds;
 mod cache;
+#[cfg(target_os = "linux")]
+mod compiler;
 mod link;
 mod load;
 
 use airssys_wasm_engine::{EngineConfig, WasmEngine};
 
 fn engine() -> WasmEngine {
-    WasmEngine::new(EngineConfig::small().with_manual_ticks()).unwrap()
+    WasmEngine::new(EngineConfig::small().compile_in_process().with_manual_ticks()).unwrap()
 }
 
 fn binary(text: &str) -> Vec<u8> {

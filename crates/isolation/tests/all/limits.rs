@@ -218,7 +218,7 @@ async fn the_budget_refuses_the_newcomer_and_the_others_go_on() {
 #[tokio::test]
 async fn a_full_pool_refuses_the_newcomer_and_the_others_go_on() {
     let pool = Some(PoolConfig::for_components(2));
-    let engine = WasmEngine::new(EngineConfig { pool, ..EngineConfig::default() }).unwrap();
+    let engine = WasmEngine::new(EngineConfig { pool, ..EngineConfig::default().compile_in_process() }).unwrap();
     let spec = spec_in(&engine, MINIMAL.as_bytes(), Profile::Plain, limits());
     let first = spec.instantiate(Host::default()).await.unwrap();
     let first = call(&spec, first, "run", None).await.unwrap();
@@ -234,7 +234,7 @@ async fn a_full_pool_refuses_the_newcomer_and_the_others_go_on() {
 /// Linux allows a process 65,530 memory mappings by default, of which each called component takes four.
 #[tokio::test]
 async fn ten_thousand_called_components_live_at_once_in_the_large_pool() {
-    let engine = WasmEngine::new(EngineConfig::large().with_manual_ticks()).unwrap();
+    let engine = WasmEngine::new(EngineConfig::large().compile_in_process().with_manual_ticks()).unwrap();
     let spec = spec_in(&engine, MINIMAL.as_bytes(), Profile::Plain, limits());
     let mut live = Vec::new();
     for _ in 0..10_000 {

@@ -48,7 +48,7 @@ enum Wait {
 struct HostRefuses;
 
 fn engine() -> WasmEngine {
-    WasmEngine::new(EngineConfig::small().with_manual_ticks()).unwrap()
+    WasmEngine::new(EngineConfig::small().compile_in_process().with_manual_ticks()).unwrap()
 }
 
 fn limits() -> ResourceLimits {

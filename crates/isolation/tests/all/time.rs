@@ -271,7 +271,10 @@ async fn a_computation_goes_on_after_each_tick() {
 
 #[tokio::test]
 async fn the_epoch_thread_ticks_by_itself() {
-    let config = EngineConfig { ticking: Ticking::Every(Duration::from_millis(1)), ..EngineConfig::small() };
+    let config = EngineConfig {
+        ticking: Ticking::Every(Duration::from_millis(1)),
+        ..EngineConfig::small().compile_in_process()
+    };
     let engine = WasmEngine::new(config).unwrap();
     let spec = spec_in(&engine, SPIN.as_bytes(), Profile::Plain, cpu_ticks(5));
     let sandbox = spec.instantiate(Host::default()).await.unwrap();

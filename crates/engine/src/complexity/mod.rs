@@ -12,14 +12,16 @@ use wasmparser::{
     Payload, RefType, SubType, TableInit, TypeRef,
 };
 
-use crate::LoadError;
+use serde::{Deserialize, Serialize};
+
+use crate::{LoadError, compiler::Form};
 
 /// How large and how complex a component may be that is to be compiled. Part of the
 /// [`EngineConfig`](crate::EngineConfig).
 ///
 /// The defaults are some four times what a JavaScript or Python component needs, which carries a whole interpreter. What
 /// the worst component within them costs is in `SECURITY.md`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CompileLimits {
     /// Bytes of its binary form. Default: 64 MiB.
     pub bytes: u64,
@@ -52,6 +54,9 @@ pub struct CompileLimits {
     pub function_work: u64,
     /// Work in all functions together. Default: 60 million.
     pub work: u64,
+    /// Bytes of native code with all that belongs to it, as it is mapped and as the code cache stores it. Known only after
+    /// compiling. Default: 256 MiB.
+    pub code_bytes: u64,
 }
 
 impl Default for CompileLimits {
@@ -67,6 +72,7 @@ impl Default for CompileLimits {
             instances: 1_000,
             function_work: 2_000_000,
             work: 60_000_000,
+            code_bytes: 256 << 20,
         }
     }
 }
@@ -84,14 +90,43 @@ impl CompileLimits {
         instances: u64::MAX,
         function_work: u64::MAX,
         work: u64::MAX,
+        code_bytes: u64::MAX,
     };
 
-    pub(crate) fn check_bytes(&self, bytes: u64) -> Result<(), LoadError> {
-        check("bytes", bytes, self.bytes)
+    /// The names of the fields, as [`LoadError::TooComplex`] has them.
+    pub(crate) const FIELDS: [&str; 12] = [
+        "bytes",
+        "text_bytes",
+        "nesting",
+        "functions",
+        "element_segments",
+        "imports",
+        "items",
+        "instances",
+        "function_work",
+        "work",
+        "code_bytes",
+        "image_bytes",
+    ];
+
+    /// Bytes that a component may have in this form.
+    pub(crate) fn most(&self, form: Form) -> u64 {
+        match form {
+            Form::Binary => self.bytes,
+            Form::Text => self.text_bytes,
+        }
     }
 
-    pub(crate) fn check_text(&self, bytes: u64) -> Result<(), LoadError> {
-        check("text_bytes", bytes, self.text_bytes)
+    pub(crate) fn check_form(&self, form: Form, bytes: u64) -> Result<(), LoadError> {
+        let what = match form {
+            Form::Binary => "bytes",
+            Form::Text => "text_bytes",
+        };
+        check(what, bytes, self.most(form))
+    }
+
+    pub(crate) fn check_code(&self, bytes: u64) -> Result<(), LoadError> {
+        check("code_bytes", bytes, self.code_bytes)
     }
 
     fn check_size(&self, size: Size) -> Result<(), LoadError> {
@@ -125,7 +160,7 @@ impl Complexity {
     ///
     /// [`LoadError::TooComplex`], [`LoadError::UnknownInstance`] and [`LoadError::Invalid`].
     pub fn of(bytes: &[u8], limits: &CompileLimits) -> Result<Self, LoadError> {
-        limits.check_bytes(bytes.len() as u64)?;
+        limits.check_form(Form::Binary, bytes.len() as u64)?;
         let found = Self { bytes: bytes.len() as u64, ..Self::default() };
         let mut survey = Survey { bytes, limits, found, written: 0, open: Vec::new() };
         for payload in Parser::new(0).parse_all(bytes) {

@@ -1,0 +1,110 @@
+//! The process that compiles: set up, warmed up, shut in, and then one job.
+
+use std::{
+    convert::Infallible,
+    env, io,
+    process::exit,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use rustix::stdio;
+use wasmtime::Engine;
+
+use super::{
+    Form, admit, compile,
+    protocol::{self, Job, Reply, Settings},
+    sandbox,
+};
+use crate::{LoadError, Profile, engine::code_digest};
+
+static IS_HOOKED: AtomicBool = AtomicBool::new(false);
+
+/// Whether `main` has called the hook, so that this program can be started as a compiler.
+pub(super) fn is_hooked() -> bool {
+    IS_HOOKED.load(Ordering::Relaxed)
+}
+
+pub(super) fn hook() {
+    IS_HOOKED.store(true, Ordering::Relaxed);
+    let mut args = env::args_os().skip(1);
+    if args.next().is_none_or(|first| first != protocol::MARK) {
+        return;
+    }
+    let settings = args.next().and_then(|settings| serde_json::from_slice(settings.as_encoded_bytes()).ok());
+    let Some(settings) = settings else {
+        eprintln!("this is started by airssys-wasm-engine, with settings that only the same version understands");
+        exit(2);
+    };
+    // Whoever reads the code has had all of it when the parent is gone.
+    exit(if serve(&settings).is_err_and(|error| error.kind() != io::ErrorKind::UnexpectedEof) { 1 } else { 0 })
+}
+
+/// What each later compilation needs is made by this one, and its pages touched.
+const WARM_UP: &[u8] = br#"(component
+    (core module $m
+        (memory (export "memory") 1) (table 2 funcref) (elem (i32.const 0) $f) (data (i32.const 8) "data")
+        (func $f (export "f") (param i32 i32) (result i32) (local i64)
+            (loop (br_if 0 (i32.eqz (i32.load (local.get 0)))))
+            (call_indirect (param i32 i32) (result i32)
+                (i32.add (local.get 0) (i32.const 1)) (local.get 1) (i32.const 0)))
+        (func (export "realloc") (param i32 i32 i32 i32) (result i32) (unreachable)))
+    (core instance $i (instantiate $m))
+    (func (export "f") (param "s" string) (result u32) (canon lift (core func $i "f") (memory $i "memory")
+        (realloc (func $i "realloc")))))"#;
+
+fn serve(settings: &Settings) -> io::Result<Infallible> {
+    // Panics are told to the parent, and nobody reads standard error.
+    std::panic::set_hook(Box::new(|_| {}));
+    let config = settings.engine();
+    let engine = |profile| Engine::new(&config.wasmtime(profile, None)).map_err(io::Error::other);
+    let plain = engine(Profile::Plain)?;
+    admit(WARM_UP, Form::Text, &settings.limits).and_then(|binary| compile(&plain, &binary, &settings.limits)).ok();
+    let ready = if sandbox::enter(settings)? { protocol::READY } else { protocol::READY_UNFILTERED };
+
+    let mut parent = Fd(stdio::stdin());
+    io::Write::write_all(&mut parent, &[ready])?;
+    let job: Job = protocol::read_frame(&mut parent)?;
+    let mut bytes = vec![0; job.bytes as usize];
+    io::Read::read_exact(&mut parent, &mut bytes)?;
+    let engine = if job.profile == Profile::Plain { plain } else { engine(job.profile)? };
+    let reply = if code_digest(&engine, job.profile) == job.code_digest {
+        match run(&engine, &bytes, job.form, settings) {
+            Ok(code) => {
+                drop(bytes);
+                io::Write::write_all(&mut Fd(stdio::stdout()), &code)?;
+                Reply::Code(code.len() as u64)
+            }
+            Err(error) => Reply::Refused(error.into()),
+        }
+    } else {
+        Reply::OtherCode
+    };
+    protocol::write_frame(&mut parent, &reply)?;
+    // The parent kills this process once it has read that, so that nothing runs here that is done at an exit.
+    loop {
+        io::Read::read_exact(&mut parent, &mut [0])?;
+    }
+}
+
+fn run(engine: &Engine, bytes: &[u8], form: Form, settings: &Settings) -> Result<Vec<u8>, LoadError> {
+    compile(engine, &*admit(bytes, form, &settings.limits)?, &settings.limits)
+}
+
+/// A standard stream without std's buffer.
+struct Fd(rustix::fd::BorrowedFd<'static>);
+
+impl io::Read for Fd {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::io::read(self.0, buffer)?)
+    }
+}
+
+impl io::Write for Fd {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(rustix::io::write(self.0, bytes)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
