@@ -8,6 +8,7 @@
 
 pub mod actors;
 mod allocations;
+pub mod calibration;
 pub mod guests;
 mod harness;
 pub mod hostile;

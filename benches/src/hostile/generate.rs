@@ -2,8 +2,10 @@
 
 use anyhow::{Result, bail};
 use wasm_encoder::{
-    BlockType, CodeSection, Component, ConstExpr, ElementSection, Elements, ExportKind, ExportSection, Function,
-    FunctionSection, GlobalSection, GlobalType, Instruction as I, Module, ModuleSection, Section, TypeSection, ValType,
+    BlockType, CodeSection, Component, CompositeInnerType, CompositeType, ConstExpr, DataSection, ElementSection,
+    Elements, ExportKind, ExportSection, FuncType, Function, FunctionSection, GlobalSection, GlobalType,
+    Instruction as I, MemArg, MemorySection, MemoryType, Module, ModuleSection, RefType, Section, SubType,
+    TableSection, TableType, TypeSection, ValType,
 };
 
 /// What the generator of this name makes of a number.
@@ -62,11 +64,36 @@ pub fn binary(generator: &str, n: usize) -> Result<Vec<u8>> {
             wat::parse_str(r#"(component (component (import "c" (component $c)) (instance (instantiate $c))))"#)?
         }
         "bad_export_name" => bad_export_name()?,
+        "memories" => memories(n),
+        "sparse_tables" => sparse_tables(n),
+        "branches_over_locals" => functions(1, &|function| branches_over_locals(function, n)),
+        "indirect_calls" => with_table(&|function| indirect_calls(function, n)),
+        "calls_over_values" => with_table(&|function| over_values(function, n, &I::Call(0), false)),
+        "loads_over_values" => with_table(&|function| {
+            let memarg = MemArg { offset: 0, align: 0, memory_index: 0 };
+            over_values(function, n, &I::I32Load(memarg), true);
+        }),
+        "table_copies" => with_table(&|function| table_copies(function, n)),
+        "branch_tables" => functions(1, &|function| branch_tables(function, n)),
+        "wide_types" => wide_types(n, 900),
+        "wide_results" => wide_results(n)?,
+        "types_in_a_group" => types_in_a_group(n),
+        "escaping_functions" => escaping_functions(n),
+        "modules" => modules(n),
+        "nested_modules" => {
+            let components = "(component (core module))".repeat(n);
+            wat::parse_str(format!("(component {components})"))?
+        }
+        "empty_components" => wat::parse_str(format!("(component {})", "(component)".repeat(n)))?,
+        "lowered_functions" => lowered_functions(n)?,
+        "adapters" => adapters(n)?,
+        "long_names_exported" => long_names_exported(n)?,
         _ => bail!("there is no generator {generator:?}"),
     })
 }
 
-fn in_component(module: &Module) -> Vec<u8> {
+/// A component of this module alone.
+pub(crate) fn in_component(module: &Module) -> Vec<u8> {
     let mut component = Component::new();
     component.section(&ModuleSection(module));
     component.finish()
@@ -123,6 +150,261 @@ fn live_values(function: &mut Function, n: usize) {
         function.instruction(&I::I32Xor);
     }
     used(function);
+}
+
+/// Branches out of a block, one after the other, over all locals, which are used after it.
+fn branches_over_locals(function: &mut Function, n: usize) {
+    for local in 1..=LOCALS {
+        function.instruction(&I::LocalGet(0));
+        function.instruction(&I::I32Const(local as i32));
+        function.instruction(&I::I32Mul);
+        function.instruction(&I::LocalSet(local));
+    }
+    function.instruction(&I::Block(BlockType::Empty));
+    for _ in 0..n {
+        function.instruction(&I::LocalGet(0));
+        function.instruction(&I::BrIf(0));
+    }
+    function.instruction(&I::End);
+    function.instruction(&I::LocalGet(0));
+    for local in 1..=LOCALS {
+        function.instruction(&I::LocalGet(local));
+        function.instruction(&I::I32Xor);
+    }
+    used(function);
+}
+
+/// A module with a memory, two tables, a function that does nothing, and one with this body that takes a number.
+fn with_table(body: &dyn Fn(&mut Function)) -> Vec<u8> {
+    let mut types = TypeSection::new();
+    types.ty().function([], []);
+    types.ty().function([ValType::I32], []);
+    let mut functions = FunctionSection::new();
+    functions.function(0).function(1);
+    let element_type = RefType::FUNCREF;
+    let table = TableType { element_type, table64: false, minimum: 10, maximum: None, shared: false };
+    let mut tables = TableSection::new();
+    tables.table(table).table(table);
+    let mut memories = MemorySection::new();
+    memories.memory(MemoryType { minimum: 1, maximum: None, memory64: false, shared: false, page_size_log2: None });
+    let mut code = CodeSection::new();
+    let mut empty = Function::new([]);
+    empty.instruction(&I::End);
+    code.function(&empty);
+    let mut function = Function::new([]);
+    body(&mut function);
+    function.instruction(&I::End);
+    code.function(&function);
+    let mut module = Module::new();
+    module.section(&types).section(&functions).section(&tables).section(&memories).section(&code);
+    in_component(&module)
+}
+
+fn indirect_calls(function: &mut Function, n: usize) {
+    for _ in 0..n {
+        function.instruction(&I::LocalGet(0));
+        function.instruction(&I::CallIndirect { type_index: 0, table_index: 0 });
+    }
+}
+
+fn table_copies(function: &mut Function, n: usize) {
+    for _ in 0..n {
+        for _ in 0..3 {
+            function.instruction(&I::LocalGet(0));
+        }
+        function.instruction(&I::TableCopy { src_table: 0, dst_table: 1 });
+    }
+}
+
+/// As many instructions as there are values that stay alive over all of them.
+fn over_values(function: &mut Function, n: usize, instruction: &I<'_>, takes_and_leaves: bool) {
+    for i in 0..n {
+        function.instruction(&I::LocalGet(0));
+        function.instruction(&I::I32Const(i as i32));
+        function.instruction(&I::I32Mul);
+    }
+    for _ in 0..n {
+        if takes_and_leaves {
+            function.instruction(&I::LocalGet(0));
+        }
+        function.instruction(instruction);
+        if takes_and_leaves {
+            function.instruction(&I::LocalSet(0));
+        }
+    }
+    for _ in 1..n {
+        function.instruction(&I::I32Xor);
+    }
+    used(function);
+}
+
+/// As many tables of branches, each with as many targets.
+fn branch_tables(function: &mut Function, n: usize) {
+    let targets = vec![0; n];
+    for _ in 0..n {
+        function.instruction(&I::Block(BlockType::Empty));
+        function.instruction(&I::LocalGet(0));
+        function.instruction(&I::BrTable(targets.as_slice().into(), 0));
+        function.instruction(&I::End);
+    }
+}
+
+/// Memories of 16 MiB with a byte at each end.
+fn memories(n: usize) -> Vec<u8> {
+    let mut memories = MemorySection::new();
+    let mut data = DataSection::new();
+    for memory in 0..n as u32 {
+        memories.memory(MemoryType {
+            minimum: 256,
+            maximum: None,
+            memory64: false,
+            shared: false,
+            page_size_log2: None,
+        });
+        data.active(memory, &ConstExpr::i32_const(0), [1]);
+        data.active(memory, &ConstExpr::i32_const((16 << 20) - 1), [1]);
+    }
+    let mut module = Module::new();
+    module.section(&memories).section(&data);
+    in_component(&module)
+}
+
+/// Tables of a million elements of which the last one is set.
+fn sparse_tables(n: usize) -> Vec<u8> {
+    let mut types = TypeSection::new();
+    types.ty().function([], []);
+    let mut functions = FunctionSection::new();
+    functions.function(0);
+    let mut tables = TableSection::new();
+    let mut elements = ElementSection::new();
+    let minimum = 1 << 20;
+    for table in 0..n as u32 {
+        let element_type = RefType::FUNCREF;
+        tables.table(TableType { element_type, table64: false, minimum, maximum: None, shared: false });
+        let last = ConstExpr::i32_const(minimum as i32 - 1);
+        elements.active(Some(table), &last, Elements::Functions(vec![0].into()));
+    }
+    let mut code = CodeSection::new();
+    let mut empty = Function::new([]);
+    empty.instruction(&I::End);
+    code.function(&empty);
+    let mut module = Module::new();
+    module.section(&types).section(&functions).section(&tables).section(&elements).section(&code);
+    in_component(&module)
+}
+
+/// Types of functions that nobody has, each with so many parameters and different from the others.
+fn wide_types(n: usize, params: usize) -> Vec<u8> {
+    let mut types = TypeSection::new();
+    for i in 0..n {
+        let param = |at: usize| if i >> (at % 16) & 1 == 0 { ValType::I32 } else { ValType::I64 };
+        types.ty().function((0..params).map(param), []);
+    }
+    let mut module = Module::new();
+    module.section(&types);
+    in_component(&module)
+}
+
+/// Exported functions with hundreds of parameters and results.
+fn wide_results(n: usize) -> Result<Vec<u8>> {
+    let functions: String = (0..n)
+        .map(|i| {
+            let params = "i32 ".repeat(400 + i % 100);
+            format!("(func (export \"f{i}\") (param {params}) (result {params}) (unreachable))")
+        })
+        .collect();
+    Ok(wat::parse_str(format!("(component (core module {functions}))"))?)
+}
+
+fn types_in_a_group(n: usize) -> Vec<u8> {
+    let mut types = TypeSection::new();
+    let ty = SubType {
+        is_final: true,
+        supertype_idx: None,
+        composite_type: CompositeType {
+            inner: CompositeInnerType::Func(FuncType::new([], [])),
+            shared: false,
+            descriptor: None,
+            describes: None,
+        },
+    };
+    types.ty().rec(vec![ty; n]);
+    let mut module = Module::new();
+    module.section(&types);
+    in_component(&module)
+}
+
+/// Functions that the host can call, because a segment has them.
+fn escaping_functions(n: usize) -> Vec<u8> {
+    let mut types = TypeSection::new();
+    types.ty().function([ValType::I32; 8], [ValType::I64]);
+    let mut functions = FunctionSection::new();
+    let mut code = CodeSection::new();
+    for _ in 0..n {
+        functions.function(0);
+        let mut function = Function::new([]);
+        function.instruction(&I::Unreachable);
+        function.instruction(&I::End);
+        code.function(&function);
+    }
+    let mut elements = ElementSection::new();
+    elements.passive(Elements::Functions((0..n as u32).collect::<Vec<_>>().into()));
+    let mut module = Module::new();
+    module.section(&types).section(&functions).section(&elements).section(&code);
+    in_component(&module)
+}
+
+fn modules(n: usize) -> Vec<u8> {
+    let mut component = Component::new();
+    for _ in 0..n {
+        component.section(&ModuleSection(&Module::new()));
+    }
+    component.finish()
+}
+
+/// Imported functions that the guest calls.
+fn lowered_functions(n: usize) -> Result<Vec<u8>> {
+    let functions: String = (0..n)
+        .map(|i| {
+            format!(
+                "(import \"f{i}\" (func $f{i} (param \"a\" string) (result (list u8)))) \
+                 (core func $l{i} (canon lower (func $f{i}) (memory $m \"m\") (realloc (func $m \"r\"))))"
+            )
+        })
+        .collect();
+    Ok(wat::parse_str(format!(
+        "(component (core module $m (memory (export \"m\") 1) \
+         (func (export \"r\") (param i32 i32 i32 i32) (result i32) i32.const 0)) (core instance $m (instantiate $m)) {functions})"
+    ))?)
+}
+
+/// Functions of one component that another one calls.
+fn adapters(n: usize) -> Result<Vec<u8>> {
+    let ty = "(param \"a\" (tuple string (list u32) (option (tuple s64 f32)))) (result (result string (error u8)))";
+    let memory = "(memory (export \"m\") 1) (func (export \"r\") (param i32 i32 i32 i32) (result i32) i32.const 0)";
+    let options = "(memory $i \"m\") (realloc (func $i \"r\"))";
+    let core = "(export \"f\") (param i32 i32 i32 i32 i32 i64 f32) (result i32) unreachable";
+    let exports: String =
+        (0..n).map(|i| format!("(func (export \"f{i}\") {ty} (canon lift (core func $i \"f\") {options}))")).collect();
+    let imports: String = (0..n).map(|i| format!("(export \"f{i}\" (func {ty}))")).collect();
+    let lowered: String = (0..n).map(|i| format!("(core func (canon lower (func $e \"f{i}\") {options}))")).collect();
+    Ok(wat::parse_str(format!(
+        "(component \
+         (component $a (core module $m {memory} (func {core})) (core instance $i (instantiate $m)) {exports}) \
+         (component $b (import \"e\" (instance $e {imports})) (core module $m {memory}) (core instance $i (instantiate $m)) \
+         {lowered}) \
+         (instance $x (instantiate $a)) (instance (instantiate $b (with \"e\" (instance $x)))))"
+    ))?)
+}
+
+/// A function whose parameter has a long name, exported over and over.
+fn long_names_exported(n: usize) -> Result<Vec<u8>> {
+    let name = format!("p{}", "-long-name".repeat(400));
+    let exports: String = (0..n).map(|i| format!("(export \"e{i}\" (func $f))")).collect();
+    Ok(wat::parse_str(format!(
+        "(component (core module $m (func (export \"f\") (param i32))) (core instance $i (instantiate $m)) \
+         (func $f (param \"{name}\" u32) (canon lift (core func $i \"f\"))) {exports})"
+    ))?)
 }
 
 /// Takes a value so that nobody may leave it out.

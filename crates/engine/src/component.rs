@@ -140,24 +140,27 @@ impl LoadedComponent {
         })
     }
 
-    /// The exported functions with their types, those of an interface as `interface#function`.
+    /// The exported functions with their types, those of an interface as `interface#function`: the first hundred, of which
+    /// each is described in a few KiB at the most. A component may have half a million.
     pub fn exports(&self) -> Vec<String> {
         let engine = self.wasmtime();
         let ty = self.0.component.component_type();
-        let mut found = Vec::new();
-        for (name, item) in ty.exports(engine) {
-            match item.ty {
-                ComponentItem::ComponentFunc(func) => found.push(describe_func(name, &func)),
-                ComponentItem::ComponentInstance(instance) => {
-                    found.extend(instance.exports(engine).filter_map(|(inner, item)| match item.ty {
-                        ComponentItem::ComponentFunc(func) => Some(describe_func(&format!("{name}#{inner}"), &func)),
-                        _ => None,
-                    }));
-                }
-                _ => {}
-            }
-        }
-        found
+        let functions = ty.exports(engine).flat_map(|(name, item)| {
+            let (own, inner) = match item.ty {
+                ComponentItem::ComponentFunc(func) => (Some(describe_func(name, &func)), None),
+                ComponentItem::ComponentInstance(instance) => (None, Some(instance)),
+                _ => (None, None),
+            };
+            let inner = inner.map(|instance| {
+                let functions = instance.exports(engine).filter_map(|(inner, item)| match item.ty {
+                    ComponentItem::ComponentFunc(func) => Some(describe_func(&format!("{name}#{inner}"), &func)),
+                    _ => None,
+                });
+                functions.take(MOST_DESCRIBED).collect::<Vec<_>>()
+            });
+            own.into_iter().chain(inner.into_iter().flatten())
+        });
+        functions.take(MOST_DESCRIBED).collect()
     }
 
     /// Finds an exported function once, so that no call has to look it up by name.
@@ -259,8 +262,11 @@ impl LoadedComponent {
     }
 }
 
-/// Imports that an error names.
+/// Imports that an error names, and functions of each.
 const MOST_MISSING: usize = 20;
+
+/// Functions that are described.
+const MOST_DESCRIBED: usize = 100;
 
 fn stand_in<T: 'static>(
     engine: &wasmtime::Engine,
@@ -304,6 +310,7 @@ fn undefined_functions<T: 'static>(
                     }
                     _ => None,
                 })
+                .take(MOST_MISSING)
                 .collect()
         }
         _ => Vec::new(),

@@ -207,7 +207,7 @@ pub struct MissingImport {
     /// The interface, or the function where it is imported by itself: `wasi:cli/environment@0.2.0`.
     pub name: String,
     /// The functions that the component wants of it and the linker has not under exactly this name, each with its
-    /// type. Empty where all are there and one has another type.
+    /// type: the first twenty. Empty where all are there and one has another type.
     pub functions: Vec<String>,
 }
 
@@ -230,7 +230,7 @@ pub enum ExportError {
     Missing {
         /// The name asked for.
         name: String,
-        /// All exported functions, with their types.
+        /// The exported functions with their types, as [`LoadedComponent::exports`](crate::LoadedComponent::exports) has them.
         available: Vec<String>,
     },
     /// The function has another type.

@@ -7,7 +7,7 @@ use airssys_wasm_fixtures::{C, RUST};
 const SOME_OF_ALL: &str = r#"(component
     (import "i" (instance (export "f" (func))))
     (component $c
-        (core module $m (table 1 funcref) (func $f (local i32) (loop (local.set 0 (i32.const 1)))) (elem (i32.const 0) $f))
+        (core module $m (table 1 funcref) (memory 1) (data (i32.const 8) "data") (func $f (local i32) (loop (local.set 0 (i32.const 1)))) (elem (i32.const 0) $f))
         (core instance (instantiate $m)))
     (instance (instantiate $c))
     (instance (instantiate $c)))"#;
@@ -23,13 +23,15 @@ fn each_limit_refuses_what_is_one_more() {
     let found = Complexity::of(&bytes, &CompileLimits::NONE).unwrap();
     let none = CompileLimits::NONE;
     type Limit = fn(u64) -> CompileLimits;
-    let limits: [(&str, u64, Limit); 9] = [
+    let limits: [(&str, u64, Limit); 11] = [
         ("bytes", found.bytes, |bytes| CompileLimits { bytes, ..CompileLimits::NONE }),
         ("nesting", found.nesting.into(), |n| CompileLimits { nesting: n as u32, ..CompileLimits::NONE }),
         ("functions", found.functions, |functions| CompileLimits { functions, ..CompileLimits::NONE }),
         ("element_segments", found.element_segments, |n| CompileLimits { element_segments: n, ..CompileLimits::NONE }),
         ("imports", found.imports, |imports| CompileLimits { imports, ..CompileLimits::NONE }),
         ("items", found.items, |items| CompileLimits { items, ..CompileLimits::NONE }),
+        ("modules", found.modules, |modules| CompileLimits { modules, ..CompileLimits::NONE }),
+        ("image_bytes", found.image_bytes, |n| CompileLimits { image_bytes: n, ..CompileLimits::NONE }),
         ("instances", found.instances, |instances| CompileLimits { instances, ..CompileLimits::NONE }),
         ("function_work", found.function_work, |n| CompileLimits { function_work: n, ..CompileLimits::NONE }),
         ("work", found.work, |work| CompileLimits { work, ..CompileLimits::NONE }),
@@ -119,4 +121,55 @@ fn what_wasmtime_says_of_a_components_names_is_escaped() {
         assert!(shown.contains(r"\u{1b}[31m") && !shown.contains('\x1b'), "{shown:?}");
         assert!(std::error::Error::source(&error).is_none(), "whose text nobody would escape");
     }
+}
+
+#[test]
+fn what_becomes_large_is_counted_as_what_it_becomes() {
+    let of = |module: &str| {
+        let bytes = wat::parse_str(format!("(component (core module {module}))")).unwrap();
+        Complexity::of(&bytes, &CompileLimits::NONE).unwrap()
+    };
+    // An image reaches from the first byte to the last, as long as that is not too far.
+    let near = of(r#"(memory 16) (data (i32.const 0) "a") (data (i32.const 1000000) "b")"#);
+    assert!((1_000_000..1_010_000).contains(&near.image_bytes), "{near:?}");
+    let far = of(r#"(memory 256) (data (i32.const 0) "a") (data (i32.const 16000000) "b")"#);
+    assert_eq!(far.image_bytes, 2);
+    let two = of(r#"(memory 1) (memory 1) (data (memory 0) (i32.const 9) "a") (data (memory 1) (i32.const 9) "b")"#);
+    assert_eq!(two.image_bytes, 16 << 10);
+    // So does a table, however it is filled.
+    for table in ["(table 100000 funcref) (elem (i32.const 99999) $f)", "(table 100000 funcref (ref.func $f))"] {
+        let found = of(&format!("{table} (func $f)"));
+        assert!((100_000..100_010).contains(&found.items), "{table}: {found:?}");
+    }
+    assert!(of("(table 100000 funcref) (elem (i32.const 0) $f) (func $f)").items < 10);
+    // Types in a group, and what is made for each; only once for a function that can be called from outside.
+    assert!(of(&format!("(rec {})", "(type (func))".repeat(1_000))).items >= 1_000);
+    let wide = of(&format!("(type (func (param {})))", "i32 ".repeat(900)));
+    assert!(wide.function_work > 50_000, "{wide:?}");
+    let exported = of("(func $f (export \"a\"))");
+    assert_eq!(of("(func $f (export \"a\") (export \"b\"))").work, exported.work);
+    assert!(of("(func $f)").work < exported.work);
+    // Modules and components, wherever they are.
+    let nested = wat::parse_str(format!("(component {})", "(component (core module))".repeat(100))).unwrap();
+    assert_eq!(Complexity::of(&nested, &CompileLimits::NONE).unwrap().modules, 201);
+    // Parts of types.
+    let names: String = (0..1_000).map(|i| format!("\"n{i}\" ")).collect();
+    let many = wat::parse_str(format!("(component (type (enum {names})))")).unwrap();
+    assert!(Complexity::of(&many, &CompileLimits::NONE).unwrap().items > 1_000);
+}
+
+#[test]
+fn of_what_it_exports_the_first_are_described() {
+    let name = format!("p{}", "-long-name".repeat(400));
+    let exports: String = (0..5_000).map(|i| format!("(export \"e{i}\" (func $f))")).collect();
+    let text = format!(
+        "(component (core module $m (func (export \"f\") (param i32))) (core instance $i (instantiate $m)) \
+         (func $f (param \"{name}\" u32) (canon lift (core func $i \"f\"))) {exports})"
+    );
+    let engine = WasmEngine::new(EngineConfig::on_demand().compile_in_process()).unwrap();
+    let component = engine.load_wat_blocking(&text, Profile::Plain).unwrap();
+    assert_eq!(component.exports().len(), 100);
+    component.export("e4999").unwrap();
+    let error = component.export("none").unwrap_err();
+    assert!(error.to_string().len() < 20 << 10, "{}", error.to_string().len());
 }

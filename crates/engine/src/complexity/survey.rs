@@ -1,0 +1,281 @@
+//! The walk over a binary that counts what is in it, as often as it is there when all is instantiated.
+
+use std::ops::Range;
+
+use wasmparser::{
+    BinaryReader, CanonicalFunction, ComponentAlias, ComponentDefinedType, ComponentExternalKind, ComponentInstance,
+    ComponentOuterAliasKind, ComponentType, ComponentTypeDeclaration, CoreType, Encoding, Instance, Payload,
+};
+
+use super::{Complexity, Size, Tally, check, module::Module, weights};
+use crate::LoadError;
+
+/// A walk through a binary.
+pub(super) struct Survey<'a> {
+    bytes: &'a [u8],
+    tally: Tally<'a>,
+    /// Modules and components that are not at their end, the outermost first.
+    open: Vec<Open>,
+}
+
+/// A module or a component of which the end has not been seen.
+#[derive(Default)]
+struct Open {
+    /// Nothing for a component.
+    module: Option<Module>,
+    size: Size,
+    /// What can be instantiated in it, by index; none for what comes from outside.
+    modules: Vec<Option<Size>>,
+    components: Vec<Option<Size>>,
+}
+
+impl<'a> Survey<'a> {
+    pub(super) fn new(bytes: &'a [u8], tally: Tally<'a>) -> Self {
+        Self { bytes, tally, open: Vec::new() }
+    }
+
+    pub(super) fn end(self) -> Complexity {
+        self.tally.found
+    }
+
+    pub(super) fn payload(&mut self, payload: Payload<'_>) -> Result<(), LoadError> {
+        match payload {
+            Payload::Version { encoding, .. } => return self.begin(encoding == Encoding::Module),
+            Payload::End(_) => return self.finish(),
+            _ => {}
+        }
+        let Some(here) = self.open.last_mut() else { return Ok(()) };
+        let tally = &mut self.tally;
+        // Counted before any of them is looked at.
+        tally.items(items_in(&payload).into(), &mut here.size)?;
+        if let Some(module) = &mut here.module {
+            return module.payload(payload, &mut here.size, tally);
+        }
+        match payload {
+            Payload::InstanceSection(section) => {
+                for instance in section {
+                    match instance? {
+                        Instance::Instantiate { module_index, args } => {
+                            here.size.add(find(&here.modules, module_index, "core modules")?);
+                            here.size.add(Size { items: args.len() as u64, instances: 1, work: 0 });
+                        }
+                        Instance::FromExports(exports) => {
+                            here.size.add(Size { items: exports.len() as u64, ..Size::default() })
+                        }
+                    }
+                    tally.limits.check_size(here.size)?;
+                }
+            }
+            Payload::ComponentInstanceSection(section) => {
+                for instance in section {
+                    match instance? {
+                        ComponentInstance::Instantiate { component_index, args } => {
+                            here.size.add(find(&here.components, component_index, "components")?);
+                            here.size.add(Size { items: args.len() as u64, ..Size::default() });
+                        }
+                        ComponentInstance::FromExports(exports) => {
+                            here.size.add(Size { items: exports.len() as u64, ..Size::default() });
+                        }
+                    }
+                    tally.limits.check_size(here.size)?;
+                }
+            }
+            Payload::CoreTypeSection(section) => {
+                for ty in section {
+                    tally.items(parts_of_core_type(&ty?), &mut here.size)?;
+                }
+            }
+            Payload::ComponentTypeSection(section) => self.types(section.range())?,
+            Payload::ComponentCanonicalSection(section) => {
+                for function in section {
+                    let work = match function? {
+                        CanonicalFunction::Lift { .. } => weights::LIFTED_FUNCTION,
+                        CanonicalFunction::Lower { .. } => weights::LOWERED_FUNCTION,
+                        _ => weights::INTRINSIC,
+                    };
+                    here.size.add(Size { work, ..Size::default() });
+                    tally.limits.check_size(here.size)?;
+                }
+            }
+            Payload::ComponentAliasSection(section) => {
+                for alias in section {
+                    self.alias(&alias?);
+                }
+            }
+            Payload::ComponentImportSection(section) => {
+                tally.imports(section.count())?;
+                for import in section {
+                    match import?.ty.kind() {
+                        ComponentExternalKind::Module => here.modules.push(None),
+                        ComponentExternalKind::Component => here.components.push(None),
+                        _ => {}
+                    }
+                }
+            }
+            Payload::ComponentExportSection(section) => {
+                for export in section {
+                    // What is exported has a second index from then on.
+                    let export = export?;
+                    let again =
+                        |known: &mut Vec<Option<Size>>| known.push(known.get(export.index as usize).copied().flatten());
+                    match export.kind {
+                        ComponentExternalKind::Module => again(&mut here.modules),
+                        ComponentExternalKind::Component => again(&mut here.components),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, is_module: bool) -> Result<(), LoadError> {
+        let Tally { found, limits, .. } = &mut self.tally;
+        // The outermost is not nested.
+        found.nesting = found.nesting.max(self.open.len() as u32);
+        found.modules = found.modules.saturating_add(1);
+        self.open.push(Open { module: is_module.then(Module::default), ..Open::default() });
+        check("nesting", found.nesting.into(), limits.nesting.into())?;
+        check("modules", found.modules, limits.modules)
+    }
+
+    fn finish(&mut self) -> Result<(), LoadError> {
+        let Some(Open { module, mut size, .. }) = self.open.pop() else { return Ok(()) };
+        let is_module = module.is_some();
+        if let Some(mut module) = module {
+            module.end(&mut size, &mut self.tally)?;
+        }
+        match self.open.last_mut() {
+            Some(outer) if is_module => outer.modules.push(Some(size)),
+            Some(outer) => outer.components.push(Some(size)),
+            None => {
+                let Tally { found, written, .. } = &mut self.tally;
+                found.items = size.items.max(*written);
+                found.instances = size.instances;
+                return self.tally.work(size.work, 0);
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks how deep types are nested, without the recursion with which they are read later on.
+    fn types(&mut self, section: Range<usize>) -> Result<(), LoadError> {
+        let mut reader = BinaryReader::new(self.bytes.get(section.clone()).unwrap_or_default(), section.start);
+        // Of the section, and of each type that is open: how many more there are in it.
+        let mut open = vec![reader.read_var_u32()?];
+        while let Some(left) = open.last_mut() {
+            let Some(less) = left.checked_sub(1) else {
+                open.pop();
+                continue;
+            };
+            *left = less;
+            // In a section there is nothing but types; in a type, declarations of which some are types.
+            if open.len() > 1 {
+                match reader.clone().read_u8()? {
+                    0x01 => _ = reader.read_u8()?,
+                    _ => {
+                        if let ComponentTypeDeclaration::CoreType(ty) = reader.read()? {
+                            self.tally.items(parts_of_core_type(&ty), &mut Size::default())?;
+                        }
+                        continue;
+                    }
+                }
+            }
+            match reader.clone().read_u8()? {
+                // A component or an instance.
+                0x41 | 0x42 => {
+                    reader.read_u8()?;
+                    let declarations = reader.read_var_u32()?;
+                    self.tally.items(declarations.into(), &mut Size::default())?;
+                    self.tally.imports(declarations)?;
+                    open.push(declarations);
+                    let depth = (self.open.len() + open.len()) as u32 - 2;
+                    self.tally.found.nesting = self.tally.found.nesting.max(depth);
+                    check("nesting", depth.into(), self.tally.limits.nesting.into())?;
+                }
+                _ => {
+                    let parts = parts(&reader.read()?);
+                    self.tally.items(parts, &mut Size::default())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Another index for something that can be instantiated.
+    fn alias(&mut self, alias: &ComponentAlias<'_>) {
+        let (kind, size) = match *alias {
+            ComponentAlias::Outer { kind: ComponentOuterAliasKind::CoreModule, count, index } => {
+                (ComponentExternalKind::Module, self.outer(count, |open| &open.modules, index))
+            }
+            ComponentAlias::Outer { kind: ComponentOuterAliasKind::Component, count, index } => {
+                (ComponentExternalKind::Component, self.outer(count, |open| &open.components, index))
+            }
+            ComponentAlias::InstanceExport { kind, .. } => (kind, None),
+            _ => return,
+        };
+        let Some(here) = self.open.last_mut() else { return };
+        match kind {
+            ComponentExternalKind::Module => here.modules.push(size),
+            ComponentExternalKind::Component => here.components.push(size),
+            _ => {}
+        }
+    }
+
+    fn outer(&self, count: u32, of: impl Fn(&Open) -> &Vec<Option<Size>>, index: u32) -> Option<Size> {
+        let open = self.open.iter().rev().nth(count as usize)?;
+        of(open).get(index as usize).copied().flatten()
+    }
+}
+
+/// The items that a section says it has.
+fn items_in(payload: &Payload<'_>) -> u32 {
+    match payload {
+        Payload::TypeSection(section) => section.count(),
+        Payload::ImportSection(section) => section.count(),
+        Payload::FunctionSection(section) => section.count(),
+        Payload::TableSection(section) => section.count(),
+        Payload::MemorySection(section) => section.count(),
+        Payload::TagSection(section) => section.count(),
+        Payload::GlobalSection(section) => section.count(),
+        Payload::ExportSection(section) => section.count(),
+        Payload::ElementSection(section) => section.count(),
+        Payload::DataSection(section) => section.count(),
+        Payload::InstanceSection(section) => section.count(),
+        Payload::CoreTypeSection(section) => section.count(),
+        Payload::ComponentInstanceSection(section) => section.count(),
+        Payload::ComponentAliasSection(section) => section.count(),
+        Payload::ComponentTypeSection(section) => section.count(),
+        Payload::ComponentCanonicalSection(section) => section.count(),
+        Payload::ComponentImportSection(section) => section.count(),
+        Payload::ComponentExportSection(section) => section.count(),
+        _ => 0,
+    }
+}
+
+/// What is to be instantiated. Where that is given from outside, nobody could say what it costs; where there is no such
+/// index, the compiler says so.
+fn find(known: &[Option<Size>], index: u32, what: &'static str) -> Result<Size, LoadError> {
+    known.get(index as usize).map_or(Ok(Size::default()), |size| size.ok_or(LoadError::UnknownInstance { what }))
+}
+
+/// What a type is made of, each of which the host keeps.
+fn parts(ty: &ComponentType<'_>) -> u64 {
+    let parts = match ty {
+        ComponentType::Func(function) => function.params.len(),
+        ComponentType::Defined(ComponentDefinedType::Record(fields)) => fields.len(),
+        ComponentType::Defined(ComponentDefinedType::Variant(cases)) => cases.len(),
+        ComponentType::Defined(ComponentDefinedType::Tuple(types)) => types.len(),
+        ComponentType::Defined(ComponentDefinedType::Flags(names) | ComponentDefinedType::Enum(names)) => names.len(),
+        _ => 0,
+    };
+    parts as u64
+}
+
+fn parts_of_core_type(ty: &CoreType<'_>) -> u64 {
+    match ty {
+        CoreType::Rec(group) => group.types().len() as u64,
+        CoreType::Module(declarations) => declarations.len() as u64,
+    }
+}
