@@ -43,6 +43,22 @@ pub fn read() -> Option<Reading> {
     None
 }
 
+/// Bytes that a process and those it has started have in physical memory, but for what belongs to files on a disk. Nothing
+/// where there is no such process, or where the system does not tell.
+pub fn held_by_all(process: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let of = |name: &str| -> Option<u64> {
+        status.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
+    };
+    // One that has ended and was not waited for has none.
+    let own = (of("RssAnon:").unwrap_or(0) + of("RssShmem:").unwrap_or(0)) << 10;
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).ok()?;
+    let children = threads
+        .filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("children")).ok())
+        .flat_map(|list| list.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+    Some(own + children.filter_map(|child| held_by_all(child.parse().ok()?)).sum::<u64>())
+}
+
 /// How long this thread and all threads together were on a processor, where the system tells.
 pub(crate) fn processor_time() -> Option<[Duration; 2]> {
     #[cfg(target_os = "linux")]

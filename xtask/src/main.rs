@@ -1,6 +1,7 @@
 //! The project's own commands: `cargo xtask --help`.
 
 mod bench;
+mod calibrate;
 mod check;
 mod compare;
 mod ecosystem;
@@ -48,6 +49,7 @@ enum Command {
     /// Crash 100,000 components of mixed kinds in one process, and fail if memory, mappings or descriptors grow
     LeakCheck(bench::LeakArgs),
     Hostile(hostile::Args),
+    Calibrate(calibrate::Args),
     Soak(soak::Args),
     Fuzz(fuzz::Args),
     Sanitize(sanitize::Args),
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         Command::Check(args) => (check::run(&args).map(done), 1),
         Command::LeakCheck(args) => (bench::leak_check(&args).map(done), 1),
         Command::Hostile(args) => (hostile::run(&args).map(done), 1),
+        Command::Calibrate(args) => (calibrate::run(&args).map(done), 1),
         Command::Soak(args) => (soak::run(&args).map(done), 1),
         Command::Sanitize(args) => (sanitize::run(&args).map(done), 1),
         Command::Fuzz(args) => (fuzz::run(&args).map(done), 1),

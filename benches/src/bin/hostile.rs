@@ -32,6 +32,7 @@ struct Args {
 }
 
 fn main() -> Result<ExitCode> {
+    airssys_wasm_engine::compiler_hook();
     let args = Args::parse();
     let corpus = Corpus::read()?;
     if let Some(name) = &args.arena {

@@ -41,6 +41,8 @@ pub struct Report {
     pub took: f64,
     /// Bytes that the process had at the most, beyond what it had before.
     pub peak: u64,
+    /// Bytes that this process and its compilers had before.
+    pub all: u64,
     /// What the process had after the first run, and after the last one.
     pub settled: Held,
     #[expect(missing_docs, reason = "see above")]
@@ -104,6 +106,7 @@ pub fn run(guest: &Guest, limits: &Limits, once: bool) -> Result<Report> {
         let arena = Arena::new(limits).await?;
         arena.watch(50).await?;
         let idle = arena.latencies.take();
+        let all = process::held_by_all(std::process::id()).unwrap_or(0);
         let (mut outcomes, mut took, mut peak) = (Vec::new(), Duration::ZERO, 0);
         let mut settled = None;
         let mut during = arena.latencies.take();
@@ -137,6 +140,7 @@ pub fn run(guest: &Guest, limits: &Limits, once: bool) -> Result<Report> {
             outcomes,
             took: took.as_secs_f64() * 1e3,
             peak,
+            all,
             settled,
             after,
             idle: (&idle).into(),

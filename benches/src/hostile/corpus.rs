@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use airssys_wasm_actor::{Capabilities, DeadLetterLimits};
-use airssys_wasm_engine::{EngineConfig, PoolConfig};
+use airssys_wasm_engine::{Compiler, EngineConfig, PoolConfig};
 use airssys_wasm_fixtures::{HOSTILE, HOSTILE_ACTOR, HOSTILE_COMPONENTS};
 use airssys_wasm_limits::{ByteSize, ResourceLimits};
 use anyhow::{Context, Result, bail};
@@ -178,10 +178,7 @@ impl Limits {
         manifest.insert("resources".to_owned(), guest.limits.clone().into());
         Ok(Self {
             resources: ResourceLimits::take_from(&mut manifest)?,
-            engine: EngineConfig {
-                pool: Some(PoolConfig::for_components(64)),
-                ..EngineConfig::default().compile_in_process()
-            },
+            engine: EngineConfig { pool: Some(PoolConfig::for_components(64)), ..EngineConfig::default() },
             budget: guest.budget << 20,
             mailbox: 64,
             mailbox_bytes: 1 << 20,
@@ -234,6 +231,10 @@ impl Limits {
             "compile_instances" => compile.instances = u64::MAX,
             "function_work" => compile.function_work = u64::MAX,
             "work" => compile.work = u64::MAX,
+            "modules" => compile.modules = u64::MAX,
+            "image_bytes" => compile.image_bytes = u64::MAX,
+            "code_bytes" => compile.code_bytes = u64::MAX,
+            "compiler" => self.engine.compiler = Compiler::InProcess,
             _ => bail!("there is no limit {limit:?}"),
         }
         Ok(())

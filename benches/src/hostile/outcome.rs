@@ -1,7 +1,7 @@
 //! What came of a guest, in the words of the corpus. Made from types; the text for people is only kept beside it.
 
 use airssys_wasm_actor::{AskError, CrashReport, During, HealthError, SpawnError, StartError, UpgradeError};
-use airssys_wasm_engine::{LinkError, LoadError};
+use airssys_wasm_engine::{CompilerEnd, LinkError, LoadError};
 use airssys_wasm_limits::QuotaError;
 use bytes::Bytes;
 
@@ -34,6 +34,9 @@ impl From<&LoadError> for Outcome {
             LoadError::TooComplex { what, .. } => format!("too complex: {what}"),
             LoadError::UnknownInstance { .. } => "unknown instance".to_owned(),
             LoadError::CompilerPanicked { .. } => "the compiler panicked".to_owned(),
+            LoadError::Compiler { end: CompilerEnd::Deadline(_) } => "the compiler took too long".to_owned(),
+            LoadError::Compiler { end: CompilerEnd::Aborted { .. } } => "the compiler wanted too much".to_owned(),
+            LoadError::Compiler { .. } => "the compiler ended".to_owned(),
             _ => "not loaded".to_owned(),
         };
         Self::told(what, error)
