@@ -6,6 +6,8 @@ mod calls;
 mod crashes;
 mod limits;
 mod manifest;
+mod probe;
+mod sockets;
 mod time;
 mod wasi;
 
