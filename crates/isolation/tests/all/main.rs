@@ -4,6 +4,8 @@
 
 mod calls;
 mod crashes;
+#[cfg(unix)]
+mod folders;
 mod limits;
 mod manifest;
 mod probe;
