@@ -12,9 +12,9 @@ use airssys_wasm_benches::{
     guests::{self, binary, config, engine},
     timed, timed_async,
 };
-use airssys_wasm_engine::{EngineConfig, Origin, Profile, WasmEngine, add_wasi, wasmtime_wasi};
+use airssys_wasm_engine::{EngineConfig, Origin, Profile, WasmEngine, add_bare_wasi, wasmtime_wasi};
 use airssys_wasm_fixtures::{ADD, C, MINIMAL, with_code};
-use airssys_wasm_isolation::SandboxSpec;
+use airssys_wasm_isolation::{SandboxSpec, add_wasi};
 use wasmtime::{
     Cache, CacheConfig, Config, Engine, Store,
     component::{Component, Linker},
@@ -190,7 +190,7 @@ fn precompiled(suite: &mut Suite) {
                     let _keep = &_keep;
                     let component = raw_by_path(engine, &path);
                     let mut linker = Linker::<View>::new(engine);
-                    add_wasi(&mut linker).unwrap();
+                    add_bare_wasi(&mut linker).unwrap();
                     let pre = linker.instantiate_pre(&component).unwrap();
                     let mut store = Store::new(engine, View::default());
                     store.set_epoch_deadline(1 << 40);

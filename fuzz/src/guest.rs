@@ -13,14 +13,13 @@ use airssys_wasm_engine::{
     ComponentTemplate,
     LoadedComponent,
     Profile,
-    add_wasi,
     // The derive macros want it under this name.
     wasmtime::{
         self,
         component::{ComponentType, Lift, ResourceAny, Val},
     },
 };
-use airssys_wasm_isolation::{Crash, DynamicCallError, HostState, InstantiateError, Sandbox, SandboxSpec};
+use airssys_wasm_isolation::{Crash, DynamicCallError, HostState, InstantiateError, Sandbox, SandboxSpec, add_wasi};
 use airssys_wasm_limits::{ByteSize, OnGrowthRefused, ResourceLimits};
 use airssys_wasm_registry::MessageEnvelope;
 use arbitrary::Unstructured;

@@ -4,13 +4,13 @@ use std::{sync::LazyLock, time::Duration};
 
 use airssys_wasm_actor::{ActorSpec, ActorSystem};
 use airssys_wasm_engine::{
-    CompileLimits, EngineConfig, LoadError, LoadedComponent, Profile, WasmEngine, add_wasi,
+    CompileLimits, EngineConfig, LoadError, LoadedComponent, Profile, WasmEngine,
     wasmtime::component::{
         Val,
         types::{ComponentItem, Type},
     },
 };
-use airssys_wasm_isolation::{DynamicCallError, InstantiateError, Sandbox, SandboxSpec};
+use airssys_wasm_isolation::{DynamicCallError, InstantiateError, Sandbox, SandboxSpec, add_wasi};
 use airssys_wasm_limits::{ByteSize, ResourceLimits};
 
 use crate::host::{self, check_crash, check_usage, clean, close, ends, id, run, told};

@@ -12,8 +12,8 @@ use std::{
     time::Duration,
 };
 
-use airssys_wasm_engine::{ComponentTemplate, LinkError, Linker, LoadedComponent, WasmEngine, add_wasi, wasmtime};
-use airssys_wasm_isolation::{HostState, SandboxSpec};
+use airssys_wasm_engine::{ComponentTemplate, LinkError, Linker, LoadedComponent, WasmEngine, wasmtime};
+use airssys_wasm_isolation::{HostState, SandboxSpec, add_wasi};
 use airssys_wasm_limits::{CancellationToken, MemoryBudget};
 use airssys_wasm_registry::{
     ActorAddress, ComponentId, ComponentRegistry, GroupError, MessageBroker, MessageEnvelope, MessageRouter, NameTaken,

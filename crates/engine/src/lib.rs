@@ -62,13 +62,14 @@ pub use wasmtime;
 pub use wasmtime::component::Linker;
 pub use wasmtime_wasi;
 
-/// Adds WASI 0.2 (`wasi:cli`, `wasi:filesystem`, `wasi:sockets`, …) to a linker.
+/// Adds WASI 0.2 to a linker as wasmtime-wasi has it.
 ///
-/// What a guest is granted is decided by the [`wasmtime_wasi::WasiCtx`] in its store, not by the linker.
+/// A guest that nobody trusts is not to be given these: some of them work for as long as the guest's arguments say, and
+/// give way to nobody. `airssys_wasm_isolation::add_wasi` puts bounded ones in their place.
 ///
 /// # Errors
 ///
 /// When one of the interfaces is defined already.
-pub fn add_wasi<T: wasmtime_wasi::WasiView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
+pub fn add_bare_wasi<T: wasmtime_wasi::WasiView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_async(linker)
 }

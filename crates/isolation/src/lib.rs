@@ -42,12 +42,14 @@
 
 mod crash;
 mod host;
+mod link;
 mod manifest;
 mod sandbox;
 mod wasi;
 
 pub use crash::{Crash, CrashClass, CrashKind, Frame, TrapCode};
 pub use host::HostState;
+pub use link::add_wasi;
 pub use manifest::SandboxManifest;
 pub use sandbox::{
     ArgumentError, DynamicCallError, DynamicExport, InstantiateError, Sandbox, SandboxSpec, TypedExport,

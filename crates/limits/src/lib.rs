@@ -50,5 +50,5 @@ pub use bytesize::ByteSize;
 pub use guard::{GuardFuture, Guarded, Interrupted, guard};
 pub use limits::{ManifestError, MessageTooLarge, OnGrowthRefused, Quota, QuotaError, ResourceLimits};
 pub use log::{LogAllowance, LogLine};
-pub use meter::{LimitExceeded, Meter, Metered, Usage, begin_call, install};
+pub use meter::{LimitExceeded, Meter, Metered, Usage, begin_call, give_way, install};
 pub use tokio_util::sync::CancellationToken;

@@ -52,6 +52,14 @@ pub enum LimitExceeded {
         /// Host calls it may make.
         allowed: u64,
     },
+    /// Bytes that one host call carries.
+    #[error("a host call asked for {asked} bytes and may have {allowed}; raise `host_call_bytes` if it needs more")]
+    HostCallBytes {
+        /// Bytes asked for.
+        asked: u64,
+        /// Bytes it may have.
+        allowed: u64,
+    },
 }
 
 /// What a component has used. Memory and tables are those of now; the rest is of the last call.
@@ -290,6 +298,19 @@ fn on_epoch<T: Metered>(mut store: StoreContextMut<'_, T>) -> wasmtime::Result<U
     store.data_mut().meter().charge_cpu_time()?;
     // Behind all other tasks: a plain yield would poll this one again at once.
     Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+}
+
+/// For a host function that computes: charges the guest for the epochs that have ended, then lets the worker's other tasks
+/// run. What the function computes between two of these is charged; what passes while it waits is not.
+///
+/// # Errors
+///
+/// [`LimitExceeded::CpuTime`].
+pub async fn give_way<T: Metered>(store: &mut StoreContextMut<'_, T>) -> Result<(), LimitExceeded> {
+    // Before the wait: the guard moves the mark on when it polls again.
+    store.data_mut().meter().charge_cpu_time()?;
+    tokio::task::yield_now().await;
+    Ok(())
 }
 
 fn on_transition<T: Metered>(mut store: StoreContextMut<'_, T>, hook: CallHook) -> wasmtime::Result<()> {

@@ -1,7 +1,7 @@
 //! Imports and exports.
 
 use airssys_wasm_engine::{
-    EngineConfig, ExportError, LinkError, Profile, WasmEngine, add_wasi, wasmtime::Store, wasmtime_wasi,
+    EngineConfig, ExportError, LinkError, Profile, WasmEngine, add_bare_wasi, wasmtime::Store, wasmtime_wasi,
 };
 use airssys_wasm_fixtures::{ADD, C, HOST_CALLS, RUST};
 
@@ -104,7 +104,7 @@ async fn wasi_goes_with_any_view() {
     let engine = WasmEngine::new(EngineConfig::small().compile_in_process()).unwrap();
     let component = engine.load_blocking(C, Profile::Plain).unwrap();
     let mut linker = component.linker();
-    add_wasi(&mut linker).unwrap();
+    add_bare_wasi(&mut linker).unwrap();
     let template = component.link(&linker).unwrap();
     let view = View(wasmtime_wasi::WasiCtx::builder().build(), wasmtime_wasi::ResourceTable::new());
     let mut store = Store::new(component.wasmtime(), view);

@@ -13,12 +13,13 @@ mod probe;
 mod sockets;
 mod time;
 mod wasi;
+mod wasi_bounds;
 
 use std::sync::Arc;
 
-use airssys_wasm_engine::{EngineConfig, Linker, Profile, WasmEngine, add_wasi};
-use airssys_wasm_isolation::{Crash, HostState, InstantiateError, Sandbox, SandboxSpec};
-use airssys_wasm_limits::{ByteSize, ResourceLimits};
+use airssys_wasm_engine::{EngineConfig, Linker, Profile, WasmEngine};
+use airssys_wasm_isolation::{Crash, HostState, InstantiateError, Sandbox, SandboxSpec, add_wasi};
+use airssys_wasm_limits::{ByteSize, ResourceLimits, give_way};
 use tokio::sync::Notify;
 
 /// What the host functions of the tests share with them.
@@ -46,6 +47,8 @@ enum Wait {
     /// For a second of paused time, and leaves nothing of tokio's budget for whoever comes next.
     UsingUpTheBudget,
     ForeverAndPanicOnDrop,
+    /// For other tasks, after as many epochs as each step ends.
+    GivingWay,
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -81,8 +84,8 @@ async fn sandbox(component: impl AsRef<[u8]>, limits: ResourceLimits) -> (Sandbo
 
 fn define_host(linker: &mut Linker<HostState<Host>>) {
     let mut root = linker.root();
-    root.func_wrap_async("wait", |store, (): ()| {
-        let Host { gate, waiting, wait, .. } = store.data().ext.clone();
+    root.func_wrap_async("wait", |mut store, (): ()| {
+        let Host { gate, waiting, wait, ticks_in_step, .. } = store.data().ext.clone();
         Box::new(async move {
             match wait {
                 Wait::ForGate => {
@@ -95,6 +98,12 @@ fn define_host(linker: &mut Linker<HostState<Host>>) {
                         tokio::task::coop::consume_budget().await;
                     }
                     tokio::task::yield_now().await;
+                }
+                Wait::GivingWay => {
+                    if let Some((engine, ticks)) = ticks_in_step {
+                        (0..ticks).for_each(|_| engine.tick());
+                    }
+                    give_way(&mut store).await?;
                 }
                 Wait::ForeverAndPanicOnDrop => {
                     struct PanicsOnDrop;

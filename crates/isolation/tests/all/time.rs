@@ -378,3 +378,18 @@ async fn a_compiled_guest_waits_and_goes_on() {
     let ((answer,), sandbox) = sandbox.call(&pause, ()).await.unwrap();
     assert_eq!((answer.as_str(), sandbox.ext().lines.as_slice()), ("waited", &["before".into(), "after".into()][..]));
 }
+
+#[tokio::test]
+async fn what_a_host_function_computes_before_it_gives_way_is_charged() {
+    let engine = engine();
+    let ticks =
+        |ticks| Host { wait: crate::Wait::GivingWay, ticks_in_step: Some((engine.clone(), ticks)), ..Host::default() };
+    let limits = ResourceLimits { cpu_time: Duration::from_millis(10), ..limits() };
+    let spec = spec_in(&engine, HOST_CALLS.as_bytes(), Profile::Plain, limits);
+    let sandbox = spec.instantiate(ticks(10)).await.unwrap();
+    let sandbox = call(&spec, sandbox, "wait", None).await.unwrap();
+    assert_eq!(sandbox.usage().cpu_ticks, 10);
+    let sandbox = spec.instantiate(ticks(11)).await.unwrap();
+    let crash = call(&spec, sandbox, "wait", None).await.unwrap_err();
+    assert_eq!(*crash.kind(), CrashKind::CpuTime { allowed: 10 });
+}

@@ -1,0 +1,145 @@
+//! WASI for sandboxes: wasmtime-wasi's functions, and instead of those that a guest could make expensive, bounded ones.
+//!
+//! What the bounded ones hand out is in `wasi`. Each of them calls wasmtime-wasi for all but its bound.
+
+use airssys_wasm_engine::{
+    Linker, add_bare_wasi,
+    wasmtime::{self, StoreContextMut, component::Resource},
+    wasmtime_wasi::{
+        Rng as _,
+        p2::{
+            Network,
+            bindings::sockets::{
+                ip_name_lookup::{self, ResolveAddressStream},
+                network,
+            },
+        },
+        sockets::WasiSocketsView,
+        thread_rng,
+    },
+};
+use airssys_wasm_limits::{LimitExceeded, give_way};
+
+use crate::HostState;
+
+/// The version of wasmtime-wasi's interfaces. A definition under another version would leave wasmtime-wasi's in place.
+const VERSION: &str = "0.2.12";
+
+/// Adds WASI 0.2 (`wasi:cli`, `wasi:filesystem`, `wasi:sockets`, …) to the linker of a component that runs in sandboxes.
+///
+/// It differs from wasmtime-wasi in what a call may cost the host:
+///
+/// - random bytes are made in slices, and other tasks get their turn in between;
+/// - a host name of more than 253 bytes is `invalid-argument`, and nobody parses it.
+///
+/// What a guest is granted is decided by [`WasiGrants`](crate::WasiGrants), not by the linker.
+///
+/// # Errors
+///
+/// When one of the interfaces is defined already.
+pub fn add_wasi<U: Send + 'static>(linker: &mut Linker<HostState<U>>) -> wasmtime::Result<()> {
+    add_bare_wasi(linker)?;
+    linker.allow_shadowing(true);
+    let bounded = bound(linker);
+    linker.allow_shadowing(false);
+    bounded
+}
+
+fn versioned(interface: &str) -> String {
+    format!("{interface}@{VERSION}")
+}
+
+fn bound<U: Send + 'static>(linker: &mut Linker<HostState<U>>) -> wasmtime::Result<()> {
+    linker
+        .instance(&versioned("wasi:random/random"))?
+        .func_wrap_async("get-random-bytes", |store, (len,)| Box::new(random_bytes(store, len)))?;
+    linker
+        .instance(&versioned("wasi:random/insecure"))?
+        .func_wrap_async("get-insecure-random-bytes", |store, (len,)| Box::new(random_bytes(store, len)))?;
+    linker
+        .instance(&versioned("wasi:sockets/ip-name-lookup"))?
+        .func_wrap("resolve-addresses", |store, (network, name)| resolve_addresses(store, network, name))?;
+    Ok(())
+}
+
+/// Random bytes between two chances for other tasks: some 20 µs of work.
+const RANDOM_SLICE: usize = 64 << 10;
+
+/// For both interfaces: what is called insecure may be as good.
+async fn random_bytes<U: Send + 'static>(
+    mut store: StoreContextMut<'_, HostState<U>>,
+    len: u64,
+) -> wasmtime::Result<(Vec<u8>,)> {
+    let allowed = store.data().quota().limits().host_call_bytes.as_u64();
+    if len > allowed {
+        return Err(LimitExceeded::HostCallBytes { asked: len, allowed }.into());
+    }
+    let mut random = thread_rng();
+    let mut bytes = vec![0; usize::try_from(len)?];
+    for (i, slice) in bytes.chunks_mut(RANDOM_SLICE).enumerate() {
+        if i > 0 {
+            give_way(&mut store).await?;
+        }
+        random.fill_bytes(slice);
+    }
+    Ok((bytes,))
+}
+
+/// Bytes of a name in the DNS.
+const LONGEST_HOST_NAME: usize = 253;
+
+type Resolving = Result<Resource<ResolveAddressStream>, network::ErrorCode>;
+
+fn resolve_addresses<U: Send + 'static>(
+    mut store: StoreContextMut<'_, HostState<U>>,
+    network: Resource<Network>,
+    name: String,
+) -> wasmtime::Result<(Resolving,)> {
+    let mut sockets = store.data_mut().sockets();
+    if name.len() > LONGEST_HOST_NAME {
+        // The handle is looked at all the same: to name a host takes a network.
+        sockets.table.get(&network)?;
+        return Ok((Err(network::ErrorCode::InvalidArgument),));
+    }
+    match ip_name_lookup::Host::resolve_addresses(&mut sockets, network, name) {
+        Ok(addresses) => Ok((Ok(addresses),)),
+        Err(error) => Ok((Err(error.downcast()?),)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use airssys_wasm_engine::{EngineConfig, Profile, WasmEngine};
+
+    use super::*;
+
+    #[test]
+    fn what_is_bounded_takes_the_place_of_what_wasmtime_wasi_defines() {
+        let engine = WasmEngine::new(EngineConfig::small().compile_in_process().with_manual_ticks()).unwrap();
+        let component = engine.load_wat_blocking("(component)", Profile::Plain).unwrap();
+        let mut linker = component.linker::<HostState<()>>();
+        add_bare_wasi(&mut linker).unwrap();
+        for (interface, function) in [
+            ("wasi:random/random", "get-random-bytes"),
+            ("wasi:random/insecure", "get-insecure-random-bytes"),
+            ("wasi:sockets/ip-name-lookup", "resolve-addresses"),
+        ] {
+            let mut instance = linker.instance(&versioned(interface)).unwrap();
+            let again = instance.func_wrap(function, |_, (): ()| Ok(()));
+            assert!(again.is_err(), "wasmtime-wasi has no {function} in {}", versioned(interface));
+            // The control: what nobody has defined can be defined.
+            instance.func_wrap("nobody-has-defined-this", |_, (): ()| Ok(())).unwrap();
+        }
+    }
+
+    #[test]
+    fn nothing_can_be_defined_over_wasi_afterwards() {
+        let engine = WasmEngine::new(EngineConfig::small().compile_in_process().with_manual_ticks()).unwrap();
+        let component = engine.load_wat_blocking("(component)", Profile::Plain).unwrap();
+        let mut linker = component.linker::<HostState<()>>();
+        add_wasi(&mut linker).unwrap();
+        let mut random = linker.instance(&versioned("wasi:random/random")).unwrap();
+        assert!(random.func_wrap("get-random-bytes", |_, (): ()| Ok(())).is_err());
+        assert!(add_wasi(&mut linker).is_err());
+    }
+}
