@@ -13,7 +13,7 @@ use airssys_wasm_engine::wasmtime_wasi::{
     p2::{OutputStream, Pollable, StreamError, StreamResult},
 };
 use airssys_wasm_limits::{LogAllowance, LogLine};
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::io::AsyncWrite;
@@ -29,7 +29,8 @@ pub enum Stdio {
     /// Into `tracing` at level INFO, a line an event, under the target `guest`. Control characters are escaped, lines cut
     /// at 4 KiB, empty ones left out, and no more is kept than
     /// [`log_bytes`](airssys_wasm_limits::ResourceLimits::log_bytes), with a word on the rest: a guest can neither forge
-    /// events, nor steer a terminal, nor flood the log.
+    /// events, nor steer a terminal, nor flood the log. It may write 4 KiB at once; after each 32 lines other tasks have
+    /// their turn. Of what a guest has neither flushed nor closed when it ends, 32 lines are kept.
     Tracing,
     /// To a writer, as it is. Writes happen on the async worker: the writer must not block.
     #[serde(skip)]
@@ -53,9 +54,12 @@ impl fmt::Debug for Stdio {
     }
 }
 
-/// One output of a guest.
-#[derive(Clone)]
-pub(super) struct GuestOutput(Arc<Mutex<Sink>>);
+/// One stream to an output of a guest. All of them share the output, and with it the line that is not ended yet.
+pub(super) struct GuestOutput {
+    sink: Arc<Mutex<Sink>>,
+    /// What was written and waits for its turn.
+    rest: Bytes,
+}
 
 enum Sink {
     Tracing { stream: &'static str, log: LogAllowance, line: Vec<u8> },
@@ -65,8 +69,12 @@ enum Sink {
 /// Bytes after which a line is cut.
 const LONGEST_LINE: usize = 4 << 10;
 
-/// Bytes that a guest may write at once.
+/// Bytes that a guest may write at once, to `tracing` and to a writer.
+const LARGEST_WRITE_TO_TRACING: usize = 4 << 10;
 const LARGEST_WRITE: usize = 64 << 10;
+
+/// Lines between two chances for other tasks. An event takes some microseconds.
+const LINES: usize = 32;
 
 impl GuestOutput {
     pub(super) fn new(stdio: &Stdio, stream: &'static str, log: &LogAllowance) -> Option<Self> {
@@ -75,32 +83,66 @@ impl GuestOutput {
             Stdio::Tracing => Sink::Tracing { stream, log: log.clone(), line: Vec::new() },
             Stdio::Writer(writer) => Sink::Writer(Arc::clone(writer)),
         };
-        Some(Self(Arc::new(Mutex::new(sink))))
+        Some(Self { sink: Arc::new(Mutex::new(sink)), rest: Bytes::new() })
+    }
+
+    fn another(&self) -> Self {
+        Self { sink: Arc::clone(&self.sink), rest: Bytes::new() }
+    }
+
+    /// Hands over what waits, or a part of it.
+    fn advance(&mut self) -> io::Result<()> {
+        let taken = self.sink.lock().accept(&self.rest)?;
+        self.rest.advance(taken);
+        Ok(())
+    }
+
+    fn permit(&self) -> usize {
+        match &*self.sink.lock() {
+            _ if !self.rest.is_empty() => 0,
+            Sink::Tracing { .. } => LARGEST_WRITE_TO_TRACING,
+            Sink::Writer(_) => LARGEST_WRITE,
+        }
     }
 }
 
 impl Sink {
-    fn accept(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Takes as much as is good at once, and says how many bytes these were.
+    fn accept(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Writer(writer) => writer.lock().write_all(bytes),
+            Self::Writer(writer) => writer.lock().write_all(bytes)?,
             Self::Tracing { stream, log, line } => {
-                for &byte in bytes {
+                let mut lines = 0;
+                for (i, &byte) in bytes.iter().enumerate() {
                     if byte == b'\n' || line.len() == LONGEST_LINE {
+                        if lines == LINES {
+                            return Ok(i);
+                        }
+                        lines += 1;
                         emit(stream, log, line);
                     }
                     if byte != b'\n' {
                         line.push(byte);
                     }
                 }
-                Ok(())
             }
         }
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
             Self::Writer(writer) => writer.lock().flush(),
             Self::Tracing { .. } => Ok(()),
+        }
+    }
+}
+
+impl Drop for GuestOutput {
+    fn drop(&mut self) {
+        if !self.rest.is_empty() {
+            // Nobody waits any more, and what a writer refuses is lost.
+            let _ = self.advance();
         }
     }
 }
@@ -141,28 +183,40 @@ impl IsTerminal for GuestOutput {
 
 impl StdoutStream for GuestOutput {
     fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
-        Box::new(self.clone())
+        Box::new(self.another())
     }
 
     fn p2_stream(&self) -> Box<dyn OutputStream> {
-        Box::new(self.clone())
+        Box::new(self.another())
     }
 }
 
+#[airssys_wasm_engine::wasmtime_wasi::async_trait]
 impl OutputStream for GuestOutput {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        if bytes.len() > LARGEST_WRITE {
+        if bytes.len() > self.permit() {
             return Err(StreamError::trap("more bytes written than `check-write` permitted"));
         }
-        self.0.lock().accept(&bytes).map_err(failed)
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.rest = bytes;
+        self.advance().map_err(|error| {
+            self.rest.clear();
+            failed(error)
+        })
     }
 
     fn flush(&mut self) -> StreamResult<()> {
-        self.0.lock().flush().map_err(failed)
+        self.sink.lock().flush().map_err(failed)
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
-        Ok(LARGEST_WRITE)
+        Ok(self.permit())
+    }
+
+    async fn cancel(&mut self) {
+        self.ready().await;
     }
 }
 
@@ -172,19 +226,105 @@ fn failed(error: io::Error) -> StreamError {
 
 #[airssys_wasm_engine::wasmtime_wasi::async_trait]
 impl Pollable for GuestOutput {
-    async fn ready(&mut self) {}
+    async fn ready(&mut self) {
+        // Only `tracing` leaves a rest, and it refuses nothing.
+        while !self.rest.is_empty() && self.advance().is_ok() {
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 impl AsyncWrite for GuestOutput {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Poll::Ready(self.0.lock().accept(bytes).map(|()| bytes.len()))
+        Poll::Ready(self.sink.lock().accept(bytes))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.0.lock().flush())
+        Poll::Ready(self.sink.lock().flush())
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_flush(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use airssys_wasm_engine::{EngineConfig, Profile, WasmEngine};
+    use airssys_wasm_limits::{ByteSize, Meter, Quota, ResourceLimits};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Lines {
+        /// What is logged from now on, by this thread.
+        fn logged() -> (Self, tracing::subscriber::DefaultGuard) {
+            let lines = Self::default();
+            let writer = lines.clone();
+            let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
+            (lines, tracing::subscriber::set_default(subscriber))
+        }
+
+        fn count(&self) -> usize {
+            self.0.lock().iter().filter(|&&byte| byte == b'\n').count()
+        }
+    }
+
+    fn output(stdio: &Stdio) -> GuestOutput {
+        let engine = WasmEngine::new(EngineConfig::small().compile_in_process().with_manual_ticks()).unwrap();
+        let component = engine.load_wat_blocking("(component)", Profile::Plain).unwrap();
+        let limits = ResourceLimits { log_bytes: ByteSize::mib(1), ..ResourceLimits::with_memory(ByteSize(0)) };
+        let meter = Meter::new(Quota::new(limits, &component).unwrap(), None);
+        GuestOutput::new(stdio, "stdout", meter.log()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn many_lines_are_logged_in_turns_and_none_is_lost() {
+        let (lines, _guard) = Lines::logged();
+        let mut stream = output(&Stdio::Tracing);
+        assert_eq!(stream.check_write().unwrap(), LARGEST_WRITE_TO_TRACING);
+        stream.write(Bytes::from("x\n".repeat(100))).unwrap();
+        assert_eq!((lines.count(), stream.check_write().unwrap()), (LINES, 0));
+        assert!(matches!(stream.write(Bytes::from("x")), Err(StreamError::Trap(_))));
+        stream.write(Bytes::new()).unwrap();
+        stream.ready().await;
+        assert_eq!((lines.count(), stream.check_write().unwrap()), (100, LARGEST_WRITE_TO_TRACING));
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_closed_has_logged_all_and_one_that_is_dropped_some() {
+        let (lines, _guard) = Lines::logged();
+        let output = output(&Stdio::Tracing);
+        let mut closed = output.p2_stream();
+        closed.write(Bytes::from("x\n".repeat(1_000))).unwrap();
+        closed.cancel().await;
+        drop(closed);
+        assert_eq!(lines.count(), 1_000);
+        let mut dropped = output.p2_stream();
+        dropped.write(Bytes::from("x\n".repeat(1_000))).unwrap();
+        drop(dropped);
+        assert_eq!(lines.count(), 1_000 + 2 * LINES);
+    }
+
+    #[tokio::test]
+    async fn no_more_is_written_at_once_than_permitted() {
+        let writer = Stdio::writer(io::sink());
+        for (stdio, largest) in [(Stdio::Tracing, LARGEST_WRITE_TO_TRACING), (writer, LARGEST_WRITE)] {
+            let mut stream = output(&stdio);
+            stream.write(Bytes::from(vec![b'x'; largest])).unwrap();
+            assert!(matches!(stream.write(Bytes::from(vec![b'x'; largest + 1])), Err(StreamError::Trap(_))));
+        }
     }
 }
