@@ -1,11 +1,14 @@
 //! What a store holds beside the guest.
 
-use std::sync::Arc;
+use std::{mem, sync::Arc};
 
 use airssys_wasm_engine::wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use airssys_wasm_limits::{Meter, Metered, Quota, Usage};
 
-use crate::{WasiError, WasiGrants};
+use crate::{
+    FileJobs, WasiError, WasiGrants,
+    wasi::{FileStreams, drop_resources},
+};
 
 /// The data of a sandbox's store: the meter, the WASI context, and whatever the embedder's host functions need.
 pub struct HostState<U> {
@@ -18,26 +21,39 @@ pub struct HostState<U> {
 struct Wasi {
     ctx: WasiCtx,
     table: ResourceTable,
+    streams: FileStreams,
+}
+
+impl Drop for Wasi {
+    fn drop(&mut self) {
+        drop_resources(mem::take(&mut self.table));
+    }
 }
 
 impl<U> HostState<U> {
     /// `grants` is given for a component that imports WASI. Its folders are opened here; without one the context that
     /// grants nothing is made when the first host function asks for it, and otherwise never.
-    pub(crate) fn new(meter: Meter, grants: Option<&Arc<WasiGrants>>, ext: U) -> Result<Self, WasiError> {
+    pub(crate) fn new(
+        meter: Meter,
+        grants: Option<&Arc<WasiGrants>>,
+        jobs: &FileJobs,
+        ext: U,
+    ) -> Result<Self, WasiError> {
         let mut state = Self { meter, wasi: None, ext };
         if let Some(grants) = grants {
-            state.wasi = Some(state.wasi_from(grants.builder(state.meter.log())?));
+            let streams = FileStreams::new(grants.file_streams, jobs.clone());
+            state.wasi = Some(state.wasi_from(grants.builder(state.meter.log())?, streams));
         }
         Ok(state)
     }
 
-    fn wasi_from(&self, mut builder: WasiCtxBuilder) -> Box<Wasi> {
+    fn wasi_from(&self, mut builder: WasiCtxBuilder, streams: FileStreams) -> Box<Wasi> {
         let limits = self.quota().limits();
-        // The one host function of WASI that makes as many bytes as it is asked for.
+        // For who links wasmtime-wasi's own function; ours compares by itself.
         builder.max_random_size(limits.host_call_bytes.as_u64());
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.handles as usize);
-        Box::new(Wasi { ctx: builder.build(), table })
+        Box::new(Wasi { ctx: builder.build(), table, streams })
     }
 
     pub(crate) fn quota(&self) -> &Quota {
@@ -59,9 +75,14 @@ impl<U> HostState<U> {
         &mut self.wasi_parts().table
     }
 
+    pub(crate) fn file_streams(&mut self) -> &FileStreams {
+        &self.wasi_parts().streams
+    }
+
     fn wasi_parts(&mut self) -> &mut Wasi {
         if self.wasi.is_none() {
-            self.wasi = Some(self.wasi_from(WasiCtx::builder()));
+            // Without a folder there is no file to be streamed.
+            self.wasi = Some(self.wasi_from(WasiCtx::builder(), FileStreams::new(0, FileJobs::default())));
         }
         self.wasi.as_mut().expect("made above")
     }
@@ -75,7 +96,7 @@ impl<U: Send + 'static> Metered for HostState<U> {
 
 impl<U: Send + 'static> WasiView for HostState<U> {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        let Wasi { ctx, table } = self.wasi_parts();
+        let Wasi { ctx, table, .. } = self.wasi_parts();
         WasiCtxView { ctx, table }
     }
 }

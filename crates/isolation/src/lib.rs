@@ -54,4 +54,4 @@ pub use manifest::SandboxManifest;
 pub use sandbox::{
     ArgumentError, DynamicCallError, DynamicExport, InstantiateError, Sandbox, SandboxSpec, TypedExport,
 };
-pub use wasi::{Folder, Permissions, Stdio, WasiError, WasiGrants};
+pub use wasi::{FileJobs, Folder, Permissions, Stdio, WasiError, WasiGrants};

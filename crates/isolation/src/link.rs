@@ -2,16 +2,25 @@
 //!
 //! What the bounded ones hand out is in `wasi`. Each of them calls wasmtime-wasi for all but its bound.
 
+use std::sync::Arc;
+
 use airssys_wasm_engine::{
     Linker, add_bare_wasi,
-    wasmtime::{self, StoreContextMut, component::Resource},
+    wasmtime::{
+        self, StoreContextMut,
+        component::{Resource, ResourceType},
+    },
     wasmtime_wasi::{
         Rng as _,
+        filesystem::{Descriptor, WasiFilesystemCtxView, WasiFilesystemView},
         p2::{
-            Network,
-            bindings::sockets::{
-                ip_name_lookup::{self, ResolveAddressStream},
-                network,
+            FsResult, Network,
+            bindings::{
+                filesystem::types::{ErrorCode, HostDescriptor},
+                sockets::{
+                    ip_name_lookup::{self, ResolveAddressStream},
+                    network,
+                },
             },
         },
         sockets::WasiSocketsView,
@@ -20,7 +29,10 @@ use airssys_wasm_engine::{
 };
 use airssys_wasm_limits::{LimitExceeded, give_way};
 
-use crate::HostState;
+use crate::{
+    HostState,
+    wasi::{FileIn, FileOut, OpenFile, Slot},
+};
 
 /// The version of wasmtime-wasi's interfaces. A definition under another version would leave wasmtime-wasi's in place.
 const VERSION: &str = "0.2.12";
@@ -30,7 +42,10 @@ const VERSION: &str = "0.2.12";
 /// It differs from wasmtime-wasi in what a call may cost the host:
 ///
 /// - random bytes are made in slices, and other tasks get their turn in between;
-/// - a host name of more than 253 bytes is `invalid-argument`, and nobody parses it.
+/// - a host name of more than 253 bytes is `invalid-argument`, and nobody parses it;
+/// - streams of files are as many as [`file_streams`](crate::WasiGrants::file_streams) says, none takes more than it
+///   permits, and their work is among the [`FileJobs`](crate::FileJobs);
+/// - a file is closed by a thread that may wait.
 ///
 /// What a guest is granted is decided by [`WasiGrants`](crate::WasiGrants), not by the linker.
 ///
@@ -59,7 +74,32 @@ fn bound<U: Send + 'static>(linker: &mut Linker<HostState<U>>) -> wasmtime::Resu
     linker
         .instance(&versioned("wasi:sockets/ip-name-lookup"))?
         .func_wrap("resolve-addresses", |store, (network, name)| resolve_addresses(store, network, name))?;
-    Ok(())
+    let mut files = linker.instance(&versioned("wasi:filesystem/types"))?;
+    files.func_wrap("[method]descriptor.read-via-stream", |store, (file, at)| {
+        stream(
+            store,
+            file,
+            |files, file| files.read_via_stream(file, at),
+            |s, f, slot| Box::new(FileIn::new(s, f, slot)),
+        )
+    })?;
+    files.func_wrap("[method]descriptor.write-via-stream", |store, (file, at)| {
+        stream(
+            store,
+            file,
+            |files, file| files.write_via_stream(file, at),
+            |s, f, slot| Box::new(FileOut::new(s, f, slot)),
+        )
+    })?;
+    files.func_wrap("[method]descriptor.append-via-stream", |store, (file,)| {
+        stream(
+            store,
+            file,
+            |files, file| files.append_via_stream(file),
+            |s, f, slot| Box::new(FileOut::new(s, f, slot)),
+        )
+    })?;
+    files.resource_async("descriptor", ResourceType::host::<Descriptor>(), |store, rep| Box::new(close(store, rep)))
 }
 
 /// Random bytes between two chances for other tasks: some 20 µs of work.
@@ -107,6 +147,37 @@ fn resolve_addresses<U: Send + 'static>(
     }
 }
 
+/// Has wasmtime-wasi open a stream, and puts one of ours around it.
+fn stream<U: Send + 'static, S: Send + 'static>(
+    mut store: StoreContextMut<'_, HostState<U>>,
+    file: Resource<Descriptor>,
+    open: impl FnOnce(&mut WasiFilesystemCtxView<'_>, Resource<Descriptor>) -> FsResult<Resource<S>>,
+    bound: impl FnOnce(S, OpenFile, Slot) -> S,
+) -> wasmtime::Result<(Result<Resource<S>, ErrorCode>,)> {
+    let slot = store.data_mut().file_streams().slot();
+    let mut files = store.data_mut().filesystem();
+    let opened = match files.table.get(&file)? {
+        Descriptor::File(file) => Some(Arc::clone(&file.file)),
+        Descriptor::Dir(_) => None,
+    };
+    let stream = match open(&mut files, file) {
+        Ok(stream) => files.table.delete(stream)?,
+        Err(error) => return Ok((Err(error.downcast()?),)),
+    };
+    match (opened, slot) {
+        (Some(opened), Some(slot)) => Ok((Ok(files.table.push(bound(stream, OpenFile::new(opened), slot))?),)),
+        _ => Ok((Err(ErrorCode::InsufficientMemory),)),
+    }
+}
+
+async fn close<U: Send + 'static>(mut store: StoreContextMut<'_, HostState<U>>, rep: u32) -> wasmtime::Result<()> {
+    if let Descriptor::File(file) = store.data_mut().table().delete(Resource::new_own(rep))? {
+        let jobs = store.data_mut().file_streams().jobs().clone();
+        OpenFile::new(file.file).close(&jobs).await;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use airssys_wasm_engine::{EngineConfig, Profile, WasmEngine};
@@ -123,12 +194,16 @@ mod tests {
             ("wasi:random/random", "get-random-bytes"),
             ("wasi:random/insecure", "get-insecure-random-bytes"),
             ("wasi:sockets/ip-name-lookup", "resolve-addresses"),
+            ("wasi:filesystem/types", "[method]descriptor.read-via-stream"),
+            ("wasi:filesystem/types", "[method]descriptor.write-via-stream"),
+            ("wasi:filesystem/types", "[method]descriptor.append-via-stream"),
+            ("wasi:filesystem/types", "descriptor"),
         ] {
             let mut instance = linker.instance(&versioned(interface)).unwrap();
             let again = instance.func_wrap(function, |_, (): ()| Ok(()));
             assert!(again.is_err(), "wasmtime-wasi has no {function} in {}", versioned(interface));
             // The control: what nobody has defined can be defined.
-            instance.func_wrap("nobody-has-defined-this", |_, (): ()| Ok(())).unwrap();
+            instance.func_wrap(&format!("not-{function}"), |_, (): ()| Ok(())).unwrap();
         }
     }
 

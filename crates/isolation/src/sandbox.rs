@@ -14,7 +14,7 @@ use airssys_wasm_limits::{
     guard, install,
 };
 
-use crate::{Crash, HostState, WasiError, WasiGrants, crash::Phase};
+use crate::{Crash, FileJobs, HostState, WasiError, WasiGrants, crash::Phase};
 
 /// What sandboxes are made from: a linked component with its limits and grants. Cheap to clone.
 pub struct SandboxSpec<U: 'static>(Arc<Spec<U>>);
@@ -24,6 +24,7 @@ struct Spec<U: 'static> {
     quota: Quota,
     /// Only for a component that imports WASI.
     grants: Option<Arc<WasiGrants>>,
+    jobs: FileJobs,
     budget: Option<MemoryBudget>,
     measure_time: bool,
 }
@@ -40,6 +41,7 @@ impl<U> Clone for Spec<U> {
             template: self.template.clone(),
             quota: self.quota.clone(),
             grants: self.grants.clone(),
+            jobs: self.jobs.clone(),
             budget: self.budget.clone(),
             measure_time: self.measure_time,
         }
@@ -80,7 +82,8 @@ impl<U: Send + 'static> SandboxSpec<U> {
     /// When the limits do not go together with the component or its engine.
     pub fn new(template: ComponentTemplate<HostState<U>>, limits: ResourceLimits) -> Result<Self, QuotaError> {
         let quota = Quota::new(limits, template.loaded())?;
-        Ok(Self(Arc::new(Spec { template, quota, grants: None, budget: None, measure_time: false })))
+        let jobs = FileJobs::default();
+        Ok(Self(Arc::new(Spec { template, quota, grants: None, jobs, budget: None, measure_time: false })))
     }
 
     /// With these grants. They do nothing for a component that does not import WASI.
@@ -90,6 +93,14 @@ impl<U: Send + 'static> SandboxSpec<U> {
         if imports_wasi {
             Arc::make_mut(&mut self.0).grants = Some(Arc::new(grants));
         }
+        self
+    }
+
+    /// With these jobs for what its sandboxes read and write by streams of files, and for closing files. Without this,
+    /// the spec has [eight](FileJobs::default) of its own, for all its sandboxes together.
+    #[must_use]
+    pub fn with_file_jobs(mut self, jobs: FileJobs) -> Self {
+        Arc::make_mut(&mut self.0).jobs = jobs;
         self
     }
 
@@ -153,10 +164,10 @@ impl<U: Send + 'static> SandboxSpec<U> {
         ext: U,
         cancel: Option<&CancellationToken>,
     ) -> Result<Sandbox<U>, InstantiateError> {
-        let Spec { template, quota, grants, budget, measure_time } = &*self.0;
+        let Spec { template, quota, grants, jobs, budget, measure_time } = &*self.0;
         let meter = Meter::new(quota.clone(), budget.as_ref());
         let guarded = Guarded::by(&meter);
-        let state = HostState::new(meter, grants.as_ref(), ext)?;
+        let state = HostState::new(meter, grants.as_ref(), jobs, ext)?;
         let mut store = Store::new(template.loaded().wasmtime(), state);
         install(&mut store);
         begin_call(&mut store);

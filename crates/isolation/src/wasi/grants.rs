@@ -22,7 +22,7 @@ use super::output::{GuestOutput, Stdio};
 /// connect = ["127.0.0.1:5432"]
 /// stderr = "tracing"
 /// ```
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct WasiGrants {
     /// Arguments, the program's name first if the guest expects one.
@@ -31,6 +31,8 @@ pub struct WasiGrants {
     pub env: BTreeMap<String, String>,
     /// Folders of the host.
     pub folders: Vec<Folder>,
+    /// Streams of files that it may have at the same time, of 64 KiB each. One more is `insufficient-memory`. Default: 32.
+    pub file_streams: u32,
     /// Addresses that the guest may connect and send to. Port 0 stands for every port.
     pub connect: Vec<SocketAddr>,
     /// Addresses that the guest may listen on and receive at. Port 0 stands for every port.
@@ -42,6 +44,22 @@ pub struct WasiGrants {
     pub stdout: Stdio,
     /// Where its standard error goes.
     pub stderr: Stdio,
+}
+
+impl Default for WasiGrants {
+    fn default() -> Self {
+        Self {
+            args: Vec::new(),
+            env: BTreeMap::new(),
+            folders: Vec::new(),
+            file_streams: 32,
+            connect: Vec::new(),
+            listen: Vec::new(),
+            name_lookup: false,
+            stdout: Stdio::default(),
+            stderr: Stdio::default(),
+        }
+    }
 }
 
 /// A folder of the host, under the name a guest knows it by.
@@ -88,7 +106,7 @@ pub enum WasiError {
 
 impl WasiGrants {
     pub(crate) const KEYS: &[&str] =
-        &["args", "env", "folders", "connect", "listen", "name_lookup", "stdout", "stderr"];
+        &["args", "env", "folders", "file_streams", "connect", "listen", "name_lookup", "stdout", "stderr"];
 
     /// A context to be, with these grants: opens the folders.
     pub(crate) fn builder(&self, log: &LogAllowance) -> Result<WasiCtxBuilder, WasiError> {

@@ -7,6 +7,7 @@ mod calls;
 mod crashes;
 #[cfg(unix)]
 mod folders;
+mod files;
 mod limits;
 mod manifest;
 mod probe;
