@@ -47,7 +47,8 @@ const VERSION: &str = "0.2.12";
 ///   permits, and their work is among the [`FileJobs`](crate::FileJobs);
 /// - a file is closed by a thread that may wait.
 ///
-/// What a guest is granted is decided by [`WasiGrants`](crate::WasiGrants), not by the linker.
+/// What a guest is granted is decided by [`WasiGrants`](crate::WasiGrants), not by the linker. The linker does not allow
+/// shadowing afterwards.
 ///
 /// # Errors
 ///
@@ -102,7 +103,7 @@ fn bound<U: Send + 'static>(linker: &mut Linker<HostState<U>>) -> wasmtime::Resu
     files.resource_async("descriptor", ResourceType::host::<Descriptor>(), |store, rep| Box::new(close(store, rep)))
 }
 
-/// Random bytes between two chances for other tasks: some 20 µs of work.
+/// Random bytes between two chances for other tasks: some 30 µs of work.
 const RANDOM_SLICE: usize = 64 << 10;
 
 /// For both interfaces: what is called insecure may be as good.

@@ -41,7 +41,8 @@ pub(crate) struct Slot {
 
 impl FileStreams {
     pub(crate) fn new(at_a_time: u32, jobs: FileJobs) -> Self {
-        Self { slots: Arc::new(Semaphore::new(at_a_time as usize)), jobs }
+        let slots = Semaphore::new((at_a_time as usize).min(Semaphore::MAX_PERMITS));
+        Self { slots: Arc::new(slots), jobs }
     }
 
     pub(crate) fn slot(&self) -> Option<Slot> {
@@ -315,7 +316,8 @@ impl Pollable for FileOut {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use std::{
         io::{ErrorKind, Read},
