@@ -71,6 +71,17 @@ pub(crate) fn processor_time() -> Option<[Duration; 2]> {
     None
 }
 
+/// How long this thread was on a processor, where the system tells.
+pub fn thread_time() -> Option<Duration> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::time::{ClockId, clock_gettime};
+        Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).ok()
+    }
+    #[cfg(not(target_os = "linux"))]
+    None
+}
+
 /// How often this thread gave its processor away to wait, where the system tells.
 pub(crate) fn waits() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/thread-self/status").ok()?;

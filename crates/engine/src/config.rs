@@ -242,7 +242,8 @@ pub enum Profile {
 pub enum Ticking {
     /// A thread that ticks with this period.
     Every(Duration),
-    /// Nothing but [`WasmEngine::tick`](crate::WasmEngine::tick). The duration is what one tick counts for.
+    /// Nothing but [`WasmEngine::tick`](crate::WasmEngine::tick) and
+    /// [`WasmEngine::pass_time`](crate::WasmEngine::pass_time). The duration is what one tick counts for.
     Manual(Duration),
 }
 

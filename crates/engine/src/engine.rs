@@ -4,6 +4,7 @@ use std::{
     fmt,
     hash::{Hash, Hasher},
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use tokio::sync::Semaphore;
@@ -111,6 +112,12 @@ impl WasmEngine {
     /// Advances the epoch by one, as the thread does. For tests with [`Ticking::Manual`](crate::Ticking::Manual).
     pub fn tick(&self) {
         self.inner.clock.tick();
+    }
+
+    /// Lets this much time pass on the clock that CPU time is measured by, and ends the epochs that it goes through. For
+    /// tests with [`Ticking::Manual`](crate::Ticking::Manual); otherwise it does nothing.
+    pub fn pass_time(&self, time: Duration) {
+        self.inner.clock.pass_time(time);
     }
 
     /// The bare wasmtime engine for a profile: the pooled one, or the on-demand one where there is no pool.

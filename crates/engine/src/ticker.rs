@@ -7,7 +7,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -26,8 +26,17 @@ struct Shared {
     engines: Mutex<Vec<EngineWeak>>,
     ticks: AtomicU64,
     period: Duration,
+    time: Time,
     /// Woken when the last handle goes, so that the thread does not outlive it by a period.
     thread: Mutex<Option<thread::Thread>>,
+}
+
+/// What the time between two ticks is measured by.
+enum Time {
+    /// The system's monotonic clock, from when the engine was made.
+    Since(Instant),
+    /// Nanoseconds that were let pass by hand.
+    ByHand(AtomicU64),
 }
 
 impl fmt::Debug for EpochClock {
@@ -51,6 +60,10 @@ impl EpochClock {
             engines: Mutex::default(),
             ticks: AtomicU64::new(0),
             period: ticking.period(),
+            time: match ticking {
+                Ticking::Every(_) => Time::Since(Instant::now()),
+                Ticking::Manual(_) => Time::ByHand(AtomicU64::new(0)),
+            },
             thread: Mutex::new(None),
         }));
         let Ticking::Every(period) = ticking else { return Ok((clock, None)) };
@@ -65,7 +78,23 @@ impl EpochClock {
     }
 
     pub(crate) fn tick(&self) {
+        if let Time::ByHand(now) = &self.0.time {
+            let period = self.period_ns();
+            // To the next boundary, wherever in the period it is.
+            _ = now.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
+                Some((now / period).saturating_add(1).saturating_mul(period))
+            });
+        }
         self.0.tick();
+    }
+
+    pub(crate) fn pass_time(&self, time: Duration) {
+        let Time::ByHand(now) = &self.0.time else { return };
+        let (period, time) = (self.period_ns(), nanoseconds(time));
+        let before = now.fetch_add(time, Ordering::Relaxed);
+        for _ in before / period..before.saturating_add(time) / period {
+            self.0.tick();
+        }
     }
 
     /// The time that one tick stands for.
@@ -78,11 +107,29 @@ impl EpochClock {
         self.0.ticks.load(Ordering::Relaxed)
     }
 
+    /// Nanoseconds since the engine was made, of the system's monotonic clock. With manual ticks, those that were let pass
+    /// by [`WasmEngine::tick`](crate::WasmEngine::tick) and [`WasmEngine::pass_time`](crate::WasmEngine::pass_time).
+    pub fn now_ns(&self) -> u64 {
+        match &self.0.time {
+            Time::Since(start) => nanoseconds(start.elapsed()),
+            Time::ByHand(now) => now.load(Ordering::Relaxed),
+        }
+    }
+
+    /// [`period`](Self::period) in nanoseconds, one at least.
+    pub fn period_ns(&self) -> u64 {
+        nanoseconds(self.0.period).max(1)
+    }
+
     /// How many ticks this much time is, rounded up: a deadline is never early.
     pub fn ticks_in(&self, time: Duration) -> u64 {
         let period = self.0.period.as_nanos().max(1);
         u64::try_from(time.as_nanos().div_ceil(period)).unwrap_or(u64::MAX)
     }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Shared {
@@ -132,6 +179,20 @@ mod tests {
         assert_eq!(clock.ticks(), 0);
         clock.tick();
         assert_eq!(clock.ticks(), 1);
+    }
+
+    #[test]
+    fn time_that_passes_by_hand_ends_the_epochs_that_it_goes_through() {
+        let (clock, _) = EpochClock::start(Ticking::Manual(Duration::from_millis(1))).unwrap();
+        let seen = |clock: &EpochClock| (clock.now_ns(), clock.ticks());
+        clock.pass_time(Duration::from_micros(900));
+        assert_eq!(seen(&clock), (900_000, 0));
+        clock.pass_time(Duration::from_micros(100));
+        assert_eq!(seen(&clock), (1_000_000, 1));
+        clock.pass_time(Duration::from_micros(2_500));
+        assert_eq!(seen(&clock), (3_500_000, 3));
+        clock.tick();
+        assert_eq!(seen(&clock), (4_000_000, 4));
     }
 
     #[test]

@@ -87,12 +87,23 @@ impl<F: Future> Future for GuardFuture<'_, F> {
     /// When it is polled again after it was ready.
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        this.slice.begin();
+        // Only a call that was pending is timed: one that ends at once reads no clock.
+        let resumed = this.waiting.is_some();
+        if resumed {
+            this.slice.resume();
+        } else {
+            this.slice.begin();
+        }
         let call = this.call.as_mut().as_pin_mut().expect("not polled after it was ready");
         // The store is never used again after a panic: its owner drops it.
         match catch_unwind(AssertUnwindSafe(|| call.poll(cx))) {
-            Ok(Poll::Ready(output)) => return Poll::Ready(Ok(output)),
-            Ok(Poll::Pending) => {}
+            Ok(Poll::Ready(output)) => {
+                if resumed {
+                    this.slice.charge();
+                }
+                return Poll::Ready(Ok(output));
+            }
+            Ok(Poll::Pending) => this.slice.charge(),
             Err(payload) => return Poll::Ready(Err(Interrupted::Panicked(payload))),
         }
         let waiting = this.waiting.get_or_insert_with(|| Waiting {

@@ -347,7 +347,7 @@ impl Quota {
         &self.0.clock
     }
 
-    /// Epoch ticks that end while a call runs before it is stopped.
+    /// Epoch ticks that a call may be charged before it is stopped.
     pub fn cpu_ticks(&self) -> u64 {
         self.0.cpu_ticks
     }

@@ -16,7 +16,7 @@ mod time;
 mod wasi;
 mod wasi_bounds;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use airssys_wasm_engine::{EngineConfig, Linker, Profile, WasmEngine};
 use airssys_wasm_isolation::{Crash, HostState, InstantiateError, Sandbox, SandboxSpec, add_wasi};
@@ -35,6 +35,8 @@ struct Host {
     step_makes_resource: bool,
     /// How many epochs end during each step.
     ticks_in_step: Option<(WasmEngine, u32)>,
+    /// How much time passes by hand during each step.
+    time_in_step: Option<(WasmEngine, Duration)>,
     wait: Wait,
     taken: u64,
     lines: Vec<String>,
@@ -50,6 +52,10 @@ enum Wait {
     ForeverAndPanicOnDrop,
     /// For other tasks, after as many epochs as each step ends.
     GivingWay,
+    /// Until all other tasks of the worker had their turn.
+    GivesWay,
+    /// The same, after work that takes as long as a step.
+    WorksAndGivesWay,
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -86,15 +92,21 @@ async fn sandbox(component: impl AsRef<[u8]>, limits: ResourceLimits) -> (Sandbo
 fn define_host(linker: &mut Linker<HostState<Host>>) {
     let mut root = linker.root();
     root.func_wrap_async("wait", |mut store, (): ()| {
-        let Host { gate, waiting, wait, ticks_in_step, .. } = store.data().ext.clone();
+        let Host { gate, waiting, wait, ticks_in_step, time_in_step, .. } = store.data().ext.clone();
         Box::new(async move {
             match wait {
+                Wait::GivesWay => tokio::task::yield_now().await,
+                Wait::WorksAndGivesWay => {
+                    let (engine, time) = time_in_step.unwrap();
+                    engine.pass_time(time);
+                    tokio::task::yield_now().await;
+                }
                 Wait::ForGate => {
                     waiting.notify_one();
                     gate.notified().await;
                 }
                 Wait::UsingUpTheBudget => {
-                    tokio::time::advance(std::time::Duration::from_secs(1)).await;
+                    tokio::time::advance(Duration::from_secs(1)).await;
                     while tokio::task::coop::has_budget_remaining() {
                         tokio::task::coop::consume_budget().await;
                     }
@@ -127,6 +139,9 @@ fn define_host(linker: &mut Linker<HostState<Host>>) {
         let steps = host.steps;
         if let Some((engine, ticks)) = &host.ticks_in_step {
             (0..*ticks).for_each(|_| engine.tick());
+        }
+        if let Some((engine, time)) = &host.time_in_step {
+            engine.pass_time(*time);
         }
         if host.step_makes_resource {
             store.data_mut().table().push("a resource")?;

@@ -157,6 +157,84 @@ async fn waiting_does_not_wipe_out_what_was_used_before() {
     assert_eq!(*crash.kind(), CrashKind::CpuTime { allowed: 10 });
 }
 
+/// A host in which each step takes so many microseconds, and that gives way where the guest waits.
+fn stepping(engine: &WasmEngine, micros: u64) -> Host {
+    let time_in_step = Some((engine.clone(), Duration::from_micros(micros)));
+    Host { time_in_step, wait: crate::Wait::GivesWay, ..Host::default() }
+}
+
+#[tokio::test]
+async fn a_guest_that_gives_way_before_each_tick_is_charged_what_it_used() {
+    let engine = engine();
+    let spec = spec_in(&engine, HOST_CALLS.as_bytes(), Profile::Plain, cpu_ticks(9));
+    // After each of its stretches somebody else has the worker while the tick ends.
+    let neighbour = tokio::spawn({
+        let engine = engine.clone();
+        async move {
+            loop {
+                engine.pass_time(Duration::from_micros(100));
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    let sandbox = spec.instantiate(stepping(&engine, 900)).await.unwrap();
+    // The first stretch is not timed.
+    let sandbox = call(&spec, sandbox, "steps-and-waits", Some(11)).await.unwrap();
+    assert_eq!(sandbox.usage().cpu_ticks, 9);
+    let crash = call(&spec, sandbox, "steps-and-waits", Some(100)).await.unwrap_err();
+    assert_eq!(*crash.kind(), CrashKind::CpuTime { allowed: 9 });
+    assert_eq!(crash.usage().cpu_ticks, 10);
+    neighbour.abort();
+
+    // Short stretches add up as well, and long waits in between do not.
+    let sandbox = spec.instantiate(stepping(&engine, 90)).await.unwrap();
+    let neighbour = tokio::spawn({
+        let engine = engine.clone();
+        async move {
+            loop {
+                engine.pass_time(Duration::from_micros(3_910));
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    let sandbox = call(&spec, sandbox, "steps-and-waits", Some(95)).await.unwrap();
+    assert!((8..=9).contains(&sandbox.usage().cpu_ticks), "{:?}", sandbox.usage());
+    neighbour.abort();
+}
+
+#[tokio::test]
+async fn a_neighbour_is_not_charged_for_those_who_give_way_before_each_tick() {
+    const STRETCHES: u32 = 51;
+    let engine = engine();
+    let greedy = spec_in(&engine, HOST_CALLS.as_bytes(), Profile::Plain, cpu_ticks(1_000));
+    let spec = spec_in(&engine, HOST_CALLS.as_bytes(), Profile::Plain, cpu_ticks(6));
+    let sandbox = greedy.instantiate(stepping(&engine, 900)).await.unwrap();
+    let thief = tokio::spawn(async move { call(&greedy, sandbox, "steps-and-waits", Some(STRETCHES)).await });
+    // Each of its stretches is a tenth of a tick, and has the end of the tick in it.
+    let sandbox = spec.instantiate(stepping(&engine, 100)).await.unwrap();
+    let sandbox = call(&spec, sandbox, "steps-and-waits", Some(STRETCHES)).await.unwrap();
+    let thief = thief.await.unwrap().unwrap();
+    // Fifty tenths, and the first stretch, which is charged nothing or a tick.
+    assert!((5..=6).contains(&sandbox.usage().cpu_ticks), "{:?}", sandbox.usage());
+    assert!((45..=46).contains(&thief.usage().cpu_ticks), "{:?}", thief.usage());
+    // Where it uses as much by itself, it is ended.
+    let sandbox = spec.instantiate(stepping(&engine, 1_000)).await.unwrap();
+    let crash = call(&spec, sandbox, "steps-and-waits", Some(STRETCHES)).await.unwrap_err();
+    assert_eq!(*crash.kind(), CrashKind::CpuTime { allowed: 6 });
+}
+
+#[tokio::test]
+async fn what_the_host_works_before_it_waits_is_charged() {
+    let engine = engine();
+    let spec = spec_in(&engine, HOST_CALLS.as_bytes(), Profile::Plain, cpu_ticks(5));
+    let host = Host { wait: crate::Wait::WorksAndGivesWay, ..stepping(&engine, 1_000) };
+    let sandbox = spec.instantiate(host).await.unwrap();
+    let sandbox = call(&spec, sandbox, "waits", Some(5)).await.unwrap();
+    assert_eq!(sandbox.usage().cpu_ticks, 5);
+    let crash = call(&spec, sandbox, "waits", Some(7)).await.unwrap_err();
+    assert_eq!(*crash.kind(), CrashKind::CpuTime { allowed: 5 });
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_guest_cannot_keep_the_deadline_from_being_looked_at() {
     let limits = ResourceLimits { deadline: Duration::from_secs(5), ..limits() };
