@@ -25,7 +25,7 @@
 //! | `memory`, `table_elements` | bytes and elements, over all memories and tables of a component | the store's limiter, before the growth |
 //! | `memories`, `tables` | number | before anything is instantiated |
 //! | `instances` | core instances | wasmtime, while instantiating |
-//! | `cpu_time` | epoch ticks that end while the guest runs | the epoch callback, within two ticks |
+//! | `cpu_time` | epoch ticks that the guest has its worker for | the epoch callback and the call hook, within two ticks |
 //! | `deadline` | tokio time, from when the call is first pending | the guard, also while the guest waits in a host call |
 //! | `fuel` | wasm instructions, roughly | the compiled code |
 //! | `host_calls` | transitions from the guest to the host in a call | the call hook |
