@@ -244,7 +244,8 @@ impl Arena {
         let mut others = Vec::new();
         for name in ["bystander", "silent"] {
             let mut spec = NativeSpec::new(id(name), || Silent);
-            (spec.mailbox, spec.mailbox_bytes) = (limits.mailbox, limits.mailbox_bytes);
+            (spec.mailbox, spec.mailbox_bytes, spec.mailbox_shares) =
+                (limits.mailbox, limits.mailbox_bytes, limits.mailbox_shares);
             let actor = self.system.spawn_native(spec).await?;
             actor.tell("hold this").await?;
             while actor.info().mailbox.queued > 0 {
@@ -265,7 +266,8 @@ impl Arena {
             ..Capabilities::all()
         };
         spec.config.clone_from(&guest.config);
-        (spec.mailbox, spec.mailbox_bytes) = (limits.mailbox, limits.mailbox_bytes);
+        (spec.mailbox, spec.mailbox_bytes, spec.mailbox_shares) =
+            (limits.mailbox, limits.mailbox_bytes, limits.mailbox_shares);
         spec.restart.intensity = Intensity { restarts: limits.restarts, within: Duration::from_secs(60) };
         spec.restart.backoff = Backoff::NONE;
         spec

@@ -1,6 +1,6 @@
 //! The guests of `fixtures/hostile/corpus.toml`, and the limits that they are held to.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
 use airssys_wasm_actor::{Capabilities, DeadLetterLimits};
 use airssys_wasm_engine::{Compiler, EngineConfig, PoolConfig};
@@ -162,6 +162,7 @@ pub struct Limits {
     pub budget: u64,
     pub mailbox: usize,
     pub mailbox_bytes: u64,
+    pub mailbox_shares: NonZeroU32,
     pub subscriptions: u32,
     pub dead_letters: DeadLetterLimits,
     pub restarts: u32,
@@ -182,6 +183,7 @@ impl Limits {
             budget: guest.budget << 20,
             mailbox: 64,
             mailbox_bytes: 1 << 20,
+            mailbox_shares: NonZeroU32::MIN.saturating_add(1),
             subscriptions: Capabilities::default().subscriptions,
             dead_letters: DeadLetterLimits { letters_per_actor: 16, bytes: 1 << 20, ..DeadLetterLimits::default() },
             restarts: 3,
@@ -213,6 +215,7 @@ impl Limits {
             "budget" => self.budget = u64::MAX,
             "mailbox" => self.mailbox = 1 << 20,
             "mailbox_bytes" => self.mailbox_bytes = u64::MAX,
+            "mailbox_shares" => self.mailbox_shares = NonZeroU32::MIN,
             "subscriptions" => self.subscriptions = u32::MAX,
             "dead_letters" => {
                 let all = usize::MAX;
@@ -259,6 +262,7 @@ mod tests {
             "budget",
             "mailbox",
             "mailbox_bytes",
+            "mailbox_shares",
             "subscriptions",
             "dead_letters",
             "restarts",

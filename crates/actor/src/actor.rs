@@ -278,7 +278,8 @@ impl<B: Blueprint> ComponentActor<B> {
                 return Poll::Ready(Received::Order(order));
             }
             match mailbox.poll_recv(cx) {
-                Poll::Ready(Some(delivery)) => {
+                Poll::Ready(Some(mut delivery)) => {
+                    delivery.taken();
                     *hand = Some(delivery);
                     Poll::Ready(Received::Message)
                 }

@@ -134,8 +134,8 @@ impl ActorRef {
     ///
     /// # Errors
     ///
-    /// [`Undelivered`], with the message: the mailbox is full, the actor has stopped or is restarting, or the message is
-    /// larger than the actor's `message_size`.
+    /// [`Undelivered`], with the message: the mailbox or the sender's share of it is full, the actor has stopped or is
+    /// restarting, or the message is larger than the actor's `message_size`.
     pub fn try_tell(&self, message: impl Into<MessageEnvelope>) -> Result<(), Undelivered> {
         self.0.try_push(Delivery::new(message.into(), None)).map_err(undelivered)
     }

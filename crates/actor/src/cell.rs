@@ -4,6 +4,7 @@ use std::{
     any::Any,
     collections::HashMap,
     fmt,
+    num::NonZeroU32,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
@@ -22,20 +23,40 @@ use tokio::sync::{
     oneshot,
 };
 
-use crate::{CrashReport, HealthError, UpgradeError, UpgradeOptions, metrics::Metrics, system::SystemCore};
+use crate::{
+    CrashReport, HealthError, UpgradeError, UpgradeOptions,
+    metrics::Metrics,
+    shares::{Free, Held, Kib, Place, Shares},
+    system::SystemCore,
+};
 
 /// A message in a mailbox.
 pub(crate) struct Delivery {
     pub(crate) message: MessageEnvelope,
     pub(crate) reply: Option<ReplyTo>,
     /// What a large message holds of the mailbox's bytes.
-    room: Option<OwnedSemaphorePermit>,
+    room: Option<Box<OwnedSemaphorePermit>>,
+    /// What it has of its sender's share, until it is taken.
+    place: Option<Place>,
+    kib: Option<Box<Kib>>,
 }
 
 impl Delivery {
     #[inline]
     pub(crate) fn new(message: MessageEnvelope, reply: Option<ReplyTo>) -> Self {
-        Self { message, reply, room: None }
+        Self { message, reply, room: None, place: None, kib: None }
+    }
+
+    fn hold(&mut self, (place, kib): Held) {
+        (self.place, self.kib) = (Some(place), kib);
+    }
+
+    /// It is out of the mailbox.
+    #[inline]
+    pub(crate) fn taken(&mut self) {
+        if self.place.is_some() {
+            (self.place, self.kib) = (None, None);
+        }
     }
 
     /// Bytes that its sender chose.
@@ -140,6 +161,8 @@ pub(crate) struct Cell {
     /// KiB that large messages may take up in the mailbox, and how many there are in all.
     room: Arc<Semaphore>,
     room_kib: u32,
+    /// What each sender may have of it, unless that is all.
+    shares: Option<Shares>,
     /// Bytes of payload that it takes.
     message_size: AtomicU64,
     state: AtomicU8,
@@ -155,6 +178,16 @@ pub(crate) struct Cell {
     pub(crate) reply_subject: Mutex<Option<(Arc<str>, ReplyTo)>>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) core: Arc<SystemCore>,
+}
+
+/// How large a mailbox is.
+#[derive(Clone, Copy)]
+pub(crate) struct Room {
+    pub(crate) messages: usize,
+    /// Of large messages.
+    pub(crate) bytes: u64,
+    /// How many shares there are, of which a sender may have one.
+    pub(crate) shares: NonZeroU32,
 }
 
 /// The receiving ends of a cell.
@@ -176,12 +209,11 @@ impl Cell {
         metrics: Arc<Metrics>,
         level: u32,
         supervised: bool,
-        mailbox: usize,
-        mailbox_bytes: u64,
+        Room { messages, bytes, shares }: Room,
     ) -> (Arc<Self>, Inbox) {
-        let (mailbox, mailbox_end) = mpsc::channel(mailbox);
+        let (mailbox, mailbox_end) = mpsc::channel(messages);
         let (control, control_end) = mpsc::unbounded_channel();
-        let room_kib = u32::try_from(mailbox_bytes >> 10).unwrap_or(u32::MAX).max(1);
+        let room_kib = u32::try_from(bytes >> 10).unwrap_or(u32::MAX).max(1);
         let cell = Self {
             metrics,
             address,
@@ -190,6 +222,7 @@ impl Cell {
             killed: AtomicBool::new(false),
             room: Arc::new(Semaphore::new(room_kib as usize)),
             room_kib,
+            shares: Shares::new(messages, room_kib, shares),
             mailbox,
             control,
             orders: AtomicUsize::new(0),
@@ -339,9 +372,15 @@ impl Cell {
         if let Err(refusal) = self.check_size(size) {
             return Err((refusal, delivery));
         }
+        // Messages of the host are in no share.
+        if delivery.message.sender.is_some()
+            && let Err(refusal) = self.try_hold(&mut delivery, size)
+        {
+            return Err((refusal, delivery));
+        }
         if size > SMALL {
             match Arc::clone(&self.room).try_acquire_many_owned(self.kib(size)) {
-                Ok(room) => delivery.room = Some(room),
+                Ok(room) => delivery.room = Some(Box::new(room)),
                 Err(TryAcquireError::NoPermits) => return Err((self.full(), delivery)),
                 Err(TryAcquireError::Closed) => return Err((Refusal::Stopped, delivery)),
             }
@@ -361,6 +400,21 @@ impl Cell {
         }
     }
 
+    /// Takes what a message needs of its sender's share.
+    #[inline(never)]
+    fn try_hold(&self, delivery: &mut Delivery, size: usize) -> Result<(), Refusal> {
+        let (Some(shares), Some(sender)) = (&self.shares, &delivery.message.sender) else { return Ok(()) };
+        let free = Free { messages: self.mailbox.capacity(), kib: self.room.available_permits() };
+        match shares.try_hold(sender.generation(), self.kib(size), free) {
+            Some(held) => {
+                delivery.hold(held);
+                Ok(())
+            }
+            None if self.mailbox.is_closed() => Err(Refusal::Stopped),
+            None => Err(self.full()),
+        }
+    }
+
     /// Puts a message into the mailbox as soon as there is room.
     pub(crate) async fn push(&self, delivery: Delivery) -> Result<(), (Refusal, Delivery)> {
         match self.try_push(delivery) {
@@ -373,9 +427,19 @@ impl Cell {
     /// [`push`](Self::push) of one that did not find room at once.
     pub(crate) async fn push_later(&self, mut delivery: Delivery) -> Result<(), (Refusal, Delivery)> {
         let kib = self.kib(delivery.size());
+        // Before the room: who waits takes no more of it than the sender may have.
+        if let Some(shares) = &self.shares
+            && let Some(sender) = &delivery.message.sender
+            && delivery.place.is_none()
+        {
+            match shares.hold(sender.generation(), kib).await {
+                Ok(held) => delivery.hold(held),
+                Err(_) => return Err((Refusal::Stopped, delivery)),
+            }
+        }
         if kib > 0 && delivery.room.is_none() {
             match Arc::clone(&self.room).acquire_many_owned(kib).await {
-                Ok(room) => delivery.room = Some(room),
+                Ok(room) => delivery.room = Some(Box::new(room)),
                 Err(_) => return Err((Refusal::Stopped, delivery)),
             }
         }
@@ -385,6 +449,9 @@ impl Cell {
     /// Refuses whoever waits for room, and whoever will.
     pub(crate) fn close_room(&self) {
         self.room.close();
+        if let Some(shares) = &self.shares {
+            shares.close();
+        }
     }
 
     pub(crate) fn load(&self) -> Load {

@@ -195,7 +195,7 @@ impl fmt::Display for GuestSendError {
             Self::Denied => f.write_str("denied: `Component.toml` does not grant it"),
             Self::Invalid(why) => write!(f, "invalid: {why}"),
             Self::Unknown => f.write_str("unknown: nobody is there"),
-            Self::Full => f.write_str("full: the receiver's mailbox is full"),
+            Self::Full => f.write_str("full: the receiver's mailbox is full, or the sender's share of it is"),
             Self::Stopped => f.write_str("stopped: the receiver has stopped"),
             Self::Restarting => f.write_str("restarting: the receiver is restarting and its mailbox is full"),
             Self::TooLarge(allowed) => write!(f, "too large: the receiver takes {allowed} bytes"),

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    num::NonZeroU32,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -40,6 +41,10 @@ pub struct ActorSpec<U: 'static> {
     /// Bytes that messages of more than 4 KiB may take up in its mailbox; one that is larger than all of it waits until
     /// there is no other. Default: 16 MiB.
     pub mailbox_bytes: u64,
+    /// In how many shares the mailbox is divided, in messages and in bytes: a sender may have one of them, one message at
+    /// least, and no more than what is left to all others. With one share a sender may have all of it. The host has no
+    /// share and is not counted. Default: two.
+    pub mailbox_shares: NonZeroU32,
     /// How its failures are answered.
     pub restart: RestartPolicy,
     /// How many times a message may crash the actor before it goes to the dead letters. `None`, the default, is the first
@@ -54,6 +59,8 @@ pub const DEFAULT_REDELIVERY: u32 = 3;
 
 pub(crate) const DEFAULT_MAILBOX_BYTES: u64 = 16 << 20;
 
+pub(crate) const DEFAULT_MAILBOX_SHARES: NonZeroU32 = NonZeroU32::new(2).unwrap();
+
 impl<U: Send + 'static> ActorSpec<U> {
     /// An actor with defaults for everything else.
     pub fn new(id: ComponentId, sandbox: SandboxSpec<ActorState<U>>) -> Self {
@@ -65,6 +72,7 @@ impl<U: Send + 'static> ActorSpec<U> {
             subscriptions: Vec::new(),
             mailbox: 1_024,
             mailbox_bytes: DEFAULT_MAILBOX_BYTES,
+            mailbox_shares: DEFAULT_MAILBOX_SHARES,
             restart: RestartPolicy::default(),
             redelivery: None,
             depends_on: Vec::new(),
@@ -82,6 +90,7 @@ impl<U> Clone for ActorSpec<U> {
             subscriptions: self.subscriptions.clone(),
             mailbox: self.mailbox,
             mailbox_bytes: self.mailbox_bytes,
+            mailbox_shares: self.mailbox_shares,
             restart: self.restart.clone(),
             redelivery: self.redelivery,
             depends_on: self.depends_on.clone(),

@@ -58,6 +58,7 @@ mod native;
 mod plan;
 mod policy;
 mod report;
+mod shares;
 mod supervisor;
 mod system;
 mod upgrade;

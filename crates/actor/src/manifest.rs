@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs, io,
+    num::NonZeroU32,
     path::{Path, PathBuf},
 };
 
@@ -15,7 +16,7 @@ use serde::{Deserialize, Deserializer, de};
 use crate::{
     ActorSpec, ActorState, Capabilities, RestartPolicy,
     capabilities::{parsed, patterns},
-    guest::DEFAULT_MAILBOX_BYTES,
+    guest::{DEFAULT_MAILBOX_BYTES, DEFAULT_MAILBOX_SHARES},
 };
 
 /// A whole `Component.toml`.
@@ -51,6 +52,9 @@ pub struct ComponentTable {
     /// Bytes that messages of more than 4 KiB may take up in its mailbox. Default: 16 MiB.
     #[serde(default = "mailbox_bytes")]
     pub mailbox_bytes: ByteSize,
+    /// In how many shares its mailbox is divided, of which a sender may have one. Default: 2.
+    #[serde(default = "mailbox_shares")]
+    pub mailbox_shares: NonZeroU32,
     /// How many times a message may crash it before it goes to the dead letters. Default: once.
     #[serde(default)]
     pub redelivery: Option<u32>,
@@ -68,6 +72,10 @@ fn mailbox() -> u32 {
 
 fn mailbox_bytes() -> ByteSize {
     ByteSize(DEFAULT_MAILBOX_BYTES)
+}
+
+fn mailbox_shares() -> NonZeroU32 {
+    DEFAULT_MAILBOX_SHARES
 }
 
 fn id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ComponentId, D::Error> {
@@ -136,6 +144,7 @@ impl ActorManifest {
             subscriptions: table.subscriptions,
             mailbox: table.mailbox as usize,
             mailbox_bytes: table.mailbox_bytes.as_u64(),
+            mailbox_shares: table.mailbox_shares,
             restart: self.supervision,
             redelivery: table.redelivery,
             depends_on: table.depends_on,

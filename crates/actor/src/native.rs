@@ -4,6 +4,7 @@ use std::{
     convert::Infallible,
     fmt,
     future::poll_fn,
+    num::NonZeroU32,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
     sync::Arc,
@@ -20,7 +21,7 @@ use crate::{
     CrashReport, During, HealthError, RestartPolicy, StartError, UpgradeError,
     actor::{Blueprint, Handled, Live},
     cell::{Cell, ReplyTo},
-    guest::DEFAULT_MAILBOX_BYTES,
+    guest::{DEFAULT_MAILBOX_BYTES, DEFAULT_MAILBOX_SHARES},
 };
 
 /// A handler of the host, by which a system gives its components somebody to talk to.
@@ -42,6 +43,8 @@ pub struct NativeSpec<N> {
     pub mailbox: usize,
     /// Bytes of large messages that its mailbox holds, see [`ActorSpec::mailbox_bytes`](crate::ActorSpec::mailbox_bytes).
     pub mailbox_bytes: u64,
+    /// See [`ActorSpec::mailbox_shares`](crate::ActorSpec::mailbox_shares).
+    pub mailbox_shares: NonZeroU32,
     /// Topics that it is subscribed to.
     pub subscriptions: Vec<TopicPattern>,
     /// How its failures are answered.
@@ -59,6 +62,7 @@ impl<N> Clone for NativeSpec<N> {
             make: Arc::clone(&self.make),
             mailbox: self.mailbox,
             mailbox_bytes: self.mailbox_bytes,
+            mailbox_shares: self.mailbox_shares,
             subscriptions: self.subscriptions.clone(),
             restart: self.restart.clone(),
             redelivery: self.redelivery,
@@ -81,6 +85,7 @@ impl<N: NativeActor> NativeSpec<N> {
             make: Arc::new(make),
             mailbox: 1_024,
             mailbox_bytes: DEFAULT_MAILBOX_BYTES,
+            mailbox_shares: DEFAULT_MAILBOX_SHARES,
             subscriptions: Vec::new(),
             restart: RestartPolicy::default(),
             redelivery: None,

@@ -31,7 +31,7 @@ use crate::{
     LoadManifestError, NativeActor, NativeSpec, NoHandler, RestartPolicy, StartError, SupervisorPolicy, SupervisorRef,
     UpgradeError, UpgradeOptions,
     actor::{Blueprint, ComponentActor, Owner},
-    cell::{Cell, Control, Endpoint, Upgrade},
+    cell::{Cell, Control, Endpoint, Room, Upgrade},
     guest::{GuestBlueprint, MakeUser},
     imports,
     metrics::Metrics,
@@ -334,8 +334,7 @@ impl<U> fmt::Debug for ActorSystem<U> {
 struct Birth<B> {
     id: ComponentId,
     blueprint: B,
-    mailbox: usize,
-    mailbox_bytes: u64,
+    room: Room,
     policy: RestartPolicy,
     redelivery: Option<u32>,
     depends_on: Vec<ComponentId>,
@@ -348,8 +347,8 @@ impl<B: Blueprint> Birth<B> {
         if core.closing.load(Ordering::SeqCst) {
             return Err(SpawnError::ShuttingDown);
         }
-        if !(1..=Semaphore::MAX_PERMITS).contains(&self.mailbox) {
-            return Err(SpawnError::Mailbox { id: self.id, size: self.mailbox });
+        if !(1..=Semaphore::MAX_PERMITS).contains(&self.room.messages) {
+            return Err(SpawnError::Mailbox { id: self.id, size: self.room.messages });
         }
         let level = core.level(&self.id, &self.depends_on)?;
         let supervised = matches!(owner, Owner::Supervisor { .. });
@@ -357,8 +356,7 @@ impl<B: Blueprint> Birth<B> {
         let metrics = core.metrics_of(&self.id);
         let mut made = None;
         core.registry.register_with(&self.id, |address| {
-            let (cell, inbox) =
-                Cell::new(core, address.clone(), metrics, level, supervised, self.mailbox, self.mailbox_bytes);
+            let (cell, inbox) = Cell::new(core, address.clone(), metrics, level, supervised, self.room);
             made = Some((Arc::clone(&cell), inbox));
             Arc::new(Endpoint::Actor(cell))
         })?;
@@ -482,8 +480,7 @@ fn native_birth<N: NativeActor>(spec: NativeSpec<N>) -> Birth<NativeBlueprint<N>
     Birth {
         id: spec.id,
         blueprint: NativeBlueprint(spec.make),
-        mailbox: spec.mailbox,
-        mailbox_bytes: spec.mailbox_bytes,
+        room: Room { messages: spec.mailbox, bytes: spec.mailbox_bytes, shares: spec.mailbox_shares },
         policy: spec.restart,
         redelivery: spec.redelivery,
         depends_on: spec.depends_on,
@@ -597,8 +594,7 @@ impl<U: Send + 'static> ActorSystem<U> {
         Ok(Birth {
             blueprint: GuestBlueprint::new(&spec, Arc::clone(&self.0.user))?,
             id: spec.id,
-            mailbox: spec.mailbox,
-            mailbox_bytes: spec.mailbox_bytes,
+            room: Room { messages: spec.mailbox, bytes: spec.mailbox_bytes, shares: spec.mailbox_shares },
             policy: spec.restart,
             redelivery: spec.redelivery,
             depends_on: spec.depends_on,

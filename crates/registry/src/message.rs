@@ -141,7 +141,7 @@ pub struct Load {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// There is no room now; there may be later.
+    /// There is no room now, for anybody or for this sender; there may be later.
     #[error("its mailbox is full")]
     Full,
     /// It has stopped for good.

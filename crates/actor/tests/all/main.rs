@@ -9,6 +9,7 @@ mod manifest;
 mod messaging;
 mod model;
 mod observability;
+mod shares;
 mod shutdown;
 mod supervision;
 mod support;

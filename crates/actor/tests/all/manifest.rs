@@ -14,6 +14,7 @@ const WHOLE: &str = r#"
 [component]
 name = "tenant-7/counter"
 mailbox = 16
+mailbox_shares = 4
 redelivery = 3
 subscriptions = ["orders.>"]
 
@@ -46,6 +47,7 @@ fn each_table_is_read() {
     let manifest = ActorManifest::from_toml(WHOLE).unwrap();
     assert_eq!(manifest.component.name.as_str(), "tenant-7/counter");
     assert_eq!((manifest.component.mailbox, manifest.component.redelivery), (16, Some(3)));
+    assert_eq!(manifest.component.mailbox_shares.get(), 4);
     assert_eq!(manifest.component.subscriptions[0].as_str(), "orders.>");
     assert_eq!(manifest.sandbox.limits.cpu_time, Duration::from_millis(20));
     assert!(manifest.messaging.may_send(&"tenant-7/a".parse().unwrap()));
@@ -78,6 +80,7 @@ fn what_is_wrong_is_said_with_its_place() {
         ("on.memory", "on.boredom", "boredom"),
         ("mailbox = 16", "mailbox = 0", "mailbox of 0"),
         ("mailbox = 16", "mailbox = -1", "-1"),
+        ("mailbox_shares = 4", "mailbox_shares = 0", "nonzero"),
         ("mailbox = 16", "mailboxes = 16", "mailboxes"),
         ("send =", "sends =", "sends"),
         ("fast = true", "fast = [1]", "`fast`"),
