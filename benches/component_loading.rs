@@ -91,6 +91,23 @@ fn loading(suite: &mut Suite) {
                 component.link(&component.linker::<()>()).unwrap()
             })
         })
+        .and("load_component/in_a_process", || {
+            let (bytes, engine) = (binary(MINIMAL), WasmEngine::new(EngineConfig::default()).unwrap());
+            Box::new(move |iterations| {
+                let mut taken = Duration::ZERO;
+                for _ in 0..iterations {
+                    // Until the next process waits: what a load takes is measured, and not how many there can be.
+                    std::thread::sleep(Duration::from_millis(20));
+                    let started = Instant::now();
+                    let component = engine.load_blocking(&bytes, Profile::Plain).unwrap();
+                    let linked = component.link(&component.linker::<()>()).unwrap();
+                    taken += started.elapsed();
+                    drop(linked);
+                }
+                taken
+            })
+        })
+        .difference("load_component/process_overhead", "load_component/in_a_process", "load_component", ("goal", 3e6))
         .and("load_component/same_bytes", || {
             // Other bytes than those of the benchmark above, which must not find them loaded.
             let bytes = binary(ADD);

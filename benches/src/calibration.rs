@@ -223,7 +223,7 @@ pub fn of_instructions(calibration: &Calibration, mut at: impl FnMut(&Reading)) 
 }
 
 /// Shapes of which the compiler's work grows faster than their size, each at a few sizes.
-const SHAPES: [(&str, [usize; 3]); 20] = [
+const SHAPES: [(&str, [usize; 3]); 21] = [
     ("functions", [100, 1_000, 10_000]),
     ("exports", [100, 1_000, 10_000]),
     ("elements", [100, 1_000, 10_000]),
@@ -241,6 +241,7 @@ const SHAPES: [(&str, [usize; 3]); 20] = [
     ("wide_results", [10, 30, 100]),
     ("types_in_a_group", [1_000, 10_000, 100_000]),
     ("escaping_functions", [100, 1_000, 5_000]),
+    ("data_segments", [1_000, 3_000, 10_000]),
     ("modules", [30, 100, 300]),
     ("lowered_functions", [10, 100, 500]),
     ("adapters", [10, 30, 100]),

@@ -66,6 +66,7 @@ impl Task {
 ///
 /// When a file cannot be read or written, and when a figure cannot be read.
 pub fn main(describe: fn(&mut Suite)) -> Result<()> {
+    airssys_wasm_engine::compiler_hook();
     let mut suite = Suite::default();
     describe(&mut suite);
     match Task::of(std::env::args().skip(1))? {

@@ -273,6 +273,8 @@ mod tests {
             "imports",
             "element_segments",
             "items",
+            "modules",
+            "image_bytes",
             "compile_instances",
             "function_work",
             "work",

@@ -64,6 +64,8 @@ pub fn binary(generator: &str, n: usize) -> Result<Vec<u8>> {
             wat::parse_str(r#"(component (component (import "c" (component $c)) (instance (instantiate $c))))"#)?
         }
         "bad_export_name" => bad_export_name()?,
+        "data_segments" => data_segments(n),
+        "dense_memory" => dense_memory(n),
         "memories" => memories(n),
         "sparse_tables" => sparse_tables(n),
         "branches_over_locals" => functions(1, &|function| branches_over_locals(function, n)),
@@ -249,6 +251,31 @@ fn branch_tables(function: &mut Function, n: usize) {
     }
 }
 
+/// Segments so far from one another that they make no image.
+fn data_segments(n: usize) -> Vec<u8> {
+    let mut memories = MemorySection::new();
+    memories.memory(MemoryType { minimum: 1_000, maximum: None, memory64: false, shared: false, page_size_log2: None });
+    let mut data = DataSection::new();
+    for i in 0..n as i32 {
+        data.active(0, &ConstExpr::i32_const(i % 1_000 * 65_536 + i / 1_000), [1]);
+    }
+    let mut module = Module::new();
+    module.section(&memories).section(&data);
+    in_component(&module)
+}
+
+/// A memory of which the first bytes are all set.
+fn dense_memory(bytes: usize) -> Vec<u8> {
+    let mut memories = MemorySection::new();
+    let minimum = (bytes as u64).div_ceil(64 << 10);
+    memories.memory(MemoryType { minimum, maximum: None, memory64: false, shared: false, page_size_log2: None });
+    let mut data = DataSection::new();
+    data.active(0, &ConstExpr::i32_const(0), std::iter::repeat_n(1, bytes));
+    let mut module = Module::new();
+    module.section(&memories).section(&data);
+    in_component(&module)
+}
+
 /// Memories of 16 MiB with a byte at each end.
 fn memories(n: usize) -> Vec<u8> {
     let mut memories = MemorySection::new();
@@ -368,7 +395,8 @@ fn lowered_functions(n: usize) -> Result<Vec<u8>> {
         .map(|i| {
             format!(
                 "(import \"f{i}\" (func $f{i} (param \"a\" string) (result (list u8)))) \
-                 (core func $l{i} (canon lower (func $f{i}) (memory $m \"m\") (realloc (func $m \"r\"))))"
+                 (core func $l{i} (canon lower (func $f{i}) (memory (core memory $m \"m\")) \
+                 (realloc (core func $m \"r\"))))"
             )
         })
         .collect();
@@ -382,7 +410,7 @@ fn lowered_functions(n: usize) -> Result<Vec<u8>> {
 fn adapters(n: usize) -> Result<Vec<u8>> {
     let ty = "(param \"a\" (tuple string (list u32) (option (tuple s64 f32)))) (result (result string (error u8)))";
     let memory = "(memory (export \"m\") 1) (func (export \"r\") (param i32 i32 i32 i32) (result i32) i32.const 0)";
-    let options = "(memory $i \"m\") (realloc (func $i \"r\"))";
+    let options = "(memory (core memory $i \"m\")) (realloc (core func $i \"r\"))";
     let core = "(export \"f\") (param i32 i32 i32 i32 i32 i64 f32) (result i32) unreachable";
     let exports: String =
         (0..n).map(|i| format!("(func (export \"f{i}\") {ty} (canon lift (core func $i \"f\") {options}))")).collect();

@@ -55,7 +55,7 @@ impl Functions {
         // Operands now and at the most, blocks, loops that are open, and locals set so far.
         let (mut operands, mut most, mut blocks, mut loops, mut sets) = (0_u64, 0, 1_u64, 0, 0);
         // What comes by the instruction, by the depth of blocks, and by loops with what is set in them.
-        let (mut linear, mut depths, mut looped) = (60, 0, 0_u64);
+        let (mut linear, mut depths, mut looped, mut host_calls) = (60, 0, 0_u64, 0);
         let mut reader = body.get_operators_reader()?;
         while !reader.eof() {
             let operator = reader.read()?;
@@ -64,6 +64,7 @@ impl Functions {
             let weight = weights::of(&operator);
             linear += 1 + takes + leaves + weight.work;
             blocks += weight.blocks;
+            host_calls += u64::from(weight.calls_host);
             match operator {
                 Operator::Block { blockty: ty } | Operator::Loop { blockty: ty } | Operator::If { blockty: ty } => {
                     let kind = match operator {
@@ -107,7 +108,8 @@ impl Functions {
         let alive = locals + most;
         let squared = alive.saturating_mul(alive) / 16;
         let spread = alive.saturating_mul(blocks) / 4;
-        Ok([squared, spread, depths / 64, looped, linear].into_iter().fold(0, u64::saturating_add))
+        let host_calls = weights::of_host_calls(host_calls);
+        Ok([squared, spread, depths / 64, looped, linear, host_calls].into_iter().fold(0, u64::saturating_add))
     }
 }
 

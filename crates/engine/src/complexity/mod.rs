@@ -48,14 +48,18 @@ pub struct CompileLimits {
     pub image_bytes: u64,
     /// Work in the function that has most of it, which is also what the compiler's memory depends on. Default: 2 million.
     ///
-    /// A unit is a microsecond or two of the compiler's time. A function has 60 for itself, one for each instruction, each
-    /// value that one takes or leaves, and each target of a branch; and then what grows faster than its size: a 16th of
-    /// the square of the values that may be alive at a time (its locals and operands), a fourth of these values times its
-    /// blocks, a 64th of the depth of each block, and for each loop its depth times the locals that are set in it. What
-    /// a module does before it starts is a function as well: 16 for each element of its segments, and 32 for each
-    /// instruction of an initial value that is more than a constant.
+    /// A unit is at most three microseconds of an optimised compiler, and mostly less than one. A function has 60 for itself,
+    /// one for each instruction, each value that one takes or leaves, and each target of a branch, and more for instructions
+    /// that are slow to compile; and then what grows faster than its size: a 16th of the square of the values that may be
+    /// alive at a time (its locals and operands), a fourth of these values times its blocks, a 64th of the depth of each
+    /// block, for each loop its depth times the locals that are set in it, and a 64th of the square of the instructions that
+    /// may call the host. What a module does before it starts is a function as well: 16 for each element of its segments, 32
+    /// for each instruction of an initial value that is more than a constant, and for segments of data that make no image 20
+    /// each and a 64th of their square. So is what is made for each type of functions and for each function that the host can
+    /// call: 60, 16 for each parameter and result, and a 16th of their square.
     pub function_work: u64,
-    /// Work in all functions together. Default: 60 million.
+    /// Work in all functions together, one for each item, 20 for each module, and 1,000 for each function that a guest calls
+    /// of its component's. Default: 60 million.
     pub work: u64,
     /// Bytes of native code with all that belongs to it, as it is mapped and as the code cache stores it. Known only after
     /// compiling. Default: 256 MiB.
@@ -194,7 +198,8 @@ impl Tally<'_> {
     fn items(&mut self, more: u64, size: &mut Size) -> Result<(), LoadError> {
         self.written = self.written.saturating_add(more);
         size.items = size.items.saturating_add(more);
-        check("items", self.written, self.limits.items)
+        check("items", self.written, self.limits.items)?;
+        self.work(more, 0)
     }
 
     /// Counts work, by which that of one function has come to this much.

@@ -18,6 +18,8 @@ pub(super) struct Module {
     imported_tables: usize,
     memories: Vec<Extent>,
     tables: Vec<Filled>,
+    /// Segments of data that an instance copies when it begins.
+    copied: u64,
 }
 
 /// What segments set of a memory.
@@ -26,6 +28,7 @@ struct Extent {
     first: u64,
     end: u64,
     data: u64,
+    segments: u64,
 }
 
 /// A table, and up to where segments fill it.
@@ -90,7 +93,7 @@ impl Module {
                 }
             }
             Payload::MemorySection(section) => {
-                let none = Extent { first: u64::MAX, end: 0, data: 0 };
+                let none = Extent { first: u64::MAX, end: 0, data: 0, segments: 0 };
                 self.memories.resize(section.count() as usize, none);
             }
             Payload::GlobalSection(section) => {
@@ -130,6 +133,9 @@ impl Module {
 
     /// Counts what could not be before all of its segments were seen.
     pub(super) fn end(&mut self, size: &mut Size, tally: &mut Tally<'_>) -> Result<(), LoadError> {
+        let apart: u64 = self.memories.iter().filter(|memory| !memory.is_image()).map(|memory| memory.segments).sum();
+        let copied = self.copied + apart;
+        self.add_start(weights::of_copies(copied), tally)?;
         let images = self.memories.iter().map(Extent::image).fold(0, u64::saturating_add);
         tally.found.image_bytes = tally.found.image_bytes.saturating_add(images);
         check("image_bytes", tally.found.image_bytes, tally.limits.image_bytes)?;
@@ -198,6 +204,9 @@ impl Module {
             memory.first = memory.first.min(offset);
             memory.end = memory.end.max(offset.saturating_add(bytes));
             memory.data = memory.data.saturating_add(bytes);
+            memory.segments += 1;
+        } else {
+            self.copied += 1;
         }
         Ok(())
     }
@@ -218,14 +227,23 @@ impl Module {
 }
 
 impl Extent {
-    /// Bytes of the image that the compiler makes, which it does not if that would be large and mostly empty.
+    fn extent(&self) -> u64 {
+        self.end.saturating_sub(self.first)
+    }
+
+    /// Whether the compiler makes an image, which it does not if that would be large and mostly empty.
+    fn is_image(&self) -> bool {
+        let extent = self.extent();
+        extent < self.data.saturating_mul(2) || extent < DENSE_IMAGE
+    }
+
+    /// Bytes of the image, or of the segments.
     fn image(&self) -> u64 {
-        let extent = self.end.saturating_sub(self.first);
-        if extent < self.data.saturating_mul(2) || extent < DENSE_IMAGE {
+        match self.extent() {
+            0 => 0,
             // It begins and ends with a page.
-            if extent == 0 { 0 } else { extent.saturating_add(2 * PAGE) / PAGE * PAGE }
-        } else {
-            self.data
+            extent if self.is_image() => extent.saturating_add(2 * PAGE) / PAGE * PAGE,
+            _ => self.data,
         }
     }
 }

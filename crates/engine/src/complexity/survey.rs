@@ -137,7 +137,8 @@ impl<'a> Survey<'a> {
         found.modules = found.modules.saturating_add(1);
         self.open.push(Open { module: is_module.then(Module::default), ..Open::default() });
         check("nesting", found.nesting.into(), limits.nesting.into())?;
-        check("modules", found.modules, limits.modules)
+        check("modules", found.modules, limits.modules)?;
+        self.tally.work(weights::MODULE, 0)
     }
 
     fn finish(&mut self) -> Result<(), LoadError> {

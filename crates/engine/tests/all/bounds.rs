@@ -82,7 +82,7 @@ fn what_toolchains_make_is_far_within_the_default_limits() {
     let limits = CompileLimits::default();
     for guest in [RUST, C] {
         let found = Complexity::of(guest, &limits).unwrap();
-        assert!(found.work < limits.work / 100 && found.function_work < limits.function_work / 100, "{found:?}");
+        assert!(found.work < limits.work / 50 && found.function_work < limits.function_work / 50, "{found:?}");
     }
 }
 
@@ -132,7 +132,7 @@ fn what_becomes_large_is_counted_as_what_it_becomes() {
     // An image reaches from the first byte to the last, as long as that is not too far.
     let near = of(r#"(memory 16) (data (i32.const 0) "a") (data (i32.const 1000000) "b")"#);
     assert!((1_000_000..1_010_000).contains(&near.image_bytes), "{near:?}");
-    let far = of(r#"(memory 256) (data (i32.const 0) "a") (data (i32.const 16000000) "b")"#);
+    let far = of(r#"(memory 1000) (data (i32.const 0) "a") (data (i32.const 20000000) "b")"#);
     assert_eq!(far.image_bytes, 2);
     let two = of(r#"(memory 1) (memory 1) (data (memory 0) (i32.const 9) "a") (data (memory 1) (i32.const 9) "b")"#);
     assert_eq!(two.image_bytes, 16 << 10);
@@ -147,7 +147,7 @@ fn what_becomes_large_is_counted_as_what_it_becomes() {
     let wide = of(&format!("(type (func (param {})))", "i32 ".repeat(900)));
     assert!(wide.function_work > 50_000, "{wide:?}");
     let exported = of("(func $f (export \"a\"))");
-    assert_eq!(of("(func $f (export \"a\") (export \"b\"))").work, exported.work);
+    assert_eq!(of("(func $f (export \"a\") (export \"b\"))").work, exported.work + 1);
     assert!(of("(func $f)").work < exported.work);
     // Modules and components, wherever they are.
     let nested = wat::parse_str(format!("(component {})", "(component (core module))".repeat(100))).unwrap();

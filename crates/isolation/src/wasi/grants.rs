@@ -148,12 +148,13 @@ fn is_allowed(connect: &[SocketAddr], listen: &[SocketAddr], address: SocketAddr
     let named = |list: &[SocketAddr]| {
         list.iter().any(|grant| same_ip(grant.ip(), address.ip()) && [0, address.port()].contains(&grant.port()))
     };
+    // What the system picks for an outgoing socket.
+    let outgoing = || !connect.is_empty() && address.ip().is_unspecified() && address.port() == 0;
     match usage {
         SocketAddrUse::TcpConnect | SocketAddrUse::UdpSend => named(connect),
-        // What the system picks for an outgoing socket; receiving on it takes an address of its own.
-        SocketAddrUse::TcpBind | SocketAddrUse::UdpBind => {
-            named(listen) || (!connect.is_empty() && address.ip().is_unspecified() && address.port() == 0)
-        }
+        SocketAddrUse::TcpBind => named(listen) || outgoing(),
+        // A datagram is judged by who sends it, and not by where it arrives: with `listen` from anybody.
+        SocketAddrUse::UdpBind => named(listen) || (listen.is_empty() && outgoing()),
         SocketAddrUse::TcpListen => named(listen),
         SocketAddrUse::TcpAccept => !listen.is_empty(),
         SocketAddrUse::UdpReceive => !listen.is_empty() || named(connect),
@@ -189,5 +190,15 @@ mod tests {
         assert!(!may("127.0.0.1:8081", SocketAddrUse::TcpBind));
         assert!(!may("0.0.0.0:0", SocketAddrUse::TcpBind));
         assert!(!may("127.0.0.1:8080", SocketAddrUse::TcpConnect));
+    }
+
+    #[test]
+    fn what_receives_from_anybody_is_bound_where_it_may_listen() {
+        let (connect, listen) = (["10.0.0.1:53".parse().unwrap()], ["127.0.0.1:8080".parse().unwrap()]);
+        let anywhere = "0.0.0.0:0".parse().unwrap();
+        assert!(is_allowed(&connect, &[], anywhere, SocketAddrUse::UdpBind));
+        assert!(!is_allowed(&connect, &listen, anywhere, SocketAddrUse::UdpBind));
+        assert!(is_allowed(&connect, &listen, listen[0], SocketAddrUse::UdpBind));
+        assert!(is_allowed(&connect, &listen, anywhere, SocketAddrUse::TcpBind));
     }
 }

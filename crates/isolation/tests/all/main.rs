@@ -5,9 +5,9 @@
 mod advisories;
 mod calls;
 mod crashes;
+mod files;
 #[cfg(unix)]
 mod folders;
-mod files;
 mod limits;
 mod manifest;
 mod probe;

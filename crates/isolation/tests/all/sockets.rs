@@ -328,3 +328,21 @@ async fn a_datagram_socket_is_connected_only_to_whom_it_may_send() {
     granted.send_to(b"hello", &bound).unwrap();
     assert_eq!(probe.run(&format!("udp-stream-receive {address}")).await, "hello");
 }
+
+#[tokio::test]
+async fn a_grant_to_listen_lets_nobody_in_at_a_socket_of_another_port() {
+    let granted = UdpSocket::bind(V4).unwrap();
+    let (keeps_the_port, listening) = Receiver::start(V4);
+    drop(keeps_the_port);
+    let grants = WasiGrants { listen: vec![listening], ..connect(&[granted.local_addr().unwrap()]) };
+    let mut probe = Probe::new(grants).await;
+    // It would receive from anybody.
+    assert_eq!(probe.run("udp-bind 0.0.0.0:0").await, "access-denied");
+    // Who only sends has a port that the system picks.
+    let mut sends = Probe::new(connect(&[granted.local_addr().unwrap()])).await;
+    let bound: SocketAddr = sends.run("udp-bind 0.0.0.0:0").await.parse().unwrap();
+    let to = SocketAddr::new(V4.ip(), bound.port());
+    UdpSocket::bind(V4).unwrap().send_to(b"from a stranger", to).unwrap();
+    granted.send_to(b"from granted", to).unwrap();
+    assert_eq!(sends.run("udp-receive").await, "from granted");
+}
