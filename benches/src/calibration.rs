@@ -110,7 +110,10 @@ impl Immediate for wasmparser::BrTable<'_> {
 fn instructions<'a>() -> Vec<(&'static str, Operator<'a>)> {
     macro_rules! all {
         ($(@$proposal:ident $op:ident $({ $($arg:ident: $ty:ty),* })? => $visit:ident ($($ann:tt)*))*) => {
-            [$((stringify!($op), (|| Some(Operator::$op $({ $($arg: <$ty as Immediate>::simple()?),* })?))())),*]
+            [$({
+                let simple = || Some(Operator::$op $({ $($arg: <$ty as Immediate>::simple()?),* })?);
+                (stringify!($op), simple())
+            }),*]
         };
     }
     let all = wasmparser::for_each_operator!(all);

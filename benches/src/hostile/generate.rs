@@ -23,7 +23,7 @@ pub fn binary(generator: &str, n: usize) -> Result<Vec<u8>> {
         "many_loops" => functions(n, &|function| nested_loops(function, 100)),
         "many_values" => functions(n, &|function| live_values(function, 5_000)),
         "many_locals_over_blocks" => functions(n, &|function| locals_over_blocks(function, 2_200)),
-        "many_nested_blocks" => functions(n, &|function| nested_blocks(function, 12_000)),
+        "many_nested_blocks" => functions(n, &|function| nested_blocks(function, 10_000)),
         "many_plain" => functions(n, &|function| plain(function, 190_000)),
         "live_values" => functions(1, &|function| live_values(function, n)),
         "nested_blocks" => functions(1, &|function| nested_blocks(function, n)),

@@ -159,7 +159,7 @@ impl WasmEngine {
                 Err(source) => Err(LoadError::CompilerStart { source }),
             };
         }
-        compiler::compile(engine, &*compiler::admit(bytes, Form::Binary, limits)?, limits)
+        compiler::compile(engine, &compiler::admit(bytes, Form::Binary, limits)?, limits)
     }
 
     /// Loads native code made by [`precompile_blocking`](Self::precompile_blocking). It is copied; for large components

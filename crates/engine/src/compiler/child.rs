@@ -87,7 +87,7 @@ fn serve(settings: &Settings) -> io::Result<Infallible> {
 }
 
 fn run(engine: &Engine, bytes: &[u8], form: Form, settings: &Settings) -> Result<Vec<u8>, LoadError> {
-    compile(engine, &*admit(bytes, form, &settings.limits)?, &settings.limits)
+    compile(engine, &admit(bytes, form, &settings.limits)?, &settings.limits)
 }
 
 /// A standard stream without std's buffer.
