@@ -1,11 +1,12 @@
 //! Lets the hostile guests loose, one after the other, and says whether the host came through. Run by
 //! `cargo xtask hostile`.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use airssys_wasm_benches::hostile::{
     arena,
     corpus::{Corpus, Limits},
+    search::{Found, search},
     suite,
 };
 use anyhow::{Result, bail};
@@ -23,6 +24,12 @@ struct Args {
     /// Also those that take the compiler as long as its limits let them
     #[arg(long)]
     slow: bool,
+    /// Instead look for files that cost too much, for so many minutes: the guests at random sizes, and changed at random
+    #[arg(long, value_name = "MINUTES")]
+    search: Option<u64>,
+    /// Where the search begins; what it finds, it finds again
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
     /// Only guests that are aimed at this limit, and with it switched off: each must be found out
     #[arg(long, hide = true)]
     without: Option<String>,
@@ -43,6 +50,19 @@ fn main() -> Result<ExitCode> {
         }
         let report = arena::run(guest, &limits, args.without.is_some() || guest.slow)?;
         println!("{}", serde_json::to_string(&report)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(minutes) = args.search {
+        let folder = std::env::temp_dir().join("airssys-wasm-hostile");
+        let tell = |found: &Found| {
+            let files: u64 = found.outcomes.values().sum();
+            eprintln!("{files} files, at the most {:?} and {} MiB", found.slowest, found.most >> 20);
+        };
+        let found = search(Duration::from_secs(60 * minutes), args.seed, folder, tell)?;
+        tell(&found);
+        for (outcome, files) in &found.outcomes {
+            println!("{files:>8}  {outcome}");
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let wanted: Vec<_> = corpus

@@ -113,6 +113,11 @@ impl Corpus {
 }
 
 impl Guest {
+    /// The same of another size, for one that is generated.
+    pub(super) fn sized(&self, size: impl FnOnce(usize) -> usize) -> Self {
+        Self { n: size(self.n), ..self.clone() }
+    }
+
     /// Its binary form.
     ///
     /// # Errors

@@ -40,16 +40,16 @@ const MAPPINGS: u64 = 16;
 const SILENCE: u64 = 1_000;
 
 /// Bytes that a guest's host and its compilers may have together, beyond what they had before and but for files on a disk.
-const ALL: u64 = 256 << 20;
+pub(super) const ALL: u64 = 256 << 20;
 
 /// Looks again and again what a process and those it has started hold, until it is gone or this is dropped.
-struct Watch {
+pub(super) struct Watch {
     most: Arc<AtomicU64>,
     _until: mpsc::Sender<()>,
 }
 
 impl Watch {
-    fn over(process: u32) -> Self {
+    pub(super) fn over(process: u32) -> Self {
         let (until, ended) = mpsc::channel::<()>();
         let most = Arc::new(AtomicU64::new(0));
         let seen = Arc::clone(&most);
@@ -61,6 +61,11 @@ impl Watch {
             }
         });
         Self { most, _until: until }
+    }
+
+    /// The most bytes that were seen.
+    pub(super) fn most(&self) -> u64 {
+        self.most.load(Relaxed)
     }
 }
 
@@ -115,7 +120,7 @@ pub fn try_guest(program: &Path, guest: &Guest, without: Option<&str>) -> Result
     match &report {
         Some(report) => {
             complaints.extend(judge(guest, report)?);
-            let grown = watch.most.load(Relaxed).saturating_sub(report.all);
+            let grown = watch.most().saturating_sub(report.all);
             if grown > ALL {
                 complaints.push(format!("host and compilers took {} MiB together, not {}", grown >> 20, ALL >> 20));
             }
