@@ -5,7 +5,10 @@ use std::{
     io::{self, PipeReader, Read, Write},
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
-        unix::{net::UnixStream, process::ExitStatusExt},
+        unix::{
+            net::UnixStream,
+            process::{CommandExt, ExitStatusExt},
+        },
     },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -149,6 +152,8 @@ impl Process {
         let (socket, theirs) = UnixStream::pair()?;
         let code = memfd_create("airssys-wasm-code", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         let child = Command::new(program)
+            // What lists of processes show.
+            .arg0("airssys-wasm-compiler")
             .args([protocol::MARK, settings])
             .env_clear()
             .current_dir("/")
