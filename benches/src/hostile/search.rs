@@ -1,4 +1,5 @@
-//! Looks for files that cost more than they may: those of the corpus at random sizes, and changed at random.
+//! Looks for files that cost more than they may: those of the corpus at random sizes, modules as wasm-smith makes them with
+//! each of its limits somewhere between nothing and far too much, and all of these changed at random.
 
 use std::{
     collections::BTreeMap,
@@ -10,6 +11,8 @@ use std::{
 use airssys_wasm_engine::{Compiler, EngineConfig, Profile, WasmEngine};
 use airssys_wasm_fixtures::{ACTOR, C, RUST};
 use anyhow::{Context, Result, bail};
+use wasm_encoder::{Component, RawSection};
+use wasm_smith::{Config, Module};
 
 use super::{
     corpus::Corpus,
@@ -47,8 +50,9 @@ pub fn search(time: Duration, seed: u64, folder: PathBuf, mut at: impl FnMut(&Fo
     let (mut found, started, mut told) = (Found::default(), Instant::now(), Instant::now());
     let before = process::held_by_all(std::process::id()).context("this system does not tell what processes hold")?;
     while started.elapsed() < time {
-        let mut file = match random.u8(..4) {
-            0 => random.choice([ACTOR, C, RUST]).unwrap_or(ACTOR).to_vec(),
+        let mut file = match random.u8(..8) {
+            0 | 1 => smith(&mut random).unwrap_or_default(),
+            2 => random.choice([ACTOR, C, RUST]).unwrap_or(ACTOR).to_vec(),
             _ => {
                 let guest = random.choice(&corpus.guests).context("an empty corpus")?;
                 guest.sized(|n| (n as f64).powf(random.f64()) as usize).binary()?
@@ -84,6 +88,38 @@ pub fn search(time: Duration, seed: u64, folder: PathBuf, mut at: impl FnMut(&Fo
     }
     Ok(found)
 }
+
+/// A module that wasm-smith makes of random bytes, in a component.
+fn smith(random: &mut fastrand::Rng) -> Option<Vec<u8>> {
+    let mut most = |limit: f64| limit.powf(random.f64()) as usize;
+    let config = Config {
+        exceptions_enabled: false,
+        gc_enabled: false,
+        memory64_enabled: false,
+        threads_enabled: false,
+        max_imports: 0,
+        max_types: most(20_000.0),
+        max_funcs: most(20_000.0),
+        max_instructions: most(100_000.0),
+        max_globals: most(20_000.0),
+        max_memories: most(100.0),
+        max_tables: most(100.0),
+        max_exports: most(20_000.0),
+        max_data_segments: most(20_000.0),
+        max_element_segments: most(5_000.0),
+        max_elements: most(100_000.0),
+        ..Config::default()
+    };
+    let mut bytes = vec![0; most(2e6)];
+    random.fill(&mut bytes);
+    let module = Module::new(config, &mut arbitrary::Unstructured::new(&bytes)).ok()?.to_bytes();
+    let mut component = Component::new();
+    component.section(&RawSection { id: CORE_MODULE, data: &module });
+    Some(component.finish())
+}
+
+/// The section of a component that holds a core module.
+const CORE_MODULE: u8 = 1;
 
 /// A name for a file by what is in it.
 fn name(file: &[u8]) -> String {
