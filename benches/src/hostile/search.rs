@@ -48,7 +48,6 @@ pub fn search(time: Duration, seed: u64, folder: PathBuf, mut at: impl FnMut(&Fo
     let corpus = Corpus::read()?;
     let mut random = fastrand::Rng::with_seed(seed);
     let (mut found, started, mut told) = (Found::default(), Instant::now(), Instant::now());
-    let before = process::held_by_all(std::process::id()).context("this system does not tell what processes hold")?;
     while started.elapsed() < time {
         let mut file = match random.u8(..8) {
             0 | 1 => smith(&mut random).unwrap_or_default(),
@@ -61,6 +60,9 @@ pub fn search(time: Duration, seed: u64, folder: PathBuf, mut at: impl FnMut(&Fo
         for _ in 0..random.u32(..6) {
             change(&mut file, &mut random);
         }
+        // With the process that waits for this file.
+        let before =
+            process::held_by_all(std::process::id()).context("this system does not tell what processes hold")?;
         let watch = Watch::over(std::process::id());
         let loading = Instant::now();
         let outcome = match engine.load_blocking(&file, Profile::Plain) {
@@ -71,7 +73,7 @@ pub fn search(time: Duration, seed: u64, folder: PathBuf, mut at: impl FnMut(&Fo
             Err(error) => (&error).into(),
         };
         let took = loading.elapsed();
-        let grown = watch.most().saturating_sub(before + file.len() as u64);
+        let grown = watch.most().saturating_sub(before);
         *found.outcomes.entry(outcome.what).or_default() += 1;
         found.slowest = found.slowest.max(took);
         found.most = found.most.max(grown);

@@ -49,7 +49,7 @@ pub struct CompilerProcess {
     /// From when the process has been given the component until its code is there. Default: 30 seconds. The process may use
     /// as much CPU time.
     pub deadline: Duration,
-    /// Bytes of private memory that the process may have, what it has before it begins included. Default: 224 MiB. At least
+    /// Bytes of private memory that the process may have, what it has before it begins included. Default: 208 MiB. At least
     /// the component's size and a few times that of its code are needed.
     pub memory: u64,
     /// How many processes are started ahead, so that a load does not wait for the start of one. Each waits with some
@@ -62,7 +62,7 @@ impl Default for CompilerProcess {
         Self {
             program: CompilerProgram::default(),
             deadline: Duration::from_secs(30),
-            memory: 224 << 20,
+            memory: 208 << 20,
             waiting: NonZeroUsize::MIN,
         }
     }
