@@ -39,7 +39,8 @@ const GRACE: Duration = Duration::from_secs(3);
 ///
 /// # Errors
 ///
-/// When a file costs too much: it is left in the folder, and the error says where. When a file cannot be made.
+/// When a file costs too much: it is left in the folder, and the error says where. When a file cannot be made. A file over
+/// which the compiler crashes is left there too, and is none.
 pub fn search(time: Duration, seed: u64, folder: PathBuf, mut at: impl FnMut(&Found)) -> Result<Found> {
     let config = EngineConfig::small();
     let Compiler::Process(process) = &config.compiler else { bail!("the default is a process") };
@@ -74,13 +75,17 @@ pub fn search(time: Duration, seed: u64, folder: PathBuf, mut at: impl FnMut(&Fo
         };
         let took = loading.elapsed();
         let grown = watch.most().saturating_sub(before);
+        let is_crash = outcome.what == "the compiler ended";
         *found.outcomes.entry(outcome.what).or_default() += 1;
         found.slowest = found.slowest.max(took);
         found.most = found.most.max(grown);
-        if took > allowed || grown > ALL {
+        let path = folder.join(format!("{}.wasm", name(&file)));
+        let is_costly = took > allowed || grown > ALL;
+        if is_costly || is_crash {
             fs::create_dir_all(&folder)?;
-            let path = folder.join(format!("{}.wasm", name(&file)));
             fs::write(&path, &file)?;
+        }
+        if is_costly {
             bail!("{} took {took:?} and {} MiB ({})", path.display(), grown >> 20, outcome.says);
         }
         if told.elapsed() > Duration::from_secs(10) {
