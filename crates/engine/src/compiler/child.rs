@@ -15,7 +15,7 @@ use super::{
     protocol::{self, Job, Reply, Settings},
     sandbox,
 };
-use crate::{LoadError, Profile, engine::code_digest};
+use crate::{CompileLimits, LoadError, Profile, engine::code_digest};
 
 static IS_HOOKED: AtomicBool = AtomicBool::new(false);
 
@@ -49,8 +49,8 @@ const WARM_UP: &[u8] = br#"(component
                 (i32.add (local.get 0) (i32.const 1)) (local.get 1) (i32.const 0)))
         (func (export "realloc") (param i32 i32 i32 i32) (result i32) (unreachable)))
     (core instance $i (instantiate $m))
-    (func (export "f") (param "s" string) (result u32) (canon lift (core func $i "f") (memory $i "memory")
-        (realloc (func $i "realloc")))))"#;
+    (func (export "f") (param "s" string) (result u32) (canon lift (core func $i "f")
+        (memory (core memory $i "memory")) (realloc (core func $i "realloc")))))"#;
 
 fn serve(settings: &Settings) -> io::Result<Infallible> {
     // Panics are told to the parent, and nobody reads standard error.
@@ -58,7 +58,7 @@ fn serve(settings: &Settings) -> io::Result<Infallible> {
     let config = settings.engine();
     let engine = |profile| Engine::new(&config.wasmtime(profile, None)).map_err(io::Error::other);
     let plain = engine(Profile::Plain)?;
-    admit(WARM_UP, Form::Text, &settings.limits).and_then(|binary| compile(&plain, &binary, &settings.limits)).ok();
+    warm_up(&plain).map_err(io::Error::other)?;
     let ready = if sandbox::enter(settings)? { protocol::READY } else { protocol::READY_UNFILTERED };
 
     let mut parent = Fd(stdio::stdin());
@@ -86,6 +86,11 @@ fn serve(settings: &Settings) -> io::Result<Infallible> {
     }
 }
 
+/// Ours, and so under no limits.
+fn warm_up(engine: &Engine) -> Result<Vec<u8>, LoadError> {
+    compile(engine, &admit(WARM_UP, Form::Text, &CompileLimits::NONE)?, &CompileLimits::NONE)
+}
+
 fn run(engine: &Engine, bytes: &[u8], form: Form, settings: &Settings) -> Result<Vec<u8>, LoadError> {
     compile(engine, &admit(bytes, form, &settings.limits)?, &settings.limits)
 }
@@ -106,5 +111,17 @@ impl io::Write for Fd {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::EngineConfig;
+
+    #[test]
+    fn what_warms_a_compiler_up_is_compiled() {
+        let engine = Engine::new(&EngineConfig::on_demand().wasmtime(Profile::Plain, None)).unwrap();
+        assert!(!warm_up(&engine).unwrap().is_empty());
     }
 }
