@@ -212,16 +212,7 @@ impl WasmEngine {
         let (component, allocation) = self
             .adopt(profile, |engine| unsafe { Component::deserialize_file(engine, path) })
             .map_err(|source| LoadError::Incompatible { profile, source })?;
-        let loaded = Loaded {
-            engine: self.without_lane(),
-            component,
-            profile,
-            allocation,
-            origin: Origin::Precompiled,
-            key: None,
-            memo: OnceLock::new(),
-        };
-        Ok(LoadedComponent::new(Arc::new(loaded)))
+        Ok(self.loaded(None, profile, component, allocation, Origin::Precompiled))
     }
 
     async fn load_form(
@@ -334,17 +325,8 @@ impl WasmEngine {
 
     /// Makes a component known, unless another with the same bytes was meanwhile.
     fn keep(&self, key: CacheKey, component: Component, allocation: Allocation, origin: Origin) -> LoadedComponent {
-        let loaded = Loaded {
-            engine: self.without_lane(),
-            component,
-            profile: key.profile,
-            allocation,
-            origin,
-            key: Some(key),
-            memo: OnceLock::new(),
-        };
         // Dropped, if it is not kept, once the entry is let go of.
-        let loaded = LoadedComponent::new(Arc::new(loaded));
+        let loaded = self.loaded(Some(key), key.profile, component, allocation, origin);
         let mut known = self.inner.loads.known.entry(key).or_default();
         match known.upgrade() {
             Some(other) => LoadedComponent::new(other),
@@ -360,8 +342,18 @@ impl WasmEngine {
         self.inner.loads.known.remove_if(key, |_, loaded| loaded.strong_count() == 0);
     }
 
-    fn without_lane(&self) -> Self {
-        Self { inner: Arc::clone(&self.inner), lane: None }
+    /// A component that is forgotten with its last user where it has a key. It belongs to no tenant.
+    fn loaded(
+        &self,
+        key: Option<CacheKey>,
+        profile: Profile,
+        component: Component,
+        allocation: Allocation,
+        origin: Origin,
+    ) -> LoadedComponent {
+        let engine = Self { inner: Arc::clone(&self.inner), lane: None };
+        let memo = OnceLock::new();
+        LoadedComponent::new(Arc::new(Loaded { engine, component, profile, allocation, origin, key, memo }))
     }
 
     #[expect(unsafe_code, reason = "code in a private folder is trusted")]
