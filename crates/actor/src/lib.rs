@@ -44,24 +44,13 @@
 //! addresses and topics are those of `airssys-wasm-registry`. Mailboxes live in memory, in one process: nothing is
 //! persisted, and nothing goes over a network.
 
-mod actor;
-mod actor_ref;
-mod capabilities;
-mod cell;
 mod contract;
-mod dead_letters;
+mod failure;
 mod guest;
-mod imports;
-mod manifest;
-mod metrics;
 mod native;
-mod plan;
-mod policy;
-mod report;
-mod shares;
-mod supervisor;
+mod runtime;
+mod supervision;
 mod system;
-mod upgrade;
 
 pub use airssys_wasm_engine as engine;
 pub use airssys_wasm_isolation as isolation;
@@ -69,22 +58,22 @@ pub use airssys_wasm_limits as limits;
 pub use airssys_wasm_registry as registry;
 pub use bytes::Bytes;
 
-pub use actor_ref::{ActorInfo, ActorRef, AskError, HealthError, Stop};
-pub use capabilities::{Capabilities, NamePattern};
-pub use cell::Lifecycle;
 pub use contract::{ContractKind, NoHandler, WIT};
-pub use dead_letters::{DeadLetter, DeadLetterLimits, DeadLetters, DeadReason};
-pub use guest::{ActorSpec, ActorState, DEFAULT_REDELIVERY};
-pub use manifest::{ActorManifest, ComponentTable, LoadManifestError};
+pub use failure::policy::{Backoff, Intensity, Reaction, Restart, RestartPolicy};
+pub use failure::report::{CrashReport, During, StartError};
+pub use guest::capabilities::{Capabilities, NamePattern};
+pub use guest::incarnation::{ActorSpec, ActorState, DEFAULT_REDELIVERY};
+pub use guest::manifest::{ActorManifest, ComponentTable, LoadManifestError};
 pub use native::{NativeActor, NativeSpec};
-pub use policy::{Backoff, Intensity, Reaction, Restart, RestartPolicy};
-pub use report::{CrashReport, During, StartError};
-pub use supervisor::{Strategy, SupervisorPolicy, SupervisorRef};
+pub use runtime::actor_ref::{ActorInfo, ActorRef, AskError, HealthError, Stop};
+pub use runtime::cell::Lifecycle;
+pub use runtime::dead_letters::{DeadLetter, DeadLetterLimits, DeadLetters, DeadReason};
+pub use runtime::upgrade::{UpgradeError, UpgradeOptions};
+pub use supervision::supervisor::{Strategy, SupervisorPolicy, SupervisorRef};
 pub use system::{
     ActorSystem, DeniedAction, HostSubscription, ResendError, ShutdownReport, SpawnError, SupervisorSpec, SystemConfig,
     SystemEvent,
 };
-pub use upgrade::{UpgradeError, UpgradeOptions};
 
 /// The README's example is compiled with the doc tests.
 #[cfg(doctest)]

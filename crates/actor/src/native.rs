@@ -19,9 +19,9 @@ use futures_util::FutureExt;
 
 use crate::{
     CrashReport, During, HealthError, RestartPolicy, StartError, UpgradeError,
-    actor::{Blueprint, Handled, Live},
-    cell::{Cell, ReplyTo},
-    guest::{DEFAULT_MAILBOX_BYTES, DEFAULT_MAILBOX_SHARES},
+    guest::incarnation::{DEFAULT_MAILBOX_BYTES, DEFAULT_MAILBOX_SHARES},
+    runtime::cell::{Cell, ReplyTo},
+    runtime::task::{Blueprint, Handled, Live},
 };
 
 /// A handler of the host, by which a system gives its components somebody to talk to.

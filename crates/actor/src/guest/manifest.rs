@@ -15,8 +15,8 @@ use serde::{Deserialize, Deserializer, de};
 
 use crate::{
     ActorSpec, ActorState, Capabilities, RestartPolicy,
-    capabilities::{parsed, patterns},
-    guest::{DEFAULT_MAILBOX_BYTES, DEFAULT_MAILBOX_SHARES},
+    guest::capabilities::{parsed, patterns},
+    guest::incarnation::{DEFAULT_MAILBOX_BYTES, DEFAULT_MAILBOX_SHARES},
 };
 
 /// A whole `Component.toml`.

@@ -12,10 +12,10 @@ use tokio::{
 
 use crate::{
     ActorRef, Backoff, Intensity, Restart, RestartPolicy, SystemEvent,
-    cell::{Cell, Control},
-    plan::{Order, Plan},
-    policy::later,
-    report::Failure,
+    failure::policy::later,
+    failure::report::Failure,
+    runtime::cell::{Cell, Control},
+    supervision::plan::{Order, Plan},
     system::SystemCore,
 };
 

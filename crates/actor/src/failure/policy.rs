@@ -9,7 +9,7 @@ use airssys_wasm_isolation::{CrashClass, CrashKind, InstantiateError};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::{StartError, report::Failure};
+use crate::{StartError, failure::report::Failure};
 
 /// Whether an actor is started again when it has ended, as Erlang/OTP has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

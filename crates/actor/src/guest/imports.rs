@@ -17,10 +17,10 @@ use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     ActorState, DeniedAction, SystemEvent,
-    cell::{Answer, Cell, Delivery, Endpoint, ReplyTo, Unanswered},
     contract::{BrokerMessage, GuestRequestError, GuestSendError, GuestSubscribeError, Level},
-    policy::later,
-    report::{LONGEST_TEXT, is_news, shown},
+    failure::policy::later,
+    failure::report::{LONGEST_TEXT, is_news, shown},
+    runtime::cell::{Answer, Cell, Delivery, Endpoint, ReplyTo, Unanswered},
 };
 
 type Ctx<'a, U> = StoreContextMut<'a, HostState<ActorState<U>>>;

@@ -25,8 +25,8 @@ use tokio::sync::{
 
 use crate::{
     CrashReport, HealthError, UpgradeError, UpgradeOptions,
-    metrics::Metrics,
-    shares::{Free, Held, Kib, Place, Shares},
+    runtime::metrics::Metrics,
+    runtime::shares::{Free, Held, Kib, Place, Shares},
     system::SystemCore,
 };
 

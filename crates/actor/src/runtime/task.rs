@@ -18,10 +18,10 @@ use tracing::{Instrument, field};
 
 use crate::{
     CrashReport, DeadReason, During, HealthError, Intensity, StartError, SystemEvent, UpgradeError, UpgradeOptions,
-    cell::{Cell, Control, Delivery, Inbox, Lifecycle, ReplyTo, Unanswered, Upgrade},
-    policy::{History, RestartPolicy, later},
-    report::{Failure, is_news, shown},
-    supervisor::{ChildEvent, Happened},
+    failure::policy::{History, RestartPolicy, later},
+    failure::report::{Failure, is_news, shown},
+    runtime::cell::{Cell, Control, Delivery, Inbox, Lifecycle, ReplyTo, Unanswered, Upgrade},
+    supervision::supervisor::{ChildEvent, Happened},
 };
 
 /// What incarnations are made from.

@@ -18,10 +18,10 @@ use bytes::Bytes;
 
 use crate::{
     Capabilities, ContractKind, CrashReport, During, HealthError, NoHandler, RestartPolicy, StartError, UpgradeError,
-    actor::{Blueprint, Handled, Live},
-    cell::{Cell, ReplyTo},
     contract::{BrokerMessage, Contract, Message},
     native::made,
+    runtime::cell::{Cell, ReplyTo},
+    runtime::task::{Blueprint, Handled, Live},
 };
 
 /// What an actor is spawned from: a sandbox's specification, and how it is an actor.

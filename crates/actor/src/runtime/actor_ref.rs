@@ -11,8 +11,8 @@ use tokio::{
 
 use crate::{
     CrashReport,
-    cell::{Answer, Cell, Control, Delivery, Lifecycle, ReplyTo, Unanswered, undelivered},
-    policy::later,
+    failure::policy::later,
+    runtime::cell::{Answer, Cell, Control, Delivery, Lifecycle, ReplyTo, Unanswered, undelivered},
 };
 
 /// A handle on an actor. It holds the mailbox, so that sending needs no look-up. Cheap to clone.

@@ -30,15 +30,15 @@ use crate::{
     ActorInfo, ActorManifest, ActorRef, ActorSpec, ActorState, CrashReport, DeadLetterLimits, DeadLetters,
     LoadManifestError, NativeActor, NativeSpec, NoHandler, RestartPolicy, StartError, SupervisorPolicy, SupervisorRef,
     UpgradeError, UpgradeOptions,
-    actor::{Blueprint, ComponentActor, Owner},
-    cell::{Cell, Control, Endpoint, Room, Upgrade},
-    guest::{GuestBlueprint, MakeUser},
-    imports,
-    metrics::Metrics,
+    failure::policy::{History, later},
+    failure::report::Failure,
+    guest::imports,
+    guest::incarnation::{GuestBlueprint, MakeUser},
     native::NativeBlueprint,
-    policy::{History, later},
-    report::Failure,
-    supervisor::{Above, Child, ChildEvent, Supervisor},
+    runtime::cell::{Cell, Control, Endpoint, Room, Upgrade},
+    runtime::metrics::Metrics,
+    runtime::task::{Blueprint, ComponentActor, Owner},
+    supervision::supervisor::{Above, Child, ChildEvent, Supervisor},
 };
 
 /// What can be chosen about a system.

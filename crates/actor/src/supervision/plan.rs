@@ -5,7 +5,7 @@ use tokio::time::Instant;
 
 use crate::{
     Backoff, Intensity, Strategy,
-    policy::{History, Reply, later},
+    failure::policy::{History, Reply, later},
 };
 
 /// A supervisor's view of its children.

@@ -1,0 +1,4 @@
+//! How incarnations fail, and which failures restart an actor.
+
+pub(crate) mod policy;
+pub(crate) mod report;
