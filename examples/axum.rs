@@ -90,12 +90,8 @@ async fn ask(
 ) -> Result<Bytes, Response> {
     let plugin = name.parse().ok().and_then(|id| system.find(&id));
     let plugin = plugin.ok_or_else(|| StatusCode::NOT_FOUND.into_response())?;
-    // To ask is to wait for room as well. Whoever would have to wait for that had better come back.
-    let mailbox = plugin.info().mailbox;
-    if mailbox.queued == mailbox.capacity {
-        return Err(unanswered(StatusCode::SERVICE_UNAVAILABLE));
-    }
-    plugin.ask_within(DEADLINE, body).await.map_err(|error| {
+    // `ask_within` would wait for room in the mailbox. A client had better come back.
+    plugin.try_ask_within(DEADLINE, body).await.map_err(|error| {
         // With the guest's backtrace, and so not for the client.
         eprintln!("{name}: {error}");
         unanswered(status_of(&error))

@@ -24,14 +24,14 @@ pub(crate) async fn run() -> Result<(String, MessageEnvelope)> {
         ActorSystem::new(WasmEngine::new(EngineConfig::small().compile_in_process())?, SystemConfig::default());
 
     // The listener's `init` subscribes to the topic that it finds in its config.
-    let mut listener = ActorSpec::new("listener".parse()?, sandbox(&system, LISTENER).await?);
-    listener.config.insert("topic".into(), "news.*".into());
-    listener.capabilities = Capabilities { subscribe: vec!["news.>".parse()?], ..Capabilities::default() };
+    let listener = ActorSpec::new("listener".parse()?, sandbox(&system, LISTENER).await?)
+        .with_config([("topic", "news.*")])
+        .with_capabilities(Capabilities { subscribe: vec!["news.>".parse()?], ..Capabilities::default() });
     let listener = system.spawn(listener).await?;
 
-    let mut teller = ActorSpec::new("teller".parse()?, sandbox(&system, TELLER).await?);
-    teller.config.insert("topic".into(), "news.today".into());
-    teller.capabilities = Capabilities { publish: vec!["news.today".parse()?], ..Capabilities::default() };
+    let teller = ActorSpec::new("teller".parse()?, sandbox(&system, TELLER).await?)
+        .with_config([("topic", "news.today")])
+        .with_capabilities(Capabilities { publish: vec!["news.today".parse()?], ..Capabilities::default() });
     let teller = system.spawn(teller).await?;
 
     // Room for 16 messages that the host has not taken yet. What is beyond is counted and let go.

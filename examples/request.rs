@@ -24,9 +24,7 @@ pub(crate) async fn run() -> Result<(String, AskError, SystemEvent)> {
     system.spawn(system.load(manifests.join("counter/Component.toml")).await?).await?;
     let asker = system.load(manifests.join("asker/Component.toml")).await?;
     // The same component under another name, and without its grants.
-    let mut stranger = asker.clone();
-    stranger.id = "stranger".parse()?;
-    stranger.capabilities = Capabilities::default();
+    let stranger = asker.clone().with_id("stranger".parse()?).with_capabilities(Capabilities::default());
     let asker = system.spawn(asker).await?;
     let stranger = system.spawn(stranger).await?;
 

@@ -138,17 +138,17 @@ pub fn id(name: &str) -> ComponentId {
 /// An actor that may do everything, and is restarted at once, however often.
 pub fn spec(name: &str, sandbox: &SandboxSpec<ActorState<()>>) -> ActorSpec<()> {
     let mut spec = ActorSpec::new(id(name), sandbox.clone());
-    spec.mailbox = MAILBOX;
-    spec.restart = always();
-    spec.capabilities = Capabilities::all();
+    spec = spec.with_mailbox(MAILBOX);
+    spec = spec.with_restart(always());
+    spec = spec.with_capabilities(Capabilities::all());
     spec
 }
 
 /// An actor of the host that echoes, and is restarted at once, however often.
 pub fn native_spec(name: &str) -> NativeSpec<Echo> {
     let mut spec = NativeSpec::new(id(name), || Echo);
-    spec.mailbox = MAILBOX;
-    spec.restart = always();
+    spec = spec.with_mailbox(MAILBOX);
+    spec = spec.with_restart(always());
     spec
 }
 

@@ -2,7 +2,9 @@
 
 use std::{sync::LazyLock, time::Duration};
 
-use airssys_wasm_actor::{ActorRef, ActorSpec, AskError, Backoff, Bytes, Capabilities, Lifecycle};
+use airssys_wasm_actor::{
+    ActorRef, ActorSpec, AskError, Backoff, Bytes, Capabilities, Intensity, Lifecycle, RestartPolicy,
+};
 use airssys_wasm_engine::Profile;
 use airssys_wasm_fixtures::{ACTOR, WASMCLOUD};
 use airssys_wasm_isolation::{Crash, CrashClass, SandboxSpec};
@@ -50,10 +52,10 @@ pub fn envelope(data: &[u8]) {
         for (name, guest) in ["a", "w"].into_iter().zip(&*GUESTS) {
             let sandbox = SandboxSpec::new(guest.clone(), limits.clone()).expect("sensible limits");
             let mut spec = ActorSpec::new(id(name), sandbox);
-            spec.capabilities = Capabilities::all();
-            spec.restart.backoff = Backoff::NONE;
-            spec.restart.intensity.restarts = 1_000;
-            spec.subscriptions = vec!["t.>".parse().expect("a pattern")];
+            spec = spec.with_capabilities(Capabilities::all());
+            let intensity = Intensity { restarts: 1_000, ..Intensity::default() };
+            spec = spec.with_restart(RestartPolicy { backoff: Backoff::NONE, intensity, ..RestartPolicy::default() });
+            spec = spec.with_subscriptions(vec!["t.>".parse().expect("a pattern")]);
             guests.push(ends(system.spawn(spec)).await.expect("it starts"));
         }
         for message in data.split(|&byte| byte == MESSAGE).take(MOST) {

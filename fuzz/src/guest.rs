@@ -6,8 +6,8 @@ use std::{
 };
 
 use airssys_wasm_actor::{
-    ActorRef, ActorSpec, ActorState, AskError, Backoff, Bytes, Capabilities, HealthError, SpawnError, StartError, Stop,
-    UpgradeError, UpgradeOptions,
+    ActorRef, ActorSpec, ActorState, AskError, Backoff, Bytes, Capabilities, HealthError, Intensity, RestartPolicy,
+    SpawnError, StartError, Stop, UpgradeError, UpgradeOptions,
 };
 use airssys_wasm_engine::{
     ComponentTemplate,
@@ -250,12 +250,12 @@ async fn actor(guest: &Template, deeds: &Deeds, limits: ResourceLimits, script: 
         Err(error) => return told(&error),
     };
     let mut spec = ActorSpec::new(id("g"), sandbox.clone());
-    spec.capabilities = if deeds.granted { Capabilities::all() } else { Capabilities::default() };
-    spec.config = [("a".to_owned(), "b".to_owned()), ("é".to_owned(), String::new())].into();
-    spec.subscriptions = vec!["t.>".parse().expect("a pattern")];
-    spec.restart.backoff = Backoff::NONE;
-    spec.restart.intensity.restarts = deeds.restarts;
-    spec.redelivery = deeds.redelivery;
+    spec = spec.with_capabilities(if deeds.granted { Capabilities::all() } else { Capabilities::default() });
+    spec = spec.with_config([("a", "b"), ("é", "")]);
+    spec = spec.with_subscriptions(vec!["t.>".parse().expect("a pattern")]);
+    let intensity = Intensity { restarts: deeds.restarts, ..Intensity::default() };
+    spec = spec.with_restart(RestartPolicy { backoff: Backoff::NONE, intensity, ..RestartPolicy::default() });
+    spec = spec.with_redelivery(deeds.redelivery);
     match ends(system.spawn(spec)).await {
         Ok(actor) => {
             for &step in &deeds.steps {

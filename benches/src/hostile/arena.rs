@@ -11,8 +11,8 @@ use std::{
 };
 
 use airssys_wasm_actor::{
-    ActorRef, ActorSpec, ActorState, ActorSystem, Backoff, Capabilities, Intensity, NativeActor, NativeSpec, Stop,
-    SystemConfig, SystemEvent,
+    ActorRef, ActorSpec, ActorState, ActorSystem, Backoff, Capabilities, Intensity, NativeActor, NativeSpec,
+    RestartPolicy, Stop, SystemConfig, SystemEvent,
 };
 use airssys_wasm_engine::{LoadedComponent, Profile, WasmEngine};
 use airssys_wasm_fixtures::{ACTOR, ECHO_ACTOR};
@@ -243,9 +243,10 @@ impl Arena {
     async fn others(&self, limits: &Limits) -> Result<Vec<ActorRef>> {
         let mut others = Vec::new();
         for name in ["bystander", "silent"] {
-            let mut spec = NativeSpec::new(id(name), || Silent);
-            (spec.mailbox, spec.mailbox_bytes, spec.mailbox_shares) =
-                (limits.mailbox, limits.mailbox_bytes, limits.mailbox_shares);
+            let spec = NativeSpec::new(id(name), || Silent)
+                .with_mailbox(limits.mailbox)
+                .with_mailbox_bytes(ByteSize(limits.mailbox_bytes))
+                .with_mailbox_shares(limits.mailbox_shares);
             let actor = self.system.spawn_native(spec).await?;
             actor.tell("hold this").await?;
             while actor.info().mailbox.queued > 0 {
@@ -257,20 +258,21 @@ impl Arena {
     }
 
     fn spec(&self, name: &str, guest: &Guest, limits: &Limits, sandbox: SandboxSpec<ActorState<()>>) -> ActorSpec<()> {
-        let mut spec = ActorSpec::new(id(name), sandbox);
         let named = |names: &[&str]| names.iter().filter_map(|name| name.parse().ok()).collect();
-        spec.capabilities = Capabilities {
+        let capabilities = Capabilities {
             send: named(&["hostile", "bystander", "nobody"]),
             request: named(&["hostile", "other", "silent"]),
             subscriptions: limits.subscriptions,
             ..Capabilities::all()
         };
-        spec.config.clone_from(&guest.config);
-        (spec.mailbox, spec.mailbox_bytes, spec.mailbox_shares) =
-            (limits.mailbox, limits.mailbox_bytes, limits.mailbox_shares);
-        spec.restart.intensity = Intensity { restarts: limits.restarts, within: Duration::from_secs(60) };
-        spec.restart.backoff = Backoff::NONE;
-        spec
+        let intensity = Intensity { restarts: limits.restarts, within: Duration::from_secs(60) };
+        ActorSpec::new(id(name), sandbox)
+            .with_capabilities(capabilities)
+            .with_config(guest.config.clone())
+            .with_mailbox(limits.mailbox)
+            .with_mailbox_bytes(ByteSize(limits.mailbox_bytes))
+            .with_mailbox_shares(limits.mailbox_shares)
+            .with_restart(RestartPolicy { intensity, backoff: Backoff::NONE, ..RestartPolicy::default() })
     }
 
     async fn act(&self, guest: &Guest, limits: &Limits, sandbox: SandboxSpec<ActorState<()>>) -> Result<Outcome> {

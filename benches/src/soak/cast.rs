@@ -1,7 +1,7 @@
 //! Who takes part: the same places in each block of actors, and what each is spawned from. Nothing here is by chance, so
 //! that whoever is spawned again is as before.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use airssys_wasm_actor::{
     ActorSpec, ActorState, ActorSystem, Backoff, Capabilities, Intensity, NativeSpec, Restart, RestartPolicy, Strategy,
@@ -183,21 +183,21 @@ fn mailbox(n: usize) -> usize {
 pub(crate) fn native(world: &Arc<World>, receiver: usize) -> NativeSpec<Worker> {
     let world = Arc::clone(world);
     let mut spec = NativeSpec::new(id(format!("r{receiver}")), move || Worker::new(&world, receiver));
-    spec.mailbox = mailbox(receiver);
+    spec = spec.with_mailbox(mailbox(receiver));
     // Room for two or three of the large messages.
-    spec.mailbox_bytes = if receiver.is_multiple_of(5) { 20 << 10 } else { 16 << 20 };
-    spec.redelivery = redelivery(receiver);
-    spec.restart = RestartPolicy {
+    spec = spec.with_mailbox_bytes(if receiver.is_multiple_of(5) { ByteSize::kib(20) } else { ByteSize::mib(16) });
+    spec = spec.with_redelivery(redelivery(receiver));
+    spec = spec.with_restart(RestartPolicy {
         intensity: intensity(receiver),
         backoff: backoff(receiver),
         restart: if receiver % BLOCK == 10 { Restart::Temporary } else { Restart::Permanent },
         ..RestartPolicy::default()
-    };
+    });
     if kind_of(receiver) == Kind::Native {
         let subscribed = (receiver % BLOCK).is_multiple_of(2).then(|| topic(Kind::Native, receiver / 2));
-        spec.subscriptions = subscribed.iter().map(|topic| topic.parse().expect("a topic is a pattern")).collect();
+        spec = spec.with_subscriptions(subscribed.iter().map(|topic| topic.parse().expect("a topic is a pattern")));
         if receiver % BLOCK < 3 {
-            spec.depends_on = vec![id(format!("r{}", receiver / BLOCK * BLOCK + STEADY))];
+            spec = spec.with_dependencies(vec![id(format!("r{}", receiver / BLOCK * BLOCK + STEADY))]);
         }
     }
     spec
@@ -207,17 +207,19 @@ pub(crate) fn guest(world: &World, receiver: usize) -> ActorSpec<()> {
     let kind = kind_of(receiver);
     let sandbox = if subscribes(receiver) { &world.sandboxes.relay } else { world.sandboxes.of(kind) };
     let mut spec = ActorSpec::new(id(format!("r{receiver}")), sandbox.clone());
-    spec.mailbox = mailbox(receiver / BLOCK + receiver).max(4);
-    spec.redelivery = redelivery(receiver);
-    spec.capabilities = Capabilities::all();
+    spec = spec.with_mailbox(mailbox(receiver / BLOCK + receiver).max(4));
+    spec = spec.with_redelivery(redelivery(receiver));
+    spec = spec.with_capabilities(Capabilities::all());
     let block = receiver / BLOCK;
-    spec.restart.intensity = intensity(block + 1);
-    // One that cannot start for want of memory tries again at its leisure.
-    spec.restart.backoff = backoff(if kind == Kind::Miser { 1 } else { block });
+    spec = spec.with_restart(RestartPolicy {
+        intensity: intensity(block + 1),
+        // One that cannot start for want of memory tries again at its leisure.
+        backoff: backoff(if kind == Kind::Miser { 1 } else { block }),
+        ..RestartPolicy::default()
+    });
     let topic = if kind == Kind::Teller { topic(audience(receiver), block) } else { topic(Kind::Listener, block) };
     let key = if subscribes(receiver) { "subscribe" } else { "topic" };
-    spec.config = BTreeMap::from([(key.to_owned(), topic)]);
-    spec
+    spec.with_config([(key, topic)])
 }
 
 /// Whether it is a listener that subscribes to what it is told to.

@@ -1,16 +1,9 @@
-//! What a component must export to be an actor, and the types that go over the border. The contract itself is
-//! `wit/actor.wit`; components written for `wasmcloud:messaging` are taken as they are.
+//! What a component must export to be an actor. The contract itself is `wit/actor.wit`; components written for
+//! `wasmcloud:messaging` are taken as they are.
 
-use std::{fmt, sync::Arc};
+use std::fmt;
 
-use airssys_wasm_engine::{
-    Export, LoadedComponent,
-    wasmtime::{
-        self,
-        component::{ComponentType, Lift, Lower},
-    },
-};
-use bytes::Bytes;
+use airssys_wasm_engine::{Export, LoadedComponent};
 
 /// The guests' interface in WIT: the text of `airssys:actor@0.1.0`.
 pub const WIT: &str = include_str!("../wit/actor.wit");
@@ -93,126 +86,5 @@ impl Contract {
             snapshot: find("airssys:actor/state@0.1.0#snapshot"),
             restore: find("airssys:actor/state@0.1.0#restore"),
         })
-    }
-}
-
-/// `airssys:actor/types.message`, on its way to the guest.
-#[derive(Debug, Clone, ComponentType, Lower)]
-#[component(record)]
-pub(crate) struct Message {
-    pub(crate) payload: Bytes,
-    pub(crate) sender: Option<Arc<str>>,
-    pub(crate) topic: Option<Arc<str>>,
-    #[component(name = "content-type")]
-    pub(crate) content_type: Option<Arc<str>>,
-    #[component(name = "wants-answer")]
-    pub(crate) wants_answer: bool,
-}
-
-/// `airssys:actor/types.send-error`.
-#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lower)]
-#[component(variant)]
-pub(crate) enum GuestSendError {
-    #[component(name = "denied")]
-    Denied,
-    #[component(name = "invalid")]
-    Invalid(String),
-    #[component(name = "unknown")]
-    Unknown,
-    #[component(name = "full")]
-    Full,
-    #[component(name = "stopped")]
-    Stopped,
-    #[component(name = "restarting")]
-    Restarting,
-    #[component(name = "too-large")]
-    TooLarge(u64),
-}
-
-/// `airssys:actor/types.request-error`.
-#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lower)]
-#[component(variant)]
-pub(crate) enum GuestRequestError {
-    #[component(name = "not-sent")]
-    NotSent(GuestSendError),
-    #[component(name = "cycle")]
-    Cycle,
-    #[component(name = "timeout")]
-    Timeout,
-    #[component(name = "crashed")]
-    Crashed,
-    #[component(name = "stopped")]
-    Stopped,
-    #[component(name = "no-answer")]
-    NoAnswer,
-    #[component(name = "failed")]
-    Failed(String),
-}
-
-/// `airssys:actor/types.subscribe-error`.
-#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lower)]
-#[component(variant)]
-pub(crate) enum GuestSubscribeError {
-    #[component(name = "denied")]
-    Denied,
-    #[component(name = "invalid")]
-    Invalid(String),
-    #[component(name = "too-many")]
-    TooMany(u32),
-}
-
-/// `airssys:actor/logging.level`.
-#[derive(Debug, Clone, Copy, ComponentType, Lift)]
-#[component(enum)]
-#[repr(u8)]
-#[expect(dead_code, reason = "values come from guests")]
-pub(crate) enum Level {
-    #[component(name = "trace")]
-    Trace,
-    #[component(name = "debug")]
-    Debug,
-    #[component(name = "info")]
-    Info,
-    #[component(name = "warn")]
-    Warn,
-    #[component(name = "error")]
-    Error,
-}
-
-/// `wasmcloud:messaging/types.broker-message`, in both directions.
-#[derive(Debug, Clone, ComponentType, Lower, Lift)]
-#[component(record)]
-pub(crate) struct BrokerMessage {
-    pub(crate) subject: Arc<str>,
-    pub(crate) body: Bytes,
-    #[component(name = "reply-to")]
-    pub(crate) reply_to: Option<Arc<str>>,
-}
-
-impl fmt::Display for GuestSendError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Denied => f.write_str("denied: `Component.toml` does not grant it"),
-            Self::Invalid(why) => write!(f, "invalid: {why}"),
-            Self::Unknown => f.write_str("unknown: nobody is there"),
-            Self::Full => f.write_str("full: the receiver's mailbox is full, or the sender's share of it is"),
-            Self::Stopped => f.write_str("stopped: the receiver has stopped"),
-            Self::Restarting => f.write_str("restarting: the receiver is restarting and its mailbox is full"),
-            Self::TooLarge(allowed) => write!(f, "too large: the receiver takes {allowed} bytes"),
-        }
-    }
-}
-
-impl fmt::Display for GuestRequestError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotSent(error) => error.fmt(f),
-            Self::Cycle => f.write_str("cycle: the receiver waits for this component"),
-            Self::Timeout => f.write_str("timeout: nobody answered in time"),
-            Self::Crashed => f.write_str("crashed: the receiver crashed over the request"),
-            Self::Stopped => f.write_str("stopped: the receiver stopped before it came to the request"),
-            Self::NoAnswer => f.write_str("no answer: the receiver came back without one"),
-            Self::Failed(message) => write!(f, "failed: {message}"),
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! WebAssembly components as supervised actors: mailboxes, restarts, hot upgrade.
 //!
 //! An [`ActorSystem`] spawns a component as an actor: a task that owns one sandbox and a bounded mailbox. An [`ActorRef`]
-//! tells and asks it. When the guest crashes, its sandbox is gone, the asker of the message in hand is told at once, and a
+//! tells and asks it. When the guest crashes, its sandbox is gone, the asker of the message in flight is told at once, and a
 //! [`RestartPolicy`], or a supervisor ([`SupervisorSpec`]), decides what follows: the next incarnation has the same
 //! address and the same mailbox.
 //!
@@ -59,20 +59,20 @@ pub use airssys_wasm_registry as registry;
 pub use bytes::Bytes;
 
 pub use contract::{ContractKind, NoHandler, WIT};
-pub use failure::policy::{Backoff, Intensity, Reaction, Restart, RestartPolicy};
+pub use failure::policy::{Backoff, Directive, Intensity, Restart, RestartPolicy};
 pub use failure::report::{CrashReport, During, StartError};
 pub use guest::capabilities::{Capabilities, NamePattern};
-pub use guest::incarnation::{ActorSpec, ActorState, DEFAULT_REDELIVERY};
 pub use guest::manifest::{ActorManifest, ComponentTable, LoadManifestError};
+pub use guest::spec::{ActorSpec, ActorState, DEFAULT_REDELIVERY};
 pub use native::{NativeActor, NativeSpec};
 pub use runtime::actor_ref::{ActorInfo, ActorRef, AskError, HealthError, Stop};
-pub use runtime::cell::Lifecycle;
 pub use runtime::dead_letters::{DeadLetter, DeadLetterLimits, DeadLetters, DeadReason};
+pub use runtime::events::{DeniedAction, SystemEvent};
+pub use runtime::lifecycle::Lifecycle;
 pub use runtime::upgrade::{UpgradeError, UpgradeOptions};
 pub use supervision::supervisor::{Strategy, SupervisorPolicy, SupervisorRef};
 pub use system::{
-    ActorSystem, DeniedAction, HostSubscription, ResendError, ShutdownReport, SpawnError, SupervisorSpec, SystemConfig,
-    SystemEvent,
+    ActorSystem, HostSubscription, ResendError, ShutdownReport, SpawnError, SupervisorSpec, SystemConfig,
 };
 
 /// The README's example is compiled with the doc tests.

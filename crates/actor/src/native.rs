@@ -1,27 +1,21 @@
 //! Actors that are code of the host: the same mailbox, restarts and supervision, without a sandbox.
 
-use std::{
-    convert::Infallible,
-    fmt,
-    future::poll_fn,
-    num::NonZeroU32,
-    panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
-    sync::Arc,
-    task::Poll,
-};
+use std::{convert::Infallible, fmt, future::poll_fn, panic::AssertUnwindSafe, pin::pin, sync::Arc, task::Poll};
 
 use airssys_wasm_isolation::{Crash, CrashKind};
 use airssys_wasm_limits::CancellationToken;
-use airssys_wasm_registry::{ComponentId, MessageEnvelope, TopicPattern, TraceContext};
+use airssys_wasm_registry::{ComponentId, MessageEnvelope, TraceContext};
 use bytes::Bytes;
 use futures_util::FutureExt;
 
 use crate::{
-    CrashReport, During, HealthError, RestartPolicy, StartError, UpgradeError,
-    guest::incarnation::{DEFAULT_MAILBOX_BYTES, DEFAULT_MAILBOX_SHARES},
-    runtime::cell::{Cell, ReplyTo},
-    runtime::task::{Blueprint, Handled, Live},
+    HealthError, StartError, UpgradeError,
+    runtime::{
+        cell::Cell,
+        incarnation::{Blueprint, Handled, Live, made},
+        mailbox::ReplyTo,
+        options::{ActorOptions, option_methods},
+    },
 };
 
 /// A handler of the host, by which a system gives its components somebody to talk to.
@@ -35,63 +29,29 @@ pub trait NativeActor: Send + 'static {
 
 /// What a native actor is spawned from.
 pub struct NativeSpec<N> {
-    /// Its name.
-    pub id: ComponentId,
-    /// Makes the handler, anew for each incarnation.
-    pub make: Arc<dyn Fn() -> N + Send + Sync>,
-    /// Messages that its mailbox holds. Default: 1,024.
-    pub mailbox: usize,
-    /// Bytes of large messages that its mailbox holds, see [`ActorSpec::mailbox_bytes`](crate::ActorSpec::mailbox_bytes).
-    pub mailbox_bytes: u64,
-    /// See [`ActorSpec::mailbox_shares`](crate::ActorSpec::mailbox_shares).
-    pub mailbox_shares: NonZeroU32,
-    /// Topics that it is subscribed to.
-    pub subscriptions: Vec<TopicPattern>,
-    /// How its failures are answered.
-    pub restart: RestartPolicy,
-    /// See [`ActorSpec::redelivery`](crate::ActorSpec::redelivery).
-    pub redelivery: Option<u32>,
-    /// Actors that must be there before it, and are stopped after it.
-    pub depends_on: Vec<ComponentId>,
+    pub(crate) options: ActorOptions,
+    pub(crate) make: Arc<dyn Fn() -> N + Send + Sync>,
 }
 
 impl<N> Clone for NativeSpec<N> {
     fn clone(&self) -> Self {
-        Self {
-            id: self.id.clone(),
-            make: Arc::clone(&self.make),
-            mailbox: self.mailbox,
-            mailbox_bytes: self.mailbox_bytes,
-            mailbox_shares: self.mailbox_shares,
-            subscriptions: self.subscriptions.clone(),
-            restart: self.restart.clone(),
-            redelivery: self.redelivery,
-            depends_on: self.depends_on.clone(),
-        }
+        Self { options: self.options.clone(), make: Arc::clone(&self.make) }
     }
 }
 
 impl<N> fmt::Debug for NativeSpec<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NativeSpec").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("NativeSpec").field("options", &self.options).finish_non_exhaustive()
     }
 }
 
 impl<N: NativeActor> NativeSpec<N> {
-    /// A native actor with defaults for everything else.
+    /// A native actor with defaults for everything else. The handler is made anew for each incarnation.
     pub fn new(id: ComponentId, make: impl Fn() -> N + Send + Sync + 'static) -> Self {
-        Self {
-            id,
-            make: Arc::new(make),
-            mailbox: 1_024,
-            mailbox_bytes: DEFAULT_MAILBOX_BYTES,
-            mailbox_shares: DEFAULT_MAILBOX_SHARES,
-            subscriptions: Vec::new(),
-            restart: RestartPolicy::default(),
-            redelivery: None,
-            depends_on: Vec::new(),
-        }
+        Self { options: ActorOptions::new(id), make: Arc::new(make) }
     }
+
+    option_methods!();
 }
 
 pub(crate) struct NativeBlueprint<N>(pub(crate) Arc<dyn Fn() -> N + Send + Sync>);
@@ -122,18 +82,6 @@ impl<N: NativeActor> Blueprint for NativeBlueprint<N> {
     fn keeps_state(&self) -> (bool, bool) {
         (false, false)
     }
-}
-
-/// What code of the embedder makes for an incarnation. A panic there is a crash of the start.
-pub(crate) fn made<T>(cell: &Cell, make: impl FnOnce() -> T) -> Result<T, StartError> {
-    catch_unwind(AssertUnwindSafe(make)).map_err(|payload| {
-        StartError::Crash(Arc::new(CrashReport {
-            actor: cell.address.clone(),
-            incarnation: cell.incarnation(),
-            during: During::Start,
-            crash: Crash::of_host(CrashKind::panicked(payload), "make"),
-        }))
-    })
 }
 
 impl<N: NativeActor> Live for NativeLive<N> {

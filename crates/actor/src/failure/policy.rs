@@ -31,7 +31,7 @@ pub struct RestartPolicy {
     /// Whether it is started again.
     pub restart: Restart,
     /// Other answers for some kinds of crash.
-    pub on: BTreeMap<CrashClass, Reaction>,
+    pub on: BTreeMap<CrashClass, Directive>,
     /// How often. An actor below a supervisor is held to the supervisor's instead.
     pub intensity: Intensity,
     /// How soon. An actor below a supervisor is held to the supervisor's instead.
@@ -41,7 +41,7 @@ pub struct RestartPolicy {
 /// The answer to one kind of crash.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Reaction {
+pub struct Directive {
     /// Whether the actor is started again.
     pub restart: Restart,
     /// How soon, where that differs.
@@ -115,6 +115,24 @@ pub(crate) struct Reply {
     pub(crate) counts: bool,
 }
 
+impl From<Restart> for RestartPolicy {
+    fn from(restart: Restart) -> Self {
+        Self { restart, ..Self::default() }
+    }
+}
+
+impl From<Intensity> for RestartPolicy {
+    fn from(intensity: Intensity) -> Self {
+        Self { intensity, ..Self::default() }
+    }
+}
+
+impl From<Backoff> for RestartPolicy {
+    fn from(backoff: Backoff) -> Self {
+        Self { backoff, ..Self::default() }
+    }
+}
+
 impl RestartPolicy {
     pub(crate) fn answer(&self, failure: &Failure) -> Reply {
         let (kind, is_pool) = match failure {
@@ -126,14 +144,14 @@ impl RestartPolicy {
             },
             Failure::GaveUp(_) => (None, false),
         };
-        let reaction = kind.and_then(|kind| self.on.get(&kind.class()));
-        let restart = match reaction.map_or(self.restart, |reaction| reaction.restart) {
+        let directive = kind.and_then(|kind| self.on.get(&kind.class()));
+        let restart = match directive.map_or(self.restart, |directive| directive.restart) {
             Restart::Permanent => true,
             Restart::Transient => !matches!(kind, Some(CrashKind::Exit { code: 0 })),
             Restart::Temporary => false,
         };
         let is_shortage = is_pool || matches!(kind, Some(CrashKind::Budget { .. }));
-        Reply { restart, backoff: reaction.and_then(|reaction| reaction.backoff), counts: !is_shortage }
+        Reply { restart, backoff: directive.and_then(|directive| directive.backoff), counts: !is_shortage }
     }
 }
 

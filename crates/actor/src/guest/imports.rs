@@ -1,7 +1,7 @@
 //! What a guest may import: messages to others, and lines for the log. Every call is checked against the component's
 //! capabilities, and answered by an error it can handle.
 
-use std::{num::NonZeroU64, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use airssys_wasm_engine::{
     Linker,
@@ -9,18 +9,23 @@ use airssys_wasm_engine::{
 };
 use airssys_wasm_isolation::HostState;
 use airssys_wasm_limits::{LogLine, Metered};
-use airssys_wasm_registry::{
-    ComponentId, ContentType, MessageEnvelope, Refusal, SendError, Topic, TopicPattern, WhenFull,
-};
+use airssys_wasm_registry::{ComponentId, ContentType, MessageEnvelope, Refusal, SendError, Topic, TopicPattern};
 use bytes::Bytes;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     ActorState, DeniedAction, SystemEvent,
-    contract::{BrokerMessage, GuestRequestError, GuestSendError, GuestSubscribeError, Level},
-    failure::policy::later,
-    failure::report::{LONGEST_TEXT, is_news, shown},
-    runtime::cell::{Answer, Cell, Delivery, Endpoint, ReplyTo, Unanswered},
+    failure::{
+        policy::later,
+        report::{LONGEST_TEXT, is_news, shown},
+    },
+    guest::wire::{BrokerMessage, GuestRequestError, GuestSendError, GuestSubscribeError, Level},
+    runtime::{
+        cell::Cell,
+        endpoint::Endpoint,
+        mailbox::{Answer, Delivery, ReplyTo, Unanswered},
+        waits::Waiting,
+    },
 };
 
 type Ctx<'a, U> = StoreContextMut<'a, HostState<ActorState<U>>>;
@@ -98,7 +103,7 @@ pub(crate) fn link<U: Send + 'static>(linker: &mut Linker<HostState<ActorState<U
 }
 
 impl<U> ActorState<U> {
-    /// A message from this actor, in the trace of the one in hand.
+    /// A message from this actor, in the trace of the one in flight.
     fn envelope(&self, payload: Bytes) -> MessageEnvelope {
         let mut message = MessageEnvelope::new(payload);
         message.sender = Some(self.cell.address.clone());
@@ -113,7 +118,7 @@ impl<U> ActorState<U> {
         if is_news(self.denials) {
             tracing::warn!(actor = %self.cell.id(), nth = self.denials, %action, target = %shown(target), "denied");
             let (actor, denials) = (&self.cell.address, self.denials);
-            self.cell.core.event(|| SystemEvent::Denied {
+            self.cell.services.event(|| SystemEvent::Denied {
                 actor: actor.clone(),
                 action,
                 target: target.to_owned(),
@@ -139,7 +144,7 @@ fn send<U>(
     }
     let mut message = state.envelope(payload);
     message.content_type = content_type.map(ContentType);
-    state.cell.core.router.send(&to, message).map_err(|error| match error {
+    state.cell.services.router.send(&to, message).map_err(|error| match error {
         SendError::Refused { reason, .. } => refused(reason),
         _ => GuestSendError::Unknown,
     })
@@ -172,7 +177,7 @@ async fn request<U>(
         state.deny(DeniedAction::Request, to.as_str());
         return Err(GuestRequestError::NotSent(GuestSendError::Denied));
     }
-    let receivers = state.cell.core.registry.sinks(&to);
+    let receivers = state.cell.services.registry.sinks(&to);
     ask_any(&state.cell, &receivers, &state.envelope(payload), timeout, Silence::IsAnAnswer).await
 }
 
@@ -188,7 +193,7 @@ async fn request_topic<U>(
         state.deny(DeniedAction::Publish, topic.as_str());
         return Err(GuestRequestError::NotSent(GuestSendError::Denied));
     }
-    let receivers = state.cell.core.broker.sinks(&topic);
+    let receivers = state.cell.services.broker.sinks(&topic);
     let mut message = state.envelope(payload);
     message.topic = Some(topic);
     ask_any(&state.cell, &receivers, &message, timeout, Silence::IsPassedOver).await
@@ -270,41 +275,13 @@ fn heard(answer: Result<Answer, oneshot::error::RecvError>) -> Result<Bytes, Gue
     }
 }
 
-/// That one actor waits for another, known to all, so that nobody waits for himself.
-struct Waiting<'a> {
-    asker: &'a Cell,
-}
-
-impl<'a> Waiting<'a> {
-    /// `None` when the receiver waits for the asker, itself or through others.
-    fn begin(asker: &'a Cell, receiver: &Cell) -> Option<Self> {
-        let (me, other) = (asker.address.generation(), receiver.address.generation());
-        let mut waits = asker.core.waits.lock();
-        let mut at: Option<NonZeroU64> = Some(other);
-        while let Some(actor) = at {
-            if actor == me {
-                return None;
-            }
-            at = waits.get(&actor).copied();
-        }
-        waits.insert(me, other);
-        Some(Self { asker })
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.asker.core.waits.lock().remove(&self.asker.address.generation());
-    }
-}
-
 async fn publish<U>(state: &mut ActorState<U>, topic: &str, payload: Bytes) -> Result<u32, GuestSendError> {
     let topic = Topic::new(topic).map_err(invalid)?;
     if !state.capabilities.may_publish(&topic) {
         state.deny(DeniedAction::Publish, topic.as_str());
         return Err(GuestSendError::Denied);
     }
-    let report = state.cell.core.broker.publish(&topic, state.envelope(payload)).await;
+    let report = state.cell.services.broker.publish(&topic, state.envelope(payload)).await;
     // The guest is told how many took it; the host, how many did not.
     state.cell.metrics.refused_publications.increment((report.refused.len() + report.dropped) as u64);
     Ok(report.delivered as u32)
@@ -333,46 +310,6 @@ fn subscribe<U>(state: &mut ActorState<U>, pattern: &str) -> Result<(), GuestSub
     }
     let most = state.capabilities.subscriptions;
     if state.cell.subscribe(pattern, most) { Ok(()) } else { Err(GuestSubscribeError::TooMany(most)) }
-}
-
-impl Cell {
-    /// Subscribes to a pattern, once, unless there are so many subscriptions already.
-    pub(crate) fn subscribe(self: &Arc<Self>, pattern: TopicPattern, most: u32) -> bool {
-        let mut subscriptions = self.subscriptions.lock();
-        if subscriptions.contains_key(&pattern) {
-            return true;
-        }
-        if subscriptions.len() as u64 >= u64::from(most) {
-            return false;
-        }
-        let sink = Arc::new(Endpoint::Actor(Arc::clone(self)));
-        let subscription = self.core.broker.subscribe(&pattern, sink, WhenFull::Error);
-        subscriptions.insert(pattern, subscription);
-        true
-    }
-
-    fn unsubscribe(&self, pattern: &TopicPattern) {
-        let removed = self.subscriptions.lock().remove(pattern);
-        // It locks the broker when it is dropped.
-        drop(removed);
-    }
-
-    /// What it is subscribed to.
-    pub(crate) fn patterns(&self) -> Vec<TopicPattern> {
-        self.subscriptions.lock().keys().cloned().collect()
-    }
-
-    /// Subscribes to these and to no others.
-    pub(crate) fn set_patterns(self: &Arc<Self>, wanted: &[TopicPattern]) {
-        for pattern in self.patterns() {
-            if !wanted.contains(&pattern) {
-                self.unsubscribe(&pattern);
-            }
-        }
-        for pattern in wanted {
-            self.subscribe(pattern.clone(), u32::MAX);
-        }
-    }
 }
 
 fn log(cell: &Cell, level: Level, left_out: u64, line: &str) {
@@ -418,7 +355,7 @@ mod tests {
         let mut actors: Vec<ActorRef> = Vec::new();
         for name in ["asker", "first", "second"] {
             let mut spec = NativeSpec::new(name.parse().unwrap(), || Busy);
-            spec.mailbox = 1;
+            spec = spec.with_mailbox(1);
             let actor = system.spawn_native(spec).await.unwrap();
             // One that it is busy with, and one that fills its mailbox.
             actor.tell("x").await.unwrap();

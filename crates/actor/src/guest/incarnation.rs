@@ -2,8 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
-    num::NonZeroU32,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -13,122 +11,20 @@ use std::{
 use airssys_wasm_engine::{Export, ExportError, wasmtime::component::Lift};
 use airssys_wasm_isolation::{Crash, InstantiateError, Sandbox, SandboxSpec, TypedExport};
 use airssys_wasm_limits::CancellationToken;
-use airssys_wasm_registry::{ComponentId, MessageEnvelope, TopicPattern, TraceContext};
+use airssys_wasm_registry::{ComponentId, MessageEnvelope, TraceContext};
 use bytes::Bytes;
 
 use crate::{
-    Capabilities, ContractKind, CrashReport, During, HealthError, NoHandler, RestartPolicy, StartError, UpgradeError,
-    contract::{BrokerMessage, Contract, Message},
-    native::made,
-    runtime::cell::{Cell, ReplyTo},
-    runtime::task::{Blueprint, Handled, Live},
+    ActorSpec, ActorState, Capabilities, ContractKind, CrashReport, During, HealthError, NoHandler, StartError,
+    UpgradeError,
+    contract::Contract,
+    guest::wire::{BrokerMessage, Message},
+    runtime::{
+        cell::Cell,
+        incarnation::{Blueprint, Handled, Live, made},
+        mailbox::ReplyTo,
+    },
 };
-
-/// What an actor is spawned from: a sandbox's specification, and how it is an actor.
-pub struct ActorSpec<U: 'static> {
-    /// Its name.
-    pub id: ComponentId,
-    /// Its component, limits and grants.
-    pub sandbox: SandboxSpec<ActorState<U>>,
-    /// What it may do with messages. Default: nothing.
-    pub capabilities: Capabilities,
-    /// What its `init` is given.
-    pub config: BTreeMap<String, String>,
-    /// Topics that it is subscribed to from the start, whatever it may subscribe to by itself.
-    pub subscriptions: Vec<TopicPattern>,
-    /// Messages that its mailbox holds, at least one. Default: 1,024.
-    pub mailbox: usize,
-    /// Bytes that messages of more than 4 KiB may take up in its mailbox; one that is larger than all of it waits until
-    /// there is no other. Default: 16 MiB.
-    pub mailbox_bytes: u64,
-    /// In how many shares the mailbox is divided, in messages and in bytes: a sender may have one of them, one message at
-    /// least, and no more than what is left to all others. With one share a sender may have all of it. The host has no
-    /// share and is not counted. Default: two.
-    pub mailbox_shares: NonZeroU32,
-    /// How its failures are answered.
-    pub restart: RestartPolicy,
-    /// How many times a message may crash the actor before it goes to the dead letters. `None`, the default, is the first
-    /// time. A message that somebody waits for is never delivered again: its asker has been told.
-    pub redelivery: Option<u32>,
-    /// Actors that must be there before it, and are stopped after it.
-    pub depends_on: Vec<ComponentId>,
-}
-
-/// How many times a message may crash an actor, where redelivery is wanted and there is no reason for another number.
-pub const DEFAULT_REDELIVERY: u32 = 3;
-
-pub(crate) const DEFAULT_MAILBOX_BYTES: u64 = 16 << 20;
-
-pub(crate) const DEFAULT_MAILBOX_SHARES: NonZeroU32 = NonZeroU32::new(2).unwrap();
-
-impl<U: Send + 'static> ActorSpec<U> {
-    /// An actor with defaults for everything else.
-    pub fn new(id: ComponentId, sandbox: SandboxSpec<ActorState<U>>) -> Self {
-        Self {
-            id,
-            sandbox,
-            capabilities: Capabilities::default(),
-            config: BTreeMap::new(),
-            subscriptions: Vec::new(),
-            mailbox: 1_024,
-            mailbox_bytes: DEFAULT_MAILBOX_BYTES,
-            mailbox_shares: DEFAULT_MAILBOX_SHARES,
-            restart: RestartPolicy::default(),
-            redelivery: None,
-            depends_on: Vec::new(),
-        }
-    }
-}
-
-impl<U> Clone for ActorSpec<U> {
-    fn clone(&self) -> Self {
-        Self {
-            id: self.id.clone(),
-            sandbox: self.sandbox.clone(),
-            capabilities: self.capabilities.clone(),
-            config: self.config.clone(),
-            subscriptions: self.subscriptions.clone(),
-            mailbox: self.mailbox,
-            mailbox_bytes: self.mailbox_bytes,
-            mailbox_shares: self.mailbox_shares,
-            restart: self.restart.clone(),
-            redelivery: self.redelivery,
-            depends_on: self.depends_on.clone(),
-        }
-    }
-}
-
-impl<U> fmt::Debug for ActorSpec<U> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ActorSpec").field("id", &self.id).field("sandbox", &self.sandbox).finish_non_exhaustive()
-    }
-}
-
-/// What the store of an actor's sandbox holds beside the guest: the embedder's own state, and who the actor is.
-///
-/// Host functions of the embedder find it in [`HostState::ext`](airssys_wasm_isolation::HostState::ext).
-pub struct ActorState<U> {
-    /// The embedder's own, made anew for each incarnation.
-    pub user: U,
-    pub(crate) cell: Arc<Cell>,
-    pub(crate) capabilities: Arc<Capabilities>,
-    /// The trace of the message in hand.
-    pub(crate) trace: Option<Box<TraceContext>>,
-    /// Calls that were not granted, of this incarnation.
-    pub(crate) denials: u64,
-}
-
-impl<U> ActorState<U> {
-    /// The actor's name.
-    pub fn id(&self) -> &ComponentId {
-        self.cell.id()
-    }
-
-    /// The trace of the message in hand, with the span that is the parent of what is sent meanwhile.
-    pub fn trace(&self) -> Option<&TraceContext> {
-        self.trace.as_deref()
-    }
-}
 
 /// Makes the embedder's state for an incarnation.
 pub(crate) type MakeUser<U> = Arc<dyn Fn(&ComponentId) -> U + Send + Sync>;

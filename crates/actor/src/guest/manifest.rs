@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer, de};
 use crate::{
     ActorSpec, ActorState, Capabilities, RestartPolicy,
     guest::capabilities::{parsed, patterns},
-    guest::incarnation::{DEFAULT_MAILBOX_BYTES, DEFAULT_MAILBOX_SHARES},
+    runtime::options::{DEFAULT_MAILBOX, DEFAULT_MAILBOX_BYTES, DEFAULT_MAILBOX_SHARES},
 };
 
 /// A whole `Component.toml`.
@@ -67,11 +67,11 @@ pub struct ComponentTable {
 }
 
 fn mailbox() -> u32 {
-    1_024
+    DEFAULT_MAILBOX
 }
 
 fn mailbox_bytes() -> ByteSize {
-    ByteSize(DEFAULT_MAILBOX_BYTES)
+    DEFAULT_MAILBOX_BYTES
 }
 
 fn mailbox_shares() -> NonZeroU32 {
@@ -136,19 +136,16 @@ impl ActorManifest {
     /// What an actor with this manifest is spawned from, in a sandbox that was made with its limits and grants.
     pub fn spec<U: Send + 'static>(self, sandbox: SandboxSpec<ActorState<U>>) -> ActorSpec<U> {
         let table = self.component;
-        ActorSpec {
-            id: table.name,
-            sandbox,
-            capabilities: self.messaging,
-            config: self.config,
-            subscriptions: table.subscriptions,
-            mailbox: table.mailbox as usize,
-            mailbox_bytes: table.mailbox_bytes.as_u64(),
-            mailbox_shares: table.mailbox_shares,
-            restart: self.supervision,
-            redelivery: table.redelivery,
-            depends_on: table.depends_on,
-        }
+        ActorSpec::new(table.name, sandbox)
+            .with_capabilities(self.messaging)
+            .with_config(self.config)
+            .with_subscriptions(table.subscriptions)
+            .with_mailbox(table.mailbox as usize)
+            .with_mailbox_bytes(table.mailbox_bytes)
+            .with_mailbox_shares(table.mailbox_shares)
+            .with_restart(self.supervision)
+            .with_redelivery(table.redelivery)
+            .with_dependencies(table.depends_on)
     }
 
     /// Reads a `Component.toml`.

@@ -4,3 +4,5 @@ pub(crate) mod capabilities;
 pub(crate) mod imports;
 pub(crate) mod incarnation;
 pub(crate) mod manifest;
+pub(crate) mod spec;
+pub(crate) mod wire;

@@ -10,9 +10,14 @@ use tokio::{
 };
 
 use crate::{
-    CrashReport,
+    CrashReport, Lifecycle,
     failure::policy::later,
-    runtime::cell::{Answer, Cell, Control, Delivery, Lifecycle, ReplyTo, Unanswered, undelivered},
+    runtime::{
+        cell::Cell,
+        endpoint::undelivered,
+        mailbox::{Answer, Delivery, ReplyTo, Unanswered},
+        orders::Control,
+    },
 };
 
 /// A handle on an actor. It holds the mailbox, so that sending needs no look-up. Cheap to clone.
@@ -53,7 +58,7 @@ pub enum AskError {
 pub enum Stop {
     /// After all messages that are in its mailbox.
     Drain,
-    /// After the message in hand. Those in the mailbox go to the dead letters, and their askers are told.
+    /// After the message in flight. Those in the mailbox go to the dead letters, and their askers are told.
     Now,
 }
 
@@ -148,7 +153,7 @@ impl ActorRef {
     pub async fn tell(&self, message: impl Into<MessageEnvelope>) -> Result<(), Undelivered> {
         match self.0.try_push(Delivery::new(message.into(), None)) {
             Err((Refusal::Full | Refusal::Restarting, delivery)) => {
-                Box::pin(self.0.push_later(delivery)).await.map_err(undelivered)
+                Box::pin(self.0.mailbox.push_later(delivery)).await.map_err(undelivered)
             }
             done => done.map_err(undelivered),
         }
@@ -171,7 +176,7 @@ impl ActorRef {
             Err((Refusal::Full | Refusal::Restarting, delivery)) => {
                 // In a box, for it is rare, and its future would lie in that of every asker.
                 let later = Box::pin(async {
-                    match self.0.push_later(delivery).await {
+                    match self.0.mailbox.push_later(delivery).await {
                         Ok(()) => answered(answer, None).await,
                         Err(refused) => Err(AskError::NotSent(undelivered(refused))),
                     }
@@ -206,18 +211,29 @@ impl ActorRef {
     ///
     /// [`AskError`].
     pub async fn ask_within(&self, longest: Duration, message: impl Into<MessageEnvelope>) -> Result<Bytes, AskError> {
-        let mut message = message.into();
-        message.deadline = Some(later(Instant::now(), longest).into_std());
-        self.ask(message).await
+        self.ask(within(longest, message.into())).await
+    }
+
+    /// [`try_ask`](Self::try_ask) with this long to answer.
+    ///
+    /// # Errors
+    ///
+    /// [`AskError`].
+    pub async fn try_ask_within(
+        &self,
+        longest: Duration,
+        message: impl Into<MessageEnvelope>,
+    ) -> Result<Bytes, AskError> {
+        self.try_ask(within(longest, message.into())).await
     }
 
     /// Asks it to end, and does not wait for that; [`ended`](Self::ended) does. It takes no more messages from when it
     /// hears this, and is not started again.
     pub fn stop(&self, how: Stop) {
-        self.0.order(Control::Stop { drain: how == Stop::Drain });
+        self.0.orders.give(Control::Stop { drain: how == Stop::Drain });
     }
 
-    /// Ends it wherever it is: at once where it waits, within a tick where it computes. The message in hand ends as
+    /// Ends it wherever it is: at once where it waits, within a tick where it computes. The message in flight ends as
     /// cancelled, those in the mailbox go to the dead letters, and it is not started again.
     pub fn kill(&self) {
         self.0.kill();
@@ -237,6 +253,11 @@ impl ActorRef {
         let health = self.0.ordered(|done| Control::Health { done }).await;
         health.unwrap_or(Err(HealthError::NotRunning { state: Lifecycle::Stopped }))
     }
+}
+
+fn within(longest: Duration, mut message: MessageEnvelope) -> MessageEnvelope {
+    message.deadline = Some(later(Instant::now(), longest).into_std());
+    message
 }
 
 /// The answer to a message that was taken.

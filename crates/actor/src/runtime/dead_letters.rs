@@ -32,10 +32,10 @@ pub struct DeadLetter {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum DeadReason {
-    /// It killed the actor that took it.
+    /// It crashed the actor that took it.
     Poison {
         /// How often: once, unless it was delivered again.
-        deaths: u32,
+        attempts: u32,
         /// The last crash.
         report: Arc<CrashReport>,
     },
@@ -50,8 +50,10 @@ pub enum DeadReason {
 impl fmt::Display for DeadReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Poison { deaths: 1, report } => write!(f, "it crashed its receiver: {report}"),
-            Self::Poison { deaths, report } => write!(f, "it crashed its receiver {deaths} times, lastly: {report}"),
+            Self::Poison { attempts: 1, report } => write!(f, "it crashed its receiver: {report}"),
+            Self::Poison { attempts, report } => {
+                write!(f, "it crashed its receiver {attempts} times, lastly: {report}")
+            }
             Self::Interrupted => f.write_str("its receiver was ended while it had it"),
             Self::Stopped => f.write_str("its receiver stopped before it came to it"),
             Self::Late => f.write_str("its deadline was over when its turn came"),

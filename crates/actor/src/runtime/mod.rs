@@ -3,7 +3,18 @@
 pub(crate) mod actor_ref;
 pub(crate) mod cell;
 pub(crate) mod dead_letters;
+pub(crate) mod endpoint;
+pub(crate) mod events;
+pub(crate) mod incarnation;
+pub(crate) mod lifecycle;
+pub(crate) mod mailbox;
 pub(crate) mod metrics;
+pub(crate) mod options;
+pub(crate) mod orders;
+pub(crate) mod owner;
+mod restart;
+pub(crate) mod services;
 pub(crate) mod shares;
 pub(crate) mod task;
 pub(crate) mod upgrade;
+pub(crate) mod waits;

@@ -1,11 +1,19 @@
-//! How an actor goes over to another version: what can be asked for, and what can go wrong. The switch itself is in the
-//! actor's task.
+//! How an actor goes over to another version between two messages.
 
-use std::sync::Arc;
+use std::{any::Any, sync::Arc};
 
 use airssys_wasm_registry::ResolveError;
+use bytes::Bytes;
+use tokio::sync::oneshot;
 
-use crate::{ContractKind, CrashReport, NoHandler, StartError};
+use crate::{
+    ContractKind, CrashReport, During, NoHandler, StartError, SystemEvent,
+    failure::report::Failure,
+    runtime::{
+        incarnation::{Blueprint, Live},
+        task::{ActorTask, Exit},
+    },
+};
 
 /// How an upgrade or a rollback is done.
 ///
@@ -64,4 +72,84 @@ pub enum UpgradeError {
     /// The actor stopped before its turn came.
     #[error("the actor has stopped")]
     Stopped,
+}
+
+/// A new version that goes back by itself if it fails before it has handled so many messages.
+pub(super) struct Probation {
+    pub(super) messages: u32,
+    /// What the version before had left.
+    pub(super) state: Option<Bytes>,
+}
+
+type Done = oneshot::Sender<Result<u64, UpgradeError>>;
+
+impl<B: Blueprint> ActorTask<B> {
+    /// The version that is asked for, or the one before.
+    pub(super) fn next_version(&self, version: Option<Box<dyn Any + Send>>) -> Result<Arc<B>, UpgradeError> {
+        let Some(version) = version else { return self.previous.clone().ok_or(UpgradeError::NothingBefore) };
+        let version = version.downcast::<B::Version>().map_err(|_| UpgradeError::OtherSystem)?;
+        self.blueprint.upgraded(*version).map(Arc::new)
+    }
+
+    /// Goes over to another version between two messages. The old one goes on unless the new one is alive. Says whether
+    /// the old one crashed over it.
+    pub(super) async fn switch(
+        &mut self,
+        live: &mut B::Live,
+        next: Arc<B>,
+        options: UpgradeOptions,
+        done: Done,
+    ) -> Option<Exit> {
+        let (gives, takes) = (self.blueprint.keeps_state().0, next.keeps_state().1);
+        let mut state = None;
+        if gives && takes {
+            match live.snapshot(&self.interrupt).await {
+                Ok(Ok(left)) => state = Some(left),
+                Ok(Err(_)) if options.discard_state => {}
+                Ok(Err(message)) => {
+                    _ = done.send(Err(UpgradeError::SnapshotRefused { message }));
+                    return None;
+                }
+                Err(crash) => {
+                    let report = self.report(During::Snapshot, crash);
+                    _ = done.send(Err(UpgradeError::SnapshotCrashed(Arc::clone(&report))));
+                    return Some(Exit::Failed(Failure::Crash(report)));
+                }
+            }
+        } else if gives && !options.discard_state {
+            _ = done.send(Err(UpgradeError::StateWouldBeLost));
+            return None;
+        }
+        let (incarnation, patterns) = (self.cell.incarnation(), self.cell.patterns());
+        match self.begin(&next, state.clone()).await {
+            Ok(new) => {
+                let old = std::mem::replace(live, new);
+                let subscribed = self.cell.patterns();
+                if let Err(crash) = old.shutdown(&self.interrupt).await {
+                    self.report_of(incarnation, During::Shutdown, crash);
+                }
+                // What the old version did at its end to subscriptions is not the new one's will.
+                self.cell.set_patterns(&subscribed);
+                self.adopt(next, options.probation, state);
+                _ = done.send(Ok(self.cell.incarnation()));
+            }
+            Err(error) => {
+                self.cell.set_incarnation(incarnation);
+                self.cell.set_memory(live.memory());
+                self.cell.set_patterns(&patterns);
+                _ = done.send(Err(UpgradeError::NotStarted(error)));
+            }
+        }
+        None
+    }
+
+    pub(super) fn adopt(&mut self, next: Arc<B>, probation: u32, state: Option<Bytes>) {
+        self.cell.mailbox.set_message_size(next.message_size());
+        self.previous = Some(std::mem::replace(&mut self.blueprint, next));
+        self.probation = (probation > 0).then_some(Probation { messages: probation, state });
+        self.event(|actor| SystemEvent::Upgraded {
+            actor: actor.cell.address.clone(),
+            incarnation: actor.cell.incarnation(),
+        });
+    }
 }

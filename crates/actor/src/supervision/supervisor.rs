@@ -4,6 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use airssys_wasm_limits::CancellationToken;
 use airssys_wasm_registry::ComponentId;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -12,11 +13,14 @@ use tokio::{
 
 use crate::{
     ActorRef, Backoff, Intensity, Restart, RestartPolicy, SystemEvent,
-    failure::policy::later,
-    failure::report::Failure,
-    runtime::cell::{Cell, Control},
+    failure::{policy::later, report::Failure},
+    runtime::{
+        cell::Cell,
+        orders::Control,
+        owner::{ChildEvent, ChildEventKind},
+        services::Services,
+    },
     supervision::plan::{Order, Plan},
-    system::SystemCore,
 };
 
 /// Whom a failure of one child takes with it, as Erlang/OTP has it.
@@ -98,6 +102,24 @@ pub(crate) struct SupervisorCell {
     pub(crate) ended: CancellationToken,
 }
 
+/// The supervisors of a system that have no parent, with their level.
+#[derive(Default)]
+pub(crate) struct Roots(Mutex<Vec<(u32, SupervisorRef)>>);
+
+impl Roots {
+    pub(crate) fn add(&self, level: u32, supervisor: SupervisorRef) {
+        self.0.lock().push((level, supervisor));
+    }
+
+    fn remove(&self, supervisor: &Arc<SupervisorCell>) {
+        self.0.lock().retain(|(_, other)| !Arc::ptr_eq(&other.0, supervisor));
+    }
+
+    pub(crate) fn all(&self) -> Vec<(u32, SupervisorRef)> {
+        self.0.lock().clone()
+    }
+}
+
 /// Somebody who is supervised.
 pub(crate) enum Child {
     Actor(Arc<Cell>),
@@ -108,21 +130,6 @@ enum SupervisorOrder {
     Start { order: u64 },
     Suspend { order: u64 },
     Stop,
-}
-
-/// What a child tells its supervisor. Stale ones are known by the last order the child had heard.
-pub(crate) struct ChildEvent {
-    pub(crate) child: usize,
-    pub(crate) order: u64,
-    pub(crate) what: Happened,
-}
-
-pub(crate) enum Happened {
-    Started,
-    Failed(Failure),
-    Suspended,
-    /// For good, whoever wanted it.
-    Gone,
 }
 
 impl SupervisorCell {
@@ -159,7 +166,7 @@ impl Child {
 
     pub(crate) fn stop(&self) {
         match self {
-            Self::Actor(cell) => cell.order(Control::Stop { drain: true }),
+            Self::Actor(cell) => cell.orders.give(Control::Stop { drain: true }),
             Self::Supervisor(cell) => cell.order(SupervisorOrder::Stop),
         }
     }
@@ -173,14 +180,14 @@ impl Child {
 
     fn start(&self, order: u64) {
         match self {
-            Self::Actor(cell) => cell.order(Control::Start { order }),
+            Self::Actor(cell) => cell.orders.give(Control::Start { order }),
             Self::Supervisor(cell) => cell.order(SupervisorOrder::Start { order }),
         }
     }
 
     fn suspend(&self, order: u64) {
         match self {
-            Self::Actor(cell) => cell.order(Control::Suspend { order }),
+            Self::Actor(cell) => cell.orders.give(Control::Suspend { order }),
             Self::Supervisor(cell) => cell.order(SupervisorOrder::Suspend { order }),
         }
     }
@@ -208,7 +215,8 @@ pub(crate) type First = oneshot::Sender<Result<(), (ComponentId, Failure)>>;
 /// The task of a supervisor.
 pub(crate) struct Supervisor {
     cell: Arc<SupervisorCell>,
-    core: Arc<SystemCore>,
+    services: Arc<Services>,
+    roots: Arc<Roots>,
     shutdown: Duration,
     /// How each child is restarted.
     policies: Vec<RestartPolicy>,
@@ -220,15 +228,15 @@ pub(crate) struct Supervisor {
     last_failure: Option<Arc<(ComponentId, Failure)>>,
     events: mpsc::UnboundedReceiver<ChildEvent>,
     orders: mpsc::UnboundedReceiver<SupervisorOrder>,
-    above: Above,
+    parent: Parent,
     /// What comes when all children are ended.
     then: Then,
 }
 
-/// Who hears of a supervisor.
-pub(crate) enum Above {
-    /// Whoever made it, of the first start only.
-    Maker(Option<First>),
+/// Who is told what becomes of a supervisor.
+pub(crate) enum Parent {
+    /// None: whoever spawned it is told the outcome of the first start.
+    Root(Option<First>),
     Supervisor {
         child: usize,
         order: u64,
@@ -246,12 +254,13 @@ enum Then {
 
 impl Supervisor {
     pub(crate) fn new(
-        core: &Arc<SystemCore>,
+        services: &Arc<Services>,
+        roots: &Arc<Roots>,
         name: ComponentId,
         policy: &SupervisorPolicy,
         children: Vec<(Child, RestartPolicy)>,
         events: mpsc::UnboundedReceiver<ChildEvent>,
-        above: Above,
+        parent: Parent,
     ) -> Self {
         let (orders_to, orders) = mpsc::unbounded_channel();
         let (children, policies): (Vec<_>, Vec<_>) = children.into_iter().unzip();
@@ -260,14 +269,15 @@ impl Supervisor {
             last_order: vec![0; children.len()],
             ending_until: vec![None; children.len()],
             cell: Arc::new(SupervisorCell { name, children, orders: orders_to, ended: CancellationToken::new() }),
-            core: Arc::clone(core),
+            services: Arc::clone(services),
+            roots: Arc::clone(roots),
             shutdown: policy.shutdown,
             policies,
-            plan: Plan::new(policy.strategy, policy.intensity, policy.backoff, temporary, core.random()),
+            plan: Plan::new(policy.strategy, policy.intensity, policy.backoff, temporary, services.random()),
             last_failure: None,
             events,
             orders,
-            above,
+            parent,
             then: Then::Suspended,
         }
     }
@@ -277,7 +287,7 @@ impl Supervisor {
     }
 
     pub(crate) async fn run(mut self) {
-        if let Above::Maker(_) = self.above {
+        if let Parent::Root(_) = self.parent {
             self.plan.start(Instant::now());
         }
         while self.carry_out() {
@@ -318,17 +328,17 @@ impl Supervisor {
     fn hear(&mut self, ChildEvent { child, order, what }: ChildEvent) {
         let now = Instant::now();
         match what {
-            Happened::Gone => {
+            ChildEventKind::Gone => {
                 self.ending_until[child] = None;
                 self.plan.gone(child, now);
             }
             _ if order != self.last_order[child] => {}
-            Happened::Started => self.plan.started(child, now),
-            Happened::Suspended => {
+            ChildEventKind::Started => self.plan.started(child, now),
+            ChildEventKind::Suspended => {
                 self.ending_until[child] = None;
                 self.plan.suspended(child, now);
             }
-            Happened::Failed(failure) => {
+            ChildEventKind::Failed(failure) => {
                 let reply = self.policies[child].answer(&failure);
                 self.last_failure = Some(Arc::new((self.cell.children[child].name().clone(), failure)));
                 self.plan.failed(child, reply, now);
@@ -368,25 +378,25 @@ impl Supervisor {
                         self.ending_until[child] = Some((later(Instant::now(), self.shutdown), true));
                         self.cell.children[child].stop();
                     }
-                    Order::Started => match &mut self.above {
-                        Above::Maker(first) => {
-                            // Where the maker has gone meanwhile, nobody could ever reach this one.
+                    Order::Started => match &mut self.parent {
+                        Parent::Root(first) => {
+                            // Where the spawner has gone meanwhile, nobody could ever reach this one.
                             if first.take().is_some_and(|first| first.send(Ok(())).is_err()) {
                                 self.close(Then::End);
                             }
                         }
-                        Above::Supervisor { .. } => self.tell(Happened::Started),
+                        Parent::Supervisor { .. } => self.tell(ChildEventKind::Started),
                     },
                     Order::GiveUp => self.give_up(),
                     Order::Closed => match self.then {
                         Then::End => {
-                            self.answer_maker();
+                            self.answer_spawner();
                             return false;
                         }
-                        Then::Suspended => self.tell(Happened::Suspended),
+                        Then::Suspended => self.tell(ChildEventKind::Suspended),
                         Then::Failed => {
                             let last = self.last_failure.take();
-                            self.tell(Happened::Failed(Failure::GaveUp(last)));
+                            self.tell(ChildEventKind::Failed(Failure::GaveUp(last)));
                         }
                     },
                 }
@@ -398,21 +408,21 @@ impl Supervisor {
         // A first start that fails is told to whoever wanted it.
         if !self.plan.is_first_start() {
             tracing::error!(supervisor = %self.cell.name, "gives up: its children fail too often");
-            self.core.event(|| SystemEvent::GivenUp { name: self.cell.name.clone() });
+            self.services.event(|| SystemEvent::GivenUp { name: self.cell.name.clone() });
         }
-        self.close(match self.above {
-            Above::Maker(_) => Then::End,
-            Above::Supervisor { .. } => Then::Failed,
+        self.close(match self.parent {
+            Parent::Root(_) => Then::End,
+            Parent::Supervisor { .. } => Then::Failed,
         });
     }
 
-    /// Tells who made it that the first start failed, now that nothing is left of it.
-    fn answer_maker(&mut self) {
-        if let Above::Maker(first) = &mut self.above
+    /// Tells the spawner that the first start failed, now that nothing is left.
+    fn answer_spawner(&mut self) {
+        if let Parent::Root(first) = &mut self.parent
             && let Some(first) = first.take()
             && let Some(failure) = self.last_failure.take()
         {
-            // Fails when the maker has gone, and then nobody wants to know.
+            // Fails when the spawner has gone, and then nobody wants to know.
             _ = first.send(Err((*failure).clone()));
         }
     }
@@ -423,13 +433,13 @@ impl Supervisor {
     }
 
     fn follow(&mut self, to: u64) {
-        if let Above::Supervisor { order, .. } = &mut self.above {
+        if let Parent::Supervisor { order, .. } = &mut self.parent {
             *order = to;
         }
     }
 
-    fn tell(&self, what: Happened) {
-        if let Above::Supervisor { child, order, events } = &self.above {
+    fn tell(&self, what: ChildEventKind) {
+        if let Parent::Supervisor { child, order, events } = &self.parent {
             // Fails when that supervisor is gone, and then nobody waits for it.
             _ = events.send(ChildEvent { child: *child, order: *order, what });
         }
@@ -440,8 +450,8 @@ impl Supervisor {
 impl Drop for Supervisor {
     fn drop(&mut self) {
         self.cell.children.iter().for_each(Child::kill);
-        self.core.forget_supervisor(&SupervisorRef(Arc::clone(&self.cell)));
-        self.tell(Happened::Gone);
+        self.roots.remove(&self.cell);
+        self.tell(ChildEventKind::Gone);
         self.cell.ended.cancel();
     }
 }

@@ -3,12 +3,12 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use airssys_wasm_actor::{AskError, Backoff, DeadReason, During, HealthError, Lifecycle, SpawnError, StartError, Stop};
-use airssys_wasm_isolation::{CrashClass, SandboxSpec};
+use airssys_wasm_isolation::CrashClass;
 use airssys_wasm_limits::ByteSize;
 use airssys_wasm_registry::{MessageEnvelope, Refusal};
 use tokio::time::Instant;
 
-use crate::support::{ACTOR, COUNTER, NO_HANDLER, Probe, ask, id, limits, poll_once, spawn, spec, system};
+use crate::support::{ACTOR, COUNTER, NO_HANDLER, Probe, ask, id, limited, limits, poll_once, spawn, spec, system};
 
 #[tokio::test]
 async fn a_component_answers() {
@@ -100,7 +100,7 @@ async fn a_full_mailbox_gives_the_message_back() {
     let system = system();
     let actor = system.spawn({
         let mut spec = spec(&system, "actor", &ACTOR);
-        spec.mailbox = 2;
+        spec = spec.with_mailbox(2);
         spec
     });
     let actor = actor.await.unwrap();
@@ -118,9 +118,9 @@ async fn a_full_mailbox_gives_the_message_back() {
 async fn full_stopped_and_restarting_are_told_apart() {
     let system = system();
     let (mut probe, _) = Probe::spec("probe");
-    probe.mailbox = 1;
+    probe = probe.with_mailbox(1);
     let second = Duration::from_secs(1);
-    probe.restart.backoff = Backoff { first: second, longest: second, factor: 1.0, jitter: 0.0 };
+    probe = probe.with_restart(Backoff { first: second, longest: second, factor: 1.0, jitter: 0.0 });
     let actor = system.spawn_native(probe).await.unwrap();
     actor.try_tell("crash").unwrap();
     assert_eq!(actor.try_tell("a").unwrap_err().reason, Refusal::Full);
@@ -148,7 +148,7 @@ async fn a_message_over_the_size_limit_is_refused_before_it_is_queued() {
     let system = system();
     let mut small = spec(&system, "actor", &ACTOR);
     let limits = airssys_wasm_limits::ResourceLimits { message_size: ByteSize(100), ..limits() };
-    small.sandbox = SandboxSpec::new(small.sandbox.template().clone(), limits).unwrap();
+    small = limited(small, limits);
     let actor = system.spawn(small).await.unwrap();
     let fits = format!("echo {}", "x".repeat(95));
     assert_eq!(ask(&actor, &fits).await.unwrap().len(), 95);
@@ -229,7 +229,7 @@ async fn a_spinning_guest_is_killed_and_its_asker_told() {
     let system = system();
     let mut slow = spec(&system, "actor", &ACTOR);
     let limits = airssys_wasm_limits::ResourceLimits { cpu_time: Duration::from_secs(600), ..limits() };
-    slow.sandbox = SandboxSpec::new(slow.sandbox.template().clone(), limits).unwrap();
+    slow = limited(slow, limits);
     let actor = system.spawn(slow).await.unwrap();
     let asked = tokio::spawn({
         let actor = actor.clone();
@@ -306,7 +306,7 @@ async fn a_mailbox_for_nothing_or_for_everything_is_refused() {
     let system = system();
     for size in [0, usize::MAX] {
         let mut spec = spec(&system, "actor", &ACTOR);
-        spec.mailbox = size;
+        spec = spec.with_mailbox(size);
         assert!(matches!(system.spawn(spec).await, Err(SpawnError::Mailbox { .. })));
     }
     assert!(system.actors().is_empty());
@@ -317,7 +317,8 @@ async fn init_gets_the_config_and_may_refuse() {
     let system = system();
     let with = |pairs: &[(&str, &str)]| {
         let mut spec = spec(&system, "actor", &ACTOR);
-        spec.config = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<BTreeMap<_, _>>();
+        spec =
+            spec.with_config(pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<BTreeMap<_, _>>());
         spec
     };
     let actor = system.spawn(with(&[("b", "2"), ("a", "1")])).await.unwrap();
@@ -343,7 +344,7 @@ async fn init_gets_the_config_and_may_refuse() {
 async fn giving_up_a_spawn_half_way_leaves_nothing() {
     let system = system();
     let mut slow = spec(&system, "actor", &ACTOR);
-    slow.config.insert("init".to_owned(), "spin".to_owned());
+    slow = slow.with_config([("init", "spin")]);
     {
         let mut spawning = Box::pin(system.spawn(slow));
         assert!(poll_once(spawning.as_mut()).is_pending());
@@ -369,7 +370,7 @@ async fn health_is_asked_between_messages() {
     assert!(matches!(counter.health().await, Err(HealthError::NotRunning { state: Lifecycle::Stopped })));
 
     let mut sick = spec(&system, "sick", &ACTOR);
-    sick.config.insert("health".to_owned(), "panic".to_owned());
+    sick = sick.with_config([("health", "panic")]);
     let sick = system.spawn(sick).await.unwrap();
     assert!(matches!(sick.health().await, Err(HealthError::Crashed(report)) if report.during == During::Health));
     assert_eq!(ask(&sick, "echo back").await.unwrap(), "back");
@@ -380,7 +381,7 @@ async fn a_hostile_shutdown_ends_all_the_same() {
     let system = system();
     for how in ["spin", "panic", "fail", "nothing"] {
         let mut spec = spec(&system, "actor", &ACTOR);
-        spec.config.insert("shutdown".to_owned(), how.to_owned());
+        spec = spec.with_config([("shutdown", how)]);
         let actor = system.spawn(spec).await.unwrap();
         assert_eq!(ask(&actor, "echo x").await.unwrap(), "x");
         actor.stop(Stop::Drain);
@@ -401,7 +402,7 @@ async fn a_system_that_is_dropped_kills_its_actors() {
 async fn a_mailbox_is_bounded_in_bytes_and_small_messages_still_fit() {
     let system = system();
     let (mut spec, probe) = Probe::spec("probe");
-    spec.mailbox_bytes = 64 << 10;
+    spec = spec.with_mailbox_bytes(ByteSize::kib(64));
     let actor = system.spawn_native(spec).await.unwrap();
     let large = || "x".repeat(40 << 10);
     actor.try_tell("wait").unwrap();
@@ -443,7 +444,7 @@ async fn what_is_sent_after_a_stop_is_not_handled() {
 async fn a_sender_that_is_never_polled_keeps_no_actor_alive() {
     let system = system();
     let (mut spec, _) = Probe::spec("probe");
-    spec.mailbox = 1;
+    spec = spec.with_mailbox(1);
     let actor = system.spawn_native(spec).await.unwrap();
     actor.try_tell("first").unwrap();
     let mut waits = Box::pin(actor.tell("second"));
@@ -462,10 +463,10 @@ async fn a_sender_that_is_never_polled_keeps_no_actor_alive() {
 async fn a_kill_is_for_good_whatever_was_ordered_before() {
     let system = system();
     let mut spec = spec(&system, "actor", &ACTOR);
-    spec.config.insert("restore".to_owned(), "spin".to_owned());
+    spec = spec.with_config([("restore", "spin")]);
     let limits = airssys_wasm_limits::ResourceLimits { cpu_time: Duration::from_secs(600), ..limits() };
-    spec.sandbox = SandboxSpec::new(spec.sandbox.template().clone(), limits).unwrap();
-    let version = spec.sandbox.clone();
+    spec = limited(spec, limits);
+    let version = spec.sandbox().clone();
     let actor = system.spawn(spec).await.unwrap();
     actor.try_tell("spin").unwrap();
     let upgrade = tokio::spawn({
@@ -506,7 +507,7 @@ async fn a_panic_of_the_hosts_code_is_a_crash_wherever_it_is() {
         assert_ne!(nth, 1, "told to crash");
         Panics
     });
-    spec.restart.backoff = Backoff::NONE;
+    spec = spec.with_restart(Backoff::NONE);
     let actor = system.spawn_native(spec).await.unwrap();
     for _ in 0..2 {
         match ask(&actor, "x").await {

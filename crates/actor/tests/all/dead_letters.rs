@@ -1,6 +1,6 @@
 //! Messages that kill, messages that nobody came to, and what becomes of them.
 
-use airssys_wasm_actor::{DEFAULT_REDELIVERY, DeadReason, ResendError, Stop};
+use airssys_wasm_actor::{DEFAULT_REDELIVERY, DeadReason, Intensity, ResendError, Stop};
 
 use crate::support::{ACTOR, COUNTER, Probe, ask, spawn, spec, system};
 
@@ -13,7 +13,7 @@ async fn without_redelivery_a_message_that_kills_is_a_dead_letter_the_first_time
     let letters = system.dead_letters().list();
     assert_eq!(letters.len(), 1);
     assert_eq!((&letters[0].to, &*letters[0].message.payload), (actor.address(), &b"panic"[..]));
-    let DeadReason::Poison { deaths: 1, report } = &letters[0].reason else { panic!("{:?}", letters[0]) };
+    let DeadReason::Poison { attempts: 1, report } = &letters[0].reason else { panic!("{:?}", letters[0]) };
     assert_eq!(report.incarnation, 1);
 }
 
@@ -21,7 +21,7 @@ async fn without_redelivery_a_message_that_kills_is_a_dead_letter_the_first_time
 async fn with_redelivery_it_is_one_after_as_many_deaths_as_are_allowed() {
     let system = system();
     let mut spec = spec(&system, "actor", &ACTOR);
-    spec.redelivery = Some(DEFAULT_REDELIVERY);
+    spec = spec.with_redelivery(Some(DEFAULT_REDELIVERY));
     let actor = system.spawn(spec).await.unwrap();
     actor.try_tell("panic").unwrap();
     actor.try_tell("echo next").unwrap();
@@ -30,7 +30,7 @@ async fn with_redelivery_it_is_one_after_as_many_deaths_as_are_allowed() {
     assert_eq!(actor.info().incarnation, 4);
     let letters = system.dead_letters().list();
     assert_eq!(letters.len(), 1);
-    let DeadReason::Poison { deaths: 3, report } = &letters[0].reason else { panic!("{:?}", letters[0]) };
+    let DeadReason::Poison { attempts: 3, report } = &letters[0].reason else { panic!("{:?}", letters[0]) };
     assert_eq!(report.incarnation, 3);
 }
 
@@ -38,7 +38,7 @@ async fn with_redelivery_it_is_one_after_as_many_deaths_as_are_allowed() {
 async fn a_message_that_kills_once_and_then_not_is_handled() {
     let system = system();
     let (mut spec, probe) = Probe::spec("probe");
-    spec.redelivery = Some(3);
+    spec = spec.with_redelivery(Some(3));
     let actor = system.spawn_native(spec).await.unwrap();
     actor.try_tell("crash once").unwrap();
     actor.try_tell("after").unwrap();
@@ -51,12 +51,12 @@ async fn a_message_that_kills_once_and_then_not_is_handled() {
 async fn an_asked_message_that_kills_is_not_delivered_again() {
     let system = system();
     let mut spec = spec(&system, "actor", &ACTOR);
-    spec.redelivery = Some(3);
+    spec = spec.with_redelivery(Some(3));
     let actor = system.spawn(spec).await.unwrap();
     ask(&actor, "panic").await.unwrap_err();
     assert_eq!(ask(&actor, "echo x").await.unwrap(), "x");
     assert_eq!(actor.info().incarnation, 2);
-    assert!(matches!(system.dead_letters().list()[0].reason, DeadReason::Poison { deaths: 1, .. }));
+    assert!(matches!(system.dead_letters().list()[0].reason, DeadReason::Poison { attempts: 1, .. }));
 }
 
 #[tokio::test]
@@ -99,11 +99,11 @@ async fn a_letter_that_kills_again_is_a_letter_again() {
 async fn a_letter_whose_actor_is_given_up_before_it_comes_again_has_its_report() {
     let system = system();
     let (mut spec, _) = Probe::spec("probe");
-    spec.redelivery = Some(10);
-    spec.restart.intensity.restarts = 1;
+    spec = spec.with_redelivery(Some(10));
+    spec = spec.with_restart(Intensity { restarts: 1, ..Intensity::default() });
     let actor = system.spawn_native(spec).await.unwrap();
     actor.try_tell("crash").unwrap();
     actor.ended().await;
     let letters = system.dead_letters().list();
-    assert!(matches!(letters[0].reason, DeadReason::Poison { deaths: 2, .. }), "{:?}", letters[0].reason);
+    assert!(matches!(letters[0].reason, DeadReason::Poison { attempts: 2, .. }), "{:?}", letters[0].reason);
 }

@@ -33,7 +33,7 @@ async fn starts_answers_crashes_and_restarts(name: &str) {
         ..ResourceLimits::with_memory(ByteSize::mib(128))
     };
     let mut spec = ActorSpec::new(id(name), SandboxSpec::new(system.link(&component).unwrap(), limits).unwrap());
-    spec.restart.backoff = Backoff::NONE;
+    spec = spec.with_restart(Backoff::NONE);
     let actor = system.spawn(spec).await.unwrap();
     assert_eq!(ask(&actor, "echo hello").await.unwrap(), "hello");
     let AskError::Crashed(report) = ask(&actor, "crash").await.unwrap_err() else { panic!("it crashed") };

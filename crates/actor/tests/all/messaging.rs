@@ -1,12 +1,11 @@
 //! What guests do with messages: send, request, publish, subscribe; and what they are not granted.
 
 use airssys_wasm_actor::{AskError, Capabilities, DeniedAction, Stop, SystemEvent};
-use airssys_wasm_isolation::SandboxSpec;
 use airssys_wasm_limits::{ByteSize, ResourceLimits};
 use airssys_wasm_registry::{MessageEnvelope, Topic, TraceContext, WhenFull};
 use tokio::sync::broadcast;
 
-use crate::support::{ACTOR, Probe, ask, id, limits, spawn, spec, system};
+use crate::support::{ACTOR, Probe, ask, id, limited, limits, spawn, spec, system};
 
 /// What a command failed with, as the guest wrote it.
 async fn failed(actor: &airssys_wasm_actor::ActorRef, command: &str) -> String {
@@ -45,7 +44,7 @@ async fn every_refusal_of_a_send_is_told_apart() {
     let system = system();
     let sender = spawn(&system, "sender", &ACTOR).await;
     let (mut full, _) = Probe::spec("full");
-    full.mailbox = 1;
+    full = full.with_mailbox(1);
     let full = system.spawn_native(full).await.unwrap();
     full.tell("wait").await.unwrap();
     full.tell("queued").await.unwrap();
@@ -53,7 +52,7 @@ async fn every_refusal_of_a_send_is_told_apart() {
 
     let mut small = spec(&system, "small", &ACTOR);
     let limits = ResourceLimits { message_size: ByteSize(20), ..limits() };
-    small.sandbox = SandboxSpec::new(small.sandbox.template().clone(), limits).unwrap();
+    small = limited(small, limits);
     system.spawn(small).await.unwrap();
     // The guest sends it as `text/plain`, which counts.
     assert_eq!(failed(&sender, "send small 12345678901").await, "SendError::TooLarge(20)");
@@ -171,8 +170,8 @@ async fn subscriptions_outlive_restarts_and_are_not_doubled() {
     let system = system();
     let mut spec = spec(&system, "listener", &ACTOR);
     // `init` subscribes in each incarnation.
-    spec.config.insert("subscribe".to_owned(), "a.>".to_owned());
-    spec.subscriptions.push("b".parse().unwrap());
+    spec = spec.with_config([("subscribe", "a.>")]);
+    spec = spec.with_subscriptions(["b".parse().unwrap()]);
     let listener = system.spawn(spec).await.unwrap();
     ask(&listener, "subscribe c").await.unwrap();
     ask(&listener, "panic").await.unwrap_err();
@@ -190,16 +189,18 @@ async fn subscriptions_outlive_restarts_and_are_not_doubled() {
 async fn what_is_not_granted_is_denied_and_seen_by_the_host() {
     let system = system();
     let mut spec = spec(&system, "guest", &ACTOR);
-    spec.capabilities = toml::from_str::<Capabilities>(
-        r#"
+    spec = spec.with_capabilities(
+        toml::from_str::<Capabilities>(
+            r#"
         send = ["probe", "tenant-1/*"]
         request = ["probe"]
         publish = ["mine.>"]
         subscribe = ["news.*"]
         subscriptions = 2
         "#,
-    )
-    .unwrap();
+        )
+        .unwrap(),
+    );
     let guest = system.spawn(spec).await.unwrap();
     Probe::spawn(&system, "probe").await;
     Probe::spawn(&system, "other").await;
@@ -243,7 +244,7 @@ async fn what_is_not_granted_is_denied_and_seen_by_the_host() {
 async fn denials_without_end_do_not_drown_the_others_events() {
     let system = system();
     let mut spec = spec(&system, "guest", &ACTOR);
-    spec.capabilities = Capabilities::default();
+    spec = spec.with_capabilities(Capabilities::default());
     let guest = system.spawn(spec).await.unwrap();
     let mut events = system.events();
     for _ in 0..1_000 {

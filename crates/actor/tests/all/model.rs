@@ -8,8 +8,8 @@ use std::{
 };
 
 use airssys_wasm_actor::{
-    ActorRef, ActorSystem, AskError, Backoff, Intensity, NativeActor, NativeSpec, Stop, Strategy, SupervisorPolicy,
-    SupervisorSpec, UpgradeOptions,
+    ActorRef, ActorSystem, AskError, Backoff, Intensity, NativeActor, NativeSpec, RestartPolicy, Stop, Strategy,
+    SupervisorPolicy, SupervisorSpec, UpgradeOptions,
 };
 use airssys_wasm_registry::{MessageEnvelope, Refusal};
 use bytes::Bytes;
@@ -78,14 +78,17 @@ impl Case {
         let (handled, flaky) = (Arc::clone(&self.handled), Arc::clone(&self.flaky));
         let make = move || Worker { handled: Arc::clone(&handled), flaky: Arc::clone(&flaky) };
         let mut spec = NativeSpec::new(id(&format!("a{actor}")), make);
-        spec.mailbox = random.usize(1..8);
-        spec.redelivery = self.redelivery;
-        spec.restart.intensity = Intensity { restarts: 1_000, within: Duration::from_secs(1) };
-        spec.restart.backoff = if self.paused && random.bool() {
-            Backoff { first: Duration::from_millis(2), longest: Duration::from_millis(20), ..Backoff::default() }
-        } else {
-            Backoff::NONE
-        };
+        spec = spec.with_mailbox(random.usize(1..8));
+        spec = spec.with_redelivery(self.redelivery);
+        spec = spec.with_restart(RestartPolicy {
+            intensity: Intensity { restarts: 1_000, within: Duration::from_secs(1) },
+            backoff: if self.paused && random.bool() {
+                Backoff { first: Duration::from_millis(2), longest: Duration::from_millis(20), ..Backoff::default() }
+            } else {
+                Backoff::NONE
+            },
+            ..RestartPolicy::default()
+        });
         spec
     }
 

@@ -46,7 +46,7 @@ fn messages_crashes_and_dead_letters_are_counted_without_names_by_default() {
                 actor.tell(command).await.unwrap();
             }
             let mut silent = spec(&system, "silent", &ACTOR);
-            silent.capabilities = airssys_wasm_actor::Capabilities::default();
+            silent = silent.with_capabilities(airssys_wasm_actor::Capabilities::default());
             let silent = system.spawn(silent).await.unwrap();
             _ = ask(&silent, "send actor x").await;
             ask(&actor, "echo x").await.unwrap();

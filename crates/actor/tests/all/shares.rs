@@ -11,9 +11,9 @@ use crate::support::{ACTOR, Probe, Shared, ask, poll_once, spawn, system};
 /// A receiver that is busy until it is let go.
 async fn busy(system: &ActorSystem, mailbox: usize, bytes: u64, shares: u32) -> (ActorRef, Shared) {
     let (mut spec, probe) = Probe::spec("busy");
-    spec.mailbox = mailbox;
-    spec.mailbox_bytes = bytes;
-    spec.mailbox_shares = NonZeroU32::new(shares).unwrap();
+    spec = spec.with_mailbox(mailbox);
+    spec = spec.with_mailbox_bytes(airssys_wasm_limits::ByteSize(bytes));
+    spec = spec.with_mailbox_shares(NonZeroU32::new(shares).unwrap());
     let actor = system.spawn_native(spec).await.unwrap();
     actor.try_tell("wait").unwrap();
     while probe.log.lock().is_empty() {
@@ -184,7 +184,7 @@ async fn two_guests_that_flood_do_not_keep_a_third_from_delivering() {
 async fn what_is_published_counts_as_its_senders() {
     let system = system();
     let (mut spec, probe) = Probe::spec("subscriber");
-    (spec.mailbox, spec.subscriptions) = (4, vec!["t".parse().unwrap()]);
+    spec = spec.with_mailbox(4).with_subscriptions(["t".parse().unwrap()]);
     let subscriber = system.spawn_native(spec).await.unwrap();
     subscriber.try_tell("wait").unwrap();
     while probe.log.lock().is_empty() {

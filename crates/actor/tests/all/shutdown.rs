@@ -27,11 +27,11 @@ async fn what_others_depend_on_ends_after_them() {
     let mut database = spec(&system, "database", &COUNTER);
     let mut cache = spec(&system, "cache", &COUNTER);
     let mut service = spec(&system, "service", &COUNTER);
-    cache.depends_on = vec![id("database")];
-    service.depends_on = vec![id("cache"), id("database")];
+    cache = cache.with_dependencies(vec![id("database")]);
+    service = service.with_dependencies(vec![id("cache"), id("database")]);
     let error = system.spawn(service.clone()).await.unwrap_err();
     assert!(matches!(&error, SpawnError::Dependency { missing, .. } if *missing == id("cache")), "{error:?}");
-    database.mailbox = 8;
+    database = database.with_mailbox(8);
     for spec in [database, cache, service] {
         system.spawn(spec).await.unwrap();
     }

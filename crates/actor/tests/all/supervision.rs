@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use airssys_wasm_actor::{
-    ActorRef, ActorSystem, Backoff, Intensity, Lifecycle, NativeSpec, Reaction, Restart, SpawnError, Strategy,
-    SupervisorPolicy, SupervisorSpec, SystemEvent,
+    ActorRef, ActorSystem, Backoff, Directive, Intensity, Lifecycle, NativeSpec, Restart, RestartPolicy, SpawnError,
+    Strategy, SupervisorPolicy, SupervisorSpec, SystemEvent,
 };
 use airssys_wasm_isolation::CrashClass;
 use tokio::time::Instant;
@@ -23,13 +23,20 @@ async fn crash(actor: &ActorRef) {
     settle().await;
 }
 
+fn at_once(restart: Restart) -> RestartPolicy {
+    RestartPolicy { restart, backoff: Backoff::NONE, ..RestartPolicy::default() }
+}
+
+fn on_panic(directive: Directive) -> RestartPolicy {
+    RestartPolicy { on: [(CrashClass::HostPanic, directive)].into(), ..RestartPolicy::default() }
+}
+
 #[tokio::test(start_paused = true)]
 async fn permanent_transient_and_temporary_by_how_it_ended() {
     for (restart, comes_back) in [(Restart::Permanent, true), (Restart::Transient, true), (Restart::Temporary, false)] {
         let system = system();
-        let (mut spec, _) = Probe::spec("probe");
-        spec.restart.restart = restart;
-        let actor = system.spawn_native(spec).await.unwrap();
+        let (spec, _) = Probe::spec("probe");
+        let actor = system.spawn_native(spec.with_restart(at_once(restart))).await.unwrap();
         crash(&actor).await;
         let state = if comes_back { Lifecycle::Running } else { Lifecycle::Stopped };
         assert_eq!(actor.state(), state, "{restart:?}");
@@ -63,8 +70,7 @@ async fn a_guest_that_leaves_by_itself_is_started_again_only_if_it_is_permanent(
     for (restart, comes_back) in [(Restart::Permanent, true), (Restart::Transient, false)] {
         let system = system();
         let guest = system.engine().load_wat_blocking(LEAVES, airssys_wasm_engine::Profile::Plain).unwrap();
-        let mut spec = spec(&system, "leaves", &guest);
-        spec.restart.restart = restart;
+        let spec = spec(&system, "leaves", &guest).with_restart(at_once(restart));
         let actor = system.spawn(spec).await.unwrap();
         let airssys_wasm_actor::AskError::Crashed(report) = ask(&actor, "x").await.unwrap_err() else {
             panic!("it left")
@@ -78,10 +84,10 @@ async fn a_guest_that_leaves_by_itself_is_started_again_only_if_it_is_permanent(
 #[tokio::test]
 async fn each_kind_of_crash_may_have_its_policy() {
     let system = system();
-    let mut spec = spec(&system, "actor", &ACTOR);
-    spec.restart.on.insert(CrashClass::Memory, Reaction { restart: Restart::Temporary, backoff: None });
-    spec.restart.on.insert(CrashClass::Trap, Reaction { restart: Restart::Permanent, backoff: Some(Backoff::NONE) });
-    let actor = system.spawn(spec).await.unwrap();
+    let mut policy = RestartPolicy::default();
+    policy.on.insert(CrashClass::Memory, Directive { restart: Restart::Temporary, backoff: None });
+    policy.on.insert(CrashClass::Trap, Directive { restart: Restart::Permanent, backoff: Some(Backoff::NONE) });
+    let actor = system.spawn(spec(&system, "actor", &ACTOR).with_restart(policy)).await.unwrap();
     for command in ["panic", "spin"] {
         ask(&actor, command).await.unwrap_err();
         assert_eq!(ask(&actor, "echo x").await.unwrap(), "x");
@@ -96,8 +102,11 @@ async fn back_off_doubles_and_starts_anew_after_a_quiet_period() {
     let system = system();
     let mut events = system.events();
     let (mut spec, _) = Probe::spec("probe");
-    spec.restart.intensity = Intensity { restarts: 10, within: Duration::from_secs(60) };
-    spec.restart.backoff = Backoff { jitter: 0.0, ..Backoff::default() };
+    spec = spec.with_restart(RestartPolicy {
+        intensity: Intensity { restarts: 10, within: Duration::from_secs(60) },
+        backoff: Backoff { jitter: 0.0, ..Backoff::default() },
+        ..RestartPolicy::default()
+    });
     let actor = system.spawn_native(spec).await.unwrap();
     let mut waits = Vec::new();
     for _ in 0..4 {
@@ -127,7 +136,7 @@ async fn an_actor_that_fails_too_often_is_given_up_and_one_that_does_not_is_kept
         let system = system();
         let mut events = system.events();
         let (mut spec, _) = Probe::spec("probe");
-        spec.restart.intensity = Intensity { restarts: 3, within: Duration::from_secs(5) };
+        spec = spec.with_restart(Intensity { restarts: 3, within: Duration::from_secs(5) });
         let actor = system.spawn_native(spec).await.unwrap();
         for _ in 0..crashes {
             crash(&actor).await;
@@ -145,8 +154,8 @@ async fn an_actor_that_fails_too_often_is_given_up_and_one_that_does_not_is_kept
 async fn a_killed_actor_does_not_wait_for_its_restart() {
     let system = system();
     let (mut spec, _) = Probe::spec("probe");
-    spec.restart.backoff.first = Duration::from_secs(3_600);
-    spec.restart.backoff.longest = Duration::from_secs(3_600);
+    let hour = Duration::from_secs(3_600);
+    spec = spec.with_restart(Backoff { first: hour, longest: hour, ..Backoff::default() });
     let actor = system.spawn_native(spec).await.unwrap();
     crash(&actor).await;
     assert_eq!(actor.state(), Lifecycle::Restarting);
@@ -319,7 +328,7 @@ async fn a_supervisor_whose_child_never_starts_is_refused_with_the_reason() {
     let system = system();
     let never = || {
         let mut never = spec(&system, "never", &ACTOR);
-        never.config.insert("init".to_owned(), "fail".to_owned());
+        never = never.with_config([("init", "fail")]);
         never
     };
     let supervisor = |name: &str| SupervisorSpec::new(id(name), policy(Strategy::OneForOne));
@@ -352,8 +361,7 @@ async fn a_name_that_is_taken_below_a_supervisor_leaves_nothing() {
 #[tokio::test(start_paused = true)]
 async fn temporary_children_are_not_started_again_with_their_siblings() {
     let system = system();
-    let (mut temporary, _) = child("b");
-    temporary.restart.restart = Restart::Temporary;
+    let temporary = child("b").0.with_restart(Restart::Temporary);
     let spec = SupervisorSpec::new(id("family"), policy(Strategy::OneForAll)).native(child("a").0).native(temporary);
     let supervisor = system.supervise(spec).await.unwrap();
     let [a, b] = &supervisor.actors()[..] else { panic!("two actors") };
@@ -376,8 +384,7 @@ async fn a_child_that_is_stopped_by_the_host_stays_stopped() {
 async fn one_child_in_back_off_does_not_keep_another_from_its_restart() {
     let system = system();
     let slow = Backoff { first: Duration::from_secs(60), longest: Duration::from_secs(60), jitter: 0.0, factor: 1.0 };
-    let (mut a, _) = child("a");
-    a.restart.on.insert(CrashClass::HostPanic, Reaction { restart: Restart::Permanent, backoff: Some(slow) });
+    let a = child("a").0.with_restart(on_panic(Directive { restart: Restart::Permanent, backoff: Some(slow) }));
     let spec = SupervisorSpec::new(id("family"), policy(Strategy::OneForOne)).native(a).native(child("b").0);
     let supervisor = system.supervise(spec).await.unwrap();
     let [a, b] = &supervisor.actors()[..] else { panic!("two actors") };
@@ -414,8 +421,7 @@ async fn a_child_that_is_killed_while_it_is_busy_takes_nobody_with_it() {
 #[tokio::test(start_paused = true)]
 async fn transient_children_and_kinds_of_crash_have_their_say_below_a_supervisor() {
     let system = system();
-    let (mut a, _) = child("a");
-    a.restart.on.insert(CrashClass::HostPanic, Reaction { restart: Restart::Temporary, backoff: None });
+    let a = child("a").0.with_restart(on_panic(Directive { restart: Restart::Temporary, backoff: None }));
     let spec = SupervisorSpec::new(id("family"), policy(Strategy::OneForAll)).native(a).native(child("b").0);
     let supervisor = system.supervise(spec).await.unwrap();
     let [a, b] = &supervisor.actors()[..] else { panic!("two actors") };
@@ -446,8 +452,11 @@ async fn a_shortage_of_the_host_is_waited_out() {
     let system = ActorSystem::new(engine, airssys_wasm_actor::SystemConfig::default());
     let guest = system.engine().load_blocking(airssys_wasm_fixtures::COUNTER, Default::default()).unwrap();
     let mut patient = spec(&system, "patient", &guest);
-    patient.restart.intensity = Intensity { restarts: 1, within: Duration::from_secs(60) };
-    patient.restart.backoff = Backoff { jitter: 0.0, ..Backoff::default() };
+    patient = patient.with_restart(RestartPolicy {
+        intensity: Intensity { restarts: 1, within: Duration::from_secs(60) },
+        backoff: Backoff { jitter: 0.0, ..Backoff::default() },
+        ..RestartPolicy::default()
+    });
     let patient = system.spawn(patient).await.unwrap();
     patient.try_tell("crash").unwrap();
     while patient.state() != Lifecycle::Restarting {

@@ -8,8 +8,8 @@ use std::{
 };
 
 use airssys_wasm_actor::{
-    ActorRef, ActorSpec, ActorState, ActorSystem, AskError, Backoff, Capabilities, NativeActor, NativeSpec,
-    SystemConfig,
+    ActorRef, ActorSpec, ActorState, ActorSystem, AskError, Backoff, Capabilities, Intensity, NativeActor, NativeSpec,
+    RestartPolicy, SystemConfig,
 };
 use airssys_wasm_engine::{EngineConfig, LoadedComponent, PoolConfig, Profile, WasmEngine};
 use airssys_wasm_fixtures as fixtures;
@@ -58,12 +58,23 @@ pub(crate) fn sandbox(system: &ActorSystem, guest: &LoadedComponent) -> SandboxS
     SandboxSpec::new(system.link(guest).unwrap(), limits()).unwrap()
 }
 
+/// The same with other limits.
+pub(crate) fn limited(spec: ActorSpec<()>, limits: ResourceLimits) -> ActorSpec<()> {
+    let sandbox = SandboxSpec::new(spec.sandbox().template().clone(), limits).unwrap();
+    spec.with_sandbox(sandbox)
+}
+
+/// Restarts at once, so many times.
+pub(crate) fn at_once(restarts: u32) -> RestartPolicy {
+    let intensity = Intensity { restarts, ..Intensity::default() };
+    RestartPolicy { intensity, backoff: Backoff::NONE, ..RestartPolicy::default() }
+}
+
 /// An actor that is restarted at once and may do everything.
 pub(crate) fn spec(system: &ActorSystem, name: &str, guest: &LoadedComponent) -> ActorSpec<()> {
     let mut spec = ActorSpec::new(id(name), sandbox(system, guest));
-    spec.restart.backoff = Backoff::NONE;
-    spec.restart.intensity.restarts = 100;
-    spec.capabilities = Capabilities::all();
+    spec = spec.with_restart(at_once(100));
+    spec = spec.with_capabilities(Capabilities::all());
     spec
 }
 
@@ -107,8 +118,7 @@ impl Probe {
             move || Self(shared.clone())
         };
         let mut spec = NativeSpec::new(id(name), make);
-        spec.restart.backoff = Backoff::NONE;
-        spec.restart.intensity.restarts = 1_000;
+        spec = spec.with_restart(at_once(1_000));
         (spec, shared)
     }
 

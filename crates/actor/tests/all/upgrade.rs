@@ -46,7 +46,7 @@ async fn a_restart_after_an_upgrade_is_of_the_new_version() {
 
 fn with(system: &ActorSystem, key: &str, value: &str) -> ActorSpec<()> {
     let mut spec = spec(system, "actor", &ACTOR);
-    spec.config.insert(key.to_owned(), value.to_owned());
+    spec = spec.with_config([(key, value)]);
     spec
 }
 
@@ -121,7 +121,7 @@ async fn another_contract_or_none_is_refused_and_so_is_losing_state() {
 async fn state_is_lost_only_where_that_is_asked_for() {
     let system = system();
     let mut spec = spec(&system, "counter", &COUNTER);
-    spec.config.insert("topic".to_owned(), "t".to_owned());
+    spec = spec.with_config([("topic", "t")]);
     let counter = system.spawn(spec).await.unwrap();
     let options = UpgradeOptions { discard_state: true, ..PLAIN };
     system.upgrade(counter.address(), sandbox(&system, &LISTENER), options).await.unwrap();
@@ -158,8 +158,8 @@ async fn a_new_version_that_crashes_on_probation_goes_back_by_itself() {
 async fn an_upgrade_cures_an_actor_that_waits_for_its_restart() {
     let system = system();
     let mut spec = spec(&system, "counter", &COUNTER);
-    spec.restart.backoff.first = Duration::from_secs(3_600);
-    spec.restart.backoff.longest = Duration::from_secs(3_600);
+    let hour = Duration::from_secs(3_600);
+    spec = spec.with_restart(Backoff { first: hour, longest: hour, ..Backoff::default() });
     let counter = system.spawn(spec).await.unwrap();
     ask(&counter, "crash").await.unwrap_err();
     counter.try_tell("add 1").unwrap();
@@ -186,7 +186,7 @@ async fn what_is_not_a_component_of_the_system_is_not_upgraded() {
 async fn subscriptions_are_as_they_were_when_the_new_version_does_not_start() {
     let system = system();
     let mut spec = with(&system, "subscribe", "mine");
-    spec.config.insert("restore".to_owned(), "fail".to_owned());
+    spec = spec.with_config([("restore", "fail")]);
     let actor = system.spawn(spec).await.unwrap();
     ask(&actor, "unsubscribe mine").await.unwrap();
     ask(&actor, "subscribe other").await.unwrap();
@@ -202,7 +202,7 @@ async fn subscriptions_are_as_they_were_when_the_new_version_does_not_start() {
 async fn a_rollback_loses_state_only_where_that_is_asked_for() {
     let system = system();
     let mut spec = spec(&system, "listener", &LISTENER);
-    spec.config.insert("topic".to_owned(), "t".to_owned());
+    spec = spec.with_config([("topic", "t")]);
     let actor = system.spawn(spec).await.unwrap();
     system.upgrade(actor.address(), sandbox(&system, &COUNTER), PLAIN).await.unwrap();
     let error = system.rollback(actor.address(), PLAIN).await.unwrap_err();

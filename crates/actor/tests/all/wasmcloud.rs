@@ -24,7 +24,7 @@ async fn an_ask_is_completed_by_publishing_to_its_reply_subject() {
 async fn replying_needs_no_grant_and_happens_once() {
     let system = system();
     let mut spec = spec(&system, "cloud", &WASMCLOUD);
-    spec.capabilities = Capabilities::default();
+    spec = spec.with_capabilities(Capabilities::default());
     let actor = system.spawn(spec).await.unwrap();
     assert_eq!(ask(&actor, "echo hello").await.unwrap(), "hello");
     // The second goes to a subject that means nothing any more, and is not granted.
@@ -37,7 +37,7 @@ async fn replying_needs_no_grant_and_happens_once() {
 async fn subjects_are_topics() {
     let system = system();
     let mut cloud = spec(&system, "cloud", &WASMCLOUD);
-    cloud.subscriptions.push("orders.>".parse().unwrap());
+    cloud = cloud.with_subscriptions(["orders.>".parse().unwrap()]);
     let cloud = system.spawn(cloud).await.unwrap();
     let mut host = system.subscribe(&"news".parse().unwrap(), 10, WhenFull::DropNew);
     let report = system.publish(&Topic::new("orders.eu").unwrap(), "publish news from orders").await;
@@ -58,7 +58,7 @@ async fn a_request_goes_to_a_subscriber_of_either_kind() {
     let system = system();
     let cloud = spawn(&system, "cloud", &WASMCLOUD).await;
     let mut answers = spec(&system, "answers", &WASMCLOUD);
-    answers.subscriptions.push("cloud.echo".parse().unwrap());
+    answers = answers.with_subscriptions(["cloud.echo".parse().unwrap()]);
     system.spawn(answers).await.unwrap();
     assert_eq!(ask(&cloud, "request cloud.echo 1000 echo hello").await.unwrap(), "hello");
     assert!(failed(&cloud, "request nobody.there 1000 x").await.starts_with("unknown"));
@@ -67,15 +67,15 @@ async fn a_request_goes_to_a_subscriber_of_either_kind() {
     assert!(failed(&cloud, "request cloud.echo 1000 panic").await.starts_with("crashed"));
 
     let mut actor = spec(&system, "actor", &ACTOR);
-    actor.subscriptions.push("actor.echo".parse().unwrap());
+    actor = actor.with_subscriptions(["actor.echo".parse().unwrap()]);
     system.spawn(actor).await.unwrap();
     // The test guest only remembers what comes with a topic.
     assert!(failed(&cloud, "request actor.echo 1000 echo x").await.starts_with("no answer"));
     // One that only listens does not keep another from answering.
     let mut listens = Probe::spec("listens").0;
-    listens.subscriptions.push("first.>".parse().unwrap());
+    listens = listens.with_subscriptions(["first.>".parse().unwrap()]);
     let mut actor = spec(&system, "listener", &ACTOR);
-    actor.subscriptions.push("first.echo".parse().unwrap());
+    actor = actor.with_subscriptions(["first.echo".parse().unwrap()]);
     system.spawn(actor).await.unwrap();
     system.spawn_native(listens).await.unwrap();
     assert_eq!(ask(&cloud, "request first.echo 1000 hello").await.unwrap(), "hello");
@@ -85,7 +85,7 @@ async fn a_request_goes_to_a_subscriber_of_either_kind() {
 async fn what_is_not_granted_is_denied() {
     let system = system();
     let mut spec = spec(&system, "cloud", &WASMCLOUD);
-    spec.capabilities = Capabilities { publish: vec!["mine".parse().unwrap()], ..Capabilities::default() };
+    spec = spec.with_capabilities(Capabilities { publish: vec!["mine".parse().unwrap()], ..Capabilities::default() });
     let cloud = system.spawn(spec).await.unwrap();
     assert!(failed(&cloud, "publish other x").await.starts_with("denied"));
     assert!(failed(&cloud, "request other 1000 x").await.starts_with("denied"));

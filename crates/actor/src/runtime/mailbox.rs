@@ -1,0 +1,231 @@
+//! The sending end of a mailbox, and what lies in it: a message, where its answer goes, and the permits that it holds.
+
+use std::{
+    num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use airssys_wasm_registry::{Load, MessageEnvelope, Refusal};
+use bytes::Bytes;
+use tokio::sync::{
+    OwnedSemaphorePermit, Semaphore, TryAcquireError,
+    mpsc::{self, error::TrySendError},
+    oneshot,
+};
+
+use crate::{
+    CrashReport,
+    runtime::shares::{Free, Held, Kib, Place, Shares},
+};
+
+/// A message in a mailbox.
+pub(crate) struct Delivery {
+    pub(crate) message: MessageEnvelope,
+    pub(crate) reply: Option<ReplyTo>,
+    /// What a large message holds of the mailbox's bytes.
+    pub(crate) permits: Option<Box<OwnedSemaphorePermit>>,
+    /// What it has of its sender's share, until it is taken.
+    pub(crate) place: Option<Place>,
+    kib: Option<Box<Kib>>,
+}
+
+impl Delivery {
+    #[inline]
+    pub(crate) fn new(message: MessageEnvelope, reply: Option<ReplyTo>) -> Self {
+        Self { message, reply, permits: None, place: None, kib: None }
+    }
+
+    pub(crate) fn hold(&mut self, (place, kib): Held) {
+        (self.place, self.kib) = (Some(place), kib);
+    }
+
+    /// It is out of the mailbox.
+    #[inline]
+    pub(crate) fn taken(&mut self) {
+        if self.place.is_some() {
+            (self.place, self.kib) = (None, None);
+        }
+    }
+
+    /// Bytes that its sender chose.
+    pub(crate) fn size(&self) -> usize {
+        self.message.payload.len() + self.message.content_type.as_ref().map_or(0, |ty| ty.0.len())
+    }
+}
+
+/// Bytes of a message up to which it is not counted against the mailbox's bytes: as many of them as a mailbox holds are
+/// little enough.
+pub(crate) const SMALL: usize = 4 << 10;
+
+/// Where the answer to a message goes. Dropping it tells the asker that the actor has stopped.
+pub(crate) struct ReplyTo(pub(crate) oneshot::Sender<Answer>);
+
+pub(crate) type Answer = Result<Bytes, Unanswered>;
+
+/// Why a message that was taken got no answer.
+#[derive(Debug)]
+pub(crate) enum Unanswered {
+    Crashed(Arc<CrashReport>),
+    Failed(String),
+    NoReply,
+    Late,
+}
+
+impl ReplyTo {
+    /// Says whether anybody was still there to hear it.
+    pub(crate) fn send(self, answer: Answer) -> bool {
+        self.0.send(answer).is_ok()
+    }
+}
+
+/// How large a mailbox is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MailboxSize {
+    pub(crate) messages: usize,
+    /// Of large messages.
+    pub(crate) bytes: u64,
+    /// How many shares there are, of which a sender may have one.
+    pub(crate) shares: NonZeroU32,
+}
+
+/// The sending end of a mailbox.
+pub(crate) struct Mailbox {
+    messages: mpsc::Sender<Delivery>,
+    /// A permit for each KiB that large messages may take up, and how many there are in all.
+    permits: Arc<Semaphore>,
+    kib: u32,
+    /// What each sender may hold of it, unless that is all.
+    shares: Option<Shares>,
+    /// Bytes of payload that a message may have.
+    message_size: AtomicU64,
+}
+
+impl Mailbox {
+    pub(crate) fn new(MailboxSize { messages, bytes, shares }: MailboxSize) -> (Self, mpsc::Receiver<Delivery>) {
+        let kib = u32::try_from(bytes >> 10).unwrap_or(u32::MAX).max(1);
+        let shares = Shares::new(messages, kib, shares);
+        let (messages, receiver) = mpsc::channel(messages);
+        let permits = Arc::new(Semaphore::new(kib as usize));
+        (Self { messages, permits, kib, shares, message_size: AtomicU64::new(u64::MAX) }, receiver)
+    }
+
+    pub(crate) fn set_message_size(&self, bytes: u64) {
+        self.message_size.store(bytes, Ordering::Relaxed);
+    }
+
+    fn check_size(&self, size: usize) -> Result<(), Refusal> {
+        let allowed = self.message_size.load(Ordering::Relaxed);
+        if size as u64 > allowed { Err(Refusal::TooLarge { size: size as u64, allowed }) } else { Ok(()) }
+    }
+
+    /// KiB that a message takes up of the mailbox's: none for a small one, all of them for one that is larger than that.
+    fn kib_of(&self, size: usize) -> u32 {
+        if size <= SMALL { 0 } else { u32::try_from(size.div_ceil(1 << 10)).unwrap_or(u32::MAX).min(self.kib) }
+    }
+
+    /// Puts a message into the mailbox at once.
+    #[inline]
+    pub(crate) fn try_push(&self, mut delivery: Delivery) -> Result<(), (Refusal, Delivery)> {
+        let size = delivery.size();
+        if let Err(refusal) = self.check_size(size) {
+            return Err((refusal, delivery));
+        }
+        // Messages of the host are in no share.
+        if delivery.message.sender.is_some()
+            && let Err(refusal) = self.try_hold(&mut delivery, size)
+        {
+            return Err((refusal, delivery));
+        }
+        if size > SMALL {
+            match Arc::clone(&self.permits).try_acquire_many_owned(self.kib_of(size)) {
+                Ok(permits) => delivery.permits = Some(Box::new(permits)),
+                Err(TryAcquireError::NoPermits) => return Err((Refusal::Full, delivery)),
+                Err(TryAcquireError::Closed) => return Err((Refusal::Stopped, delivery)),
+            }
+        }
+        // Not `try_send`, which moves the message twice more.
+        match self.messages.try_reserve() {
+            Ok(place) => {
+                #[cfg(feature = "lossy")]
+                if lossy::is_lost() {
+                    return Ok(());
+                }
+                place.send(delivery);
+                Ok(())
+            }
+            Err(TrySendError::Full(())) => Err((Refusal::Full, delivery)),
+            Err(TrySendError::Closed(())) => Err((Refusal::Stopped, delivery)),
+        }
+    }
+
+    /// Takes what a message needs of its sender's share.
+    #[inline(never)]
+    fn try_hold(&self, delivery: &mut Delivery, size: usize) -> Result<(), Refusal> {
+        let (Some(shares), Some(sender)) = (&self.shares, &delivery.message.sender) else { return Ok(()) };
+        let free = Free { messages: self.messages.capacity(), kib: self.permits.available_permits() };
+        match shares.try_hold(sender.generation(), self.kib_of(size), free) {
+            Some(held) => {
+                delivery.hold(held);
+                Ok(())
+            }
+            None if self.messages.is_closed() => Err(Refusal::Stopped),
+            None => Err(Refusal::Full),
+        }
+    }
+
+    /// Puts a message into it that did not find room at once, as soon as there is some.
+    pub(crate) async fn push_later(&self, mut delivery: Delivery) -> Result<(), (Refusal, Delivery)> {
+        let kib = self.kib_of(delivery.size());
+        // Before the permits: who waits takes no more of them than the sender may have.
+        if let Some(shares) = &self.shares
+            && let Some(sender) = &delivery.message.sender
+            && delivery.place.is_none()
+        {
+            match shares.hold(sender.generation(), kib).await {
+                Ok(held) => delivery.hold(held),
+                Err(_) => return Err((Refusal::Stopped, delivery)),
+            }
+        }
+        if kib > 0 && delivery.permits.is_none() {
+            match Arc::clone(&self.permits).acquire_many_owned(kib).await {
+                Ok(permits) => delivery.permits = Some(Box::new(permits)),
+                Err(_) => return Err((Refusal::Stopped, delivery)),
+            }
+        }
+        self.messages.send(delivery).await.map_err(|error| (Refusal::Stopped, error.0))
+    }
+
+    /// Refuses whoever waits for room, and whoever will.
+    pub(crate) fn close(&self) {
+        self.permits.close();
+        if let Some(shares) = &self.shares {
+            shares.close();
+        }
+    }
+
+    pub(crate) fn load(&self) -> Load {
+        let capacity = self.messages.max_capacity();
+        Load { queued: capacity - self.messages.capacity(), capacity }
+    }
+}
+
+/// Losing messages, so that it can be seen that a soak notices.
+#[cfg(feature = "lossy")]
+mod lossy {
+    use std::sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering},
+    };
+
+    static ONE_IN: LazyLock<Option<u64>> =
+        LazyLock::new(|| std::env::var("AIRSSYS_WASM_LOSE_ONE_IN").ok()?.parse().ok());
+    static DELIVERIES: AtomicU64 = AtomicU64::new(1);
+
+    /// Whether this delivery is one of those.
+    pub(super) fn is_lost() -> bool {
+        ONE_IN.is_some_and(|one_in| DELIVERIES.fetch_add(1, Ordering::Relaxed).is_multiple_of(one_in))
+    }
+}

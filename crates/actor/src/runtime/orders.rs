@@ -1,0 +1,74 @@
+//! What an actor is told beside its messages.
+
+use std::{
+    any::Any,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{HealthError, UpgradeError, UpgradeOptions};
+
+/// What an actor is told beside its messages. It is heard before the next message, however many there are.
+pub(crate) enum Control {
+    /// Of its supervisor: start, or start again.
+    Start { order: u64 },
+    /// Of its supervisor: end the incarnation and wait for a start, mailbox kept.
+    Suspend { order: u64 },
+    /// End for good: after all messages in the mailbox, or after the one in flight.
+    Stop { drain: bool },
+    /// End for good, now.
+    Kill,
+    /// Go over to another version, or back to the one before. In a box, for the channel keeps room for many orders.
+    Upgrade(Box<Upgrade>),
+    /// Say how you are.
+    Health { done: oneshot::Sender<Result<(), HealthError>> },
+}
+
+pub(crate) struct Upgrade {
+    /// In a box of the blueprint's type; none for the version before.
+    pub(crate) version: Option<Box<dyn Any + Send>>,
+    pub(crate) options: UpgradeOptions,
+    pub(crate) done: oneshot::Sender<Result<u64, UpgradeError>>,
+}
+
+/// The sending end of an actor's orders.
+pub(crate) struct Orders {
+    to: mpsc::UnboundedSender<Control>,
+    /// Orders that are sent, or about to be, and not taken yet: a busy actor looks at this number alone.
+    pending: AtomicUsize,
+}
+
+impl Orders {
+    pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<Control>) {
+        let (to, orders) = mpsc::unbounded_channel();
+        (Self { to, pending: AtomicUsize::new(0) }, orders)
+    }
+
+    /// Gives an order. One that comes after the end is dropped, with whatever waits for its completion.
+    pub(crate) fn give(&self, order: Control) {
+        self.announce();
+        self.send(order);
+    }
+
+    /// Before it is sent, so that whoever is woken by it sees that it is there. A busy actor that sees it earlier polls
+    /// for it until it comes.
+    pub(super) fn announce(&self) {
+        self.pending.fetch_add(1, Ordering::Release);
+    }
+
+    pub(super) fn send(&self, order: Control) {
+        // Fails when the actor is gone.
+        _ = self.to.send(order);
+    }
+
+    /// Whether there are orders, or will be at any moment.
+    pub(crate) fn pending(&self) -> bool {
+        self.pending.load(Ordering::Acquire) > 0
+    }
+
+    /// An order was taken.
+    pub(crate) fn taken(&self) {
+        self.pending.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,192 @@
+//! From the end of one incarnation to the next.
+
+use tokio::time::{Instant, sleep_until};
+
+use crate::{
+    HealthError, Intensity, Lifecycle, RestartPolicy, SystemEvent, UpgradeError,
+    failure::{policy::later, report::Failure},
+    runtime::{
+        incarnation::Blueprint,
+        orders::{Control, Upgrade},
+        owner::{ChildEventKind, Owner},
+        task::{ActorTask, Exit},
+    },
+};
+
+/// What comes after an incarnation.
+enum Next {
+    StartAt(Instant),
+    StartByOrder,
+    End,
+}
+
+/// What ends the wait for a next incarnation.
+enum Wake<L> {
+    Start,
+    /// Started already, by an upgrade.
+    Started(L),
+    Over,
+}
+
+impl<B: Blueprint> ActorTask<B> {
+    /// Waits for the order to start for the first time, as those under a supervisor do.
+    pub(super) async fn first(&mut self) -> Option<B::Live> {
+        loop {
+            match self.wait(None).await {
+                Wake::Over => return None,
+                Wake::Started(live) => return Some(live),
+                Wake::Start => match self.start().await {
+                    Ok(live) => {
+                        self.tell_supervisor(|| ChildEventKind::Started);
+                        return Some(live);
+                    }
+                    Err(failure) => self.tell_supervisor(|| ChildEventKind::Failed(failure)),
+                },
+            }
+        }
+    }
+
+    /// From the end of one incarnation to the next, if there is one.
+    pub(super) async fn next(&mut self, mut exit: Exit) -> Option<B::Live> {
+        if let Exit::Failed(_) = exit
+            && let Some(probation) = self.probation.take()
+            && let Some(previous) = self.previous.take()
+            && !self.cell.is_killed()
+            && self.cell.state() != Lifecycle::Stopping
+        {
+            // Whatever the policy: this failure is the new version's.
+            self.cell.set_state(Lifecycle::Restarting);
+            self.state = probation.state;
+            self.cell.mailbox.set_message_size(previous.message_size());
+            self.blueprint = previous;
+            self.event(|actor| SystemEvent::RolledBack { actor: actor.cell.address.clone() });
+            match self.start().await {
+                Ok(live) => return Some(self.count_restart(live)),
+                Err(failure) => exit = Exit::Failed(failure),
+            }
+        }
+        loop {
+            // A drain that fails is over: what is left goes to the dead letters.
+            if self.cell.is_killed() || self.cell.state() == Lifecycle::Stopping {
+                return None;
+            }
+            let at = match &exit {
+                Exit::Stopped | Exit::Killed => return None,
+                Exit::Suspended => {
+                    self.tell_supervisor(|| ChildEventKind::Suspended);
+                    None
+                }
+                Exit::Failed(failure) => match self.after(failure) {
+                    Next::StartAt(at) => Some(at),
+                    Next::StartByOrder => None,
+                    Next::End => return None,
+                },
+            };
+            self.cell.set_state(Lifecycle::Restarting);
+            match self.wait(at).await {
+                Wake::Over => return None,
+                Wake::Started(live) => return Some(live),
+                Wake::Start => match self.start().await {
+                    Ok(live) => {
+                        self.tell_supervisor(|| ChildEventKind::Started);
+                        return Some(self.count_restart(live));
+                    }
+                    Err(failure) => {
+                        exit = Exit::Failed(failure);
+                        // One that fails at once, without end, leaves the worker to others in between.
+                        tokio::task::yield_now().await;
+                    }
+                },
+            }
+        }
+    }
+
+    fn count_restart(&self, live: B::Live) -> B::Live {
+        self.cell.count_restart();
+        self.cell.metrics.restarts.increment(1);
+        live
+    }
+
+    /// What follows a failure.
+    fn after(&mut self, failure: &Failure) -> Next {
+        let Owner::Itself(history) = &mut self.owner else {
+            self.tell_supervisor(|| ChildEventKind::Failed(failure.clone()));
+            return Next::StartByOrder;
+        };
+        let RestartPolicy { intensity, backoff, .. } = &self.policy;
+        let reply = self.policy.answer(failure);
+        if !reply.restart {
+            return Next::End;
+        }
+        let (backoff, now) = (reply.backoff.unwrap_or(*backoff), Instant::now());
+        let Some(wait) = history.note(intensity, &backoff, reply.counts, now, &mut self.random) else {
+            let Intensity { restarts, within } = *intensity;
+            tracing::error!(actor = %self.cell.id(), "given up after {restarts} restarts within {within:?}");
+            self.event(|actor| SystemEvent::GivenUp { name: actor.cell.id().clone() });
+            return Next::End;
+        };
+        self.event(|actor| SystemEvent::Restarting { actor: actor.cell.address.clone(), after: wait });
+        Next::StartAt(later(now, wait))
+    }
+
+    /// Waits until a time or for an order, without an incarnation.
+    async fn wait(&mut self, at: Option<Instant>) -> Wake<B::Live> {
+        loop {
+            if self.cell.is_killed() {
+                return Wake::Over;
+            }
+            let order = match at {
+                Some(at) if at <= Instant::now() => match self.inbox.orders.try_recv() {
+                    Ok(order) => order,
+                    Err(_) => return Wake::Start,
+                },
+                Some(at) => tokio::select! {
+                    biased;
+                    order = self.inbox.orders.recv() => order.expect("the cell holds a sender"),
+                    () = sleep_until(at) => return Wake::Start,
+                },
+                None => self.inbox.orders.recv().await.expect("the cell holds a sender"),
+            };
+            self.cell.orders.taken();
+            let Upgrade { version, options, done } = match order {
+                Control::Kill | Control::Stop { .. } => return Wake::Over,
+                Control::Start { order } => {
+                    self.follow(order);
+                    return Wake::Start;
+                }
+                Control::Suspend { order } => {
+                    self.follow(order);
+                    self.tell_supervisor(|| ChildEventKind::Suspended);
+                    continue;
+                }
+                Control::Health { done } => {
+                    _ = done.send(Err(HealthError::NotRunning { state: self.cell.state() }));
+                    continue;
+                }
+                // The cure for a version that keeps crashing. There is no state but what waits already.
+                Control::Upgrade(upgrade) => *upgrade,
+            };
+            let next = match self.next_version(version) {
+                Ok(next) => next,
+                Err(error) => {
+                    _ = done.send(Err(error));
+                    continue;
+                }
+            };
+            let patterns = self.cell.patterns();
+            match self.begin(&next, self.state.clone()).await {
+                Ok(live) => {
+                    let state = self.state.take();
+                    self.adopt(next, options.probation, state);
+                    self.tell_supervisor(|| ChildEventKind::Started);
+                    _ = done.send(Ok(self.cell.incarnation()));
+                    return Wake::Started(live);
+                }
+                Err(error) => {
+                    self.cell.set_patterns(&patterns);
+                    _ = done.send(Err(UpgradeError::NotStarted(error)));
+                }
+            }
+        }
+    }
+}

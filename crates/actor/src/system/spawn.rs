@@ -1,0 +1,154 @@
+//! From a specification to an actor that lives.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use airssys_wasm_registry::{ComponentId, NameTaken};
+use futures_util::future::BoxFuture;
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::{
+    ActorRef, NoHandler, RestartPolicy, StartError,
+    failure::{policy::History, report::Failure},
+    runtime::{
+        cell::Cell,
+        endpoint::Endpoint,
+        incarnation::Blueprint,
+        options::ActorOptions,
+        owner::{ChildEvent, Owner},
+        task::ActorTask,
+    },
+    supervision::supervisor::Child,
+    system::SystemCore,
+};
+
+/// An actor or a supervisor was not spawned. Nothing is left of it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpawnError {
+    /// Somebody has the name.
+    #[error(transparent)]
+    NameTaken(#[from] NameTaken),
+    /// The component is no actor.
+    #[error(transparent)]
+    NoHandler(#[from] NoHandler),
+    /// An actor that it depends on is not there.
+    #[error("`{of}` depends on `{missing}`, and nobody is registered under that name; spawn that first")]
+    Dependency {
+        /// Who depends.
+        of: ComponentId,
+        /// On whom.
+        missing: ComponentId,
+    },
+    /// It did not come to life.
+    #[error("`{id}` did not start: {error}")]
+    Start {
+        /// Who.
+        id: ComponentId,
+        /// Why.
+        error: Arc<StartError>,
+    },
+    /// A supervisor below failed.
+    #[error("the supervisor `{id}` gave up")]
+    GaveUp {
+        /// Which.
+        id: ComponentId,
+    },
+    /// A mailbox for no messages, or for more than can be counted.
+    #[error(
+        "`{id}` has a mailbox for {size} messages; it must be for one at least and {} at the most",
+        Semaphore::MAX_PERMITS
+    )]
+    Mailbox {
+        /// Whose.
+        id: ComponentId,
+        /// What it is to hold.
+        size: usize,
+    },
+    /// The system is shutting down.
+    #[error("the system is shutting down")]
+    ShuttingDown,
+}
+
+/// An actor to be.
+pub(super) struct Spawn<B> {
+    pub(super) options: ActorOptions,
+    pub(super) blueprint: B,
+}
+
+impl<B: Blueprint> Spawn<B> {
+    /// Registers an actor that does not live yet.
+    fn prepare(self, core: &Arc<SystemCore>, owner: Owner) -> Result<ActorTask<B>, SpawnError> {
+        if core.closing.load(Ordering::SeqCst) {
+            return Err(SpawnError::ShuttingDown);
+        }
+        let ActorOptions { id, mailbox, subscriptions, restart, redelivery, depends_on } = self.options;
+        if !(1..=Semaphore::MAX_PERMITS).contains(&mailbox.messages) {
+            return Err(SpawnError::Mailbox { id, size: mailbox.messages });
+        }
+        let level = core.level(&id, &depends_on)?;
+        let supervised = matches!(owner, Owner::Supervisor { .. });
+        // Made before, because it turns to the embedder's recorder.
+        let metrics = core.services.metrics_of(&id);
+        let mut made = None;
+        core.services.registry.register_with(&id, |address| {
+            let (cell, inbox) = Cell::new(&core.services, address.clone(), metrics, level, supervised, mailbox);
+            made = Some((Arc::clone(&cell), inbox));
+            Arc::new(Endpoint::Actor(cell))
+        })?;
+        let (cell, inbox) = made.expect("made while it was registered");
+        let actor = ActorTask::new(cell, inbox, self.blueprint, restart, redelivery, owner);
+        if !subscriptions.is_empty() {
+            actor.cell().set_patterns(&subscriptions);
+        }
+        // Whoever shuts down either finds it in the registry, or is seen here.
+        if core.closing.load(Ordering::SeqCst) { Err(SpawnError::ShuttingDown) } else { Ok(actor) }
+    }
+
+    pub(super) async fn spawn(self, core: &Arc<SystemCore>) -> Result<ActorRef, SpawnError> {
+        let mut actor = self.prepare(core, Owner::Itself(History::default()))?;
+        let cell = Arc::clone(actor.cell());
+        // Where this fails or is given up, dropping the actor takes everything back.
+        match actor.start().await {
+            Ok(live) => {
+                tokio::spawn(actor.run(Some(live)));
+                Ok(ActorRef(cell))
+            }
+            Err(failure) => Err(not_started(cell.id(), failure)),
+        }
+    }
+
+    pub(super) fn supervised(
+        self,
+        core: &Arc<SystemCore>,
+        child: usize,
+        events: mpsc::UnboundedSender<ChildEvent>,
+    ) -> Result<Prepared, SpawnError> {
+        let policy = self.options.restart.clone();
+        let actor = self.prepare(core, Owner::Supervisor { child, order: 0, events })?;
+        let cell = Arc::clone(actor.cell());
+        Ok(Prepared {
+            level: cell.level.load(Ordering::Relaxed),
+            child: Child::Actor(cell),
+            policy,
+            tasks: vec![Box::pin(actor.run(None))],
+        })
+    }
+}
+
+pub(super) fn not_started(id: &ComponentId, failure: Failure) -> SpawnError {
+    let id = id.clone();
+    match failure {
+        Failure::Start(error) => SpawnError::Start { id, error },
+        Failure::Crash(report) => SpawnError::Start { id, error: Arc::new(StartError::Crash(report)) },
+        Failure::GaveUp(None) => SpawnError::GaveUp { id },
+        Failure::GaveUp(Some(below)) => not_started(&below.0, below.1.clone()),
+    }
+}
+
+/// Somebody supervised, whose tasks are to be spawned when all the others are prepared as well.
+pub(super) struct Prepared {
+    pub(super) level: u32,
+    pub(super) child: Child,
+    pub(super) policy: RestartPolicy,
+    pub(super) tasks: Vec<BoxFuture<'static, ()>>,
+}
