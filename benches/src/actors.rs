@@ -8,8 +8,8 @@ use std::{
 };
 
 use airssys_wasm_actor::{
-    ActorRef, ActorSpec, ActorState, ActorSystem, AskError, Backoff, Capabilities, Intensity, NativeActor, NativeSpec,
-    RestartPolicy, SystemConfig,
+    ActorRef, ActorSpec, ActorState, ActorSystem, AskError, Backoff, Capabilities, Intensity, NativeActor,
+    NativeContext, NativeSpec, RestartPolicy, SystemConfig,
 };
 use airssys_wasm_engine::{Export, LoadedComponent, Profile, WasmEngine};
 use airssys_wasm_fixtures as fixtures;
@@ -209,7 +209,7 @@ impl Receiver for Ours {
 pub struct Echo;
 
 impl NativeActor for Echo {
-    async fn handle(&mut self, message: &MessageEnvelope) -> Result<Option<Bytes>, String> {
+    async fn handle(&mut self, message: &MessageEnvelope, _: &NativeContext) -> Result<Option<Bytes>, String> {
         Ok(Some(echo(message.payload.clone())))
     }
 }

@@ -11,8 +11,8 @@ use std::{
 };
 
 use airssys_wasm_actor::{
-    ActorRef, ActorSpec, ActorState, ActorSystem, Backoff, Capabilities, Intensity, NativeActor, NativeSpec,
-    RestartPolicy, Stop, SystemConfig, SystemEvent,
+    ActorRef, ActorSpec, ActorState, ActorSystem, Backoff, Capabilities, Intensity, NativeActor, NativeContext,
+    NativeSpec, RestartPolicy, Stop, SystemConfig, SystemEvent,
 };
 use airssys_wasm_engine::{LoadedComponent, Profile, WasmEngine};
 use airssys_wasm_fixtures::{ACTOR, ECHO_ACTOR};
@@ -171,7 +171,7 @@ struct Arena {
 struct Silent;
 
 impl NativeActor for Silent {
-    async fn handle(&mut self, _: &MessageEnvelope) -> Result<Option<Bytes>, String> {
+    async fn handle(&mut self, _: &MessageEnvelope, _: &NativeContext) -> Result<Option<Bytes>, String> {
         std::future::pending().await
     }
 }

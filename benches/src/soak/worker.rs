@@ -2,7 +2,7 @@
 
 use std::{panic::panic_any, sync::Arc, time::Duration};
 
-use airssys_wasm_actor::NativeActor;
+use airssys_wasm_actor::{NativeActor, NativeContext};
 use airssys_wasm_registry::MessageEnvelope;
 use bytes::Bytes;
 
@@ -48,7 +48,7 @@ impl Worker {
 }
 
 impl NativeActor for Worker {
-    async fn handle(&mut self, message: &MessageEnvelope) -> Result<Option<Bytes>, String> {
+    async fn handle(&mut self, message: &MessageEnvelope, _: &NativeContext) -> Result<Option<Bytes>, String> {
         let Some(tag) = Tag::of(message) else {
             self.world.report(Finding::Other(format!("r{} got a message that nobody has sent: {message:?}", self.me)));
             return Ok(None);

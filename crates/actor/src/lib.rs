@@ -60,11 +60,11 @@ pub use bytes::Bytes;
 
 pub use contract::{ContractKind, NoHandler, WIT};
 pub use failure::policy::{Backoff, Directive, Intensity, Restart, RestartPolicy};
-pub use failure::report::{CrashReport, During, StartError};
+pub use failure::report::{BoxError, CrashReport, During, StartError};
 pub use guest::capabilities::{Capabilities, NamePattern};
 pub use guest::manifest::{ActorManifest, ComponentTable, LoadManifestError};
-pub use guest::spec::{ActorSpec, ActorState, DEFAULT_REDELIVERY};
-pub use native::{NativeActor, NativeSpec};
+pub use guest::spec::{ActorSandbox, ActorSpec, ActorState, ActorTemplate, DEFAULT_REDELIVERY};
+pub use native::{NativeActor, NativeContext, NativeSpec};
 pub use runtime::actor_ref::{ActorInfo, ActorRef, AskError, HealthError, Stop};
 pub use runtime::dead_letters::{DeadLetter, DeadLetterLimits, DeadLetters, DeadReason};
 pub use runtime::events::{DeniedAction, SystemEvent};

@@ -1,18 +1,19 @@
 //! Actors that are code of the host: the same mailbox, restarts and supervision, without a sandbox.
 
-use std::{convert::Infallible, fmt, future::poll_fn, panic::AssertUnwindSafe, pin::pin, sync::Arc, task::Poll};
+use std::{convert::Infallible, fmt, future::ready, sync::Arc};
 
-use airssys_wasm_isolation::{Crash, CrashKind};
+use airssys_wasm_isolation::Crash;
 use airssys_wasm_limits::CancellationToken;
-use airssys_wasm_registry::{ComponentId, MessageEnvelope, TraceContext};
+use airssys_wasm_registry::{
+    ActorAddress, ComponentId, MessageEnvelope, PublishReport, SendError, Topic, TopicPattern, TraceContext,
+};
 use bytes::Bytes;
-use futures_util::FutureExt;
 
 use crate::{
-    HealthError, StartError, UpgradeError,
+    ActorRef, During, HealthError, StartError, UpgradeError,
     runtime::{
         cell::Cell,
-        incarnation::{Blueprint, Handled, Live, made},
+        incarnation::{Blueprint, Handled, Live, call, crashed, made},
         mailbox::ReplyTo,
         options::{ActorOptions, option_methods},
     },
@@ -21,10 +22,110 @@ use crate::{
 /// A handler of the host, by which a system gives its components somebody to talk to.
 ///
 /// It is not interrupted while it computes: it must not block its thread. A panic is a crash
-/// ([`CrashKind::HostPanic`]).
+/// ([`CrashKind::HostPanic`](airssys_wasm_isolation::CrashKind::HostPanic)).
+///
+/// ```
+/// use airssys_wasm_actor::{Bytes, NativeActor, NativeContext, registry::MessageEnvelope};
+///
+/// struct Counter(u64);
+///
+/// impl NativeActor for Counter {
+///     async fn handle(&mut self, _: &MessageEnvelope, _: &NativeContext) -> Result<Option<Bytes>, String> {
+///         self.0 += 1;
+///         Ok(Some(self.0.to_string().into()))
+///     }
+/// }
+/// ```
 pub trait NativeActor: Send + 'static {
+    /// Called once, before the first message. After an error the incarnation is not started.
+    fn init(&mut self, _context: &NativeContext) -> impl Future<Output = Result<(), String>> + Send {
+        ready(Ok(()))
+    }
+
     /// Takes a message. What it returns is the answer, for whoever waits for one.
-    fn handle(&mut self, message: &MessageEnvelope) -> impl Future<Output = Result<Option<Bytes>, String>> + Send;
+    fn handle(
+        &mut self,
+        message: &MessageEnvelope,
+        context: &NativeContext,
+    ) -> impl Future<Output = Result<Option<Bytes>, String>> + Send;
+
+    /// Asked between two messages, by [`ActorRef::health`].
+    fn health(&mut self, _context: &NativeContext) -> impl Future<Output = Result<(), String>> + Send {
+        ready(Ok(()))
+    }
+
+    /// Called once, after the last message of an incarnation that did not crash and was not killed.
+    fn stop(self, _context: &NativeContext) -> impl Future<Output = ()> + Send
+    where
+        Self: Sized,
+    {
+        ready(())
+    }
+}
+
+/// What a native actor has at hand. Cheap to clone; a clone goes on with the trace of the message it was cloned in.
+#[derive(Clone)]
+pub struct NativeContext {
+    cell: Arc<Cell>,
+    /// Of the message in flight.
+    trace: Option<Box<TraceContext>>,
+}
+
+impl NativeContext {
+    /// The actor's name.
+    pub fn id(&self) -> &ComponentId {
+        self.cell.id()
+    }
+
+    /// Its name and registration.
+    pub fn address(&self) -> &ActorAddress {
+        &self.cell.address
+    }
+
+    /// A handle on the actor itself. Asking it from its own handler waits for ever.
+    pub fn itself(&self) -> ActorRef {
+        ActorRef(Arc::clone(&self.cell))
+    }
+
+    /// The actor of this name.
+    pub fn find(&self, id: &ComponentId) -> Option<ActorRef> {
+        self.cell.services.find(id)
+    }
+
+    /// A message from this actor, in the trace of the message in flight.
+    pub fn envelope(&self, message: impl Into<MessageEnvelope>) -> MessageEnvelope {
+        self.cell.envelope(message.into(), self.trace.as_deref())
+    }
+
+    /// Sends a message from this actor at once, to an actor or to the next member of a group that takes it.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`], with the message.
+    pub fn send(&self, to: &ComponentId, message: impl Into<MessageEnvelope>) -> Result<(), SendError> {
+        self.cell.services.router.send(to, self.envelope(message))
+    }
+
+    /// Delivers a message from this actor to all who subscribed to its topic.
+    pub async fn publish(&self, topic: &Topic, message: impl Into<MessageEnvelope>) -> PublishReport {
+        self.cell.services.broker.publish(topic, self.envelope(message)).await
+    }
+
+    /// Subscribes this actor to a pattern. Subscribing twice is subscribing once. Subscriptions outlive restarts.
+    pub fn subscribe(&self, pattern: TopicPattern) {
+        self.cell.subscribe(pattern, u32::MAX);
+    }
+
+    /// Ends the subscription to this pattern, if there is one.
+    pub fn unsubscribe(&self, pattern: &TopicPattern) {
+        self.cell.unsubscribe(pattern);
+    }
+}
+
+impl fmt::Debug for NativeContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("NativeContext").field(&self.cell.address).finish()
+    }
 }
 
 /// What a native actor is spawned from.
@@ -56,7 +157,10 @@ impl<N: NativeActor> NativeSpec<N> {
 
 pub(crate) struct NativeBlueprint<N>(pub(crate) Arc<dyn Fn() -> N + Send + Sync>);
 
-pub(crate) struct NativeLive<N>(N);
+pub(crate) struct NativeLive<N> {
+    actor: N,
+    context: NativeContext,
+}
 
 impl<N: NativeActor> Blueprint for NativeBlueprint<N> {
     type Live = NativeLive<N>;
@@ -66,9 +170,13 @@ impl<N: NativeActor> Blueprint for NativeBlueprint<N> {
         &self,
         cell: &Arc<Cell>,
         _: Option<Bytes>,
-        _: &CancellationToken,
+        interrupt: &CancellationToken,
     ) -> Result<NativeLive<N>, StartError> {
-        made(cell, || (self.0)()).map(NativeLive)
+        let mut actor = made(cell, || (self.0)())?;
+        let context = NativeContext { cell: Arc::clone(cell), trace: None };
+        let init = call("init", interrupt, async { actor.init(&context).await }).await;
+        init.map_err(|crash| crashed(cell, During::Init, crash))?.map_err(|message| StartError::Refused { message })?;
+        Ok(NativeLive { actor, context })
     }
 
     fn upgraded(&self, version: Infallible) -> Result<Self, UpgradeError> {
@@ -88,34 +196,28 @@ impl<N: NativeActor> Live for NativeLive<N> {
     async fn handle(
         &mut self,
         message: &MessageEnvelope,
-        _: Option<Box<TraceContext>>,
+        trace: Option<Box<TraceContext>>,
         _: &mut Option<ReplyTo>,
         interrupt: &CancellationToken,
     ) -> Result<Handled, Crash> {
-        // The handler is never used again after a panic. In a block, because it may panic before it gives a future.
-        let mut handling = pin!(AssertUnwindSafe(async { self.0.handle(message).await }).catch_unwind());
-        // Most are done at once, and need not listen for an interruption.
-        let handled = match poll_fn(|cx| Poll::Ready(handling.as_mut().poll(cx))).await {
-            Poll::Ready(handled) => handled,
-            Poll::Pending => tokio::select! {
-                biased;
-                handled = handling => handled,
-                () = interrupt.cancelled() => return Err(Crash::of_host(CrashKind::Cancelled, "handle")),
-            },
-        };
-        handled.map_err(|payload| Crash::of_host(CrashKind::panicked(payload), "handle"))
+        self.context.trace = trace;
+        // In a block, because `handle` may panic before it gives a future.
+        call("handle", interrupt, async { self.actor.handle(message, &self.context).await }).await
     }
 
-    async fn health(&mut self, _: &CancellationToken) -> Result<Result<(), HealthError>, Crash> {
-        Ok(Err(HealthError::NotOffered))
+    async fn health(&mut self, interrupt: &CancellationToken) -> Result<Result<(), HealthError>, Crash> {
+        let health = call("health", interrupt, async { self.actor.health(&self.context).await }).await?;
+        Ok(health.map_err(|message| HealthError::Unwell { message }))
     }
 
     async fn snapshot(&mut self, _: &CancellationToken) -> Result<Result<Bytes, String>, Crash> {
         Ok(Ok(Bytes::new()))
     }
 
-    async fn shutdown(self, _: &CancellationToken) -> Result<(), Crash> {
-        Ok(())
+    async fn shutdown(self, interrupt: &CancellationToken) -> Result<(), Crash> {
+        let Self { actor, mut context } = self;
+        context.trace = None;
+        call("stop", interrupt, async { actor.stop(&context).await }).await
     }
 
     fn memory(&self) -> u64 {

@@ -65,6 +65,9 @@ impl fmt::Display for During {
     }
 }
 
+/// An error of the embedder's code.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
 /// An incarnation did not come to life.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -78,6 +81,9 @@ pub enum StartError {
     /// An export has another type than the contract.
     #[error(transparent)]
     Contract(#[from] airssys_wasm_engine::ExportError),
+    /// The factory of the embedder's state came back with an error.
+    #[error("the embedder's state was not made")]
+    State(#[source] BoxError),
     /// The component's `init` came back with an error.
     #[error("`init` refused: {}", message.escape_debug())]
     Refused {

@@ -105,10 +105,7 @@ pub(crate) fn link<U: Send + 'static>(linker: &mut Linker<HostState<ActorState<U
 impl<U> ActorState<U> {
     /// A message from this actor, in the trace of the one in flight.
     fn envelope(&self, payload: Bytes) -> MessageEnvelope {
-        let mut message = MessageEnvelope::new(payload);
-        message.sender = Some(self.cell.address.clone());
-        message.trace.clone_from(&self.trace);
-        message
+        self.cell.envelope(MessageEnvelope::new(payload), self.trace.as_deref())
     }
 
     fn deny(&mut self, action: DeniedAction, target: &str) {
@@ -336,12 +333,12 @@ mod tests {
     use airssys_wasm_engine::{EngineConfig, WasmEngine};
 
     use super::*;
-    use crate::{ActorRef, ActorSystem, NativeActor, NativeSpec, SystemConfig};
+    use crate::{ActorRef, ActorSystem, NativeActor, NativeContext, NativeSpec, SystemConfig};
 
     struct Busy;
 
     impl NativeActor for Busy {
-        async fn handle(&mut self, _: &MessageEnvelope) -> Result<Option<Bytes>, String> {
+        async fn handle(&mut self, _: &MessageEnvelope, _: &NativeContext) -> Result<Option<Bytes>, String> {
             std::future::pending().await
         }
     }

@@ -13,38 +13,67 @@ use airssys_wasm_isolation::{Crash, InstantiateError, Sandbox, SandboxSpec, Type
 use airssys_wasm_limits::CancellationToken;
 use airssys_wasm_registry::{ComponentId, MessageEnvelope, TraceContext};
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 
 use crate::{
-    ActorSpec, ActorState, Capabilities, ContractKind, CrashReport, During, HealthError, NoHandler, StartError,
+    ActorSpec, ActorState, BoxError, Capabilities, ContractKind, During, HealthError, NoHandler, StartError,
     UpgradeError,
     contract::Contract,
     guest::wire::{BrokerMessage, Message},
     runtime::{
         cell::Cell,
-        incarnation::{Blueprint, Handled, Live, made},
+        incarnation::{Blueprint, Handled, Live, call, crashed, made},
         mailbox::ReplyTo,
     },
 };
 
 /// Makes the embedder's state for an incarnation.
-pub(crate) type MakeUser<U> = Arc<dyn Fn(&ComponentId) -> U + Send + Sync>;
+pub(crate) enum MakeState<U> {
+    /// The system's.
+    Sync(Arc<dyn Fn(&ComponentId) -> U + Send + Sync>),
+    /// A specification's own.
+    Async(Arc<dyn Fn(&ComponentId) -> MadeState<U> + Send + Sync>),
+}
+
+type MadeState<U> = BoxFuture<'static, Result<U, BoxError>>;
+
+impl<U> Clone for MakeState<U> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Sync(make) => Self::Sync(Arc::clone(make)),
+            Self::Async(make) => Self::Async(Arc::clone(make)),
+        }
+    }
+}
+
+impl<U> MakeState<U> {
+    async fn make(&self, cell: &Cell, interrupt: &CancellationToken) -> Result<U, StartError> {
+        match self {
+            Self::Sync(make) => made(cell, || make(cell.id())),
+            Self::Async(make) => {
+                let made = call("make", interrupt, async { make(cell.id()).await }).await;
+                made.map_err(|crash| crashed(cell, During::Start, crash))?.map_err(StartError::State)
+            }
+        }
+    }
+}
 
 pub(crate) struct GuestBlueprint<U: 'static> {
     sandbox: SandboxSpec<ActorState<U>>,
     contract: Arc<Contract>,
     capabilities: Arc<Capabilities>,
     config: Arc<BTreeMap<String, String>>,
-    user: MakeUser<U>,
+    state: MakeState<U>,
 }
 
 impl<U: Send + 'static> GuestBlueprint<U> {
-    pub(crate) fn new(spec: &ActorSpec<U>, user: MakeUser<U>) -> Result<Self, NoHandler> {
+    pub(crate) fn new(spec: &ActorSpec<U>, default: &MakeState<U>) -> Result<Self, NoHandler> {
         Ok(Self {
             contract: contract_of(&spec.sandbox)?,
             sandbox: spec.sandbox.clone(),
             capabilities: Arc::new(spec.capabilities.clone()),
             config: Arc::new(spec.config.clone()),
-            user,
+            state: spec.state.as_ref().unwrap_or(default).clone(),
         })
     }
 }
@@ -80,16 +109,9 @@ impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
         state: Option<Bytes>,
         interrupt: &CancellationToken,
     ) -> Result<GuestLive<U>, StartError> {
-        let crashed = |during, crash| {
-            StartError::Crash(Arc::new(CrashReport {
-                actor: cell.address.clone(),
-                incarnation: cell.incarnation(),
-                during,
-                crash,
-            }))
-        };
+        let crashed = |during, crash| crashed(cell, during, crash);
         let ext = ActorState {
-            user: made(cell, || (self.user)(cell.id()))?,
+            user: self.state.make(cell, interrupt).await?,
             cell: Arc::clone(cell),
             capabilities: Arc::clone(&self.capabilities),
             trace: None,
@@ -132,7 +154,7 @@ impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
             contract,
             capabilities: Arc::clone(&self.capabilities),
             config: Arc::clone(&self.config),
-            user: Arc::clone(&self.user),
+            state: self.state.clone(),
         })
     }
 

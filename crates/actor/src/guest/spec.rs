@@ -2,11 +2,14 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use airssys_wasm_isolation::SandboxSpec;
+use airssys_wasm_engine::ComponentTemplate;
+use airssys_wasm_isolation::{HostState, SandboxSpec};
 use airssys_wasm_registry::{ComponentId, TraceContext};
+use futures_util::TryFutureExt;
 
 use crate::{
-    Capabilities,
+    BoxError, Capabilities,
+    guest::incarnation::MakeState,
     runtime::{
         cell::Cell,
         options::{ActorOptions, option_methods},
@@ -14,11 +17,12 @@ use crate::{
 };
 
 /// What an actor is spawned from: a sandbox's specification, and how it is an actor.
-pub struct ActorSpec<U: 'static> {
+pub struct ActorSpec<U: 'static = ()> {
     pub(crate) options: ActorOptions,
-    pub(crate) sandbox: SandboxSpec<ActorState<U>>,
+    pub(crate) sandbox: ActorSandbox<U>,
     pub(crate) capabilities: Capabilities,
     pub(crate) config: BTreeMap<String, String>,
+    pub(crate) state: Option<MakeState<U>>,
 }
 
 /// How many times a message may crash an actor, where redelivery is wanted and there is no reason for another number.
@@ -26,18 +30,24 @@ pub const DEFAULT_REDELIVERY: u32 = 3;
 
 impl<U: Send + 'static> ActorSpec<U> {
     /// An actor with defaults for everything else.
-    pub fn new(id: ComponentId, sandbox: SandboxSpec<ActorState<U>>) -> Self {
-        Self { options: ActorOptions::new(id), sandbox, capabilities: Capabilities::default(), config: BTreeMap::new() }
+    pub fn new(id: ComponentId, sandbox: ActorSandbox<U>) -> Self {
+        Self {
+            options: ActorOptions::new(id),
+            sandbox,
+            capabilities: Capabilities::default(),
+            config: BTreeMap::new(),
+            state: None,
+        }
     }
 
     /// Its component, limits and grants.
-    pub fn sandbox(&self) -> &SandboxSpec<ActorState<U>> {
+    pub fn sandbox(&self) -> &ActorSandbox<U> {
         &self.sandbox
     }
 
     /// With another component, or other limits and grants.
     #[must_use]
-    pub fn with_sandbox(mut self, sandbox: SandboxSpec<ActorState<U>>) -> Self {
+    pub fn with_sandbox(mut self, sandbox: ActorSandbox<U>) -> Self {
         self.sandbox = sandbox;
         self
     }
@@ -56,6 +66,30 @@ impl<U: Send + 'static> ActorSpec<U> {
         self
     }
 
+    /// With state of the embedder's from this factory, not from the system's. It is called for each incarnation. An error
+    /// ends the start ([`StartError::State`](crate::StartError::State)), and is answered as other failed starts are.
+    ///
+    /// ```
+    /// # use airssys_wasm_actor::ActorSpec;
+    /// # struct Account { balance: u64 }
+    /// # async fn read_balance(name: String) -> std::io::Result<u64> { Ok(0) }
+    /// fn with_account(spec: ActorSpec<Account>) -> ActorSpec<Account> {
+    ///     spec.with_state(|id| {
+    ///         let name = id.to_string();
+    ///         async move { std::io::Result::Ok(Account { balance: read_balance(name).await? }) }
+    ///     })
+    /// }
+    /// ```
+    #[must_use]
+    pub fn with_state<F, E>(mut self, make: impl Fn(&ComponentId) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<U, E>> + Send + 'static,
+        E: Into<BoxError> + 'static,
+    {
+        self.state = Some(MakeState::Async(Arc::new(move |id| Box::pin(make(id).map_err(Into::into)))));
+        self
+    }
+
     option_methods!();
 }
 
@@ -66,6 +100,7 @@ impl<U> Clone for ActorSpec<U> {
             sandbox: self.sandbox.clone(),
             capabilities: self.capabilities.clone(),
             config: self.config.clone(),
+            state: self.state.clone(),
         }
     }
 }
@@ -79,10 +114,16 @@ impl<U> fmt::Debug for ActorSpec<U> {
     }
 }
 
+/// A component that is linked to become actors, by [`ActorSystem::link`](crate::ActorSystem::link).
+pub type ActorTemplate<U = ()> = ComponentTemplate<HostState<ActorState<U>>>;
+
+/// What an actor's sandbox is made from.
+pub type ActorSandbox<U = ()> = SandboxSpec<ActorState<U>>;
+
 /// What the store of an actor's sandbox holds beside the guest: the embedder's own state, and who the actor is.
 ///
 /// Host functions of the embedder find it in [`HostState::ext`](airssys_wasm_isolation::HostState::ext).
-pub struct ActorState<U> {
+pub struct ActorState<U = ()> {
     /// The embedder's own, made anew for each incarnation.
     pub user: U,
     pub(crate) cell: Arc<Cell>,

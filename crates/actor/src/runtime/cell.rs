@@ -10,7 +10,9 @@ use std::{
 };
 
 use airssys_wasm_limits::CancellationToken;
-use airssys_wasm_registry::{ActorAddress, ComponentId, Load, Refusal, Subscription, TopicPattern, WhenFull};
+use airssys_wasm_registry::{
+    ActorAddress, ComponentId, Load, MessageEnvelope, Refusal, Subscription, TopicPattern, TraceContext, WhenFull,
+};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
@@ -175,6 +177,15 @@ impl Cell {
         self.killed.load(Ordering::SeqCst)
     }
 
+    /// A message from this actor, in the trace of the message in flight.
+    pub(crate) fn envelope(&self, mut message: MessageEnvelope, trace: Option<&TraceContext>) -> MessageEnvelope {
+        message.sender = Some(self.address.clone());
+        if message.trace.is_none() {
+            message.trace = trace.map(|trace| Box::new(*trace));
+        }
+        message
+    }
+
     /// Puts a message into the mailbox at once.
     #[inline]
     pub(crate) fn try_push(&self, delivery: Delivery) -> Result<(), (Refusal, Delivery)> {
@@ -240,16 +251,15 @@ impl Cell {
 #[cfg(test)]
 mod tests {
     use airssys_wasm_engine::{EngineConfig, WasmEngine};
-    use airssys_wasm_registry::MessageEnvelope;
     use bytes::Bytes;
 
     use super::*;
-    use crate::{ActorSystem, NativeActor, NativeSpec, SystemConfig};
+    use crate::{ActorSystem, NativeActor, NativeContext, NativeSpec, SystemConfig};
 
     struct Echo;
 
     impl NativeActor for Echo {
-        async fn handle(&mut self, message: &MessageEnvelope) -> Result<Option<Bytes>, String> {
+        async fn handle(&mut self, message: &MessageEnvelope, _: &NativeContext) -> Result<Option<Bytes>, String> {
             Ok(Some(message.payload.clone()))
         }
     }

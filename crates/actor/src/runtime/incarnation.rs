@@ -1,14 +1,18 @@
 //! What an actor's task runs: a guest in its sandbox, or a handler of the host.
 
 use std::{
+    future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
     sync::Arc,
+    task::Poll,
 };
 
 use airssys_wasm_isolation::{Crash, CrashKind};
 use airssys_wasm_limits::CancellationToken;
 use airssys_wasm_registry::{MessageEnvelope, TraceContext};
 use bytes::Bytes;
+use futures_util::FutureExt;
 
 use crate::{
     CrashReport, During, HealthError, StartError, UpgradeError,
@@ -72,12 +76,31 @@ pub(crate) type Handled = Result<Option<Bytes>, String>;
 
 /// What code of the embedder makes for an incarnation. A panic there is a crash of the start.
 pub(crate) fn made<T>(cell: &Cell, make: impl FnOnce() -> T) -> Result<T, StartError> {
-    catch_unwind(AssertUnwindSafe(make)).map_err(|payload| {
-        StartError::Crash(Arc::new(CrashReport {
-            actor: cell.address.clone(),
-            incarnation: cell.incarnation(),
-            during: During::Start,
-            crash: Crash::of_host(CrashKind::panicked(payload), "make"),
-        }))
-    })
+    catch_unwind(AssertUnwindSafe(make))
+        .map_err(|payload| crashed(cell, During::Start, Crash::of_host(CrashKind::panicked(payload), "make")))
+}
+
+/// A start that crashed.
+pub(crate) fn crashed(cell: &Cell, during: During, crash: Crash) -> StartError {
+    let (actor, incarnation) = (cell.address.clone(), cell.incarnation());
+    StartError::Crash(Arc::new(CrashReport { actor, incarnation, during, crash }))
+}
+
+/// Runs the embedder's code until it is done or interrupted. A panic is a crash, and so its state is never used again.
+pub(crate) async fn call<T>(
+    what: &'static str,
+    interrupt: &CancellationToken,
+    code: impl Future<Output = T> + Send,
+) -> Result<T, Crash> {
+    let mut code = pin!(AssertUnwindSafe(code).catch_unwind());
+    // Most are done at once, and need not listen for an interruption.
+    let done = match poll_fn(|cx| Poll::Ready(code.as_mut().poll(cx))).await {
+        Poll::Ready(done) => done,
+        Poll::Pending => tokio::select! {
+            biased;
+            done = code => done,
+            () = interrupt.cancelled() => return Err(Crash::of_host(CrashKind::Cancelled, what)),
+        },
+    };
+    done.map_err(|payload| Crash::of_host(CrashKind::panicked(payload), what))
 }

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use airssys_wasm_engine::{ComponentTemplate, LinkError, Linker, LoadedComponent, WasmEngine, wasmtime};
+use airssys_wasm_engine::{LinkError, Linker, LoadError, LoadedComponent, WasmEngine, wasmtime};
 use airssys_wasm_isolation::{HostState, SandboxSpec, add_wasi};
 use airssys_wasm_limits::{CancellationToken, MemoryBudget};
 use airssys_wasm_registry::{
@@ -30,12 +30,13 @@ use tokio::{
 
 pub use self::{spawn::SpawnError, subscription::HostSubscription, tree::SupervisorSpec};
 use crate::{
-    ActorInfo, ActorManifest, ActorRef, ActorSpec, ActorState, DeadLetterLimits, DeadLetters, LoadManifestError,
-    NativeActor, NativeSpec, RestartPolicy, SupervisorRef, SystemEvent, UpgradeError, UpgradeOptions,
+    ActorInfo, ActorManifest, ActorRef, ActorSandbox, ActorSpec, ActorState, ActorTemplate, DeadLetterLimits,
+    DeadLetters, LoadManifestError, NativeActor, NativeSpec, RestartPolicy, SupervisorRef, SystemEvent, UpgradeError,
+    UpgradeOptions,
     failure::policy::later,
     guest::{
         imports,
-        incarnation::{GuestBlueprint, MakeUser},
+        incarnation::{GuestBlueprint, MakeState},
     },
     runtime::{
         endpoint::Endpoint,
@@ -97,7 +98,7 @@ pub struct ActorSystem<U: 'static = ()>(Arc<Handle<U>>);
 struct Handle<U: 'static> {
     core: Arc<SystemCore>,
     engine: WasmEngine,
-    user: MakeUser<U>,
+    state: MakeState<U>,
     link: LinkHook<U>,
     memory: Option<MemoryBudget>,
 }
@@ -205,7 +206,13 @@ impl<U: Send + 'static> ActorSystem<U> {
             closing: AtomicBool::new(false),
             closed: CancellationToken::new(),
         };
-        Self(Arc::new(Handle { core: Arc::new(core), engine, user: Arc::new(user), link: Box::new(link), memory }))
+        Self(Arc::new(Handle {
+            core: Arc::new(core),
+            engine,
+            state: MakeState::Sync(Arc::new(user)),
+            link: Box::new(link),
+            memory,
+        }))
     }
 
     fn core(&self) -> &Arc<SystemCore> {
@@ -226,7 +233,7 @@ impl<U: Send + 'static> ActorSystem<U> {
     /// # Errors
     ///
     /// [`LinkError`] when the component imports anything else.
-    pub fn link(&self, component: &LoadedComponent) -> Result<ComponentTemplate<HostState<ActorState<U>>>, LinkError> {
+    pub fn link(&self, component: &LoadedComponent) -> Result<ActorTemplate<U>, LinkError> {
         let mut linker = component.linker();
         add_wasi(&mut linker)
             .and_then(|()| imports::link(&mut linker))
@@ -250,7 +257,7 @@ impl<U: Send + 'static> ActorSystem<U> {
     }
 
     fn guest(&self, spec: ActorSpec<U>) -> Result<Spawn<GuestBlueprint<U>>, SpawnError> {
-        let blueprint = GuestBlueprint::new(&spec, Arc::clone(&self.0.user))?;
+        let blueprint = GuestBlueprint::new(&spec, &self.0.state)?;
         Ok(Spawn { options: spec.options, blueprint })
     }
 
@@ -273,10 +280,52 @@ impl<U: Send + 'static> ActorSystem<U> {
     ///
     /// [`LoadManifestError`].
     pub async fn load(&self, manifest: impl AsRef<Path>) -> Result<ActorSpec<U>, LoadManifestError> {
-        let (manifest, wasm) = ActorManifest::read(manifest.as_ref())?;
+        let path = manifest.as_ref().to_owned();
+        let (manifest, wasm) = match tokio::task::spawn_blocking(move || ActorManifest::read(&path)).await {
+            Ok(read) => read?,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => return Err(LoadError::Shutdown.into()),
+        };
         let component = self.engine().load_file(wasm, manifest.profile()).await?;
+        self.with_manifest(manifest, &component)
+    }
+
+    /// [`load`](Self::load) of a component that is in memory, with a manifest from
+    /// [`ActorManifest::from_toml`]. The manifest's `wasm` is not looked at.
+    ///
+    /// ```
+    /// # use airssys_wasm_actor::{ActorManifest, ActorSystem, SystemConfig};
+    /// # use airssys_wasm_engine::{EngineConfig, WasmEngine};
+    /// # const COUNTER: &[u8] = airssys_wasm_fixtures::COUNTER;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let system = ActorSystem::new(WasmEngine::new(EngineConfig::small().compile_in_process())?, SystemConfig::default());
+    /// let manifest = ActorManifest::from_toml("[component]\nname = 'counter'\n[resources]\nmemory = '8MiB'")?;
+    /// let counter = system.spawn(system.load_bytes(manifest, COUNTER).await?).await?;
+    /// assert_eq!(counter.ask("add 2").await?, "2");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`LoadManifestError`].
+    pub async fn load_bytes(
+        &self,
+        manifest: ActorManifest,
+        component: impl AsRef<[u8]> + Send + 'static,
+    ) -> Result<ActorSpec<U>, LoadManifestError> {
+        let component = self.engine().load(component, manifest.profile()).await?;
+        self.with_manifest(manifest, &component)
+    }
+
+    fn with_manifest(
+        &self,
+        manifest: ActorManifest,
+        component: &LoadedComponent,
+    ) -> Result<ActorSpec<U>, LoadManifestError> {
         let sandbox = manifest.sandbox.clone();
-        let mut sandbox = SandboxSpec::new(self.link(&component)?, sandbox.limits)?.with_wasi(sandbox.wasi);
+        let mut sandbox = SandboxSpec::new(self.link(component)?, sandbox.limits)?.with_wasi(sandbox.wasi);
         if let Some(budget) = &self.0.memory {
             sandbox = sandbox.with_budget(budget.clone());
         }
@@ -390,7 +439,7 @@ impl<U: Send + 'static> ActorSystem<U> {
     pub fn subscribe(&self, pattern: &TopicPattern, room: usize, when_full: WhenFull) -> HostSubscription {
         let (to, messages) = mpsc::channel(room);
         let subscription = self.services().broker.subscribe(pattern, Arc::new(Endpoint::Host(to)), when_full);
-        HostSubscription { messages, subscription, closed: self.core().closed.clone() }
+        HostSubscription { messages, subscription, closed: Box::pin(self.core().closed.clone().cancelled_owned()) }
     }
 
     /// Makes an empty group. Messages for its name go to its members in turn.
@@ -457,7 +506,7 @@ impl<U: Send + 'static> ActorSystem<U> {
     pub async fn upgrade(
         &self,
         actor: &ActorAddress,
-        version: SandboxSpec<ActorState<U>>,
+        version: ActorSandbox<U>,
         options: UpgradeOptions,
     ) -> Result<u64, UpgradeError> {
         self.order(actor, |done| {

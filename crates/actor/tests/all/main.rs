@@ -8,6 +8,7 @@ mod ecosystem;
 mod manifest;
 mod messaging;
 mod model;
+mod native;
 mod observability;
 mod shares;
 mod shutdown;

@@ -8,8 +8,8 @@ use std::{
 };
 
 use airssys_wasm_actor::{
-    ActorRef, ActorSystem, AskError, Backoff, Intensity, NativeActor, NativeSpec, RestartPolicy, Stop, Strategy,
-    SupervisorPolicy, SupervisorSpec, UpgradeOptions,
+    ActorRef, ActorSystem, AskError, Backoff, Intensity, NativeActor, NativeContext, NativeSpec, RestartPolicy, Stop,
+    Strategy, SupervisorPolicy, SupervisorSpec, UpgradeOptions,
 };
 use airssys_wasm_registry::{MessageEnvelope, Refusal};
 use bytes::Bytes;
@@ -24,7 +24,7 @@ struct Worker {
 }
 
 impl NativeActor for Worker {
-    async fn handle(&mut self, message: &MessageEnvelope) -> Result<Option<Bytes>, String> {
+    async fn handle(&mut self, message: &MessageEnvelope, _: &NativeContext) -> Result<Option<Bytes>, String> {
         let text = String::from_utf8(message.payload.to_vec()).unwrap();
         match text.split(' ').next().unwrap() {
             "crash" => panic!("told to crash"),

@@ -3,7 +3,8 @@
 use std::{sync::mpsc, time::Duration};
 
 use airssys_wasm_actor::{
-    ActorSystem, NativeActor, NativeSpec, SpawnError, SupervisorPolicy, SupervisorSpec, SystemConfig, SystemEvent,
+    ActorSystem, NativeActor, NativeContext, NativeSpec, SpawnError, SupervisorPolicy, SupervisorSpec, SystemConfig,
+    SystemEvent,
 };
 use airssys_wasm_registry::MessageEnvelope;
 use bytes::Bytes;
@@ -72,7 +73,7 @@ async fn mailboxes_are_drained_and_those_that_hang_are_killed_at_the_deadline() 
 struct Blocks(std::sync::Arc<parking_lot::Mutex<mpsc::Receiver<()>>>);
 
 impl NativeActor for Blocks {
-    async fn handle(&mut self, _: &MessageEnvelope) -> Result<Option<Bytes>, String> {
+    async fn handle(&mut self, _: &MessageEnvelope, _: &NativeContext) -> Result<Option<Bytes>, String> {
         let released = self.0.lock().recv();
         Ok(released.ok().map(|()| Bytes::new()))
     }

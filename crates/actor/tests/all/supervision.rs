@@ -9,15 +9,9 @@ use airssys_wasm_actor::{
 use airssys_wasm_isolation::CrashClass;
 use tokio::time::Instant;
 
-use crate::support::{ACTOR, Probe, Shared, ask, id, spec, system};
+use crate::support::{ACTOR, Probe, Shared, ask, id, settle, spec, system};
 
 /// Waits, in paused time, until all that can happen at once has happened.
-async fn settle() {
-    for _ in 0..50 {
-        tokio::task::yield_now().await;
-    }
-}
-
 async fn crash(actor: &ActorRef) {
     ask(actor, "crash").await.unwrap_err();
     settle().await;

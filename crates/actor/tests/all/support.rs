@@ -8,8 +8,8 @@ use std::{
 };
 
 use airssys_wasm_actor::{
-    ActorRef, ActorSpec, ActorState, ActorSystem, AskError, Backoff, Capabilities, Intensity, NativeActor, NativeSpec,
-    RestartPolicy, SystemConfig,
+    ActorRef, ActorSpec, ActorState, ActorSystem, AskError, Backoff, Capabilities, Intensity, NativeActor,
+    NativeContext, NativeSpec, RestartPolicy, SystemConfig,
 };
 use airssys_wasm_engine::{EngineConfig, LoadedComponent, PoolConfig, Profile, WasmEngine};
 use airssys_wasm_fixtures as fixtures;
@@ -82,6 +82,13 @@ pub(crate) async fn spawn(system: &ActorSystem, name: &str, guest: &LoadedCompon
     system.spawn(spec(system, name, guest)).await.unwrap()
 }
 
+/// Lets all that can happen happen.
+pub(crate) async fn settle() {
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Polls a future that is to be left alone afterwards.
 pub(crate) fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
@@ -105,7 +112,6 @@ pub(crate) struct Shared {
     /// All it has handled, those that crashed it included.
     pub(crate) log: Log,
     pub(crate) gate: Arc<Notify>,
-    itself: Arc<Mutex<Option<ActorRef>>>,
 }
 
 pub(crate) type Log = Arc<Mutex<Vec<String>>>;
@@ -124,9 +130,7 @@ impl Probe {
 
     pub(crate) async fn spawn(system: &ActorSystem, name: &str) -> (ActorRef, Shared) {
         let (spec, shared) = Self::spec(name);
-        let actor = system.spawn_native(spec).await.unwrap();
-        *shared.itself.lock() = Some(actor.clone());
-        (actor, shared)
+        (system.spawn_native(spec).await.unwrap(), shared)
     }
 }
 
@@ -137,7 +141,7 @@ impl Shared {
 }
 
 impl NativeActor for Probe {
-    async fn handle(&mut self, message: &MessageEnvelope) -> Result<Option<Bytes>, String> {
+    async fn handle(&mut self, message: &MessageEnvelope, context: &NativeContext) -> Result<Option<Bytes>, String> {
         let text = String::from_utf8(message.payload.to_vec()).unwrap();
         let before = self.0.handled();
         self.0.log.lock().push(text.clone());
@@ -147,8 +151,7 @@ impl NativeActor for Probe {
             "fail" => return Err("told to fail".to_owned()),
             "wait" => self.0.gate.notified().await,
             "storm" => {
-                let itself = self.0.itself.lock().clone();
-                itself.unwrap().try_tell("storm").unwrap();
+                context.itself().try_tell("storm").unwrap();
             }
             "handled" => return Ok(Some(before.into())),
             _ => {}
