@@ -32,10 +32,10 @@ pub(crate) enum MakeState<U> {
     /// The system's.
     Sync(Arc<dyn Fn(&ComponentId) -> U + Send + Sync>),
     /// A specification's own.
-    Async(Arc<dyn Fn(&ComponentId) -> MadeState<U> + Send + Sync>),
+    Async(Arc<StateFactory<U>>),
 }
 
-type MadeState<U> = BoxFuture<'static, Result<U, BoxError>>;
+type StateFactory<U> = dyn Fn(&ComponentId) -> BoxFuture<'static, Result<U, BoxError>> + Send + Sync;
 
 impl<U> Clone for MakeState<U> {
     fn clone(&self) -> Self {
