@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    ops::Range,
     time::Duration,
 };
 
@@ -51,6 +52,9 @@ pub struct Directive {
 
 /// Restarts within a period after which a failure goes up: to the supervisor's supervisor, or, at the top, to whoever
 /// watches the system's events.
+///
+/// The period is time in which the restarted child runs. The wait of a back-off is no part of it, so that a crash loop
+/// ends however long its back-off is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Intensity {
@@ -94,6 +98,11 @@ impl Default for Backoff {
 impl Backoff {
     /// At once, always.
     pub const NONE: Self = Self { first: Duration::ZERO, factor: 1.0, longest: Duration::ZERO, jitter: 0.0 };
+
+    /// The least wait where the host has run short of something. Shortages do not count against the intensity, and would
+    /// be tried again at the speed of the processor.
+    const SHORTAGE: Self =
+        Self { first: Duration::from_millis(10), factor: 2.0, longest: Duration::from_secs(1), jitter: 0.1 };
 
     /// The wait before the `nth` restart in a row, counted from 1.
     pub(crate) fn delay(&self, nth: u32, random: &mut fastrand::Rng) -> Duration {
@@ -155,47 +164,84 @@ impl RestartPolicy {
     }
 }
 
-/// The failures of late, held against an [`Intensity`].
-#[derive(Debug, Default)]
+/// The restarts of late, held against an [`Intensity`].
+#[derive(Debug)]
 pub(crate) struct History {
-    restarts: VecDeque<Instant>,
+    intensity: Intensity,
+    backoff: Backoff,
+    random: fastrand::Rng,
+    restarts: VecDeque<Restarted>,
     /// Failures that followed each other without a quiet period between.
     in_a_row: u32,
     /// When the last restart was due.
-    restarted: Option<Instant>,
+    due: Option<Instant>,
+}
+
+/// A restart of one child.
+#[derive(Debug)]
+struct Restarted {
+    child: usize,
+    /// When its failure was, plus the time for which its child has waited since: only time in which a child runs takes a
+    /// restart out of the period, or a long back-off would hide a crash loop.
+    at: Instant,
 }
 
 impl History {
-    /// Notes a failure, and says how long to wait before the restart; `None` when it is one too many.
+    pub(crate) fn new(intensity: Intensity, backoff: Backoff, random: fastrand::Rng) -> Self {
+        Self { intensity, backoff, random, restarts: VecDeque::new(), in_a_row: 0, due: None }
+    }
+
+    /// Notes a failure of a child, by which some children wait. Says how long before the restart; `None` when it is one
+    /// too many.
     pub(crate) fn note(
         &mut self,
-        intensity: &Intensity,
-        backoff: &Backoff,
-        counts: bool,
+        child: usize,
+        waiting: Range<usize>,
+        reply: &Reply,
         now: Instant,
-        random: &mut fastrand::Rng,
     ) -> Option<Duration> {
-        let is_past = |then: Instant| now.saturating_duration_since(then) >= intensity.within;
-        if counts {
-            while self.restarts.front().is_some_and(|&then| is_past(then)) {
-                self.restarts.pop_front();
-            }
-            if self.restarts.len() as u64 >= u64::from(intensity.restarts) {
+        let within = self.intensity.within;
+        let is_past = |then: Instant| now.saturating_duration_since(then) >= within;
+        if reply.counts {
+            self.restarts.retain(|restart| !is_past(restart.at));
+            if self.restarts.len() as u64 >= u64::from(self.intensity.restarts) {
                 return None;
             }
-            self.restarts.push_back(now);
+            self.restarts.push_back(Restarted { child, at: now });
         }
-        if self.restarted.is_none_or(is_past) {
+        if self.due.is_none_or(is_past) {
             self.in_a_row = 0;
         }
         self.in_a_row = self.in_a_row.saturating_add(1);
-        let wait = backoff.delay(self.in_a_row, random);
-        self.restarted = Some(later(now, wait));
+        let mut wait = reply.backoff.unwrap_or(self.backoff).delay(self.in_a_row, &mut self.random);
+        if !reply.counts {
+            wait = wait.max(Backoff::SHORTAGE.delay(self.in_a_row, &mut self.random));
+        }
+        for restart in &mut self.restarts {
+            if waiting.contains(&restart.child) {
+                restart.at = later(restart.at, wait);
+            }
+        }
+        self.due = Some(later(now, wait));
         Some(wait)
     }
 
+    pub(crate) fn intensity(&self) -> Intensity {
+        self.intensity
+    }
+
+    /// A child is up, perhaps before its wait was over.
+    pub(crate) fn started(&mut self, child: usize, now: Instant) {
+        for restart in &mut self.restarts {
+            if restart.child == child {
+                restart.at = restart.at.min(now);
+            }
+        }
+    }
+
     pub(crate) fn forget(&mut self) {
-        *self = Self::default();
+        self.restarts.clear();
+        (self.in_a_row, self.due) = (0, None);
     }
 }
 
@@ -238,35 +284,105 @@ mod tests {
         }
     }
 
-    fn note(history: &mut History, intensity: &Intensity, counts: bool, at: Instant) -> Option<u128> {
-        let backoff = Backoff { jitter: 0.0, ..Backoff::default() };
-        history.note(intensity, &backoff, counts, at, &mut fastrand::Rng::with_seed(1)).map(|wait| wait.as_millis())
+    const STEADY: Backoff =
+        Backoff { first: Duration::from_millis(10), factor: 2.0, longest: Duration::from_secs(10), jitter: 0.0 };
+
+    fn every(wait: Duration) -> Backoff {
+        Backoff { first: wait, longest: wait, ..STEADY }
+    }
+
+    fn history(restarts: u32, backoff: Backoff) -> History {
+        let within = Duration::from_secs(5);
+        History::new(Intensity { restarts, within }, backoff, fastrand::Rng::with_seed(1))
+    }
+
+    const FAILURE: Reply = Reply { restart: true, backoff: None, counts: true };
+    const SHORTAGE: Reply = Reply { counts: false, ..FAILURE };
+
+    /// A failure of the only child, and the milliseconds it waits.
+    fn note(history: &mut History, at: Instant) -> Option<u128> {
+        history.note(0, 0..1, &FAILURE, at).map(|wait| wait.as_millis())
     }
 
     #[test]
     fn one_restart_too_many_within_the_period_is_refused() {
-        let intensity = Intensity { restarts: 2, within: Duration::from_secs(5) };
-        let mut history = History::default();
+        let mut history = history(2, STEADY);
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        assert_eq!(note(&mut history, &intensity, true, at(0)), Some(10));
-        assert_eq!(note(&mut history, &intensity, true, at(4)), Some(20));
-        assert_eq!(note(&mut history, &intensity, true, at(4)), None);
+        assert_eq!(note(&mut history, at(0)), Some(10));
+        assert_eq!(note(&mut history, at(4)), Some(20));
+        assert_eq!(note(&mut history, at(4)), None);
         // What is nobody's failure does not count.
-        assert_eq!(note(&mut history, &intensity, false, at(4)), Some(40));
-        // The first is out of the period by now.
-        assert_eq!(note(&mut history, &intensity, true, at(5)), Some(80));
-        assert_eq!(note(&mut history, &intensity, true, at(100)), Some(10));
+        assert!(history.note(0, 0..1, &SHORTAGE, at(4)).is_some());
+        // The first is out of the period, its waits left out.
+        assert_eq!(note(&mut history, at(5)), None);
+        assert_eq!(note(&mut history, at(5) + Duration::from_millis(200)), Some(80));
+        assert_eq!(note(&mut history, at(100)), Some(10));
+    }
+
+    #[test]
+    fn a_crash_loop_ends_whatever_its_back_off_is() {
+        for children in [1, 3] {
+            for seconds in [0, 2, 6, 3_600] {
+                let mut history = history(3, every(Duration::from_secs(seconds)));
+                let (mut now, mut restarts) = (Instant::now(), 0);
+                while let Some(wait) = history.note(restarts % children, 0..children, &FAILURE, now) {
+                    restarts += 1;
+                    assert!(restarts <= 3, "{children} {seconds}");
+                    now += wait + Duration::from_millis(100);
+                }
+                assert_eq!(restarts, 3, "{children} {seconds}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_that_runs_for_the_period_between_failures_is_kept() {
+        let minute = Duration::from_secs(60);
+        let mut history = history(1, every(minute));
+        let mut now = Instant::now();
+        for _ in 0..100 {
+            now += history.note(0, 0..1, &FAILURE, now).unwrap() + Duration::from_secs(5);
+        }
+        // While one child waits, the period goes on for the others.
+        for child in 1..100 {
+            assert!(history.note(child, child..child + 1, &FAILURE, now).is_some());
+            now += minute + Duration::from_secs(5);
+        }
+    }
+
+    #[test]
+    fn a_wait_that_is_cut_short_counts_as_long_as_it_was() {
+        for (started_early, kept) in [(true, true), (false, false)] {
+            let mut history = history(1, every(Duration::from_secs(3_600)));
+            let now = Instant::now();
+            history.note(0, 0..1, &FAILURE, now).unwrap();
+            if started_early {
+                history.started(0, now);
+            }
+            let again = history.note(0, 0..1, &FAILURE, now + Duration::from_secs(5));
+            assert_eq!(again.is_some(), kept);
+        }
+    }
+
+    #[test]
+    fn shortages_are_waited_out_and_failures_without_back_off_are_not() {
+        for (reply, least, most) in [(SHORTAGE, 9, 1_100), (FAILURE, 0, 0)] {
+            let mut history = history(3, Backoff::NONE);
+            for _ in 0..3 {
+                let wait = history.note(0, 0..1, &reply, Instant::now()).unwrap();
+                assert!((least..=most).contains(&wait.as_millis()), "{wait:?}");
+            }
+        }
     }
 
     #[test]
     fn the_wait_reaches_its_longest_for_one_that_fails_at_once_each_time() {
-        let intensity = Intensity { restarts: u32::MAX, within: Duration::from_secs(5) };
-        let mut history = History::default();
+        let mut history = history(u32::MAX, STEADY);
         let mut now = Instant::now();
         let mut waits = Vec::new();
         for _ in 0..13 {
-            let wait = note(&mut history, &intensity, true, now).unwrap();
+            let wait = note(&mut history, now).unwrap();
             waits.push(wait);
             now += Duration::from_millis(wait as u64);
         }

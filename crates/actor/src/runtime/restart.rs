@@ -3,7 +3,7 @@
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    HealthError, Intensity, Lifecycle, RestartPolicy, SystemEvent, UpgradeError,
+    HealthError, Intensity, Lifecycle, SystemEvent, UpgradeError,
     failure::{policy::later, report::Failure},
     runtime::{
         incarnation::Blueprint,
@@ -85,7 +85,12 @@ impl<B: Blueprint> ActorTask<B> {
             self.cell.set_state(Lifecycle::Restarting);
             match self.wait(at).await {
                 Wake::Over => return None,
-                Wake::Started(live) => return Some(live),
+                Wake::Started(live) => {
+                    if let Owner::Itself(history) = &mut self.owner {
+                        history.started(0, Instant::now());
+                    }
+                    return Some(live);
+                }
                 Wake::Start => match self.start().await {
                     Ok(live) => {
                         self.tell_supervisor(|| ChildEventKind::Started);
@@ -113,14 +118,13 @@ impl<B: Blueprint> ActorTask<B> {
             self.tell_supervisor(|| ChildEventKind::Failed(failure.clone()));
             return Next::StartByOrder;
         };
-        let RestartPolicy { intensity, backoff, .. } = &self.policy;
         let reply = self.policy.answer(failure);
         if !reply.restart {
             return Next::End;
         }
-        let (backoff, now) = (reply.backoff.unwrap_or(*backoff), Instant::now());
-        let Some(wait) = history.note(intensity, &backoff, reply.counts, now, &mut self.random) else {
-            let Intensity { restarts, within } = *intensity;
+        let now = Instant::now();
+        let Some(wait) = history.note(0, 0..1, &reply, now) else {
+            let Intensity { restarts, within } = history.intensity();
             tracing::error!(actor = %self.cell.id(), "given up after {restarts} restarts within {within:?}");
             self.event(|actor| SystemEvent::GivenUp { name: actor.cell.id().clone() });
             return Next::End;

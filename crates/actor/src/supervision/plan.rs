@@ -11,9 +11,6 @@ use crate::{
 /// A supervisor's view of its children.
 pub(crate) struct Plan {
     strategy: Strategy,
-    intensity: Intensity,
-    backoff: Backoff,
-    random: fastrand::Rng,
     history: History,
     phases: Vec<Phase>,
     /// Children that are not started again, and so not with their siblings either.
@@ -88,10 +85,7 @@ impl Plan {
     ) -> Self {
         Self {
             strategy,
-            intensity,
-            backoff,
-            random,
-            history: History::default(),
+            history: History::new(intensity, backoff, random),
             phases: vec![Phase::Down; temporary.len()],
             temporary,
             batches: Vec::new(),
@@ -139,6 +133,7 @@ impl Plan {
     pub(crate) fn started(&mut self, child: usize, now: Instant) {
         if matches!(self.phases[child], Phase::Starting | Phase::Down) {
             self.phases[child] = Phase::Up;
+            self.history.started(child, now);
         }
         self.tick(now);
     }
@@ -156,17 +151,21 @@ impl Plan {
     }
 
     /// A child failed that nobody had told to end.
-    pub(crate) fn failed(&mut self, child: usize, Reply { restart, backoff, counts }: Reply, now: Instant) {
+    pub(crate) fn failed(&mut self, child: usize, reply: &Reply, now: Instant) {
         self.phases[child] = Phase::Down;
         match self.mode {
             Mode::First => return self.orders.push(Order::GiveUp),
-            Mode::Live if !restart => {
+            Mode::Live if !reply.restart => {
                 self.phases[child] = Phase::Ending;
                 self.orders.push(Order::Dismiss(child));
             }
             Mode::Live => {
-                let backoff = backoff.unwrap_or(self.backoff);
-                let Some(wait) = self.history.note(&self.intensity, &backoff, counts, now, &mut self.random) else {
+                let waiting = match self.strategy {
+                    Strategy::OneForOne => child..child + 1,
+                    Strategy::OneForAll => 0..self.phases.len(),
+                    Strategy::RestForOne => child..self.phases.len(),
+                };
+                let Some(wait) = self.history.note(child, waiting, reply, now) else {
                     return self.orders.push(Order::GiveUp);
                 };
                 let until = later(now, wait);
@@ -424,7 +423,7 @@ mod tests {
         fn fail(&mut self, child: usize, restart: bool) {
             let first = self.plan.mode == Mode::First;
             let closing = matches!(self.plan.mode, Mode::Closing { .. });
-            self.plan.failed(child, Reply { restart, backoff: None, counts: true }, self.now);
+            self.plan.failed(child, &Reply { restart, backoff: None, counts: true }, self.now);
             if closing || (!restart && !first) {
                 return;
             }

@@ -341,7 +341,7 @@ impl Supervisor {
             ChildEventKind::Failed(failure) => {
                 let reply = self.policies[child].answer(&failure);
                 self.last_failure = Some(Arc::new((self.cell.children[child].name().clone(), failure)));
-                self.plan.failed(child, reply, now);
+                self.plan.failed(child, &reply, now);
             }
         }
     }

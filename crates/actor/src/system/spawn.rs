@@ -105,7 +105,9 @@ impl<B: Blueprint> Spawn<B> {
     }
 
     pub(super) async fn spawn(self, core: &Arc<SystemCore>) -> Result<ActorRef, SpawnError> {
-        let mut actor = self.prepare(core, Owner::Itself(History::default()))?;
+        let RestartPolicy { intensity, backoff, .. } = self.options.restart;
+        let history = History::new(intensity, backoff, core.services.random());
+        let mut actor = self.prepare(core, Owner::Itself(history))?;
         let cell = Arc::clone(actor.cell());
         // Where this fails or is given up, dropping the actor takes everything back.
         match actor.start().await {

@@ -145,6 +145,42 @@ async fn an_actor_that_fails_too_often_is_given_up_and_one_that_does_not_is_kept
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_back_off_hides_a_crash_loop() {
+    let slow = Backoff { first: Duration::from_secs(2), longest: Duration::from_secs(60), ..Backoff::default() };
+    let by_kind = on_panic(Directive { restart: Restart::Permanent, backoff: Some(slow) });
+    for policy in [RestartPolicy { backoff: slow, ..RestartPolicy::default() }, by_kind] {
+        // By its own policy.
+        let system = system();
+        let actor = system.spawn_native(child("a").0.with_restart(policy.clone())).await.unwrap();
+        crash_for_ever(&actor).await;
+        assert_eq!(actor.info().restarts, 3);
+
+        // Below a supervisor, which is patient only without a kind's own back-off.
+        let system = system_of_supervisor(&policy, slow).await;
+        let actor = system.find(&id("a")).unwrap();
+        crash_for_ever(&actor).await;
+        assert_eq!(actor.info().restarts, 3);
+    }
+}
+
+async fn system_of_supervisor(child_policy: &RestartPolicy, backoff: Backoff) -> ActorSystem {
+    let system = system();
+    let policy = SupervisorPolicy { backoff, ..policy(Strategy::OneForOne) };
+    let spec = SupervisorSpec::new(id("family"), policy).native(child("a").0.with_restart(child_policy.clone()));
+    system.supervise(spec).await.unwrap();
+    system
+}
+
+async fn crash_for_ever(actor: &ActorRef) {
+    for _ in 0..60 {
+        if ask(actor, "crash").await.is_err() && actor.state() == Lifecycle::Stopped {
+            break;
+        }
+    }
+    actor.ended().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_killed_actor_does_not_wait_for_its_restart() {
     let system = system();
     let (mut spec, _) = Probe::spec("probe");
