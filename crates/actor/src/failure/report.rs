@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use airssys_wasm_isolation::{Crash, InstantiateError};
+use airssys_wasm_isolation::{Crash, CrashKind, InstantiateError};
 use airssys_wasm_registry::{ActorAddress, ComponentId};
 
 /// A crash, and whose it was.
@@ -109,6 +109,13 @@ pub(crate) fn shown(text: &str) -> impl fmt::Display + '_ {
 /// Whether the `nth` of things that a guest can do without end is news: the first, and then ever fewer.
 pub(crate) fn is_news(nth: u64) -> bool {
     nth.is_power_of_two()
+}
+
+impl Failure {
+    /// Whether it was interrupted from outside: by a kill, or with a sibling.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Crash(report) if matches!(report.crash.kind(), CrashKind::Cancelled))
+    }
 }
 
 /// Why an incarnation is over.

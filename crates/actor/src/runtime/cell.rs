@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    Lifecycle,
+    DeadReason, Lifecycle,
     runtime::{
         endpoint::Endpoint,
         mailbox::{Delivery, Mailbox, MailboxSize, ReplyTo},
@@ -207,6 +207,18 @@ impl Cell {
 
     pub(crate) fn load(&self) -> Load {
         self.mailbox.load()
+    }
+
+    /// A message that nobody will handle. Dropping the reply tells the asker, if there is still one.
+    pub(crate) fn give_up(&self, Delivery { message, reply, .. }: Delivery) {
+        if reply.is_none_or(|reply| reply.0.is_closed()) {
+            self.dead_letter(message, DeadReason::Stopped);
+        }
+    }
+
+    pub(crate) fn dead_letter(&self, message: MessageEnvelope, reason: DeadReason) {
+        self.metrics.dead_letters.increment(1);
+        self.services.dead_letters.add(self.address.clone(), message, reason);
     }
 
     /// Subscribes to a pattern, once, unless there are so many subscriptions already.

@@ -206,6 +206,12 @@ impl Mailbox {
         }
     }
 
+    /// A place that a sender has got hold of and not used.
+    #[cfg(test)]
+    pub(super) fn hold_place(&self) -> mpsc::Permit<'_, Delivery> {
+        self.messages.try_reserve().unwrap()
+    }
+
     pub(crate) fn load(&self) -> Load {
         let capacity = self.messages.max_capacity();
         Load { queued: capacity - self.messages.capacity(), capacity }

@@ -19,11 +19,14 @@ pub(crate) enum Control {
     Stop { drain: bool },
     /// End for good, now.
     Kill,
-    /// Go over to another version, or back to the one before. In a box, for the channel keeps room for many orders.
+    /// Go over to another version, or back to the one before, unless nobody waits for that any more. In a box, for the channel keeps room for many orders.
     Upgrade(Box<Upgrade>),
-    /// Say how you are.
-    Health { done: oneshot::Sender<Result<(), HealthError>> },
+    /// Say how you are. It takes turns with messages, and is left out where nobody waits any more.
+    Health { done: HealthDone },
 }
+
+/// To whoever wants to know how the actor is.
+pub(crate) type HealthDone = oneshot::Sender<Result<(), HealthError>>;
 
 pub(crate) struct Upgrade {
     /// In a box of the blueprint's type; none for the version before.

@@ -7,7 +7,7 @@ use crate::{
     failure::{policy::later, report::Failure},
     runtime::{
         incarnation::Blueprint,
-        orders::{Control, Upgrade},
+        orders::{Control, HealthDone, Upgrade},
         owner::{ChildEventKind, Owner},
         task::{ActorTask, Exit},
     },
@@ -48,15 +48,17 @@ impl<B: Blueprint> ActorTask<B> {
 
     /// From the end of one incarnation to the next, if there is one.
     pub(super) async fn next(&mut self, mut exit: Exit) -> Option<B::Live> {
-        if let Exit::Failed(_) = exit
-            && let Some(probation) = self.probation.take()
-            && let Some(previous) = self.previous.take()
+        if let Exit::Failed(failure) = &exit
+            && !failure.is_cancelled()
             && !self.cell.is_killed()
             && self.cell.state() != Lifecycle::Stopping
+            && let Some(probation) = self.probation.take()
+            && let Some(previous) = self.previous.take()
         {
             // Whatever the policy: this failure is the new version's.
             self.cell.set_state(Lifecycle::Restarting);
             self.state = probation.state;
+            self.cell.set_patterns(&probation.patterns);
             self.cell.mailbox.set_message_size(previous.message_size());
             self.blueprint = previous;
             self.event(|actor| SystemEvent::RolledBack { actor: actor.cell.address.clone() });
@@ -106,6 +108,10 @@ impl<B: Blueprint> ActorTask<B> {
         }
     }
 
+    fn not_running(&self, done: HealthDone) {
+        _ = done.send(Err(HealthError::NotRunning { state: self.cell.state() }));
+    }
+
     fn count_restart(&self, live: B::Live) -> B::Live {
         self.cell.count_restart();
         self.cell.metrics.restarts.increment(1);
@@ -135,6 +141,9 @@ impl<B: Blueprint> ActorTask<B> {
 
     /// Waits until a time or for an order, without an incarnation.
     async fn wait(&mut self, at: Option<Instant>) -> Wake<B::Live> {
+        while let Some(done) = self.checks.pop_front() {
+            self.not_running(done);
+        }
         loop {
             if self.cell.is_killed() {
                 return Wake::Over;
@@ -164,12 +173,15 @@ impl<B: Blueprint> ActorTask<B> {
                     continue;
                 }
                 Control::Health { done } => {
-                    _ = done.send(Err(HealthError::NotRunning { state: self.cell.state() }));
+                    self.not_running(done);
                     continue;
                 }
                 // The cure for a version that keeps crashing. There is no state but what waits already.
                 Control::Upgrade(upgrade) => *upgrade,
             };
+            if done.is_closed() {
+                continue;
+            }
             let next = match self.next_version(version) {
                 Ok(next) => next,
                 Err(error) => {
@@ -181,7 +193,7 @@ impl<B: Blueprint> ActorTask<B> {
             match self.begin(&next, self.state.clone()).await {
                 Ok(live) => {
                     let state = self.state.take();
-                    self.adopt(next, options.probation, state);
+                    self.adopt(next, options.probation, state, patterns);
                     self.tell_supervisor(|| ChildEventKind::Started);
                     _ = done.send(Ok(self.cell.incarnation()));
                     return Wake::Started(live);

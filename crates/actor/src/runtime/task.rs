@@ -1,13 +1,13 @@
 //! The task of an actor: takes messages, hears orders, ends and begins incarnations. What an incarnation is, a guest in
 //! its sandbox or a handler of the host, it leaves to a [`Blueprint`].
 
-use std::{future::poll_fn, sync::Arc, task::Poll};
+use std::{collections::VecDeque, future::poll_fn, sync::Arc, task::Poll};
 
 use airssys_wasm_isolation::{Crash, CrashKind};
 use airssys_wasm_limits::CancellationToken;
-use airssys_wasm_registry::{MessageEnvelope, TraceContext};
+use airssys_wasm_registry::TraceContext;
 use bytes::Bytes;
-use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::mpsc::{self, error::TryRecvError};
 use tracing::{Instrument, field};
 
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
         cell::{Cell, Inbox},
         incarnation::{Blueprint, Handled, Live},
         mailbox::{Delivery, ReplyTo, Unanswered},
-        orders::{Control, Upgrade},
+        orders::{Control, HealthDone, Upgrade},
         owner::{ChildEvent, ChildEventKind, Owner},
         upgrade::Probation,
     },
@@ -49,6 +49,10 @@ pub(crate) struct ActorTask<B: Blueprint> {
     pub(super) failed_attempts: Option<(u32, Arc<CrashReport>)>,
     /// Errors that the handler came back with and nobody waited for.
     pub(super) unheard: u64,
+    /// Health checks whose turn has not come.
+    pub(super) checks: VecDeque<HealthDone>,
+    /// Whether the last thing was a health check, so that it is a message's turn.
+    pub(super) checked: bool,
     pub(super) terminated: bool,
 }
 
@@ -64,11 +68,18 @@ pub(super) enum Exit {
     Killed,
 }
 
+/// The next health check that somebody still waits for.
+fn next_check(checks: &mut VecDeque<HealthDone>) -> Option<HealthDone> {
+    std::iter::from_fn(|| checks.pop_front()).find(|done| !done.is_closed())
+}
+
 /// What an actor wakes up for.
 enum Received {
     /// A message, which is in flight now.
     Message,
     Order(Control),
+    /// A health check.
+    Check(HealthDone),
     /// No more messages: the mailbox was closed.
     Drained,
 }
@@ -102,6 +113,8 @@ impl<B: Blueprint> ActorTask<B> {
             in_flight: None,
             failed_attempts: None,
             unheard: 0,
+            checks: VecDeque::new(),
+            checked: false,
             terminated: false,
         }
     }
@@ -165,8 +178,13 @@ impl<B: Blueprint> ActorTask<B> {
                 match self.receive().await {
                     Received::Message => {}
                     Received::Drained => return Exit::Stopped,
+                    Received::Check(done) => {
+                        if let Some(exit) = Box::pin(self.check(live, done)).await {
+                            return exit;
+                        }
+                        continue;
+                    }
                     Received::Order(order) => {
-                        self.cell.orders.taken();
                         if let Some(exit) = Box::pin(self.obey(live, order)).await {
                             return exit;
                         }
@@ -180,27 +198,46 @@ impl<B: Blueprint> ActorTask<B> {
         }
     }
 
-    /// Orders first; then messages. An idle actor listens to both.
+    /// Orders first; then health checks and messages in turn. An idle actor listens to all of them.
     async fn receive(&mut self) -> Received {
-        let Self { cell, inbox: Inbox { messages, orders }, in_flight, .. } = self;
+        let Self { cell, inbox: Inbox { messages, orders }, in_flight, checks, checked, .. } = self;
         poll_fn(|cx| {
-            if cell.orders.pending()
+            // The cell holds a sender, so that there is an end of orders never.
+            while cell.orders.pending()
                 && let Poll::Ready(Some(order)) = orders.poll_recv(cx)
             {
-                return Poll::Ready(Received::Order(order));
+                cell.orders.taken();
+                match order {
+                    Control::Health { done } => checks.push_back(done),
+                    order => return Poll::Ready(Received::Order(order)),
+                }
+            }
+            if !*checked && let Some(done) = next_check(checks) {
+                *checked = true;
+                return Poll::Ready(Received::Check(done));
             }
             match messages.poll_recv(cx) {
                 Poll::Ready(Some(mut delivery)) => {
                     delivery.taken();
                     *in_flight = Some(delivery);
-                    Poll::Ready(Received::Message)
+                    *checked = false;
+                    return Poll::Ready(Received::Message);
                 }
-                Poll::Ready(None) => Poll::Ready(Received::Drained),
-                Poll::Pending => match orders.poll_recv(cx) {
-                    Poll::Ready(Some(order)) => Poll::Ready(Received::Order(order)),
-                    // The cell holds a sender.
-                    Poll::Ready(None) | Poll::Pending => Poll::Pending,
-                },
+                Poll::Ready(None) => return Poll::Ready(Received::Drained),
+                Poll::Pending => {}
+            }
+            if let Some(done) = next_check(checks) {
+                return Poll::Ready(Received::Check(done));
+            }
+            match orders.poll_recv(cx) {
+                Poll::Ready(Some(order)) => {
+                    cell.orders.taken();
+                    Poll::Ready(match order {
+                        Control::Health { done } => Received::Check(done),
+                        order => Received::Order(order),
+                    })
+                }
+                Poll::Ready(None) | Poll::Pending => Poll::Pending,
             }
         })
         .await
@@ -283,7 +320,7 @@ impl<B: Blueprint> ActorTask<B> {
                 Some((attempts, report)) => DeadReason::Poison { attempts, report },
                 None => reason,
             };
-            self.dead_letter(message, reason);
+            self.cell.dead_letter(message, reason);
         }
     }
 
@@ -339,20 +376,29 @@ impl<B: Blueprint> ActorTask<B> {
                 self.follow(order);
                 self.tell_supervisor(|| ChildEventKind::Started);
             }
-            Control::Health { done } => match live.health(&self.interrupt).await {
-                Ok(health) => _ = done.send(health),
-                Err(crash) => {
-                    let report = self.report(During::Health, crash);
-                    _ = done.send(Err(HealthError::Crashed(Arc::clone(&report))));
-                    return Some(Exit::Failed(Failure::Crash(report)));
-                }
-            },
+            Control::Health { done } => return self.check(live, done).await,
             Control::Upgrade(upgrade) => {
                 let Upgrade { version, options, done } = *upgrade;
+                if done.is_closed() {
+                    return None;
+                }
                 match self.next_version(version) {
                     Ok(next) => return self.switch(live, next, options, done).await,
                     Err(error) => _ = done.send(Err(error)),
                 }
+            }
+        }
+        None
+    }
+
+    /// Asks the incarnation how it is. Says why that is over, if it is.
+    async fn check(&mut self, live: &mut B::Live, done: HealthDone) -> Option<Exit> {
+        match live.health(&self.interrupt).await {
+            Ok(health) => _ = done.send(health),
+            Err(crash) => {
+                let report = self.report(During::Health, crash);
+                _ = done.send(Err(HealthError::Crashed(Arc::clone(&report))));
+                return Some(Exit::Failed(Failure::Crash(report)));
             }
         }
         None
@@ -376,7 +422,7 @@ impl<B: Blueprint> ActorTask<B> {
         self.terminate();
         // Senders that had got hold of a place may still use it, whenever they are polled.
         while let Some(delivery) = self.inbox.messages.recv().await {
-            self.give_up(delivery);
+            self.cell.give_up(delivery);
         }
     }
 
@@ -402,16 +448,13 @@ impl<B: Blueprint> ActorTask<B> {
         self.cell.ended.cancel();
     }
 
-    fn give_up_all(&mut self) {
-        while let Ok(delivery) = self.inbox.messages.try_recv() {
-            self.give_up(delivery);
-        }
-    }
-
-    /// A message that nobody will handle. Dropping the reply tells the asker, if there is still one.
-    fn give_up(&self, Delivery { message, reply, .. }: Delivery) {
-        if reply.is_none_or(|reply| reply.0.is_closed()) {
-            self.dead_letter(message, DeadReason::Stopped);
+    /// Gives up all messages in the mailbox, and says whether there can be more.
+    fn give_up_all(&mut self) -> TryRecvError {
+        loop {
+            match self.inbox.messages.try_recv() {
+                Ok(delivery) => self.cell.give_up(delivery),
+                Err(error) => return error,
+            }
         }
     }
 
@@ -426,11 +469,6 @@ impl<B: Blueprint> ActorTask<B> {
             // Fails when the supervisor is gone, and then nobody waits for it.
             _ = events.send(ChildEvent { child: *child, order: *order, what: what() });
         }
-    }
-
-    fn dead_letter(&self, message: MessageEnvelope, reason: DeadReason) {
-        self.cell.metrics.dead_letters.increment(1);
-        self.cell.services.dead_letters.add(self.cell.address.clone(), message, reason);
     }
 
     pub(super) fn report(&self, during: During, crash: Crash) -> Arc<CrashReport> {
@@ -458,13 +496,80 @@ impl<B: Blueprint> ActorTask<B> {
 impl<B: Blueprint> Drop for ActorTask<B> {
     fn drop(&mut self) {
         self.terminate();
-        // A sender on another thread may be about to use its place; it takes it a moment.
-        for _ in 0..1_000 {
-            match self.inbox.messages.try_recv() {
-                Ok(delivery) => self.give_up(delivery),
-                Err(TryRecvError::Disconnected) => return,
-                Err(TryRecvError::Empty) => std::hint::spin_loop(),
-            }
+        // A sender may hold a place in the mailbox, and use it later. Without a runtime no sender is polled any more.
+        if self.give_up_all() == TryRecvError::Empty
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let mut messages = std::mem::replace(&mut self.inbox.messages, mpsc::channel(1).1);
+            let cell = Arc::clone(&self.cell);
+            runtime.spawn(async move {
+                while let Some(delivery) = messages.recv().await {
+                    cell.give_up(delivery);
+                }
+            });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use airssys_wasm_engine::{EngineConfig, WasmEngine};
+    use airssys_wasm_registry::MessageEnvelope;
+    use bytes::Bytes;
+    use tokio::sync::{Notify, oneshot};
+
+    use super::*;
+    use crate::{
+        ActorSystem, NativeActor, NativeContext, NativeSpec, SystemConfig,
+        runtime::mailbox::{Delivery, ReplyTo},
+    };
+
+    /// Does not start once it is let go.
+    struct Refuses(Arc<Notify>);
+
+    impl NativeActor for Refuses {
+        async fn init(&mut self, _: &NativeContext) -> Result<(), String> {
+            self.0.notified().await;
+            Err("told to refuse".to_owned())
+        }
+
+        async fn handle(&mut self, _: &MessageEnvelope, _: &NativeContext) -> Result<Option<Bytes>, String> {
+            Ok(None)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_place_that_is_used_after_a_failed_start_leads_to_the_dead_letters() {
+        let engine = WasmEngine::new(EngineConfig::small().compile_in_process()).unwrap();
+        let system = ActorSystem::new(engine, SystemConfig::default());
+        let go = Arc::new(Notify::new());
+        let spec = NativeSpec::new("refuses".parse().unwrap(), {
+            let go = Arc::clone(&go);
+            move || Refuses(Arc::clone(&go))
+        });
+        let spawning = tokio::spawn({
+            let system = system.clone();
+            async move { system.spawn_native(spec).await }
+        });
+        let cell = loop {
+            match system.find(&"refuses".parse().unwrap()) {
+                Some(actor) => break actor.0,
+                None => tokio::task::yield_now().await,
+            }
+        };
+        let (told, asked) = (cell.mailbox.hold_place(), cell.mailbox.hold_place());
+        go.notify_one();
+        spawning.await.unwrap().unwrap_err();
+
+        told.send(Delivery::new("late".into(), None));
+        let (reply, answer) = oneshot::channel();
+        asked.send(Delivery::new("late too".into(), Some(ReplyTo(reply))));
+        answer.await.unwrap_err();
+        while system.dead_letters().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let letters = system.dead_letters().list();
+        assert_eq!(letters.len(), 1, "the asker was told");
+        assert!(matches!(letters[0].reason, DeadReason::Stopped), "{:?}", letters[0]);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{any::Any, sync::Arc};
 
-use airssys_wasm_registry::ResolveError;
+use airssys_wasm_registry::{ResolveError, TopicPattern};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
@@ -77,8 +77,9 @@ pub enum UpgradeError {
 /// A new version that goes back by itself if it fails before it has handled so many messages.
 pub(super) struct Probation {
     pub(super) messages: u32,
-    /// What the version before had left.
+    /// What the version before had left, and what it was subscribed to.
     pub(super) state: Option<Bytes>,
+    pub(super) patterns: Vec<TopicPattern>,
 }
 
 type Done = oneshot::Sender<Result<u64, UpgradeError>>;
@@ -130,7 +131,7 @@ impl<B: Blueprint> ActorTask<B> {
                 }
                 // What the old version did at its end to subscriptions is not the new one's will.
                 self.cell.set_patterns(&subscribed);
-                self.adopt(next, options.probation, state);
+                self.adopt(next, options.probation, state, patterns);
                 _ = done.send(Ok(self.cell.incarnation()));
             }
             Err(error) => {
@@ -143,10 +144,10 @@ impl<B: Blueprint> ActorTask<B> {
         None
     }
 
-    pub(super) fn adopt(&mut self, next: Arc<B>, probation: u32, state: Option<Bytes>) {
+    pub(super) fn adopt(&mut self, next: Arc<B>, probation: u32, state: Option<Bytes>, patterns: Vec<TopicPattern>) {
         self.cell.mailbox.set_message_size(next.message_size());
         self.previous = Some(std::mem::replace(&mut self.blueprint, next));
-        self.probation = (probation > 0).then_some(Probation { messages: probation, state });
+        self.probation = (probation > 0).then_some(Probation { messages: probation, state, patterns });
         self.event(|actor| SystemEvent::Upgraded {
             actor: actor.cell.address.clone(),
             incarnation: actor.cell.incarnation(),

@@ -17,7 +17,7 @@ use airssys_wasm_registry::{MessageEnvelope, TraceContext, WhenFull};
 use futures_util::StreamExt;
 use parking_lot::Mutex;
 
-use crate::support::{ACTOR, ask, at_once, id, limits, settle, system};
+use crate::support::{ACTOR, ask, at_once, id, limits, poll_once, settle, system};
 
 /// Notes what is called, and does in each phase what its script says: `panic`, `fail`, `wait`, or nothing.
 struct Scripted {
@@ -235,4 +235,25 @@ async fn a_subscription_of_the_host_is_a_stream_that_ends_with_the_system() {
     assert_eq!(system.publish(&"t".parse().unwrap(), "c").await.delivered, 1);
     system.shutdown(std::time::Duration::from_secs(1)).await;
     assert_eq!(hearing.await.unwrap(), ["a", "b", "c"]);
+}
+
+#[tokio::test]
+async fn health_checks_take_turns_with_messages_and_end_with_those_who_wait() {
+    let system = system();
+    let (spec, log) = Scripted::spec(&[]);
+    let actor = system.spawn_native(spec).await.unwrap();
+    let mut checks: Vec<_> = (0..9).map(|_| Box::pin(async { actor.health().await.unwrap() })).collect();
+    for check in &mut checks {
+        assert!(poll_once(check.as_mut()).is_pending());
+    }
+    // Abandoned ones.
+    checks.truncate(3);
+    for _ in 0..3 {
+        actor.try_tell("x").unwrap();
+    }
+    actor.stop(Stop::Drain);
+    futures_util::future::join_all(checks).await;
+    actor.ended().await;
+    let expected = ["init", "health", "handle", "health", "handle", "health", "handle", "stop"];
+    assert_eq!(*log.lock(), expected);
 }

@@ -9,7 +9,8 @@ use airssys_wasm_actor::{
 use airssys_wasm_isolation::CrashClass;
 
 use crate::support::{
-    ACTOR, COUNTER, COUNTER_V2, LISTENER, NO_HANDLER, Probe, WASMCLOUD, ask, sandbox, spawn, spec, system,
+    ACTOR, COUNTER, COUNTER_V2, LISTENER, NO_HANDLER, Probe, WASMCLOUD, ask, poll_once, sandbox, settle, spawn, spec,
+    system,
 };
 
 const PLAIN: UpgradeOptions = UpgradeOptions { discard_state: false, probation: 0 };
@@ -259,4 +260,79 @@ async fn a_siblings_crash_does_not_roll_back_a_healthy_version() {
     ask(counter, "crash").await.unwrap_err();
     assert_eq!(ask(counter, "get").await.unwrap(), "0");
     assert_eq!(sibling.info().incarnation, incarnation);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_on_probation_that_is_interrupted_with_its_siblings_stays() {
+    for (interrupted, rolled_back) in [(true, 0), (false, 1)] {
+        let system = system();
+        let mut events = system.events();
+        let silent = Probe::spawn(&system, "silent").await.0;
+        let policy =
+            SupervisorPolicy { strategy: Strategy::OneForAll, backoff: Backoff::NONE, ..SupervisorPolicy::default() };
+        let family = SupervisorSpec::new("family".parse().unwrap(), policy)
+            .actor(spec(&system, "actor", &ACTOR))
+            .native(Probe::spec("sibling").0);
+        let supervisor = system.supervise(family).await.unwrap();
+        let [actor, sibling] = &supervisor.actors()[..] else { panic!("two actors") };
+        let options = UpgradeOptions { probation: 2, ..PLAIN };
+        system.upgrade(actor.address(), sandbox(&system, &ACTOR), options).await.unwrap();
+        // It waits for an answer that never comes, longer than its supervisor waits for it.
+        if interrupted {
+            actor.tell("request silent 600000 wait").await.unwrap();
+            while silent.info().mailbox.queued == 0 && actor.info().mailbox.queued > 0 {
+                tokio::task::yield_now().await;
+            }
+            ask(sibling, "crash").await.unwrap_err();
+        } else {
+            ask(actor, "panic").await.unwrap_err();
+        }
+        while actor.info().incarnation < 3 || actor.state() != Lifecycle::Running {
+            tokio::task::yield_now().await;
+            tokio::time::advance(Duration::from_millis(100)).await;
+        }
+        let seen = std::iter::from_fn(|| events.try_recv().ok());
+        assert_eq!(seen.filter(|event| matches!(event, SystemEvent::RolledBack { .. })).count(), rolled_back);
+        if interrupted {
+            // It is on probation still.
+            ask(actor, "panic").await.unwrap_err();
+            settle().await;
+            let seen = std::iter::from_fn(|| events.try_recv().ok());
+            assert_eq!(seen.filter(|event| matches!(event, SystemEvent::RolledBack { .. })).count(), 1);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_rollback_restores_the_subscriptions_too() {
+    let system = system();
+    let actor = spawn(&system, "actor", &ACTOR).await;
+    ask(&actor, "subscribe before").await.unwrap();
+    let options = UpgradeOptions { probation: 10, ..PLAIN };
+    system.upgrade(actor.address(), sandbox(&system, &ACTOR), options).await.unwrap();
+    ask(&actor, "unsubscribe before").await.unwrap();
+    ask(&actor, "subscribe after").await.unwrap();
+    ask(&actor, "panic").await.unwrap_err();
+    ask(&actor, "echo x").await.unwrap();
+    for (topic, subscribers) in [("before", 1), ("after", 0)] {
+        assert_eq!(system.publish(&topic.parse().unwrap(), "x").await.delivered, subscribers, "{topic}");
+    }
+}
+
+#[tokio::test]
+async fn an_upgrade_that_nobody_waits_for_is_not_carried_out() {
+    let system = system();
+    let actor = spawn(&system, "actor", &ACTOR).await;
+    for (abandoned, incarnation) in [(true, 1), (false, 2)] {
+        let version = sandbox(&system, &ACTOR);
+        let mut upgrade = Box::pin(system.upgrade(actor.address(), version, PLAIN));
+        assert!(poll_once(upgrade.as_mut()).is_pending());
+        if abandoned {
+            drop(upgrade);
+        } else {
+            upgrade.await.unwrap();
+        }
+        ask(&actor, "echo x").await.unwrap();
+        assert_eq!(actor.info().incarnation, incarnation);
+    }
 }
