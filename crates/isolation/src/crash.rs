@@ -10,6 +10,8 @@ use airssys_wasm_engine::{
 use airssys_wasm_limits::{Interrupted, LimitExceeded, Quota, Usage};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::demangle::Demangled;
+
 /// The end of a sandbox: what went wrong, where, and what had been used by then.
 ///
 /// It can be serialised; only [`host_error`](Self::host_error) stays behind.
@@ -21,10 +23,15 @@ struct Inner {
     #[serde(flatten)]
     kind: CrashKind,
     export: Option<String>,
+    #[serde(default)]
+    stderr: String,
     backtrace: Vec<Frame>,
     usage: Usage,
     #[serde(skip)]
     error: Option<Arc<wasmtime::Error>>,
+    /// Bytes of the error's text, as far as it was read.
+    #[serde(skip)]
+    error_bytes: usize,
 }
 
 /// What went wrong.
@@ -272,9 +279,9 @@ impl<'de> Deserialize<'de> for TrapCode {
 pub struct Frame {
     /// The function's index in its module.
     pub function: u32,
-    /// The first 256 bytes of the function's name, if the module has a name section.
+    /// The first 512 bytes of the function's name, if the module has a name section: as it is, which may be mangled.
     pub name: Option<String>,
-    /// The first 256 bytes of the module's name, if it has one.
+    /// The first 512 bytes of the module's name, if it has one.
     pub module: Option<String>,
     /// The offset of the instruction in the module.
     pub offset: Option<usize>,
@@ -295,10 +302,25 @@ impl Crash {
         quota: &Quota,
         usage: Usage,
     ) -> Self {
-        let kind = CrashKind::classify(&error, phase, quota);
-        let backtrace = error.downcast_ref::<WasmBacktrace>().map_or_else(Vec::new, frames);
-        let error = matches!(kind, CrashKind::HostCall { .. }).then(|| Arc::new(error));
-        Self(Box::new(Inner { kind, export: export.map(str::to_owned), backtrace, usage, error }))
+        let (kind, error_bytes) = CrashKind::classify(&error, phase, quota);
+        let mut crash = Self::new(kind, export, usage);
+        crash.0.backtrace = error.downcast_ref::<WasmBacktrace>().map_or_else(Vec::new, frames);
+        if let CrashKind::HostCall { .. } = crash.kind() {
+            (crash.0.error, crash.0.error_bytes) = (Some(Arc::new(error)), error_bytes);
+        }
+        crash
+    }
+
+    fn new(kind: CrashKind, export: Option<&str>, usage: Usage) -> Self {
+        Self(Box::new(Inner {
+            kind,
+            export: export.map(str::to_owned),
+            stderr: String::new(),
+            backtrace: Vec::new(),
+            usage,
+            error: None,
+            error_bytes: 0,
+        }))
     }
 
     pub(crate) fn from_interruption(interrupted: Interrupted, export: Option<&str>, usage: Usage) -> Self {
@@ -307,13 +329,18 @@ impl Crash {
             Interrupted::Panicked(payload) => CrashKind::panicked(payload),
             _ => CrashKind::Cancelled,
         };
-        Self(Box::new(Inner { kind, export: export.map(str::to_owned), backtrace: Vec::new(), usage, error: None }))
+        Self::new(kind, export, usage)
     }
 
     /// The end of something that runs in the host and not in a sandbox, in the same terms.
     pub fn of_host(kind: CrashKind, function: &str) -> Self {
-        let export = Some(function.to_owned());
-        Self(Box::new(Inner { kind, export, backtrace: Vec::new(), usage: Usage::default(), error: None }))
+        Self::new(kind, Some(function), Usage::default())
+    }
+
+    /// With the end of what the guest wrote to its standard error.
+    pub(crate) fn with_stderr(mut self, stderr: String) -> Self {
+        self.0.stderr = stderr;
+        self
     }
 
     /// What went wrong.
@@ -330,6 +357,22 @@ impl Crash {
     /// outside.
     pub fn backtrace(&self) -> &[Frame] {
         &self.0.backtrace
+    }
+
+    /// The last lines that the guest wrote to its standard error in the call that crashed: ten lines and 1 KiB at the most,
+    /// as it wrote them. Where a guest panics, they say why.
+    pub fn stderr(&self) -> &str {
+        &self.0.stderr
+    }
+
+    /// Bytes that this takes up, some more or less: its texts, its frames, and the text of the error behind it.
+    pub fn size(&self) -> usize {
+        let frame = |frame: &Frame| {
+            size_of::<Frame>() + [&frame.name, &frame.module].into_iter().flatten().map(String::len).sum::<usize>()
+        };
+        let Inner { kind, export, stderr, backtrace, error_bytes, .. } = &*self.0;
+        let texts = kind.text().len() + export.as_ref().map_or(0, String::len) + stderr.len();
+        size_of::<Inner>() + texts + backtrace.iter().map(frame).sum::<usize>() + error_bytes
     }
 
     /// What the sandbox had used.
@@ -350,10 +393,13 @@ impl fmt::Display for Crash {
             None => f.write_str("crashed while instantiating: ")?,
         }
         self.0.kind.fmt(f)?;
+        for line in self.0.stderr.lines() {
+            write!(f, "\n    stderr: {}", line.escape_debug())?;
+        }
         for frame in &self.0.backtrace {
             write!(f, "\n    at ")?;
             match &frame.name {
-                Some(name) => write!(f, "{}", name.escape_debug())?,
+                Some(name) => write!(f, "{}", Demangled(name))?,
                 None => write!(f, "function {}", frame.function)?,
             }
             if let Some(module) = &frame.module {
@@ -372,41 +418,59 @@ impl std::error::Error for Crash {}
 impl CrashKind {
     /// A panic of the host, with what it panicked with.
     pub fn panicked(payload: Box<dyn Any + Send>) -> Self {
-        Self::HostPanic { message: panic_message(payload) }
+        Self::HostPanic { message: text_of(&panic_message(payload)).0 }
+    }
+
+    /// The message in it, if there is one.
+    fn text(&self) -> &str {
+        match self {
+            Self::HostCall { message }
+            | Self::HostPanic { message }
+            | Self::BadValue { message }
+            | Self::Refused { message } => message,
+            _ => "",
+        }
     }
 
     /// What a wasmtime error is, without its backtrace. This is the whole cost of classifying a trap.
     #[doc(hidden)]
     pub fn of_call(error: &wasmtime::Error, quota: &Quota) -> Self {
-        Self::classify(error, Phase::Calling, quota)
+        Self::classify(error, Phase::Calling, quota).0
     }
 
-    fn classify(error: &wasmtime::Error, phase: Phase, quota: &Quota) -> Self {
+    /// The kind, and the bytes of the error's whole text where that was needed.
+    fn classify(error: &wasmtime::Error, phase: Phase, quota: &Quota) -> (Self, usize) {
+        if let Some(kind) = Self::of_type(error, quota) {
+            return (kind, 0);
+        }
+        let (message, bytes) = text_of(&WithoutBacktrace(error));
+        // wasmtime attaches a backtrace to what happens below wasm frames: only the host can fail there without a trap.
+        let kind = match phase {
+            _ if error.is::<WasmBacktrace>() => Self::HostCall { message },
+            Phase::Calling => Self::BadValue { message },
+            Phase::Instantiating => Self::Refused { message },
+        };
+        (kind, bytes)
+    }
+
+    fn of_type(error: &wasmtime::Error, quota: &Quota) -> Option<Self> {
         if let Some(trap) = error.downcast_ref::<Trap>() {
-            return match trap {
+            return Some(match trap {
                 Trap::StackOverflow => Self::StackOverflow,
                 Trap::OutOfFuel => Self::OutOfFuel { allowed: quota.limits().fuel.unwrap_or(u64::MAX) },
                 trap => Self::Trap { trap: TrapCode(*trap) },
-            };
+            });
         }
         if let Some(exceeded) = error.downcast_ref::<LimitExceeded>() {
-            return Self::of_limit(exceeded);
+            return Some(Self::of_limit(exceeded));
         }
         if let Some(I32Exit(code)) = error.downcast_ref() {
-            return Self::Exit { code: *code };
+            return Some(Self::Exit { code: *code });
         }
         if let Some(ResourceTableError::Full) = error.downcast_ref() {
-            return Self::Handles { allowed: quota.limits().handles };
+            return Some(Self::Handles { allowed: quota.limits().handles });
         }
-        let message = format!("{:#}", WithoutBacktrace(error));
-        // wasmtime attaches a backtrace to what happens below wasm frames: only the host can fail there without a trap.
-        if error.is::<WasmBacktrace>() {
-            return Self::HostCall { message };
-        }
-        match phase {
-            Phase::Calling => Self::BadValue { message },
-            Phase::Instantiating => Self::Refused { message },
-        }
+        None
     }
 
     fn of_limit(exceeded: &LimitExceeded) -> Self {
@@ -418,7 +482,7 @@ impl CrashKind {
             }
             LimitExceeded::CpuTime { allowed } => Self::CpuTime { allowed },
             LimitExceeded::HostCalls { allowed } => Self::HostCalls { allowed },
-            ref other => Self::HostCall { message: other.to_string() },
+            ref other => Self::HostCall { message: text_of(other).0 },
         }
     }
 }
@@ -439,8 +503,32 @@ impl fmt::Display for WithoutBacktrace<'_> {
     }
 }
 
+/// Bytes that a message in a crash keeps. An error of a host function may repeat what the guest gave it.
+const LONGEST_MESSAGE: usize = 4 << 10;
+
+/// The beginning of a text, and the bytes of all of it.
+fn text_of(error: &dyn fmt::Display) -> (String, usize) {
+    struct Cut(String, usize);
+
+    impl fmt::Write for Cut {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            self.1 += text.len();
+            self.0.push_str(&text[..text.floor_char_boundary(LONGEST_MESSAGE.saturating_sub(self.0.len()))]);
+            Ok(())
+        }
+    }
+
+    let mut cut = Cut(String::new(), 0);
+    // An error's own `Display` may fail: then this is what it said.
+    _ = fmt::Write::write_fmt(&mut cut, format_args!("{error:#}"));
+    if cut.1 > cut.0.len() {
+        cut.0.push('…');
+    }
+    (cut.0, cut.1)
+}
+
 /// Bytes that a name in a backtrace keeps. They come from the guest, and may be many.
-const LONGEST_NAME: usize = 256;
+const LONGEST_NAME: usize = 512;
 
 fn cut(name: &str) -> String {
     name[..name.floor_char_boundary(LONGEST_NAME)].to_owned()

@@ -1,13 +1,14 @@
 //! What a store holds beside the guest.
 
-use std::{mem, sync::Arc};
+use std::{mem, panic::resume_unwind, sync::Arc};
 
 use airssys_wasm_engine::wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
-use airssys_wasm_limits::{Meter, Metered, Quota, Usage};
+use airssys_wasm_limits::{LogAllowance, Meter, Metered, Quota, Usage};
+use tokio::runtime::Handle;
 
 use crate::{
     FileJobs, WasiError, WasiGrants,
-    wasi::{FileStreams, drop_resources},
+    wasi::{FileStreams, Tail, drop_resources},
 };
 
 /// The data of a sandbox's store: the meter, the WASI context, and whatever the embedder's host functions need.
@@ -19,6 +20,8 @@ pub struct HostState<U> {
 }
 
 struct Wasi {
+    /// The end of what the guest wrote to its standard error.
+    stderr: Tail,
     ctx: WasiCtx,
     table: ResourceTable,
     streams: FileStreams,
@@ -33,27 +36,30 @@ impl Drop for Wasi {
 impl<U> HostState<U> {
     /// `grants` is given for a component that imports WASI. Its folders are opened here; without one the context that
     /// grants nothing is made when the first host function asks for it, and otherwise never.
-    pub(crate) fn new(
+    pub(crate) async fn new(
         meter: Meter,
+        name: Option<&Arc<str>>,
         grants: Option<&Arc<WasiGrants>>,
         jobs: &FileJobs,
         ext: U,
     ) -> Result<Self, WasiError> {
         let mut state = Self { meter, wasi: None, ext };
         if let Some(grants) = grants {
+            let stderr = Tail::default();
+            let builder = opened(grants, name, state.meter.log(), &stderr).await?;
             let streams = FileStreams::new(grants.file_streams, jobs.clone());
-            state.wasi = Some(state.wasi_from(grants.builder(state.meter.log())?, streams));
+            state.wasi = Some(state.wasi_from(builder, stderr, streams));
         }
         Ok(state)
     }
 
-    fn wasi_from(&self, mut builder: WasiCtxBuilder, streams: FileStreams) -> Box<Wasi> {
+    fn wasi_from(&self, mut builder: WasiCtxBuilder, stderr: Tail, streams: FileStreams) -> Box<Wasi> {
         let limits = self.quota().limits();
         // For who links wasmtime-wasi's own function; ours compares by itself.
         builder.max_random_size(limits.host_call_bytes.as_u64());
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.handles as usize);
-        Box::new(Wasi { ctx: builder.build(), table, streams })
+        Box::new(Wasi { stderr, ctx: builder.build(), table, streams })
     }
 
     pub(crate) fn quota(&self) -> &Quota {
@@ -62,6 +68,11 @@ impl<U> HostState<U> {
 
     pub(crate) fn memory(&self) -> u64 {
         self.meter.memory()
+    }
+
+    /// What the guest has written to its standard error in the present call.
+    pub(crate) fn stderr(&self) -> Option<&Tail> {
+        self.wasi.as_ref().map(|wasi| &wasi.stderr)
     }
 
     /// What the guest has used so far.
@@ -82,9 +93,29 @@ impl<U> HostState<U> {
     fn wasi_parts(&mut self) -> &mut Wasi {
         if self.wasi.is_none() {
             // Without a folder there is no file to be streamed.
-            self.wasi = Some(self.wasi_from(WasiCtx::builder(), FileStreams::new(0, FileJobs::default())));
+            self.wasi =
+                Some(self.wasi_from(WasiCtx::builder(), Tail::default(), FileStreams::new(0, FileJobs::default())));
         }
         self.wasi.as_mut().expect("made above")
+    }
+}
+
+/// Opens the folders of grants on a blocking thread: a disk may be slow.
+async fn opened(
+    grants: &Arc<WasiGrants>,
+    name: Option<&Arc<str>>,
+    log: &LogAllowance,
+    stderr: &Tail,
+) -> Result<WasiCtxBuilder, WasiError> {
+    // Outside a runtime there is no worker to be kept from others.
+    if grants.folders.is_empty() || Handle::try_current().is_err() {
+        return grants.builder(name, log, stderr.clone());
+    }
+    let (grants, name, log, stderr) = (Arc::clone(grants), name.cloned(), log.clone(), stderr.clone());
+    match tokio::task::spawn_blocking(move || grants.builder(name.as_ref(), &log, stderr)).await {
+        Ok(builder) => builder,
+        Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
+        Err(_) => Err(WasiError::ShuttingDown),
     }
 }
 

@@ -41,6 +41,7 @@
 //! no component. A `result::err` that a guest returns is an answer, not a crash.
 
 mod crash;
+mod demangle;
 mod host;
 mod link;
 mod manifest;

@@ -14,7 +14,7 @@ use airssys_wasm_limits::{
     guard, install,
 };
 
-use crate::{Crash, FileJobs, HostState, WasiError, WasiGrants, crash::Phase};
+use crate::{Crash, FileJobs, HostState, WasiError, WasiGrants, crash::Phase, wasi::Tail};
 
 /// What sandboxes are made from: a linked component with its limits and grants. Cheap to clone.
 pub struct SandboxSpec<U: 'static>(Arc<Spec<U>>);
@@ -22,6 +22,7 @@ pub struct SandboxSpec<U: 'static>(Arc<Spec<U>>);
 struct Spec<U: 'static> {
     template: ComponentTemplate<HostState<U>>,
     quota: Quota,
+    name: Option<Arc<str>>,
     /// Only for a component that imports WASI.
     grants: Option<Arc<WasiGrants>>,
     jobs: FileJobs,
@@ -40,6 +41,7 @@ impl<U> Clone for Spec<U> {
         Self {
             template: self.template.clone(),
             quota: self.quota.clone(),
+            name: self.name.clone(),
             grants: self.grants.clone(),
             jobs: self.jobs.clone(),
             budget: self.budget.clone(),
@@ -83,7 +85,7 @@ impl<U: Send + 'static> SandboxSpec<U> {
     pub fn new(template: ComponentTemplate<HostState<U>>, limits: ResourceLimits) -> Result<Self, QuotaError> {
         let quota = Quota::new(limits, template.loaded())?;
         let jobs = FileJobs::default();
-        Ok(Self(Arc::new(Spec { template, quota, grants: None, jobs, budget: None, measure_time: false })))
+        Ok(Self(Arc::new(Spec { template, quota, name: None, grants: None, jobs, budget: None, measure_time: false })))
     }
 
     /// With these grants. They do nothing for a component that does not import WASI.
@@ -92,6 +94,16 @@ impl<U: Send + 'static> SandboxSpec<U> {
         let imports_wasi = self.0.template.loaded().imports().iter().any(|name| name.starts_with("wasi:"));
         if imports_wasi {
             Arc::make_mut(&mut self.0).grants = Some(Arc::new(grants));
+        }
+        self
+    }
+
+    /// With this name in events of `tracing` that its guests write.
+    #[must_use]
+    pub fn with_name(mut self, name: &str) -> Self {
+        // Without grants there is no output.
+        if self.0.grants.is_some() {
+            Arc::make_mut(&mut self.0).name = Some(name.into());
         }
         self
     }
@@ -164,10 +176,10 @@ impl<U: Send + 'static> SandboxSpec<U> {
         ext: U,
         cancel: Option<&CancellationToken>,
     ) -> Result<Sandbox<U>, InstantiateError> {
-        let Spec { template, quota, grants, jobs, budget, measure_time } = &*self.0;
+        let Spec { template, quota, name, grants, jobs, budget, measure_time } = &*self.0;
         let meter = Meter::new(quota.clone(), budget.as_ref());
         let guarded = Guarded::by(&meter);
-        let state = HostState::new(meter, grants.as_ref(), jobs, ext)?;
+        let state = HostState::new(meter, name.as_ref(), grants.as_ref(), jobs, ext).await?;
         let mut store = Store::new(template.loaded().wasmtime(), state);
         install(&mut store);
         begin_call(&mut store);
@@ -180,9 +192,13 @@ impl<U: Send + 'static> SandboxSpec<U> {
                 Err(InstantiateError::PoolExhausted { source: error })
             }
             Ok(Err(error)) => {
-                Err(Crash::from_error(error, Phase::Instantiating, None, quota, usage_of(&store, None)).into())
+                let crash = Crash::from_error(error, Phase::Instantiating, None, quota, usage_of(&store, None));
+                Err(crash.with_stderr(stderr_of(&store)).into())
             }
-            Err(interrupted) => Err(Crash::from_interruption(interrupted, None, usage_of(&store, None)).into()),
+            Err(interrupted) => {
+                let crash = Crash::from_interruption(interrupted, None, usage_of(&store, None));
+                Err(crash.with_stderr(stderr_of(&store)).into())
+            }
         }
     }
 }
@@ -399,6 +415,9 @@ impl<U: Send + 'static> Sandbox<U> {
 
     fn begin(&mut self) -> Option<Instant> {
         begin_call(&mut self.0.store);
+        if let Some(stderr) = self.0.store.data().stderr() {
+            stderr.begin();
+        }
         self.0.measure_time.then(Instant::now)
     }
 
@@ -409,14 +428,12 @@ impl<U: Send + 'static> Sandbox<U> {
         outcome: Result<wasmtime::Result<R>, Interrupted>,
     ) -> Result<(R, Self), Crash> {
         self.0.elapsed_ns = started.map(|started| started.elapsed().as_nanos() as u64);
-        match outcome {
-            Ok(Ok(value)) => Ok((value, self)),
-            Ok(Err(error)) => {
-                let usage = self.usage();
-                Err(Crash::from_error(error, Phase::Calling, Some(export), self.quota(), usage))
-            }
-            Err(interrupted) => Err(Crash::from_interruption(interrupted, Some(export), self.usage())),
-        }
+        let crash = match outcome {
+            Ok(Ok(value)) => return Ok((value, self)),
+            Ok(Err(error)) => Crash::from_error(error, Phase::Calling, Some(export), self.quota(), self.usage()),
+            Err(interrupted) => Crash::from_interruption(interrupted, Some(export), self.usage()),
+        };
+        Err(crash.with_stderr(stderr_of(&self.0.store)))
     }
 
     fn quota(&self) -> &Quota {
@@ -442,6 +459,10 @@ impl<U: Send + 'static> Sandbox<U> {
     pub fn ext_mut(&mut self) -> &mut U {
         &mut self.0.store.data_mut().ext
     }
+}
+
+fn stderr_of<U>(store: &Store<HostState<U>>) -> String {
+    store.data().stderr().map(Tail::text).unwrap_or_default()
 }
 
 fn usage_of<U>(store: &Store<HostState<U>>, elapsed_ns: Option<u64>) -> Usage {

@@ -106,6 +106,18 @@ pub(crate) fn shown(text: &str) -> impl fmt::Display + '_ {
     text[..text.floor_char_boundary(LONGEST_TEXT)].escape_debug()
 }
 
+/// What a guest had a say in, already escaped, for the log: cut.
+pub(crate) struct Short<T>(pub(crate) T);
+
+impl<T: fmt::Display> fmt::Display for Short<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.0.to_string();
+        let kept = text.floor_char_boundary(LONGEST_TEXT);
+        f.write_str(&text[..kept])?;
+        if kept < text.len() { f.write_str("…") } else { Ok(()) }
+    }
+}
+
 /// Whether the `nth` of things that a guest can do without end is news: the first, and then ever fewer.
 pub(crate) fn is_news(nth: u64) -> bool {
     nth.is_power_of_two()

@@ -9,15 +9,15 @@ use std::{
 };
 
 use airssys_wasm_engine::{Export, ExportError, wasmtime::component::Lift};
-use airssys_wasm_isolation::{Crash, InstantiateError, Sandbox, SandboxSpec, TypedExport};
+use airssys_wasm_isolation::{Crash, InstantiateError, Sandbox, TypedExport};
 use airssys_wasm_limits::CancellationToken;
 use airssys_wasm_registry::{ComponentId, MessageEnvelope, TraceContext};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::{
-    ActorSpec, ActorState, BoxError, Capabilities, ContractKind, During, HealthError, NoHandler, StartError,
-    UpgradeError,
+    ActorSandbox, ActorSpec, ActorState, BoxError, Capabilities, ContractKind, During, HealthError, NoHandler,
+    StartError, UpgradeError,
     contract::Contract,
     guest::wire::{BrokerMessage, Message},
     runtime::{
@@ -59,7 +59,7 @@ impl<U> MakeState<U> {
 }
 
 pub(crate) struct GuestBlueprint<U: 'static> {
-    sandbox: SandboxSpec<ActorState<U>>,
+    sandbox: ActorSandbox<U>,
     contract: Arc<Contract>,
     capabilities: Arc<Capabilities>,
     config: Arc<BTreeMap<String, String>>,
@@ -70,7 +70,7 @@ impl<U: Send + 'static> GuestBlueprint<U> {
     pub(crate) fn new(spec: &ActorSpec<U>, default: &MakeState<U>) -> Result<Self, NoHandler> {
         Ok(Self {
             contract: contract_of(&spec.sandbox)?,
-            sandbox: spec.sandbox.clone(),
+            sandbox: spec.sandbox.clone().with_name(spec.options.id.as_str()),
             capabilities: Arc::new(spec.capabilities.clone()),
             config: Arc::new(spec.config.clone()),
             state: spec.state.as_ref().unwrap_or(default).clone(),
@@ -79,7 +79,7 @@ impl<U: Send + 'static> GuestBlueprint<U> {
 }
 
 /// Found out once for each component.
-fn contract_of<U: Send + 'static>(sandbox: &SandboxSpec<ActorState<U>>) -> Result<Arc<Contract>, NoHandler> {
+fn contract_of<U: Send + 'static>(sandbox: &ActorSandbox<U>) -> Result<Arc<Contract>, NoHandler> {
     let contract = sandbox.template().loaded().memo(|component| Contract::of(component).map(Arc::new));
     (*contract).clone()
 }
@@ -101,7 +101,7 @@ enum Handle {
 
 impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
     type Live = GuestLive<U>;
-    type Version = SandboxSpec<ActorState<U>>;
+    type Version = ActorSandbox<U>;
 
     async fn start(
         &self,
@@ -144,13 +144,13 @@ impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
         Ok(GuestLive { sandbox: Some(sandbox), handle, contract: Arc::clone(contract) })
     }
 
-    fn upgraded(&self, sandbox: SandboxSpec<ActorState<U>>) -> Result<Self, UpgradeError> {
+    fn upgraded(&self, id: &ComponentId, sandbox: ActorSandbox<U>) -> Result<Self, UpgradeError> {
         let contract = contract_of(&sandbox)?;
         if contract.kind != self.contract.kind {
             return Err(UpgradeError::OtherContract { now: self.contract.kind, new: contract.kind });
         }
         Ok(Self {
-            sandbox,
+            sandbox: sandbox.with_name(id.as_str()),
             contract,
             capabilities: Arc::clone(&self.capabilities),
             config: Arc::clone(&self.config),

@@ -68,7 +68,7 @@ pub struct DeadLetterLimits {
     pub letters: usize,
     /// For one name. Default: 128.
     pub letters_per_actor: usize,
-    /// Bytes in all. Default: 16 MiB.
+    /// Bytes in all, of payloads and of the crashes that are kept with them. Default: 16 MiB.
     pub bytes: usize,
     /// Bytes for one name. Default: 2 MiB.
     pub bytes_per_actor: usize,
@@ -103,8 +103,13 @@ struct Share {
 }
 
 impl DeadLetter {
+    /// Bytes that count against the limits: what its sender chose, and the crash that it keeps.
     fn size(&self) -> usize {
-        self.message.payload.len() + self.message.content_type.as_ref().map_or(0, |ty| ty.0.len())
+        let report = match &self.reason {
+            DeadReason::Poison { report, .. } => report.crash.size(),
+            _ => 0,
+        };
+        self.message.payload.len() + self.message.content_type.as_ref().map_or(0, |ty| ty.0.len()) + report
     }
 }
 
@@ -221,11 +226,11 @@ impl DeadLetters {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
+    use airssys_wasm_isolation::{Crash, CrashKind};
     use airssys_wasm_registry::ComponentRegistry;
 
     use super::*;
+    use crate::During;
 
     fn addresses(names: &[&str]) -> Vec<ActorAddress> {
         let registry = ComponentRegistry::<()>::new();
@@ -289,5 +294,19 @@ mod tests {
         assert!(letters.is_empty());
         letters.add(to[0].clone(), "4".into(), DeadReason::Stopped);
         assert_eq!((payloads(&letters), letters.total()), (vec!["4".to_owned()], 4));
+    }
+
+    #[test]
+    fn the_crashes_that_letters_keep_count() {
+        let to = addresses(&["a"]);
+        for (crash, kept) in [("x".repeat(1_000), 10), (String::new(), 100)] {
+            let letters = DeadLetters::new(DeadLetterLimits { bytes: 20_000, bytes_per_actor: 20_000, ..LIMITS });
+            for _ in 0..100 {
+                let crash = Crash::of_host(CrashKind::HostPanic { message: crash.clone() }, "handle");
+                let report = CrashReport { actor: to[0].clone(), incarnation: 1, during: During::Message, crash };
+                letters.add(to[0].clone(), "x".into(), DeadReason::Poison { attempts: 1, report: Arc::new(report) });
+            }
+            assert!((kept / 2..=kept + 10).contains(&letters.len()), "{}", letters.len());
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use airssys_wasm_isolation::{Crash, CrashKind};
 use airssys_wasm_limits::CancellationToken;
-use airssys_wasm_registry::{MessageEnvelope, TraceContext};
+use airssys_wasm_registry::{ComponentId, MessageEnvelope, TraceContext};
 use bytes::Bytes;
 use futures_util::FutureExt;
 
@@ -34,7 +34,7 @@ pub(crate) trait Blueprint: Send + Sync + Sized + 'static {
     ) -> impl Future<Output = Result<Self::Live, StartError>> + Send;
 
     /// The same with another version.
-    fn upgraded(&self, version: Self::Version) -> Result<Self, UpgradeError>;
+    fn upgraded(&self, id: &ComponentId, version: Self::Version) -> Result<Self, UpgradeError>;
 
     /// Bytes of payload that its incarnations take.
     fn message_size(&self) -> u64;

@@ -12,7 +12,7 @@ use tracing::{Instrument, field};
 
 use crate::{
     CrashReport, DeadReason, During, HealthError, Lifecycle, RestartPolicy, StartError, SystemEvent,
-    failure::report::{Failure, is_news, shown},
+    failure::report::{Failure, Short, is_news, shown},
     runtime::{
         cell::{Cell, Inbox},
         incarnation::{Blueprint, Handled, Live},
@@ -483,7 +483,7 @@ impl<B: Blueprint> ActorTask<B> {
 
     fn note_crash(&self, report: &Arc<CrashReport>) {
         self.cell.metrics.crash(report.crash.kind().class());
-        tracing::warn!(actor = %report.actor, incarnation = report.incarnation, "{}", report.crash);
+        tracing::warn!(actor = %report.actor, incarnation = report.incarnation, "{}", Short(&report.crash));
         self.event(|_| SystemEvent::Crashed(Arc::clone(report)));
     }
 

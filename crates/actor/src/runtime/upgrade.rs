@@ -89,7 +89,7 @@ impl<B: Blueprint> ActorTask<B> {
     pub(super) fn next_version(&self, version: Option<Box<dyn Any + Send>>) -> Result<Arc<B>, UpgradeError> {
         let Some(version) = version else { return self.previous.clone().ok_or(UpgradeError::NothingBefore) };
         let version = version.downcast::<B::Version>().map_err(|_| UpgradeError::OtherSystem)?;
-        self.blueprint.upgraded(*version).map(Arc::new)
+        self.blueprint.upgraded(self.cell.id(), *version).map(Arc::new)
     }
 
     /// Goes over to another version between two messages. The old one goes on unless the new one is alive. Says whether

@@ -4,13 +4,14 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    sync::Arc,
 };
 
 use airssys_wasm_engine::wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, sockets::SocketAddrUse};
 use airssys_wasm_limits::LogAllowance;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use super::output::{GuestOutput, Stdio};
+use super::output::{GuestOutput, Stdio, Tail};
 
 /// Grants for WASI: the `[wasi]` table of a `Component.toml`. The default grants nothing.
 ///
@@ -22,7 +23,7 @@ use super::output::{GuestOutput, Stdio};
 /// connect = ["127.0.0.1:5432"]
 /// stderr = "tracing"
 /// ```
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
 pub struct WasiGrants {
     /// Arguments, the program's name first if the guest expects one.
@@ -66,7 +67,7 @@ impl Default for WasiGrants {
 ///
 /// It is opened by its path for each sandbox. A path that leads through a folder which some guest may write to is not
 /// safe to grant: that guest could put a link in its place.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Folder {
     /// The folder on the host.
@@ -79,7 +80,7 @@ pub struct Folder {
 }
 
 /// What a guest may do in a folder and in all that is below.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Permissions {
     /// List and read.
@@ -102,6 +103,9 @@ pub enum WasiError {
         #[source]
         source: airssys_wasm_engine::wasmtime::Error,
     },
+    /// The runtime that was to open its folders is shutting down.
+    #[error("the runtime is shutting down")]
+    ShuttingDown,
 }
 
 impl WasiGrants {
@@ -109,7 +113,12 @@ impl WasiGrants {
         &["args", "env", "folders", "file_streams", "connect", "listen", "name_lookup", "stdout", "stderr"];
 
     /// A context to be, with these grants: opens the folders.
-    pub(crate) fn builder(&self, log: &LogAllowance) -> Result<WasiCtxBuilder, WasiError> {
+    pub(crate) fn builder(
+        &self,
+        name: Option<&Arc<str>>,
+        log: &LogAllowance,
+        stderr: Tail,
+    ) -> Result<WasiCtxBuilder, WasiError> {
         let mut builder = WasiCtx::builder();
         builder.args(&self.args);
         for (name, value) in &self.env {
@@ -132,12 +141,10 @@ impl WasiGrants {
             });
         }
         builder.allow_ip_name_lookup(self.name_lookup);
-        if let Some(output) = GuestOutput::new(&self.stdout, "stdout", log) {
-            builder.stdout(output);
+        if !matches!(self.stdout, Stdio::Discard) {
+            builder.stdout(GuestOutput::new(&self.stdout, "stdout", name, log, None));
         }
-        if let Some(output) = GuestOutput::new(&self.stderr, "stderr", log) {
-            builder.stderr(output);
-        }
+        builder.stderr(GuestOutput::new(&self.stderr, "stderr", name, log, Some(stderr)));
         Ok(builder)
     }
 }

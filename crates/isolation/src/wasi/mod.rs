@@ -11,3 +11,4 @@ pub(crate) use files::{FileIn, FileOut, FileStreams, OpenFile, Slot, drop_resour
 pub use grants::{Folder, Permissions, WasiError, WasiGrants};
 pub use jobs::FileJobs;
 pub use output::Stdio;
+pub(crate) use output::Tail;

@@ -4,7 +4,10 @@ use std::{
     fmt,
     io::{self, Write},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -15,24 +18,25 @@ use airssys_wasm_engine::wasmtime_wasi::{
 use airssys_wasm_limits::{LogAllowance, LogLine};
 use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWrite;
 
 /// Where a guest's output goes.
-#[derive(Clone, Default, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Stdio {
     /// Nowhere.
     #[default]
     Discard,
-    /// Into `tracing` at level INFO, a line an event, under the target `guest`. Control characters are escaped, lines cut
+    /// Into `tracing` at level INFO, a line an event, under the target `guest`, with the sandbox's
+    /// [name](crate::SandboxSpec::with_name) as `actor`. Control characters are escaped, lines cut
     /// at 4 KiB, empty ones left out, and no more is kept than
     /// [`log_bytes`](airssys_wasm_limits::ResourceLimits::log_bytes), with a word on the rest: a guest can neither forge
     /// events, nor steer a terminal, nor flood the log. It may write 4 KiB at once; after each 32 lines other tasks have
     /// their turn. Of what a guest has neither flushed nor closed when it ends, 32 lines are kept.
     Tracing,
-    /// To a writer, as it is. Writes happen on the async worker: the writer must not block.
+    /// To a writer, as it is, which cannot be serialised. Writes happen on the async worker: the writer must not block.
     #[serde(skip)]
     Writer(Arc<Mutex<dyn Write + Send>>),
 }
@@ -54,15 +58,67 @@ impl fmt::Debug for Stdio {
     }
 }
 
+/// The end of what a guest wrote to its standard error in the present call.
+#[derive(Clone, Default)]
+pub(crate) struct Tail(Arc<Written>);
+
+#[derive(Default)]
+struct Written {
+    any: AtomicBool,
+    bytes: Mutex<Vec<u8>>,
+}
+
+/// Bytes and lines of it that are kept.
+const TAIL: usize = 1 << 10;
+const TAIL_LINES: usize = 10;
+
+impl Tail {
+    /// Forgets the call before.
+    pub(crate) fn begin(&self) {
+        if self.0.any.swap(false, Ordering::Relaxed) {
+            self.0.bytes.lock().clear();
+        }
+    }
+
+    fn write(&self, bytes: &[u8]) {
+        self.0.any.store(true, Ordering::Relaxed);
+        let mut kept = self.0.bytes.lock();
+        kept.extend_from_slice(&bytes[bytes.len().saturating_sub(2 * TAIL)..]);
+        if kept.len() > 2 * TAIL {
+            let beyond = kept.len() - TAIL - 1;
+            kept.drain(..beyond);
+        }
+    }
+
+    /// Its last lines. One whose beginning was cut off is left out, unless it is the only one.
+    pub(crate) fn text(&self) -> String {
+        let bytes = self.0.bytes.lock();
+        let text = bytes.trim_ascii_end();
+        let mut start = text.len().saturating_sub(TAIL);
+        if start > 0
+            && text[start - 1] != b'\n'
+            && let Some(end) = text[start..].iter().position(|&byte| byte == b'\n')
+        {
+            start += end + 1;
+        }
+        let text = String::from_utf8_lossy(&text[start..]);
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+    }
+}
+
 /// One stream to an output of a guest. All of them share the output, and with it the line that is not ended yet.
 pub(super) struct GuestOutput {
     sink: Arc<Mutex<Sink>>,
+    /// Of its standard error.
+    tail: Option<Tail>,
     /// What was written and waits for its turn.
     rest: Bytes,
 }
 
 enum Sink {
-    Tracing { stream: &'static str, log: LogAllowance, line: Vec<u8> },
+    Discard,
+    Tracing { stream: &'static str, actor: Option<Arc<str>>, log: LogAllowance, line: Vec<u8> },
     Writer(Arc<Mutex<dyn Write + Send>>),
 }
 
@@ -77,17 +133,23 @@ const LARGEST_WRITE: usize = 64 << 10;
 const LINES: usize = 32;
 
 impl GuestOutput {
-    pub(super) fn new(stdio: &Stdio, stream: &'static str, log: &LogAllowance) -> Option<Self> {
+    pub(super) fn new(
+        stdio: &Stdio,
+        stream: &'static str,
+        actor: Option<&Arc<str>>,
+        log: &LogAllowance,
+        tail: Option<Tail>,
+    ) -> Self {
         let sink = match stdio {
-            Stdio::Discard => return None,
-            Stdio::Tracing => Sink::Tracing { stream, log: log.clone(), line: Vec::new() },
+            Stdio::Discard => Sink::Discard,
+            Stdio::Tracing => Sink::Tracing { stream, actor: actor.cloned(), log: log.clone(), line: Vec::new() },
             Stdio::Writer(writer) => Sink::Writer(Arc::clone(writer)),
         };
-        Some(Self { sink: Arc::new(Mutex::new(sink)), rest: Bytes::new() })
+        Self { sink: Arc::new(Mutex::new(sink)), tail, rest: Bytes::new() }
     }
 
     fn another(&self) -> Self {
-        Self { sink: Arc::clone(&self.sink), rest: Bytes::new() }
+        Self { sink: Arc::clone(&self.sink), tail: self.tail.clone(), rest: Bytes::new() }
     }
 
     /// Hands over what waits, or a part of it.
@@ -97,11 +159,17 @@ impl GuestOutput {
         Ok(())
     }
 
+    fn note(&self, bytes: &[u8]) {
+        if let Some(tail) = &self.tail {
+            tail.write(bytes);
+        }
+    }
+
     fn permit(&self) -> usize {
         match &*self.sink.lock() {
             _ if !self.rest.is_empty() => 0,
             Sink::Tracing { .. } => LARGEST_WRITE_TO_TRACING,
-            Sink::Writer(_) => LARGEST_WRITE,
+            Sink::Writer(_) | Sink::Discard => LARGEST_WRITE,
         }
     }
 }
@@ -110,8 +178,9 @@ impl Sink {
     /// Takes as much as is good at once, and says how many bytes these were.
     fn accept(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
+            Self::Discard => {}
             Self::Writer(writer) => writer.lock().write_all(bytes)?,
-            Self::Tracing { stream, log, line } => {
+            Self::Tracing { stream, actor, log, line } => {
                 let mut lines = 0;
                 for (i, &byte) in bytes.iter().enumerate() {
                     if byte == b'\n' || line.len() == LONGEST_LINE {
@@ -119,7 +188,7 @@ impl Sink {
                             return Ok(i);
                         }
                         lines += 1;
-                        emit(stream, log, line);
+                        emit(stream, actor.as_deref(), log, line);
                     }
                     if byte != b'\n' {
                         line.push(byte);
@@ -133,7 +202,7 @@ impl Sink {
     fn flush(&mut self) -> io::Result<()> {
         match self {
             Self::Writer(writer) => writer.lock().flush(),
-            Self::Tracing { .. } => Ok(()),
+            Self::Tracing { .. } | Self::Discard => Ok(()),
         }
     }
 }
@@ -149,26 +218,26 @@ impl Drop for GuestOutput {
 
 impl Drop for Sink {
     fn drop(&mut self) {
-        if let Self::Tracing { stream, log, line } = self {
-            emit(stream, log, line);
+        if let Self::Tracing { stream, actor, log, line } = self {
+            emit(stream, actor.as_deref(), log, line);
         }
     }
 }
 
 /// Makes an event of a line, unless it is empty or one too many.
-fn emit(stream: &str, log: &LogAllowance, line: &mut Vec<u8>) {
+fn emit(stream: &str, actor: Option<&str>, log: &LogAllowance, line: &mut Vec<u8>) {
     if line.is_empty() {
         return;
     }
     match log.line(line.len()) {
         LogLine::Kept { left_out } => {
             if left_out > 0 {
-                tracing::warn!(target: "guest", stream, left_out, "lines were left out");
+                tracing::warn!(target: "guest", actor, stream, left_out, "lines were left out");
             }
-            tracing::info!(target: "guest", stream, "{}", String::from_utf8_lossy(line).escape_debug());
+            tracing::info!(target: "guest", actor, stream, "{}", String::from_utf8_lossy(line).escape_debug());
         }
         LogLine::LeftOut { first: true } => {
-            tracing::warn!(target: "guest", stream, "writes more than its `log_bytes`: lines are left out");
+            tracing::warn!(target: "guest", actor, stream, "writes more than its `log_bytes`: lines are left out");
         }
         LogLine::LeftOut { first: false } => {}
     }
@@ -200,6 +269,7 @@ impl OutputStream for GuestOutput {
         if bytes.is_empty() {
             return Ok(());
         }
+        self.note(&bytes);
         self.rest = bytes;
         self.advance().map_err(|error| {
             self.rest.clear();
@@ -236,6 +306,7 @@ impl Pollable for GuestOutput {
 
 impl AsyncWrite for GuestOutput {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.note(bytes);
         Poll::Ready(self.sink.lock().accept(bytes))
     }
 
@@ -287,7 +358,7 @@ mod tests {
         let component = engine.load_wat_blocking("(component)", Profile::Plain).unwrap();
         let limits = ResourceLimits { log_bytes: ByteSize::mib(1), ..ResourceLimits::with_memory(ByteSize(0)) };
         let meter = Meter::new(Quota::new(limits, &component).unwrap(), None);
-        GuestOutput::new(stdio, "stdout", meter.log()).unwrap()
+        GuestOutput::new(stdio, "stdout", None, meter.log(), None)
     }
 
     #[tokio::test]
@@ -325,6 +396,30 @@ mod tests {
             let mut stream = output(&stdio);
             stream.write(Bytes::from(vec![b'x'; largest])).unwrap();
             assert!(matches!(stream.write(Bytes::from(vec![b'x'; largest + 1])), Err(StreamError::Trap(_))));
+        }
+    }
+
+    #[test]
+    fn the_last_whole_lines_of_a_call_are_kept() {
+        let tail = Tail::default();
+        assert_eq!(tail.text(), "");
+        tail.write(b"one\ntwo\n");
+        assert_eq!(tail.text(), "one\ntwo");
+        for n in 0..1_000 {
+            tail.write(format!("line {n}\n").as_bytes());
+        }
+        let lines: Vec<_> = (990..1_000).map(|n| format!("line {n}")).collect();
+        assert_eq!(tail.text(), lines.join("\n"));
+        tail.begin();
+        assert_eq!(tail.text(), "");
+        for chunk in [1, 100, 5_000] {
+            tail.begin();
+            tail.write(b"lost\n");
+            for _ in 0..10_000_usize.div_ceil(chunk) {
+                tail.write(&vec![b'x'; chunk]);
+                assert!(tail.0.bytes.lock().len() <= 2 * TAIL);
+            }
+            assert_eq!(tail.text(), "x".repeat(TAIL));
         }
     }
 }

@@ -4,7 +4,7 @@ use airssys_wasm_engine::{Profile, wasmtime::Trap};
 use airssys_wasm_fixtures::{C, HOST_CALLS, RUST, SPIN, TRAPS, VALUES};
 use airssys_wasm_isolation::{Crash, CrashKind, TrapCode, WasiGrants};
 
-use crate::{Host, HostRefuses, call, engine, limits, sandbox, spec_in};
+use crate::{Host, HostRefuses, call, engine, limits, sandbox, spec, spec_in, wasi::RUN};
 
 async fn crash_of(component: impl AsRef<[u8]>, export: &str, argument: Option<u32>) -> Crash {
     let (spec, sandbox) = sandbox(component, limits()).await;
@@ -55,6 +55,31 @@ async fn a_compiled_guest_crashes_with_the_names_of_its_functions() {
     let crash = sandbox.call(&fail, ("on purpose".into(),)).await.unwrap_err();
     assert_eq!(*crash.kind(), CrashKind::Trap { trap: TrapCode(Trap::UnreachableCodeReached) });
     assert!(crash.backtrace().iter().any(|frame| frame.name.as_ref().is_some_and(|name| name.contains("fail"))));
+}
+
+#[tokio::test]
+async fn the_frames_of_a_crash_are_shown_demangled_and_kept_as_they_are() {
+    let (spec, mut sandbox) = sandbox(RUST, limits()).await;
+    let fail = spec.export("fixture:guest/api@1.0.0#fail").unwrap();
+    let fail = sandbox.typed::<(String,), ()>(&fail).unwrap();
+    let crash = sandbox.call(&fail, ("on purpose".into(),)).await.unwrap_err();
+    let mangled = |name: &&str| name.starts_with("_R") || name.starts_with("_ZN");
+    assert!(crash.backtrace().iter().filter_map(|frame| frame.name.as_deref()).any(|name| mangled(&name)), "{crash:?}");
+    let shown = crash.to_string();
+    assert!(!shown.contains("at _R") && !shown.contains("at _ZN") && shown.contains("std::panicking"), "{shown}");
+    assert_eq!(crash.stderr(), "", "it has none");
+}
+
+#[tokio::test]
+async fn what_a_guest_last_wrote_to_its_standard_error_is_in_its_crash() {
+    let grants = WasiGrants { args: vec!["guest".into(), "exit".into()], ..WasiGrants::default() };
+    let spec = spec(C, limits()).with_wasi(grants);
+    let sandbox = spec.instantiate(Host::default()).await.unwrap();
+    let crash = call(&spec, sandbox, RUN, None).await.unwrap_err();
+    assert_eq!((crash.kind(), crash.stderr()), (&CrashKind::Exit { code: 1 }, "to stderr"));
+    assert!(crash.to_string().contains("\n    stderr: to stderr"), "{crash}");
+    let read: Crash = serde_json::from_str(&serde_json::to_string(&crash).unwrap()).unwrap();
+    assert_eq!(read.stderr(), "to stderr");
 }
 
 #[tokio::test]

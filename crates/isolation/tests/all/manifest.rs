@@ -1,6 +1,6 @@
 //! `Component.toml`, as far as this layer reads it.
 
-use airssys_wasm_isolation::{Permissions, SandboxManifest, Stdio};
+use airssys_wasm_isolation::{Permissions, SandboxManifest, Stdio, WasiGrants};
 use airssys_wasm_limits::ManifestError;
 
 const RESOURCES: &str = "[resources]\nmemory = \"1MiB\"\n";
@@ -25,7 +25,12 @@ fn every_grant_has_a_form() {
     assert_eq!((wasi.args.as_slice(), wasi.env["K"].as_str()), (&["a".to_owned()][..], "V"));
     assert_eq!((wasi.connect.len(), wasi.listen.len(), wasi.name_lookup), (2, 1, true));
     assert_eq!(wasi.folders[0].permissions, Permissions::ReadWrite);
-    assert!(matches!((wasi.stdout, wasi.stderr), (Stdio::Discard, Stdio::Tracing)));
+    assert!(matches!((&wasi.stdout, &wasi.stderr), (Stdio::Discard, Stdio::Tracing)));
+
+    let written = serde_json::to_string(&wasi).unwrap();
+    let read: WasiGrants = serde_json::from_str(&written).unwrap();
+    assert_eq!(format!("{read:?}"), format!("{wasi:?}"));
+    serde_json::to_string(&Stdio::writer(std::io::sink())).unwrap_err();
 }
 
 #[test]

@@ -152,13 +152,13 @@ async fn output_goes_to_tracing_line_by_line_and_escaped() {
         stderr: Stdio::Tracing,
         ..WasiGrants::default()
     };
-    let spec = spec(C, limits()).with_wasi(grants);
+    let spec = spec(C, limits()).with_wasi(grants).with_name("plugin");
     let sandbox = spec.instantiate(Host::default()).await.unwrap();
     drop(call(&spec, sandbox, RUN, None).await.unwrap());
     let bytes = lines.0.lock().unwrap().clone();
     let logged = String::from_utf8(bytes).unwrap();
-    assert!(logged.contains(r"environment: \u{1b}[31mred\rforged stream="), "{logged}");
-    assert!(logged.contains(r#"to stderr stream="stderr""#), "{logged}");
+    assert!(logged.contains(r#"environment: \u{1b}[31mred\rforged actor="plugin" stream=""#), "{logged}");
+    assert!(logged.contains(r#"to stderr actor="plugin" stream="stderr""#), "{logged}");
     assert!(logged.lines().all(|line| line.trim_start().starts_with("INFO guest: ")), "{logged}");
 }
 
