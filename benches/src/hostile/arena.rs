@@ -187,7 +187,7 @@ impl Arena {
         let neighbour = system.spawn(ActorSpec::new(id("neighbour"), sandbox)).await?;
         let latencies = Latencies::default();
         tokio::spawn(ask_without_end(neighbour.clone(), latencies.clone()));
-        Ok(Self { system, budget: MemoryBudget::new(limits.budget), good, neighbour, latencies })
+        Ok(Self { system, budget: MemoryBudget::new(ByteSize(limits.budget)), good, neighbour, latencies })
     }
 
     /// Until the neighbour has answered so often.

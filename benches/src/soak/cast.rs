@@ -132,7 +132,7 @@ impl Sandboxes {
         };
         let [first, second] = &code.counter;
         // For all of them together, and less than what they would take.
-        let budget = MemoryBudget::new(blocks as u64 * (3 << 20));
+        let budget = MemoryBudget::new(ByteSize::mib(3 * blocks as u64));
         Ok(Self {
             subject: spec(&code.actor, &limits)?,
             relay: spec(&code.actor, &limits)?,

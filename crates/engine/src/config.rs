@@ -243,12 +243,15 @@ pub enum Profile {
 /// What advances the epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ticking {
-    /// A thread that ticks with this period.
+    /// A thread that ticks with this period, 10 µs at least.
     Every(Duration),
     /// Nothing but [`WasmEngine::tick`](crate::WasmEngine::tick) and
     /// [`WasmEngine::pass_time`](crate::WasmEngine::pass_time). The duration is what one tick counts for.
     Manual(Duration),
 }
+
+/// A thread that ticks more often does little else.
+pub(crate) const SHORTEST_TICK: Duration = Duration::from_micros(10);
 
 impl Ticking {
     /// The time that one tick stands for.

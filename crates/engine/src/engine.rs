@@ -13,8 +13,10 @@ use wasmtime::{Engine, component::Component};
 #[cfg(target_os = "linux")]
 use crate::compiler::Compilers;
 use crate::{
-    Allocation, CodeCache, Compiler, EngineConfig, EngineError, EpochClock, Profile, config::DENSE_IMAGE,
-    error::Escaped, load::Loads,
+    Allocation, CodeCache, Compiler, EngineConfig, EngineError, EpochClock, Profile, Ticking,
+    config::{DENSE_IMAGE, SHORTEST_TICK},
+    error::Escaped,
+    load::Loads,
 };
 
 /// A 256-bit BLAKE3 digest.
@@ -69,6 +71,11 @@ impl WasmEngine {
         #[cfg(not(target_os = "linux"))]
         if config.compiler != Compiler::InProcess {
             return Err(EngineError::NoCompilerProcess);
+        }
+        if let Ticking::Every(period) = config.ticking
+            && period < SHORTEST_TICK
+        {
+            return Err(EngineError::Ticking { period });
         }
         let (clock, _) = EpochClock::start(config.ticking).map_err(EngineError::Ticker)?;
         let engine = Self {

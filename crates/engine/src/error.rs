@@ -6,20 +6,32 @@ use std::{
     fmt, io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
+    time::Duration,
 };
 
-use crate::{cache::CacheError, compiler::CompilerEnd, config::Profile};
+use crate::{
+    cache::CacheError,
+    compiler::CompilerEnd,
+    config::{Profile, SHORTEST_TICK},
+    wasi::WASI_VERSION,
+};
 
 /// An engine could not be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
     /// wasmtime refuses the configuration, or the system the address space for the pool.
-    #[error("cannot make the wasm engine ({source}); try a smaller pool, or `EngineConfig::on_demand()`")]
+    #[error("cannot make the wasm engine; try a smaller pool, or `EngineConfig::on_demand()`")]
     Wasmtime {
         /// What wasmtime says.
         #[source]
         source: wasmtime::Error,
+    },
+    /// A period of [`Ticking::Every`](crate::Ticking::Every) that would keep a core busy.
+    #[error("a tick every {period:?} keeps a core busy; make it {SHORTEST_TICK:?} at least")]
+    Ticking {
+        /// The period.
+        period: Duration,
     },
     /// The epoch thread cannot be started.
     #[error("cannot start the epoch thread")]
@@ -51,7 +63,7 @@ pub enum EngineError {
 pub enum LoadError {
     /// The bytes do not begin as WebAssembly does.
     #[error(
-        "not WebAssembly: the first bytes are {start:02x?}, expected [00, 61, 73, 6d]; text goes to `load_wat` or into \
+        "not WebAssembly: the first bytes are {start:02x?}, expected [00, 61, 73, 6d]; text goes to `load_wat_blocking` or into \
          a file that ends in `.wat`, precompiled code to `load_precompiled`"
     )]
     NotWasm {
@@ -119,13 +131,15 @@ pub enum LoadError {
     #[error("the program that compiles is of another version, or built otherwise; install both from the same sources")]
     OtherCompiler,
     /// Precompiled code of another engine version, configuration or processor, or no such code at all.
-    #[error("not precompiled for this engine with {profile:?} code ({}); run `precompile` again", Escaped(source))]
+    #[error(
+        "not precompiled for this engine with {profile:?} code ({}); run `precompile_blocking` again",
+        Escaped(error)
+    )]
     Incompatible {
         /// The profile it was to be loaded for.
         profile: Profile,
         /// What does not match.
-        #[source]
-        source: wasmtime::Error,
+        error: wasmtime::Error,
     },
     /// A file cannot be read.
     #[error("cannot read the component {path}", path = path.display())]
@@ -159,7 +173,7 @@ impl LoadError {
             &Self::Compiler { end } => Self::Compiler { end },
             Self::CompilerStart { source } => Self::CompilerStart { source: again(source) },
             Self::OtherCompiler => Self::OtherCompiler,
-            Self::Incompatible { profile, source } => Self::Incompatible { profile: *profile, source: text(source) },
+            Self::Incompatible { profile, error } => Self::Incompatible { profile: *profile, error: text(error) },
             Self::File { path, source } => Self::File { path: path.clone(), source: again(source) },
             // The engine for a profile, of which wasmtime says why.
             Self::Engine(EngineError::Wasmtime { source }) => EngineError::Wasmtime { source: text(source) }.into(),
@@ -181,7 +195,7 @@ fn again(error: &io::Error) -> io::Error {
 #[non_exhaustive]
 pub enum LinkError {
     /// Imports that the linker does not provide, or provides with another type.
-    #[error("the linker does not satisfy {}; define them, or leave them out of the component", List(imports, ", "))]
+    #[error("the component imports what the linker does not offer{}", Lines(imports, error))]
     Unsatisfied {
         /// Each import that is not satisfied.
         imports: Vec<MissingImport>,
@@ -206,18 +220,66 @@ pub enum LinkError {
 pub struct MissingImport {
     /// The interface, or the function where it is imported by itself: `wasi:cli/environment@0.2.0`.
     pub name: String,
-    /// The functions that the component wants of it and the linker has not under exactly this name, each with its
-    /// type: the first twenty. Empty where all are there and one has another type.
+    /// The same interface of WASI in the version that the linker has.
+    pub offered: Option<String>,
+    /// The functions that the component wants of it and the linker has not under exactly the name, or the one offered,
+    /// each with its type: the first twenty. Empty where all are there and one has another type.
     pub functions: Vec<String>,
+}
+
+impl MissingImport {
+    /// What to do about it.
+    fn advice(&self) -> String {
+        let Some((interface, version)) =
+            self.name.strip_prefix("wasi:").and_then(|name| name.split_once('@').or(Some((name, ""))))
+        else {
+            return match self.functions.is_empty() {
+                true => "the linker has it with another type".to_owned(),
+                false => "define it in the linker, or leave it out of the component".to_owned(),
+            };
+        };
+        let minor = |version: &str| version.strip_prefix("0.2.").and_then(|minor| minor.parse::<u32>().ok());
+        if self.offered.is_some() && minor(version) > minor(WASI_VERSION) {
+            return format!("newer than WASI {WASI_VERSION}, which the host offers");
+        }
+        if minor(version).is_none() {
+            return format!("the host offers WASI 0.2, up to {WASI_VERSION}");
+        }
+        if interface.starts_with("http/") {
+            return "the host offers no HTTP; build without it (componentize-js: `--disable http --disable \
+                    fetch-event`)"
+                .to_owned();
+        }
+        match self.functions.is_empty() {
+            true => "the linker has it with another type".to_owned(),
+            false => "the host does not offer it; define it in the linker, or leave it out of the component".to_owned(),
+        }
+    }
 }
 
 impl fmt::Display for MissingImport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "`{}`", shown(&self.name))?;
-        match self.functions.as_slice() {
-            [] => f.write_str(" (defined with another type)"),
-            functions => write!(f, " ({})", List(functions, "; ")),
+        // What WASI's functions are is known.
+        if self.offered.is_some() || !self.name.starts_with("wasi:") {
+            match self.functions.as_slice() {
+                [] => {}
+                functions => write!(f, " ({})", List(functions, "; "))?,
+            }
         }
+        write!(f, ": {}", self.advice())
+    }
+}
+
+/// The imports, a line each; what wasmtime says where none is known.
+struct Lines<'a>(&'a [MissingImport], &'a wasmtime::Error);
+
+impl fmt::Display for Lines<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return write!(f, ": {}", Escaped(self.1));
+        }
+        self.0.iter().try_for_each(|import| write!(f, "\n  {import}"))
     }
 }
 

@@ -48,6 +48,7 @@ mod engine;
 mod error;
 mod load;
 mod ticker;
+mod wasi;
 
 pub use cache::{CacheError, CodeCache};
 pub use compiler::{Compiler, CompilerEnd, CompilerProcess, CompilerProgram, compiler_hook};
@@ -58,18 +59,7 @@ pub use describe::describe_func;
 pub use engine::WasmEngine;
 pub use error::{EngineError, ExportError, LinkError, LoadError, MissingImport, panic_message, shown};
 pub use ticker::EpochClock;
+pub use wasi::{WASI_VERSION, add_bare_wasi};
 pub use wasmtime;
 pub use wasmtime::component::Linker;
 pub use wasmtime_wasi;
-
-/// Adds WASI 0.2 to a linker as wasmtime-wasi has it.
-///
-/// A guest that nobody trusts is not to be given these: some of them work for as long as the guest's arguments say, and
-/// give way to nobody. `airssys_wasm_isolation::add_wasi` puts bounded ones in their place.
-///
-/// # Errors
-///
-/// When one of the interfaces is defined already.
-pub fn add_bare_wasi<T: wasmtime_wasi::WasiView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
-    wasmtime_wasi::p2::add_to_linker_async(linker)
-}

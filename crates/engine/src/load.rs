@@ -184,7 +184,7 @@ impl WasmEngine {
         // SAFETY: promised by the caller.
         let (component, allocation) = self
             .adopt(profile, |engine| unsafe { Component::deserialize(engine, code) })
-            .map_err(|source| LoadError::Incompatible { profile, source })?;
+            .map_err(|error| LoadError::Incompatible { profile, error })?;
         Ok(self.keep(key, component, allocation, Origin::Precompiled))
     }
 
@@ -211,7 +211,7 @@ impl WasmEngine {
         // SAFETY: promised by the caller.
         let (component, allocation) = self
             .adopt(profile, |engine| unsafe { Component::deserialize_file(engine, path) })
-            .map_err(|source| LoadError::Incompatible { profile, source })?;
+            .map_err(|error| LoadError::Incompatible { profile, error })?;
         Ok(self.loaded(None, profile, component, allocation, Origin::Precompiled))
     }
 

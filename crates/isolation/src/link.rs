@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use airssys_wasm_engine::{
-    Linker, add_bare_wasi,
+    Linker, WASI_VERSION, add_bare_wasi,
     wasmtime::{
         self, StoreContextMut,
         component::{Resource, ResourceType},
@@ -34,9 +34,6 @@ use crate::{
     wasi::{FileIn, FileOut, OpenFile, Slot},
 };
 
-/// The version of wasmtime-wasi's interfaces. A definition under another version would leave wasmtime-wasi's in place.
-const VERSION: &str = "0.2.12";
-
 /// Adds WASI 0.2 (`wasi:cli`, `wasi:filesystem`, `wasi:sockets`, …) to the linker of a component that runs in sandboxes.
 ///
 /// It differs from wasmtime-wasi in what a call may cost the host:
@@ -61,8 +58,9 @@ pub fn add_wasi<U: Send + 'static>(linker: &mut Linker<HostState<U>>) -> wasmtim
     bounded
 }
 
+/// A definition under another version would leave wasmtime-wasi's in place.
 fn versioned(interface: &str) -> String {
-    format!("{interface}@{VERSION}")
+    format!("{interface}@{WASI_VERSION}")
 }
 
 fn bound<U: Send + 'static>(linker: &mut Linker<HostState<U>>) -> wasmtime::Result<()> {

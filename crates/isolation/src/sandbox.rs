@@ -62,7 +62,7 @@ impl<U> fmt::Debug for SandboxSpec<U> {
 pub enum InstantiateError {
     /// The pool has no room for another instance. Those that live go on; try again when one is gone, or make the pool
     /// larger with `PoolConfig::components`.
-    #[error("the pool is full ({source}); drop a sandbox, or raise `PoolConfig::components`")]
+    #[error("the pool is full; drop a sandbox, or raise `PoolConfig::components`")]
     PoolExhausted {
         /// Which part of the pool, and its size.
         #[source]

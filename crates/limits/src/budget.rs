@@ -5,6 +5,8 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
+use crate::ByteSize;
+
 /// A host-wide total of linear memory. Cheap to clone; all clones are one budget.
 #[derive(Debug, Clone)]
 pub struct MemoryBudget(Arc<Inner>);
@@ -29,9 +31,9 @@ pub struct BudgetExhausted {
 }
 
 impl MemoryBudget {
-    /// A budget of this many bytes.
-    pub fn new(total: u64) -> Self {
-        Self(Arc::new(Inner { total, used: AtomicU64::new(0) }))
+    /// A budget of so much.
+    pub fn new(total: ByteSize) -> Self {
+        Self(Arc::new(Inner { total: total.as_u64(), used: AtomicU64::new(0) }))
     }
 
     /// Bytes in all.
@@ -98,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_grant_is_refused_beyond_the_total_and_returned_on_drop() {
-        let budget = MemoryBudget::new(100);
+        let budget = MemoryBudget::new(ByteSize(100));
         let mut first = budget.grant();
         first.grow(60).unwrap();
         let mut second = budget.grant();
@@ -114,7 +116,7 @@ mod tests {
 
     #[test]
     fn an_absurd_request_does_not_wrap_around() {
-        let budget = MemoryBudget::new(u64::MAX);
+        let budget = MemoryBudget::new(ByteSize(u64::MAX));
         let mut grant = budget.grant();
         grant.grow(1).unwrap();
         assert!(grant.grow(u64::MAX).is_err());
@@ -123,7 +125,7 @@ mod tests {
 
     #[test]
     fn threads_never_hold_more_than_the_total() {
-        let budget = MemoryBudget::new(1_000);
+        let budget = MemoryBudget::new(ByteSize(1_000));
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {

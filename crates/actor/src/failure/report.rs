@@ -25,11 +25,8 @@ impl fmt::Display for CrashReport {
     }
 }
 
-impl std::error::Error for CrashReport {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.crash)
-    }
-}
+// It shows the crash itself, and so has no source.
+impl std::error::Error for CrashReport {}
 
 /// What an actor was doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -100,7 +100,7 @@ pub enum LoadManifestError {
         source: io::Error,
     },
     /// The manifest cannot be used.
-    #[error("{}: {source}", path.display())]
+    #[error("{} cannot be used", path.display())]
     Manifest {
         /// Which.
         path: PathBuf,

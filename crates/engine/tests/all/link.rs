@@ -1,7 +1,8 @@
 //! Imports and exports.
 
 use airssys_wasm_engine::{
-    EngineConfig, ExportError, LinkError, Profile, WasmEngine, add_bare_wasi, wasmtime::Store, wasmtime_wasi,
+    EngineConfig, ExportError, LinkError, Profile, WASI_VERSION, WasmEngine, add_bare_wasi, wasmtime::Store,
+    wasmtime_wasi,
 };
 use airssys_wasm_fixtures::{ADD, C, HOST_CALLS, RUST};
 
@@ -16,7 +17,11 @@ fn missing_imports_are_named_with_their_types() {
     assert_eq!(imports.len(), 1);
     assert_eq!(imports[0].name, "fixture:guest/host@1.0.0");
     assert_eq!(imports[0].functions, ["wait: func()", "log: func(line: string)"]);
-    assert!(error.to_string().contains("`fixture:guest/host@1.0.0` (wait: func(); log: func(line: string))"));
+    assert_eq!(
+        error.to_string(),
+        "the component imports what the linker does not offer\n  `fixture:guest/host@1.0.0` (wait: func(); log: \
+         func(line: string)): define it in the linker, or leave it out of the component"
+    );
 }
 
 #[test]
@@ -34,6 +39,91 @@ fn only_what_is_missing_is_named() {
     let named: Vec<_> = imports.iter().map(|import| (import.name.as_str(), import.functions.len())).collect();
     assert_eq!(named, [("step", 0), ("take", 1)]);
     assert_eq!(imports[1].functions, ["take: func(bytes: list<u8>)"]);
+}
+
+/// Imports what a first build of JavaScript does: WASI's streams and errors, and HTTP that takes resources of both.
+const HTTP: &str = r#"(component
+  (import "wasi:io/error@0.2.10" (instance $error
+    (export "error" (type (sub resource)))
+    (export "[method]error.to-debug-string" (func (param "self" (borrow 0)) (result string)))))
+  (alias export $error "error" (type $e))
+  (import "wasi:io/poll@0.2.10" (instance $poll (export "pollable" (type (sub resource)))))
+  (alias export $poll "pollable" (type $p))
+  (import "wasi:io/streams@0.2.10" (instance $streams
+    (export "output-stream" (type (sub resource)))
+    (alias outer 1 $p (type $p))
+    (export "pollable" (type $pollable (eq $p)))
+    (export "[method]output-stream.subscribe"
+      (func (param "self" (borrow 0)) (result (own $pollable))))))
+  (alias export $streams "output-stream" (type $o))
+  (import "wasi:http/types@0.2.10" (instance
+    (alias outer 1 $e (type $e))
+    (export "io-error" (type $error (eq $e)))
+    (alias outer 1 $o (type $o))
+    (export "output-stream" (type $out (eq $o)))
+    (export "http-error-code" (func (param "err" (borrow $error)) (result bool)))
+    (export "write" (func (result (own $out))))))
+  (import "wasi:http/outgoing-handler@0.2.10" (instance (export "handle" (func)))))"#;
+
+struct View;
+
+impl wasmtime_wasi::WasiView for View {
+    fn ctx(&mut self) -> wasmtime_wasi::WasiCtxView<'_> {
+        unreachable!("nothing is called")
+    }
+}
+
+/// What a component is told that is linked with WASI alone.
+fn told(text: &str) -> (Vec<(String, Option<String>)>, String) {
+    let engine = engine();
+    let component = engine.load_wat_blocking(text, Profile::Plain).unwrap();
+    let mut linker = component.linker::<View>();
+    add_bare_wasi(&mut linker).unwrap();
+    let error = component.link(&linker).unwrap_err();
+    let LinkError::Unsatisfied { imports, .. } = &error else { panic!("{error:?}") };
+    (imports.iter().map(|import| (import.name.clone(), import.offered.clone())).collect(), error.to_string())
+}
+
+#[test]
+fn what_is_there_is_not_named_where_http_alone_is_missing() {
+    let (imports, text) = told(HTTP);
+    let names: Vec<_> = imports.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["wasi:http/types@0.2.10", "wasi:http/outgoing-handler@0.2.10"], "{text}");
+    assert_eq!(text.lines().count(), 3, "{text}");
+    for line in text.lines().skip(1) {
+        assert!(line.contains("the host offers no HTTP") && line.contains("--disable http"), "{text}");
+    }
+}
+
+#[test]
+fn versions_of_wasi_are_told_apart() {
+    for (import, offered, said) in [
+        (
+            r#""wasi:cli/environment@0.2.99" (instance (export "fancy" (func)))"#,
+            Some(format!("wasi:cli/environment@{WASI_VERSION}")),
+            "(fancy: func()): newer than WASI 0.2.12",
+        ),
+        (
+            r#""wasi:clocks/system-clock@0.3.0" (instance (export "now" (func)))"#,
+            None,
+            "the host offers WASI 0.2, up to",
+        ),
+        (
+            r#""wasi:keyvalue/store@0.2.0-draft" (instance (export "open" (func)))"#,
+            None,
+            "the host offers WASI 0.2, up to",
+        ),
+        (r#""wasi:other/thing@0.2.0" (instance (export "open" (func)))"#, None, "the host does not offer it"),
+        (
+            r#""wasi:cli/environment@0.2.0" (instance (export "get-arguments" (func)))"#,
+            Some(format!("wasi:cli/environment@{WASI_VERSION}")),
+            "the linker has it with another type",
+        ),
+    ] {
+        let (imports, text) = told(&format!("(component (import {import}))"));
+        assert_eq!((imports.len(), imports[0].1.as_ref()), (1, offered.as_ref()), "{text}");
+        assert!(text.contains(said), "{text}");
+    }
 }
 
 #[test]
@@ -88,6 +178,8 @@ fn imports_of_functions_are_told_from_none() {
     assert!(!engine.load_wat_blocking(ADD, Profile::Plain).unwrap().imports_functions());
     assert!(engine.load_wat_blocking(HOST_CALLS, Profile::Plain).unwrap().imports_functions());
     assert!(engine.load_blocking(C, Profile::Plain).unwrap().imports_functions());
+    let nested = r#"(component (import "outer" (instance (export "inner" (instance (export "f" (func)))))))"#;
+    assert!(engine.load_wat_blocking(nested, Profile::Plain).unwrap().imports_functions());
     let types_only =
         r#"(component (type $u u32) (import "types" (instance (type $t u32) (export "t" (type (eq $t))))))"#;
     assert!(!engine.load_wat_blocking(types_only, Profile::Plain).unwrap().imports_functions());

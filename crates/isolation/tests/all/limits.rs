@@ -198,7 +198,7 @@ async fn the_hosts_table_of_resources_is_limited() {
 
 #[tokio::test]
 async fn the_budget_refuses_the_newcomer_and_the_others_go_on() {
-    let budget = MemoryBudget::new(3 * PAGE);
+    let budget = MemoryBudget::new(ByteSize(3 * PAGE));
     let spec = spec(GROW, memory(10)).with_budget(budget.clone());
     let first = spec.instantiate(Host::default()).await.unwrap();
     let second = spec.instantiate(Host::default()).await.unwrap();

@@ -1,0 +1,19 @@
+//! WASI as wasmtime-wasi has it.
+
+use wasmtime::component::Linker;
+
+/// The version of the interfaces that [`add_bare_wasi`] defines. A component that asks for another minor version of 0.2
+/// is given this one.
+pub const WASI_VERSION: &str = "0.2.12";
+
+/// Adds WASI 0.2 to a linker as wasmtime-wasi has it.
+///
+/// A guest that nobody trusts is not to be given these: some of them work for as long as the guest's arguments say, and
+/// give way to nobody. `airssys_wasm_isolation::add_wasi` puts bounded ones in their place.
+///
+/// # Errors
+///
+/// When one of the interfaces is defined already.
+pub fn add_bare_wasi<T: wasmtime_wasi::WasiView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
+    wasmtime_wasi::p2::add_to_linker_async(linker)
+}
