@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::engine::Digest;
+use crate::{CacheError, digest::Digest};
 
 /// A folder of compiled components that makes the next process fast: an entry is mapped in about a millisecond however
 /// large it is, and its pages are shared by all processes that use it.
@@ -32,42 +32,6 @@ use crate::engine::Digest;
 #[derive(Debug, Clone)]
 pub struct CodeCache {
     folder: PathBuf,
-}
-
-/// The folder of a code cache cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum CacheError {
-    /// It cannot be made, or looked at.
-    #[error("cannot use the code cache folder {path}", path = path.display())]
-    Io {
-        /// The folder.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// It is not a folder.
-    #[error("the code cache {path} is not a folder", path = .0.display())]
-    NotAFolder(PathBuf),
-    /// It belongs to somebody else.
-    #[error("the code cache folder {path} belongs to user {owner}, not to {user}; name a folder of your own", path = path.display())]
-    ForeignOwner {
-        /// The folder.
-        path: PathBuf,
-        /// The user it belongs to.
-        owner: u32,
-        /// The user this process runs as.
-        user: u32,
-    },
-    /// Others can write to it, and so could run code in this process.
-    #[error("others can write to the code cache folder {path} (mode {mode:o}); run `chmod go-w` on it", path = path.display())]
-    WritableByOthers {
-        /// The folder.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
 }
 
 const MAGIC: [u8; 8] = *b"AWCODE\x00\x01";

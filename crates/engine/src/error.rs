@@ -10,8 +10,6 @@ use std::{
 };
 
 use crate::{
-    cache::CacheError,
-    compiler::CompilerEnd,
     config::{Profile, SHORTEST_TICK},
     wasi::WASI_VERSION,
 };
@@ -55,6 +53,30 @@ pub enum EngineError {
     /// The folder for the code cache cannot be used.
     #[error(transparent)]
     Cache(#[from] CacheError),
+}
+
+/// Why a process that compiles ended without code and without a reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CompilerEnd {
+    /// [`CompilerProcess::deadline`](crate::CompilerProcess::deadline) was over, or the CPU time that goes with it.
+    #[error("took longer than its deadline of {0:?}")]
+    Deadline(Duration),
+    /// It aborted, which is what a program does that is refused memory.
+    #[error("aborted, most likely for want of memory, of which it may have {memory} bytes")]
+    Aborted {
+        /// [`CompilerProcess::memory`](crate::CompilerProcess::memory).
+        memory: u64,
+    },
+    /// A signal ended it: 11 if its stack was exhausted, 9 if the system or somebody else ended it.
+    #[error("was ended by signal {0}")]
+    Signal(i32),
+    /// It exited.
+    #[error("exited with code {0}")]
+    Exit(i32),
+    /// It answered what no compiler of this version answers.
+    #[error("answered nonsense")]
+    Nonsense,
 }
 
 /// A component could not be loaded.
@@ -188,6 +210,42 @@ fn again(error: &io::Error) -> io::Error {
         Some(code) => io::Error::from_raw_os_error(code),
         None => io::Error::new(error.kind(), error.to_string()),
     }
+}
+
+/// The folder of a code cache cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CacheError {
+    /// It cannot be made, or looked at.
+    #[error("cannot use the code cache folder {path}", path = path.display())]
+    Io {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It is not a folder.
+    #[error("the code cache {path} is not a folder", path = .0.display())]
+    NotAFolder(PathBuf),
+    /// It belongs to somebody else.
+    #[error("the code cache folder {path} belongs to user {owner}, not to {user}; name a folder of your own", path = path.display())]
+    ForeignOwner {
+        /// The folder.
+        path: PathBuf,
+        /// The user it belongs to.
+        owner: u32,
+        /// The user this process runs as.
+        user: u32,
+    },
+    /// Others can write to it, and so could run code in this process.
+    #[error("others can write to the code cache folder {path} (mode {mode:o}); run `chmod go-w` on it", path = path.display())]
+    WritableByOthers {
+        /// The folder.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
 }
 
 /// A component could not be linked.

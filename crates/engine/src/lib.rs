@@ -41,23 +41,26 @@
 mod cache;
 mod compiler;
 mod complexity;
-mod component;
 mod config;
 mod describe;
+mod digest;
 mod engine;
 mod error;
-mod load;
 mod ticker;
 mod wasi;
 
-pub use cache::{CacheError, CodeCache};
-pub use compiler::{Compiler, CompilerEnd, CompilerProcess, CompilerProgram, compiler_hook};
-pub use complexity::{CompileLimits, Complexity};
-pub use component::{Allocation, ComponentTemplate, Export, LoadedComponent, Origin};
-pub use config::{EngineConfig, MAX_MEMORY, PoolConfig, Profile, Ticking};
+pub use cache::CodeCache;
+pub use compiler::compiler_hook;
+pub use complexity::Complexity;
+pub use config::{
+    CompileLimits, Compiler, CompilerProcess, CompilerProgram, EngineConfig, MAX_MEMORY, PoolConfig, Profile, Ticking,
+};
 pub use describe::describe_func;
 pub use engine::WasmEngine;
-pub use error::{EngineError, ExportError, LinkError, LoadError, MissingImport, panic_message, shown};
+pub use engine::component::{Allocation, ComponentTemplate, Export, LoadedComponent, Origin};
+pub use error::{
+    CacheError, CompilerEnd, EngineError, ExportError, LinkError, LoadError, MissingImport, panic_message, shown,
+};
 pub use ticker::EpochClock;
 pub use wasi::{WASI_VERSION, add_bare_wasi};
 pub use wasmtime;

@@ -11,11 +11,11 @@ use rustix::stdio;
 use wasmtime::Engine;
 
 use super::{
-    Form, admit, compile,
+    admit, compile,
     protocol::{self, Job, Reply, Settings},
     sandbox,
 };
-use crate::{CompileLimits, LoadError, Profile, engine::code_digest};
+use crate::{CompileLimits, LoadError, Profile, complexity::Form, digest::code_digest};
 
 static IS_HOOKED: AtomicBool = AtomicBool::new(false);
 

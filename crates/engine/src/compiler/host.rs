@@ -29,10 +29,13 @@ use rustix::{
 };
 
 use super::{
-    CompilerEnd, CompilerProcess, CompilerProgram, Form, child,
+    child,
     protocol::{self, Job, Reply, Settings},
 };
-use crate::{EngineConfig, EngineError, LoadError, Profile, engine::Digest};
+use crate::{
+    CompilerEnd, CompilerProcess, CompilerProgram, EngineConfig, EngineError, LoadError, Profile, complexity::Form,
+    digest::Digest,
+};
 
 /// Processes that compile, of which some wait for their job.
 pub(crate) struct Compilers {

@@ -5,8 +5,9 @@ use std::io::{self, Read, Write};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{CompilerProcess, Form};
-use crate::{CompileLimits, EngineConfig, LoadError, PoolConfig, Profile, engine::Digest};
+use crate::{
+    CompileLimits, CompilerProcess, EngineConfig, LoadError, PoolConfig, Profile, complexity::Form, digest::Digest,
+};
 
 /// The first argument of a process that compiles. The version is that of this protocol.
 pub(super) const MARK: &str = "--airssys-wasm-compiler=1";

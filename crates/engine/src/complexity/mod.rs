@@ -12,115 +12,16 @@ use serde::{Deserialize, Serialize};
 use wasmparser::{BinaryReaderError, Parser};
 
 use self::survey::Survey;
-use crate::{LoadError, compiler::Form};
+use crate::{CompileLimits, LoadError};
 
-/// How large and how complex a component may be that is to be compiled. Part of the
-/// [`EngineConfig`](crate::EngineConfig).
-///
-/// The defaults are some four times what a JavaScript or Python component needs, which carries a whole interpreter. What
-/// the worst component within them costs is in `SECURITY.md`.
+/// Whether a component is given as it is or as text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct CompileLimits {
-    /// Bytes of its binary form. Default: 64 MiB.
-    pub bytes: u64,
-    /// Bytes of its text form, which is for people: reading it can take time by the square of its length. Default: 1 MiB.
-    pub text_bytes: u64,
-    /// How deep modules, components, and types of instances and components are nested in it. Default: 10. What reads types
-    /// does so recursively: some 1,000 of them overflow a thread's stack.
-    pub nesting: u32,
-    /// Functions of all its modules. Default: 150,000.
-    pub functions: u64,
-    /// Element segments of all its modules, which the compiler handles one by one. Default: 10,000.
-    pub element_segments: u64,
-    /// Imports of the component, and declarations in types of instances and components. Who links it goes through them
-    /// many times over if one is missing. Default: 3,000.
-    pub imports: u64,
-    /// Everything that has an index: types, imports, exports, functions, globals, tables, segments with their elements,
-    /// aliases, instances. Counted as it is written, and as often as it is there when all that is instantiated in it is.
-    /// Default: 500,000.
-    pub items: u64,
-    /// Core modules and components that are written in it, each of which costs more the more there are. Default: 1,000.
-    pub modules: u64,
-    /// Core instances, each as often as it is there when all that is instantiated in it is. Default: 1,000.
-    pub instances: u64,
-    /// Bytes of the images of memories as they are when an instance begins, which are part of the code: from the first byte
-    /// that a segment sets to the last, in whole pages of 4 KiB, where the compiler makes an image. Default: 32 MiB.
-    pub image_bytes: u64,
-    /// Work in the function that has most of it, which is also what the compiler's memory depends on. Default: 2 million.
-    ///
-    /// A unit is at most three microseconds of an optimised compiler, and mostly less than one. A function has 60 for itself,
-    /// one for each instruction, each value that one takes or leaves, and each target of a branch, and more for instructions
-    /// that are slow to compile; and then what grows faster than its size: a 16th of the square of the values that may be
-    /// alive at a time (its locals and operands), a fourth of these values times its blocks, a 64th of the depth of each
-    /// block, for each loop its depth times the locals that are set in it, and a 64th of the square of the instructions that
-    /// may call the host. What a module does before it starts is a function as well: 16 for each element of its segments, 32
-    /// for each instruction of an initial value that is more than a constant, and for segments of data that make no image 20
-    /// each and a 64th of their square. So is what is made for each type of functions and for each function that the host can
-    /// call: 60, 16 for each parameter and result, and a 16th of their square.
-    pub function_work: u64,
-    /// Work in all functions together, one for each item, 20 for each module, and 1,000 for each function that a guest calls
-    /// of its component's. Default: 60 million.
-    pub work: u64,
-    /// Bytes of native code with all that belongs to it, as it is mapped and as the code cache stores it. Known only after
-    /// compiling. Default: 256 MiB.
-    pub code_bytes: u64,
-}
-
-impl Default for CompileLimits {
-    fn default() -> Self {
-        Self {
-            bytes: 64 << 20,
-            text_bytes: 1 << 20,
-            nesting: 10,
-            functions: 150_000,
-            element_segments: 10_000,
-            imports: 3_000,
-            items: 500_000,
-            modules: 1_000,
-            instances: 1_000,
-            image_bytes: 32 << 20,
-            function_work: 2_000_000,
-            work: 60_000_000,
-            code_bytes: 256 << 20,
-        }
-    }
+pub(crate) enum Form {
+    Binary,
+    Text,
 }
 
 impl CompileLimits {
-    /// No limits, for components that are trusted.
-    pub const NONE: Self = Self {
-        bytes: u64::MAX,
-        text_bytes: u64::MAX,
-        nesting: u32::MAX,
-        functions: u64::MAX,
-        element_segments: u64::MAX,
-        imports: u64::MAX,
-        items: u64::MAX,
-        modules: u64::MAX,
-        instances: u64::MAX,
-        image_bytes: u64::MAX,
-        function_work: u64::MAX,
-        work: u64::MAX,
-        code_bytes: u64::MAX,
-    };
-
-    /// The names of the fields, as [`LoadError::TooComplex`] has them.
-    pub(crate) const FIELDS: [&str; 13] = [
-        "bytes",
-        "text_bytes",
-        "nesting",
-        "functions",
-        "element_segments",
-        "imports",
-        "items",
-        "modules",
-        "instances",
-        "image_bytes",
-        "function_work",
-        "work",
-        "code_bytes",
-    ];
-
     /// Bytes that a component may have in this form.
     pub(crate) fn most(&self, form: Form) -> u64 {
         match form {

@@ -1,6 +1,10 @@
 //! From bytes, text, files and precompiled code to a component, and what is refused.
 
-use airssys_wasm_engine::{Allocation, EngineConfig, EngineError, LoadError, Origin, PoolConfig, Profile, WasmEngine};
+use std::time::Duration;
+
+use airssys_wasm_engine::{
+    Allocation, EngineConfig, EngineError, LoadError, Origin, PoolConfig, Profile, Ticking, WasmEngine,
+};
 use airssys_wasm_fixtures::{ADD, MINIMAL, with_instances};
 
 use crate::{binary, engine};
@@ -188,4 +192,13 @@ fn what_is_found_out_about_a_component_is_found_out_once() {
     }
     let another = engine.load_wat_blocking(MINIMAL, Profile::Plain).unwrap();
     assert_eq!(another.memo(|component| component.imports()).len(), 0);
+}
+
+#[test]
+fn a_period_that_keeps_a_core_busy_is_refused() {
+    for (period, refused) in [(0, true), (9, true), (10, false)] {
+        let ticking = Ticking::Every(Duration::from_micros(period));
+        let engine = WasmEngine::new(EngineConfig { ticking, ..EngineConfig::on_demand().compile_in_process() });
+        assert_eq!(matches!(engine, Err(EngineError::Ticking { .. })), refused, "{period}");
+    }
 }

@@ -423,7 +423,7 @@ async fn a_token_that_is_not_cancelled_changes_nothing() {
 
 #[tokio::test]
 async fn a_dropped_call_frees_what_the_guest_had() {
-    let budget = MemoryBudget::new(ByteSize::gib(1));
+    let budget = MemoryBudget::new(airssys_wasm_limits::ByteSize::gib(1));
     let spec = spec_in(&engine(), HOST_CALLS.as_bytes(), Profile::Plain, limits()).with_budget(budget.clone());
     let sandbox = spec.instantiate(Host::default()).await.unwrap();
     assert!(budget.used() > 0);

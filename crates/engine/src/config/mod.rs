@@ -1,13 +1,19 @@
 //! What can be chosen about an engine, and how that becomes a `wasmtime::Config`. Limits of a single component are
 //! not here: they belong to `airssys-wasm-limits`.
 
+mod compiler;
+mod limits;
+
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CompileLimits, Compiler};
+pub use self::{
+    compiler::{Compiler, CompilerProcess, CompilerProgram},
+    limits::CompileLimits,
+};
 
 /// Bytes that a linear memory can have: what 32 bits can address, and what each slot of the pool reserves.
 pub const MAX_MEMORY: u64 = 4 << 30;
@@ -18,7 +24,7 @@ pub const MAX_MEMORY: u64 = 4 << 30;
 /// which each instance would be filled anew. That two bytes can become an image of this size is what
 /// [`CompileLimits::image_bytes`] counts.
 ///
-/// wasmtime's compatibility hash does not know it, so that [`code_digest`](crate::engine::code_digest) must.
+/// wasmtime's compatibility hash does not know it, so that [`code_digest`](crate::digest::code_digest) must.
 pub(crate) const DENSE_IMAGE: u64 = 16 << 20;
 
 /// The fixed settings of a [`WasmEngine`](crate::WasmEngine).

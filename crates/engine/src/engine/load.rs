@@ -21,10 +21,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::Component;
 
 use crate::{
-    Allocation, CompileLimits, LoadError, LoadedComponent, Origin, Profile, WasmEngine,
-    compiler::{self, Form},
-    component::Loaded,
-    engine::{Digest, code_digest, hashed},
+    Allocation, CompileLimits, LoadError, LoadedComponent, Origin, Profile, WasmEngine, compiler,
+    complexity::Form,
+    digest::{Digest, code_digest, hashed},
+    engine::component::Loaded,
 };
 
 /// What identifies a component in a process.

@@ -1,8 +1,12 @@
-//! The handle that everything shares: which wasmtime engines there are. How bytes become a component is in `load`.
+//! The engine, and what is loaded into it. The handle that everything shares is here, how bytes become a component in
+//! `load`, and what one imports and exports in `component`.
+
+pub(crate) mod component;
+mod link;
+pub(crate) mod load;
 
 use std::{
     fmt,
-    hash::{Hash, Hasher},
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -13,14 +17,9 @@ use wasmtime::{Engine, component::Component};
 #[cfg(target_os = "linux")]
 use crate::compiler::Compilers;
 use crate::{
-    Allocation, CodeCache, Compiler, EngineConfig, EngineError, EpochClock, Profile, Ticking,
-    config::{DENSE_IMAGE, SHORTEST_TICK},
-    error::Escaped,
-    load::Loads,
+    Allocation, CodeCache, Compiler, EngineConfig, EngineError, EpochClock, Profile, Ticking, config::SHORTEST_TICK,
+    engine::load::Loads, error::Escaped,
 };
-
-/// A 256-bit BLAKE3 digest.
-pub(crate) type Digest = [u8; blake3::OUT_LEN];
 
 /// The engine: compiles, caches and links components. Cheap to clone and safe to share; one is enough for a process.
 ///
@@ -186,34 +185,5 @@ impl WasmEngine {
             }
         }
         Ok((make(self.engine(profile, Allocation::OnDemand)?)?, Allocation::OnDemand))
-    }
-}
-
-/// What native code depends on beside the component: wasmtime, the processor, the profile and the settings.
-pub(crate) fn code_digest(engine: &Engine, profile: Profile) -> Digest {
-    hashed(|hasher| {
-        engine.precompile_compatibility_hash().hash(hasher);
-        profile.hash(hasher);
-        // The one setting that is compiled into code and not known to wasmtime's hash.
-        DENSE_IMAGE.hash(hasher);
-    })
-}
-
-/// The digest of all that is hashed.
-pub(crate) fn hashed(hash: impl FnOnce(&mut Blake)) -> Digest {
-    let mut hasher = Blake(blake3::Hasher::new());
-    hash(&mut hasher);
-    *hasher.0.finalize().as_bytes()
-}
-
-pub(crate) struct Blake(blake3::Hasher);
-
-impl Hasher for Blake {
-    fn write(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
-    }
-
-    fn finish(&self) -> u64 {
-        unreachable!("the whole digest is taken")
     }
 }

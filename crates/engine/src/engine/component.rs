@@ -7,13 +7,12 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use wasmtime::component::{
-    Component, ComponentExportIndex, InstancePre, Linker, LinkerInstance, ResourceType, types::ComponentItem,
-};
+use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker, types::ComponentItem};
 
 use crate::{
-    EpochClock, ExportError, LinkError, MissingImport, Profile, WASI_VERSION, WasmEngine, describe::describe_func,
-    load::CacheKey,
+    EpochClock, ExportError, LinkError, Profile, WasmEngine,
+    describe::describe_func,
+    engine::{link::unsatisfied, load::CacheKey},
 };
 
 /// Compiled and validated code, independent of host state. Cheap to clone.
@@ -214,48 +213,10 @@ impl LoadedComponent {
         }
         match linker.instantiate_pre(&self.0.component) {
             Ok(pre) => Ok(ComponentTemplate { loaded: self.clone(), clock: self.0.engine.clock().clone(), pre }),
-            Err(error) => Err(LinkError::Unsatisfied { imports: self.unsatisfied(linker), error }),
+            Err(error) => Err(LinkError::Unsatisfied { imports: unsatisfied(&self.0.component, linker), error }),
         }
-    }
-
-    /// Finds out which imports a linker lacks. wasmtime checks them in order and stops at the first that fails; so this
-    /// finds the first by offering stand-ins for those after it, by halves, then the next with one for the first, and so
-    /// on: no more of them than anybody reads, because a component can have thousands.
-    fn unsatisfied<T: 'static>(&self, linker: &Linker<T>) -> Vec<MissingImport> {
-        let engine = self.wasmtime();
-        let ty = self.0.component.component_type();
-        let mut seen = Vec::new();
-        let imports: Vec<_> =
-            ty.imports(engine).map(|(name, item)| Import::new(engine, name, item.ty, &mut seen)).collect();
-        let mut missing = Vec::new();
-        let mut stood_in = Vec::new();
-        let mut start = 0;
-        while start < imports.len() && missing.len() < MOST_MISSING {
-            let passes = |last: &usize| {
-                let mut trial = linker.clone();
-                trial.allow_shadowing(true);
-                for &at in stood_in.iter().chain(&Vec::from_iter(last + 1..imports.len())) {
-                    // One that cannot be stood in for shows up as another suspect: too much said, not too little.
-                    _ = imports[at].stand_in(engine, &mut trial.root());
-                }
-                trial.instantiate_pre(&self.0.component).is_ok()
-            };
-            let places = Vec::from_iter(start..imports.len());
-            let first = start + places.partition_point(passes);
-            let Some(import) = imports.get(first) else { break };
-            missing.push(import.missing(engine, linker));
-            stood_in.push(first);
-            start = first + 1;
-        }
-        missing
     }
 }
-
-/// Imports that an error names, and functions of each.
-const MOST_MISSING: usize = 20;
-
-/// Resources of imports that are told apart.
-const MOST_RESOURCES: usize = 1_000;
 
 /// Functions that are described.
 const MOST_DESCRIBED: usize = 100;
@@ -268,113 +229,6 @@ fn has_functions(engine: &wasmtime::Engine, item: &ComponentItem) -> bool {
         }
         ComponentItem::Type(_) => false,
         _ => true,
-    }
-}
-
-/// An import of a component.
-struct Import<'a> {
-    name: &'a str,
-    item: ComponentItem,
-    /// The resources that no import before this one has: one that others have is known by then, and must be the same.
-    resources: Vec<ResourceType>,
-}
-
-impl<'a> Import<'a> {
-    fn new(engine: &wasmtime::Engine, name: &'a str, item: ComponentItem, seen: &mut Vec<ResourceType>) -> Self {
-        let known = seen.len();
-        note_resources(engine, &item, seen);
-        Self { name, item, resources: seen[known..].to_vec() }
-    }
-
-    fn stand_in<T: 'static>(
-        &self,
-        engine: &wasmtime::Engine,
-        linker: &mut LinkerInstance<'_, T>,
-    ) -> wasmtime::Result<()> {
-        self.stand_in_for(engine, linker, self.name, &self.item)
-    }
-
-    fn stand_in_for<T: 'static>(
-        &self,
-        engine: &wasmtime::Engine,
-        linker: &mut LinkerInstance<'_, T>,
-        name: &str,
-        item: &ComponentItem,
-    ) -> wasmtime::Result<()> {
-        match item {
-            ComponentItem::ComponentFunc(_) => linker.func_new(name, |_, _, _, _| Ok(())),
-            ComponentItem::Resource(resource) if self.resources.contains(resource) => {
-                linker.resource(name, ResourceType::host::<()>(), |_, _| Ok(()))
-            }
-            ComponentItem::ComponentInstance(instance) => {
-                let mut linker = linker.instance(name)?;
-                instance
-                    .exports(engine)
-                    .try_for_each(|(name, item)| self.stand_in_for(engine, &mut linker, name, &item.ty))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// What is missing of it: of the version that the linker has, where that is another one of WASI.
-    fn missing<T: 'static>(&self, engine: &wasmtime::Engine, linker: &Linker<T>) -> MissingImport {
-        let interface = self.name.strip_prefix("wasi:").and_then(|name| name.split_once("@0.2."));
-        let offered = interface.map(|(interface, _)| format!("wasi:{interface}@{WASI_VERSION}"));
-        let offered = offered.filter(|offered| offered != self.name && is_defined(linker, offered));
-        let functions = undefined_functions(engine, linker, offered.as_deref().unwrap_or(self.name), &self.item);
-        MissingImport { name: self.name.to_owned(), offered, functions }
-    }
-}
-
-fn note_resources(engine: &wasmtime::Engine, item: &ComponentItem, seen: &mut Vec<ResourceType>) {
-    match item {
-        // Beyond these, too much is said, and not too little.
-        ComponentItem::Resource(resource) if seen.len() < MOST_RESOURCES && !seen.contains(resource) => {
-            seen.push(*resource);
-        }
-        ComponentItem::ComponentInstance(instance) => {
-            instance.exports(engine).for_each(|(_, item)| note_resources(engine, &item.ty, seen));
-        }
-        _ => {}
-    }
-}
-
-/// Whether a linker has anything of this name. Defining it twice is refused, which tells.
-fn is_defined<T: 'static>(linker: &Linker<T>, name: &str) -> bool {
-    let mut trial = linker.clone();
-    trial.allow_shadowing(false);
-    trial.root().func_new(name, |_, _, _, _| Ok(())).is_err()
-}
-
-/// The functions of an import that a linker has not, see [`is_defined`].
-fn undefined_functions<T: 'static>(
-    engine: &wasmtime::Engine,
-    linker: &Linker<T>,
-    name: &str,
-    item: &ComponentItem,
-) -> Vec<String> {
-    let mut trial = linker.clone();
-    trial.allow_shadowing(false);
-    match item {
-        ComponentItem::ComponentFunc(func) => {
-            let missing = trial.root().func_new(name, |_, _, _, _| Ok(())).is_ok();
-            missing.then(|| describe_func(name, func)).into_iter().collect()
-        }
-        ComponentItem::ComponentInstance(instance) => {
-            let Ok(mut trial) = trial.instance(name) else { return Vec::new() };
-            instance
-                .exports(engine)
-                .filter_map(|(name, item)| match item.ty {
-                    ComponentItem::ComponentFunc(func) => {
-                        let missing = trial.func_new(name, |_, _, _, _| Ok(())).is_ok();
-                        missing.then(|| describe_func(name, &func))
-                    }
-                    _ => None,
-                })
-                .take(MOST_MISSING)
-                .collect()
-        }
-        _ => Vec::new(),
     }
 }
 
