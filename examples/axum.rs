@@ -88,8 +88,7 @@ async fn ask(
     extract::Path(name): extract::Path<String>,
     body: Bytes,
 ) -> Result<Bytes, Response> {
-    let plugin = name.parse().ok().and_then(|id| system.find(&id));
-    let plugin = plugin.ok_or_else(|| StatusCode::NOT_FOUND.into_response())?;
+    let plugin = system.find(name.as_str()).ok_or_else(|| StatusCode::NOT_FOUND.into_response())?;
     // `ask_within` would wait for room in the mailbox. A client had better come back.
     plugin.try_ask_within(DEADLINE, body).await.map_err(|error| {
         // With the guest's backtrace, and so not for the client.

@@ -44,8 +44,8 @@ pub(crate) async fn run() -> Result<(String, MessageEnvelope)> {
     println!("the listener heard: {}", heard.escape_ascii());
 
     let message = host.recv().await.expect("the system is there");
-    let (sender, topic) = (message.sender.as_ref().expect("a component"), message.topic.as_ref().expect("published"));
-    println!("the host heard of {sender} under {topic}: {}", message.payload.escape_ascii());
+    let (sender, topic) = (message.sender().expect("a component"), message.topic().expect("published"));
+    println!("the host heard of {sender} under {topic}: {}", message.payload().escape_ascii());
 
     system.shutdown(Duration::from_secs(5)).await;
     Ok((String::from_utf8(heard.into())?, message))

@@ -210,7 +210,7 @@ pub struct Echo;
 
 impl NativeActor for Echo {
     async fn handle(&mut self, message: &MessageEnvelope, _: &NativeContext) -> Result<Option<Bytes>, String> {
-        Ok(Some(echo(message.payload.clone())))
+        Ok(Some(echo(message.payload().clone())))
     }
 }
 

@@ -47,7 +47,7 @@ async fn a_component_asks_whom_it_may_ask() {
 async fn whoever_subscribed_hears() {
     let (listener, host) = pubsub::run().await.unwrap();
     assert_eq!(listener, "all is well");
-    assert_eq!(host.payload, "all is well");
+    assert_eq!(host.payload(), "all is well");
 }
 
 #[tokio::test(flavor = "multi_thread")]

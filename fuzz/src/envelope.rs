@@ -95,17 +95,16 @@ async fn case(system: &System, guests: &[ActorRef], bytes: &[u8], limits: &Resou
     let topic = text(parts.next()).and_then(|topic| Topic::new(&topic).map_err(|error| told(&error)).ok());
 
     let (way, flags) = (head.byte(), head.byte());
-    let mut message = MessageEnvelope::new(payload.to_vec());
-    message.content_type = content_type.map(|ty| ContentType(ty.into()));
-    message.topic.clone_from(&topic);
+    let content_type = content_type.map(|ty| ContentType(ty.into()));
+    let mut message = MessageEnvelope::new(payload.to_vec()).with_content_type(content_type).with_topic(topic.clone());
     if flags & 1 != 0 {
         let trace_id = u128::from_le_bytes([0; 16].map(|_: u8| head.byte()));
         let parent_id = u64::from_le_bytes([0; 8].map(|_: u8| head.byte()));
-        message.trace = Some(Box::new(TraceContext { trace_id, parent_id, sampled: flags & 2 != 0 }));
+        message = message.with_trace(TraceContext { trace_id, parent_id, sampled: flags & 2 != 0 });
     }
     if flags & 4 != 0 {
         let later = Duration::from_millis(head.byte().into());
-        message.deadline = Some((Instant::now() + later).into_std());
+        message = message.with_deadline(Instant::now() + later);
     }
     let guest = &guests[usize::from(way & 1)];
     match way >> 1 & 7 {
@@ -133,8 +132,8 @@ fn check(
     is_actor: bool,
     limits: &ResourceLimits,
 ) {
-    let text = String::from_utf8_lossy(&message.payload);
-    let size = message.payload.len() + message.content_type.as_ref().map_or(0, |ty| ty.0.len());
+    let text = String::from_utf8_lossy(message.payload());
+    let size = message.payload().len() + message.content_type().map_or(0, |ty| ty.0.len());
     let too_large = size as u64 > limits.message_size.as_u64();
     let echoed = text.strip_prefix("echo ");
     match answer {
@@ -153,12 +152,12 @@ fn check(
                     assert_eq!(refused.message, *message, "it came back changed");
                     assert!(too_large && matches!(refused.reason, Refusal::TooLarge { .. }), "{refused}");
                 }
-                AskError::Deadline => assert!(message.deadline.is_some(), "there was no deadline"),
+                AskError::Deadline => assert!(message.deadline().is_some(), "there was no deadline"),
                 AskError::Stopped => panic!("it has not stopped"),
                 AskError::Failed { .. } | AskError::NoReply => {
                     // With a topic, the actor only remembers it.
                     assert!(
-                        echoed.is_none() || (is_actor && message.topic.is_some()),
+                        echoed.is_none() || (is_actor && message.topic().is_some()),
                         "{guest:?} did not echo: {text:?}"
                     );
                 }
@@ -174,11 +173,11 @@ async fn publish(system: &System, topic: Topic, mut message: MessageEnvelope) {
     let report = ends(system.publish(&topic, message.clone())).await;
     match host.try_recv() {
         Some(heard) => {
-            message.topic = Some(topic);
+            message = message.with_topic(topic);
             assert_eq!(heard, message);
             assert!(!report.late && report.delivered > 0, "{report:?}");
         }
-        None => assert!(report.late && message.deadline.is_some(), "{report:?}"),
+        None => assert!(report.late && message.deadline().is_some(), "{report:?}"),
     }
     for (pattern, reason) in &report.refused {
         clean(pattern);

@@ -281,7 +281,7 @@ async fn deed(
 ) {
     let options = UpgradeOptions { discard_state: step & 16 != 0, probation: u32::from(step >> 5 & 1) };
     let mut message = MessageEnvelope::new(vec![step; usize::from(step >> 4)]);
-    message.topic = (step & 128 != 0).then(|| "t.a".parse().expect("a topic"));
+    message = message.with_topic((step & 128 != 0).then(|| "t.a".parse().expect("a topic")));
     match step & 15 {
         0 => _ = actor.try_tell(message).map_err(|error| told(&error)),
         1 => _ = ends(system.publish(&"t.b".parse().expect("a topic"), message)).await,

@@ -341,7 +341,7 @@ impl Arena {
                     actor.ended().await;
                 }
                 let letters = self.system.dead_letters();
-                let bytes: usize = letters.list().iter().map(|letter| letter.message.payload.len()).sum();
+                let bytes: usize = letters.list().iter().map(|letter| letter.message.payload().len()).sum();
                 let within = letters.len() <= 16 && bytes <= 1 << 20;
                 Outcome::new(if within { "dead letters within their limits" } else { "dead letters beyond them" })
             }

@@ -50,13 +50,13 @@ impl Tag {
 
     /// `None` for a message that is none of ours.
     pub(crate) fn of(message: &MessageEnvelope) -> Option<Self> {
-        if let Some(CorrelationId(bits)) = message.correlation {
+        if let Some(CorrelationId(bits)) = message.correlation() {
             let bits = bits.get();
             let class = *Class::ALL.get((bits & 15) as usize)?;
             return Some(Self { sender: (bits >> 4) as u16, number: bits >> 20, class });
         }
-        let class = if message.topic.is_some() { Class::Published } else { Class::Relayed };
-        Self::of_text(std::str::from_utf8(&message.payload).ok()?, class)
+        let class = if message.topic().is_some() { Class::Published } else { Class::Relayed };
+        Self::of_text(std::str::from_utf8(message.payload()).ok()?, class)
     }
 
     /// Of text that ends with [`text`](Self::text).
@@ -632,7 +632,7 @@ mod tests {
         for class in Class::ALL {
             let tag = Tag { sender: 40_000, number: 1 << 40, class };
             let mut message = MessageEnvelope::new("p");
-            message.correlation = Some(tag.correlation());
+            message = message.with_correlation(tag.correlation());
             assert_eq!(Tag::of(&message), Some(tag));
         }
         let relayed = Tag { sender: 7, number: 8, class: Class::Relayed };

@@ -111,8 +111,8 @@ impl Sender {
     /// By its name. Some have a deadline, which may be over before their turn comes.
     fn send(&self, to: &Receiver, payload: Bytes, deadline: Option<Duration>) -> Fate {
         let tag = self.tag(Class::Tell);
-        let mut message = message(tag, payload);
-        message.deadline = deadline.map(|deadline| Instant::now() + deadline);
+        let deadline = deadline.map(|deadline| tokio::time::Instant::now() + deadline);
+        let message = message(tag, payload).with_deadline(deadline);
         let fate = match self.world.system.send(&self.world.ids[to.at], message) {
             Ok(()) => Fate::Taken,
             Err(SendError::Refused { reason, .. }) => refusal(reason),
@@ -351,7 +351,7 @@ fn harmless(kind: Kind, random: &mut fastrand::Rng) -> Bytes {
 
 fn message(tag: Tag, payload: Bytes) -> MessageEnvelope {
     let mut message = MessageEnvelope::new(payload);
-    message.correlation = Some(tag.correlation());
+    message = message.with_correlation(tag.correlation());
     message
 }
 

@@ -54,7 +54,7 @@ impl NativeActor for Worker {
             return Ok(None);
         };
         let again = self.world.begin(self.me, tag);
-        let letter = message.payload.first().copied().unwrap_or_default();
+        let letter = message.payload().first().copied().unwrap_or_default();
         match letter {
             b'c' => panic_any(OnPurpose),
             b'f' if !again => panic_any(OnPurpose),

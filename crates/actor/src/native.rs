@@ -5,7 +5,7 @@ use std::{convert::Infallible, fmt, future::ready, sync::Arc};
 use airssys_wasm_isolation::Crash;
 use airssys_wasm_limits::CancellationToken;
 use airssys_wasm_registry::{
-    ActorAddress, ComponentId, MessageEnvelope, PublishReport, SendError, Topic, TopicPattern, TraceContext,
+    ActorAddress, ComponentId, MessageEnvelope, Name, PublishReport, SendError, Topic, TopicPattern, TraceContext,
 };
 use bytes::Bytes;
 
@@ -88,8 +88,8 @@ impl NativeContext {
     }
 
     /// The actor of this name.
-    pub fn find(&self, id: &ComponentId) -> Option<ActorRef> {
-        self.cell.services.find(id)
+    pub fn find(&self, name: &(impl Name + ?Sized)) -> Option<ActorRef> {
+        self.cell.services.find(name)
     }
 
     /// A message from this actor, in the trace of the message in flight.

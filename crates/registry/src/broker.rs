@@ -3,17 +3,19 @@
 use std::{
     collections::HashMap,
     fmt,
-    future::poll_fn,
     sync::{
         Arc, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    task::Poll,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::future::join_all;
 use parking_lot::RwLock;
+use tokio::{
+    task::yield_now,
+    time::{Instant, timeout},
+};
 
 use crate::{MessageEnvelope, Refusal, Sink, Topic, TopicPattern};
 
@@ -173,20 +175,6 @@ fn push<S>(list: &mut Vec<Arc<Subscriber<S>>>, subscriber: Arc<Subscriber<S>>) {
 /// Subscribers that are served at a stretch, before others on the worker have their turn.
 const STRETCH: usize = 256;
 
-/// Goes to the end of the runtime's queue.
-async fn let_others_run() {
-    let mut woken = false;
-    poll_fn(|cx| {
-        if woken {
-            return Poll::Ready(());
-        }
-        woken = true;
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
 impl<S> Clone for MessageBroker<S> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
@@ -256,7 +244,7 @@ impl<S: Sink> MessageBroker<S> {
         let mut full = Vec::new();
         for (at, subscriber) in self.matching(topic).into_iter().enumerate() {
             if at > 0 && at % STRETCH == 0 {
-                let_others_run().await;
+                yield_now().await;
             }
             match (subscriber.sink.try_deliver(message.clone()), subscriber.when_full) {
                 (Ok(()), _) => report.delivered += 1,
@@ -275,7 +263,7 @@ impl<S: Sink> MessageBroker<S> {
             async move {
                 let left = message.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
                 let longest = left.map_or(longest, |left| left.min(longest));
-                match tokio::time::timeout(longest, subscriber.sink.deliver(message)).await {
+                match timeout(longest, subscriber.sink.deliver(message)).await {
                     Ok(Ok(())) => Ok(()),
                     Ok(Err(refused)) => Err((subscriber.pattern.clone(), refused.reason)),
                     Err(_) => Err((subscriber.pattern.clone(), Refusal::Full)),

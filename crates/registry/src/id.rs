@@ -1,11 +1,15 @@
 //! The name of a component, checked where it is made and hashed once.
 
 use std::{
+    borrow::{Borrow, Cow},
     fmt,
     hash::{BuildHasher, Hash, Hasher},
     str::FromStr,
     sync::{Arc, LazyLock},
 };
+
+use dashmap::{DashMap, mapref::one::Ref};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// The name of a component or of a group of components. Cheap to clone, hash and compare.
 ///
@@ -51,7 +55,6 @@ impl ComponentId {
     ///
     /// [`InvalidId`].
     pub fn new(name: &str) -> Result<Self, InvalidId> {
-        static HASHER: LazyLock<ahash::RandomState> = LazyLock::new(ahash::RandomState::new);
         if name.is_empty() {
             return Err(InvalidId::Empty);
         }
@@ -64,12 +67,99 @@ impl ComponentId {
             let character = name[at..].chars().next().unwrap_or_default();
             return Err(InvalidId::Character { character, at });
         }
-        Ok(Self { hash: HASHER.hash_one(name), text: name.into() })
+        Ok(Self { hash: hash_of(name), text: name.into() })
     }
 
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+}
+
+fn hash_of(name: &str) -> u64 {
+    static HASHER: LazyLock<ahash::RandomState> = LazyLock::new(ahash::RandomState::new);
+    HASHER.hash_one(name)
+}
+
+/// What something can be looked up by: a [`ComponentId`], or text, which need not be a valid name.
+pub trait Name: sealed::Sealed {
+    #[doc(hidden)]
+    #[expect(private_interfaces, reason = "sealed: nobody else calls it")]
+    fn entry<'a, V>(&self, entries: &'a Entries<V>) -> Option<Ref<'a, ComponentId, V>>;
+}
+
+/// What is registered, by name.
+pub(crate) type Entries<V> = DashMap<ComponentId, V, HashedOnce>;
+
+mod sealed {
+    pub trait Sealed {}
+
+    impl Sealed for super::ComponentId {}
+    impl Sealed for str {}
+}
+
+impl Name for ComponentId {
+    #[expect(private_interfaces, reason = "as in the trait")]
+    fn entry<'a, V>(&self, entries: &'a Entries<V>) -> Option<Ref<'a, ComponentId, V>> {
+        entries.get(self)
+    }
+}
+
+impl Name for str {
+    #[expect(private_interfaces, reason = "as in the trait")]
+    fn entry<'a, V>(&self, entries: &'a Entries<V>) -> Option<Ref<'a, ComponentId, V>> {
+        let key: &dyn Key = &(hash_of(self), self);
+        entries.get(key)
+    }
+}
+
+/// A name with its hash, owned or not: by this text finds an id without becoming one. It hashes and compares as
+/// [`ComponentId`] does.
+trait Key {
+    fn parts(&self) -> (u64, &str);
+}
+
+impl Key for ComponentId {
+    fn parts(&self) -> (u64, &str) {
+        (self.hash, &self.text)
+    }
+}
+
+impl Key for (u64, &str) {
+    fn parts(&self) -> (u64, &str) {
+        *self
+    }
+}
+
+impl Hash for dyn Key + '_ {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.parts().0);
+    }
+}
+
+impl PartialEq for dyn Key + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.parts() == other.parts()
+    }
+}
+
+impl Eq for dyn Key + '_ {}
+
+impl<'a> Borrow<dyn Key + 'a> for ComponentId {
+    fn borrow(&self) -> &(dyn Key + 'a) {
+        self
+    }
+}
+
+impl Serialize for ComponentId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for ComponentId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::new(&Cow::<str>::deserialize(deserializer)?).map_err(de::Error::custom)
     }
 }
 
@@ -179,5 +269,29 @@ mod tests {
         assert_eq!(HashedOnce.hash_one(&a), HashedOnce.hash_one(&b));
         assert_ne!(a, ComponentId::new("other").unwrap());
         assert!(ComponentId::new("a").unwrap() < ComponentId::new("b").unwrap());
+    }
+
+    #[test]
+    fn text_finds_what_its_id_finds() {
+        let entries = Entries::with_hasher(HashedOnce);
+        for n in 0..1_000 {
+            entries.insert(ComponentId::new(&format!("c{n}")).unwrap(), n);
+        }
+        for n in 0..1_000 {
+            let name = format!("c{n}");
+            assert_eq!(name.as_str().entry(&entries).as_deref(), Some(&n));
+            assert_eq!(ComponentId::new(&name).unwrap().entry(&entries).as_deref(), Some(&n));
+        }
+        assert!(
+            "c1000".entry(&entries).is_none() && "no name\n".entry(&entries).is_none() && "".entry(&entries).is_none()
+        );
+    }
+
+    #[test]
+    fn only_names_are_read() {
+        let id = ComponentId::new("a").unwrap();
+        assert_eq!(serde_json::to_string(&id).unwrap(), r#""a""#);
+        assert_eq!(serde_json::from_str::<ComponentId>(r#""a""#).unwrap(), id);
+        assert!(serde_json::from_str::<ComponentId>(r#""a b""#).unwrap_err().to_string().contains("cannot have ' '"));
     }
 }

@@ -40,7 +40,7 @@
 //!
 //! let router = MessageRouter::new(registry);
 //! router.send(&greeter, MessageEnvelope::new("hello"))?;
-//! assert_eq!(mailbox.try_recv()?.payload, "hello");
+//! assert_eq!(mailbox.try_recv()?.payload(), "hello");
 //! # Ok(())
 //! # }
 //! ```
@@ -58,8 +58,10 @@ mod router;
 mod topic;
 
 pub use broker::{MessageBroker, PublishReport, Subscription, WhenFull};
-pub use id::{ComponentId, InvalidId};
+pub use bytes::Bytes;
+pub use id::{ComponentId, InvalidId, Name};
 pub use message::{ContentType, CorrelationId, Load, MessageEnvelope, Refusal, Sink, TraceContext, Undelivered};
 pub use registry::{ActorAddress, Change, ComponentRegistry, GroupError, NameTaken, ResolveError};
 pub use router::{MessageRouter, SendError};
+pub use tokio::{sync::broadcast, time::Instant};
 pub use topic::{InvalidTopic, Topic, TopicPattern};

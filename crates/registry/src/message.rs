@@ -1,33 +1,28 @@
 //! A message on its way, and what takes it.
 
-use std::{fmt, num::NonZeroU64, sync::Arc, time::Instant};
+use std::{fmt, num::NonZeroU64, sync::Arc};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::{ActorAddress, Topic};
 
 /// A message on its way. Cloning it copies no payload.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
+///
+/// Serialised, it leaves behind its deadline and its target, which mean nothing in another process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MessageEnvelope {
-    /// Who sent it, where that is a component.
-    pub sender: Option<ActorAddress>,
-    /// The registration it was delivered to, [`ActorAddress::generation`]; set by the router. A number, because a name is
-    /// counted by its users: the receiver would let go of it on another core than the sender took it on, which costs
-    /// more than the look-up.
-    pub target: Option<NonZeroU64>,
-    /// The topic it was published to; set by the broker.
-    pub topic: Option<Topic>,
-    /// What ties an answer to its question.
-    pub correlation: Option<CorrelationId>,
-    /// After this moment nobody waits for it any more. The router and the broker refuse it from then on.
-    pub deadline: Option<Instant>,
-    /// The trace it belongs to.
-    pub trace: Option<Box<TraceContext>>,
-    /// What the payload is.
-    pub content_type: Option<ContentType>,
-    /// The content. Shared, and never copied on the way.
-    pub payload: Bytes,
+    pub(crate) sender: Option<ActorAddress>,
+    #[serde(skip)]
+    pub(crate) target: Option<NonZeroU64>,
+    pub(crate) topic: Option<Topic>,
+    pub(crate) correlation: Option<CorrelationId>,
+    #[serde(skip)]
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) trace: Option<Box<TraceContext>>,
+    pub(crate) content_type: Option<ContentType>,
+    pub(crate) payload: Bytes,
 }
 
 impl MessageEnvelope {
@@ -45,9 +40,120 @@ impl MessageEnvelope {
         }
     }
 
-    /// Whether its deadline is over, by tokio's clock, which tests can stop. Reads it only if there is a deadline.
+    /// The content. Shared, and never copied on the way.
+    #[inline]
+    pub fn payload(&self) -> &Bytes {
+        &self.payload
+    }
+
+    /// The content alone.
+    #[inline]
+    pub fn into_payload(self) -> Bytes {
+        self.payload
+    }
+
+    /// Bytes of payload and content type: what the sender chose.
+    #[inline]
+    pub fn size(&self) -> usize {
+        self.payload.len() + self.content_type.as_ref().map_or(0, |ty| ty.0.len())
+    }
+
+    /// Who sent it, where that is a component.
+    #[inline]
+    pub fn sender(&self) -> Option<&ActorAddress> {
+        self.sender.as_ref()
+    }
+
+    /// From this component. It is believed: only whoever speaks for the component sets it.
+    #[must_use]
+    pub fn with_sender(mut self, sender: impl Into<Option<ActorAddress>>) -> Self {
+        self.sender = sender.into();
+        self
+    }
+
+    /// The registration it was delivered to, [`ActorAddress::generation`], set by the router. A bare generation avoids
+    /// reference-count traffic between cores.
+    #[inline]
+    pub fn target(&self) -> Option<NonZeroU64> {
+        self.target
+    }
+
+    /// To this registration, or to none, for whoever delivers without the router.
+    #[must_use]
+    pub fn with_target(mut self, generation: impl Into<Option<NonZeroU64>>) -> Self {
+        self.target = generation.into();
+        self
+    }
+
+    /// The topic it was published to, set by the broker.
+    #[inline]
+    pub fn topic(&self) -> Option<&Topic> {
+        self.topic.as_ref()
+    }
+
+    /// To this topic, for whoever delivers without the broker.
+    #[must_use]
+    pub fn with_topic(mut self, topic: impl Into<Option<Topic>>) -> Self {
+        self.topic = topic.into();
+        self
+    }
+
+    /// What ties an answer to its question.
+    #[inline]
+    pub fn correlation(&self) -> Option<CorrelationId> {
+        self.correlation
+    }
+
+    /// With this between question and answer.
+    #[must_use]
+    pub fn with_correlation(mut self, correlation: impl Into<Option<CorrelationId>>) -> Self {
+        self.correlation = correlation.into();
+        self
+    }
+
+    /// After this moment nobody waits for it any more. The router and the broker refuse it from then on.
+    #[inline]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// With this deadline, or none, by tokio's clock, which tests can stop.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: impl Into<Option<Instant>>) -> Self {
+        self.deadline = deadline.into();
+        self
+    }
+
+    /// The trace it belongs to.
+    #[inline]
+    pub fn trace(&self) -> Option<&TraceContext> {
+        self.trace.as_deref()
+    }
+
+    /// In this trace.
+    #[must_use]
+    pub fn with_trace(mut self, trace: impl Into<Option<TraceContext>>) -> Self {
+        self.trace = trace.into().map(Box::new);
+        self
+    }
+
+    /// What the payload is.
+    #[inline]
+    pub fn content_type(&self) -> Option<&ContentType> {
+        self.content_type.as_ref()
+    }
+
+    /// With a payload of this type.
+    #[must_use]
+    pub fn with_content_type(mut self, content_type: impl Into<Option<ContentType>>) -> Self {
+        self.content_type = content_type.into();
+        self
+    }
+
+    /// Whether its deadline is over. Reads the clock only if there is a deadline.
+    #[inline]
     pub fn is_late(&self) -> bool {
-        self.deadline.is_some_and(|deadline| deadline <= tokio::time::Instant::now().into_std())
+        self.deadline.is_some_and(|deadline| deadline <= Instant::now())
     }
 }
 
@@ -76,11 +182,11 @@ impl From<&'static str> for MessageEnvelope {
 }
 
 /// What ties an answer to its question.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct CorrelationId(pub NonZeroU64);
 
 /// A trace as W3C's Trace Context has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TraceContext {
     /// The whole trace.
     pub trace_id: u128,
@@ -91,7 +197,7 @@ pub struct TraceContext {
 }
 
 /// A media type, `application/json`. Cheap to clone.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ContentType(pub Arc<str>);
 
 /// What an address leads to: a mailbox, a host's subscriber, a bridge.

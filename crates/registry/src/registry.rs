@@ -11,15 +11,19 @@ use std::{
 
 use dashmap::{DashMap, mapref::entry::Entry};
 use parking_lot::RwLock;
+use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
-use crate::{ComponentId, id::HashedOnce};
+use crate::{
+    ComponentId,
+    id::{HashedOnce, Name},
+};
 
 /// What a name stood for at some time. Cheap to clone, hash and compare.
 ///
 /// Each registration has a generation of its own, so that the address of a component that is gone is told apart from
 /// that of another which now has its name.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ActorAddress {
     id: ComponentId,
     generation: NonZeroU64,
@@ -60,21 +64,63 @@ struct Registered<S> {
 }
 
 enum Target<S> {
-    Sink(Arc<S>),
+    Sink {
+        sink: Arc<S>,
+        /// Groups to leave when it is gone.
+        groups: Vec<ComponentId>,
+    },
     Group(Arc<Group>),
 }
 
-#[derive(Default)]
+/// A group. Its members are looked up when they are sent to, so that its lock and a member's are never held together.
 struct Group {
-    members: RwLock<Vec<ComponentId>>,
+    members: RwLock<Arc<[ActorAddress]>>,
     next: AtomicUsize,
 }
 
+impl Default for Group {
+    fn default() -> Self {
+        Self { members: RwLock::new(Arc::from([])), next: AtomicUsize::new(0) }
+    }
+}
+
+impl Group {
+    fn remove(&self, member: NonZeroU64) -> bool {
+        let mut members = self.members.write();
+        let before = members.len();
+        *members = members.iter().filter(|known| known.generation != member).cloned().collect();
+        members.len() < before
+    }
+}
+
 /// Where messages for a name go.
-pub(crate) enum Route<S> {
+pub(crate) enum Route<'a, S> {
     Sink(Receiver<S>),
-    /// The group's members that are registered, the one whose turn it is first.
-    Group(Vec<Receiver<S>>),
+    Group(Turns<'a, S>),
+}
+
+/// The members of a group, the one whose turn it is first.
+pub(crate) struct Turns<'a, S> {
+    registry: &'a ComponentRegistry<S>,
+    members: Arc<[ActorAddress]>,
+    first: usize,
+    done: usize,
+}
+
+impl<S> Iterator for Turns<'_, S> {
+    type Item = Receiver<S>;
+
+    fn next(&mut self) -> Option<Receiver<S>> {
+        while self.done < self.members.len() {
+            let member = &self.members[(self.first + self.done) % self.members.len()];
+            self.done += 1;
+            // One that is gone is about to leave.
+            if let Ok(sink) = self.registry.resolve(member) {
+                return Some(Receiver { sink, generation: member.generation });
+            }
+        }
+        None
+    }
 }
 
 /// A sink, and the registration it stands for.
@@ -85,7 +131,7 @@ pub(crate) struct Receiver<S> {
 
 /// The name is taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the name `{}` is taken by {holder}; deregister that first, or use `replace`", holder.id)]
+#[error("the name `{}` is taken by {holder}", holder.id)]
 #[non_exhaustive]
 pub struct NameTaken {
     /// Who has it.
@@ -123,10 +169,24 @@ pub enum ResolveError {
 #[non_exhaustive]
 pub enum GroupError {
     /// There is no group of this name.
-    #[error("there is no group `{id}`; make it by `create_group`")]
+    #[error("there is no group `{id}`")]
     NoGroup {
         /// The name.
         id: ComponentId,
+    },
+    /// A component has the name.
+    #[error("`{}` is a component, not a group", holder.id)]
+    IsComponent {
+        /// The component.
+        holder: ActorAddress,
+    },
+    /// Nobody has the member's name, or a group has it.
+    #[error("nobody is registered as `{member}`; register it before it joins `{group}`")]
+    NobodyThere {
+        /// The group.
+        group: ComponentId,
+        /// Who was to join.
+        member: ComponentId,
     },
     /// It is a member already.
     #[error("`{member}` is a member of `{group}` already")]
@@ -213,7 +273,7 @@ impl<S> ComponentRegistry<S> {
     ///
     /// [`NameTaken`], which names the holder.
     pub fn register(&self, id: &ComponentId, sink: Arc<S>) -> Result<ActorAddress, NameTaken> {
-        self.insert(id, |_| Target::Sink(sink))
+        self.insert(id, |_| Target::Sink { sink, groups: Vec::new() })
     }
 
     /// Gives a name to a sink that is to know its own address. It is made while the name is being registered, and must not
@@ -227,7 +287,7 @@ impl<S> ComponentRegistry<S> {
         id: &ComponentId,
         make: impl FnOnce(&ActorAddress) -> Arc<S>,
     ) -> Result<ActorAddress, NameTaken> {
-        self.insert(id, |address| Target::Sink(make(address)))
+        self.insert(id, |address| Target::Sink { sink: make(address), groups: Vec::new() })
     }
 
     /// Makes an empty group. Messages for its name go to its members in turn.
@@ -272,7 +332,7 @@ impl<S> ComponentRegistry<S> {
             return Err(ResolveError::Unknown { id: address.id.clone() });
         };
         check_generation(address, entry.generation)?;
-        let Target::Sink(current) = &mut entry.target else {
+        let Target::Sink { sink: current, .. } = &mut entry.target else {
             return Err(ResolveError::IsGroup { id: address.id.clone() });
         };
         let before = std::mem::replace(current, sink);
@@ -280,7 +340,7 @@ impl<S> ComponentRegistry<S> {
         Ok(before)
     }
 
-    /// Takes a name away from a component or a group. Groups that a component is a member of skip it from now on.
+    /// Takes a name away from a component or a group. A component leaves its groups.
     ///
     /// # Errors
     ///
@@ -292,6 +352,9 @@ impl<S> ComponentRegistry<S> {
                 check_generation(address, entry.get().generation)?;
                 self.tell(|| Change::Deregistered(address.clone()));
                 let removed = entry.remove();
+                if let Target::Sink { groups, .. } = &removed.target {
+                    groups.iter().for_each(|group| self.quit(group, address));
+                }
                 // A sink may do anything when it is dropped, and does it after the lock is gone.
                 drop(removed);
                 Ok(())
@@ -300,14 +363,14 @@ impl<S> ComponentRegistry<S> {
     }
 
     /// The address that a name stands for now.
-    pub fn lookup(&self, id: &ComponentId) -> Option<ActorAddress> {
-        let entry = self.0.entries.get(id)?;
+    pub fn lookup(&self, name: &(impl Name + ?Sized)) -> Option<ActorAddress> {
+        let entry = name.entry(&self.0.entries)?;
         Some(ActorAddress { id: entry.key().clone(), generation: entry.generation })
     }
 
     /// Whether anybody has this name.
-    pub fn exists(&self, id: &ComponentId) -> bool {
-        self.0.entries.contains_key(id)
+    pub fn exists(&self, name: &(impl Name + ?Sized)) -> bool {
+        name.entry(&self.0.entries).is_some()
     }
 
     /// The sink behind an address.
@@ -321,43 +384,34 @@ impl<S> ComponentRegistry<S> {
         };
         check_generation(address, entry.generation)?;
         match &entry.target {
-            Target::Sink(sink) => Ok(Arc::clone(sink)),
+            Target::Sink { sink, .. } => Ok(Arc::clone(sink)),
             Target::Group(_) => Err(ResolveError::IsGroup { id: address.id.clone() }),
         }
     }
 
     /// Where messages for a name go now. A group's turn moves on.
-    pub(crate) fn route(&self, id: &ComponentId) -> Option<Route<S>> {
-        let group = match &*self.0.entries.get(id)? {
-            Registered { target: Target::Sink(sink), generation } => {
+    pub(crate) fn route(&self, name: &(impl Name + ?Sized)) -> Option<Route<'_, S>> {
+        let group = match &*name.entry(&self.0.entries)? {
+            Registered { target: Target::Sink { sink, .. }, generation } => {
                 return Some(Route::Sink(Receiver { sink: Arc::clone(sink), generation: *generation }));
             }
             Registered { target: Target::Group(group), .. } => Arc::clone(group),
         };
-        // The group's own entry is let go before its members' are looked at: two locks of the map could wait for each
-        // other.
-        let mut members = group.members.read().clone();
-        if !members.is_empty() {
-            let turn = group.next.fetch_add(1, Ordering::Relaxed) % members.len();
-            members.rotate_left(turn);
-        }
-        let receivers = members.iter().filter_map(|member| match &*self.0.entries.get(member)? {
-            Registered { target: Target::Sink(sink), generation } => {
-                Some(Receiver { sink: Arc::clone(sink), generation: *generation })
-            }
-            Registered { target: Target::Group(_), .. } => None,
-        });
-        Some(Route::Group(receivers.collect()))
+        let members = Arc::clone(&group.members.read());
+        let turn = group.next.fetch_add(1, Ordering::Relaxed);
+        let first = turn.checked_rem(members.len()).unwrap_or(0);
+        Some(Route::Group(Turns { registry: self, members, first, done: 0 }))
     }
 
     /// What takes the next message for a name: a component's sink, or those of a group's members, the one whose turn it is
-    /// first. Empty when nobody has the name.
-    pub fn sinks(&self, id: &ComponentId) -> Vec<Arc<S>> {
-        match self.route(id) {
-            None => Vec::new(),
-            Some(Route::Sink(receiver)) => vec![receiver.sink],
-            Some(Route::Group(receivers)) => receivers.into_iter().map(|receiver| receiver.sink).collect(),
-        }
+    /// first. Members are looked up as the iterator comes to them. Empty when nobody has the name.
+    pub fn sinks(&self, name: &(impl Name + ?Sized)) -> impl Iterator<Item = Arc<S>> {
+        let (one, group) = match self.route(name) {
+            None => (None, None),
+            Some(Route::Sink(receiver)) => (Some(receiver), None),
+            Some(Route::Group(turns)) => (None, Some(turns)),
+        };
+        one.into_iter().chain(group.into_iter().flatten()).map(|receiver| receiver.sink)
     }
 
     /// All addresses, in no order. Those that come and go meanwhile may be in it or not.
@@ -393,46 +447,105 @@ impl<S> ComponentRegistry<S> {
         }
     }
 
-    /// Makes a component a member of a group. It need not be registered yet: whoever has its name when a message comes
-    /// is the member.
+    /// Makes a component a member of a group, which is made if there is none. It is a member until it leaves or is gone.
     ///
     /// # Errors
     ///
-    /// [`GroupError`] when there is no such group, or it is a member already.
+    /// [`GroupError`] when nobody has the member's name, a component has the group's, or it is a member already.
     pub fn join(&self, group: &ComponentId, member: &ComponentId) -> Result<(), GroupError> {
-        let members = self.group(group)?;
-        let mut members = members.members.write();
-        if members.contains(member) {
-            return Err(GroupError::AlreadyMember { group: group.clone(), member: member.clone() });
+        let nobody = || GroupError::NobodyThere { group: group.clone(), member: member.clone() };
+        let address = match self.0.entries.get_mut(member).as_deref_mut() {
+            Some(Registered { target: Target::Sink { groups, .. }, generation }) => {
+                // Whoever takes its name away from now on makes it leave.
+                if !groups.contains(group) {
+                    groups.push(group.clone());
+                }
+                ActorAddress { id: member.clone(), generation: *generation }
+            }
+            _ => return Err(nobody()),
+        };
+        let joined = match self.create_group(group) {
+            Ok(_) => self.group(group),
+            Err(NameTaken { holder }) => match self.group(group) {
+                Err(GroupError::NoGroup { .. }) => Err(GroupError::IsComponent { holder }),
+                group => group,
+            },
+        }?;
+        {
+            let mut members = joined.members.write();
+            if members.contains(&address) {
+                return Err(GroupError::AlreadyMember { group: group.clone(), member: member.clone() });
+            }
+            *members = members.iter().cloned().chain([address.clone()]).collect();
+            self.tell(|| Change::Joined { group: group.clone(), member: member.clone() });
         }
-        members.push(member.clone());
-        self.tell(|| Change::Joined { group: group.clone(), member: member.clone() });
+        // One that was taken away meanwhile may have left before it was in.
+        if self.resolve(&address).is_err() {
+            self.quit(group, &address);
+            return Err(nobody());
+        }
         Ok(())
     }
 
-    /// Ends a membership.
+    /// Ends a membership. The group stays, also without members.
     ///
     /// # Errors
     ///
     /// [`GroupError`] when there is no such group or member.
     pub fn leave(&self, group: &ComponentId, member: &ComponentId) -> Result<(), GroupError> {
-        let members = self.group(group)?;
-        let mut members = members.members.write();
-        let Some(at) = members.iter().position(|known| known == member) else {
+        let known = self.group(group)?;
+        let address = known.members.read().iter().find(|known| known.id == *member).cloned();
+        let Some(address) = address else {
             return Err(GroupError::NotAMember { group: group.clone(), member: member.clone() });
         };
-        members.remove(at);
-        self.tell(|| Change::Left { group: group.clone(), member: member.clone() });
+        if let Some(Registered { target: Target::Sink { groups, .. }, .. }) =
+            self.0.entries.get_mut(member).as_deref_mut()
+        {
+            groups.retain(|known| known != group);
+        }
+        self.quit(group, &address);
         Ok(())
     }
 
-    /// The members of a group, registered or not, in the order they joined.
+    fn quit(&self, group: &ComponentId, member: &ActorAddress) {
+        if let Ok(known) = self.group(group)
+            && known.remove(member.generation)
+        {
+            self.tell(|| Change::Left { group: group.clone(), member: member.id.clone() });
+        }
+    }
+
+    /// The members of a group, in the order they joined.
     ///
     /// # Errors
     ///
     /// [`GroupError::NoGroup`].
-    pub fn members(&self, group: &ComponentId) -> Result<Vec<ComponentId>, GroupError> {
-        Ok(self.group(group)?.members.read().clone())
+    pub fn members(&self, group: &ComponentId) -> Result<Vec<ActorAddress>, GroupError> {
+        Ok(self.group(group)?.members.read().to_vec())
+    }
+
+    /// All groups, in no order.
+    pub fn groups(&self) -> Vec<ActorAddress> {
+        let is_group = |registered: &Registered<S>| matches!(registered.target, Target::Group(_));
+        let entries = self.0.entries.iter().filter(|entry| is_group(entry.value()));
+        entries.map(|entry| ActorAddress { id: entry.key().clone(), generation: entry.generation }).collect()
+    }
+
+    /// Takes a group away. Its members stay registered.
+    ///
+    /// # Errors
+    ///
+    /// [`GroupError::NoGroup`].
+    pub fn remove_group(&self, group: &ComponentId) -> Result<(), GroupError> {
+        match self.0.entries.entry(group.clone()) {
+            Entry::Occupied(entry) if matches!(entry.get().target, Target::Group(_)) => {
+                let address = ActorAddress { id: group.clone(), generation: entry.get().generation };
+                self.tell(|| Change::Deregistered(address));
+                drop(entry.remove());
+                Ok(())
+            }
+            _ => Err(GroupError::NoGroup { id: group.clone() }),
+        }
     }
 
     fn group(&self, id: &ComponentId) -> Result<Arc<Group>, GroupError> {

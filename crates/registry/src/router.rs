@@ -140,7 +140,7 @@ impl<S: Sink> MessageRouter<S> {
         };
         let Receiver { sink, generation } = match self.registry.route(to) {
             Some(Route::Sink(receiver)) => receiver,
-            Some(Route::Group(receivers)) => match receivers.into_iter().next() {
+            Some(Route::Group(mut receivers)) => match receivers.next() {
                 Some(receiver) => receiver,
                 None => return Err(SendError::EmptyGroup { group: to.clone(), message }),
             },
@@ -151,7 +151,7 @@ impl<S: Sink> MessageRouter<S> {
             None => sink.deliver(message).await,
             Some(deadline) => {
                 let copy = message.clone();
-                match tokio::time::timeout_at(deadline.into(), sink.deliver(message)).await {
+                match tokio::time::timeout_at(deadline, sink.deliver(message)).await {
                     Ok(delivered) => delivered,
                     Err(_) => return Err(SendError::Late { to: to.clone(), message: copy }),
                 }

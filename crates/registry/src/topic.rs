@@ -1,6 +1,8 @@
 //! Topics, and patterns of topics, as NATS has them.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A topic: tokens separated by dots, `orders.eu.created`. Cheap to clone.
 ///
@@ -249,6 +251,25 @@ impl FromStr for TopicPattern {
     }
 }
 
+/// As text, which is checked when it is read.
+macro_rules! as_text {
+    ($($type:ident),*) => {$(
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                Self::new(&Cow::<str>::deserialize(deserializer)?).map_err(de::Error::custom)
+            }
+        }
+    )*};
+}
+
+as_text!(Topic, TopicPattern);
+
 impl fmt::Display for Topic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -343,5 +364,13 @@ mod tests {
             assert_eq!(pattern.matches(&topic), expected, "{pattern} {topic}");
             assert_eq!(pattern.matches_by_tokens(&topic), expected, "{pattern} {topic}");
         }
+    }
+
+    #[test]
+    fn only_topics_and_patterns_are_read() {
+        let pattern: TopicPattern = serde_json::from_str(r#""a.*.>""#).unwrap();
+        assert_eq!(serde_json::to_string(&pattern).unwrap(), r#""a.*.>""#);
+        serde_json::from_str::<Topic>(r#""a.*.>""#).unwrap_err();
+        assert_eq!(serde_json::from_str::<Topic>(r#""a.b""#).unwrap().to_string(), "a.b");
     }
 }

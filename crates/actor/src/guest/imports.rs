@@ -140,7 +140,9 @@ fn send<U>(
         return Err(invalid(format_args!("a content type has {LONGEST_CONTENT_TYPE} bytes at the most")));
     }
     let mut message = state.envelope(payload);
-    message.content_type = content_type.map(ContentType);
+    if let Some(content_type) = content_type {
+        message = message.with_content_type(ContentType(content_type));
+    }
     state.cell.services.router.send(&to, message).map_err(|error| match error {
         SendError::Refused { reason, .. } => refused(reason),
         _ => GuestSendError::Unknown,
@@ -175,7 +177,7 @@ async fn request<U>(
         return Err(GuestRequestError::NotSent(GuestSendError::Denied));
     }
     let receivers = state.cell.services.registry.sinks(&to);
-    ask_any(&state.cell, &receivers, &state.envelope(payload), timeout, Silence::IsAnAnswer).await
+    ask_any(&state.cell, receivers, &state.envelope(payload), timeout, Silence::IsAnAnswer).await
 }
 
 /// Asks those who subscribed to a topic, one after the other, until one answers.
@@ -191,9 +193,8 @@ async fn request_topic<U>(
         return Err(GuestRequestError::NotSent(GuestSendError::Denied));
     }
     let receivers = state.cell.services.broker.sinks(&topic);
-    let mut message = state.envelope(payload);
-    message.topic = Some(topic);
-    ask_any(&state.cell, &receivers, &message, timeout, Silence::IsPassedOver).await
+    let message = state.envelope(payload).with_topic(topic);
+    ask_any(&state.cell, receivers.into_iter(), &message, timeout, Silence::IsPassedOver).await
 }
 
 /// What a receiver that comes back without an answer stands for.
@@ -206,26 +207,26 @@ enum Silence {
 /// Asks the first that takes the message; where all are full, waits for the first of those.
 async fn ask_any(
     asker: &Cell,
-    receivers: &[Arc<Endpoint>],
+    receivers: impl Iterator<Item = Arc<Endpoint>>,
     message: &MessageEnvelope,
     timeout: Duration,
     silence: Silence,
 ) -> Result<Bytes, GuestRequestError> {
     let until = later(Instant::now(), timeout);
     // Subscribers of the host do not answer.
-    let actors = receivers.iter().filter_map(|receiver| match &**receiver {
-        Endpoint::Actor(cell) => Some(cell),
+    let actors = receivers.filter_map(|receiver| match &*receiver {
+        Endpoint::Actor(cell) => Some(Arc::clone(cell)),
         Endpoint::Host(_) => None,
     });
     let exchange = async {
         let mut last = GuestRequestError::NotSent(GuestSendError::Unknown);
         let mut full = None;
         for receiver in actors {
-            let Some(_waiting) = Waiting::begin(asker, receiver) else {
+            let Some(_waiting) = Waiting::begin(asker, &receiver) else {
                 last = GuestRequestError::Cycle;
                 continue;
             };
-            let (delivery, answer) = question(message, receiver, until);
+            let (delivery, answer) = question(message, &receiver, until);
             match receiver.try_push(delivery) {
                 Ok(()) => {
                     let answered = heard(answer.await);
@@ -245,8 +246,8 @@ async fn ask_any(
         }
         let Some(receiver) = full else { return Err(last) };
         // Anew, for the asker is known to wait for one at a time.
-        let Some(_waiting) = Waiting::begin(asker, receiver) else { return Err(GuestRequestError::Cycle) };
-        let (delivery, answer) = question(message, receiver, until);
+        let Some(_waiting) = Waiting::begin(asker, &receiver) else { return Err(GuestRequestError::Cycle) };
+        let (delivery, answer) = question(message, &receiver, until);
         receiver.push(delivery).await.map_err(|(reason, _)| GuestRequestError::NotSent(refused(reason)))?;
         heard(answer.await)
     };
@@ -254,9 +255,7 @@ async fn ask_any(
 }
 
 fn question(message: &MessageEnvelope, to: &Cell, until: Instant) -> (Delivery, oneshot::Receiver<Answer>) {
-    let mut message = message.clone();
-    message.deadline = Some(until.into_std());
-    message.target = Some(to.address.generation());
+    let message = message.clone().with_deadline(until).with_target(to.address.generation());
     let (reply, answer) = oneshot::channel();
     (Delivery::new(message, Some(ReplyTo(reply))), answer)
 }
@@ -363,7 +362,7 @@ mod tests {
         let group: Vec<_> = cells[1..].iter().map(|cell| Arc::new(Endpoint::Actor(Arc::clone(cell)))).collect();
         let question = MessageEnvelope::new("x");
         let long = Duration::from_secs(60);
-        let mut asking = pin!(ask_any(&cells[0], &group, &question, long, Silence::IsAnAnswer));
+        let mut asking = pin!(ask_any(&cells[0], group.into_iter(), &question, long, Silence::IsAnAnswer));
         assert!(asking.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         assert!(Waiting::begin(&cells[1], &cells[0]).is_none(), "it would wait for itself");
         assert!(Waiting::begin(&cells[2], &cells[0]).is_some(), "the asker waits for the first alone");

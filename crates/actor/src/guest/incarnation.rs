@@ -206,15 +206,15 @@ impl<U: Send + 'static> Live for GuestLive<U> {
     ) -> Result<Handled, Crash> {
         let mut sandbox = self.sandbox();
         sandbox.ext_mut().trace = trace;
-        let topic = message.topic.as_ref().map(Arc::from);
-        let payload = message.payload.clone();
+        let topic = message.topic().map(Arc::from);
+        let payload = message.payload().clone();
         let (handled, mut sandbox) = match &self.handle {
             Handle::Actor(export) => {
                 let message = Message {
                     payload,
-                    sender: message.sender.as_ref().map(|sender| sender.id().into()),
+                    sender: message.sender().map(|sender| sender.id().into()),
                     topic,
-                    content_type: message.content_type.as_ref().map(|ty| Arc::clone(&ty.0)),
+                    content_type: message.content_type().map(|ty| Arc::clone(&ty.0)),
                     wants_answer: reply.is_some(),
                 };
                 let ((handled,), sandbox) = sandbox.call_until(export, (message,), interrupt).await?;
@@ -235,7 +235,7 @@ impl<U: Send + 'static> Live for GuestLive<U> {
                 (handled.map(|()| None), sandbox)
             }
         };
-        if message.trace.is_some() {
+        if message.trace().is_some() {
             sandbox.ext_mut().trace = None;
         }
         self.sandbox = Some(sandbox);

@@ -169,7 +169,7 @@ impl ActorRef {
     /// [`AskError`].
     pub async fn ask(&self, message: impl Into<MessageEnvelope>) -> Result<Bytes, AskError> {
         let message = message.into();
-        let deadline = message.deadline;
+        let deadline = message.deadline();
         let (reply, answer) = oneshot::channel();
         match self.0.try_push(Delivery::new(message, Some(ReplyTo(reply)))) {
             Ok(()) => answered(answer, deadline).await,
@@ -183,7 +183,7 @@ impl ActorRef {
                 });
                 match deadline {
                     None => later.await,
-                    Some(deadline) => timeout_at(deadline.into(), later).await.unwrap_or(Err(AskError::Deadline)),
+                    Some(deadline) => timeout_at(deadline, later).await.unwrap_or(Err(AskError::Deadline)),
                 }
             }
             Err(refused) => Err(AskError::NotSent(undelivered(refused))),
@@ -197,7 +197,7 @@ impl ActorRef {
     /// [`AskError`]: also [`AskError::NotSent`] where the mailbox is full, with the message.
     pub async fn try_ask(&self, message: impl Into<MessageEnvelope>) -> Result<Bytes, AskError> {
         let message = message.into();
-        let deadline = message.deadline;
+        let deadline = message.deadline();
         let (reply, answer) = oneshot::channel();
         match self.0.try_push(Delivery::new(message, Some(ReplyTo(reply)))) {
             Ok(()) => answered(answer, deadline).await,
@@ -255,16 +255,15 @@ impl ActorRef {
     }
 }
 
-fn within(longest: Duration, mut message: MessageEnvelope) -> MessageEnvelope {
-    message.deadline = Some(later(Instant::now(), longest).into_std());
-    message
+fn within(longest: Duration, message: MessageEnvelope) -> MessageEnvelope {
+    message.with_deadline(later(Instant::now(), longest))
 }
 
 /// The answer to a message that was taken.
-async fn answered(answer: oneshot::Receiver<Answer>, deadline: Option<std::time::Instant>) -> Result<Bytes, AskError> {
+async fn answered(answer: oneshot::Receiver<Answer>, deadline: Option<Instant>) -> Result<Bytes, AskError> {
     let answer = match deadline {
         None => answer.await,
-        Some(deadline) => match timeout_at(deadline.into(), answer).await {
+        Some(deadline) => match timeout_at(deadline, answer).await {
             Ok(answer) => answer,
             Err(_) => return Err(AskError::Deadline),
         },

@@ -178,12 +178,12 @@ impl Cell {
     }
 
     /// A message from this actor, in the trace of the message in flight.
-    pub(crate) fn envelope(&self, mut message: MessageEnvelope, trace: Option<&TraceContext>) -> MessageEnvelope {
-        message.sender = Some(self.address.clone());
-        if message.trace.is_none() {
-            message.trace = trace.map(|trace| Box::new(*trace));
+    pub(crate) fn envelope(&self, message: MessageEnvelope, trace: Option<&TraceContext>) -> MessageEnvelope {
+        let message = message.with_sender(self.address.clone());
+        match trace {
+            Some(trace) if message.trace().is_none() => message.with_trace(*trace),
+            _ => message,
         }
-        message
     }
 
     /// Puts a message into the mailbox at once.
@@ -272,7 +272,7 @@ mod tests {
 
     impl NativeActor for Echo {
         async fn handle(&mut self, message: &MessageEnvelope, _: &NativeContext) -> Result<Option<Bytes>, String> {
-            Ok(Some(message.payload.clone()))
+            Ok(Some(message.payload().clone()))
         }
     }
 

@@ -109,7 +109,7 @@ impl DeadLetter {
             DeadReason::Poison { report, .. } => report.crash.size(),
             _ => 0,
         };
-        self.message.payload.len() + self.message.content_type.as_ref().map_or(0, |ty| ty.0.len()) + report
+        self.message.size() + report
     }
 }
 
@@ -238,7 +238,7 @@ mod tests {
     }
 
     fn payloads(letters: &DeadLetters) -> Vec<String> {
-        letters.list().iter().map(|letter| String::from_utf8_lossy(&letter.message.payload).into_owned()).collect()
+        letters.list().iter().map(|letter| String::from_utf8_lossy(letter.message.payload()).into_owned()).collect()
     }
 
     const LIMITS: DeadLetterLimits =

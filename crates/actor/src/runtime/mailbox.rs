@@ -52,7 +52,7 @@ impl Delivery {
 
     /// Bytes that its sender chose.
     pub(crate) fn size(&self) -> usize {
-        self.message.payload.len() + self.message.content_type.as_ref().map_or(0, |ty| ty.0.len())
+        self.message.size()
     }
 }
 
@@ -134,7 +134,7 @@ impl Mailbox {
             return Err((refusal, delivery));
         }
         // Messages of the host are in no share.
-        if delivery.message.sender.is_some()
+        if delivery.message.sender().is_some()
             && let Err(refusal) = self.try_hold(&mut delivery, size)
         {
             return Err((refusal, delivery));
@@ -164,7 +164,7 @@ impl Mailbox {
     /// Takes what a message needs of its sender's share.
     #[inline(never)]
     fn try_hold(&self, delivery: &mut Delivery, size: usize) -> Result<(), Refusal> {
-        let (Some(shares), Some(sender)) = (&self.shares, &delivery.message.sender) else { return Ok(()) };
+        let (Some(shares), Some(sender)) = (&self.shares, delivery.message.sender()) else { return Ok(()) };
         let free = Free { messages: self.messages.capacity(), kib: self.permits.available_permits() };
         match shares.try_hold(sender.generation(), self.kib_of(size), free) {
             Some(held) => {
@@ -181,7 +181,7 @@ impl Mailbox {
         let kib = self.kib_of(delivery.size());
         // Before the permits: who waits takes no more of them than the sender may have.
         if let Some(shares) = &self.shares
-            && let Some(sender) = &delivery.message.sender
+            && let Some(sender) = delivery.message.sender()
             && delivery.place.is_none()
         {
             match shares.hold(sender.generation(), kib).await {

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, num::NonZeroU64, sync::Arc};
 
-use airssys_wasm_registry::{ActorAddress, ComponentId, ComponentRegistry, MessageBroker, MessageRouter};
+use airssys_wasm_registry::{ActorAddress, ComponentId, ComponentRegistry, MessageBroker, MessageRouter, Name};
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
 
@@ -70,8 +70,8 @@ impl Services {
         self.random.lock().fork()
     }
 
-    pub(crate) fn find(&self, id: &ComponentId) -> Option<ActorRef> {
-        self.actor(&self.registry.lookup(id)?)
+    pub(crate) fn find(&self, name: &(impl Name + ?Sized)) -> Option<ActorRef> {
+        self.actor(&self.registry.lookup(name)?)
     }
 
     pub(crate) fn actors(&self) -> Vec<ActorRef> {

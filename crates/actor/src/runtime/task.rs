@@ -259,10 +259,7 @@ impl<B: Blueprint> ActorTask<B> {
         let message = &delivery.message;
         let taken = self.cell.metrics.taken(|| self.inbox.messages.len());
         // What this actor sends meanwhile is below a span of its own.
-        let trace = message
-            .trace
-            .as_deref()
-            .map(|parent| Box::new(TraceContext { parent_id: self.random.u64(1..), ..*parent }));
+        let trace = message.trace().map(|parent| Box::new(TraceContext { parent_id: self.random.u64(1..), ..*parent }));
         let hex = |number: Option<u128>| number.map(|number| field::display(format!("{number:x}")));
         let span = tracing::debug_span!(
             "handle",
@@ -270,7 +267,7 @@ impl<B: Blueprint> ActorTask<B> {
             incarnation = self.cell.incarnation(),
             trace_id = hex(trace.as_ref().map(|trace| trace.trace_id)),
             span_id = hex(trace.as_ref().map(|trace| trace.parent_id.into())),
-            parent_id = hex(message.trace.as_ref().map(|trace| trace.parent_id.into())),
+            parent_id = hex(message.trace().map(|trace| trace.parent_id.into())),
         );
         // Entering and leaving a span costs something even where it is none. In a box, for there is room for one of them.
         let handled = if span.is_disabled() {
@@ -552,7 +549,7 @@ mod tests {
             async move { system.spawn_native(spec).await }
         });
         let cell = loop {
-            match system.find(&"refuses".parse().unwrap()) {
+            match system.find("refuses") {
                 Some(actor) => break actor.0,
                 None => tokio::task::yield_now().await,
             }

@@ -19,8 +19,8 @@ use airssys_wasm_engine::{LinkError, Linker, LoadError, LoadedComponent, WasmEng
 use airssys_wasm_isolation::{HostState, SandboxSpec, add_wasi};
 use airssys_wasm_limits::{CancellationToken, MemoryBudget};
 use airssys_wasm_registry::{
-    ActorAddress, ComponentId, GroupError, MessageEnvelope, NameTaken, PublishReport, SendError, Topic, TopicPattern,
-    WhenFull,
+    ActorAddress, ComponentId, GroupError, MessageEnvelope, Name, NameTaken, PublishReport, SendError, Topic,
+    TopicPattern, WhenFull,
 };
 use futures_util::future::{BoxFuture, join_all};
 use tokio::{
@@ -406,8 +406,8 @@ impl<U: Send + 'static> ActorSystem<U> {
     }
 
     /// The actor of this name.
-    pub fn find(&self, id: &ComponentId) -> Option<ActorRef> {
-        self.services().find(id)
+    pub fn find(&self, name: &(impl Name + ?Sized)) -> Option<ActorRef> {
+        self.services().find(name)
     }
 
     /// All actors, by name.
@@ -451,7 +451,8 @@ impl<U: Send + 'static> ActorSystem<U> {
         self.services().registry.create_group(group).map(|_| ())
     }
 
-    /// Makes an actor a member of a group.
+    /// Makes an actor a member of a group, which is made if there is none. It is a member until it leaves or ends, over
+    /// its restarts and upgrades.
     ///
     /// # Errors
     ///
@@ -460,13 +461,36 @@ impl<U: Send + 'static> ActorSystem<U> {
         self.services().registry.join(group, member)
     }
 
-    /// Ends a membership.
+    /// Ends a membership. The group stays, also without members.
     ///
     /// # Errors
     ///
     /// [`GroupError`].
     pub fn leave(&self, group: &ComponentId, member: &ComponentId) -> Result<(), GroupError> {
         self.services().registry.leave(group, member)
+    }
+
+    /// All groups, in no order.
+    pub fn groups(&self) -> Vec<ActorAddress> {
+        self.services().registry.groups()
+    }
+
+    /// The members of a group, in the order they joined.
+    ///
+    /// # Errors
+    ///
+    /// [`GroupError::NoGroup`].
+    pub fn members(&self, group: &ComponentId) -> Result<Vec<ActorAddress>, GroupError> {
+        self.services().registry.members(group)
+    }
+
+    /// Takes a group away. Its members stay.
+    ///
+    /// # Errors
+    ///
+    /// [`GroupError::NoGroup`].
+    pub fn remove_group(&self, group: &ComponentId) -> Result<(), GroupError> {
+        self.services().registry.remove_group(group)
     }
 
     /// What was taken and not handled.
@@ -482,10 +506,9 @@ impl<U: Send + 'static> ActorSystem<U> {
     pub fn resend(&self, number: u64) -> Result<(), ResendError> {
         let letters = self.dead_letters();
         let mut letter = letters.take(number).ok_or(ResendError::Unknown(number))?;
-        let mut message = letter.message.clone();
-        message.deadline = None;
+        let message = letter.message.clone().with_deadline(None);
         self.services().router.send(letter.to.id(), message).map_err(|error| {
-            letter.message.target = None;
+            letter.message = letter.message.clone().with_target(None);
             letters.put_back(letter);
             ResendError::NotSent(error)
         })

@@ -107,7 +107,7 @@ async fn a_full_mailbox_gives_the_message_back() {
     actor.try_tell("echo 1").unwrap();
     actor.try_tell("echo 2").unwrap();
     let refused = actor.try_tell("echo 3").unwrap_err();
-    assert_eq!((refused.reason, &*refused.message.payload), (Refusal::Full, &b"echo 3"[..]));
+    assert_eq!((refused.reason, &refused.message.payload()[..]), (Refusal::Full, &b"echo 3"[..]));
     assert_eq!((actor.info().mailbox.queued, actor.info().mailbox.capacity), (2, 2));
     // Whoever waits gets room.
     actor.tell("echo 3").await.unwrap();
@@ -136,7 +136,7 @@ async fn full_stopped_and_restarting_are_told_apart() {
     actor.stop(Stop::Drain);
     actor.ended().await;
     let refused = actor.try_tell("c").unwrap_err();
-    assert_eq!((refused.reason, &*refused.message.payload), (Refusal::Stopped, &b"c"[..]));
+    assert_eq!((refused.reason, &refused.message.payload()[..]), (Refusal::Stopped, &b"c"[..]));
     assert!(
         matches!(ask(&actor, "d").await, Err(AskError::NotSent(undelivered)) if undelivered.reason == Refusal::Stopped)
     );
@@ -180,7 +180,7 @@ async fn a_late_message_is_a_dead_letter_and_one_in_time_is_not() {
     let (actor, probe) = Probe::spawn(&system, "probe").await;
     let within = |ms, payload: &'static str| {
         let mut message = MessageEnvelope::from(payload);
-        message.deadline = Some((Instant::now() + Duration::from_millis(ms)).into_std());
+        message = message.with_deadline(Instant::now() + Duration::from_millis(ms));
         message
     };
     actor.try_tell("wait").unwrap();
@@ -192,7 +192,7 @@ async fn a_late_message_is_a_dead_letter_and_one_in_time_is_not() {
     let letters = system.dead_letters().list();
     assert_eq!(letters.len(), 1);
     assert!(matches!(letters[0].reason, DeadReason::Late));
-    assert_eq!(&*letters[0].message.payload, b"late");
+    assert_eq!(letters[0].message.payload(), "late");
 }
 
 #[tokio::test]
@@ -408,7 +408,7 @@ async fn a_mailbox_is_bounded_in_bytes_and_small_messages_still_fit() {
     actor.try_tell("wait").unwrap();
     actor.try_tell(large()).unwrap();
     let refused = actor.try_tell(large()).unwrap_err();
-    assert_eq!((refused.reason, refused.message.payload.len()), (Refusal::Full, 40 << 10));
+    assert_eq!((refused.reason, refused.message.payload().len()), (Refusal::Full, 40 << 10));
     actor.try_tell("small").unwrap();
     // Whoever waits for room gets it, also for one that is larger than all of it.
     let mut waits = Box::pin(actor.tell("y".repeat(100 << 10)));

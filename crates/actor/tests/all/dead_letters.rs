@@ -12,7 +12,7 @@ async fn without_redelivery_a_message_that_kills_is_a_dead_letter_the_first_time
     assert_eq!(ask(&actor, "echo x").await.unwrap(), "x");
     let letters = system.dead_letters().list();
     assert_eq!(letters.len(), 1);
-    assert_eq!((&letters[0].to, &*letters[0].message.payload), (actor.address(), &b"panic"[..]));
+    assert_eq!((&letters[0].to, &letters[0].message.payload()[..]), (actor.address(), &b"panic"[..]));
     let DeadReason::Poison { attempts: 1, report } = &letters[0].reason else { panic!("{:?}", letters[0]) };
     assert_eq!(report.incarnation, 1);
 }

@@ -156,8 +156,8 @@ async fn subscribers_hear_what_is_published() {
     assert_eq!(ask(&publisher, "publish orders.eu.created 2").await.unwrap(), "2");
     assert_eq!(ask(&publisher, "publish orders.eu.paid 3").await.unwrap(), "1");
     assert_eq!(ask(&listener, "heard").await.unwrap(), "2");
-    assert_eq!(&*host.recv().await.unwrap().payload, b"1");
-    assert_eq!(host.recv().await.unwrap().topic.unwrap().as_str(), "orders.eu.created");
+    assert_eq!(host.recv().await.unwrap().payload(), "1");
+    assert_eq!(host.recv().await.unwrap().topic().unwrap().as_str(), "orders.eu.created");
     ask(&listener, "unsubscribe orders.*.created").await.unwrap();
     assert_eq!(ask(&publisher, "publish orders.eu.created 4").await.unwrap(), "1");
     assert!(failed(&publisher, "publish orders..x 4").await.starts_with("SendError::Invalid"));
@@ -303,14 +303,14 @@ async fn the_trace_goes_on_with_a_message() {
     let mut host = system.subscribe(&"t".parse().unwrap(), 10, WhenFull::DropNew);
     let trace = TraceContext { trace_id: 7, parent_id: 8, sampled: true };
     let mut message = MessageEnvelope::from("publish t x");
-    message.trace = Some(Box::new(trace));
+    message = message.with_trace(trace);
     sender.ask(message).await.unwrap();
     let heard = host.recv().await.unwrap();
-    let heard_trace = heard.trace.unwrap();
+    let heard_trace = heard.trace().unwrap();
     assert_eq!((heard_trace.trace_id, heard_trace.sampled), (7, true));
     // Below a span of the actor's own.
     assert_ne!(heard_trace.parent_id, 8);
-    assert_eq!(heard.sender.unwrap(), *sender.address());
+    assert_eq!(heard.sender().unwrap(), sender.address());
     ask(&sender, "publish t y").await.unwrap();
-    assert!(host.recv().await.unwrap().trace.is_none());
+    assert!(host.recv().await.unwrap().trace().is_none());
 }

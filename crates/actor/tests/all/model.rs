@@ -25,7 +25,7 @@ struct Worker {
 
 impl NativeActor for Worker {
     async fn handle(&mut self, message: &MessageEnvelope, _: &NativeContext) -> Result<Option<Bytes>, String> {
-        let text = String::from_utf8(message.payload.to_vec()).unwrap();
+        let text = String::from_utf8(message.payload().to_vec()).unwrap();
         match text.split(' ').next().unwrap() {
             "crash" => panic!("told to crash"),
             "flaky" if self.flaky.lock().insert(text.clone()) => panic!("told to crash once"),
@@ -37,7 +37,7 @@ impl NativeActor for Worker {
             _ => {}
         }
         self.handled.lock().push(text);
-        Ok(Some(message.payload.clone()))
+        Ok(Some(message.payload().clone()))
     }
 }
 
@@ -107,7 +107,7 @@ impl Case {
                     0 => match to.try_tell(text.clone()) {
                         Ok(()) => Fate::Told,
                         Err(refused) => {
-                            assert_eq!(&*refused.message.payload, text.as_bytes());
+                            assert_eq!(&refused.message.payload()[..], text.as_bytes());
                             Fate::Refused
                         }
                     },
@@ -203,7 +203,7 @@ fn check(seed: u64, case: &Case) {
     let handled = case.handled.lock().clone();
     let dead: Vec<_> = case.system.dead_letters().list();
     let dead: Vec<_> =
-        dead.iter().map(|letter| String::from_utf8_lossy(&letter.message.payload).into_owned()).collect();
+        dead.iter().map(|letter| String::from_utf8_lossy(letter.message.payload()).into_owned()).collect();
     let count = |list: &[String], text: &str| list.iter().filter(|other| *other == text).count();
     assert_eq!(case.fates.lock().len(), 3 * 40);
     for (text, fate) in case.fates.lock().iter() {

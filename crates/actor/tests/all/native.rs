@@ -50,7 +50,7 @@ impl NativeActor for Scripted {
     }
 
     async fn handle(&mut self, message: &MessageEnvelope, _: &NativeContext) -> Result<Option<Bytes>, String> {
-        assert_ne!(&message.payload[..], b"crash");
+        assert_ne!(&message.payload()[..], b"crash");
         self.act("handle").await.map(|()| None)
     }
 
@@ -146,10 +146,10 @@ impl NativeActor for Relay {
     }
 
     async fn handle(&mut self, message: &MessageEnvelope, context: &NativeContext) -> Result<Option<Bytes>, String> {
-        let sender = message.sender.as_ref().map_or("the host".to_owned(), |sender| sender.id().to_string());
-        let trace = message.trace.as_ref().map_or(0, |trace| trace.trace_id);
-        self.0.lock().push(format!("{} from {sender} in {trace}", message.payload.escape_ascii()));
-        match &message.payload[..] {
+        let sender = message.sender().map_or("the host".to_owned(), |sender| sender.id().to_string());
+        let trace = message.trace().map_or(0, |trace| trace.trace_id);
+        self.0.lock().push(format!("{} from {sender} in {trace}", message.payload().escape_ascii()));
+        match &message.payload()[..] {
             b"send" => context.send(&id("b"), "sent").map_err(|error| error.to_string())?,
             b"publish" => _ = context.publish(&"t".parse().unwrap(), "published").await,
             b"silence" => context.unsubscribe(&"t".parse().unwrap()),
@@ -169,7 +169,7 @@ async fn what_a_native_actor_sends_names_it_and_its_trace() {
     }
     let (a, b) = (system.find(&id("a")).unwrap(), system.find(&id("b")).unwrap());
     let mut traced = MessageEnvelope::new("send");
-    traced.trace = Some(Box::new(TraceContext { trace_id: 7, parent_id: 1, sampled: true }));
+    traced = traced.with_trace(TraceContext { trace_id: 7, parent_id: 1, sampled: true });
     assert_eq!(a.ask(traced).await.unwrap(), "a");
     b.ask("silence").await.unwrap();
     a.ask("publish").await.unwrap();
@@ -227,7 +227,7 @@ async fn the_embedders_state_may_come_from_the_specification_and_fail() {
 async fn a_subscription_of_the_host_is_a_stream_that_ends_with_the_system() {
     let system = system();
     let subscription = system.subscribe(&"t".parse().unwrap(), 8, WhenFull::Error);
-    let hearing = tokio::spawn(subscription.map(|message| message.payload).collect::<Vec<_>>());
+    let hearing = tokio::spawn(subscription.map(MessageEnvelope::into_payload).collect::<Vec<_>>());
     for text in ["a", "b"] {
         assert_eq!(system.publish(&"t".parse().unwrap(), text).await.delivered, 1);
     }

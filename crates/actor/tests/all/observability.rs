@@ -121,7 +121,7 @@ fn each_message_has_a_span_in_its_trace() {
         let system = system();
         let actor = spawn(&system, "traced", &ACTOR).await;
         let mut message = MessageEnvelope::from("echo x");
-        message.trace = Some(Box::new(TraceContext { trace_id: 0xabc, parent_id: 0xdef, sampled: true }));
+        message = message.with_trace(TraceContext { trace_id: 0xabc, parent_id: 0xdef, sampled: true });
         actor.ask(message).await.unwrap();
         ask(&actor, "echo y").await.unwrap();
     });

@@ -32,7 +32,7 @@ async fn senders<const N: usize>(system: &ActorSystem, names: [&str; N]) -> [Act
 
 fn from(sender: &ActorAddress, text: impl Into<String>) -> MessageEnvelope {
     let mut message = MessageEnvelope::new(text.into());
-    message.sender = Some(sender.clone());
+    message = message.with_sender(sender.clone());
     message
 }
 
@@ -42,7 +42,7 @@ fn flood(receiver: &ActorRef, sender: Option<&ActorAddress>) -> usize {
         let text = format!("{} {sent}", sender.map_or("host", |sender| sender.id().as_str()));
         let message = sender.map_or_else(|| text.clone().into(), |sender| from(sender, &*text));
         if let Err(refused) = receiver.try_tell(message) {
-            assert_eq!((refused.reason, &*refused.message.payload), (Refusal::Full, text.as_bytes()));
+            assert_eq!((refused.reason, &refused.message.payload()[..]), (Refusal::Full, text.as_bytes()));
             return sent;
         }
     }
@@ -102,7 +102,7 @@ async fn a_share_is_one_of_bytes_too() {
     let large = |sender, kib: usize| from(sender, "x".repeat(kib << 10));
     actor.try_tell(large(&a, 20)).unwrap();
     let refused = actor.try_tell(large(&a, 20)).unwrap_err();
-    assert_eq!((refused.reason, refused.message.payload.len()), (Refusal::Full, 20 << 10));
+    assert_eq!((refused.reason, refused.message.payload().len()), (Refusal::Full, 20 << 10));
     // Small ones are not counted in bytes.
     actor.try_tell(from(&a, "small")).unwrap();
     actor.try_tell(large(&b, 20)).unwrap();

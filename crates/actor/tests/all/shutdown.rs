@@ -120,7 +120,7 @@ async fn a_subscriber_of_the_host_hears_of_the_end() {
     let mut host = system.subscribe(&"t".parse().unwrap(), 2, airssys_wasm_registry::WhenFull::DropNew);
     assert_eq!(system.publish(&"t".parse().unwrap(), "last").await.delivered, 1);
     system.shutdown(Duration::from_secs(1)).await;
-    assert_eq!(&*host.recv().await.unwrap().payload, b"last");
+    assert_eq!(host.recv().await.unwrap().payload(), "last");
     assert!(host.recv().await.is_none());
 }
 

@@ -142,7 +142,7 @@ impl Shared {
 
 impl NativeActor for Probe {
     async fn handle(&mut self, message: &MessageEnvelope, context: &NativeContext) -> Result<Option<Bytes>, String> {
-        let text = String::from_utf8(message.payload.to_vec()).unwrap();
+        let text = String::from_utf8(message.payload().to_vec()).unwrap();
         let before = self.0.handled();
         self.0.log.lock().push(text.clone());
         match text.as_str() {
@@ -156,6 +156,6 @@ impl NativeActor for Probe {
             "handled" => return Ok(Some(before.into())),
             _ => {}
         }
-        Ok(Some(message.payload.clone()))
+        Ok(Some(message.payload().clone()))
     }
 }

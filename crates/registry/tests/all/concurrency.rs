@@ -134,3 +134,27 @@ fn subscriptions_come_and_go_while_messages_are_published() {
         assert_eq!(broker.subscribers(&topic("a.b")), 1, "seed {seed}");
     }
 }
+
+#[test]
+fn nobody_who_is_gone_stays_a_member() {
+    for seed in 0..20 {
+        let registry = ComponentRegistry::new();
+        at_once(|thread| {
+            for n in 0..100 {
+                let member = id(&format!("m{}", draw(seed, thread, n) % 4));
+                let group = id(&format!("g{}", draw(seed, n, thread) % 2));
+                match registry.register(&member, Shelf::new(1)) {
+                    Ok(address) => {
+                        _ = registry.join(&group, &member);
+                        registry.deregister(&address).unwrap();
+                    }
+                    // Of another thread, which takes it away at any moment.
+                    Err(_) => _ = registry.join(&group, &member),
+                }
+            }
+        });
+        for group in registry.groups() {
+            assert_eq!(registry.members(group.id()), Ok(vec![]), "seed {seed}");
+        }
+    }
+}

@@ -45,7 +45,7 @@ impl Shelf {
 
     fn payloads(&self) -> Vec<String> {
         let taken = self.taken.lock().unwrap();
-        taken.iter().map(|message| String::from_utf8(message.payload.to_vec()).unwrap()).collect()
+        taken.iter().map(|message| String::from_utf8(message.payload().to_vec()).unwrap()).collect()
     }
 
     fn keep(&self, message: MessageEnvelope) {

@@ -107,15 +107,44 @@ fn groups_are_names_too() {
     assert_eq!(registry.resolve(&group).err(), Some(ResolveError::IsGroup { id: id("g") }));
     assert_eq!(registry.replace(&group, Shelf::new(1)).err(), Some(ResolveError::IsGroup { id: id("g") }));
 
-    assert_eq!(registry.join(&id("a"), &id("a")), Err(GroupError::NoGroup { id: id("a") }));
-    assert_eq!(registry.join(&id("none"), &id("a")), Err(GroupError::NoGroup { id: id("none") }));
+    assert_eq!(registry.join(&id("a"), &id("a")), Err(GroupError::IsComponent { holder: component.clone() }));
+    let nobody = GroupError::NobodyThere { group: id("g"), member: id("none") };
+    assert_eq!(registry.join(&id("g"), &id("none")), Err(nobody));
     registry.join(&id("g"), &id("a")).unwrap();
     let already = GroupError::AlreadyMember { group: id("g"), member: id("a") };
     assert_eq!(registry.join(&id("g"), &id("a")), Err(already));
-    assert_eq!(registry.members(&id("g")), Ok(vec![id("a")]));
+    assert_eq!(registry.members(&id("g")), Ok(vec![component]));
     registry.leave(&id("g"), &id("a")).unwrap();
     let not_a_member = GroupError::NotAMember { group: id("g"), member: id("a") };
     assert_eq!(registry.leave(&id("g"), &id("a")), Err(not_a_member));
     registry.deregister(&group).unwrap();
     assert!(!registry.exists(&id("g")));
+}
+
+#[test]
+fn joining_makes_the_group_and_who_is_gone_has_left() {
+    let registry = ComponentRegistry::new();
+    let mut changes = registry.watch();
+    let a = registry.register(&id("a"), Shelf::new(1)).unwrap();
+    registry.join(&id("g"), &id("a")).unwrap();
+    registry.join(&id("h"), &id("a")).unwrap();
+    let mut groups: Vec<_> = registry.groups().iter().map(|group| group.id().to_string()).collect();
+    groups.sort();
+    assert_eq!(groups, ["g", "h"]);
+    registry.deregister(&a).unwrap();
+    for group in ["g", "h"] {
+        assert_eq!(registry.members(&id(group)), Ok(vec![]));
+    }
+    // Whoever has its name next is another.
+    registry.register(&id("a"), Shelf::new(1)).unwrap();
+    assert_eq!((registry.sinks("g").count(), registry.sinks("a").count(), registry.sinks("none").count()), (0, 1, 0));
+    let left = std::iter::from_fn(|| changes.try_recv().ok()).filter(|change| matches!(change, Change::Left { .. }));
+    assert_eq!(left.count(), 2);
+
+    registry.remove_group(&id("g")).unwrap();
+    for no_group in ["g", "a", "none"] {
+        assert_eq!(registry.remove_group(&id(no_group)), Err(GroupError::NoGroup { id: id(no_group) }));
+    }
+    assert_eq!(registry.groups().len(), 1);
+    assert!(registry.exists("a") && !registry.exists("g"));
 }
