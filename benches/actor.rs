@@ -21,11 +21,12 @@ use airssys_wasm_benches::{
         ACTOR, COUNTER, COUNTER_V2, CRASH, ECHO, Guest, Kameo, Ours, Plain, Ractor, RactorSupervised, Receiver, id,
         native_spec, spec, system,
     },
-    guests, process, timed,
+    guests, timed,
 };
 use airssys_wasm_engine::{EngineConfig, WasmEngine};
 use airssys_wasm_fixtures::{ECHO_ACTOR, SMALLEST_ACTOR};
 use airssys_wasm_limits::{ByteSize, ResourceLimits};
+use airssys_wasm_measurements::process;
 use airssys_wasm_registry::{ComponentId, Topic, TopicPattern};
 use anyhow::Context;
 use bytes::Bytes;

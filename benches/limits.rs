@@ -13,13 +13,13 @@ use std::{
 use airssys_wasm_benches::{
     Measure, Reading, Suite,
     guests::{self, engine},
-    process::thread_time,
     runtime, timed_async,
 };
 use airssys_wasm_engine::Profile;
 use airssys_wasm_fixtures::GIVES_WAY;
 use airssys_wasm_isolation::{Sandbox, SandboxSpec, TypedExport};
 use airssys_wasm_limits::ResourceLimits;
+use airssys_wasm_measurements::process::thread_time;
 use anyhow::Context;
 use tokio::task::{LocalSet, yield_now};
 use wasmtime::component::{Component, Linker};

@@ -10,11 +10,12 @@ use std::{
 use airssys_wasm_benches::{
     Measure, Reading, Suite,
     guests::{self, engine},
-    process, runtime, timed_async,
+    runtime, timed_async,
 };
 use airssys_wasm_engine::{EngineConfig, Profile, WasmEngine};
 use airssys_wasm_fixtures::{GROW, MINIMAL, with_memory};
 use airssys_wasm_isolation::{Sandbox, SandboxSpec};
+use airssys_wasm_measurements::process;
 use anyhow::Context;
 use wasmtime::{Store, component::InstancePre};
 

@@ -1,6 +1,4 @@
-//! What the benchmarks have in common: the harness that measures a benchmark and its twins interleaved, the guests,
-//! and the readings of the operating system; and the soak and the hostile guests, which measure little and check
-//! everything.
+//! What the benchmarks have in common: the harness that measures a benchmark and its twins interleaved, and the guests.
 //!
 //! A benchmark is a closure that runs so many iterations and says how long they took. `cargo bench` gives it to
 //! Criterion; `cargo xtask bench` has [`main`] run it with its twins in turns and write JSON, and `cargo xtask compare`
@@ -8,12 +6,8 @@
 
 pub mod actors;
 mod allocations;
-pub mod calibration;
 pub mod guests;
 mod harness;
-pub mod hostile;
-pub mod process;
-pub mod soak;
 
 pub use harness::{Group, Measure, Reading, Suite, main, runtime, timed, timed_async};
 

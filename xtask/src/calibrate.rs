@@ -18,7 +18,7 @@ pub(crate) struct Args {
     /// Only shapes, and no instructions
     #[arg(long)]
     shapes: bool,
-    /// Keep the table, with the date and the machine, as `benches/calibration.tsv`
+    /// Keep the table, with the date and the machine, as `stress/calibration.tsv`
     #[arg(long, conflicts_with = "shapes")]
     record: bool,
 }
@@ -37,7 +37,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let status = running.wait()?;
     if args.record {
-        let path = root().join("benches/calibration.tsv");
+        let path = root().join("stress/calibration.tsv");
         let head = format!("# {}, {}; by `cargo xtask calibrate --record`\n", today(), Machine::here());
         fs::write(&path, head + &table).with_context(|| format!("cannot write {}", path.display()))?;
     }

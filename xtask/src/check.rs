@@ -71,6 +71,7 @@ const STEPS: &[Step] = &[
             "--exclude=airssys-wasm-fixtures",
             "--exclude=airssys-wasm-fuzz",
             "--exclude=airssys-wasm-measurements",
+            "--exclude=airssys-wasm-stress",
         ]],
     ),
     step("benchmarks, as a smoke test", &[&["xtask", "bench", "--quick"]]),

@@ -20,6 +20,7 @@ use crate::{
 };
 
 const PACKAGE: &str = "airssys-wasm-benches";
+const STRESS: &str = "airssys-wasm-stress";
 
 /// A benchmark program.
 #[derive(Debug, Clone)]
@@ -34,10 +35,10 @@ pub(crate) fn cargo(workspace: &Path) -> Command {
     cargo
 }
 
-/// Builds a program of the benchmarks' package, and runs it with the arguments that are to come.
+/// Builds a program that looks for faults, and runs it with the arguments that are to come.
 pub(crate) fn program(name: &str, features: &[&str]) -> Command {
     let mut cargo = cargo(root());
-    cargo.args(["run", "--release", "--package", PACKAGE, "--bin", name, "--features", &features.join(","), "--"]);
+    cargo.args(["run", "--release", "--package", STRESS, "--bin", name, "--features", &features.join(","), "--"]);
     cargo
 }
 

@@ -6,8 +6,10 @@
 //! - [`Measured`] is what a process measures in turns with its twins, for `cargo xtask bench`; [`evaluate`] makes figures,
 //!   ratios and targets of several such processes.
 //! - [`Plan`] and [`Turn`] are one process's part in a comparison of two builds, for `cargo xtask compare`.
+//! - [`process`] is what the operating system says of a process, for the benchmarks and for `stress`.
 
 mod figures;
+pub mod process;
 pub mod stats;
 mod turn;
 

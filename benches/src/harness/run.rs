@@ -10,16 +10,14 @@ use std::{
 
 use airssys_wasm_measurements::{
     Batch, Group as Rounds, Limit, Measured, PROTOCOL, Plan, Planned, Reading as Read, Samples, Turn, Turns,
+    process::{processor_time, waits},
     stats::SplitMix,
 };
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
 use super::{Group, Measure, Suite, Variant};
-use crate::{
-    allocations, guests,
-    process::{processor_time, waits},
-};
+use crate::{allocations, guests};
 
 /// What xtask asks for. Anything else is Criterion's command line.
 enum Task {

@@ -7,7 +7,7 @@ use super::{
     ledger::{Fate, Finding, Kind, Line, Outbox},
     meter::Meter,
 };
-use crate::process::Reading;
+use airssys_wasm_measurements::process::Reading;
 
 /// Rounds after which the process should have everything it needs.
 const SETTLED: usize = 2;

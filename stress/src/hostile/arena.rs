@@ -30,7 +30,7 @@ use super::{
     corpus::{Does, Guest, Limits},
     outcome::Outcome,
 };
-use crate::process;
+use airssys_wasm_measurements::process;
 
 /// What happened.
 #[derive(Debug, Clone, Serialize, Deserialize)]

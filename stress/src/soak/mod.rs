@@ -47,7 +47,7 @@ use tokio::{
 use worker::OnPurpose;
 use world::World;
 
-use crate::process;
+use airssys_wasm_measurements::process;
 
 /// What can be chosen about a soak.
 #[derive(Debug, Clone)]

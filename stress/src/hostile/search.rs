@@ -19,7 +19,7 @@ use super::{
     outcome::Outcome,
     suite::{ALL, Watch},
 };
-use crate::process;
+use airssys_wasm_measurements::process;
 
 /// What was looked at.
 #[derive(Debug, Default)]

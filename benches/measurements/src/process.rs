@@ -1,4 +1,4 @@
-//! What the operating system says of this process.
+//! What the operating system says of a process.
 
 use std::time::Duration;
 
@@ -60,7 +60,7 @@ pub fn held_by_all(process: u32) -> Option<u64> {
 }
 
 /// How long this thread and all threads together were on a processor, where the system tells.
-pub(crate) fn processor_time() -> Option<[Duration; 2]> {
+pub fn processor_time() -> Option<[Duration; 2]> {
     #[cfg(target_os = "linux")]
     {
         use rustix::time::{ClockId, clock_gettime};
@@ -83,7 +83,7 @@ pub fn thread_time() -> Option<Duration> {
 }
 
 /// How often this thread gave its processor away to wait, where the system tells.
-pub(crate) fn waits() -> Option<u64> {
+pub fn waits() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/thread-self/status").ok()?;
     status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")?.trim().parse().ok())
 }

@@ -2,11 +2,11 @@
 
 use std::{io::Write as _, time::Duration};
 
-use airssys_wasm_benches::{guests, process};
 use airssys_wasm_engine::{EngineConfig, PoolConfig, Profile, Ticking, WasmEngine};
 use airssys_wasm_fixtures::{GROW, HOST_CALLS, SPIN, TRAPS, VALUES};
 use airssys_wasm_isolation::{CrashKind, DynamicCallError, HostState, SandboxSpec};
 use airssys_wasm_limits::{ByteSize, ResourceLimits};
+use airssys_wasm_measurements::process;
 use anyhow::{Context, Result, ensure};
 use wasmtime::component::{Linker, Val};
 
@@ -86,7 +86,7 @@ fn define_host(linker: &mut Linker<HostState<()>>) -> wasmtime::Result<()> {
 }
 
 fn ways(engine: &WasmEngine) -> Result<Vec<Way>> {
-    let limits = guests::limits();
+    let limits = ResourceLimits::with_memory(ByteSize::mib(64));
     // For those that must be interrupted alone: others may be on a worker that has to wait for its processor.
     let brief = ResourceLimits { cpu_time: Duration::from_micros(100), ..limits.clone() };
     let spec = |component: &str, profile, limits: &ResourceLimits| -> Result<SandboxSpec<()>> {

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use airssys_wasm_benches::calibration::{Calibration, of_instructions, of_shapes};
+use airssys_wasm_stress::calibration::{Calibration, of_instructions, of_shapes};
 use anyhow::Result;
 use clap::Parser;
 
@@ -27,7 +27,7 @@ fn main() -> Result<ExitCode> {
     let calibration = Calibration::new()?;
     let mut wrong = Vec::new();
     println!("name\tn\tunits\tmicroseconds\tmicroseconds_per_unit");
-    let mut tell = |reading: &airssys_wasm_benches::calibration::Reading| {
+    let mut tell = |reading: &airssys_wasm_stress::calibration::Reading| {
         println!("{}\t{}\t{}\t{:.0}\t{:.2}", reading.name, reading.n, reading.units, reading.micros, reading.ratio());
         if reading.ratio() > FACTOR * args.unit {
             wrong.push(format!("{} ({})", reading.name, reading.n));

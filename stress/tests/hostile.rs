@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use airssys_wasm_benches::hostile::{corpus::Corpus, suite::try_guest};
+use airssys_wasm_stress::hostile::{corpus::Corpus, suite::try_guest};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_hostile");
 

@@ -3,7 +3,7 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use airssys_wasm_benches::hostile::{
+use airssys_wasm_stress::hostile::{
     arena,
     corpus::{Corpus, Limits},
     search::{Found, search},

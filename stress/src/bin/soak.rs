@@ -2,7 +2,7 @@
 
 use std::{process::ExitCode, sync::atomic::AtomicBool, sync::atomic::Ordering, time::Duration};
 
-use airssys_wasm_benches::soak::{Ending, Options, run};
+use airssys_wasm_stress::soak::{Ending, Options, run};
 use anyhow::{Context, Result};
 use clap::Parser;
 

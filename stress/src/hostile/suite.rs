@@ -19,7 +19,7 @@ use super::{
     arena::Report,
     corpus::{Guest, Limits},
 };
-use crate::process;
+use airssys_wasm_measurements::process;
 
 /// What became of a guest.
 #[derive(Debug)]

@@ -1,0 +1,9 @@
+//! Programs that look for faults in a whole system, which measure little and check everything.
+//!
+//! [`soak`] keeps the books of a system under load and chaos; [`hostile`] lets guests loose that do their worst;
+//! [`calibration`] holds the model of the compiler's work against the compiler. Their programs, and the leak check, are
+//! started by `cargo xtask`.
+
+pub mod calibration;
+pub mod hostile;
+pub mod soak;
