@@ -1,6 +1,10 @@
-//! Which crate may depend on which: the table, and the test that holds the manifests against it.
+//! Which crate may depend on which, and what two of them must have in common: tables, and the tests that hold the
+//! manifests against them.
 
-use std::{collections::BTreeMap, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::Command,
+};
 
 /// The layers, and what each may use of the others. Tests may use the fixtures besides.
 const EDGES: &[(&str, &[&str])] = &[
@@ -39,4 +43,35 @@ fn the_layers_depend_on_each_other_as_the_table_says() {
         .map(|(name, uses)| ((*name).to_owned(), uses.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()))
         .collect();
     assert_eq!(found, allowed);
+}
+
+/// What may be built twice: nothing large is built on it.
+const SMALL: &[&str] = &["clap", "clap_builder", "wasm-encoder", "zerocopy"];
+
+#[test]
+fn the_benchmarks_and_the_stress_programs_share_one_build_of_what_they_depend_on() {
+    let features = |package: &str| {
+        let output = Command::new(env!("CARGO"))
+            .args(["tree", "--offline", "--package", package, "--edges", "normal,build"])
+            .args(["--prefix", "none", "--no-dedupe", "--format", "{p} {f}"])
+            .current_dir(crate::root())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let mut features = BTreeMap::<_, BTreeSet<_>>::new();
+        for line in String::from_utf8(output.stdout).unwrap().lines() {
+            let mut words = line.splitn(3, ' ').map(str::to_owned);
+            let (Some(name), Some(version)) = (words.next(), words.next()) else { continue };
+            features.entry((name, version)).or_default().insert(words.next());
+        }
+        features
+    };
+    let (benches, stress) = (features("airssys-wasm-benches"), features("airssys-wasm-stress"));
+    let twice: Vec<_> = stress
+        .iter()
+        .filter(|((name, _), _)| !SMALL.contains(&name.as_str()))
+        .filter_map(|(package, features)| Some((package, features, benches.get(package)?)))
+        .filter(|(_, ours, theirs)| ours != theirs)
+        .collect();
+    assert!(twice.is_empty(), "switch on the same features of these in stress/Cargo.toml: {twice:#?}");
 }

@@ -1,10 +1,18 @@
 //! Hundreds of actors under mixed load and chaos, in which no message may be lost. Run by `cargo xtask soak`.
 
-use std::{process::ExitCode, sync::atomic::AtomicBool, sync::atomic::Ordering, time::Duration};
+use std::{
+    process::ExitCode,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use airssys_wasm_stress::soak::{Ending, Options, run};
 use anyhow::{Context, Result};
 use clap::Parser;
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    flag,
+};
 
 /// Puts hundreds of actors under mixed load, crashes, kills, upgrades and shutdowns, in rounds of ten seconds. After each,
 /// every message must be accounted for, and nothing may be left.
@@ -31,23 +39,21 @@ fn minutes(text: &str) -> Result<f64, String> {
     if (0.0..=525_600.0).contains(&minutes) { Ok(minutes) } else { Err("from 0 to 525600".into()) }
 }
 
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
 fn main() -> Result<ExitCode> {
     let cli = Cli::parse();
-    // A second one ends it where it is.
-    ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-    })
-    .context("cannot listen for Ctrl-C")?;
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // A second one ends it where it is.
+        flag::register_conditional_shutdown(signal, 130, Arc::clone(&interrupted))
+            .and_then(|_| flag::register(signal, Arc::clone(&interrupted)))
+            .context("cannot listen for signals")?;
+    }
     let options = Options {
         time: Duration::from_secs_f64(cli.minutes * 60.0),
         seed: cli.seed.unwrap_or_else(|| fastrand::u64(..)),
         actors: cli.actors.into(),
     };
-    Ok(ExitCode::from(match run(&options, &INTERRUPTED)? {
+    Ok(ExitCode::from(match run(&options, &interrupted)? {
         Ending::Clean => 0,
         Ending::Failed => 1,
         Ending::Lost => 3,
