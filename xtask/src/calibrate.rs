@@ -25,7 +25,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     interrupt::listen()?;
-    let mut command = program("calibrate", &[]);
+    let mut command = program("calibrate");
     command.args(args.shapes.then_some("--shapes"));
     if args.record {
         command.stdout(Stdio::piped());

@@ -84,7 +84,7 @@ const STEPS: &[Step] = &[
     step("report", &[&["xtask", "report"]]),
     step("leaks, as a smoke test", &[&["xtask", "leak-check", "--crashes", "10000"]]),
     step("soak, a minute", &[&["xtask", "soak", "--minutes", "1"]]),
-    step("soak of a build that loses messages", &[&["xtask", "soak", "--self-check"]]),
+    step("soak that loses messages on purpose", &[&["xtask", "soak", "--self-check"]]),
 ];
 
 const GUESTS: &str = "fixtures/guests/rust/Cargo.toml";

@@ -25,7 +25,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     interrupt::listen()?;
-    let mut command = program("hostile", &[]);
+    let mut command = program("hostile");
     command.args(&args.filter);
     for (flag, given) in [("--list", args.list), ("--slow", args.slow)] {
         command.args(given.then_some(flag));

@@ -36,9 +36,9 @@ pub(crate) fn cargo(workspace: &Path) -> Command {
 }
 
 /// Builds a program that looks for faults, and runs it with the arguments that are to come.
-pub(crate) fn program(name: &str, features: &[&str]) -> Command {
+pub(crate) fn program(name: &str) -> Command {
     let mut cargo = cargo(root());
-    cargo.args(["run", "--release", "--package", STRESS, "--bin", name, "--features", &features.join(","), "--"]);
+    cargo.args(["run", "--release", "--package", STRESS, "--bin", name, "--"]);
     cargo
 }
 

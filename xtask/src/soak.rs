@@ -17,25 +17,27 @@ pub(crate) struct Args {
     /// How many actors
     #[arg(long, default_value_t = 300)]
     actors: u16,
-    /// See that it is found when one message in a million is lost, by a build that does so
+    /// See that it is found when one message in a million is lost on purpose
     #[arg(long, conflicts_with = "minutes")]
     self_check: bool,
 }
 
 /// Minutes in which a loss must be found.
 const SELF_CHECK: f64 = 0.5;
-/// What the program ends with when messages were lost, and nothing else was wrong.
+/// One message in so many is lost there.
+const LOSE_ONE_IN: u64 = 1_000_000;
+/// What the program ends with when it found the messages that were lost on purpose, and nothing else.
 const LOST: i32 = 3;
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     interrupt::listen()?;
     // Cargo makes way for the program, which is then told to end by the signal, and prints what it has.
-    let mut command = program("soak", if args.self_check { &["lossy"] } else { &[] });
-    if args.self_check {
-        command.env("AIRSSYS_WASM_LOSE_ONE_IN", "1000000");
-    }
+    let mut command = program("soak");
     let minutes = if args.self_check { SELF_CHECK } else { args.minutes };
     command.args(["--minutes", &minutes.to_string(), "--actors", &args.actors.to_string()]);
+    if args.self_check {
+        command.args(["--lose-one-in", &LOSE_ONE_IN.to_string()]);
+    }
     if let Some(seed) = args.seed {
         command.args(["--seed", &seed.to_string()]);
     }
@@ -43,7 +45,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if !args.self_check {
         ensure!(status.success(), "the soak found something, or did not run ({status})");
     } else if status.code() != Some(LOST) {
-        bail!("one message in a million was lost, and the soak did not say that alone ({status})");
+        bail!("one message in {LOSE_ONE_IN} was lost, and the soak did not say that alone ({status})");
     } else {
         println!("the losses above were made on purpose, and found");
     }

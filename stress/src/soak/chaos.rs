@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
     cast,
-    ledger::{Between, Class, Desk, Finding, Kind, Tag},
+    ledger::{Desk, Finding, Kind, Tag},
     load::{Receiver, Sender},
     worker::letter,
     world::World,
@@ -69,21 +69,9 @@ async fn crash(sender: &Sender, random: &mut fastrand::Rng) {
 async fn end(world: &Arc<World>, random: &mut fastrand::Rng) {
     let mortal = if random.u8(..24) == 0 { &SUPERVISED[..] } else { &MORTAL };
     let Some(Receiver { at, actor, .. }) = world.any(mortal, random) else { return };
-    let deed = match random.u8(..3) {
-        0 => {
-            actor.stop(Stop::Drain);
-            "stopped: drain"
-        }
-        1 => {
-            actor.stop(Stop::Now);
-            "stopped: now"
-        }
-        _ => {
-            actor.kill();
-            "killed"
-        }
-    };
-    world.did(deed);
+    let how = random.choice([Some(Stop::Drain), Some(Stop::Now), None]).flatten();
+    how.map_or_else(|| actor.kill(), |how| actor.stop(how));
+    world.did(how.map_or("killed", |_| "stopped"));
     if random.bool() {
         actor.ended().await;
         world.spawn(at).await;
@@ -119,10 +107,8 @@ async fn subscribe(world: &World, mut random: fastrand::Rng) {
     let mut desk = Desk::new(world.outboxes.len(), false);
     let mut take = |message| {
         let Some(tag) = Tag::of(&message) else { return };
-        if let Err(disorder) = desk.begin(tag) {
-            let (kind, class) = (Kind::Subscription, Some(Class::Published));
-            let between = Between { from: Some(tag.sender), to: None, kind, class };
-            world.report(Finding::Disorder { between, number: tag.number, disorder });
+        if let Err(finding) = desk.begin(tag) {
+            world.report(Finding::Other(format!("{finding}, to a subscription of the host")));
         }
         desk.done(tag);
     };

@@ -1,12 +1,15 @@
 //! The senders: tasks of the host, natives, and what makes chaos. Each notes what became of each of its messages.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use airssys_wasm_actor::{ActorRef, AskError};
-use airssys_wasm_registry::{MessageEnvelope, Refusal, SendError};
+use airssys_wasm_registry::{MessageEnvelope, Refusal};
 use bytes::Bytes;
 use tokio::time::timeout;
 
@@ -49,28 +52,19 @@ struct Pending<'s> {
     sender: &'s Sender,
     to: usize,
     tag: Tag,
-    otherwise: Fate,
-    noted: bool,
+    fate: Fate,
 }
 
 impl Pending<'_> {
-    fn end(mut self, fate: Fate) -> Fate {
-        self.note(fate);
-        fate
-    }
-
-    fn note(&mut self, fate: Fate) {
-        self.noted = true;
-        self.sender.world.waits.lock().remove(&self.sender.number);
-        self.sender.note(self.to, self.tag, fate);
+    fn end(mut self, fate: Fate) {
+        self.fate = fate;
     }
 }
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
-        if !self.noted {
-            self.note(self.otherwise);
-        }
+        self.sender.world.waits.lock().remove(&self.sender.number);
+        self.sender.note(self.to, self.tag, self.fate);
     }
 }
 
@@ -84,65 +78,89 @@ impl Sender {
         Tag { sender: self.number as u16, number, class }
     }
 
-    fn note(&self, to: usize, tag: Tag, fate: Fate) -> Fate {
+    fn message(&self, class: Class, payload: Bytes) -> (Tag, MessageEnvelope) {
+        let (tag, mut message) = (self.tag(class), MessageEnvelope::new(payload));
+        message.correlation = Some(tag.correlation());
+        (tag, message)
+    }
+
+    fn note(&self, to: usize, tag: Tag, fate: Fate) {
         self.world.outboxes[self.number].lock().note(to, tag.class, tag.number, fate);
-        fate
     }
 
     fn waits(&self, to: &Receiver, tag: Tag, otherwise: Fate) -> Pending<'_> {
-        let what = format!("sender {} waits for r{} ({}), {:?}", self.number, to.at, to.kind, tag.class);
+        let what = format!("{tag}, to r{} ({:?})", to.at, to.kind);
         self.world.waits.lock().insert(self.number, (Instant::now(), what));
-        Pending { sender: self, to: to.at, tag, otherwise, noted: false }
+        Pending { sender: self, to: to.at, tag, fate: otherwise }
     }
 
-    pub(crate) fn try_tell(&self, to: &Receiver, payload: Bytes) -> Fate {
-        let tag = self.tag(Class::Tell);
-        let sent = to.actor.try_tell(message(tag, payload));
-        self.note(to.at, tag, sent.map_or_else(|back| refusal(back.reason), |()| Fate::Taken))
+    pub(crate) fn try_tell(&self, to: &Receiver, payload: Bytes) -> Result<(), Refusal> {
+        let (tag, message) = self.message(Class::Tell, payload);
+        let sent = if self.is_lost(to) { Ok(()) } else { to.actor.try_tell(message).map_err(|back| back.reason) };
+        self.note(to.at, tag, if sent.is_ok() { Fate::Taken } else { Fate::Refused });
+        sent
     }
 
-    async fn tell(&self, to: &Receiver, payload: Bytes) -> Fate {
-        let tag = self.tag(Class::Tell);
-        let pending = self.waits(to, tag, Fate::Withdrawn);
-        let sent = to.actor.tell(message(tag, payload)).await;
-        pending.end(sent.map_or_else(|back| refusal(back.reason), |()| Fate::Taken))
+    /// Whether this message is to be lost on purpose, by which it is seen that the books notice. To natives alone, of whom
+    /// each single message is known.
+    fn is_lost(&self, to: &Receiver) -> bool {
+        static TOLD: AtomicU64 = AtomicU64::new(1);
+        let is_lost = to.kind.is_native()
+            && self.world.lose_one_in.is_some_and(|n| TOLD.fetch_add(1, Ordering::Relaxed).is_multiple_of(n));
+        if is_lost {
+            self.world.did(super::LOST);
+        }
+        is_lost
+    }
+
+    async fn tell(&self, to: &Receiver, payload: Bytes) -> Result<(), Refusal> {
+        let (tag, message) = self.message(Class::Tell, payload);
+        // It is also refused where the sender is ended while it waits for room.
+        let pending = self.waits(to, tag, Fate::Refused);
+        to.actor.tell(message).await.map_err(|back| back.reason)?;
+        pending.end(Fate::Taken);
+        Ok(())
     }
 
     /// By its name. Some have a deadline, which may be over before their turn comes.
-    fn send(&self, to: &Receiver, payload: Bytes, deadline: Option<Duration>) -> Fate {
-        let tag = self.tag(Class::Tell);
-        let deadline = deadline.map(|deadline| tokio::time::Instant::now() + deadline);
-        let message = message(tag, payload).with_deadline(deadline);
-        let fate = match self.world.system.send(&self.world.ids[to.at], message) {
-            Ok(()) => Fate::Taken,
-            Err(SendError::Refused { reason, .. }) => refusal(reason),
-            Err(SendError::Late { .. }) => Fate::Late,
-            Err(_) => Fate::Unknown,
-        };
-        self.note(to.at, tag, fate)
+    fn send(&self, to: &Receiver, payload: Bytes, deadline: Option<Duration>) {
+        let (tag, mut message) = self.message(Class::Tell, payload);
+        message.deadline = deadline.map(|deadline| Instant::now() + deadline);
+        let sent = self.world.system.send(&self.world.ids[to.at], message);
+        self.note(to.at, tag, if sent.is_ok() { Fate::Taken } else { Fate::Refused });
     }
 
-    pub(crate) async fn ask(&self, to: &Receiver, payload: Bytes) -> (Fate, Bytes) {
-        let tag = self.tag(Class::Ask);
-        let pending = self.waits(to, tag, Fate::Abandoned);
-        let (fate, answer) = outcome(to.actor.ask(message(tag, payload)).await);
-        if fate == Fate::Answered && to.kind.is_native() && answer != tag.text() {
-            self.world.report(Finding::Other(format!("{tag:?} to r{} got another's answer, {answer:?}", to.at)));
+    pub(crate) async fn ask(&self, to: &Receiver, payload: Bytes) -> Result<Bytes, AskError> {
+        let (tag, message) = self.message(Class::Ask, payload);
+        let pending = self.waits(to, tag, Fate::Open);
+        let asked = to.actor.ask(message).await;
+        pending.end(fate(&asked));
+        if to.kind.is_native()
+            && let Ok(answer) = &asked
+        {
+            self.check(to, tag, answer);
         }
-        (pending.end(fate), answer)
+        asked
+    }
+
+    /// An answer is that to its own question.
+    fn check(&self, to: &Receiver, tag: Tag, answer: &[u8]) {
+        if Tag::of_text(&String::from_utf8_lossy(answer), tag.class) != Some(tag) {
+            let answer = answer.escape_ascii();
+            self.world.report(Finding::Other(format!("another's answer: {tag}, to r{}: {answer}", to.at)));
+        }
     }
 
     /// With a deadline, or given up without one.
-    async fn ask_for(&self, longest: Duration, has_deadline: bool, to: &Receiver, payload: Bytes) {
-        let tag = self.tag(Class::Timed);
-        let pending = self.waits(to, tag, Fate::Abandoned);
-        let message = message(tag, payload);
-        let fate = if has_deadline {
-            outcome(to.actor.ask_within(longest, message).await).0
-        } else {
-            timeout(longest, to.actor.ask(message)).await.map_or(Fate::Abandoned, |asked| outcome(asked).0)
-        };
-        pending.end(fate);
+    async fn ask_for(&self, random: &mut fastrand::Rng, to: &Receiver, payload: Bytes) {
+        let longest = Duration::from_micros(random.u64(10..5_000));
+        let (tag, message) = self.message(Class::Timed, payload);
+        let pending = self.waits(to, tag, Fate::Open);
+        if random.bool() {
+            pending.end(fate(&to.actor.ask_within(longest, message).await));
+        } else if let Ok(asked) = timeout(longest, to.actor.ask(message)).await {
+            pending.end(fate(&asked));
+        }
     }
 
     /// Has a guest send or ask, and notes what that says became of it.
@@ -156,38 +174,34 @@ impl Sender {
         let Some(to) = self.world.any(kinds, random) else { return };
         let tag = self.tag(Class::Relayed);
         let what = if to.kind.is_native() { "p" } else { "echo" };
-        let command = if is_request { "request" } else { "send" };
-        let ms = if is_request {
-            format!("{} ", random.choice([1, 10, 1_000]).expect("one of them"))
-        } else {
-            String::new()
+        let command = match is_request {
+            true => format!("request r{} {}", to.at, random.choice([1, 10, 1_000]).expect("one of them")),
+            false => format!("send r{}", to.at),
         };
-        let (fate, answer) = self.ask(&relay, format!("{command} r{} {ms}{what} {}", to.at, tag.text()).into()).await;
-        let fate = match fate {
-            Fate::Answered if is_request => Fate::Answered,
-            Fate::Answered => Fate::Taken,
-            Fate::Failed => relayed(&answer).unwrap_or_else(|| {
-                self.world.report(Finding::Other(format!("a guest could not send {tag:?} to r{}: {answer:?}", to.at)));
-                Fate::Abandoned
+        let fate = match self.ask(&relay, format!("{command} {what} {}", tag.text()).into()).await {
+            Ok(answer) if is_request => {
+                self.check(&to, tag, &answer);
+                Fate::Handled
+            }
+            Ok(_) => Fate::Taken,
+            Err(AskError::Failed { message }) => relayed(&message).unwrap_or_else(|| {
+                self.world.report(Finding::Other(format!("a guest could not send: {tag}, to r{}: {message}", to.at)));
+                Fate::Open
             }),
             // It may have been on its way by then.
-            Fate::Crashed => Fate::Abandoned,
+            Err(AskError::Crashed(_)) => Fate::Open,
             // The guest was never told to.
-            _ => return,
+            Err(_) => return,
         };
-        if fate == Fate::Answered && Tag::of_text(&String::from_utf8_lossy(&answer), tag.class) != Some(tag) {
-            self.world.report(Finding::Other(format!("{tag:?} to r{} got another's answer, {answer:?}", to.at)));
-        }
         self.note(to.at, tag, fate);
     }
 
     async fn publish(&self, random: &mut fastrand::Rng) {
         let kind = *random.choice(&[Kind::Native, Kind::Listener, Kind::Subscription]).expect("one of them");
         let tag = self.tag(Class::Published);
-        let text = format!("p {}", tag.text());
         let topic = cast::topic(kind, random.usize(..)).parse().expect("a topic");
         let gate = self.world.gate.read().await;
-        let report = self.world.system.publish(&topic, text).await;
+        let report = self.world.system.publish(&topic, format!("p {}", tag.text())).await;
         drop(gate);
         let refused = report.refused.len() + report.dropped;
         self.world.outboxes[self.number].lock().published(kind, tag.number, report.delivered as u64, refused as u64);
@@ -198,37 +212,29 @@ impl Sender {
     async fn publish_by_guest(&self, random: &mut fastrand::Rng) {
         let Some(teller) = self.world.any(&[Kind::Teller], random) else { return };
         let tag = self.tag(Class::Published);
-        let (fate, answer) = self.ask(&teller, format!("p {}", tag.text()).into()).await;
-        if fate == Fate::Answered {
-            let delivered = String::from_utf8_lossy(&answer).parse().unwrap_or_default();
-            self.world.outboxes[self.number].lock().published(cast::audience(teller.at), tag.number, delivered, 0);
-            self.world.did("published by guests");
-        } else if !(fate.is_refusal() || fate == Fate::Ended) {
-            self.world.report(Finding::Other(format!("{fate:?} of a teller, which nobody disturbs: {answer:?}")));
+        match self.ask(&teller, format!("p {}", tag.text()).into()).await {
+            Ok(answer) => {
+                let delivered = String::from_utf8_lossy(&answer).parse().unwrap_or_default();
+                self.world.outboxes[self.number].lock().published(cast::audience(teller.at), tag.number, delivered, 0);
+                self.world.did("published by guests");
+            }
+            Err(AskError::NotSent(_) | AskError::Stopped) => {}
+            Err(error) => self.world.report(Finding::Other(format!("of a teller, which nobody disturbs: {error}"))),
         }
     }
 
     /// What a native sends while it handles a message: at once to anybody, or waiting to those further down, among whom
     /// there can be no ring of natives that wait for each other.
     pub(crate) async fn pass_on(&self, me: usize, random: &mut fastrand::Rng) {
-        let below = |receiver: &Receiver| receiver.at > me;
-        match random.u8(..8) {
-            0 => {
-                if let Some(to) = self.world.any(&ASKED[..2], random).filter(below) {
-                    self.tell(&to, letter::PLAIN).await;
-                }
-            }
-            1 => {
-                if let Some(to) = self.world.any(&ASKED, random).filter(below) {
-                    self.ask(&to, letter::PLAIN).await;
-                }
-            }
-            _ => {
-                for _ in 0..random.u8(1..8) {
-                    if let Some(to) = self.world.any(&ASKED, random) {
-                        self.try_tell(&to, letter::PLAIN);
-                    }
-                }
+        let how = random.u8(..8);
+        let kinds = if how == 0 { &ASKED[..2] } else { &ASKED };
+        for _ in 0..if how < 2 { 1 } else { random.u8(1..8) } {
+            let Some(to) = self.world.any(kinds, random) else { continue };
+            match how {
+                0 | 1 if to.at <= me => {}
+                0 => _ = self.tell(&to, letter::PLAIN).await,
+                1 => _ = self.ask(&to, letter::PLAIN).await,
+                _ => _ = self.try_tell(&to, letter::PLAIN),
             }
         }
     }
@@ -244,21 +250,20 @@ impl Sender {
 
     async fn send_something(&self, random: &mut fastrand::Rng) {
         let choice = random.u8(..100);
-        if choice >= 88 {
-            return match choice {
-                88..92 => self.tell_guests(random).await,
-                92..95 => self.ask_guest(random).await,
-                95..97 => self.publish(random).await,
-                97 => self.publish_by_guest(random).await,
-                _ => self.relay(random).await,
-            };
+        match choice {
+            0..88 => {}
+            88..92 => return self.tell_guests(random).await,
+            92..95 => return self.ask_guest(random).await,
+            95..97 => return self.publish(random).await,
+            97 => return self.publish_by_guest(random).await,
+            _ => return self.relay(random).await,
         }
         let Some(to) = self.world.any(&[Kind::Native, Kind::Supervised], random) else { return };
         match choice {
             0..60 => self.burst(&to, random).await,
             60..68 => {
                 for _ in 0..random.u8(1..32) {
-                    if self.tell(&to, letter::PLAIN).await == Fate::Stopped {
+                    if self.tell(&to, letter::PLAIN).await == Err(Refusal::Stopped) {
                         break;
                     }
                 }
@@ -271,12 +276,11 @@ impl Sender {
             }
             76..84 => {
                 let payload = if random.u8(..4) == 0 { random.choice(LETTERS) } else { None };
-                self.ask(&to, payload.unwrap_or(letter::PLAIN)).await;
+                _ = self.ask(&to, payload.unwrap_or(letter::PLAIN)).await;
             }
             _ => {
-                let longest = Duration::from_micros(random.u64(10..5_000));
                 let payload = if random.bool() { letter::SLEEP } else { letter::PLAIN };
-                self.ask_for(longest, random.bool(), &to, payload).await;
+                self.ask_for(random, &to, payload).await;
             }
         }
     }
@@ -287,36 +291,29 @@ impl Sender {
         let special = if random.u8(..4) == 0 { random.u16(..length) } else { length };
         let is_large = random.u8(..16) == 0;
         for at in 0..length {
-            let payload = if at == special {
-                random.choice(LETTERS).unwrap_or(letter::PLAIN)
-            } else if is_large && at < 8 {
-                letter::LARGE
-            } else {
-                letter::PLAIN
+            let payload = match at {
+                _ if at == special => random.choice(LETTERS).unwrap_or(letter::PLAIN),
+                0..8 if is_large => letter::LARGE,
+                _ => letter::PLAIN,
             };
             match self.try_tell(to, payload) {
-                Fate::Taken => {}
-                Fate::Full if random.u8(..8) == 0 => _ = self.tell(to, letter::PLAIN).await,
-                _ => break,
+                Ok(()) => {}
+                Err(Refusal::Full) if random.u8(..8) == 0 => _ = self.tell(to, letter::PLAIN).await,
+                Err(_) => break,
             }
         }
     }
 
     async fn tell_guests(&self, random: &mut fastrand::Rng) {
-        let Some(to) = self.world.any(&[Kind::Subject, Kind::Counter, Kind::Steady, Kind::Echo, Kind::Miser], random)
-        else {
-            return;
-        };
+        let kinds = [Kind::Subject, Kind::Counter, Kind::Steady, Kind::Echo, Kind::Miser];
+        let Some(to) = self.world.any(&kinds, random) else { return };
         for _ in 0..random.u8(1..32) {
-            let payload = if random.u8(..200) == 0 && to.kind != Kind::Steady {
-                // More than it takes.
-                vec![0; 100 << 10].into()
-            } else {
-                harmless(to.kind, random)
-            };
+            // Now and then more than it takes.
+            let is_large = random.u8(..200) == 0 && to.kind != Kind::Steady;
+            let payload = if is_large { vec![0; 100 << 10].into() } else { harmless(to.kind, random) };
             match random.u8(..8) {
                 0 => _ = self.tell(&to, payload).await,
-                1 => _ = self.send(&to, payload, None),
+                1 => self.send(&to, payload, None),
                 _ => _ = self.try_tell(&to, payload),
             }
         }
@@ -326,13 +323,13 @@ impl Sender {
         // Not all are asked with a deadline, so that what the others have handled is known exactly.
         if random.u8(..4) == 0 {
             let Some(to) = self.world.any(&[Kind::Echo, Kind::Miser], random) else { return };
-            let longest = Duration::from_micros(random.u64(10..5_000));
-            return self.ask_for(longest, random.bool(), &to, harmless(to.kind, random)).await;
+            let payload = harmless(to.kind, random);
+            return self.ask_for(random, &to, payload).await;
         }
         let kinds = [Kind::Subject, Kind::Counter, Kind::Echo, Kind::Listener, Kind::Miser];
         let Some(to) = self.world.any(&kinds, random) else { return };
-        let (fate, answer) = self.ask(&to, harmless(to.kind, random)).await;
-        if to.kind == Kind::Listener && fate == Fate::Answered {
+        let asked = self.ask(&to, harmless(to.kind, random)).await;
+        if let (Kind::Listener, Ok(answer)) = (to.kind, asked) {
             self.world.heard(to.at, &String::from_utf8_lossy(&answer));
         }
     }
@@ -349,49 +346,29 @@ fn harmless(kind: Kind, random: &mut fastrand::Rng) -> Bytes {
     Bytes::from_static(random.choice(commands).expect("one of them").as_bytes())
 }
 
-fn message(tag: Tag, payload: Bytes) -> MessageEnvelope {
-    let mut message = MessageEnvelope::new(payload);
-    message = message.with_correlation(tag.correlation());
-    message
-}
-
-fn refusal(reason: Refusal) -> Fate {
-    match reason {
-        Refusal::Full => Fate::Full,
-        Refusal::Restarting => Fate::Restarting,
-        Refusal::TooLarge { .. } => Fate::TooLarge,
-        _ => Fate::Stopped,
+fn fate(asked: &Result<Bytes, AskError>) -> Fate {
+    match asked {
+        Ok(_) | Err(AskError::Failed { .. } | AskError::NoReply) => Fate::Handled,
+        Err(AskError::Crashed(_)) => Fate::Taken,
+        Err(AskError::NotSent(_)) => Fate::Refused,
+        Err(AskError::Deadline) => Fate::Open,
+        Err(_) => Fate::Told,
     }
 }
 
-/// What became of an ask, with the answer or with what its handler says is wrong.
-fn outcome(asked: Result<Bytes, AskError>) -> (Fate, Bytes) {
-    let fate = match asked {
-        Ok(answer) => return (Fate::Answered, answer),
-        Err(AskError::Failed { message }) => return (Fate::Failed, message.into()),
-        Err(AskError::NotSent(back)) => refusal(back.reason),
-        Err(AskError::Deadline) => Fate::Deadline,
-        Err(AskError::Crashed(_)) => Fate::Crashed,
-        Err(AskError::NoReply) => Fate::NoReply,
-        Err(_) => Fate::Ended,
-    };
-    (fate, Bytes::new())
-}
-
 /// What a guest says of a message that it was to pass on. It says so in its own words.
-fn relayed(error: &[u8]) -> Option<Fate> {
-    let error = std::str::from_utf8(error).ok()?;
+fn relayed(error: &str) -> Option<Fate> {
     Some(match error.strip_prefix("RequestError::NotSent(").map_or(error, |error| error.trim_end_matches(')')) {
-        "RequestError::Crashed" => Fate::Crashed,
-        "RequestError::Stopped" => Fate::Ended,
-        "RequestError::Timeout" => Fate::Deadline,
-        "RequestError::NoAnswer" => Fate::NoReply,
-        "RequestError::Cycle" => Fate::Cycle,
-        "SendError::Full" => Fate::Full,
-        "SendError::Restarting" => Fate::Restarting,
-        "SendError::Stopped" => Fate::Stopped,
-        "SendError::Unknown" => Fate::Unknown,
-        error if error.starts_with("RequestError::Failed") => Fate::Failed,
+        "RequestError::Crashed" => Fate::Taken,
+        "RequestError::NoAnswer" => Fate::Handled,
+        "RequestError::Stopped" => Fate::Told,
+        "RequestError::Timeout" => Fate::Open,
+        "RequestError::Cycle"
+        | "SendError::Full"
+        | "SendError::Restarting"
+        | "SendError::Stopped"
+        | "SendError::Unknown" => Fate::Refused,
+        error if error.starts_with("RequestError::Failed") => Fate::Handled,
         _ => return None,
     })
 }

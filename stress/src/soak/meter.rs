@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -16,63 +16,50 @@ use metrics::{
 };
 use parking_lot::Mutex;
 
-/// The readings of all systems of this process, until they are set to zero.
+/// The readings of all systems of this process by their names, until they are set to zero. A counter has the name of its
+/// metric, with the kind if it has one; messages that an actor has handled have the actor's.
 #[derive(Clone, Default)]
-pub(crate) struct Meter(Arc<Readings>);
+pub(crate) struct Meter(Arc<Mutex<BTreeMap<String, Arc<Reading>>>>);
 
 #[derive(Default)]
-struct Readings {
-    /// Messages handled, by receiver.
-    handled: Vec<Arc<Handled>>,
-    /// By name, and crashes by their kind.
-    counters: Mutex<BTreeMap<String, Arc<AtomicU64>>>,
-    actors: Arc<Actors>,
-}
+struct Reading(AtomicU64);
 
-#[derive(Default)]
-struct Handled(AtomicU64);
-
-#[derive(Default)]
-struct Actors(AtomicI64);
+/// Actors that are registered.
+pub(crate) const ACTORS: &str = "airssys_actors";
 
 impl Meter {
-    /// Listens from now on to what is counted about actors of the names `r0`, `r1` and so on.
-    pub(crate) fn install(receivers: usize) -> Result<Self> {
-        let handled = (0..receivers).map(|_| Arc::default()).collect();
-        let meter = Self(Arc::new(Readings { handled, ..Readings::default() }));
+    /// Listens from now on.
+    pub(crate) fn install() -> Result<Self> {
+        let meter = Self::default();
         set_global_recorder(meter.clone()).map_err(|_| anyhow!("there is a metrics recorder already"))?;
         Ok(meter)
     }
 
-    /// Messages whose handling a receiver has completed.
-    pub(crate) fn handled(&self, receiver: usize) -> u64 {
-        self.0.handled[receiver].0.load(Relaxed)
+    pub(crate) fn read(&self, name: &str) -> u64 {
+        self.0.lock().get(name).map_or(0, |reading| reading.0.load(Relaxed))
     }
 
-    /// Actors that are registered.
-    pub(crate) fn actors(&self) -> i64 {
-        self.0.actors.0.load(Relaxed)
+    /// The counters that say what went on, without those of single actors.
+    pub(crate) fn counters(&self) -> Vec<(String, u64)> {
+        let readings = self.0.lock();
+        let counters = readings.iter().filter_map(|(name, reading)| {
+            let name = name.strip_prefix("airssys_actor_")?;
+            Some((name.to_owned(), reading.0.load(Relaxed)))
+        });
+        counters.collect()
     }
 
-    /// A counter without its labels, or a kind of crash.
-    pub(crate) fn counter(&self, name: &str) -> u64 {
-        self.0.counters.lock().get(name).map_or(0, |counter| counter.load(Relaxed))
-    }
-
-    /// Crashes by their kind.
-    pub(crate) fn crashes(&self) -> Vec<(String, u64)> {
-        let counters = self.0.counters.lock();
-        let kinds = counters.iter().filter(|(name, _)| !name.starts_with(PREFIX));
-        kinds.map(|(kind, count)| (kind.clone(), count.load(Relaxed))).filter(|(_, count)| *count > 0).collect()
-    }
-
+    /// Sets all to zero but how many actors there are.
     pub(crate) fn reset(&self) {
-        self.0.handled.iter().for_each(|handled| handled.0.store(0, Relaxed));
-        self.0.counters.lock().values().for_each(|counter| counter.store(0, Relaxed));
+        for (_, reading) in self.0.lock().iter().filter(|(name, _)| *name != ACTORS) {
+            reading.0.store(0, Relaxed);
+        }
+    }
+
+    fn reading(&self, name: String) -> Arc<Reading> {
+        Arc::clone(self.0.lock().entry(name).or_default())
     }
 }
-
-const PREFIX: &str = "airssys_";
 
 fn label<'k>(key: &'k Key, name: &str) -> Option<&'k str> {
     key.labels().find(|label| label.key() == name).map(metrics::Label::value)
@@ -90,40 +77,49 @@ impl Recorder for Meter {
         if key.name() == "airssys_actor_messages_total" {
             return Counter::noop();
         }
-        let name = label(key, "kind").unwrap_or(key.name());
-        Counter::from_arc(Arc::clone(self.0.counters.lock().entry(name.to_owned()).or_default()))
+        let kind = label(key, "kind").map_or_else(String::new, |kind| format!(": {kind}"));
+        Counter::from_arc(self.reading(format!("{}{kind}", key.name())))
     }
 
     fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
-        if key.name() == "airssys_actors" { Gauge::from_arc(Arc::clone(&self.0.actors)) } else { Gauge::noop() }
+        if key.name() == ACTORS { Gauge::from_arc(self.reading(ACTORS.into())) } else { Gauge::noop() }
     }
 
     fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
-        let receiver = label(key, "actor").and_then(super::receiver_of);
-        match (key.name(), receiver.and_then(|receiver| self.0.handled.get(receiver))) {
+        match (key.name(), label(key, "actor")) {
             // How long it took is recorded for each message that is done, and for no other.
-            ("airssys_actor_handler_seconds", Some(handled)) => Histogram::from_arc(Arc::clone(handled)),
+            ("airssys_actor_handler_seconds", Some(actor)) => Histogram::from_arc(self.reading(actor.into())),
             _ => Histogram::noop(),
         }
     }
 }
 
-impl HistogramFn for Handled {
+impl metrics::CounterFn for Reading {
+    fn increment(&self, by: u64) {
+        self.0.fetch_add(by, Relaxed);
+    }
+
+    fn absolute(&self, to: u64) {
+        self.0.store(to, Relaxed);
+    }
+}
+
+impl HistogramFn for Reading {
     fn record(&self, _: f64) {
         self.0.fetch_add(1, Relaxed);
     }
 }
 
-impl GaugeFn for Actors {
+impl GaugeFn for Reading {
     fn increment(&self, by: f64) {
-        self.0.fetch_add(by as i64, Relaxed);
+        self.0.fetch_add(by as u64, Relaxed);
     }
 
     fn decrement(&self, by: f64) {
-        self.0.fetch_sub(by as i64, Relaxed);
+        self.0.fetch_sub(by as u64, Relaxed);
     }
 
     fn set(&self, to: f64) {
-        self.0.store(to as i64, Relaxed);
+        self.0.store(to as u64, Relaxed);
     }
 }

@@ -33,13 +33,15 @@ use std::{
 };
 
 use airssys_wasm_actor::{Stop, SystemEvent};
-use anyhow::{Result, ensure};
+use airssys_wasm_measurements::process;
+use anyhow::Result;
 use cast::{BLOCK, Code};
-use ledger::{Finding, Kind, audit};
+use ledger::{Finding, Kind, Line, audit};
 use load::{CHAOS, Sender, TASKS};
-use meter::Meter;
+use meter::{ACTORS, Meter};
 use tally::Tally;
 use tokio::{
+    runtime::{Builder, Handle},
     sync::broadcast::{self, error::TryRecvError},
     task::JoinSet,
     time::{sleep, timeout},
@@ -47,30 +49,40 @@ use tokio::{
 use worker::OnPurpose;
 use world::World;
 
-use airssys_wasm_measurements::process;
-
 /// What can be chosen about a soak.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct Options {
-    /// How long, in all.
-    pub time: Duration,
-    /// What is done, and with whom, is drawn from this.
+    /// How long, in minutes; one round at least
+    #[arg(long, default_value_t = 10.0, value_parser = minutes)]
+    pub minutes: f64,
+    /// What is done, and with whom, is drawn from this; who is faster is up to the scheduler
+    #[arg(long, default_value_t = fastrand::u64(..), hide_default_value = true)]
     pub seed: u64,
-    /// How many actors, at least; there are as many as full blocks have.
-    pub actors: usize,
+    /// How many actors, rounded up to a multiple of 25
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    pub actors: u16,
+    /// Lose each N-th message to natives on its way, to see that the books notice
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub lose_one_in: Option<u64>,
 }
 
-/// How a soak ended.
+/// Up to a year.
+fn minutes(text: &str) -> Result<f64, String> {
+    let minutes: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    if (0.0..=525_600.0).contains(&minutes) { Ok(minutes) } else { Err("from 0 to 525600".into()) }
+}
+
+/// How a soak ended, by the code that its program exits with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
     /// Everything was as it must be.
-    Clean,
-    /// Somebody ended it early, and until then everything was.
-    Interrupted,
-    /// Messages were lost, and nothing else was wrong.
-    Lost,
+    Clean = 0,
     /// Something was wrong.
-    Failed,
+    Failed = 1,
+    /// The messages that were lost on purpose were found, each of them, and nothing else was wrong.
+    Lost = 3,
+    /// Somebody ended it early, and until then everything was as it must be.
+    Interrupted = 130,
 }
 
 const ROUND: Duration = Duration::from_secs(10);
@@ -80,6 +92,9 @@ const SHORTEST_ROUND: Duration = Duration::from_secs(1);
 const GLANCE: Duration = Duration::from_millis(20);
 /// How long anything may take to come to its end.
 const LONGEST: Duration = Duration::from_secs(30);
+
+/// The deed that is a message lost on purpose.
+const LOST: &str = "lost on purpose";
 
 /// Findings that are printed.
 const FINDINGS: usize = 40;
@@ -93,15 +108,10 @@ static PANICS: AtomicU64 = AtomicU64::new(0);
 ///
 /// When it cannot begin.
 pub fn run(options: &Options, interrupted: &AtomicBool) -> Result<Ending> {
-    println!("seed {}, {} actors", options.seed, options.actors.div_ceil(BLOCK) * BLOCK);
-    let soak = Soak {
-        code: Code::load()?,
-        blocks: options.actors.div_ceil(BLOCK),
-        meter: Meter::install(options.actors.div_ceil(BLOCK) * BLOCK)?,
-        interrupted,
-    };
-    ensure!(soak.blocks > 0, "there must be actors");
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build()?;
+    let blocks = usize::from(options.actors).div_ceil(BLOCK);
+    println!("seed {}, {} actors", options.seed, blocks * BLOCK);
+    let soak = Soak { code: Code::load()?, blocks, meter: Meter::install()?, options, interrupted };
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_time().build()?;
     let before = panic::take_hook();
     panic::set_hook(Box::new(move |panicked| {
         if !panicked.payload().is::<OnPurpose>() {
@@ -111,20 +121,18 @@ pub fn run(options: &Options, interrupted: &AtomicBool) -> Result<Ending> {
     }));
 
     let (mut random, started) = (fastrand::Rng::with_seed(options.seed), Instant::now());
-    let mut tally = Tally::new(soak.blocks * cast::GUESTS);
+    let time = Duration::from_secs_f64(options.minutes * 60.0);
+    let mut tally = Tally::new(blocks * cast::GUESTS);
     let findings = loop {
-        let left = options.time.saturating_sub(started.elapsed());
+        let left = time.saturating_sub(started.elapsed());
         if tally.rounds() > 0 && left < SHORTEST_ROUND {
             break tally.growth();
         }
-        let findings = runtime.block_on(soak.round(left.min(ROUND), random.fork(), &mut tally))?;
+        let (findings, told) = runtime.block_on(soak.round(left.min(ROUND), random.fork(), &mut tally))?;
         tally.end_round(process::read());
-        println!("{:>6.0} s  {}", started.elapsed().as_secs_f64(), tally.progress());
-        if !findings.is_empty() {
+        println!("{:>6.0} s  round {}: {told}", started.elapsed().as_secs_f64(), tally.rounds());
+        if !findings.is_empty() || interrupted.load(Ordering::Relaxed) {
             break findings;
-        }
-        if interrupted.load(Ordering::Relaxed) {
-            break Vec::new();
         }
     };
     // What still hangs must not keep the result from being told.
@@ -133,18 +141,18 @@ pub fn run(options: &Options, interrupted: &AtomicBool) -> Result<Ending> {
     for finding in findings.iter().take(FINDINGS) {
         println!("FOUND: {finding}");
     }
-    if findings.len() > FINDINGS {
-        println!("and {} more", findings.len() - FINDINGS);
-    }
     if !findings.is_empty() {
-        println!("once more with: --seed {} --actors {}", options.seed, options.actors);
+        println!("{} findings; once more with: --seed {} --actors {}", findings.len(), options.seed, options.actors);
     }
-    Ok(if findings.is_empty() {
-        if interrupted.load(Ordering::Relaxed) { Ending::Interrupted } else { Ending::Clean }
-    } else if findings.iter().any(Finding::is_loss) && findings.iter().all(Finding::is_of_loss) {
-        Ending::Lost
-    } else {
-        Ending::Failed
+    let lost = findings.iter().map(|finding| match finding {
+        Finding::Lost(messages, _) => Some(*messages),
+        Finding::Other(_) => None,
+    });
+    Ok(match lost.sum::<Option<u64>>() {
+        Some(0) if interrupted.load(Ordering::Relaxed) => Ending::Interrupted,
+        Some(0) => Ending::Clean,
+        Some(lost) if lost == tally.count(LOST) => Ending::Lost,
+        _ => Ending::Failed,
     })
 }
 
@@ -153,16 +161,22 @@ struct Soak<'a> {
     code: Code,
     blocks: usize,
     meter: Meter,
+    options: &'a Options,
     interrupted: &'a AtomicBool,
 }
 
 impl Soak<'_> {
-    /// A round: a system from its beginning to its end. Gives what was wrong.
-    async fn round(&self, time: Duration, mut random: fastrand::Rng, tally: &mut Tally) -> Result<Vec<Finding>> {
+    /// A round: a system from its beginning to its end. Gives what was wrong, and what it came to.
+    async fn round(
+        &self,
+        time: Duration,
+        mut random: fastrand::Rng,
+        tally: &mut Tally,
+    ) -> Result<(Vec<Finding>, String)> {
         self.meter.reset();
         PANICS.store(0, Ordering::Relaxed);
         let started = Instant::now();
-        let world = World::new(&self.code, self.blocks, random.fork()).await?;
+        let world = World::new(&self.code, self.blocks, random.fork(), self.options.lose_one_in).await?;
         let mut events = world.system.events();
         let mut tasks = JoinSet::new();
         for number in 0..TASKS {
@@ -177,83 +191,70 @@ impl Soak<'_> {
             world.bury();
             note_events(&world, &mut events);
         }
-        let mut findings = self.put_down(&world, tasks, tally.rounds() % 3 == 2).await;
-        // While something still runs, nothing needs to balance.
-        let is_at_rest = findings.is_empty();
+        let hangs = self.put_down(&world, tasks, tally.rounds() % 3 == 2).await.err();
         note_events(&world, &mut events);
         world.bury();
         drop(events);
-        findings.extend(world.findings());
         let panics = PANICS.load(Ordering::Relaxed);
         if panics > 0 {
-            findings.push(Finding::Other(format!("{panics} panics that nobody ordered")));
+            world.report(Finding::Other(format!("{panics} panics that nobody ordered")));
         }
         let letters = world.system.dead_letters();
-        if letters.evicted() > 0 || letters.total() != self.meter.counter("airssys_actor_dead_letters_total") {
-            findings.push(Finding::Other(format!("dead letters are missing: {letters:?}")));
+        if letters.evicted() > 0 || letters.total() != self.meter.read("airssys_actor_dead_letters_total") {
+            world.report(Finding::Other(format!("dead letters are missing: {letters:?}")));
         }
-        let (receivers, outboxes, desks) = self.books(&world);
-        let (unbalanced, lines) = audit(&receivers, &outboxes, &desks);
-        if is_at_rest {
-            findings.extend(unbalanced);
+        let mut findings = world.findings();
+        let (unbalanced, lines) = self.audit(&world);
+        let told = tally.add(started.elapsed(), lines, world.counts().chain(self.meter.counters()));
+        if let Some(hangs) = hangs {
+            // While something still runs, nothing needs to balance.
+            findings.push(Finding::Other(format!("{hangs} within {LONGEST:?}:\n{}", world.pending())));
+            return Ok((findings, told));
         }
-        tally.add(started.elapsed(), &lines, &outboxes, &world.deeds(), &self.meter);
-        if is_at_rest && let Err(world) = Arc::try_unwrap(world) {
+        findings.extend(unbalanced);
+        if let Err(world) = Arc::try_unwrap(world) {
             let holders = Arc::strong_count(&world) - 1;
             findings.push(Finding::Other(format!("{holders} still hold on to what has ended")));
         }
-        Ok(findings)
+        Ok((findings, told))
     }
 
-    /// Ends the load and the system, in this order or at the same time, until nothing runs any more.
-    async fn put_down(&self, world: &Arc<World>, mut tasks: JoinSet<()>, at_once: bool) -> Vec<Finding> {
-        let mut findings = Vec::new();
-        let mut late = |what: &str| {
-            findings.push(Finding::Other(format!("{what} within {LONGEST:?}:\n{}", world.pending())));
-        };
+    /// Ends the load and the system, in this order or at the same time, until nothing runs any more. Fails with what did
+    /// not happen in time.
+    async fn put_down(&self, world: &Arc<World>, mut tasks: JoinSet<()>, at_once: bool) -> Result<(), String> {
         if at_once {
             world.did("shut down under load");
         } else {
             world.end();
             // One that has no memory to start with waits until others let go of theirs, and so does who asks it.
             world.all(Kind::Miser).for_each(|miser| miser.actor.stop(Stop::Drain));
-            if timeout(LONGEST, async { while tasks.join_next().await.is_some() {} }).await.is_err() {
-                late("the senders did not end");
-                return findings;
-            }
-            if timeout(LONGEST, world.count()).await.is_err() {
-                late("counters did not answer");
-                return findings;
-            }
+            let ended = timeout(LONGEST, async { while tasks.join_next().await.is_some() {} }).await;
+            ended.map_err(|_| "the senders did not end")?;
+            timeout(LONGEST, world.count()).await.map_err(|_| "counters did not answer")?;
         }
         let report = world.system.shutdown(LONGEST).await;
         if !(report.killed.is_empty() && report.stuck.is_empty()) {
-            late(&format!("not all actors ended by themselves, {report:?}"));
+            return Err(format!("not all actors ended by themselves, {report:?}"));
         }
         world.end();
         let at_rest = async {
             while tasks.join_next().await.is_some() {}
-            while tokio::runtime::Handle::current().metrics().num_alive_tasks() > 0 {
+            while Handle::current().metrics().num_alive_tasks() > 0 {
                 sleep(Duration::from_millis(1)).await;
             }
         };
-        if timeout(LONGEST, at_rest).await.is_err() {
-            late("not all tasks ended");
+        timeout(LONGEST, at_rest).await.map_err(|_| "not all tasks ended")?;
+        if self.meter.read(ACTORS) != 0 || !world.system.actors().is_empty() {
+            return Err("there are still actors, which should be gone".into());
         }
-        if self.meter.actors() != 0 || !world.system.actors().is_empty() {
-            late("there are still actors, which should be gone");
-        }
-        findings
+        Ok(())
     }
 
-    /// What the ledger compares.
-    fn books(&self, world: &World) -> (Vec<(Kind, u64)>, Vec<ledger::Outbox>, Vec<ledger::Desk>) {
-        let metered = (0..world.ids.len()).map(|receiver| (cast::kind_of(receiver), self.meter.handled(receiver)));
-        (
-            metered.chain([(Kind::Subscription, 0)]).collect(),
-            world.outboxes.iter().map(|outbox| outbox.lock().clone()).collect(),
-            world.desks.iter().map(|desk| desk.lock().clone()).collect(),
-        )
+    fn audit(&self, world: &World) -> (Vec<Finding>, BTreeMap<Kind, Line>) {
+        let metered = world.ids.iter().enumerate().map(|(at, id)| (cast::kind_of(at), self.meter.read(id.as_str())));
+        let outboxes: Vec<_> = world.outboxes.iter().map(|outbox| outbox.lock().clone()).collect();
+        let desks: Vec<_> = world.desks.iter().map(|desk| desk.lock().clone()).collect();
+        audit(&metered.chain([(Kind::Subscription, 0)]).collect::<Vec<_>>(), &outboxes, &desks)
     }
 }
 
@@ -274,5 +275,3 @@ fn note_events(world: &World, events: &mut broadcast::Receiver<SystemEvent>) {
 fn receiver_of(name: &str) -> Option<usize> {
     name.strip_prefix('r')?.parse().ok()
 }
-
-type Deeds = BTreeMap<&'static str, u64>;

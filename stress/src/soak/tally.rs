@@ -2,38 +2,21 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use super::{
-    Deeds,
-    ledger::{Fate, Finding, Kind, Line, Outbox},
-    meter::Meter,
-};
 use airssys_wasm_measurements::process::Reading;
+
+use super::ledger::{Finding, Kind, Line};
 
 /// Rounds after which the process should have everything it needs.
 const SETTLED: usize = 2;
-
-/// What deeds that are dead letters begin with.
-const DEAD: &str = "dead: ";
-
-/// Counters of the metrics that are told, and what they stand for.
-const METERED: [(&str, &str); 4] = [
-    ("airssys_actor_restarts_total", "restarted"),
-    ("airssys_actor_handler_errors_total", "handlers that failed"),
-    ("airssys_actor_unclaimed_answers_total", "answers that nobody waited for"),
-    ("airssys_actor_refused_publications_total", "publications of guests refused"),
-];
 
 #[derive(Default)]
 pub(crate) struct Tally {
     /// How many guests there are at a time.
     guests: usize,
     lines: BTreeMap<Kind, Line>,
-    fates: BTreeMap<&'static str, u64>,
-    deeds: Deeds,
-    crashes: BTreeMap<String, u64>,
+    /// What happened, and how often.
+    counts: BTreeMap<String, u64>,
     time: Duration,
-    /// Of the last round.
-    last: (Duration, Line, Deeds, u64),
     readings: Vec<Option<Reading>>,
 }
 
@@ -42,36 +25,25 @@ impl Tally {
         Self { guests, ..Self::default() }
     }
 
-    /// Adds what a round has come to.
+    /// Adds what a round has come to, and gives it in a line.
     pub(crate) fn add(
         &mut self,
         time: Duration,
-        lines: &BTreeMap<Kind, Line>,
-        outboxes: &[Outbox],
-        deeds: &Deeds,
-        meter: &Meter,
-    ) {
-        let (mut all, mut deeds) = (Line::default(), deeds.clone());
+        lines: BTreeMap<Kind, Line>,
+        counts: impl Iterator<Item = (String, u64)>,
+    ) -> String {
+        let mut all = Line::default();
         for (kind, line) in lines {
-            *self.lines.entry(*kind).or_default() += *line;
-            all += *line;
+            *self.lines.entry(kind).or_default() += line;
+            all += line;
         }
-        for (fate, count) in outboxes.iter().flat_map(Outbox::fates) {
-            *self.fates.entry(fate.name()).or_default() += count;
-        }
-        for (counter, name) in METERED {
-            deeds.insert(name, meter.counter(counter));
-        }
-        for (deed, count) in &deeds {
-            *self.deeds.entry(deed).or_default() += count;
-        }
-        let crashes = meter.crashes();
-        let crashed = crashes.iter().map(|(_, count)| count).sum();
-        for (kind, count) in crashes {
-            *self.crashes.entry(kind).or_default() += count;
+        for (what, count) in counts {
+            *self.counts.entry(what).or_default() += count;
         }
         self.time += time;
-        self.last = (time, all, deeds, crashed);
+        let Line { handled, dead, refused, .. } = all;
+        let per_second = handled as f64 / time.as_secs_f64();
+        format!("{handled} messages handled ({per_second:.0} a second), {dead} dead, {refused} refused")
     }
 
     /// Notes how large the process is when nothing of a round is left.
@@ -79,46 +51,30 @@ impl Tally {
         self.readings.push(reading);
     }
 
+    pub(crate) fn count(&self, what: &str) -> u64 {
+        self.counts.get(what).copied().unwrap_or_default()
+    }
+
     pub(crate) fn rounds(&self) -> usize {
         self.readings.len()
     }
 
-    /// The last round in a line.
-    pub(crate) fn progress(&self) -> String {
-        let (time, all, deeds, crashes) = &self.last;
-        let did = |deed: &str| deeds.get(deed).copied().unwrap_or_default();
-        let resident = self.readings.last().copied().flatten().map_or(0, |reading| reading.resident >> 20);
-        format!(
-            "round {}: {} messages handled ({:.0} a second), {} dead, {crashes} crashes, {} restarts, {} kills, \
-             {} upgrades, {} supervisors stopped, {resident} MiB",
-            self.rounds(),
-            all.handled,
-            all.handled as f64 / time.as_secs_f64(),
-            all.dead,
-            did("restarted"),
-            did("killed"),
-            did("upgraded") + did("rolled back"),
-            did("supervisors stopped"),
-        )
-    }
-
     /// Whether the process is larger at the end than after the first rounds.
     pub(crate) fn growth(&self) -> Vec<Finding> {
-        let grown = self.compared().into_iter().filter(|row| row.after > row.before + row.tolerance);
-        grown.map(|row| Finding::Other(format!("it leaks: {} grew", row.name))).collect()
+        let grown = self.compared().into_iter().filter(|(_, before, after, tolerance)| *after > before + tolerance);
+        grown.map(|(name, ..)| Finding::Other(format!("it leaks: {name} grew"))).collect()
     }
 
-    /// Nothing where there are too few rounds, or the system does not tell.
-    fn compared(&self) -> Vec<Row> {
+    /// What there was after the first rounds, at the end, and what it may grow by. Nothing where there are too few rounds,
+    /// or the system does not tell.
+    fn compared(&self) -> Vec<(&'static str, u64, u64, u64)> {
         let Some(&Some(before)) = self.readings.get(SETTLED - 1) else { return Vec::new() };
         let later: Vec<_> = self.readings[SETTLED..].iter().copied().flatten().collect();
         // Of the last third: a leak is in all of them, and what a round happened to leave with the allocator is not.
         let last = &later[later.len() - later.len().div_ceil(3)..];
         let guests = self.guests as u64;
-        let row = |name, of: fn(&Reading) -> u64, tolerance| {
-            let after = last.iter().map(of).min()?;
-            Some(Row { name, before: of(&before), after, tolerance })
-        };
+        let row =
+            |name, of: fn(&Reading) -> u64, tolerance| Some((name, of(&before), last.iter().map(of).min()?, tolerance));
         let rows = [
             // What a crowded moment took stays with the allocator, in an arena for each thread, and with the pool, which
             // keeps some 100 KiB of the memory and the stack of each guest that ever lived at the same time as others.
@@ -133,63 +89,33 @@ impl Tally {
     }
 }
 
-struct Row {
-    name: &'static str,
-    before: u64,
-    after: u64,
-    tolerance: u64,
-}
-
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Line { sent, handled, .. } = self.lines.values().fold(Line::default(), |mut all, line| {
-            all += *line;
-            all
-        });
-        let (rounds, seconds) = (self.rounds(), self.time.as_secs_f64());
-        writeln!(
-            f,
-            "{rounds} rounds, {seconds:.0} s, {sent} messages, {:.0} handled a second",
-            handled as f64 / seconds
-        )?;
-        writeln!(
-            f,
-            "\n{:<22} {:>12} {:>12} {:>12} {:>12} {:>12} {:>8}",
-            "to", "sent", "handled", "dead", "refused", "asker told", "open"
-        )?;
+        let mut all = Line::default();
+        self.lines.values().for_each(|line| all += *line);
+        let (rounds, seconds, Line { sent, handled, .. }) = (self.rounds(), self.time.as_secs_f64(), all);
+        let per_second = handled as f64 / seconds;
+        writeln!(f, "{rounds} rounds, {seconds:.0} s, {sent} messages, {per_second:.0} handled a second\n")?;
+        let heads = ["sent", "handled", "dead", "refused", "asker told", "open"];
+        writeln!(f, "{:<12}{}", "to", heads.map(|head| format!("{head:>13}")).concat())?;
         for (kind, Line { sent, handled, dead, told, refused, open }) in &self.lines {
-            writeln!(f, "{kind:<22} {sent:>12} {handled:>12} {dead:>12} {refused:>12} {told:>12} {open:>8}")?;
+            let cells = [sent, handled, dead, refused, told, open].map(|cell| format!("{cell:>13}"));
+            writeln!(f, "{:<12}{}", format!("{kind:?}"), cells.concat())?;
         }
-        writeln!(f, "What is open was given up by its asker, and may be among the handled, the dead or neither.")?;
-        let fates = |refusals| {
-            let fates = Fate::all().filter(move |fate| fate.is_refusal() == refusals);
-            fates.map(|fate| (fate.name(), self.fates.get(fate.name()).copied().unwrap_or_default()))
-        };
-        list(f, "tells and asks, by outcome", fates(false))?;
-        list(f, "refused", fates(true))?;
-        list(f, "crashes", self.crashes.iter().map(|(kind, count)| (kind.as_str(), *count)))?;
-        let dead = self.deeds.iter().filter_map(|(deed, count)| Some((deed.strip_prefix(DEAD)?, *count)));
-        list(f, "dead letters, by reason", dead)?;
-        let deeds = self.deeds.iter().filter(|(deed, _)| !deed.starts_with(DEAD));
-        list(f, "what happened", deeds.map(|(deed, count)| (*deed, *count)))?;
+        writeln!(f, "What is open was given up by its asker, and may be among the handled, the dead or neither.\n")?;
+        for (what, count) in self.counts.iter().filter(|(_, count)| **count > 0) {
+            writeln!(f, "{count:>13} {what}")?;
+        }
         let rows = self.compared();
         if rows.is_empty() {
             return writeln!(f, "\ntoo few rounds, or a system that does not tell: growth was not looked at");
         }
-        writeln!(f, "\n{:<16} {:>14} {:>14} {:>14}", "the process", "after 2 rounds", "at the end", "may grow by")?;
-        for Row { name, before, after, tolerance } in rows {
-            writeln!(f, "{name:<16} {before:>14} {after:>14} {tolerance:>14}")?;
+        writeln!(f, "\n{:<12} {:>16} {:>16} {:>16}", "the process", "after 2 rounds", "at the end", "may grow by")?;
+        for (name, before, after, tolerance) in rows {
+            writeln!(f, "{name:<12} {before:>16} {after:>16} {tolerance:>16}")?;
         }
         Ok(())
     }
-}
-
-fn list<'a>(f: &mut fmt::Formatter<'_>, title: &str, rows: impl Iterator<Item = (&'a str, u64)>) -> fmt::Result {
-    writeln!(f, "\n{title}")?;
-    for (name, count) in rows.filter(|(_, count)| *count > 0) {
-        writeln!(f, "{count:>14} {name}")?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -125,8 +125,7 @@ fn measure(program: &Program, args: &Args, scratch: &Path) -> Result<Figures> {
 }
 
 pub(crate) fn leak_check(args: &LeakArgs) -> Result<()> {
-    let status =
-        programs::program("leak-check", &[]).arg(args.crashes.to_string()).status().context("cannot run cargo")?;
+    let status = programs::program("leak-check").arg(args.crashes.to_string()).status().context("cannot run cargo")?;
     ensure!(status.success(), "the leak check failed");
     Ok(())
 }
