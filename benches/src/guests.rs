@@ -2,10 +2,7 @@
 
 use std::{
     borrow::Cow,
-    sync::{
-        LazyLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{LazyLock, atomic::Ordering},
 };
 
 use airssys_wasm_engine::{ComponentTemplate, EngineConfig, PoolConfig, Profile, WasmEngine};
@@ -16,9 +13,7 @@ use wasmtime::{
     component::{Component, ComponentNamedList, InstancePre, Lift, Linker, Lower, TypedFunc},
 };
 
-/// Whether the shared engine has room for few components only: a tool that counts instructions has not the address space
-/// for many.
-pub(crate) static FEW: AtomicBool = AtomicBool::new(false);
+use crate::harness::{FEW, runtime};
 
 /// The engine that the benchmarks share, with everything as it is by default.
 pub fn engine() -> &'static WasmEngine {
@@ -89,7 +84,7 @@ pub fn store(engine: &Engine) -> Store<()> {
 
 /// Waits for what does not wait.
 pub fn now<R>(future: impl Future<Output = R>) -> R {
-    crate::runtime().block_on(future)
+    runtime().block_on(future)
 }
 
 /// A live sandbox and a handle on one of its functions.

@@ -8,7 +8,7 @@ use crate::{
     interrupt::{self, Running},
     machine::{Machine, today},
     programs::program,
-    root,
+    workspace::root,
 };
 
 /// Time the compiler over each instruction and over shapes that it is slow at, beside the work that `CompileLimits` counts

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{programs::cargo, root};
+use crate::{programs::cargo, workspace::root};
 
 /// Run what must hold for every commit, as CI does: formatting, lints, tests, documentation, guests, benchmarks.
 #[derive(clap::Args)]

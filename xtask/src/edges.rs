@@ -15,15 +15,20 @@ const EDGES: &[(&str, &[&str])] = &[
     ("actor", &["engine", "isolation", "limits", "registry"]),
 ];
 
-#[test]
-fn the_layers_depend_on_each_other_as_the_table_says() {
+/// What cargo knows of the workspace.
+pub(crate) fn metadata() -> serde_json::Value {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
-        .current_dir(crate::root())
+        .current_dir(crate::workspace::root())
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn the_layers_depend_on_each_other_as_the_table_says() {
+    let metadata = metadata();
     let layer = |name: &serde_json::Value| name.as_str().unwrap().strip_prefix("airssys-wasm-").map(str::to_owned);
     let mut found = BTreeMap::new();
     for package in metadata["packages"].as_array().unwrap() {
@@ -54,7 +59,7 @@ fn the_benchmarks_and_the_stress_programs_share_one_build_of_what_they_depend_on
         let output = Command::new(env!("CARGO"))
             .args(["tree", "--offline", "--package", package, "--edges", "normal,build"])
             .args(["--prefix", "none", "--no-dedupe", "--format", "{p} {f}"])
-            .current_dir(crate::root())
+            .current_dir(crate::workspace::root())
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -10,9 +10,11 @@ use airssys_wasm_measurements::{Figure, Ratio, Target, is_twin};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
-    bench::{results::Results, results_path, tables, write_whole},
-    root,
+    bench::tables,
+    files::write_whole,
+    results::{Results, results_path},
     table::{amount, times},
+    workspace::root,
 };
 
 /// Check that the figures and promises in the documentation have benchmarks, and bring them up to date.

@@ -14,9 +14,8 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::{
     interrupt::{self, Running},
     programs::spinner,
-    root, shown,
     table::Table,
-    target_folder,
+    workspace::{root, shown, target_folder},
 };
 
 /// Look for inputs that break what must hold for any input, by libFuzzer on a nightly compiler. See docs/fuzzing.md

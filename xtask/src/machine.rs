@@ -76,7 +76,7 @@ fn memory() -> Option<u64> {
 
 /// What a program prints on one line, if it is there.
 pub(crate) fn printed(program: &str, args: &[&str]) -> Option<String> {
-    let output = Command::new(program).args(args).current_dir(crate::root()).output().ok()?;
+    let output = Command::new(program).args(args).current_dir(crate::workspace::root()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 

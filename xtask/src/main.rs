@@ -4,27 +4,25 @@ mod bench;
 mod calibrate;
 mod check;
 mod compare;
-mod ecosystem;
 #[cfg(test)]
 mod edges;
 mod figures;
+mod files;
 mod fixtures;
 mod fuzz;
 mod hostile;
 mod interrupt;
+mod leak_check;
 mod machine;
 mod programs;
 mod report;
+mod results;
 mod sanitize;
 mod soak;
 mod table;
+mod workspace;
 
-use std::{
-    env,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    sync::LazyLock,
-};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -46,8 +44,7 @@ enum Command {
     Report(report::Args),
     Figures(figures::Args),
     Check(check::Args),
-    /// Crash 100,000 components of mixed kinds in one process, and fail if memory, mappings or descriptors grow
-    LeakCheck(bench::LeakArgs),
+    LeakCheck(leak_check::Args),
     Hostile(hostile::Args),
     Calibrate(calibrate::Args),
     Soak(soak::Args),
@@ -65,7 +62,7 @@ fn main() -> ExitCode {
         Command::Report(args) => (report::run(&args).map(done), 1),
         Command::Figures(args) => (figures::run(&args).map(done), 1),
         Command::Check(args) => (check::run(&args).map(done), 1),
-        Command::LeakCheck(args) => (bench::leak_check(&args).map(done), 1),
+        Command::LeakCheck(args) => (leak_check::run(&args).map(done), 1),
         Command::Hostile(args) => (hostile::run(&args).map(done), 1),
         Command::Calibrate(args) => (calibrate::run(&args).map(done), 1),
         Command::Soak(args) => (soak::run(&args).map(done), 1),
@@ -77,25 +74,4 @@ fn main() -> ExitCode {
         eprintln!("error: {error:#}");
         ExitCode::from(failure)
     })
-}
-
-/// Where `fixtures --ecosystem` leaves the guest of some benchmarks, below the target folder.
-const JAVASCRIPT_GUEST: &str = "guests/javascript.wasm";
-
-fn target_folder() -> PathBuf {
-    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
-}
-
-/// The workspace's folder. Cargo says where this package is, when it runs it and when it builds it.
-fn root() -> &'static Path {
-    static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
-        let here = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
-        Path::new(&here).parent().expect("xtask is in the workspace").to_owned()
-    });
-    &ROOT
-}
-
-/// A path as people want to read it: relative to the workspace where it lies there.
-fn shown(path: &Path) -> String {
-    path.strip_prefix(root()).unwrap_or(path).display().to_string()
 }

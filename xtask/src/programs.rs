@@ -14,9 +14,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::de::DeserializeOwned;
 
 use crate::{
-    JAVASCRIPT_GUEST,
     interrupt::{self, Running},
-    root, target_folder,
+    workspace::{JAVASCRIPT_GUEST, root, target_folder},
 };
 
 const PACKAGE: &str = "airssys-wasm-benches";

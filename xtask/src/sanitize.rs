@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::{fuzz::nightly, interrupt, target_folder};
+use crate::{fuzz::nightly, interrupt, workspace::target_folder};
 
 /// Run the tests of what has `unsafe` in it under the address sanitizer, on a nightly compiler
 #[derive(clap::Args)]

@@ -2,7 +2,10 @@
 
 mod run;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::AtomicBool,
+    time::{Duration, Instant},
+};
 
 use airssys_wasm_measurements::{Difference, Limit, RatioOf};
 use anyhow::Result;
@@ -10,6 +13,10 @@ use criterion::Criterion;
 use tokio::runtime::Runtime;
 
 pub use run::main;
+
+/// Whether there is to be room for few components only: a tool that counts instructions has not the address space for
+/// many.
+pub(crate) static FEW: AtomicBool = AtomicBool::new(false);
 
 /// Runs this many iterations and says how long they took, set-up left out.
 pub type Measure = Box<dyn FnMut(u64) -> Duration>;

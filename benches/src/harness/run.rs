@@ -16,8 +16,8 @@ use airssys_wasm_measurements::{
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
-use super::{Group, Measure, Suite, Variant};
-use crate::{allocations, guests};
+use super::{FEW, Group, Measure, Suite, Variant};
+use crate::allocations;
 
 /// What xtask asks for. Anything else is Criterion's command line.
 enum Task {
@@ -84,7 +84,7 @@ pub fn main(describe: fn(&mut Suite)) -> Result<()> {
         }
         Some(Task::Count { plan }) => {
             let plan = read(&plan)?;
-            guests::FEW.store(true, Ordering::Relaxed);
+            FEW.store(true, Ordering::Relaxed);
             suite.each_planned(&plan, |planned, mut measure| {
                 let iterations = planned.iterations.unwrap_or(1);
                 measure(iterations);

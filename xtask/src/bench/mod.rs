@@ -1,24 +1,19 @@
 //! Runs the benchmarks beside their twins, and says what they come to.
 
-pub(crate) mod results;
 pub(crate) mod tables;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::Instant,
-};
+use std::{path::Path, time::Instant};
 
 use airssys_wasm_measurements::{Figures, Measured, evaluate};
-use anyhow::{Context, Result, bail, ensure};
-use results::Results;
-use serde::de::DeserializeOwned;
+use anyhow::{Result, bail};
 
 use crate::{
     compare::saved,
+    files::write_whole,
     interrupt,
     programs::{self, Program},
-    root, shown, target_folder,
+    results::{Results, file_name, results_path, saved_path},
+    workspace::{root, shown},
 };
 
 #[derive(clap::Args)]
@@ -34,32 +29,6 @@ pub(crate) struct Args {
     /// Exit with a failure if a goal is missed
     #[arg(long)]
     enforce: bool,
-}
-
-#[derive(clap::Args)]
-pub(crate) struct LeakArgs {
-    /// How many components to crash
-    #[arg(long, default_value_t = 100_000)]
-    crashes: u64,
-}
-
-/// A name that stays in its folder.
-pub(crate) fn file_name(name: &str) -> Result<String, String> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
-        return Err("a name is made of letters, digits, '-', '_' and '.', and does not begin with a dot".into());
-    }
-    Ok(name.to_owned())
-}
-
-/// Where results with a name are.
-pub(crate) fn saved_path(name: &str) -> PathBuf {
-    target_folder().join("bench/saved").join(name).with_added_extension("json")
-}
-
-/// Where the last results are.
-pub(crate) fn results_path() -> PathBuf {
-    target_folder().join("bench/results.json")
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -122,57 +91,4 @@ fn measure(program: &Program, args: &Args, scratch: &Path) -> Result<Figures> {
     }
     progress.finish_and_clear();
     Ok(evaluate(measured))
-}
-
-pub(crate) fn leak_check(args: &LeakArgs) -> Result<()> {
-    let status = programs::program("leak-check").arg(args.crashes.to_string()).status().context("cannot run cargo")?;
-    ensure!(status.success(), "the leak check failed");
-    Ok(())
-}
-
-/// Writes a file all at once, so that one who is interrupted leaves the old one.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let part = path.with_added_extension("part");
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    fs::write(&part, bytes)
-        .and_then(|()| fs::rename(&part, path))
-        .with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// Reads a file that was written so, if it has this schema; else it says what to do instead.
-pub(crate) fn read_whole<T: DeserializeOwned>(path: &Path, schema: u32, instead: &str) -> Result<T> {
-    let json = fs::read(path).with_context(|| format!("cannot read {}", shown(path)))?;
-    let unexpected = || format!("{} is not of this version: {instead}", shown(path));
-    let value: serde_json::Value = serde_json::from_slice(&json).with_context(unexpected)?;
-    ensure!(value["schema"] == schema, unexpected());
-    serde_json::from_value(value).with_context(unexpected)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_another_version_wrote_is_not_read() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("some/file.json");
-        write_whole(&path, br#"{"schema": 2, "n": 1.5}"#).unwrap();
-        let read = |schema| read_whole::<std::collections::BTreeMap<String, f64>>(&path, schema, "do it anew");
-        assert_eq!(read(2).unwrap()["n"], 1.5);
-        assert!(read(3).unwrap_err().to_string().ends_with("is not of this version: do it anew"));
-        write_whole(&path, b"{").unwrap();
-        assert!(read(2).is_err());
-    }
-
-    #[test]
-    fn a_saved_name_cannot_leave_its_folder() {
-        for good in ["main", "before-2", "v1.0_x"] {
-            assert_eq!(file_name(good).as_deref(), Ok(good));
-        }
-        for bad in ["", ".", "..", ".hidden", "a/b", "../up", "a b", "a\\b", "é"] {
-            assert!(file_name(bad).is_err(), "{bad}");
-        }
-    }
 }

@@ -4,8 +4,10 @@ use std::fmt::Write as _;
 
 use airssys_wasm_measurements::{Figure, Ratio, is_twin};
 
-use super::results::Results;
-use crate::table::{Cell, Table, amount, times};
+use crate::{
+    results::Results,
+    table::{Cell, Table, amount, times},
+};
 
 /// All figures, then what was held against goals and limits, then what was not measured, and the machine.
 pub(crate) fn text(results: &Results) -> String {

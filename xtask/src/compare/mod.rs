@@ -23,10 +23,10 @@ use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{
-    bench::write_whole,
+    files::write_whole,
     interrupt::{self, Interrupted},
     programs::{self, Program},
-    root, shown, target_folder,
+    workspace::{root, shown, target_folder},
 };
 use measure::{Block, FIRST, Jobs, Runner, Side};
 use outcome::{Counted, End, Outcome, Row};
@@ -59,7 +59,7 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with_all = ["saved", "self_check"])]
     instructions: bool,
     /// Compare with results saved by `cargo xtask bench --save NAME` instead of a commit
-    #[arg(long, value_name = "NAME", value_parser = crate::bench::file_name, conflicts_with = "reference")]
+    #[arg(long, value_name = "NAME", value_parser = crate::results::file_name, conflicts_with = "reference")]
     saved: Option<String>,
     /// Compare with saved results of another machine all the same
     #[arg(long, requires = "saved")]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::verdict::{Clock, MATTERS, Verdict};
 use crate::{
-    bench::read_whole,
+    files::read_whole,
     machine::Machine,
     table::{Cell, Table},
 };

@@ -17,11 +17,11 @@ use super::{
     verdict::{Clock, MATTERS, Verdict, clock, nanoseconds},
 };
 use crate::{
-    bench::{results::Results, saved_path},
     interrupt::Interrupted,
     machine::Machine,
     programs::{self, Program},
-    root, shown,
+    results::{Results, saved_path},
+    workspace::{root, shown},
 };
 
 /// Processes in which allocations are counted as well.

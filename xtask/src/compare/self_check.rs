@@ -20,14 +20,12 @@ use super::{
     verdict::Verdict,
 };
 use crate::{
-    bench::{read_whole, write_whole},
+    files::{optional, read_whole, write_whole},
     interrupt::Interrupted,
     machine::{Machine, today},
     programs::{self, Program},
-    report::optional,
-    root, shown,
     table::{Cell, Table},
-    target_folder,
+    workspace::{root, shown, target_folder},
 };
 
 /// How a self-check is asked for.
@@ -396,7 +394,7 @@ mod tests {
     #[test]
     fn every_edit_finds_its_place_in_the_sources() {
         for edit in PLANTS.iter().map(|plant| &plant.edit).chain(NOTHING) {
-            let text = fs::read_to_string(crate::root().join(edit.file)).unwrap();
+            let text = fs::read_to_string(crate::workspace::root().join(edit.file)).unwrap();
             let edited = edit.apply(&text).unwrap();
             assert_ne!(edited, text, "{}", edit.file);
         }

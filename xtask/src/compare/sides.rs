@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::{
     interrupt,
     programs::{self, Program},
-    root, shown, target_folder,
+    workspace::{root, shown, target_folder},
 };
 
 /// How many builds are kept for the next time.

@@ -4,21 +4,17 @@
 mod browser;
 mod sections;
 
-use std::{
-    fs,
-    io::ErrorKind,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    bench::{results::Results, results_path, write_whole},
     compare::{outcome::Outcome, outcome_path, self_check::Record},
-    shown,
+    files::{optional, write_whole},
+    results::{Results, results_path},
     table::{Table, escaped},
-    target_folder,
+    workspace::{shown, target_folder},
 };
 
 /// Write a page about the last run of the benchmarks, the last comparison, and all saved results.
@@ -31,7 +27,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Report these results, saved by `cargo xtask bench --save NAME`, instead of those of the last run
-    #[arg(long, value_name = "NAME", value_parser = crate::bench::file_name)]
+    #[arg(long, value_name = "NAME", value_parser = crate::results::file_name)]
     saved: Option<String>,
 }
 
@@ -82,7 +78,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 impl Source {
     fn read(name: Option<&str>) -> Result<Self> {
-        let path = name.map_or_else(results_path, crate::bench::saved_path);
+        let path = name.map_or_else(results_path, crate::results::saved_path);
         let results = Results::read(&path)
             .with_context(|| format!("there is nothing to report: `cargo xtask bench` writes {}", shown(&path)))?;
         let mut saved = Vec::new();
@@ -96,14 +92,6 @@ impl Source {
         }
         saved.sort_by(|a, b| (&a.1.date, &a.0).cmp(&(&b.1.date, &b.0)));
         Ok(Self { results, outcome: optional(&outcome_path(), Outcome::read)?, self_check: Record::last()?, saved })
-    }
-}
-
-/// None where there is no such file.
-pub(crate) fn optional<T>(path: &Path, read: impl Fn(&Path) -> Result<T>) -> Result<Option<T>> {
-    match fs::metadata(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        _ => read(path).map(Some),
     }
 }
 

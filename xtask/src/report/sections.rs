@@ -5,11 +5,9 @@ use serde_json::{Value, json};
 
 use super::{Section, Source};
 use crate::{
-    bench::{
-        results::{Results, is_the_guides},
-        tables,
-    },
+    bench::tables,
     compare::outcome::Row,
+    results::{Results, is_the_guides},
     table::{Cell, Table, amount},
 };
 
@@ -473,10 +471,7 @@ fn run_figures(runs: &[(String, &Results)]) -> Table {
 pub(super) fn sample() -> Source {
     use airssys_wasm_measurements::{Difference, Group, Limit, Measured, RatioOf, Reading, Samples, evaluate};
 
-    use crate::compare::{
-        outcome::Outcome,
-        verdict::{Clock, Verdict},
-    };
+    use crate::compare::{outcome::Outcome, verdict::Clock, verdict::Verdict};
 
     let samples = |id: &str, ns: f64| {
         let wobble = |n: u32| ns * (1.0 + f64::from(n * 7 % 11) / 100.0);

@@ -1,13 +1,16 @@
-//! `results.json`: schema 2.
+//! What a run of the benchmarks measured, in `results.json` or under a name: schema 2.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use airssys_wasm_measurements::{Figure, Figures, Ratio, Turns};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::read_whole;
-use crate::machine::{Machine, printed, today};
+use crate::{
+    files::read_whole,
+    machine::{Machine, printed, today},
+    workspace::target_folder,
+};
 
 const SCHEMA: u32 = 2;
 
@@ -84,4 +87,38 @@ impl Results {
 /// The guide wants a call into WebAssembly to cost no more than 5 % over a native addition.
 pub(crate) fn is_the_guides(ratio: &Ratio) -> bool {
     ratio.against.contains("native_")
+}
+
+/// A name that stays in its folder.
+pub(crate) fn file_name(name: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
+        return Err("a name is made of letters, digits, '-', '_' and '.', and does not begin with a dot".into());
+    }
+    Ok(name.to_owned())
+}
+
+/// Where results with a name are.
+pub(crate) fn saved_path(name: &str) -> PathBuf {
+    target_folder().join("bench/saved").join(name).with_added_extension("json")
+}
+
+/// Where the last results are.
+pub(crate) fn results_path() -> PathBuf {
+    target_folder().join("bench/results.json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_saved_name_cannot_leave_its_folder() {
+        for good in ["main", "before-2", "v1.0_x"] {
+            assert_eq!(file_name(good).as_deref(), Ok(good));
+        }
+        for bad in ["", ".", "..", ".hidden", "a/b", "../up", "a b", "a\\b", "é"] {
+            assert!(file_name(bad).is_err(), "{bad}");
+        }
+    }
 }
