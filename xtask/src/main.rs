@@ -3,6 +3,8 @@
 mod bench;
 mod calibrate;
 mod check;
+#[cfg(test)]
+mod circles;
 mod compare;
 #[cfg(test)]
 mod edges;
