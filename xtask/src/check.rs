@@ -1,4 +1,4 @@
-//! What must hold for every commit, in one command.
+//! What must hold for every commit, in one command; and what takes too long for that, in another.
 
 use std::{
     process::Command,
@@ -9,12 +9,16 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::{programs::cargo, workspace::root};
 
-/// Run what must hold for every commit, as CI does: formatting, lints, tests, documentation, guests, benchmarks.
+/// Run what must hold for every commit, as CI does: formatting, lints, tests, documentation, guests, benchmarks. Or what
+/// takes too long for that, as CI does each night.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Run only steps whose name contains this; `--list` shows the names
     only: Option<String>,
-    /// Show the steps, and run none
+    /// Instead run what takes too long for every commit
+    #[arg(long)]
+    nightly: bool,
+    /// Show all steps, and run none
     #[arg(long)]
     list: bool,
 }
@@ -23,8 +27,16 @@ struct Step {
     name: &'static str,
     /// Run one after the other.
     commands: &'static [&'static [&'static str]],
+    when: When,
     /// What to do when one fails.
     otherwise: Otherwise,
+}
+
+/// Nightly is what is slow and seldom finds anything, or needs what a commit's checks do without.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum When {
+    Always,
+    Nightly,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -38,25 +50,19 @@ enum Otherwise {
 
 /// All of them are cargo's.
 const STEPS: &[Step] = &[
-    step("formatting", &[&["fmt", "--all", "--check"], &["fmt", "--all", "--check", "--manifest-path", GUESTS]]),
-    step("clippy", &[&["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"]]),
+    always("formatting", &[&["fmt", "--all", "--check"], &["fmt", "--all", "--check", "--manifest-path", GUESTS]]),
+    always("clippy", &[&["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"]]),
     Step {
-        name: "licences, sources and duplicates",
-        commands: &[&["deny", "--version"], &["deny", "check", "licenses", "sources", "bans"]],
         otherwise: Otherwise::LeaveOut,
+        ..always(
+            "licences, sources and duplicates",
+            &[&["deny", "--version"], &["deny", "check", "licenses", "sources", "bans"]],
+        )
     },
-    step("tests and doc tests", &[&["test", "--workspace", "--locked"]]),
-    step("rustdoc", &[&["doc", "--workspace", "--no-deps", "--locked"]]),
-    step("guests", &[&["xtask", "fixtures", "--check"]]),
-    Step {
-        name: "components as the ecosystem builds them",
-        commands: &[
-            &["xtask", "fixtures", "--ecosystem"],
-            &["test", "--workspace", "--locked", "--test", "all", "--", "ecosystem", "--nocapture"],
-        ],
-        otherwise: Otherwise::LeaveOut,
-    },
-    step(
+    always("tests and doc tests", &[&["test", "--workspace", "--locked"]]),
+    always("rustdoc", &[&["doc", "--workspace", "--no-deps", "--locked"]]),
+    always("guests", &[&["xtask", "fixtures", "--check"]]),
+    always(
         "packages",
         &[&[
             "package",
@@ -74,50 +80,75 @@ const STEPS: &[Step] = &[
             "--exclude=airssys-wasm-stress",
         ]],
     ),
-    step("benchmarks, as a smoke test", &[&["xtask", "bench", "--quick"]]),
-    step("figures and promises", &[&["xtask", "figures"]]),
+    always("benchmarks, as a smoke test", &[&["xtask", "bench", "--quick"]]),
+    always("figures and promises", &[&["xtask", "figures"]]),
+    always("report", &[&["xtask", "report"]]),
+    always("leaks, as a smoke test", &[&["xtask", "leak-check", "--crashes", "10000"]]),
+    always("soak, a minute", &[&["xtask", "soak", "--minutes", "1"]]),
+    always("soak that loses messages on purpose", &[&["xtask", "soak", "--self-check"]]),
     Step {
-        name: "comparison with itself, as a smoke test",
-        commands: &[&["xtask", "compare", "HEAD", "--filter", "execution/limits/", "--budget", "1"]],
-        otherwise: Otherwise::MayBeUnclear,
+        otherwise: Otherwise::LeaveOut,
+        ..nightly(
+            "ecosystem's components",
+            &[
+                &["xtask", "fixtures", "--ecosystem"],
+                &["test", "--workspace", "--locked", "--test", "all", "--", "ecosystem", "--nocapture"],
+            ],
+        )
     },
-    step("report", &[&["xtask", "report"]]),
-    step("leaks, as a smoke test", &[&["xtask", "leak-check", "--crashes", "10000"]]),
-    step("soak, a minute", &[&["xtask", "soak", "--minutes", "1"]]),
-    step("soak that loses messages on purpose", &[&["xtask", "soak", "--self-check"]]),
+    Step {
+        otherwise: Otherwise::MayBeUnclear,
+        ..nightly(
+            "comparison with itself",
+            &[&["xtask", "compare", "HEAD", "--filter", "execution/limits/", "--budget", "1"]],
+        )
+    },
+    nightly("comparison with planted slowdowns", &[&["xtask", "compare", "--self-check"]]),
+    nightly("leaks", &[&["xtask", "leak-check"]]),
+    nightly("soak, half an hour", &[&["xtask", "soak", "--minutes", "30"]]),
+    nightly("hostile guests, the slow ones too", &[&["xtask", "hostile", "--slow"]]),
+    nightly("search for costly files", &[&["xtask", "hostile", "--search", "60"]]),
+    nightly("calibration of the compiler's model", &[&["xtask", "calibrate"]]),
+    nightly("fuzzing", &[&["xtask", "fuzz", "--seconds", "600"]]),
+    nightly("address sanitizer", &[&["xtask", "sanitize"]]),
 ];
 
 const GUESTS: &str = "fixtures/guests/rust/Cargo.toml";
 
-const fn step(name: &'static str, commands: &'static [&'static [&'static str]]) -> Step {
-    Step { name, commands, otherwise: Otherwise::Fail }
+const fn always(name: &'static str, commands: &'static [&'static [&'static str]]) -> Step {
+    Step { name, commands, when: When::Always, otherwise: Otherwise::Fail }
+}
+
+const fn nightly(name: &'static str, commands: &'static [&'static [&'static str]]) -> Step {
+    Step { when: When::Nightly, ..always(name, commands) }
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if args.list {
+        for Step { name, when, .. } in STEPS {
+            println!("{}  {name}", if *when == When::Always { "always " } else { "nightly" });
+        }
+        return Ok(());
+    }
+    let when = if args.nightly { When::Nightly } else { When::Always };
     let wanted = |step: &&Step| args.only.as_ref().is_none_or(|only| step.name.contains(only.as_str()));
-    let steps: Vec<_> = STEPS.iter().filter(wanted).collect();
+    let steps: Vec<_> = STEPS.iter().filter(|step| step.when == when).filter(wanted).collect();
     if steps.is_empty() {
         bail!(
-            "no step has {:?} in its name; `cargo xtask check --list` shows them",
+            "no such step has {:?} in its name; `cargo xtask check --list` shows them, and which need `--nightly`",
             args.only.as_deref().unwrap_or_default()
         );
     }
     let mut taken: Vec<(&str, Duration)> = Vec::new();
     for step in steps {
-        if args.list {
-            println!("{}", step.name);
-            continue;
-        }
         println!("\n== {}", step.name);
         let started = Instant::now();
         step.run()?;
         taken.push((step.name, started.elapsed()));
     }
-    if !args.list {
-        println!("\n== all is well");
-        for (name, taken) in taken {
-            println!("{:>6.0} s  {name}", taken.as_secs_f64());
-        }
+    println!("\n== all is well");
+    for (name, taken) in taken {
+        println!("{:>6.0} s  {name}", taken.as_secs_f64());
     }
     Ok(())
 }
@@ -137,7 +168,10 @@ impl Step {
                 (false, Otherwise::MayBeUnclear) if status.code() == Some(2) && has_outcome() => {
                     println!("the machine is too busy to tell: left open");
                 }
-                (false, _) => bail!("{} failed; `cargo xtask check {:?}` runs it alone", self.name, self.name),
+                (false, _) => {
+                    let nightly = if self.when == When::Nightly { "--nightly " } else { "" };
+                    bail!("{} failed; `cargo xtask check {nightly}{:?}` runs it alone", self.name, self.name)
+                }
             }
         }
         Ok(())
@@ -182,5 +216,13 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), STEPS.len());
+    }
+
+    #[test]
+    fn the_nightly_workflow_has_a_job_for_each_nightly_step() {
+        let workflow = std::fs::read_to_string(root().join(".github/workflows/nightly.yml")).unwrap();
+        let jobs = workflow.lines().filter_map(|line| line.trim().strip_prefix("- step: "));
+        let steps = STEPS.iter().filter(|step| step.when == When::Nightly).map(|step| step.name);
+        assert_eq!(jobs.collect::<Vec<_>>(), steps.collect::<Vec<_>>());
     }
 }

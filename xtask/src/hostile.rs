@@ -15,9 +15,9 @@ pub(crate) struct Args {
     /// Instead look for files that cost too much, for so many minutes: the guests at random sizes, and changed at random
     #[arg(long, value_name = "MINUTES")]
     search: Option<u64>,
-    /// Where the search begins; what it finds, it finds again
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
+    /// Where the search begins, by default at random; what it finds, it finds again
+    #[arg(long)]
+    seed: Option<u64>,
     /// Also those that take the compiler as long as its limits let them
     #[arg(long)]
     slow: bool,
@@ -31,7 +31,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         command.args(given.then_some(flag));
     }
     if let Some(minutes) = args.search {
-        command.args(["--search", &minutes.to_string(), "--seed", &args.seed.to_string()]);
+        command.args(["--search", &minutes.to_string()]);
+    }
+    if let Some(seed) = args.seed {
+        command.args(["--seed", &seed.to_string()]);
     }
     let status = interrupt::status(&mut command)?;
     ensure!(status.success(), "not all guests are as they should be ({status})");

@@ -27,8 +27,8 @@ struct Args {
     /// Instead look for files that cost too much, for so many minutes: the guests at random sizes, and changed at random
     #[arg(long, value_name = "MINUTES")]
     search: Option<u64>,
-    /// Where the search begins; what it finds, it finds again
-    #[arg(long, default_value_t = 1)]
+    /// Where the search begins, by default at random; what it finds, it finds again
+    #[arg(long, default_value_t = fastrand::u64(..), hide_default_value = true)]
     seed: u64,
     /// Only guests that are aimed at this limit, and with it switched off: each must be found out
     #[arg(long, hide = true)]
@@ -58,6 +58,7 @@ fn main() -> Result<ExitCode> {
             let files: u64 = found.outcomes.values().sum();
             eprintln!("{files} files, at the most {:?} and {} MiB", found.slowest, found.most >> 20);
         };
+        println!("seed {}", args.seed);
         let found = search(Duration::from_secs(60 * minutes), args.seed, folder, tell)?;
         tell(&found);
         for (outcome, files) in &found.outcomes {
