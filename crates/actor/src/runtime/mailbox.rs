@@ -149,10 +149,6 @@ impl Mailbox {
         // Not `try_send`, which moves the message twice more.
         match self.messages.try_reserve() {
             Ok(place) => {
-                #[cfg(feature = "lossy")]
-                if lossy::is_lost() {
-                    return Ok(());
-                }
                 place.send(delivery);
                 Ok(())
             }
@@ -215,23 +211,5 @@ impl Mailbox {
     pub(crate) fn load(&self) -> Load {
         let capacity = self.messages.max_capacity();
         Load { queued: capacity - self.messages.capacity(), capacity }
-    }
-}
-
-/// Losing messages, so that it can be seen that a soak notices.
-#[cfg(feature = "lossy")]
-mod lossy {
-    use std::sync::{
-        LazyLock,
-        atomic::{AtomicU64, Ordering},
-    };
-
-    static ONE_IN: LazyLock<Option<u64>> =
-        LazyLock::new(|| std::env::var("AIRSSYS_WASM_LOSE_ONE_IN").ok()?.parse().ok());
-    static DELIVERIES: AtomicU64 = AtomicU64::new(1);
-
-    /// Whether this delivery is one of those.
-    pub(super) fn is_lost() -> bool {
-        ONE_IN.is_some_and(|one_in| DELIVERIES.fetch_add(1, Ordering::Relaxed).is_multiple_of(one_in))
     }
 }
