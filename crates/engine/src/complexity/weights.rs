@@ -2,7 +2,7 @@
 
 use wasmparser::{CompositeInnerType, Operator, SubType};
 
-/// What an instruction costs. Measured, see `benches/calibration.tsv`.
+/// What an instruction costs. Measured, see `stress/calibration.tsv`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Weight {
     /// Units of work.
