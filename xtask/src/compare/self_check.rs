@@ -129,7 +129,7 @@ const NOTHING: &[Edit] = &[
              let mut suite = Suite::default();",
     },
     Edit {
-        file: "crates/engine/src/engine.rs",
+        file: "crates/engine/src/engine/mod.rs",
         from: "        let (clock, _) = EpochClock::start(config.ticking)",
         to: "        if std::hint::black_box(false) {\n            \
              std::env::vars().for_each(|(name, value)| println!(\"{name:?} {}\", value.to_uppercase()));\n        }\n        \
