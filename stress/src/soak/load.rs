@@ -80,7 +80,7 @@ impl Sender {
 
     fn message(&self, class: Class, payload: Bytes) -> (Tag, MessageEnvelope) {
         let (tag, mut message) = (self.tag(class), MessageEnvelope::new(payload));
-        message.correlation = Some(tag.correlation());
+        message = message.with_correlation(tag.correlation());
         (tag, message)
     }
 
@@ -124,8 +124,8 @@ impl Sender {
 
     /// By its name. Some have a deadline, which may be over before their turn comes.
     fn send(&self, to: &Receiver, payload: Bytes, deadline: Option<Duration>) {
-        let (tag, mut message) = self.message(Class::Tell, payload);
-        message.deadline = deadline.map(|deadline| Instant::now() + deadline);
+        let (tag, message) = self.message(Class::Tell, payload);
+        let message = message.with_deadline(deadline.map(|deadline| tokio::time::Instant::now() + deadline));
         let sent = self.world.system.send(&self.world.ids[to.at], message);
         self.note(to.at, tag, if sent.is_ok() { Fate::Taken } else { Fate::Refused });
     }
