@@ -341,7 +341,7 @@ fn check_start(error: &StartError, limits: &ResourceLimits) {
     told(error);
     match error {
         StartError::Crash(report) => check_report(report, limits),
-        StartError::Refused { .. } | StartError::RestoreRefused { .. } => {}
+        StartError::Refused { .. } | StartError::RestoreRefused { .. } | StartError::TooLarge { .. } => {}
         other => panic!("there is room, and the contract is kept: {other}"),
     }
 }

@@ -8,7 +8,7 @@
       (case "restarting") (case "too-large" u64)))
     (export "send-error" (type $send-error (eq $send)))
     (type $request (variant (case "not-sent" $send-error) (case "cycle") (case "timeout") (case "crashed")
-      (case "stopped") (case "no-answer") (case "failed" string)))
+      (case "stopped") (case "no-answer") (case "failed" string) (case "too-large" u64)))
     (export "request-error" (type (eq $request)))
     (type $subscribe (variant (case "denied") (case "invalid" string) (case "too-many" u32)))
     (export "subscribe-error" (type (eq $subscribe)))))

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use airssys_wasm_engine::{Export, LoadedComponent};
+use airssys_wasm_engine::{Export, LoadedComponent, shown};
 
 /// The guests' interface in WIT: the text of `airssys:actor@0.1.0`.
 pub const WIT: &str = include_str!("../wit/actor.wit");
@@ -29,24 +29,82 @@ impl fmt::Display for ContractKind {
 
 /// A component that is no actor.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the component takes no messages: it exports neither `{ACTOR_HANDLE}` nor `{WASMCLOUD_HANDLE}`, but {}",
-    listed(exports)
-)]
 #[non_exhaustive]
 pub struct NoHandler {
+    /// What it is instead.
+    pub kind: NoHandlerKind,
     /// What it exports.
     pub exports: Vec<String>,
+}
+
+/// What a component is that takes no messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NoHandlerKind {
+    /// A command, which runs from its beginning to its end: it exports `wasi:cli/run`.
+    Command,
+    /// It exports `wasi:http/incoming-handler`.
+    HttpHandler,
+    /// It exports a handler in a version that is not offered.
+    OtherVersion {
+        /// The interface with its version.
+        interface: String,
+        /// The interface as it is offered.
+        offered: &'static str,
+    },
+    /// It exports no function.
+    Nothing,
+    /// It exports something else.
+    Library,
+}
+
+impl NoHandler {
+    fn of(exports: Vec<String>) -> Self {
+        let interface = |prefix: &str| {
+            let interfaces = exports.iter().filter_map(|export| export.split_once('#'));
+            interfaces.map(|(interface, _)| interface).find(|interface| interface.starts_with(prefix))
+        };
+        let other = |prefix, offered| {
+            let interface = interface(prefix)?.to_owned();
+            Some(NoHandlerKind::OtherVersion { interface, offered })
+        };
+        let kind = other("airssys:actor/handler@", "airssys:actor/handler@0.1.0")
+            .or_else(|| other("wasmcloud:messaging/handler@", "wasmcloud:messaging/handler@0.2.0"))
+            .or_else(|| interface("wasi:http/incoming-handler").map(|_| NoHandlerKind::HttpHandler))
+            .or_else(|| interface("wasi:cli/run").map(|_| NoHandlerKind::Command));
+        let rest = if exports.is_empty() { NoHandlerKind::Nothing } else { NoHandlerKind::Library };
+        Self { kind: kind.unwrap_or(rest), exports }
+    }
+}
+
+impl fmt::Display for NoHandler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the component takes no messages: ")?;
+        match &self.kind {
+            NoHandlerKind::Command => write!(
+                f,
+                "it is a command, which runs from its beginning to its end; build it as a library that exports \
+                 `{ACTOR_HANDLE}`"
+            ),
+            NoHandlerKind::HttpHandler => {
+                write!(f, "it is an HTTP handler, and the host serves no HTTP; let it export `{ACTOR_HANDLE}`")
+            }
+            NoHandlerKind::OtherVersion { interface, offered } => {
+                write!(f, "it exports `{}`, and the host has `{offered}`; build it against that", shown(interface))
+            }
+            NoHandlerKind::Nothing => write!(f, "it exports no function; let it export `{ACTOR_HANDLE}`"),
+            NoHandlerKind::Library => {
+                write!(f, "it exports neither `{ACTOR_HANDLE}` nor `{WASMCLOUD_HANDLE}`, but {}", listed(&self.exports))
+            }
+        }
+    }
 }
 
 /// Exports that a message lists: a component can have any number of them.
 const MOST_LISTED: usize = 20;
 
 fn listed(exports: &[String]) -> String {
-    if exports.is_empty() {
-        return "nothing".to_owned();
-    }
-    let shown = exports.iter().take(MOST_LISTED).map(|export| airssys_wasm_engine::shown(export).to_string());
+    let shown = exports.iter().take(MOST_LISTED).map(|export| shown(export).to_string());
     let mut listed = shown.collect::<Vec<_>>().join("; ");
     if exports.len() > MOST_LISTED {
         listed.push_str("; and more");
@@ -75,7 +133,7 @@ impl Contract {
         let (kind, handle) = match (find(ACTOR_HANDLE), find(WASMCLOUD_HANDLE)) {
             (Some(handle), _) => (ContractKind::Actor, handle),
             (None, Some(handle)) => (ContractKind::WasmCloud, handle),
-            (None, None) => return Err(NoHandler { exports: component.exports() }),
+            (None, None) => return Err(NoHandler::of(component.exports())),
         };
         Ok(Self {
             kind,
@@ -86,5 +144,42 @@ impl Contract {
             snapshot: find("airssys:actor/state@0.1.0#snapshot"),
             restore: find("airssys:actor/state@0.1.0#restore"),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use airssys_wasm_engine::{EngineConfig, Profile, WasmEngine};
+
+    use super::*;
+
+    #[test]
+    fn what_takes_no_messages_is_told_apart() {
+        let engine = WasmEngine::new(EngineConfig::on_demand().compile_in_process()).unwrap();
+        let other = |interface: &str, offered| {
+            let kind = NoHandlerKind::OtherVersion { interface: interface.to_owned(), offered };
+            (interface.to_owned(), kind, "build it against that")
+        };
+        for (interface, kind, said) in [
+            ("wasi:cli/run@0.2.6".to_owned(), NoHandlerKind::Command, "it is a command"),
+            ("wasi:http/incoming-handler@0.2.0".to_owned(), NoHandlerKind::HttpHandler, "it is an HTTP handler"),
+            other("wasmcloud:messaging/handler@0.3.0", "wasmcloud:messaging/handler@0.2.0"),
+            other("airssys:actor/handler@0.2.0", "airssys:actor/handler@0.1.0"),
+            ("some:thing/else".to_owned(), NoHandlerKind::Library, "but some:thing/else#f: func()"),
+        ] {
+            let component = format!(
+                r#"(component
+                  (core module $m (func (export "f")))
+                  (core instance $i (instantiate $m))
+                  (func $f (canon lift (core func $i "f")))
+                  (instance (export "{interface}") (export "f" (func $f))))"#
+            );
+            let component = engine.load_wat_blocking(&component, Profile::Plain).unwrap();
+            let error = Contract::of(&component).unwrap_err();
+            assert_eq!(error.kind, kind);
+            assert!(error.to_string().contains(said) && error.to_string().lines().count() == 1, "{error}");
+        }
+        let nothing = engine.load_wat_blocking("(component)", Profile::Plain).unwrap();
+        assert_eq!(Contract::of(&nothing).unwrap_err().kind, NoHandlerKind::Nothing);
     }
 }

@@ -58,7 +58,7 @@ pub use airssys_wasm_limits as limits;
 pub use airssys_wasm_registry as registry;
 pub use bytes::Bytes;
 
-pub use contract::{ContractKind, NoHandler, WIT};
+pub use contract::{ContractKind, NoHandler, NoHandlerKind, WIT};
 pub use failure::policy::{Backoff, Directive, Intensity, Restart, RestartPolicy};
 pub use failure::report::{BoxError, CrashReport, During, StartError};
 pub use guest::capabilities::{Capabilities, NamePattern};
@@ -69,6 +69,7 @@ pub use runtime::actor_ref::{ActorInfo, ActorRef, AskError, HealthError, Stop};
 pub use runtime::dead_letters::{DeadLetter, DeadLetterLimits, DeadLetters, DeadReason};
 pub use runtime::events::{DeniedAction, SystemEvent};
 pub use runtime::lifecycle::Lifecycle;
+pub use runtime::recycle::{Recycle, RecycleReason};
 pub use runtime::upgrade::{UpgradeError, UpgradeOptions};
 pub use supervision::supervisor::{Strategy, SupervisorPolicy, SupervisorRef};
 pub use system::{

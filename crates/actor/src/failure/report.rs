@@ -81,6 +81,16 @@ pub enum StartError {
     /// The factory of the embedder's state came back with an error.
     #[error("the embedder's state was not made")]
     State(#[source] BoxError),
+    /// What the incarnation was to be given is larger than a message may be.
+    #[error("the actor's {what} has {size} bytes, and a message to it may have {allowed}; raise `message_size`")]
+    TooLarge {
+        /// `config` or `state`.
+        what: &'static str,
+        /// Its bytes.
+        size: u64,
+        /// Bytes it may have, the `message_size` of the component.
+        allowed: u64,
+    },
     /// The component's `init` came back with an error.
     #[error("`init` refused: {}", message.escape_debug())]
     Refused {

@@ -229,7 +229,7 @@ async fn ask_any(
             let (delivery, answer) = question(message, &receiver, until);
             match receiver.try_push(delivery) {
                 Ok(()) => {
-                    let answered = heard(answer.await);
+                    let answered = heard(asker, answer.await);
                     if silence == Silence::IsPassedOver && answered == Err(GuestRequestError::NoAnswer) {
                         last = GuestRequestError::NoAnswer;
                         continue;
@@ -249,7 +249,7 @@ async fn ask_any(
         let Some(_waiting) = Waiting::begin(asker, &receiver) else { return Err(GuestRequestError::Cycle) };
         let (delivery, answer) = question(message, &receiver, until);
         receiver.push(delivery).await.map_err(|(reason, _)| GuestRequestError::NotSent(refused(reason)))?;
-        heard(answer.await)
+        heard(asker, answer.await)
     };
     tokio::time::timeout_at(until, exchange).await.unwrap_or(Err(GuestRequestError::Timeout))
 }
@@ -260,7 +260,16 @@ fn question(message: &MessageEnvelope, to: &Cell, until: Instant) -> (Delivery, 
     (Delivery::new(message, Some(ReplyTo(reply))), answer)
 }
 
-fn heard(answer: Result<Answer, oneshot::error::RecvError>) -> Result<Bytes, GuestRequestError> {
+/// An answer that the asker can be given: it is lowered into its memory, and held to what a message to it may have.
+fn heard(asker: &Cell, answer: Result<Answer, oneshot::error::RecvError>) -> Result<Bytes, GuestRequestError> {
+    let size = match &answer {
+        Ok(Ok(answer)) => answer.len(),
+        Ok(Err(Unanswered::Failed(message))) => message.len(),
+        _ => 0,
+    };
+    if let Err(Refusal::TooLarge { allowed, .. }) = asker.mailbox.check_size(size) {
+        return Err(GuestRequestError::TooLarge(allowed));
+    }
     match answer {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(Unanswered::Crashed(_))) => Err(GuestRequestError::Crashed),

@@ -110,6 +110,18 @@ impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
         interrupt: &CancellationToken,
     ) -> Result<GuestLive<U>, StartError> {
         let crashed = |during, crash| crashed(cell, during, crash);
+        let quota = self.sandbox.quota();
+        let fits = |what, size| {
+            quota.check_message(size).map_err(|too_large| StartError::TooLarge {
+                what,
+                size: too_large.size,
+                allowed: too_large.allowed,
+            })
+        };
+        fits("config", self.config.iter().map(|(key, value)| key.len() + value.len()).sum())?;
+        if self.contract.restore.is_some() {
+            fits("state", state.as_ref().map_or(0, Bytes::len))?;
+        }
         let ext = ActorState {
             user: self.state.make(cell, interrupt).await?,
             cell: Arc::clone(cell),

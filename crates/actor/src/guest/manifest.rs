@@ -14,7 +14,7 @@ use airssys_wasm_registry::{ComponentId, TopicPattern};
 use serde::{Deserialize, Deserializer, de};
 
 use crate::{
-    ActorSpec, ActorState, Capabilities, RestartPolicy,
+    ActorSpec, ActorState, Capabilities, Recycle, RestartPolicy,
     guest::capabilities::{parsed, patterns},
     runtime::options::{DEFAULT_MAILBOX, DEFAULT_MAILBOX_BYTES, DEFAULT_MAILBOX_SHARES},
 };
@@ -58,6 +58,9 @@ pub struct ComponentTable {
     /// How many times a message may crash it before it goes to the dead letters. Default: once.
     #[serde(default)]
     pub redelivery: Option<u32>,
+    /// When it goes over to a fresh instance. Default: never.
+    #[serde(default)]
+    pub recycle: Recycle,
     /// Topics that it is subscribed to from the start.
     #[serde(default, deserialize_with = "patterns")]
     pub subscriptions: Vec<TopicPattern>,
@@ -143,6 +146,7 @@ impl ActorManifest {
             .with_mailbox(table.mailbox as usize)
             .with_mailbox_bytes(table.mailbox_bytes)
             .with_mailbox_shares(table.mailbox_shares)
+            .with_recycle(table.recycle)
             .with_restart(self.supervision)
             .with_redelivery(table.redelivery)
             .with_dependencies(table.depends_on)
@@ -173,6 +177,11 @@ impl ActorManifest {
         let component: ComponentTable = component.try_into()?;
         if component.mailbox == 0 {
             return Err(ManifestError::Toml(de::Error::custom("a mailbox of 0 messages takes none")));
+        }
+        let Recycle { memory, age, .. } = component.recycle;
+        if memory.is_some_and(|memory| memory.as_u64() == 0) || age.is_some_and(|age| age.is_zero()) {
+            let error = "`recycle` by no memory or no age would be at each message; leave it out, or raise it";
+            return Err(ManifestError::Toml(de::Error::custom(error)));
         }
         match manifest.into_iter().next() {
             None => Ok(Self { component, sandbox, messaging, supervision, config }),

@@ -8,7 +8,7 @@ use airssys_wasm_registry::{ComponentId, TraceContext};
 use futures_util::TryFutureExt;
 
 use crate::{
-    BoxError, Capabilities,
+    BoxError, Capabilities, Recycle,
     guest::incarnation::MakeState,
     runtime::{
         cell::Cell,
@@ -63,6 +63,13 @@ impl<U: Send + 'static> ActorSpec<U> {
     #[must_use]
     pub fn with_config<K: Into<String>, V: Into<String>>(mut self, entries: impl IntoIterator<Item = (K, V)>) -> Self {
         self.config.extend(entries.into_iter().map(|(key, value)| (key.into(), value.into())));
+        self
+    }
+
+    /// Going over to a fresh instance of its component from time to time. Default: never.
+    #[must_use]
+    pub fn with_recycle(mut self, recycle: Recycle) -> Self {
+        self.options.recycle = recycle;
         self
     }
 

@@ -59,6 +59,8 @@ pub(crate) enum GuestRequestError {
     NoAnswer,
     #[component(name = "failed")]
     Failed(String),
+    #[component(name = "too-large")]
+    TooLarge(u64),
 }
 
 /// `airssys:actor/types.subscribe-error`.
@@ -125,6 +127,7 @@ impl fmt::Display for GuestRequestError {
             Self::Stopped => f.write_str("stopped: the receiver stopped before it came to the request"),
             Self::NoAnswer => f.write_str("no answer: the receiver came back without one"),
             Self::Failed(message) => write!(f, "failed: {message}"),
+            Self::TooLarge(allowed) => write!(f, "too large: the answer has more than {allowed} bytes"),
         }
     }
 }

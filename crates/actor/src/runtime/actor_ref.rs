@@ -103,6 +103,8 @@ pub struct ActorInfo {
     pub incarnation: u64,
     /// How often it was started again after a failure.
     pub restarts: u64,
+    /// How often it was recycled.
+    pub recycled: u64,
     /// Bytes of linear memory after its last message. 0 for a native actor.
     pub memory: u64,
 }
@@ -126,6 +128,7 @@ impl ActorRef {
             mailbox: self.0.load(),
             incarnation: self.0.incarnation(),
             restarts: self.0.restarts(),
+            recycled: self.0.recycled(),
             memory: self.0.memory(),
         }
     }

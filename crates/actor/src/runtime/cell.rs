@@ -41,6 +41,7 @@ pub(crate) struct Cell {
     state: AtomicU8,
     incarnation: AtomicU64,
     restarts: AtomicU64,
+    recycled: AtomicU64,
     memory: AtomicU64,
     /// Ends the present incarnation wherever it is.
     interrupt: Mutex<Option<CancellationToken>>,
@@ -87,6 +88,7 @@ impl Cell {
             state: AtomicU8::new(Lifecycle::Starting as u8),
             incarnation: AtomicU64::new(0),
             restarts: AtomicU64::new(0),
+            recycled: AtomicU64::new(0),
             memory: AtomicU64::new(0),
             interrupt: Mutex::default(),
             ended: CancellationToken::new(),
@@ -119,6 +121,15 @@ impl Cell {
 
     pub(crate) fn count_restart(&self) {
         self.restarts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn recycled(&self) -> u64 {
+        self.recycled.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_recycled(&self) {
+        self.recycled.fetch_add(1, Ordering::Relaxed);
+        self.metrics.recycled.increment(1);
     }
 
     pub(crate) fn memory(&self) -> u64 {

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use airssys_wasm_registry::{ActorAddress, ComponentId};
 
-use crate::CrashReport;
+use crate::{CrashReport, RecycleReason};
 
 /// Events that a receiver may lag behind.
 pub(crate) const EVENTS: usize = 1_024;
@@ -45,6 +45,15 @@ pub enum SystemEvent {
     RolledBack {
         /// Whose.
         actor: ActorAddress,
+    },
+    /// An actor went over to a fresh instance of its component, as its [`Recycle`](crate::Recycle) says.
+    Recycled {
+        /// Which.
+        actor: ActorAddress,
+        /// Its number, from 1.
+        incarnation: u64,
+        /// Why.
+        because: RecycleReason,
     },
     /// An actor is gone.
     Stopped {

@@ -116,7 +116,8 @@ impl Mailbox {
         self.message_size.store(bytes, Ordering::Relaxed);
     }
 
-    fn check_size(&self, size: usize) -> Result<(), Refusal> {
+    /// Holds what is to be lowered into the actor's memory against what a message may have.
+    pub(crate) fn check_size(&self, size: usize) -> Result<(), Refusal> {
         let allowed = self.message_size.load(Ordering::Relaxed);
         if size as u64 > allowed { Err(Refusal::TooLarge { size: size as u64, allowed }) } else { Ok(()) }
     }

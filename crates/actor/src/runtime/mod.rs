@@ -12,6 +12,7 @@ pub(crate) mod metrics;
 pub(crate) mod options;
 pub(crate) mod orders;
 pub(crate) mod owner;
+pub(crate) mod recycle;
 mod restart;
 pub(crate) mod services;
 pub(crate) mod shares;

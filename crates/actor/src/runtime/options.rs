@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use airssys_wasm_limits::ByteSize;
 use airssys_wasm_registry::{ComponentId, TopicPattern};
 
-use crate::{RestartPolicy, runtime::mailbox::MailboxSize};
+use crate::{Recycle, RestartPolicy, runtime::mailbox::MailboxSize};
 
 #[derive(Debug, Clone)]
 pub(crate) struct ActorOptions {
@@ -15,6 +15,8 @@ pub(crate) struct ActorOptions {
     pub(crate) restart: RestartPolicy,
     pub(crate) redelivery: Option<u32>,
     pub(crate) depends_on: Vec<ComponentId>,
+    /// Of guests alone.
+    pub(crate) recycle: Recycle,
 }
 
 pub(crate) const DEFAULT_MAILBOX: u32 = 1_024;
@@ -34,6 +36,7 @@ impl ActorOptions {
             restart: RestartPolicy::default(),
             redelivery: None,
             depends_on: Vec::new(),
+            recycle: Recycle::default(),
         }
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::mpsc::{self, error::TryRecvError};
 use tracing::{Instrument, field};
 
 use crate::{
-    CrashReport, DeadReason, During, HealthError, Lifecycle, RestartPolicy, StartError, SystemEvent,
+    CrashReport, DeadReason, During, HealthError, Lifecycle, Recycle, RestartPolicy, StartError, SystemEvent,
     failure::report::{Failure, Short, is_news, shown},
     runtime::{
         cell::{Cell, Inbox},
@@ -19,6 +19,7 @@ use crate::{
         mailbox::{Delivery, ReplyTo, Unanswered},
         orders::{Control, HealthDone, Upgrade},
         owner::{ChildEvent, ChildEventKind, Owner},
+        recycle::Recycling,
         upgrade::Probation,
     },
 };
@@ -49,6 +50,8 @@ pub(crate) struct ActorTask<B: Blueprint> {
     pub(super) failed_attempts: Option<(u32, Arc<CrashReport>)>,
     /// Errors that the handler came back with and nobody waited for.
     pub(super) unheard: u64,
+    /// For one that is recycled.
+    pub(super) recycling: Option<Box<Recycling>>,
     /// Health checks whose turn has not come.
     pub(super) checks: VecDeque<HealthDone>,
     /// Whether the last thing was a health check, so that it is a message's turn.
@@ -92,6 +95,7 @@ impl<B: Blueprint> ActorTask<B> {
         blueprint: B,
         policy: RestartPolicy,
         redelivery: Option<u32>,
+        recycle: Recycle,
         owner: Owner,
     ) -> Self {
         cell.mailbox.set_message_size(blueprint.message_size());
@@ -113,6 +117,7 @@ impl<B: Blueprint> ActorTask<B> {
             in_flight: None,
             failed_attempts: None,
             unheard: 0,
+            recycling: Recycling::new(recycle),
             checks: VecDeque::new(),
             checked: false,
             terminated: false,
@@ -161,6 +166,9 @@ impl<B: Blueprint> ActorTask<B> {
             None => Box::pin(self.first()).await,
         };
         while let Some(mut incarnation) = live {
+            if let Some(recycling) = &mut self.recycling {
+                recycling.begin(incarnation.memory());
+            }
             let exit = self.serve(&mut incarnation).await;
             match exit {
                 Exit::Stopped | Exit::Suspended => Box::pin(self.shut_down(incarnation)).await,
@@ -194,6 +202,13 @@ impl<B: Blueprint> ActorTask<B> {
             }
             if let Err(failure) = self.handle(live).await {
                 return Exit::Failed(failure);
+            }
+            if let Some(recycling) = &mut self.recycling
+                && let Some(because) = recycling.handled(live.memory())
+                && self.probation.is_none()
+                && let Some(exit) = Box::pin(self.recycle(live, because)).await
+            {
+                return exit;
             }
         }
     }

@@ -82,6 +82,25 @@ pub(super) struct Probation {
     pub(super) patterns: Vec<TopicPattern>,
 }
 
+/// What an incarnation left behind that another replaced.
+pub(super) struct Left {
+    pub(super) state: Option<Bytes>,
+    /// What it was subscribed to.
+    pub(super) patterns: Vec<TopicPattern>,
+}
+
+/// The incarnation was not replaced, and may be over all the same.
+pub(super) struct NotReplaced {
+    pub(super) error: UpgradeError,
+    pub(super) exit: Option<Exit>,
+}
+
+impl From<UpgradeError> for NotReplaced {
+    fn from(error: UpgradeError) -> Self {
+        Self { error, exit: None }
+    }
+}
+
 type Done = oneshot::Sender<Result<u64, UpgradeError>>;
 
 impl<B: Blueprint> ActorTask<B> {
@@ -92,8 +111,7 @@ impl<B: Blueprint> ActorTask<B> {
         self.blueprint.upgraded(self.cell.id(), *version).map(Arc::new)
     }
 
-    /// Goes over to another version between two messages. The old one goes on unless the new one is alive. Says whether
-    /// the old one crashed over it.
+    /// Goes over to another version between two messages. Says why the present one is over, if it is.
     pub(super) async fn switch(
         &mut self,
         live: &mut B::Live,
@@ -101,28 +119,48 @@ impl<B: Blueprint> ActorTask<B> {
         options: UpgradeOptions,
         done: Done,
     ) -> Option<Exit> {
+        match self.replace(live, &next, options.discard_state).await {
+            Ok(Left { state, patterns }) => {
+                self.adopt(next, options.probation, state, patterns);
+                if let Some(recycling) = &mut self.recycling {
+                    recycling.begin(live.memory());
+                }
+                _ = done.send(Ok(self.cell.incarnation()));
+                None
+            }
+            Err(NotReplaced { error, exit }) => {
+                _ = done.send(Err(error));
+                exit
+            }
+        }
+    }
+
+    /// Puts a new incarnation in the place of the present one, with its state. The old one goes on unless the new one is
+    /// alive.
+    pub(super) async fn replace(
+        &mut self,
+        live: &mut B::Live,
+        next: &Arc<B>,
+        discard_state: bool,
+    ) -> Result<Left, NotReplaced> {
         let (gives, takes) = (self.blueprint.keeps_state().0, next.keeps_state().1);
         let mut state = None;
         if gives && takes {
             match live.snapshot(&self.interrupt).await {
                 Ok(Ok(left)) => state = Some(left),
-                Ok(Err(_)) if options.discard_state => {}
-                Ok(Err(message)) => {
-                    _ = done.send(Err(UpgradeError::SnapshotRefused { message }));
-                    return None;
-                }
+                Ok(Err(_)) if discard_state => {}
+                Ok(Err(message)) => return Err(UpgradeError::SnapshotRefused { message }.into()),
                 Err(crash) => {
                     let report = self.report(During::Snapshot, crash);
-                    _ = done.send(Err(UpgradeError::SnapshotCrashed(Arc::clone(&report))));
-                    return Some(Exit::Failed(Failure::Crash(report)));
+                    let error = UpgradeError::SnapshotCrashed(Arc::clone(&report));
+                    return Err(NotReplaced { error, exit: Some(Exit::Failed(Failure::Crash(report))) });
                 }
             }
-        } else if gives && !options.discard_state {
-            _ = done.send(Err(UpgradeError::StateWouldBeLost));
-            return None;
+        } else if gives && !discard_state {
+            return Err(UpgradeError::StateWouldBeLost.into());
         }
         let (incarnation, patterns) = (self.cell.incarnation(), self.cell.patterns());
-        match self.begin(&next, state.clone()).await {
+        match self.begin(next, state.clone()).await {
             Ok(new) => {
                 let old = std::mem::replace(live, new);
                 let subscribed = self.cell.patterns();
@@ -131,17 +169,15 @@ impl<B: Blueprint> ActorTask<B> {
                 }
                 // What the old version did at its end to subscriptions is not the new one's will.
                 self.cell.set_patterns(&subscribed);
-                self.adopt(next, options.probation, state, patterns);
-                _ = done.send(Ok(self.cell.incarnation()));
+                Ok(Left { state, patterns })
             }
             Err(error) => {
                 self.cell.set_incarnation(incarnation);
                 self.cell.set_memory(live.memory());
                 self.cell.set_patterns(&patterns);
-                _ = done.send(Err(UpgradeError::NotStarted(error)));
+                Err(UpgradeError::NotStarted(error).into())
             }
         }
-        None
     }
 
     pub(super) fn adopt(&mut self, next: Arc<B>, probation: u32, state: Option<Bytes>, patterns: Vec<TopicPattern>) {

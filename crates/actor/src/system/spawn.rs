@@ -81,7 +81,7 @@ impl<B: Blueprint> Spawn<B> {
         if core.closing.load(Ordering::SeqCst) {
             return Err(SpawnError::ShuttingDown);
         }
-        let ActorOptions { id, mailbox, subscriptions, restart, redelivery, depends_on } = self.options;
+        let ActorOptions { id, mailbox, subscriptions, restart, redelivery, depends_on, recycle } = self.options;
         if !(1..=Semaphore::MAX_PERMITS).contains(&mailbox.messages) {
             return Err(SpawnError::Mailbox { id, size: mailbox.messages });
         }
@@ -96,7 +96,7 @@ impl<B: Blueprint> Spawn<B> {
             Arc::new(Endpoint::Actor(cell))
         })?;
         let (cell, inbox) = made.expect("made while it was registered");
-        let actor = ActorTask::new(cell, inbox, self.blueprint, restart, redelivery, owner);
+        let actor = ActorTask::new(cell, inbox, self.blueprint, restart, redelivery, recycle, owner);
         if !subscriptions.is_empty() {
             actor.cell().set_patterns(&subscriptions);
         }

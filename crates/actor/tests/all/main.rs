@@ -10,6 +10,7 @@ mod messaging;
 mod model;
 mod native;
 mod observability;
+mod recycle;
 mod shares;
 mod shutdown;
 mod supervision;

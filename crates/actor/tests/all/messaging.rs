@@ -1,11 +1,14 @@
 //! What guests do with messages: send, request, publish, subscribe; and what they are not granted.
 
-use airssys_wasm_actor::{AskError, Capabilities, DeniedAction, Stop, SystemEvent};
+use airssys_wasm_actor::{
+    AskError, Bytes, Capabilities, DeniedAction, NativeActor, NativeContext, NativeSpec, SpawnError, StartError, Stop,
+    SystemEvent, UpgradeError, UpgradeOptions,
+};
 use airssys_wasm_limits::{ByteSize, ResourceLimits};
 use airssys_wasm_registry::{MessageEnvelope, Topic, TraceContext, WhenFull};
 use tokio::sync::broadcast;
 
-use crate::support::{ACTOR, Probe, ask, id, limited, limits, spawn, spec, system};
+use crate::support::{ACTOR, Probe, WASMCLOUD, ask, id, limited, limits, spawn, spec, system};
 
 /// What a command failed with, as the guest wrote it.
 async fn failed(actor: &airssys_wasm_actor::ActorRef, command: &str) -> String {
@@ -313,4 +316,73 @@ async fn the_trace_goes_on_with_a_message() {
     assert_eq!(heard.sender().unwrap(), sender.address());
     ask(&sender, "publish t y").await.unwrap();
     assert!(host.recv().await.unwrap().trace().is_none());
+}
+
+/// Answers with so many bytes as it is told, or fails with so long a text.
+struct Generous;
+
+impl NativeActor for Generous {
+    async fn handle(&mut self, message: &MessageEnvelope, _: &NativeContext) -> Result<Option<Bytes>, String> {
+        let text = String::from_utf8_lossy(message.payload()).into_owned();
+        let (way, bytes) = text.split_once(' ').unwrap();
+        let bytes = "x".repeat(bytes.parse().unwrap());
+        if way == "answer" { Ok(Some(bytes.into())) } else { Err(bytes) }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_the_asker_cannot_take_is_an_error_and_no_crash() {
+    let system = system();
+    system.spawn_native(NativeSpec::new(id("generous"), || Generous)).await.unwrap();
+    let answers = NativeSpec::new(id("answers"), || Generous).with_subscriptions(["t".parse().unwrap()]);
+    system.spawn_native(answers).await.unwrap();
+    let small = ResourceLimits { message_size: ByteSize::kib(64), ..ResourceLimits::with_memory(ByteSize::mib(2)) };
+    let asker = system.spawn(limited(spec(&system, "asker", &ACTOR), small.clone())).await.unwrap();
+    let cloud = system.spawn(limited(spec(&system, "cloud", &WASMCLOUD), small)).await.unwrap();
+    for way in ["answer", "fail"] {
+        for bytes in [65_537, 8 << 20] {
+            let asked = failed(&asker, &format!("request generous 10000 {way} {bytes}")).await;
+            assert_eq!(asked, "RequestError::TooLarge(65536)");
+            let asked = failed(&cloud, &format!("request t 10000 {way} {bytes}")).await;
+            assert!(asked.starts_with("too large"), "{asked}");
+        }
+    }
+    assert_eq!(ask(&asker, "request generous 10000 answer 60000").await.unwrap().len(), 60_000);
+    assert_eq!(failed(&asker, "request generous 10000 fail 3").await, r#"RequestError::Failed("xxx")"#);
+    for actor in [asker, cloud] {
+        assert_eq!(actor.info().incarnation, 1, "it lives");
+    }
+}
+
+#[tokio::test]
+async fn config_and_state_are_held_to_the_size_of_a_message() {
+    let system = system();
+    let small = || ResourceLimits { message_size: ByteSize(1_000), ..limits() };
+    for (bytes, fits) in [(996, true), (997, false)] {
+        let value = "x".repeat(bytes);
+        let actor = limited(spec(&system, "actor", &ACTOR), small()).with_config([("text", value.as_str())]);
+        match system.spawn(actor).await {
+            Ok(actor) => {
+                assert!(fits);
+                actor.kill();
+                actor.ended().await;
+            }
+            Err(SpawnError::Start { error, .. }) => {
+                assert!(!fits);
+                assert!(matches!(*error, StartError::TooLarge { what: "config", size: 1_001, .. }), "{error:?}");
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    let actor = spec(&system, "actor", &ACTOR).with_subscriptions(["t".parse().unwrap()]);
+    let actor = system.spawn(actor).await.unwrap();
+    let long = "x".repeat(1_000);
+    assert_eq!(system.publish(&"t".parse().unwrap(), long).await.delivered, 1);
+    assert_eq!(ask(&actor, "count").await.unwrap(), "1");
+    let version = limited(spec(&system, "other", &ACTOR), small());
+    let error = system.upgrade(actor.address(), version.sandbox().clone(), UpgradeOptions::default()).await;
+    let UpgradeError::NotStarted(error) = error.unwrap_err() else { panic!("another error") };
+    assert!(matches!(error, StartError::TooLarge { what: "state", .. }), "{error:?}");
+    assert_eq!(ask(&actor, "count").await.unwrap(), "2", "the old one goes on");
 }
