@@ -71,7 +71,7 @@ pub use runtime::events::{DeniedAction, SystemEvent};
 pub use runtime::lifecycle::Lifecycle;
 pub use runtime::recycle::{Recycle, RecycleReason};
 pub use runtime::upgrade::{UpgradeError, UpgradeOptions};
-pub use supervision::supervisor::{Strategy, SupervisorPolicy, SupervisorRef};
+pub use supervision::supervisor::{ChildError, Strategy, SupervisorPolicy, SupervisorRef};
 pub use system::{
     ActorSystem, HostSubscription, ResendError, ShutdownReport, SpawnError, SupervisorSpec, SystemConfig,
 };

@@ -1,6 +1,8 @@
 //! What a supervisor does next, as Erlang/OTP defines it. A state machine without tasks, channels or clocks of its own:
 //! it is told what happened and when, and says whom to start and whom to end.
 
+use std::collections::BTreeMap;
+
 use tokio::time::Instant;
 
 use crate::{
@@ -12,15 +14,21 @@ use crate::{
 pub(crate) struct Plan {
     strategy: Strategy,
     history: History,
-    phases: Vec<Phase>,
-    /// Children that are not started again, and so not with their siblings either.
-    temporary: Vec<bool>,
+    /// In the order of their start. Numbers are never used again.
+    children: BTreeMap<usize, Slot>,
     /// Groups on their way down and up again. Only under one-for-one is there more than one.
     batches: Vec<Batch>,
     mode: Mode,
     orders: Vec<Order>,
 }
 
+struct Slot {
+    phase: Phase,
+    /// It is not started again, and so not with its siblings either.
+    temporary: bool,
+}
+
+/// Of a child that is not gone for good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// Not there, and to be started when its turn comes.
@@ -28,8 +36,6 @@ enum Phase {
     Starting,
     Up,
     Ending,
-    /// For good.
-    Gone,
 }
 
 struct Batch {
@@ -86,8 +92,11 @@ impl Plan {
         Self {
             strategy,
             history: History::new(intensity, backoff, random),
-            phases: vec![Phase::Down; temporary.len()],
-            temporary,
+            children: temporary
+                .into_iter()
+                .map(|temporary| Slot { phase: Phase::Down, temporary })
+                .enumerate()
+                .collect(),
             batches: Vec::new(),
             mode: Mode::Idle,
             orders: Vec::new(),
@@ -117,7 +126,7 @@ impl Plan {
     pub(crate) fn start(&mut self, now: Instant) {
         self.mode = Mode::First;
         self.history.forget();
-        self.batches = vec![Batch { members: (0..self.phases.len()).collect(), stage: Stage::Starting }];
+        self.batches = vec![Batch { members: self.children.keys().copied().collect(), stage: Stage::Starting }];
         self.tick(now);
     }
 
@@ -126,44 +135,96 @@ impl Plan {
         // Once for good is for good.
         let for_good = for_good || self.mode == (Mode::Closing { for_good: true });
         self.mode = Mode::Closing { for_good };
-        self.batches = vec![Batch { members: (0..self.phases.len()).collect(), stage: Stage::Ending(now) }];
+        self.batches = vec![Batch { members: self.children.keys().copied().collect(), stage: Stage::Ending(now) }];
         self.tick(now);
     }
 
+    /// Whether children may be added, ended and started again.
+    pub(crate) fn is_live(&self) -> bool {
+        self.mode == Mode::Live
+    }
+
+    /// One more, the last. It starts at once, or with those that are on their way.
+    pub(crate) fn add(&mut self, child: usize, temporary: bool, now: Instant) {
+        self.children.insert(child, Slot { phase: Phase::Down, temporary });
+        match &mut self.batches[..] {
+            [batch] if self.strategy != Strategy::OneForOne => batch.members.push(child),
+            _ => self.batches.push(Batch { members: vec![child], stage: Stage::Starting }),
+        }
+        self.tick(now);
+    }
+
+    /// Ends one for good.
+    pub(crate) fn dismiss(&mut self, child: usize, now: Instant) {
+        if let Some(slot) = self.children.get_mut(&child) {
+            slot.phase = Phase::Ending;
+            self.orders.push(Order::Dismiss(child));
+            self.leave_batches(child);
+        }
+        self.tick(now);
+    }
+
+    /// Ends one that is up, and starts it again.
+    pub(crate) fn restart(&mut self, child: usize, now: Instant) {
+        if self.phase(child) == Some(Phase::Up) {
+            self.leave_batches(child);
+            self.batches.push(Batch { members: vec![child], stage: Stage::Ending(now) });
+        }
+        self.tick(now);
+    }
+
+    fn phase(&self, child: usize) -> Option<Phase> {
+        self.children.get(&child).map(|slot| slot.phase)
+    }
+
+    fn set_phase(&mut self, child: usize, phase: Phase) {
+        if let Some(slot) = self.children.get_mut(&child) {
+            slot.phase = phase;
+        }
+    }
+
+    fn leave_batches(&mut self, child: usize) {
+        for batch in &mut self.batches {
+            batch.members.retain(|&member| member != child);
+        }
+    }
+
     pub(crate) fn started(&mut self, child: usize, now: Instant) {
-        if matches!(self.phases[child], Phase::Starting | Phase::Down) {
-            self.phases[child] = Phase::Up;
+        if matches!(self.phase(child), Some(Phase::Starting | Phase::Down)) {
+            self.set_phase(child, Phase::Up);
             self.history.started(child, now);
         }
         self.tick(now);
     }
 
     pub(crate) fn suspended(&mut self, child: usize, now: Instant) {
-        if self.phases[child] == Phase::Ending {
-            self.phases[child] = Phase::Down;
+        if self.phase(child) == Some(Phase::Ending) {
+            self.set_phase(child, Phase::Down);
         }
         self.tick(now);
     }
 
+    /// A child is gone for good, and forgotten.
     pub(crate) fn gone(&mut self, child: usize, now: Instant) {
-        self.phases[child] = Phase::Gone;
+        self.children.remove(&child);
+        self.leave_batches(child);
         self.tick(now);
     }
 
     /// A child failed that nobody had told to end.
     pub(crate) fn failed(&mut self, child: usize, reply: &Reply, now: Instant) {
-        self.phases[child] = Phase::Down;
+        self.set_phase(child, Phase::Down);
         match self.mode {
             Mode::First => return self.orders.push(Order::GiveUp),
             Mode::Live if !reply.restart => {
-                self.phases[child] = Phase::Ending;
+                self.set_phase(child, Phase::Ending);
                 self.orders.push(Order::Dismiss(child));
             }
             Mode::Live => {
                 let waiting = match self.strategy {
                     Strategy::OneForOne => child..child + 1,
-                    Strategy::OneForAll => 0..self.phases.len(),
-                    Strategy::RestForOne => child..self.phases.len(),
+                    Strategy::OneForAll => 0..usize::MAX,
+                    Strategy::RestForOne => child..usize::MAX,
                 };
                 let Some(wait) = self.history.note(child, waiting, reply, now) else {
                     return self.orders.push(Order::GiveUp);
@@ -171,9 +232,7 @@ impl Plan {
                 let until = later(now, wait);
                 let first = match self.strategy {
                     Strategy::OneForOne => {
-                        for batch in &mut self.batches {
-                            batch.members.retain(|&member| member != child);
-                        }
+                        self.leave_batches(child);
                         self.batches.push(Batch { members: vec![child], stage: Stage::Ending(until) });
                         return self.tick(now);
                     }
@@ -182,8 +241,8 @@ impl Plan {
                 };
                 // Together with those that are on their way already.
                 let first = self.batches.iter().flat_map(|batch| batch.members.first()).fold(first, |a, &b| a.min(b));
-                self.batches =
-                    vec![Batch { members: (first..self.phases.len()).collect(), stage: Stage::Ending(until) }];
+                let members = self.children.range(first..).map(|(&member, _)| member).collect();
+                self.batches = vec![Batch { members, stage: Stage::Ending(until) }];
             }
             Mode::Idle | Mode::Closing { .. } => {}
         }
@@ -215,17 +274,18 @@ impl Plan {
     fn advance(&mut self, batch: &mut Batch, now: Instant) -> bool {
         let for_good = self.mode == (Mode::Closing { for_good: true });
         if let Stage::Ending(until) = batch.stage {
-            let lives = |&member: &usize| match self.phases[member] {
-                Phase::Up | Phase::Starting | Phase::Ending => true,
-                Phase::Down => for_good,
-                Phase::Gone => false,
+            let lives = |&member: &usize| match self.phase(member) {
+                Some(Phase::Up | Phase::Starting | Phase::Ending) => true,
+                Some(Phase::Down) => for_good,
+                None => false,
             };
             match batch.members.iter().copied().rev().find(|member| lives(member)) {
-                Some(member) if self.phases[member] == Phase::Ending => return true,
+                Some(member) if self.phase(member) == Some(Phase::Ending) => return true,
                 Some(member) => {
-                    let dismiss = for_good || (self.temporary[member] && self.mode == Mode::Live);
+                    let temporary = self.children.get(&member).is_some_and(|slot| slot.temporary);
+                    let dismiss = for_good || (temporary && self.mode == Mode::Live);
                     self.orders.push(if dismiss { Order::Dismiss(member) } else { Order::Suspend(member) });
-                    self.phases[member] = Phase::Ending;
+                    self.set_phase(member, Phase::Ending);
                     return true;
                 }
                 None if matches!(self.mode, Mode::Closing { .. }) => return false,
@@ -242,12 +302,12 @@ impl Plan {
             .members
             .iter()
             .copied()
-            .find(|&member| matches!(self.phases[member], Phase::Down | Phase::Starting | Phase::Ending));
+            .find(|&member| matches!(self.phase(member), Some(Phase::Down | Phase::Starting | Phase::Ending)));
         match next {
             None => false,
             Some(member) => {
-                if self.phases[member] == Phase::Down {
-                    self.phases[member] = Phase::Starting;
+                if self.phase(member) == Some(Phase::Down) {
+                    self.set_phase(member, Phase::Starting);
                     self.orders.push(Order::Start(member));
                 }
                 true
@@ -293,6 +353,15 @@ mod tests {
         Stop {
             child: usize,
         },
+        Add {
+            temporary: bool,
+        },
+        Dismiss {
+            child: usize,
+        },
+        Restart {
+            child: usize,
+        },
         Pass {
             ms: u64,
         },
@@ -303,6 +372,9 @@ mod tests {
             8 => prop::bool::weighted(0.1).prop_map(|fails| Step::Obey { fails }),
             3 => (0..4_usize, prop::bool::weighted(0.9)).prop_map(|(child, restart)| Step::Fail { child, restart }),
             1 => (0..4_usize).prop_map(|child| Step::Stop { child }),
+            1 => any::<bool>().prop_map(|temporary| Step::Add { temporary }),
+            1 => (0..8_usize).prop_map(|child| Step::Dismiss { child }),
+            1 => (0..8_usize).prop_map(|child| Step::Restart { child }),
             3 => (0..30_u64).prop_map(|ms| Step::Pass { ms }),
         ]
     }
@@ -318,6 +390,8 @@ mod tests {
         restarts: Vec<Instant>,
         given_up: bool,
         closed: bool,
+        /// That one alone is ended out of its turn.
+        restarted: Option<usize>,
     }
 
     impl World {
@@ -336,6 +410,7 @@ mod tests {
                 restarts: Vec::new(),
                 given_up: false,
                 closed: false,
+                restarted: None,
             }
         }
 
@@ -345,7 +420,7 @@ mod tests {
                 match order {
                     Order::Start(child) => {
                         assert_eq!(self.children[child], Child::Down);
-                        if self.strategy != Strategy::OneForOne {
+                        if self.strategy != Strategy::OneForOne && self.restarted.is_none() {
                             // In order, each when those before are up.
                             let is_settled =
                                 |c: &Child| matches!(c, Child::Up | Child::Gone | Child::Ending { for_good: true });
@@ -355,10 +430,13 @@ mod tests {
                         self.open.push_back(child);
                     }
                     Order::Suspend(child) | Order::Dismiss(child) => {
-                        assert!(!matches!(self.children[child], Child::Gone | Child::Ending { .. }));
-                        if matches!(order, Order::Suspend(_)) {
+                        let ends = matches!(self.children[child], Child::Gone | Child::Ending { for_good: true });
+                        assert!(!ends, "{order:?}");
+                        if matches!(order, Order::Suspend(_)) && self.restarted.is_none() {
                             // The last first.
-                            assert!(self.children[child + 1..].iter().all(|c| matches!(c, Child::Down | Child::Gone)));
+                            let ended =
+                                |c: &Child| matches!(c, Child::Down | Child::Gone | Child::Ending { for_good: true });
+                            assert!(self.children[child + 1..].iter().all(ended));
                         }
                         self.children[child] = Child::Ending { for_good: matches!(order, Order::Dismiss(_)) };
                         self.open.retain(|&open| open != child);
@@ -412,6 +490,24 @@ mod tests {
                         self.plan.gone(child, self.now);
                     }
                 }
+                Step::Add { temporary } => {
+                    if self.plan.is_live() && self.children.len() < 8 {
+                        self.children.push(Child::Down);
+                        self.plan.add(self.children.len() - 1, temporary, self.now);
+                    }
+                }
+                Step::Dismiss { child } => {
+                    let lives = |child: &Child| !matches!(child, Child::Gone | Child::Ending { for_good: true });
+                    if self.plan.is_live() && self.children.get(child).is_some_and(lives) {
+                        self.plan.dismiss(child, self.now);
+                    }
+                }
+                Step::Restart { child } => {
+                    if self.plan.is_live() {
+                        self.plan.restart(child, self.now);
+                        self.restarted = Some(child);
+                    }
+                }
                 Step::Pass { ms } => {
                     self.now += Duration::from_millis(ms);
                     self.plan.tick(self.now);
@@ -427,11 +523,12 @@ mod tests {
             if closing || (!restart && !first) {
                 return;
             }
-            // The model of intensity: one too many within the period, or any at the first start.
+            // One too many within the period gives up, or any at the first start. Waits make the period longer.
             let since = self.now.checked_sub(INTENSITY.within);
             let recent = self.restarts.iter().filter(|&&at| since.is_none_or(|since| at > since)).count();
-            let too_many = first || recent >= INTENSITY.restarts as usize;
-            assert_eq!(self.plan.orders.contains(&Order::GiveUp), too_many);
+            let (permitted, given_up) = (INTENSITY.restarts as usize, self.plan.orders.contains(&Order::GiveUp));
+            assert!(given_up || (!first && recent < permitted));
+            assert!(!given_up || first || self.restarts.len() >= permitted);
             self.restarts.push(self.now);
         }
 

@@ -1,6 +1,14 @@
 //! Supervisors: the task that carries out a [`Plan`], and what one is made from.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use airssys_wasm_limits::CancellationToken;
 use airssys_wasm_registry::ComponentId;
@@ -13,7 +21,10 @@ use tokio::{
 
 use crate::{
     ActorRef, Backoff, Intensity, Restart, RestartPolicy, SystemEvent,
-    failure::{policy::later, report::Failure},
+    failure::{
+        policy::later,
+        report::{Failure, shown},
+    },
     runtime::{
         cell::Cell,
         orders::Control,
@@ -81,7 +92,43 @@ impl SupervisorRef {
 
     /// The actors that are below it and below its supervisors now, in the order of their start.
     pub fn actors(&self) -> Vec<ActorRef> {
-        self.0.children.iter().flat_map(Child::actors).collect()
+        self.0.children().iter().flat_map(Child::actors).collect()
+    }
+
+    /// The names of its own children, actors and supervisors, in the order of their start.
+    pub fn children(&self) -> Vec<ComponentId> {
+        self.0.children().iter().map(|child| child.name().clone()).collect()
+    }
+
+    /// Ends a child for good, as a [stop](crate::Stop::Drain) does, and waits for that. Its siblings go on.
+    ///
+    /// # Errors
+    ///
+    /// [`ChildError`].
+    pub async fn terminate_child(&self, name: &str) -> Result<(), ChildError> {
+        self.ordered(name, |key, done| SupervisorOrder::Terminate { key, done }).await
+    }
+
+    /// Ends a child's incarnation and starts the next, and waits for that. Its siblings go on, its mailbox is kept, and
+    /// nothing counts against the intensity. A child that waits for its restart comes up in its time.
+    ///
+    /// # Errors
+    ///
+    /// [`ChildError`], also where the child is gone before it is up.
+    pub async fn restart_child(&self, name: &str) -> Result<(), ChildError> {
+        self.ordered(name, |key, done| SupervisorOrder::Restart { key, done }).await
+    }
+
+    async fn ordered(
+        &self,
+        name: &str,
+        order: impl FnOnce(usize, oneshot::Sender<()>) -> SupervisorOrder,
+    ) -> Result<(), ChildError> {
+        let key = self.0.children.lock().iter().find(|(_, child)| child.name().as_str() == name).map(|(&key, _)| key);
+        let no_child = || ChildError::NoChild { supervisor: self.name().clone(), name: name.to_owned() };
+        let (done, outcome) = oneshot::channel();
+        self.0.order(order(key.ok_or_else(no_child)?, done));
+        outcome.await.map_err(|_| no_child())
     }
 
     /// Asks it to end all its children, the last first, and itself. Does not wait; [`ended`](Self::ended) does.
@@ -95,9 +142,27 @@ impl SupervisorRef {
     }
 }
 
+/// What was to happen to a child did not.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChildError {
+    /// It has no such child, or has none any more, or is not running itself.
+    #[error("the supervisor `{supervisor}` has no child `{}` that it could do this with", shown(name))]
+    NoChild {
+        /// The supervisor.
+        supervisor: ComponentId,
+        /// The name that was asked for.
+        name: String,
+    },
+}
+
 pub(crate) struct SupervisorCell {
     pub(crate) name: ComponentId,
-    pub(crate) children: Vec<Child>,
+    children: Mutex<BTreeMap<usize, Child>>,
+    /// The number of the next child.
+    next: AtomicUsize,
+    /// Where children tell what happened.
+    pub(crate) events: mpsc::UnboundedSender<ChildEvent>,
     orders: mpsc::UnboundedSender<SupervisorOrder>,
     pub(crate) ended: CancellationToken,
 }
@@ -118,9 +183,20 @@ impl Roots {
     pub(crate) fn all(&self) -> Vec<(u32, SupervisorRef)> {
         self.0.lock().clone()
     }
+
+    /// A child at this level was added somewhere below: its root ends no later than what it depends on.
+    pub(crate) fn raise(&self, below: &Arc<SupervisorCell>, to: u32) -> u32 {
+        let mut roots = self.0.lock();
+        let root = roots.iter_mut().find(|(_, root)| root.0.contains(below));
+        root.map_or(to, |(level, _)| {
+            *level = to.max(*level);
+            *level
+        })
+    }
 }
 
 /// Somebody who is supervised.
+#[derive(Clone)]
 pub(crate) enum Child {
     Actor(Arc<Cell>),
     Supervisor(Arc<SupervisorCell>),
@@ -130,6 +206,25 @@ enum SupervisorOrder {
     Start { order: u64 },
     Suspend { order: u64 },
     Stop,
+    Add(Box<Newcomer>),
+    Terminate { key: usize, done: oneshot::Sender<()> },
+    Restart { key: usize, done: oneshot::Sender<()> },
+}
+
+/// A child that is to be added. Dropped where it is not, it ends.
+struct Newcomer {
+    key: usize,
+    child: Option<Child>,
+    policy: RestartPolicy,
+    first: First,
+}
+
+impl Drop for Newcomer {
+    fn drop(&mut self) {
+        if let Some(child) = &self.child {
+            child.kill();
+        }
+    }
 }
 
 impl SupervisorCell {
@@ -138,9 +233,32 @@ impl SupervisorCell {
         _ = self.orders.send(order);
     }
 
+    fn children(&self) -> Vec<Child> {
+        self.children.lock().values().cloned().collect()
+    }
+
+    fn child(&self, key: usize) -> Option<Child> {
+        self.children.lock().get(&key).cloned()
+    }
+
+    fn contains(self: &Arc<Self>, other: &Arc<Self>) -> bool {
+        let below = |child: &Child| matches!(child, Child::Supervisor(cell) if cell.contains(other));
+        Arc::ptr_eq(self, other) || self.children().iter().any(below)
+    }
+
+    /// The number of a child that is to be added.
+    pub(crate) fn next_key(&self) -> usize {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Adds a child and starts it. The outcome of its first start is told, or nothing where the supervisor is not running.
+    pub(crate) fn add(&self, key: usize, child: Child, policy: RestartPolicy, first: First) {
+        self.order(SupervisorOrder::Add(Box::new(Newcomer { key, child: Some(child), policy, first })));
+    }
+
     /// Ends everything below at once.
     pub(crate) fn kill(&self) {
-        for child in &self.children {
+        for child in self.children() {
             child.kill();
         }
         self.order(SupervisorOrder::Stop);
@@ -153,7 +271,7 @@ impl Child {
         match self {
             Self::Actor(cell) if cell.ended.is_cancelled() => Vec::new(),
             Self::Actor(cell) => vec![ActorRef(Arc::clone(cell))],
-            Self::Supervisor(cell) => cell.children.iter().flat_map(Self::actors).collect(),
+            Self::Supervisor(cell) => cell.children().iter().flat_map(Self::actors).collect(),
         }
     }
 
@@ -168,6 +286,22 @@ impl Child {
         match self {
             Self::Actor(cell) => cell.orders.give(Control::Stop { drain: true }),
             Self::Supervisor(cell) => cell.order(SupervisorOrder::Stop),
+        }
+    }
+
+    /// One that was made from the specification of an actor.
+    pub(crate) fn into_actor(self) -> ActorRef {
+        match self {
+            Self::Actor(cell) => ActorRef(cell),
+            Self::Supervisor(_) => unreachable!("it was made of an actor's specification"),
+        }
+    }
+
+    /// One that was made from the specification of a supervisor.
+    pub(crate) fn into_supervisor(self) -> SupervisorRef {
+        match self {
+            Self::Supervisor(cell) => SupervisorRef(cell),
+            Self::Actor(_) => unreachable!("it was made of a supervisor's specification"),
         }
     }
 
@@ -218,19 +352,38 @@ pub(crate) struct Supervisor {
     services: Arc<Services>,
     roots: Arc<Roots>,
     shutdown: Duration,
-    /// How each child is restarted.
-    policies: Vec<RestartPolicy>,
+    children: BTreeMap<usize, Supervised>,
     plan: Plan,
-    /// The last order given to each child, by which stale events are known.
-    last_order: Vec<u64>,
-    /// Until when a child may take to end, and whether that is for good.
-    ending_until: Vec<Option<(Instant, bool)>>,
     last_failure: Option<Arc<(ComponentId, Failure)>>,
     events: mpsc::UnboundedReceiver<ChildEvent>,
     orders: mpsc::UnboundedReceiver<SupervisorOrder>,
     parent: Parent,
     /// What comes when all children are ended.
     then: Then,
+}
+
+/// What a supervisor knows of a child.
+struct Supervised {
+    policy: RestartPolicy,
+    /// The last order given to it, by which stale events are known.
+    last_order: u64,
+    /// Until when it may take to end, and whether that is for good.
+    ending_until: Option<(Instant, bool)>,
+    /// Who is told the outcome of its first start, if it was added.
+    first: Option<First>,
+    /// Who waits for its restart, or for its end.
+    restarted: Vec<oneshot::Sender<()>>,
+    ended: Vec<oneshot::Sender<()>>,
+}
+
+impl Supervised {
+    fn new(policy: RestartPolicy, first: Option<First>) -> Self {
+        Self { policy, last_order: 0, ending_until: None, first, restarted: Vec::new(), ended: Vec::new() }
+    }
+
+    fn is_temporary(&self) -> bool {
+        self.policy.restart == Restart::Temporary
+    }
 }
 
 /// Who is told what becomes of a supervisor.
@@ -259,20 +412,30 @@ impl Supervisor {
         name: ComponentId,
         policy: &SupervisorPolicy,
         children: Vec<(Child, RestartPolicy)>,
-        events: mpsc::UnboundedReceiver<ChildEvent>,
+        (events_to, events): (mpsc::UnboundedSender<ChildEvent>, mpsc::UnboundedReceiver<ChildEvent>),
         parent: Parent,
     ) -> Self {
         let (orders_to, orders) = mpsc::unbounded_channel();
-        let (children, policies): (Vec<_>, Vec<_>) = children.into_iter().unzip();
-        let temporary = policies.iter().map(|policy| policy.restart == Restart::Temporary).collect();
+        let next = AtomicUsize::new(children.len());
+        let (children, known): (BTreeMap<_, _>, BTreeMap<_, _>) = children
+            .into_iter()
+            .enumerate()
+            .map(|(key, (child, policy))| ((key, child), (key, Supervised::new(policy, None))))
+            .unzip();
+        let temporary = known.values().map(Supervised::is_temporary).collect();
         Self {
-            last_order: vec![0; children.len()],
-            ending_until: vec![None; children.len()],
-            cell: Arc::new(SupervisorCell { name, children, orders: orders_to, ended: CancellationToken::new() }),
+            cell: Arc::new(SupervisorCell {
+                name,
+                children: Mutex::new(children),
+                next,
+                events: events_to,
+                orders: orders_to,
+                ended: CancellationToken::new(),
+            }),
+            children: known,
             services: Arc::clone(services),
             roots: Arc::clone(roots),
             shutdown: policy.shutdown,
-            policies,
             plan: Plan::new(policy.strategy, policy.intensity, policy.backoff, temporary, services.random()),
             last_failure: None,
             events,
@@ -291,20 +454,20 @@ impl Supervisor {
             self.plan.start(Instant::now());
         }
         while self.carry_out() {
-            let due =
-                self.plan.due().into_iter().chain(self.ending_until.iter().flatten().map(|(until, _)| *until)).min();
+            let ending = self.children.values().filter_map(|child| child.ending_until.map(|(until, _)| until));
+            let due = self.plan.due().into_iter().chain(ending).min();
             tokio::select! {
                 biased;
-                Some(order) = self.orders.recv() => self.obey(&order),
+                Some(order) = self.orders.recv() => self.obey(order),
                 Some(event) = self.events.recv() => self.hear(event),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.on_time(),
             }
         }
     }
 
-    fn obey(&mut self, order: &SupervisorOrder) {
+    fn obey(&mut self, order: SupervisorOrder) {
         let now = Instant::now();
-        match *order {
+        match order {
             SupervisorOrder::Start { order } => {
                 self.follow(order);
                 self.plan.start(now);
@@ -314,6 +477,39 @@ impl Supervisor {
                 self.close(Then::Suspended);
             }
             SupervisorOrder::Stop => self.close(Then::End),
+            SupervisorOrder::Add(newcomer) => self.add(*newcomer, now),
+            SupervisorOrder::Terminate { key, done } => {
+                // Dropping `done` says that there is no such child.
+                if let Some(child) = self.children.get_mut(&key) {
+                    child.ended.push(done);
+                    if child.ended.len() == 1 && self.plan.is_live() {
+                        self.plan.dismiss(key, now);
+                    }
+                }
+            }
+            SupervisorOrder::Restart { key, done } => {
+                if let Some(child) = self.children.get_mut(&key)
+                    && self.plan.is_live()
+                {
+                    child.restarted.push(done);
+                    self.plan.restart(key, now);
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, mut newcomer: Newcomer, now: Instant) {
+        if !self.plan.is_live() {
+            return;
+        }
+        let (unused, _) = oneshot::channel();
+        let first = std::mem::replace(&mut newcomer.first, unused);
+        let known = Supervised::new(std::mem::take(&mut newcomer.policy), Some(first));
+        if let Some(child) = newcomer.child.take() {
+            let temporary = known.is_temporary();
+            self.cell.children.lock().insert(newcomer.key, child);
+            self.children.insert(newcomer.key, known);
+            self.plan.add(newcomer.key, temporary, now);
         }
     }
 
@@ -325,31 +521,54 @@ impl Supervisor {
         self.plan.close(matches!(self.then, Then::End), Instant::now());
     }
 
-    fn hear(&mut self, ChildEvent { child, order, what }: ChildEvent) {
+    fn hear(&mut self, ChildEvent { child: key, order, what }: ChildEvent) {
         let now = Instant::now();
+        let Some(child) = self.children.get_mut(&key) else { return };
         match what {
             ChildEventKind::Gone => {
-                self.ending_until[child] = None;
-                self.plan.gone(child, now);
+                let gone = self.children.remove(&key);
+                self.cell.children.lock().remove(&key);
+                self.plan.gone(key, now);
+                for done in gone.into_iter().flat_map(|child| child.ended) {
+                    // Fails when nobody waits any more.
+                    _ = done.send(());
+                }
             }
-            _ if order != self.last_order[child] => {}
-            ChildEventKind::Started => self.plan.started(child, now),
+            _ if order != child.last_order => {}
+            ChildEventKind::Started => {
+                if let Some(first) = child.first.take() {
+                    _ = first.send(Ok(()));
+                }
+                for done in child.restarted.drain(..) {
+                    _ = done.send(());
+                }
+                self.plan.started(key, now);
+            }
             ChildEventKind::Suspended => {
-                self.ending_until[child] = None;
-                self.plan.suspended(child, now);
+                child.ending_until = None;
+                self.plan.suspended(key, now);
             }
             ChildEventKind::Failed(failure) => {
-                let reply = self.policies[child].answer(&failure);
-                self.last_failure = Some(Arc::new((self.cell.children[child].name().clone(), failure)));
-                self.plan.failed(child, &reply, now);
+                let reply = child.policy.answer(&failure);
+                let first = child.first.take();
+                let Some(name) = self.cell.child(key).map(|child| child.name().clone()) else { return };
+                if let Some(first) = first {
+                    // Whoever added it is told, and nothing is left of it.
+                    _ = first.send(Err((name, failure)));
+                    return self.plan.dismiss(key, now);
+                }
+                self.last_failure = Some(Arc::new((name, failure)));
+                self.plan.failed(key, &reply, now);
             }
         }
     }
 
     fn on_time(&mut self) {
         let now = Instant::now();
-        for (child, until) in self.cell.children.iter().zip(&mut self.ending_until) {
-            if let Some((_, for_good)) = until.take_if(|(until, _)| *until <= now) {
+        for (&key, known) in &mut self.children {
+            if let Some((_, for_good)) = known.ending_until.take_if(|(until, _)| *until <= now)
+                && let Some(child) = self.cell.child(key)
+            {
                 child.interrupt(for_good);
             }
         }
@@ -365,19 +584,11 @@ impl Supervisor {
             }
             for order in orders {
                 match order {
-                    Order::Start(child) => {
-                        let order = self.next_order(child);
-                        self.cell.children[child].start(order);
+                    Order::Start(key) => self.tell_child(key, None, |child, known| child.start(known.last_order)),
+                    Order::Suspend(key) => {
+                        self.tell_child(key, Some(false), |child, known| child.suspend(known.last_order));
                     }
-                    Order::Suspend(child) => {
-                        let order = self.next_order(child);
-                        self.ending_until[child] = Some((later(Instant::now(), self.shutdown), false));
-                        self.cell.children[child].suspend(order);
-                    }
-                    Order::Dismiss(child) => {
-                        self.ending_until[child] = Some((later(Instant::now(), self.shutdown), true));
-                        self.cell.children[child].stop();
-                    }
+                    Order::Dismiss(key) => self.tell_child(key, Some(true), |child, _| child.stop()),
                     Order::Started => match &mut self.parent {
                         Parent::Root(first) => {
                             // Where the spawner has gone meanwhile, nobody could ever reach this one.
@@ -427,9 +638,16 @@ impl Supervisor {
         }
     }
 
-    fn next_order(&mut self, child: usize) -> u64 {
-        self.last_order[child] += 1;
-        self.last_order[child]
+    /// Gives a child an order, and time to end where it is to end: for good, or to be started again.
+    fn tell_child(&mut self, key: usize, ends: Option<bool>, tell: impl FnOnce(&Child, &Supervised)) {
+        let (Some(known), Some(child)) = (self.children.get_mut(&key), self.cell.child(key)) else { return };
+        if ends != Some(true) {
+            known.last_order += 1;
+        }
+        if let Some(for_good) = ends {
+            known.ending_until = Some((later(Instant::now(), self.shutdown), for_good));
+        }
+        tell(&child, known);
     }
 
     fn follow(&mut self, to: u64) {
@@ -449,7 +667,7 @@ impl Supervisor {
 /// Also where the task is dropped with its runtime: no child waits for orders that never come.
 impl Drop for Supervisor {
     fn drop(&mut self) {
-        self.cell.children.iter().for_each(Child::kill);
+        self.cell.children().iter().for_each(Child::kill);
         self.roots.remove(&self.cell);
         self.tell(ChildEventKind::Gone);
         self.cell.ended.cancel();

@@ -22,7 +22,7 @@ use airssys_wasm_registry::{
     ActorAddress, ComponentId, GroupError, MessageEnvelope, Name, NameTaken, PublishReport, SendError, Topic,
     TopicPattern, WhenFull,
 };
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::join_all;
 use tokio::{
     sync::{broadcast, mpsc, oneshot},
     time::Instant,
@@ -31,8 +31,7 @@ use tokio::{
 pub use self::{spawn::SpawnError, subscription::HostSubscription, tree::SupervisorSpec};
 use crate::{
     ActorInfo, ActorManifest, ActorRef, ActorSandbox, ActorSpec, ActorState, ActorTemplate, DeadLetterLimits,
-    DeadLetters, LoadManifestError, NativeActor, NativeSpec, RestartPolicy, SupervisorRef, SystemEvent, UpgradeError,
-    UpgradeOptions,
+    DeadLetters, LoadManifestError, NativeActor, NativeSpec, SystemEvent, UpgradeError, UpgradeOptions,
     failure::policy::later,
     guest::{
         imports,
@@ -43,11 +42,8 @@ use crate::{
         orders::{Control, Upgrade},
         services::Services,
     },
-    supervision::supervisor::{Child, Parent, Roots, Supervisor},
-    system::{
-        spawn::{Prepared, Spawn, not_started},
-        tree::{ChildSpec, native},
-    },
+    supervision::supervisor::{Child, Roots},
+    system::{spawn::Spawn, tree::native},
 };
 
 /// What can be chosen about a system.
@@ -330,79 +326,6 @@ impl<U: Send + 'static> ActorSystem<U> {
             sandbox = sandbox.with_budget(budget.clone());
         }
         Ok(manifest.spec(sandbox))
-    }
-
-    /// Spawns a supervisor with all that is below it, in order.
-    ///
-    /// # Errors
-    ///
-    /// [`SpawnError`] of the first that does not start. Those before it are ended again, and nothing is left.
-    ///
-    /// # Panics
-    ///
-    /// Outside a tokio runtime with timers.
-    pub async fn supervise(&self, spec: SupervisorSpec<U>) -> Result<SupervisorRef, SpawnError> {
-        let (first, outcome) = oneshot::channel();
-        let (supervisor, level, tasks) = self.prepare(spec, Parent::Root(Some(first)))?;
-        let handle = SupervisorRef(Arc::clone(supervisor.cell()));
-        for actor in handle.actors() {
-            actor.0.level.store(level, Ordering::Relaxed);
-        }
-        self.core().roots.add(level, handle.clone());
-        if self.core().closing.load(Ordering::SeqCst) {
-            // Dropping the supervisor and the tasks takes everything back.
-            return Err(SpawnError::ShuttingDown);
-        }
-        // From here on it ends with the system, also where nobody waits for this.
-        for task in tasks {
-            tokio::spawn(task);
-        }
-        tokio::spawn(supervisor.run());
-        match outcome.await {
-            Ok(Ok(())) => Ok(handle),
-            Ok(Err((id, failure))) => {
-                handle.ended().await;
-                Err(not_started(&id, failure))
-            }
-            Err(_) => Err(SpawnError::ShuttingDown),
-        }
-    }
-
-    /// Registers all that is below a supervisor. What was registered is taken back by dropping it.
-    fn prepare(
-        &self,
-        spec: SupervisorSpec<U>,
-        parent: Parent,
-    ) -> Result<(Supervisor, u32, Vec<BoxFuture<'static, ()>>), SpawnError> {
-        let (events_to, events) = mpsc::unbounded_channel();
-        let (mut children, mut tasks, mut level) = (Vec::new(), Vec::new(), 0);
-        for (at, child) in spec.children.into_iter().enumerate() {
-            let prepared = match child {
-                ChildSpec::Actor(spec) => self.guest(*spec)?.supervised(self.core(), at, events_to.clone())?,
-                ChildSpec::Native(prepare) => prepare(self.core(), at, events_to.clone())?,
-                ChildSpec::Supervisor(spec) => {
-                    let policy = RestartPolicy { restart: spec.policy.restart, ..RestartPolicy::default() };
-                    let parent = Parent::Supervisor { child: at, order: 0, events: events_to.clone() };
-                    let (supervisor, level, mut tasks) = self.prepare(spec, parent)?;
-                    let child = Child::Supervisor(Arc::clone(supervisor.cell()));
-                    tasks.push(Box::pin(supervisor.run()));
-                    Prepared { level, child, policy, tasks }
-                }
-            };
-            level = level.max(prepared.level);
-            tasks.extend(prepared.tasks);
-            children.push((prepared.child, prepared.policy));
-        }
-        let supervisor = Supervisor::new(
-            &self.core().services,
-            &self.core().roots,
-            spec.name,
-            &spec.policy,
-            children,
-            events,
-            parent,
-        );
-        Ok((supervisor, level, tasks))
     }
 
     /// The actor of this name.

@@ -64,6 +64,12 @@ pub enum SpawnError {
         /// What it is to hold.
         size: usize,
     },
+    /// The supervisor that was to have it is starting, suspended by its own, ending, or gone.
+    #[error("the supervisor `{supervisor}` is not running")]
+    SupervisorNotRunning {
+        /// The supervisor.
+        supervisor: ComponentId,
+    },
     /// The system is shutting down.
     #[error("the system is shutting down")]
     ShuttingDown,
