@@ -38,8 +38,15 @@ struct Inner {
 ///
 /// Strings in here are for people. Those that come from the guest are as the guest wrote them; [`Crash`]'s `Display`
 /// escapes them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error, strum::EnumDiscriminants)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
+#[strum_discriminants(
+    name(CrashClass),
+    doc = "A [`CrashKind`] without its figures: what policies and metrics tell apart. Serialised as `cpu-time`.",
+    derive(Hash, PartialOrd, Ord, Serialize, Deserialize, strum::Display, strum::IntoStaticStr, strum::VariantArray),
+    strum(serialize_all = "kebab-case"),
+    serde(rename_all = "kebab-case")
+)]
 #[non_exhaustive]
 pub enum CrashKind {
     /// The guest did what WebAssembly forbids.
@@ -148,101 +155,20 @@ pub enum CrashKind {
     Cancelled,
 }
 
-/// A [`CrashKind`] without its figures: what policies and metrics tell apart. Serialised as `cpu-time`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-#[expect(missing_docs, reason = "each stands for the kind of the same name")]
-pub enum CrashClass {
-    Trap,
-    StackOverflow,
-    OutOfFuel,
-    CpuTime,
-    Deadline,
-    Memory,
-    TableElements,
-    Budget,
-    HostCalls,
-    Handles,
-    Exit,
-    HostCall,
-    HostPanic,
-    BadValue,
-    Refused,
-    Cancelled,
-}
-
 impl CrashClass {
     /// All of them.
-    pub const ALL: [Self; 16] = [
-        Self::Trap,
-        Self::StackOverflow,
-        Self::OutOfFuel,
-        Self::CpuTime,
-        Self::Deadline,
-        Self::Memory,
-        Self::TableElements,
-        Self::Budget,
-        Self::HostCalls,
-        Self::Handles,
-        Self::Exit,
-        Self::HostCall,
-        Self::HostPanic,
-        Self::BadValue,
-        Self::Refused,
-        Self::Cancelled,
-    ];
+    pub const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
 
     /// Its name, as it is serialised.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Trap => "trap",
-            Self::StackOverflow => "stack-overflow",
-            Self::OutOfFuel => "out-of-fuel",
-            Self::CpuTime => "cpu-time",
-            Self::Deadline => "deadline",
-            Self::Memory => "memory",
-            Self::TableElements => "table-elements",
-            Self::Budget => "budget",
-            Self::HostCalls => "host-calls",
-            Self::Handles => "handles",
-            Self::Exit => "exit",
-            Self::HostCall => "host-call",
-            Self::HostPanic => "host-panic",
-            Self::BadValue => "bad-value",
-            Self::Refused => "refused",
-            Self::Cancelled => "cancelled",
-        }
-    }
-}
-
-impl fmt::Display for CrashClass {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        self.into()
     }
 }
 
 impl CrashKind {
     /// Which kind it is, without the figures.
     pub fn class(&self) -> CrashClass {
-        match self {
-            Self::Trap { .. } => CrashClass::Trap,
-            Self::StackOverflow => CrashClass::StackOverflow,
-            Self::OutOfFuel { .. } => CrashClass::OutOfFuel,
-            Self::CpuTime { .. } => CrashClass::CpuTime,
-            Self::Deadline { .. } => CrashClass::Deadline,
-            Self::Memory { .. } => CrashClass::Memory,
-            Self::TableElements { .. } => CrashClass::TableElements,
-            Self::Budget { .. } => CrashClass::Budget,
-            Self::HostCalls { .. } => CrashClass::HostCalls,
-            Self::Handles { .. } => CrashClass::Handles,
-            Self::Exit { .. } => CrashClass::Exit,
-            Self::HostCall { .. } => CrashClass::HostCall,
-            Self::HostPanic { .. } => CrashClass::HostPanic,
-            Self::BadValue { .. } => CrashClass::BadValue,
-            Self::Refused { .. } => CrashClass::Refused,
-            Self::Cancelled => CrashClass::Cancelled,
-        }
+        self.into()
     }
 }
 

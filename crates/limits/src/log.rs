@@ -1,4 +1,7 @@
 //! How much of what a component writes goes into the host's log.
+//!
+//! Not by `governor`: its clock is its own, and this one is the engine's, which tests crank; and it does not count what it
+//! refused.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

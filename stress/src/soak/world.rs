@@ -64,7 +64,7 @@ impl World {
             // None makes room for another: they are taken out all the time.
             dead_letters: DeadLetterLimits { letters: all, letters_per_actor: all, bytes: all, bytes_per_actor: all },
             metrics_per_actor: true,
-            latencies: Some(true),
+            latencies: true,
             seed: Some(random.u64(..)),
             ..SystemConfig::default()
         };

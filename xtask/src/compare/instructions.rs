@@ -1,4 +1,6 @@
 //! Instructions for each iteration, counted by callgrind: a second signal, which nothing else on the machine touches.
+//!
+//! Not by `gungraun`: it wants benchmarks of its own form and a runner that is installed, and these are those that are timed.
 
 use std::{
     collections::BTreeMap,

@@ -15,7 +15,8 @@ pub(crate) struct Metrics {
     memory: Histogram,
     pub(crate) restarts: Counter,
     pub(crate) recycled: Counter,
-    crashes: [Counter; CrashClass::ALL.len()],
+    /// By their class.
+    crashes: Box<[Counter]>,
     pub(crate) dead_letters: Counter,
     pub(crate) denied: Counter,
     pub(crate) unclaimed: Counter,
@@ -24,12 +25,9 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// With latencies where that is asked for, or where it is left open and somebody seems to listen.
-    pub(crate) fn new(actor: Option<&ComponentId>, latencies: Option<bool>) -> Self {
+    pub(crate) fn new(actor: Option<&ComponentId>, latencies: bool) -> Self {
         let labels = || -> Vec<Label> { actor.map(|id| Label::new("actor", id.to_string())).into_iter().collect() };
-        // The recorder that records nothing has no state. One that has none and records all the same asks for it.
-        let latencies = latencies.unwrap_or_else(|| metrics::with_recorder(|recorder| size_of_val(recorder) != 0));
-        let crashes = CrashClass::ALL.map(|class| {
+        let crashes = CrashClass::ALL.iter().map(|class| {
             let mut labels = labels();
             labels.push(Label::from_static_parts("kind", class.as_str()));
             metrics::counter!("airssys_actor_crashes_total", labels)
@@ -42,7 +40,7 @@ impl Metrics {
             memory: metrics::histogram!("airssys_actor_memory_bytes", labels()),
             restarts: metrics::counter!("airssys_actor_restarts_total", labels()),
             recycled: metrics::counter!("airssys_actor_recycled_total", labels()),
-            crashes,
+            crashes: crashes.collect(),
             dead_letters: metrics::counter!("airssys_actor_dead_letters_total", labels()),
             denied: metrics::counter!("airssys_actor_denied_total", labels()),
             unclaimed: metrics::counter!("airssys_actor_unclaimed_answers_total", labels()),
@@ -52,9 +50,7 @@ impl Metrics {
     }
 
     pub(crate) fn crash(&self, class: CrashClass) {
-        if let Some(at) = CrashClass::ALL.iter().position(|&known| known == class) {
-            self.crashes[at].increment(1);
-        }
+        self.crashes[class as usize].increment(1);
     }
 
     /// When a message is taken. Reads the clock only where somebody listens.

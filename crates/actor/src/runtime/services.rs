@@ -21,7 +21,7 @@ pub(crate) struct Services {
     events: broadcast::Sender<SystemEvent>,
     metrics: Arc<Metrics>,
     metrics_per_actor: bool,
-    latencies: Option<bool>,
+    latencies: bool,
     random: Mutex<fastrand::Rng>,
 }
 
@@ -29,7 +29,7 @@ impl Services {
     pub(crate) fn new(
         dead_letters: DeadLetterLimits,
         metrics_per_actor: bool,
-        latencies: Option<bool>,
+        latencies: bool,
         seed: Option<u64>,
     ) -> Self {
         let registry = ComponentRegistry::new();

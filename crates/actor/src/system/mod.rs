@@ -53,9 +53,9 @@ pub struct SystemConfig {
     pub dead_letters: DeadLetterLimits,
     /// Whether each actor has metrics of its own, by the label `actor`. Default: no, for names may be without number.
     pub metrics_per_actor: bool,
-    /// Whether the time that handlers take is measured, which costs two readings of the clock a message. Default: where
-    /// a metrics recorder is installed that has any state of its own.
-    pub latencies: Option<bool>,
+    /// Whether the time that handlers take is measured, with the depth of mailboxes and memory: two readings of the clock a
+    /// message. Default: no.
+    pub latencies: bool,
     /// What the memory of components that are loaded by their manifest comes out of. Default: no budget.
     pub memory: Option<MemoryBudget>,
     /// What jitter begins with, for runs that can be repeated. Default: at random.

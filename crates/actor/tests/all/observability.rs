@@ -37,7 +37,8 @@ fn messages_crashes_and_dead_letters_are_counted_without_names_by_default() {
     metrics::with_local_recorder(&recorder, || {
         runtime.block_on(async {
             let engine = system().engine().clone();
-            let system = ActorSystem::new(engine.clone(), SystemConfig::default());
+            let config = SystemConfig { latencies: true, ..SystemConfig::default() };
+            let system = ActorSystem::new(engine.clone(), config);
             let actor = spawn(&system, "actor", &ACTOR).await;
             for command in ["echo x", "echo y", "fail z"] {
                 _ = ask(&actor, command).await;
