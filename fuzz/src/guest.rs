@@ -47,7 +47,7 @@ pub fn guest(data: &[u8]) {
     let mut head = Head(data);
     let kind = head.byte();
     let limits = limits(&mut head);
-    let profile = if limits.fuel.is_some() { Profile::Metered } else { Profile::Plain };
+    let profile = limits.profile();
     run(async {
         match kind % 4 {
             0 => {
@@ -90,6 +90,7 @@ fn limits(head: &mut Head<'_>) -> ResourceLimits {
         handles: 4,
         message_size: head.pick(&[ByteSize::kib(4), ByteSize(64)]),
         log_bytes: ByteSize(256),
+        ..ResourceLimits::with_memory(ByteSize(0))
     }
 }
 

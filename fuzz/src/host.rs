@@ -208,7 +208,11 @@ pub(crate) fn check_usage(usage: &Usage, limits: &ResourceLimits) {
     assert!(usage.table_elements <= limits.table_elements, "{usage:?}");
     // One that is too many is counted, and goes no further.
     assert!(usage.host_calls <= limits.host_calls.saturating_add(1), "{usage:?}");
-    assert!(usage.fuel <= limits.fuel, "{usage:?}");
+    // Of whatever call: one without a limit has all the fuel that it wants.
+    let phases = [limits.init, limits.snapshot, limits.shutdown].map(|call| call.fuel.or(limits.fuel));
+    let most = phases.into_iter().chain([limits.fuel]).map(|fuel| fuel.unwrap_or(u64::MAX)).max();
+    assert!(limits.profile() == Profile::Metered || usage.fuel.is_none(), "{usage:?}");
+    assert!(usage.fuel <= most, "{usage:?}");
 }
 
 /// What must hold for an answer.

@@ -6,7 +6,7 @@ use airssys_wasm_actor::{ActorManifest, RestartPolicy};
 use airssys_wasm_engine::Profile;
 use airssys_wasm_fixtures::SMALLEST_ACTOR;
 use airssys_wasm_isolation::{SandboxManifest, SandboxSpec};
-use airssys_wasm_limits::{ByteSize, ManifestError, ResourceLimits};
+use airssys_wasm_limits::{ByteSize, CallLimits, ManifestError, ResourceLimits};
 use serde::Serialize;
 use toml::{Table, Value};
 
@@ -92,6 +92,11 @@ fn as_written(limits: &ResourceLimits, written: &Value) {
         [("cpu_time", limits.cpu_time, default.cpu_time), ("deadline", limits.deadline, default.deadline)]
     {
         assert!(written.get(key).is_some() || read == default, "{key}");
+    }
+    for (key, read) in [("init", limits.init), ("snapshot", limits.snapshot), ("shutdown", limits.shutdown)] {
+        let call =
+            written.get(key).map_or_else(CallLimits::default, |call| call.clone().try_into().expect("read before"));
+        assert_eq!(read, call, "{key}");
     }
 }
 

@@ -107,7 +107,7 @@ impl<F: Future> Future for GuardFuture<'_, F> {
             Err(payload) => return Poll::Ready(Err(Interrupted::Panicked(payload))),
         }
         let waiting = this.waiting.get_or_insert_with(|| Waiting {
-            timer: Box::pin(unconstrained(tokio::time::sleep(this.slice.deadline))),
+            timer: Box::pin(unconstrained(tokio::time::sleep(this.slice.deadline()))),
             cancelled: this.cancel.map(|token| Box::pin(token.clone().cancelled_owned())),
         });
         let interrupted = if let Some(cancelled) = &mut waiting.cancelled
@@ -115,7 +115,7 @@ impl<F: Future> Future for GuardFuture<'_, F> {
         {
             Interrupted::Cancelled
         } else if waiting.timer.as_mut().poll(cx).is_ready() {
-            Interrupted::Deadline(this.slice.deadline)
+            Interrupted::Deadline(this.slice.deadline())
         } else {
             return Poll::Pending;
         };

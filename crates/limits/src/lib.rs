@@ -34,6 +34,9 @@
 //! | `message_size` | bytes that a call may return | wasmtime, before it allocates |
 //! | `log_bytes` | bytes that go into the host's log, at once and in each second | whoever writes there, by [`LogAllowance`] |
 //!
+//! A start, a snapshot and a shutdown may have their own `cpu_time`, `deadline` and `fuel`: [`CallLimits`], taken by
+//! [`begin_call_in`] for a [`CallPhase`].
+//!
 //! # What it leaves to others
 //!
 //! Classifying what happened as a crash belongs to `airssys-wasm-isolation`. The wasm stack's size belongs to the
@@ -48,7 +51,9 @@ mod meter;
 pub use budget::{BudgetExhausted, MemoryBudget, MemoryGrant};
 pub use bytesize::ByteSize;
 pub use guard::{GuardFuture, Guarded, Interrupted, guard};
-pub use limits::{ManifestError, MessageTooLarge, OnGrowthRefused, Quota, QuotaError, ResourceLimits};
+pub use limits::{
+    CallLimits, CallPhase, ManifestError, MessageTooLarge, OnGrowthRefused, Quota, QuotaError, ResourceLimits,
+};
 pub use log::{LogAllowance, LogLine};
-pub use meter::{LimitExceeded, Meter, Metered, Usage, begin_call, give_way, install};
+pub use meter::{LimitExceeded, Meter, Metered, Usage, begin_call, begin_call_in, give_way, install};
 pub use tokio_util::sync::CancellationToken;

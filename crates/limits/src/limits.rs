@@ -49,6 +49,54 @@ pub struct ResourceLimits {
     /// Default: 64 KiB.
     #[serde(serialize_with = "exact")]
     pub log_bytes: ByteSize,
+    /// Other limits for each call by which the component starts: instantiating, `init`, `restore`. Default: those above.
+    #[serde(skip_serializing_if = "CallLimits::is_empty")]
+    pub init: CallLimits,
+    /// Other limits for `snapshot`. Default: those above.
+    #[serde(skip_serializing_if = "CallLimits::is_empty")]
+    pub snapshot: CallLimits,
+    /// Other limits for `shutdown`. Default: those above.
+    #[serde(skip_serializing_if = "CallLimits::is_empty")]
+    pub shutdown: CallLimits,
+}
+
+/// What a call may use where that is not what a message may: the tables `[resources.init]`, `[resources.snapshot]` and
+/// `[resources.shutdown]`. What is left out is as for a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CallLimits {
+    /// CPU time of the call.
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    pub cpu_time: Option<Duration>,
+    /// Time that the call may take in all.
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Duration>,
+    /// Fuel of the call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fuel: Option<u64>,
+}
+
+impl CallLimits {
+    const KEYS: &[&str] = &["cpu_time", "deadline", "fuel"];
+
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What a call is for, and so which limits of time it is held to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum CallPhase {
+    /// A message, and everything that is no other phase.
+    #[default]
+    Message,
+    /// A part of its start: instantiating, `init`, `restore`.
+    Init,
+    /// `snapshot`.
+    Snapshot,
+    /// `shutdown`.
+    Shutdown,
 }
 
 /// To the byte: what people read of a size is rounded.
@@ -86,6 +134,12 @@ struct Raw {
     handles: Option<u32>,
     message_size: Option<ByteSize>,
     log_bytes: Option<ByteSize>,
+    #[serde(default)]
+    init: CallLimits,
+    #[serde(default)]
+    snapshot: CallLimits,
+    #[serde(default)]
+    shutdown: CallLimits,
 }
 
 const TABLE: &str = "resources";
@@ -104,6 +158,9 @@ const KEYS: &[&str] = &[
     "handles",
     "message_size",
     "log_bytes",
+    "init",
+    "snapshot",
+    "shutdown",
 ];
 
 /// A `Component.toml` cannot be used.
@@ -176,6 +233,25 @@ impl ResourceLimits {
             handles: 1_000,
             message_size: ByteSize::mib(1),
             log_bytes: ByteSize::kib(64),
+            init: CallLimits::default(),
+            snapshot: CallLimits::default(),
+            shutdown: CallLimits::default(),
+        }
+    }
+
+    /// The code that they ask for: metered where there is fuel, for whatever call.
+    pub fn profile(&self) -> Profile {
+        let fuel = [self.fuel, self.init.fuel, self.snapshot.fuel, self.shutdown.fuel];
+        if fuel.iter().any(Option::is_some) { Profile::Metered } else { Profile::Plain }
+    }
+
+    /// As they hold for a call with other limits.
+    fn with_call(&self, call: CallLimits) -> Self {
+        Self {
+            cpu_time: call.cpu_time.unwrap_or(self.cpu_time),
+            deadline: call.deadline.unwrap_or(self.deadline),
+            fuel: call.fuel.or(self.fuel),
+            ..self.clone()
         }
     }
 
@@ -196,6 +272,11 @@ impl ResourceLimits {
     pub fn take_from(manifest: &mut toml::Table) -> Result<Self, ManifestError> {
         let table: toml::Table = manifest.remove(TABLE).ok_or(ManifestError::NoMemoryLimit)?.try_into()?;
         ManifestError::check_keys(TABLE, &table, KEYS)?;
+        for phase in ["init", "snapshot", "shutdown"] {
+            if let Some(call) = table.get(phase).and_then(toml::Value::as_table) {
+                ManifestError::check_keys(&format!("{TABLE}.{phase}"), call, CallLimits::KEYS)?;
+            }
+        }
         let raw: Raw = table.try_into()?;
         let default = Self::with_memory(raw.memory.ok_or(ManifestError::NoMemoryLimit)?);
         Ok(Self {
@@ -213,6 +294,9 @@ impl ResourceLimits {
             handles: raw.handles.unwrap_or(default.handles),
             message_size: raw.message_size.unwrap_or(default.message_size),
             log_bytes: raw.log_bytes.unwrap_or(default.log_bytes),
+            init: raw.init,
+            snapshot: raw.snapshot,
+            shutdown: raw.shutdown,
         })
     }
 }
@@ -228,6 +312,10 @@ struct Checked {
     cpu_ticks: u64,
     profile: Profile,
     watches_host: bool,
+    /// Those of the other phases, where they have limits of their own.
+    init: Option<Quota>,
+    snapshot: Option<Quota>,
+    shutdown: Option<Quota>,
 }
 
 /// Limits that do not go together with an engine or a component.
@@ -296,11 +384,20 @@ impl Quota {
             ("deadline", limits.deadline.is_zero()),
             ("instances", limits.instances == 0),
             ("fuel", limits.fuel == Some(0)),
+            ("init.cpu_time", limits.init.cpu_time == Some(Duration::ZERO)),
+            ("init.deadline", limits.init.deadline == Some(Duration::ZERO)),
+            ("init.fuel", limits.init.fuel == Some(0)),
+            ("snapshot.cpu_time", limits.snapshot.cpu_time == Some(Duration::ZERO)),
+            ("snapshot.deadline", limits.snapshot.deadline == Some(Duration::ZERO)),
+            ("snapshot.fuel", limits.snapshot.fuel == Some(0)),
+            ("shutdown.cpu_time", limits.shutdown.cpu_time == Some(Duration::ZERO)),
+            ("shutdown.deadline", limits.shutdown.deadline == Some(Duration::ZERO)),
+            ("shutdown.fuel", limits.shutdown.fuel == Some(0)),
         ];
         if let Some((name, _)) = zero.into_iter().find(|(_, is_zero)| *is_zero) {
             return Err(QuotaError::Zero(name));
         }
-        if limits.fuel.is_some() && component.profile() == Profile::Plain {
+        if limits.profile() == Profile::Metered && component.profile() == Profile::Plain {
             return Err(QuotaError::FuelNeedsMeteredCode);
         }
         if let Some(needs) = component.component().resources_required() {
@@ -317,14 +414,31 @@ impl Quota {
                 }
             }
         }
-        let clock = component.engine().clock().clone();
-        Ok(Self(Arc::new(Checked {
+        let clock = component.engine().clock();
+        let checked = |limits: ResourceLimits| Checked {
             cpu_ticks: clock.ticks_in(limits.cpu_time),
-            clock,
+            clock: clock.clone(),
             profile: component.profile(),
             watches_host: component.imports_functions(),
+            init: None,
+            snapshot: None,
+            shutdown: None,
             limits,
-        })))
+        };
+        let of = |call: CallLimits| (!call.is_empty()).then(|| Self(Arc::new(checked(limits.with_call(call)))));
+        let (init, snapshot, shutdown) = (of(limits.init), of(limits.snapshot), of(limits.shutdown));
+        Ok(Self(Arc::new(Checked { init, snapshot, shutdown, ..checked(limits) })))
+    }
+
+    /// What a call of this phase is held against.
+    pub fn in_phase(&self, phase: CallPhase) -> &Self {
+        let own = match phase {
+            CallPhase::Message => &None,
+            CallPhase::Init => &self.0.init,
+            CallPhase::Snapshot => &self.0.snapshot,
+            CallPhase::Shutdown => &self.0.shutdown,
+        };
+        own.as_ref().unwrap_or(self)
     }
 
     /// The limits.
@@ -389,6 +503,11 @@ mod tests {
             handles = 5
             message_size = 4096
             log_bytes = "1KiB"
+            snapshot = { fuel = 9 }
+
+            [resources.init]
+            cpu_time = "5s"
+            deadline = "1m"
             "#,
         )
         .unwrap();
@@ -407,13 +526,27 @@ mod tests {
             handles: 5,
             message_size: ByteSize::kib(4),
             log_bytes: ByteSize::kib(1),
+            init: CallLimits {
+                cpu_time: Some(Duration::from_secs(5)),
+                deadline: Some(Duration::from_secs(60)),
+                fuel: None,
+            },
+            snapshot: CallLimits { fuel: Some(9), ..CallLimits::default() },
+            shutdown: CallLimits::default(),
         };
         assert_eq!(limits, expected);
     }
 
     #[test]
     fn what_is_written_is_read_back() {
-        let limits = ResourceLimits { fuel: Some(7), ..ResourceLimits::with_memory(ByteSize((3 << 20) + 1)) };
+        let call = CallLimits { deadline: Some(Duration::from_millis(1_001)), ..CallLimits::default() };
+        let limits = ResourceLimits {
+            fuel: Some(7),
+            init: call,
+            snapshot: call,
+            shutdown: call,
+            ..ResourceLimits::with_memory(ByteSize((3 << 20) + 1))
+        };
         let mut manifest = toml::Table::new();
         let table = toml::Table::try_from(&limits).unwrap();
         assert!(table.keys().all(|key| KEYS.contains(&key.as_str())) && table.len() == KEYS.len());
@@ -434,6 +567,9 @@ mod tests {
     fn unknown_keys_and_wrong_values_are_refused() {
         let unknown = ResourceLimits::from_toml("[resources]\nmemory = \"1MiB\"\nmemroy = 1").unwrap_err();
         assert!(matches!(unknown, ManifestError::UnknownKey { ref key, .. } if key == "memroy"), "{unknown}");
+        let unknown = ResourceLimits::from_toml("[resources]\nmemory = \"1MiB\"\ninit = { memory = 1 }").unwrap_err();
+        let ManifestError::UnknownKey { table, key, known } = unknown else { panic!("{unknown}") };
+        assert_eq!((table.as_str(), key.as_str(), known.len()), ("resources.init", "memory", 3));
         for text in [
             "[resources",
             "resources = 3",
@@ -441,6 +577,8 @@ mod tests {
             "[resources]\nmemory = -1",
             "[resources]\nmemory = \"1MiB\"\ncpu_time = \"soon\"",
             "[resources]\nmemory = \"1MiB\"\nhandles = -1",
+            "[resources]\nmemory = \"1MiB\"\ninit = 3",
+            "[resources]\nmemory = \"1MiB\"\ninit = { cpu_time = \"soon\" }",
         ] {
             let error = ResourceLimits::from_toml(text).unwrap_err();
             assert!(matches!(error, ManifestError::Toml(_)), "{text}: {error:?}");

@@ -15,7 +15,7 @@ use airssys_wasm_engine::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{BudgetExhausted, LogAllowance, MemoryBudget, MemoryGrant, OnGrowthRefused, Quota};
+use crate::{BudgetExhausted, CallPhase, LogAllowance, MemoryBudget, MemoryGrant, OnGrowthRefused, Quota};
 
 /// A limit of a component was reached. Inside a guest this is what a trap carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -85,7 +85,11 @@ pub struct Usage {
 /// Counts for one store. It belongs to the store's data, see [`Metered`].
 #[derive(Debug)]
 pub struct Meter {
+    /// What holds for the present call.
     quota: Quota,
+    phase: CallPhase,
+    /// What holds for a message, and has the others.
+    messages: Quota,
     grant: Option<MemoryGrant>,
     memory: u64,
     memory_peak: u64,
@@ -115,9 +119,9 @@ pub(crate) struct Slice {
     /// Nanoseconds that it was charged.
     charged: AtomicU64,
     /// Nanoseconds that are too many.
-    too_many: u64,
-    /// How long a call may take: here, so that a call that ends at once does not look for it.
-    pub(crate) deadline: Duration,
+    too_many: AtomicU64,
+    /// Nanoseconds that a call may take: here, so that a call that ends at once does not look for it.
+    deadline: AtomicU64,
 }
 
 /// No reading of the clock.
@@ -126,17 +130,30 @@ const UNREAD: u64 = u64::MAX;
 impl Slice {
     fn new(quota: &Quota) -> Self {
         let clock = quota.clock().clone();
-        let period = clock.period_ns();
-        Self {
-            // The first tick may end at once: only one more than the budget proves that all of it was used.
-            too_many: quota.cpu_ticks().saturating_add(1).saturating_mul(period),
-            period,
+        let slice = Self {
+            too_many: AtomicU64::new(0),
+            period: clock.period_ns(),
             clock,
             tick: AtomicU64::new(0),
             since: AtomicU64::new(UNREAD),
             charged: AtomicU64::new(0),
-            deadline: quota.limits().deadline,
-        }
+            deadline: AtomicU64::new(0),
+        };
+        slice.hold_to(quota);
+        slice
+    }
+
+    /// Takes other limits, between two calls.
+    fn hold_to(&self, quota: &Quota) {
+        // The first tick may end at once: only one more than the budget proves that all of it was used.
+        let too_many = quota.cpu_ticks().saturating_add(1).saturating_mul(self.period);
+        self.too_many.store(too_many, Ordering::Relaxed);
+        let deadline = u64::try_from(quota.limits().deadline.as_nanos()).unwrap_or(u64::MAX);
+        self.deadline.store(deadline, Ordering::Relaxed);
+    }
+
+    pub(crate) fn deadline(&self) -> Duration {
+        Duration::from_nanos(self.deadline.load(Ordering::Relaxed))
     }
 
     fn start_call(&self) {
@@ -193,7 +210,9 @@ impl Meter {
         Self {
             grant: budget.map(MemoryBudget::grant),
             slice: Arc::new(Slice::new(&quota)),
-            quota,
+            quota: quota.clone(),
+            phase: CallPhase::Message,
+            messages: quota,
             memory: 0,
             memory_peak: 0,
             table_elements: 0,
@@ -203,7 +222,7 @@ impl Meter {
         }
     }
 
-    /// What it counts against.
+    /// What it counts against in the present call.
     pub fn quota(&self) -> &Quota {
         &self.quota
     }
@@ -235,7 +254,12 @@ impl Meter {
         &self.slice
     }
 
-    fn start_call(&mut self) {
+    fn start_call(&mut self, phase: CallPhase) {
+        if phase != self.phase {
+            self.phase = phase;
+            self.quota = self.messages.in_phase(phase).clone();
+            self.slice.hold_to(&self.quota);
+        }
         self.slice.start_call();
         self.host_calls = 0;
     }
@@ -243,7 +267,7 @@ impl Meter {
     /// Charges for the epochs that ended since the last time. What the guard charged when the call gave way counts too.
     fn charge_cpu_time(&self) -> Result<(), LimitExceeded> {
         self.slice.charge_if_a_tick_ended();
-        if self.slice.charged() < self.slice.too_many {
+        if self.slice.charged() < self.slice.too_many.load(Ordering::Relaxed) {
             Ok(())
         } else {
             Err(LimitExceeded::CpuTime { allowed: self.quota.cpu_ticks() })
@@ -341,11 +365,16 @@ pub fn install<T: Metered>(store: &mut Store<T>) {
     }
 }
 
-/// Prepares a store for its next call, or for instantiation, which counts as one: guest code runs there too.
+/// Prepares a store for its next call, under the limits of a message.
 pub fn begin_call<T: Metered>(store: &mut Store<T>) {
+    begin_call_in(CallPhase::Message, store);
+}
+
+/// Prepares a store for its next call, or for instantiation, which counts as one: guest code runs there too.
+pub fn begin_call_in<T: Metered>(phase: CallPhase, store: &mut Store<T>) {
     store.set_epoch_deadline(1);
     let meter = store.data_mut().meter();
-    meter.start_call();
+    meter.start_call(phase);
     let fuel = meter.quota.fuel_per_call();
     if let Some(fuel) = fuel {
         store.set_fuel(fuel).expect("the quota has fuel for metered code only");
