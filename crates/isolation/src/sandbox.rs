@@ -10,8 +10,8 @@ use airssys_wasm_engine::{
     },
 };
 use airssys_wasm_limits::{
-    CancellationToken, Guarded, Interrupted, MemoryBudget, Meter, Quota, QuotaError, ResourceLimits, Usage, begin_call,
-    guard, install,
+    CallPhase, CancellationToken, Guarded, Interrupted, MemoryBudget, Meter, Quota, QuotaError, ResourceLimits, Usage,
+    begin_call_in, guard, install,
 };
 
 use crate::{Crash, FileJobs, HostState, WasiError, WasiGrants, crash::Phase, wasi::Tail};
@@ -149,7 +149,7 @@ impl<U: Send + 'static> SandboxSpec<U> {
         self.0.template.loaded().export(name)
     }
 
-    /// Makes a sandbox. The guest's start code runs under the limits of a call.
+    /// Makes a sandbox. The guest's start code runs under the limits of [`CallPhase::Init`].
     ///
     /// # Errors
     ///
@@ -182,7 +182,7 @@ impl<U: Send + 'static> SandboxSpec<U> {
         let state = HostState::new(meter, name.as_ref(), grants.as_ref(), jobs, ext).await?;
         let mut store = Store::new(template.loaded().wasmtime(), state);
         install(&mut store);
-        begin_call(&mut store);
+        begin_call_in(CallPhase::Init, &mut store);
         let instantiating = template.pre().instantiate_async(&mut store);
         match guard(instantiating, cancel, &guarded).await {
             Ok(Ok(instance)) => {
@@ -192,7 +192,8 @@ impl<U: Send + 'static> SandboxSpec<U> {
                 Err(InstantiateError::PoolExhausted { source: error })
             }
             Ok(Err(error)) => {
-                let crash = Crash::from_error(error, Phase::Instantiating, None, quota, usage_of(&store, None));
+                let crash =
+                    Crash::from_error(error, Phase::Instantiating, None, store.data().quota(), usage_of(&store, None));
                 Err(crash.with_stderr(stderr_of(&store)).into())
             }
             Err(interrupted) => {
@@ -353,7 +354,7 @@ impl<U: Send + 'static> Sandbox<U> {
         R: ComponentNamedList + Lift + Send + Sync + 'static,
     {
         // Not an `async fn`: one future around another would move the sandbox twice.
-        self.call_inner(export, params, None)
+        self.call_inner(CallPhase::Message, export, params, None)
     }
 
     /// [`call`](Self::call), ended when the token is cancelled: with
@@ -372,11 +373,31 @@ impl<U: Send + 'static> Sandbox<U> {
         P: ComponentNamedList + Lower + Send + Sync + 'static,
         R: ComponentNamedList + Lift + Send + Sync + 'static,
     {
-        self.call_inner(export, params, Some(cancel))
+        self.call_inner(CallPhase::Message, export, params, Some(cancel))
+    }
+
+    /// [`call_until`](Self::call_until) under the limits of that phase.
+    ///
+    /// # Errors
+    ///
+    /// [`Crash`].
+    pub fn call_in<P, R>(
+        self,
+        phase: CallPhase,
+        export: &TypedExport<P, R>,
+        params: P,
+        cancel: &CancellationToken,
+    ) -> impl Future<Output = Result<(R, Self), Crash>> + Send
+    where
+        P: ComponentNamedList + Lower + Send + Sync + 'static,
+        R: ComponentNamedList + Lift + Send + Sync + 'static,
+    {
+        self.call_inner(phase, export, params, Some(cancel))
     }
 
     async fn call_inner<P, R>(
         mut self,
+        phase: CallPhase,
         export: &TypedExport<P, R>,
         params: P,
         cancel: Option<&CancellationToken>,
@@ -385,7 +406,7 @@ impl<U: Send + 'static> Sandbox<U> {
         P: ComponentNamedList + Lower + Send + Sync + 'static,
         R: ComponentNamedList + Lift + Send + Sync + 'static,
     {
-        let started = self.begin();
+        let started = self.begin(phase);
         let outcome = guard(export.func.call_async(&mut self.0.store, params), cancel, &self.0.guarded).await;
         self.end(started, &export.name, outcome)
     }
@@ -406,15 +427,15 @@ impl<U: Send + 'static> Sandbox<U> {
         if let Err(error) = check_arguments(&export.params, params) {
             return Err(DynamicCallError::Arguments { error, sandbox: self });
         }
-        let started = self.begin();
+        let started = self.begin(CallPhase::Message);
         let mut results = vec![Val::Bool(false); export.results];
         let call = export.func.call_async(&mut self.0.store, params, &mut results);
         let outcome = guard(call, None, &self.0.guarded).await.map(|result| result.map(|()| results));
         self.end(started, &export.name, outcome).map_err(DynamicCallError::Crash)
     }
 
-    fn begin(&mut self) -> Option<Instant> {
-        begin_call(&mut self.0.store);
+    fn begin(&mut self, phase: CallPhase) -> Option<Instant> {
+        begin_call_in(phase, &mut self.0.store);
         if let Some(stderr) = self.0.store.data().stderr() {
             stderr.begin();
         }

@@ -3,7 +3,7 @@
 use airssys_wasm_engine::{EngineConfig, LoadError, PoolConfig, Profile, WasmEngine};
 use airssys_wasm_fixtures::{COMPUTE, GROW, HANDLES, HOST_CALLS, MINIMAL, VALUES, with_instances, with_memory};
 use airssys_wasm_isolation::{CrashKind, InstantiateError, SandboxSpec};
-use airssys_wasm_limits::{ByteSize, MemoryBudget, OnGrowthRefused, QuotaError, ResourceLimits};
+use airssys_wasm_limits::{ByteSize, CallLimits, MemoryBudget, OnGrowthRefused, QuotaError, ResourceLimits};
 
 use crate::{Host, call, engine, limits, sandbox, spec, spec_in, start_crash};
 
@@ -99,6 +99,9 @@ fn what_a_component_needs_to_start_is_checked_before_it_starts() {
         refused(MINIMAL, ResourceLimits { cpu_time: std::time::Duration::ZERO, ..limits() }),
         QuotaError::Zero("cpu_time")
     );
+    let call = |fuel| CallLimits { fuel: Some(fuel), ..CallLimits::default() };
+    assert_eq!(refused(MINIMAL, ResourceLimits { shutdown: call(0), ..limits() }), QuotaError::Zero("shutdown.fuel"));
+    assert_eq!(refused(MINIMAL, ResourceLimits { init: call(1), ..limits() }), QuotaError::FuelNeedsMeteredCode);
     spec(with_memory(16), memory(16));
     spec(GROW, ResourceLimits { memories: 2, tables: 1, ..limits() });
 }

@@ -9,9 +9,9 @@ use std::{
 };
 
 use airssys_wasm_engine::{EngineConfig, Profile, Ticking, WasmEngine};
-use airssys_wasm_fixtures::{ADD, HOST_CALLS, RUST, SPIN, SPIN_IN_START};
-use airssys_wasm_isolation::CrashKind;
-use airssys_wasm_limits::{CancellationToken, MemoryBudget, ResourceLimits};
+use airssys_wasm_fixtures::{ADD, COMPUTE, HOST_CALLS, RUST, SPIN, SPIN_IN_START};
+use airssys_wasm_isolation::{Crash, CrashKind, Sandbox, SandboxSpec};
+use airssys_wasm_limits::{CallLimits, CallPhase, CancellationToken, MemoryBudget, ResourceLimits};
 use tokio::task::JoinHandle;
 
 use crate::{Host, call, engine, limits, spec_in, start_crash};
@@ -89,6 +89,103 @@ async fn a_loop_in_start_code_is_stopped_too() {
     assert_eq!(*crash.kind(), CrashKind::CpuTime { allowed: 3 });
     assert_eq!(crash.export(), None);
     neighbour.end().await;
+}
+
+#[tokio::test]
+async fn start_code_has_the_cpu_time_of_its_phase() {
+    for (init, allowed) in [(Some(6), 6), (Some(2), 2), (None, 3)] {
+        let engine = engine();
+        let mut limits = cpu_ticks(3);
+        limits.init.cpu_time = init.map(Duration::from_millis);
+        let spec = spec_in(&engine, SPIN_IN_START.as_bytes(), Profile::Plain, limits);
+        let neighbour = Neighbour::spawn(&engine, || async {});
+        let crash = start_crash(&spec).await;
+        assert_eq!(*crash.kind(), CrashKind::CpuTime { allowed });
+        neighbour.end().await;
+    }
+}
+
+/// Calls an export under the limits of a phase.
+async fn call_in(
+    phase: CallPhase,
+    spec: &SandboxSpec<Host>,
+    mut sandbox: Sandbox<Host>,
+    name: &str,
+    n: u32,
+) -> Result<Sandbox<Host>, Crash> {
+    let export = spec.export(name).unwrap();
+    let token = CancellationToken::new();
+    if name == "waits" {
+        let waits = sandbox.typed::<(u32,), ()>(&export).unwrap();
+        return sandbox.call_in(phase, &waits, (n,), &token).await.map(|((), sandbox)| sandbox);
+    }
+    let counts = sandbox.typed::<(u32,), (u32,)>(&export).unwrap();
+    sandbox.call_in(phase, &counts, (n,), &token).await.map(|(_, sandbox)| sandbox)
+}
+
+#[tokio::test]
+async fn each_phase_has_its_cpu_time_and_the_next_message_its_own() {
+    let engine = engine();
+    let ticks = |ticks| CallLimits { cpu_time: Some(Duration::from_millis(ticks)), ..CallLimits::default() };
+    let limits = ResourceLimits { init: ticks(9), snapshot: ticks(6), ..cpu_ticks(3) };
+    let spec = spec_in(&engine, HOST_CALLS.as_bytes(), Profile::Plain, limits);
+    let phases = [(CallPhase::Init, 9), (CallPhase::Snapshot, 6), (CallPhase::Shutdown, 3), (CallPhase::Message, 3)];
+    for (phase, allowed) in phases {
+        let host = Host { ticks_in_step: Some((engine.clone(), 1)), ..Host::default() };
+        let mut sandbox = spec.instantiate(host.clone()).await.unwrap();
+        for _ in 0..2 {
+            sandbox = call_in(phase, &spec, sandbox, "steps", allowed).await.unwrap();
+            sandbox = call(&spec, sandbox, "steps", Some(3)).await.unwrap();
+        }
+        let crash = call(&spec, sandbox, "steps", Some(4)).await.unwrap_err();
+        assert_eq!(*crash.kind(), CrashKind::CpuTime { allowed: 3 }, "after {phase:?}");
+        let sandbox = spec.instantiate(host).await.unwrap();
+        let crash = call_in(phase, &spec, sandbox, "steps", allowed + 1).await.unwrap_err();
+        assert_eq!(*crash.kind(), CrashKind::CpuTime { allowed: allowed.into() }, "{phase:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_phase_has_its_deadline() {
+    let long = CallLimits { deadline: Some(Duration::from_secs(60)), ..CallLimits::default() };
+    let limits = ResourceLimits { deadline: Duration::from_secs(5), init: long, ..limits() };
+    let spec = spec_in(&engine(), HOST_CALLS.as_bytes(), Profile::Plain, limits);
+    let host = Host::default();
+    let gate = Arc::clone(&host.gate);
+    let mut sandbox = spec.instantiate(host).await.unwrap();
+    let opener = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(50)).await;
+        gate.notify_one();
+    });
+    sandbox = call_in(CallPhase::Init, &spec, sandbox, "waits", 1).await.unwrap();
+    opener.await.unwrap();
+    let crash = call(&spec, sandbox, "wait", None).await.unwrap_err();
+    assert_eq!(*crash.kind(), CrashKind::Deadline { allowed: Duration::from_secs(5) });
+    let sandbox = spec.instantiate(Host::default()).await.unwrap();
+    let crash = call_in(CallPhase::Init, &spec, sandbox, "waits", 1).await.unwrap_err();
+    assert_eq!(*crash.kind(), CrashKind::Deadline { allowed: Duration::from_secs(60) });
+}
+
+#[tokio::test]
+async fn each_phase_has_its_fuel_also_where_messages_have_all_they_want() {
+    let engine = engine();
+    for fuel in [Some(1_000), None] {
+        let init = CallLimits { fuel: Some(100_000), ..CallLimits::default() };
+        let limits = ResourceLimits { fuel, init, ..limits() };
+        let spec = spec_in(&engine, COMPUTE.as_bytes(), Profile::Metered, limits);
+        let sandbox = spec.instantiate(Host::default()).await.unwrap();
+        let sandbox = call_in(CallPhase::Init, &spec, sandbox, "tight", 1_000).await.unwrap();
+        assert!(sandbox.usage().fuel.unwrap() > 1_000);
+        let message = call(&spec, sandbox, "tight", Some(1_000)).await;
+        match fuel {
+            Some(allowed) => assert_eq!(*message.unwrap_err().kind(), CrashKind::OutOfFuel { allowed }),
+            None => _ = message.unwrap(),
+        }
+        let sandbox = spec.instantiate(Host::default()).await.unwrap();
+        let crash = call_in(CallPhase::Init, &spec, sandbox, "tight", 1_000_000).await.unwrap_err();
+        assert_eq!(*crash.kind(), CrashKind::OutOfFuel { allowed: 100_000 });
+        assert!(crash.usage().fuel.unwrap() <= 100_000);
+    }
 }
 
 #[tokio::test]
