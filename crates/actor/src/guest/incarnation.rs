@@ -10,7 +10,7 @@ use std::{
 
 use airssys_wasm_engine::{Export, ExportError, wasmtime::component::Lift};
 use airssys_wasm_isolation::{Crash, InstantiateError, Sandbox, TypedExport};
-use airssys_wasm_limits::CancellationToken;
+use airssys_wasm_limits::{CallPhase, CancellationToken};
 use airssys_wasm_registry::{ComponentId, MessageEnvelope, TraceContext};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -141,14 +141,14 @@ impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
         if let Some(export) = &contract.init {
             let init = sandbox.typed::<(Vec<(String, String)>,), (Result<(), String>,)>(export)?;
             let config = self.config.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
-            let called = sandbox.call_until(&init, (config,), interrupt).await;
+            let called = sandbox.call_in(CallPhase::Init, &init, (config,), interrupt).await;
             let ((outcome,), back) = called.map_err(|crash| crashed(During::Init, crash))?;
             outcome.map_err(|message| StartError::Refused { message })?;
             sandbox = back;
         }
         if let (Some(state), Some(export)) = (state, &contract.restore) {
             let restore = sandbox.typed::<(Bytes,), (Result<(), String>,)>(export)?;
-            let called = sandbox.call_until(&restore, (state,), interrupt).await;
+            let called = sandbox.call_in(CallPhase::Init, &restore, (state,), interrupt).await;
             let ((outcome,), back) = called.map_err(|crash| crashed(During::Restore, crash))?;
             outcome.map_err(|message| StartError::RestoreRefused { message })?;
             sandbox = back;
@@ -188,6 +188,7 @@ impl<U: Send + 'static> GuestLive<U> {
     async fn ask<R>(
         &mut self,
         export: Option<&Export>,
+        phase: CallPhase,
         interrupt: &CancellationToken,
     ) -> Result<Option<Result<R, ExportError>>, Crash>
     where
@@ -202,7 +203,7 @@ impl<U: Send + 'static> GuestLive<U> {
                 return Ok(Some(Err(error)));
             }
         };
-        let ((answer,), sandbox) = sandbox.call_until(&typed, (), interrupt).await?;
+        let ((answer,), sandbox) = sandbox.call_in(phase, &typed, (), interrupt).await?;
         self.sandbox = Some(sandbox);
         Ok(Some(Ok(answer)))
     }
@@ -256,7 +257,7 @@ impl<U: Send + 'static> Live for GuestLive<U> {
 
     async fn health(&mut self, interrupt: &CancellationToken) -> Result<Result<(), HealthError>, Crash> {
         let contract = Arc::clone(&self.contract);
-        Ok(match self.ask::<Result<(), String>>(contract.health.as_ref(), interrupt).await? {
+        Ok(match self.ask::<Result<(), String>>(contract.health.as_ref(), CallPhase::Message, interrupt).await? {
             None => Err(HealthError::NotOffered),
             Some(Err(error)) => Err(HealthError::Contract(error)),
             Some(Ok(health)) => health.map_err(|message| HealthError::Unwell { message }),
@@ -265,18 +266,20 @@ impl<U: Send + 'static> Live for GuestLive<U> {
 
     async fn snapshot(&mut self, interrupt: &CancellationToken) -> Result<Result<Bytes, String>, Crash> {
         let contract = Arc::clone(&self.contract);
-        Ok(match self.ask::<Result<Bytes, String>>(contract.snapshot.as_ref(), interrupt).await? {
-            None => Ok(Bytes::new()),
-            Some(Err(error)) => Err(error.to_string()),
-            Some(Ok(state)) => state,
-        })
+        Ok(
+            match self.ask::<Result<Bytes, String>>(contract.snapshot.as_ref(), CallPhase::Snapshot, interrupt).await? {
+                None => Ok(Bytes::new()),
+                Some(Err(error)) => Err(error.to_string()),
+                Some(Ok(state)) => state,
+            },
+        )
     }
 
     async fn shutdown(mut self, interrupt: &CancellationToken) -> Result<(), Crash> {
         let Some(export) = &self.contract.shutdown else { return Ok(()) };
         let Some(mut sandbox) = self.sandbox.take() else { return Ok(()) };
         match sandbox.typed::<(), ()>(export) {
-            Ok(shutdown) => sandbox.call_until(&shutdown, (), interrupt).await.map(|_| ()),
+            Ok(shutdown) => sandbox.call_in(CallPhase::Shutdown, &shutdown, (), interrupt).await.map(|_| ()),
             Err(error) => {
                 tracing::warn!("not called at the end: {error}");
                 Ok(())

@@ -191,7 +191,7 @@ impl ActorManifest {
 
     /// The code that its limits ask for.
     pub fn profile(&self) -> Profile {
-        if self.sandbox.limits.fuel.is_some() { Profile::Metered } else { Profile::Plain }
+        self.sandbox.limits.profile()
     }
 
     /// Reads a `Component.toml` and finds the component's file.

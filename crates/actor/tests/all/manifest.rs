@@ -2,10 +2,13 @@
 
 use std::{fs, time::Duration};
 
-use airssys_wasm_actor::{ActorManifest, LoadManifestError, Restart};
+use airssys_wasm_actor::{
+    ActorManifest, AskError, During, LoadManifestError, Restart, SpawnError, StartError, SystemEvent, UpgradeError,
+    UpgradeOptions,
+};
 use airssys_wasm_engine::Profile;
 use airssys_wasm_fixtures as fixtures;
-use airssys_wasm_isolation::CrashClass;
+use airssys_wasm_isolation::{CrashClass, CrashKind};
 use airssys_wasm_limits::ManifestError;
 
 use crate::support::{ask, system};
@@ -60,8 +63,10 @@ fn each_table_is_read() {
     let config: Vec<_> = manifest.config.iter().map(|(k, v)| format!("{k}={v}")).collect();
     assert_eq!(config, ["fast=true", "greeting=hello", "retries=3"]);
     assert_eq!(manifest.profile(), Profile::Plain);
-    let metered = WHOLE.replace("cpu_time", "fuel = 1000\ncpu_time");
-    assert_eq!(ActorManifest::from_toml(&metered).unwrap().profile(), Profile::Metered);
+    for fuel in ["fuel = 1000", "init.fuel = 1000", "snapshot.fuel = 1000", "shutdown.fuel = 1000"] {
+        let metered = WHOLE.replace("cpu_time", &format!("{fuel}\ncpu_time"));
+        assert_eq!(ActorManifest::from_toml(&metered).unwrap().profile(), Profile::Metered, "{fuel}");
+    }
 }
 
 #[test]
@@ -88,6 +93,8 @@ fn what_is_wrong_is_said_with_its_place() {
         ("[component]", "[unit]", "[component]"),
         ("memory = \"8MiB\"", "", "memory"),
         ("name = ", "nome = ", "nome"),
+        ("[wasi]", "init = { memory = \"1MiB\" }\n[wasi]", "unknown key `memory` in [resources.init]"),
+        ("[wasi]", "start = { fuel = 1 }\n[wasi]", "unknown key `start` in [resources]"),
     ] {
         let error = wrong(from, to);
         assert!(error.contains(says), "{from} → {to}: {error}");
@@ -123,4 +130,93 @@ async fn an_actor_is_spawned_from_the_file() {
     assert!(error.to_string().contains("Component.toml"), "{error}");
     let error = system.load(folder.path().join("nothing.toml")).await.unwrap_err();
     assert!(matches!(error, LoadManifestError::Read { .. }), "{error}");
+}
+
+/// Each export but `handle` takes 10,000 turns of a loop, and `handle` a thousand for each byte of the message.
+const TAKES_ITS_TIME: &str = r#"(component
+  (import "airssys:actor/types@0.1.0" (instance $types
+    (type $record (record (field "payload" (list u8)) (field "sender" (option string)) (field "topic" (option string))
+      (field "content-type" (option string)) (field "wants-answer" bool)))
+    (export "message" (type (eq $record)))))
+  (alias export $types "message" (type $message))
+  (core module $m
+    (memory (export "memory") 1)
+    (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
+    (func $loop (param $n i32)
+      (loop $next
+        (local.set $n (i32.sub (local.get $n) (i32.const 1)))
+        (br_if $next (i32.gt_s (local.get $n) (i32.const 0)))))
+    ;; What it returns is `ok` with nothing in it, for each of the types.
+    (func (export "start") (param i32 i32) (result i32) (call $loop (i32.const 10000)) (i32.const 0))
+    (func (export "snapshot") (result i32) (call $loop (i32.const 10000)) (i32.const 0))
+    (func (export "shutdown") (call $loop (i32.const 10000)))
+    (func (export "handle") (param $payload i32) (param $len i32)
+      (param i32 i32 i32) (param i32 i32 i32) (param i32 i32 i32) (param i32) (result i32)
+      (call $loop (i32.mul (local.get $len) (i32.const 1000)))
+      (i32.const 0)))
+  (core instance $i (instantiate $m))
+  (alias core export $i "memory" (core memory $memory))
+  (alias core export $i "realloc" (core func $realloc))
+  (func $init (param "config" (list (tuple string string))) (result (result (error string)))
+    (canon lift (core func $i "start") (memory $memory) (realloc $realloc)))
+  (func $restore (param "state" (list u8)) (result (result (error string)))
+    (canon lift (core func $i "start") (memory $memory) (realloc $realloc)))
+  (func $snapshot (result (result (list u8) (error string)))
+    (canon lift (core func $i "snapshot") (memory $memory)))
+  (func $shutdown (canon lift (core func $i "shutdown")))
+  (func $handle (param "message" $message) (result (result (option (list u8)) (error string)))
+    (canon lift (core func $i "handle") (memory $memory) (realloc $realloc)))
+  (instance $init (export "init" (func $init)))
+  (instance $shutdown (export "shutdown" (func $shutdown)))
+  (instance $state (export "snapshot" (func $snapshot)) (export "restore" (func $restore)))
+  (instance $handler (export "handle" (func $handle)))
+  (export "airssys:actor/init@0.1.0" (instance $init))
+  (export "airssys:actor/shutdown@0.1.0" (instance $shutdown))
+  (export "airssys:actor/state@0.1.0" (instance $state))
+  (export "airssys:actor/handler@0.1.0" (instance $handler)))"#;
+
+#[tokio::test]
+async fn start_snapshot_and_shutdown_may_take_more_than_a_message() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("guest.wat"), TAKES_ITS_TIME).unwrap();
+    let path = folder.path().join("Component.toml");
+    let out_of_fuel = CrashKind::OutOfFuel { allowed: 10_000 };
+    for phases in ["", "init", "init snapshot", "init snapshot shutdown"] {
+        let tables = phases.split_whitespace().map(|phase| format!("[resources.{phase}]\nfuel = 200_000\n"));
+        let tables: String = tables.collect();
+        let component = "[component]\nname = \"slow\"\nwasm = \"guest.wat\"";
+        fs::write(&path, format!("{component}\n[resources]\nmemory = \"1MiB\"\nfuel = 10_000\n{tables}")).unwrap();
+        let system = system();
+        let spec = system.load(&path).await.unwrap();
+        let version = spec.sandbox().clone();
+        let actor = match system.spawn(spec).await {
+            Ok(actor) => actor,
+            Err(SpawnError::Start { error, .. }) => {
+                let StartError::Crash(report) = &*error else { panic!("{error}") };
+                assert_eq!((report.during, report.crash.kind()), (During::Init, &out_of_fuel));
+                assert_eq!(phases, "");
+                continue;
+            }
+            Err(error) => panic!("{error}"),
+        };
+        assert_ne!(phases, "");
+        assert!(matches!(ask(&actor, "x").await, Err(AskError::NoReply)));
+        let mut events = system.events();
+        let upgraded = system.upgrade(actor.address(), version, UpgradeOptions::default()).await;
+        if phases == "init" {
+            let UpgradeError::SnapshotCrashed(report) = upgraded.unwrap_err() else { panic!("another error") };
+            assert_eq!(report.crash.kind(), &out_of_fuel);
+            continue;
+        }
+        // What was left is restored under the limits of a start.
+        assert_eq!(upgraded.unwrap(), 2);
+        let crashes = std::iter::from_fn(|| events.try_recv().ok()).filter_map(|event| match event {
+            SystemEvent::Crashed(report) => Some(report.during),
+            _ => None,
+        });
+        let shutdown = if phases.ends_with("shutdown") { vec![] } else { vec![During::Shutdown] };
+        assert_eq!(crashes.collect::<Vec<_>>(), shutdown, "{phases}");
+        let Err(AskError::Crashed(report)) = ask(&actor, "a long message").await else { panic!("it is held to less") };
+        assert_eq!((report.during, report.crash.kind()), (During::Message, &out_of_fuel));
+    }
 }
