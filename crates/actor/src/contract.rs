@@ -60,18 +60,21 @@ pub enum NoHandlerKind {
 
 impl NoHandler {
     fn of(exports: Vec<String>) -> Self {
-        let interface = |prefix: &str| {
-            let interfaces = exports.iter().filter_map(|export| export.split_once('#'));
-            interfaces.map(|(interface, _)| interface).find(|interface| interface.starts_with(prefix))
+        // In whatever version, but for the one that is offered: that has another function in it.
+        let interface = |name: &str, offered: Option<&str>| {
+            let mut interfaces =
+                exports.iter().filter_map(|export| export.split_once('#')).map(|(interface, _)| interface);
+            let unversioned = |interface: &str| interface.split_once('@').map_or(interface, |(name, _)| name) == name;
+            interfaces.find(|interface| unversioned(interface) && Some(*interface) != offered)
         };
-        let other = |prefix, offered| {
-            let interface = interface(prefix)?.to_owned();
+        let other = |name, offered| {
+            let interface = interface(name, Some(offered))?.to_owned();
             Some(NoHandlerKind::OtherVersion { interface, offered })
         };
-        let kind = other("airssys:actor/handler@", "airssys:actor/handler@0.1.0")
-            .or_else(|| other("wasmcloud:messaging/handler@", "wasmcloud:messaging/handler@0.2.0"))
-            .or_else(|| interface("wasi:http/incoming-handler").map(|_| NoHandlerKind::HttpHandler))
-            .or_else(|| interface("wasi:cli/run").map(|_| NoHandlerKind::Command));
+        let kind = other("airssys:actor/handler", "airssys:actor/handler@0.1.0")
+            .or_else(|| other("wasmcloud:messaging/handler", "wasmcloud:messaging/handler@0.2.0"))
+            .or_else(|| interface("wasi:http/incoming-handler", None).map(|_| NoHandlerKind::HttpHandler))
+            .or_else(|| interface("wasi:cli/run", None).map(|_| NoHandlerKind::Command));
         let rest = if exports.is_empty() { NoHandlerKind::Nothing } else { NoHandlerKind::Library };
         Self { kind: kind.unwrap_or(rest), exports }
     }
@@ -166,6 +169,13 @@ mod tests {
             other("wasmcloud:messaging/handler@0.3.0", "wasmcloud:messaging/handler@0.2.0"),
             other("airssys:actor/handler@0.2.0", "airssys:actor/handler@0.1.0"),
             ("some:thing/else".to_owned(), NoHandlerKind::Library, "but some:thing/else#f: func()"),
+            // The right interface, and another function in it.
+            (
+                "airssys:actor/handler@0.1.0".to_owned(),
+                NoHandlerKind::Library,
+                "but airssys:actor/handler@0.1.0#f: func()",
+            ),
+            ("wasi:cli/runner@0.2.6".to_owned(), NoHandlerKind::Library, "but wasi:cli/runner@0.2.6#f: func()"),
         ] {
             let component = format!(
                 r#"(component
