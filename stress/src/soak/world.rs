@@ -262,6 +262,7 @@ impl World {
                 DeadReason::Interrupted => "dead: interrupted",
                 DeadReason::Stopped => "dead: stopped",
                 DeadReason::Late => "dead: late",
+                DeadReason::TooLarge { .. } => "dead: too large",
                 _ => "dead: otherwise",
             });
         }

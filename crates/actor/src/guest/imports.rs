@@ -276,6 +276,7 @@ fn heard(asker: &Cell, answer: Result<Answer, oneshot::error::RecvError>) -> Res
         Ok(Err(Unanswered::Failed(message))) => Err(GuestRequestError::Failed(message)),
         Ok(Err(Unanswered::NoReply)) => Err(GuestRequestError::NoAnswer),
         Ok(Err(Unanswered::Late)) => Err(GuestRequestError::Timeout),
+        Ok(Err(Unanswered::TooLarge(undelivered))) => Err(GuestRequestError::NotSent(refused(undelivered.reason))),
         Err(_) => Err(GuestRequestError::Stopped),
     }
 }

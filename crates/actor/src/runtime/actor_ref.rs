@@ -285,6 +285,7 @@ impl From<Unanswered> for AskError {
             Unanswered::Failed(message) => Self::Failed { message },
             Unanswered::NoReply => Self::NoReply,
             Unanswered::Late => Self::Deadline,
+            Unanswered::TooLarge(undelivered) => Self::NotSent(*undelivered),
         }
     }
 }

@@ -45,6 +45,13 @@ pub enum DeadReason {
     Stopped,
     /// The message's deadline was over when its turn came.
     Late,
+    /// It was larger than the `message_size` of the version that the actor had gone over to when its turn came.
+    TooLarge {
+        /// Its bytes.
+        size: u64,
+        /// Bytes it may have.
+        allowed: u64,
+    },
 }
 
 impl fmt::Display for DeadReason {
@@ -57,6 +64,9 @@ impl fmt::Display for DeadReason {
             Self::Interrupted => f.write_str("its receiver was ended while it had it"),
             Self::Stopped => f.write_str("its receiver stopped before it came to it"),
             Self::Late => f.write_str("its deadline was over when its turn came"),
+            Self::TooLarge { size, allowed } => {
+                write!(f, "it has {size} bytes, and when its turn came its receiver took {allowed}")
+            }
         }
     }
 }

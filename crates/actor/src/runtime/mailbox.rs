@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use airssys_wasm_registry::{Load, MessageEnvelope, Refusal};
+use airssys_wasm_registry::{Load, MessageEnvelope, Refusal, Undelivered};
 use bytes::Bytes;
 use tokio::sync::{
     OwnedSemaphorePermit, Semaphore, TryAcquireError,
@@ -72,6 +72,8 @@ pub(crate) enum Unanswered {
     Failed(String),
     NoReply,
     Late,
+    /// An upgrade came between: it is larger than the new version takes.
+    TooLarge(Box<Undelivered>),
 }
 
 impl ReplyTo {

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, future::poll_fn, sync::Arc, task::Poll};
 
 use airssys_wasm_isolation::{Crash, CrashKind};
 use airssys_wasm_limits::CancellationToken;
-use airssys_wasm_registry::TraceContext;
+use airssys_wasm_registry::{Refusal, TraceContext, Undelivered};
 use bytes::Bytes;
 use tokio::sync::mpsc::{self, error::TryRecvError};
 use tracing::{Instrument, field};
@@ -268,6 +268,17 @@ impl<B: Blueprint> ActorTask<B> {
                 None => self.dead_letter_in_flight(DeadReason::Late),
             }
             self.in_flight = None;
+            return Ok(());
+        }
+        // It lay in the mailbox while the actor went over to a version that takes less.
+        if let Err(reason @ Refusal::TooLarge { size, allowed }) = self.cell.mailbox.check_size(delivery.size()) {
+            match reply {
+                Some(reply) => {
+                    let Some(Delivery { message, .. }) = self.in_flight.take() else { return Ok(()) };
+                    reply.send(Err(Unanswered::TooLarge(Box::new(Undelivered::new(reason, message)))));
+                }
+                None => self.dead_letter_in_flight(DeadReason::TooLarge { size, allowed }),
+            }
             return Ok(());
         }
         let asked = reply.is_some();

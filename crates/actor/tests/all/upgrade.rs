@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use airssys_wasm_actor::{
-    ActorSpec, ActorSystem, Backoff, ContractKind, During, Lifecycle, Strategy, SupervisorPolicy, SupervisorSpec,
-    SystemEvent, UpgradeError, UpgradeOptions,
+    ActorSpec, ActorSystem, AskError, Backoff, ContractKind, DeadReason, During, Lifecycle, Strategy, SupervisorPolicy,
+    SupervisorSpec, SystemEvent, UpgradeError, UpgradeOptions,
 };
 use airssys_wasm_isolation::CrashClass;
+use airssys_wasm_limits::{ByteSize, ResourceLimits};
+use airssys_wasm_registry::Refusal;
 
 use crate::support::{
-    ACTOR, COUNTER, COUNTER_V2, LISTENER, NO_HANDLER, Probe, WASMCLOUD, ask, poll_once, sandbox, settle, spawn, spec,
-    system,
+    ACTOR, COUNTER, COUNTER_V2, LISTENER, NO_HANDLER, Probe, WASMCLOUD, ask, limited, limits, poll_once, sandbox,
+    settle, spawn, spec, system,
 };
 
 const PLAIN: UpgradeOptions = UpgradeOptions { discard_state: false, probation: 0 };
@@ -335,4 +337,35 @@ async fn an_upgrade_that_nobody_waits_for_is_not_carried_out() {
         ask(&actor, "echo x").await.unwrap();
         assert_eq!(actor.info().incarnation, incarnation);
     }
+}
+
+#[tokio::test]
+async fn what_waits_and_is_too_large_for_the_new_version_does_not_crash_it() {
+    let system = system();
+    let actor = spawn(&system, "actor", &ACTOR).await;
+    let asker = spawn(&system, "asker", &ACTOR).await;
+    let message = |bytes: usize| format!("echo {}", "x".repeat(bytes - 5));
+    let small = ResourceLimits { message_size: ByteSize::kib(64), memory: ByteSize::mib(2), ..limits() };
+    let version = limited(spec(&system, "other", &ACTOR), small);
+    // All of it waits before the order to go over, which is heard first.
+    let told = actor.try_tell(message(1 << 20));
+    told.unwrap();
+    let mut asked = Box::pin(actor.ask(message(1 << 20)));
+    assert!(poll_once(asked.as_mut()).is_pending());
+    let mut fits = Box::pin(actor.ask(message(64 << 10)));
+    assert!(poll_once(fits.as_mut()).is_pending());
+    system.upgrade(actor.address(), version.sandbox().clone(), PLAIN).await.unwrap();
+
+    let Err(AskError::NotSent(refused)) = asked.await else { panic!("it was not taken") };
+    assert_eq!(refused.reason, Refusal::TooLarge { size: 1 << 20, allowed: 64 << 10 });
+    assert_eq!(refused.message.payload().len(), 1 << 20, "it comes back");
+    assert_eq!(fits.await.unwrap().len(), (64 << 10) - 5);
+    let letters = system.dead_letters().list();
+    assert_eq!(letters.len(), 1);
+    assert!(matches!(letters[0].reason, DeadReason::TooLarge { size: 1_048_576, allowed: 65_536 }), "{letters:?}");
+    assert_eq!((actor.info().incarnation, actor.info().restarts), (2, 0));
+    // One that is refused at once is told the same.
+    let error = ask(&asker, &format!("request actor 1000 {}", "x".repeat(65_537))).await.unwrap_err();
+    let AskError::Failed { message } = error else { panic!("{error}") };
+    assert_eq!(message, "RequestError::NotSent(SendError::TooLarge(65536))");
 }
