@@ -4,8 +4,9 @@ use airssys_wasm_actor::{
     AskError, Bytes, Capabilities, DeniedAction, NativeActor, NativeContext, NativeSpec, SpawnError, StartError, Stop,
     SystemEvent, UpgradeError, UpgradeOptions,
 };
+use airssys_wasm_isolation::CrashKind;
 use airssys_wasm_limits::{ByteSize, ResourceLimits};
-use airssys_wasm_registry::{MessageEnvelope, Topic, TraceContext, WhenFull};
+use airssys_wasm_registry::{MessageEnvelope, Refusal, Topic, TraceContext, WhenFull};
 use tokio::sync::broadcast;
 
 use crate::support::{ACTOR, Probe, WASMCLOUD, ask, id, limited, limits, spawn, spec, system};
@@ -385,4 +386,22 @@ async fn config_and_state_are_held_to_the_size_of_a_message() {
     let UpgradeError::NotStarted(error) = error.unwrap_err() else { panic!("another error") };
     assert!(matches!(error, StartError::TooLarge { what: "state", .. }), "{error:?}");
     assert_eq!(ask(&actor, "count").await.unwrap(), "2", "the old one goes on");
+}
+
+#[tokio::test]
+async fn a_message_needs_memory_and_one_that_is_refused_needs_none() {
+    let system = system();
+    let message = |bytes: usize| format!("echo {}", "x".repeat(bytes - 5));
+    for (name, message_size, crashes) in [("default", None, true), ("small", Some(ByteSize::kib(256)), false)] {
+        let mut limits = ResourceLimits::with_memory(ByteSize::mib(2));
+        limits.message_size = message_size.unwrap_or(limits.message_size);
+        let actor = system.spawn(limited(spec(&system, name, &ACTOR), limits)).await.unwrap();
+        match actor.ask(message(1 << 20)).await.unwrap_err() {
+            AskError::Crashed(report) => {
+                assert!(crashes && matches!(report.crash.kind(), CrashKind::Memory { .. }), "{report}");
+            }
+            error => assert!(!crashes && matches!(error.refusal(), Some(Refusal::TooLarge { .. })), "{error}"),
+        }
+        assert_eq!(actor.ask(message(256 << 10)).await.unwrap().len(), (256 << 10) - 5);
+    }
 }
