@@ -11,7 +11,7 @@ use airssys_wasm_engine::{
 };
 use airssys_wasm_limits::{
     CallPhase, CancellationToken, Guarded, Interrupted, MemoryBudget, Meter, Quota, QuotaError, ResourceLimits, Usage,
-    begin_call_in, guard, install,
+    begin_call, guard, install,
 };
 
 use crate::{Crash, FileJobs, HostState, WasiError, WasiGrants, crash::Phase, wasi::Tail};
@@ -182,7 +182,7 @@ impl<U: Send + 'static> SandboxSpec<U> {
         let state = HostState::new(meter, name.as_ref(), grants.as_ref(), jobs, ext).await?;
         let mut store = Store::new(template.loaded().wasmtime(), state);
         install(&mut store);
-        begin_call_in(CallPhase::Init, &mut store);
+        begin_call(&mut store, CallPhase::Init);
         let instantiating = template.pre().instantiate_async(&mut store);
         match guard(instantiating, cancel, &guarded).await {
             Ok(Ok(instance)) => {
@@ -435,7 +435,7 @@ impl<U: Send + 'static> Sandbox<U> {
     }
 
     fn begin(&mut self, phase: CallPhase) -> Option<Instant> {
-        begin_call_in(phase, &mut self.0.store);
+        begin_call(&mut self.0.store, phase);
         if let Some(stderr) = self.0.store.data().stderr() {
             stderr.begin();
         }

@@ -35,7 +35,7 @@
 //! | `log_bytes` | bytes that go into the host's log, at once and in each second | whoever writes there, by [`LogAllowance`] |
 //!
 //! A start, a snapshot and a shutdown may have their own `cpu_time`, `deadline` and `fuel`: [`CallLimits`], taken by
-//! [`begin_call_in`] for a [`CallPhase`].
+//! [`begin_call`] for a [`CallPhase`].
 //!
 //! # What it leaves to others
 //!
@@ -55,5 +55,5 @@ pub use limits::{
     CallLimits, CallPhase, ManifestError, MessageTooLarge, OnGrowthRefused, Quota, QuotaError, ResourceLimits,
 };
 pub use log::{LogAllowance, LogLine};
-pub use meter::{LimitExceeded, Meter, Metered, Usage, begin_call, begin_call_in, give_way, install};
+pub use meter::{LimitExceeded, Meter, Metered, Usage, begin_call, give_way, install};
 pub use tokio_util::sync::CancellationToken;

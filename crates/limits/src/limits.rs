@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use airssys_wasm_engine::{EpochClock, LoadedComponent, MAX_MEMORY, Profile, shown};
 use bytesize::ByteSize;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// What one component may use: the `[resources]` table of its `Component.toml`.
 ///
@@ -117,6 +117,7 @@ pub enum OnGrowthRefused {
 
 /// The form with everything optional, so that what is missing can be told from what is wrong.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Raw {
     memory: Option<ByteSize>,
     on_growth_refused: Option<OnGrowthRefused>,
@@ -278,8 +279,13 @@ impl ResourceLimits {
             }
         }
         let raw: Raw = table.try_into()?;
-        let default = Self::with_memory(raw.memory.ok_or(ManifestError::NoMemoryLimit)?);
-        Ok(Self {
+        Self::of(raw).ok_or(ManifestError::NoMemoryLimit)
+    }
+
+    /// None without a memory limit.
+    fn of(raw: Raw) -> Option<Self> {
+        let default = Self::with_memory(raw.memory?);
+        Some(Self {
             memory: default.memory,
             on_growth_refused: raw.on_growth_refused.unwrap_or_default(),
             memories: raw.memories.unwrap_or(default.memories),
@@ -298,6 +304,12 @@ impl ResourceLimits {
             snapshot: raw.snapshot,
             shutdown: raw.shutdown,
         })
+    }
+}
+
+impl<'de> Deserialize<'de> for ResourceLimits {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::of(Raw::deserialize(deserializer)?).ok_or_else(|| de::Error::missing_field("memory"))
     }
 }
 
@@ -547,6 +559,11 @@ mod tests {
             shutdown: call,
             ..ResourceLimits::with_memory(ByteSize((3 << 20) + 1))
         };
+        let text = toml::to_string(&limits).unwrap();
+        assert_eq!(toml::from_str::<ResourceLimits>(&text).unwrap(), limits);
+        for nonsense in ["", "memory = 1\nmemroy = 2"] {
+            toml::from_str::<ResourceLimits>(nonsense).unwrap_err();
+        }
         let mut manifest = toml::Table::new();
         let table = toml::Table::try_from(&limits).unwrap();
         assert!(table.keys().all(|key| KEYS.contains(&key.as_str())) && table.len() == KEYS.len());

@@ -365,13 +365,8 @@ pub fn install<T: Metered>(store: &mut Store<T>) {
     }
 }
 
-/// Prepares a store for its next call, under the limits of a message.
-pub fn begin_call<T: Metered>(store: &mut Store<T>) {
-    begin_call_in(CallPhase::Message, store);
-}
-
 /// Prepares a store for its next call, or for instantiation, which counts as one: guest code runs there too.
-pub fn begin_call_in<T: Metered>(phase: CallPhase, store: &mut Store<T>) {
+pub fn begin_call<T: Metered>(store: &mut Store<T>, phase: CallPhase) {
     store.set_epoch_deadline(1);
     let meter = store.data_mut().meter();
     meter.start_call(phase);

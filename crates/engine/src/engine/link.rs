@@ -26,8 +26,13 @@ pub(super) fn unsatisfied<T: 'static>(component: &Component, linker: &Linker<T>)
             }
             trial.instantiate_pre(component).is_ok()
         };
-        let places = Vec::from_iter(start..imports.len());
-        let first = start + places.partition_point(passes);
+        // Where one is missing, the next is likely to be.
+        let first = if passes(&start) {
+            let rest = Vec::from_iter(start + 1..imports.len());
+            start + 1 + rest.partition_point(passes)
+        } else {
+            start
+        };
         let Some(import) = imports.get(first) else { break };
         missing.push(import.missing(engine, linker));
         stood_in.push(first);
