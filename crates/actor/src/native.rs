@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// A handler of the host, by which a system gives its components somebody to talk to.
+/// A handler of the host that components and the host send messages to.
 ///
 /// It is not interrupted while it computes: it must not block its thread. A panic is a crash
 /// ([`CrashKind::HostPanic`](airssys_wasm_isolation::CrashKind::HostPanic)).
@@ -42,7 +42,7 @@ pub trait NativeActor: Send + 'static {
         ready(Ok(()))
     }
 
-    /// Takes a message. What it returns is the answer, for whoever waits for one.
+    /// Takes a message. What it returns is the answer to the asker, if there is one.
     fn handle(
         &mut self,
         message: &MessageEnvelope,

@@ -228,7 +228,7 @@ pub enum CacheError {
     /// It is not a folder.
     #[error("the code cache {path} is not a folder", path = .0.display())]
     NotAFolder(PathBuf),
-    /// It belongs to somebody else.
+    /// It belongs to another user.
     #[error("the code cache folder {path} belongs to user {owner}, not to {user}; name a folder of your own", path = path.display())]
     ForeignOwner {
         /// The folder.
@@ -272,7 +272,7 @@ pub enum LinkError {
     OtherEngine,
 }
 
-/// An import that nobody provides.
+/// An import that the linker does not satisfy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MissingImport {
@@ -402,7 +402,7 @@ pub fn shown(text: &str) -> impl fmt::Display + '_ {
     Shown(&text[..text.floor_char_boundary(LONGEST_SHOWN)])
 }
 
-/// What somebody else says of a component, in which names of the component's may be: a log and a terminal are to stay
+/// Text of another library about a component, in which names of the component's may be: a log and a terminal are to stay
 /// whole. Such an error is no `source`, because whoever prints a chain of sources escapes nothing.
 pub(crate) struct Escaped<'a, E>(pub(crate) &'a E);
 

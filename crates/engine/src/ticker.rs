@@ -17,7 +17,7 @@ use crate::config::Ticking;
 
 /// A handle on the epoch: what keeps it advancing, and what one tick stands for.
 ///
-/// Whoever runs guests holds one, so that deadlines hold even when the [`WasmEngine`](crate::WasmEngine) itself is
+/// A template holds one, so that deadlines hold even when the [`WasmEngine`](crate::WasmEngine) itself is
 /// gone. The ticking thread ends with the last handle.
 #[derive(Clone)]
 pub struct EpochClock(Arc<Shared>);

@@ -19,7 +19,7 @@ impl SandboxManifest {
     ///
     /// # Errors
     ///
-    /// [`ManifestError`], also for a table that nobody knows.
+    /// [`ManifestError`], also for an unknown table.
     pub fn from_toml(text: &str) -> Result<Self, ManifestError> {
         let mut manifest = text.parse()?;
         let this = Self::take_from(&mut manifest)?;

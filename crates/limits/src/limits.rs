@@ -174,7 +174,7 @@ pub enum ManifestError {
     /// The memory limit is not there.
     #[error("Component.toml sets no memory limit, and there is no default; add\n\n[resources]\nmemory = \"64MiB\"\n")]
     NoMemoryLimit,
-    /// A key that nobody knows.
+    /// An unknown key.
     #[error("Component.toml: unknown key `{}`{}; known are: {}", shown(key), in_table(table), known.join(", "))]
     UnknownKey {
         /// The table it is in, empty for the top.
@@ -483,7 +483,7 @@ impl Quota {
         (self.0.profile == Profile::Metered).then(|| self.0.limits.fuel.unwrap_or(u64::MAX))
     }
 
-    /// Whether the component can call the host at all, so that somebody must count.
+    /// Whether the component imports functions, so that host calls are counted.
     pub(crate) fn watches_host(&self) -> bool {
         self.0.watches_host
     }

@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{MessageEnvelope, Refusal, Sink, Topic, TopicPattern};
 
-/// Delivers messages to whoever subscribed to their topic. Cheap to clone; all clones are one broker.
+/// Delivers messages to the subscribers of their topic. Cheap to clone; all clones are one broker.
 pub struct MessageBroker<S>(Arc<Inner<S>>);
 
 struct Inner<S> {
@@ -67,7 +67,7 @@ pub struct PublishReport {
     pub dropped: usize,
     /// Subscribers that refused it, with their patterns and reasons.
     pub refused: Vec<(TopicPattern, Refusal)>,
-    /// Whether its deadline was over, so that nobody was asked any more.
+    /// Whether its deadline was over: no subscriber was tried.
     pub late: bool,
 }
 
@@ -125,7 +125,7 @@ impl<S> Node<S> {
         push(&mut node.here, subscriber);
     }
 
-    /// Removes a subscriber and whatever branches nobody needs any more.
+    /// Removes a subscriber, and branches without subscribers.
     fn remove<'a>(&mut self, subscriber: &Arc<Subscriber<S>>, tokens: &mut impl Iterator<Item = &'a str>) {
         let list = match tokens.next() {
             None => &mut self.here,

@@ -64,7 +64,7 @@ impl MessageEnvelope {
         self.sender.as_ref()
     }
 
-    /// From this component. It is believed: only whoever speaks for the component sets it.
+    /// From this component. Receivers believe it: set it only for the component that sends.
     #[must_use]
     pub fn with_sender(mut self, sender: impl Into<Option<ActorAddress>>) -> Self {
         self.sender = sender.into();
@@ -78,7 +78,7 @@ impl MessageEnvelope {
         self.target
     }
 
-    /// To this registration, or to none, for whoever delivers without the router.
+    /// To this registration, or to none, for delivery without the router.
     #[must_use]
     pub fn with_target(mut self, generation: impl Into<Option<NonZeroU64>>) -> Self {
         self.target = generation.into();
@@ -91,7 +91,7 @@ impl MessageEnvelope {
         self.topic.as_ref()
     }
 
-    /// To this topic, for whoever delivers without the broker.
+    /// To this topic, for delivery without the broker.
     #[must_use]
     pub fn with_topic(mut self, topic: impl Into<Option<Topic>>) -> Self {
         self.topic = topic.into();
@@ -111,7 +111,7 @@ impl MessageEnvelope {
         self
     }
 
-    /// After this moment nobody waits for it any more. The router and the broker refuse it from then on.
+    /// From this moment on the router and the broker refuse it, and an actor does not handle it.
     #[inline]
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline

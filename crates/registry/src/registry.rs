@@ -404,7 +404,7 @@ impl<S> ComponentRegistry<S> {
     }
 
     /// What takes the next message for a name: a component's sink, or those of a group's members, the one whose turn it is
-    /// first. Members are looked up as the iterator comes to them. Empty when nobody has the name.
+    /// first. Members are looked up as the iterator comes to them. Empty when the name is not registered.
     pub fn sinks(&self, name: &(impl Name + ?Sized)) -> impl Iterator<Item = Arc<S>> {
         let (one, group) = match self.route(name) {
             None => (None, None),
@@ -442,7 +442,7 @@ impl<S> ComponentRegistry<S> {
 
     fn tell(&self, change: impl FnOnce() -> Change) {
         if self.0.watched.load(Ordering::Relaxed) {
-            // Fails when nobody watches any more.
+            // Fails without a watcher.
             let _ = self.0.changes.send(change());
         }
     }
@@ -456,7 +456,7 @@ impl<S> ComponentRegistry<S> {
         let nobody = || GroupError::NobodyThere { group: group.clone(), member: member.clone() };
         let address = match self.0.entries.get_mut(member).as_deref_mut() {
             Some(Registered { target: Target::Sink { groups, .. }, generation }) => {
-                // Whoever takes its name away from now on makes it leave.
+                // From now on `deregister` makes it leave.
                 if !groups.contains(group) {
                     groups.push(group.clone());
                 }

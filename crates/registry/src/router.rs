@@ -7,7 +7,7 @@ use crate::{
     registry::{Receiver, Route},
 };
 
-/// Delivers messages to whoever is registered. Cheap to clone.
+/// Delivers messages to registered sinks. Cheap to clone.
 pub struct MessageRouter<S> {
     registry: ComponentRegistry<S>,
 }
@@ -164,7 +164,7 @@ impl<S: Sink> MessageRouter<S> {
     ///
     /// # Errors
     ///
-    /// [`SendError`], with the message; also when the name belongs to somebody else now.
+    /// [`SendError`], with the message; also when the name was registered anew.
     pub fn send_resolved(&self, to: &ActorAddress, message: MessageEnvelope) -> Result<(), SendError> {
         if message.is_late() {
             return Err(SendError::Late { to: to.id().clone(), message });

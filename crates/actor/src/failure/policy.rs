@@ -114,13 +114,13 @@ impl Backoff {
     }
 }
 
-/// How a failure is answered.
+/// What follows a failure.
 pub(crate) struct Reply {
     /// Whether the actor is started again.
     pub(crate) restart: bool,
     /// How soon, where the kind of crash says so.
     pub(crate) backoff: Option<Backoff>,
-    /// Whether it counts against the intensity. What the host has run short of is nobody's failure.
+    /// Whether it counts against the intensity. A shortage of the host does not.
     pub(crate) counts: bool,
 }
 
@@ -245,8 +245,7 @@ impl History {
     }
 }
 
-/// A moment that far from another, or so far that nobody will see it: durations come from outside, and may be the longest
-/// there is.
+/// `now + wait`, at most 30 years ahead: durations come from outside, and the sum must not overflow.
 pub(crate) fn later(now: Instant, wait: Duration) -> Instant {
     const YEARS: Duration = Duration::from_secs(30 * 365 * 24 * 3_600);
     now.checked_add(wait.min(YEARS)).unwrap_or(now)
@@ -312,7 +311,7 @@ mod tests {
         assert_eq!(note(&mut history, at(0)), Some(10));
         assert_eq!(note(&mut history, at(4)), Some(20));
         assert_eq!(note(&mut history, at(4)), None);
-        // What is nobody's failure does not count.
+        // A shortage does not count.
         assert!(history.note(0, 0..1, &SHORTAGE, at(4)).is_some());
         // The first is out of the period, its waits left out.
         assert_eq!(note(&mut history, at(5)), None);

@@ -156,7 +156,7 @@ impl ActorManifest {
     ///
     /// # Errors
     ///
-    /// [`ManifestError`], also for a table or key that nobody knows.
+    /// [`ManifestError`], also for an unknown table or key.
     pub fn from_toml(text: &str) -> Result<Self, ManifestError> {
         let mut manifest: toml::Table = text.parse()?;
         let sandbox = SandboxManifest::take_from(&mut manifest)?;

@@ -27,7 +27,7 @@ use crate::{
     },
 };
 
-/// One actor as all others see it.
+/// The shared part of an actor: what senders, supervisors and its own task use.
 pub(crate) struct Cell {
     pub(crate) address: ActorAddress,
     /// Whether a supervisor looks after it.
@@ -220,7 +220,7 @@ impl Cell {
         self.mailbox.load()
     }
 
-    /// A message that nobody will handle. Dropping the reply tells the asker, if there is still one.
+    /// Disposes of a message that is not handled. Dropping its `ReplyTo` resolves an ask; else it is a dead letter.
     pub(crate) fn give_up(&self, Delivery { message, reply, .. }: Delivery) {
         if reply.is_none_or(|reply| reply.0.is_closed()) {
             self.dead_letter(message, DeadReason::Stopped);

@@ -1,4 +1,4 @@
-//! Messages that reached nobody, or killed whom they reached.
+//! Messages that were taken and not handled.
 
 use std::{
     collections::{HashMap, VecDeque},

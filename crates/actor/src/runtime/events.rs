@@ -1,4 +1,4 @@
-//! What happens in a system, for whoever watches it.
+//! Events of a system.
 
 use std::{fmt, sync::Arc, time::Duration};
 

@@ -6,13 +6,13 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Lifecycle {
-    /// It is coming to life for the first time. Messages wait in its mailbox.
+    /// Its first start. Messages wait in its mailbox.
     Starting,
     /// It takes messages.
     Running,
     /// It has failed and will be started again. Messages wait in its mailbox.
     Restarting,
-    /// It handles what is in its mailbox and takes no more.
+    /// It handles what is in its mailbox, and takes no new messages.
     Stopping,
     /// It is gone.
     Stopped,

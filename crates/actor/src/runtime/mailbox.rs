@@ -197,7 +197,7 @@ impl Mailbox {
         self.messages.send(delivery).await.map_err(|error| (Refusal::Stopped, error.0))
     }
 
-    /// Refuses whoever waits for room, and whoever will.
+    /// Refuses senders that wait for room, and later ones.
     pub(crate) fn close(&self) {
         self.permits.close();
         if let Some(shares) = &self.shares {

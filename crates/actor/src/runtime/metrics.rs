@@ -1,4 +1,4 @@
-//! What is counted, through the `metrics` facade. Handles are looked up once; where nobody listens they are empty.
+//! Metrics, through the `metrics` facade. Handles are looked up once; without a recorder they are empty.
 
 use std::time::Instant;
 
@@ -53,7 +53,7 @@ impl Metrics {
         self.crashes[class as usize].increment(1);
     }
 
-    /// When a message is taken. Reads the clock only where somebody listens.
+    /// Counts a message that is taken. Reads the clock only where latencies are measured.
     pub(crate) fn taken(&self, queued: impl FnOnce() -> usize) -> Option<Instant> {
         self.messages.increment(1);
         self.latency.as_ref().map(|_| {

@@ -19,13 +19,13 @@ pub(crate) enum Control {
     Stop { drain: bool },
     /// End for good, now.
     Kill,
-    /// Go over to another version, or back to the one before, unless nobody waits for that any more. In a box, for the channel keeps room for many orders.
+    /// Go over to another version, or back to the one before, unless the caller has gone. Boxed: the channel allocates blocks of many orders.
     Upgrade(Box<Upgrade>),
-    /// Say how you are. It takes turns with messages, and is left out where nobody waits any more.
+    /// Check health. Takes turns with messages, and is skipped if the caller has gone.
     Health { done: HealthDone },
 }
 
-/// To whoever wants to know how the actor is.
+/// The reply to a health check.
 pub(crate) type HealthDone = oneshot::Sender<Result<(), HealthError>>;
 
 pub(crate) struct Upgrade {
@@ -54,7 +54,7 @@ impl Orders {
         self.send(order);
     }
 
-    /// Before it is sent, so that whoever is woken by it sees that it is there. A busy actor that sees it earlier polls
+    /// Counts the order before it is sent, so that the task it wakes sees it. A busy actor that sees it earlier polls
     /// for it until it comes.
     pub(super) fn announce(&self) {
         self.pending.fetch_add(1, Ordering::Release);

@@ -23,6 +23,6 @@ pub(crate) enum ChildEventKind {
     Started,
     Failed(Failure),
     Suspended,
-    /// For good, whoever wanted it.
+    /// For good: stopped, killed or given up.
     Gone,
 }

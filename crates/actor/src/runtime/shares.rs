@@ -65,7 +65,7 @@ impl Shares {
             return Arc::clone(share);
         }
         if senders.shares.len() >= senders.most.max(FEW) {
-            // Whoever holds something, or waits, has a clone.
+            // A sender that holds something, or waits, has a clone.
             senders.shares.retain(|_, share| Arc::strong_count(share) > 1);
             senders.most = 2 * senders.shares.len();
         }
@@ -114,7 +114,7 @@ impl Shares {
         Ok((place, Some(kib)))
     }
 
-    /// Refuses whoever waits, and whoever will.
+    /// Refuses senders that wait, and later ones.
     pub(crate) fn close(&self) {
         let mut senders = self.senders.lock();
         senders.closed = true;
@@ -122,7 +122,7 @@ impl Shares {
     }
 }
 
-/// What of a mailbox nobody has.
+/// The free places and KiB of a mailbox.
 #[derive(Clone, Copy)]
 pub(crate) struct Free {
     pub(crate) messages: usize,

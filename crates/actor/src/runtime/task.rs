@@ -48,7 +48,7 @@ pub(crate) struct ActorTask<B: Blueprint> {
     pub(super) in_flight: Option<Delivery>,
     /// How often that message crashed the actor, and the last of the crashes.
     pub(super) failed_attempts: Option<(u32, Arc<CrashReport>)>,
-    /// Errors that the handler came back with and nobody waited for.
+    /// Errors of the handler for messages without an asker.
     pub(super) unheard: u64,
     /// For one that is recycled.
     pub(super) recycling: Option<Box<Recycling>>,
@@ -71,7 +71,7 @@ pub(super) enum Exit {
     Killed,
 }
 
-/// The next health check that somebody still waits for.
+/// The next health check whose caller still waits.
 fn next_check(checks: &mut VecDeque<HealthDone>) -> Option<HealthDone> {
     std::iter::from_fn(|| checks.pop_front()).find(|done| !done.is_closed())
 }
@@ -157,9 +157,9 @@ impl<B: Blueprint> ActorTask<B> {
         live
     }
 
-    /// Lives, from an incarnation or from waiting for the order to start, until it is over for good.
+    /// Runs until the actor is stopped or given up, from a first incarnation or from waiting for the order to start.
     ///
-    /// What happens rarely is in a box: its futures would make that of each actor several times as large.
+    /// Rare steps are boxed: their futures would make each actor's future several times as large.
     pub(crate) async fn run(mut self, first: Option<B::Live>) {
         let mut live = match first {
             Some(live) => Some(live),
@@ -347,7 +347,7 @@ impl<B: Blueprint> ActorTask<B> {
         }
     }
 
-    /// Hands an answer to whoever waits for it.
+    /// Sends the answer to the asker.
     fn answer(&mut self, reply: Option<ReplyTo>, asked: bool, handled: Handled) {
         if let Err(message) = &handled {
             self.cell.metrics.failures.increment(1);
@@ -449,7 +449,7 @@ impl<B: Blueprint> ActorTask<B> {
         }
     }
 
-    /// Nobody is left waiting, and nothing is left behind.
+    /// Closes the mailbox, resolves all askers, and takes back name and subscriptions.
     fn terminate(&mut self) {
         if std::mem::replace(&mut self.terminated, true) {
             return;
@@ -462,7 +462,7 @@ impl<B: Blueprint> ActorTask<B> {
         let subscriptions = std::mem::take(&mut *self.cell.subscriptions.lock());
         // They lock the broker when they are dropped.
         drop(subscriptions);
-        // Fails when somebody took the name away before.
+        // Fails if the name was deregistered before.
         _ = self.cell.services.registry.deregister(&self.cell.address);
         self.cell.set_state(Lifecycle::Stopped);
         self.cell.metrics.actors.decrement(1);
@@ -489,7 +489,7 @@ impl<B: Blueprint> ActorTask<B> {
 
     pub(super) fn tell_supervisor(&self, what: impl FnOnce() -> ChildEventKind) {
         if let Owner::Supervisor { child, order, events } = &self.owner {
-            // Fails when the supervisor is gone, and then nobody waits for it.
+            // Fails when the supervisor is gone.
             _ = events.send(ChildEvent { child: *child, order: *order, what: what() });
         }
     }

@@ -74,7 +74,7 @@ pub enum UpgradeError {
     Stopped,
 }
 
-/// A new version that goes back by itself if it fails before it has handled so many messages.
+/// A new version that is rolled back if it fails before it has handled so many messages.
 pub(super) struct Probation {
     pub(super) messages: u32,
     /// What the version before had left, and what it was subscribed to.
@@ -167,7 +167,7 @@ impl<B: Blueprint> ActorTask<B> {
                 if let Err(crash) = old.shutdown(&self.interrupt).await {
                     self.report_of(incarnation, During::Shutdown, crash);
                 }
-                // What the old version did at its end to subscriptions is not the new one's will.
+                // The old version's `shutdown` does not change the new one's subscriptions.
                 self.cell.set_patterns(&subscribed);
                 Ok(Left { state, patterns })
             }

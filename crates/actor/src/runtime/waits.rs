@@ -1,10 +1,10 @@
-//! Who waits for whom, so that nobody waits for himself.
+//! Requests that wait for an answer, to find cycles.
 
 use std::num::NonZeroU64;
 
 use crate::runtime::cell::Cell;
 
-/// That one actor waits for another, known to all, so that nobody waits for himself.
+/// An entry in the table of waiting requests: one actor waits for another.
 pub(crate) struct Waiting<'a> {
     asker: &'a Cell,
 }

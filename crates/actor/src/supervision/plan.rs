@@ -211,7 +211,7 @@ impl Plan {
         self.tick(now);
     }
 
-    /// A child failed that nobody had told to end.
+    /// A child failed without an order to end.
     pub(crate) fn failed(&mut self, child: usize, reply: &Reply, now: Instant) {
         self.set_phase(child, Phase::Down);
         match self.mode {

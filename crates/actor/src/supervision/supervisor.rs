@@ -195,7 +195,7 @@ impl Roots {
     }
 }
 
-/// Somebody who is supervised.
+/// A supervised actor or supervisor.
 #[derive(Clone)]
 pub(crate) enum Child {
     Actor(Arc<Cell>),
@@ -388,7 +388,7 @@ impl Supervised {
 
 /// Who is told what becomes of a supervisor.
 pub(crate) enum Parent {
-    /// None: whoever spawned it is told the outcome of the first start.
+    /// None: the spawner is told the outcome of the first start.
     Root(Option<First>),
     Supervisor {
         child: usize,
@@ -530,7 +530,7 @@ impl Supervisor {
                 self.cell.children.lock().remove(&key);
                 self.plan.gone(key, now);
                 for done in gone.into_iter().flat_map(|child| child.ended) {
-                    // Fails when nobody waits any more.
+                    // Fails when the caller has gone.
                     _ = done.send(());
                 }
             }
@@ -553,7 +553,7 @@ impl Supervisor {
                 let first = child.first.take();
                 let Some(name) = self.cell.child(key).map(|child| child.name().clone()) else { return };
                 if let Some(first) = first {
-                    // Whoever added it is told, and nothing is left of it.
+                    // The caller of `start_child` is told, and the child removed.
                     _ = first.send(Err((name, failure)));
                     return self.plan.dismiss(key, now);
                 }
@@ -591,7 +591,7 @@ impl Supervisor {
                     Order::Dismiss(key) => self.tell_child(key, Some(true), |child, _| child.stop()),
                     Order::Started => match &mut self.parent {
                         Parent::Root(first) => {
-                            // Where the spawner has gone meanwhile, nobody could ever reach this one.
+                            // Without its spawner nobody has a handle on this supervisor.
                             if first.take().is_some_and(|first| first.send(Ok(())).is_err()) {
                                 self.close(Then::End);
                             }
@@ -616,7 +616,7 @@ impl Supervisor {
     }
 
     fn give_up(&mut self) {
-        // A first start that fails is told to whoever wanted it.
+        // A first start that fails is told to the spawner.
         if !self.plan.is_first_start() {
             tracing::error!(supervisor = %self.cell.name, "gives up: its children fail too often");
             self.services.event(|| SystemEvent::GivenUp { name: self.cell.name.clone() });
@@ -633,7 +633,7 @@ impl Supervisor {
             && let Some(first) = first.take()
             && let Some(failure) = self.last_failure.take()
         {
-            // Fails when the spawner has gone, and then nobody wants to know.
+            // Fails when the spawner has gone.
             _ = first.send(Err((*failure).clone()));
         }
     }
@@ -658,7 +658,7 @@ impl Supervisor {
 
     fn tell(&self, what: ChildEventKind) {
         if let Parent::Supervisor { child, order, events } = &self.parent {
-            // Fails when that supervisor is gone, and then nobody waits for it.
+            // Fails when the parent is gone.
             _ = events.send(ChildEvent { child: *child, order: *order, what });
         }
     }

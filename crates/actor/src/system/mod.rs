@@ -112,7 +112,7 @@ pub(crate) struct SystemCore {
 }
 
 impl SystemCore {
-    /// Those that nobody else would end, with their level.
+    /// Actors and supervisors without a parent, with their level.
     fn roots(&self) -> Vec<(u32, Child)> {
         let actors = self.services.actors().into_iter().filter(|actor| !actor.0.supervised);
         let mut roots: Vec<_> =
@@ -416,12 +416,12 @@ impl<U: Send + 'static> ActorSystem<U> {
         self.services().registry.remove_group(group)
     }
 
-    /// What was taken and not handled.
+    /// Messages that were taken and not handled.
     pub fn dead_letters(&self) -> &DeadLetters {
         &self.services().dead_letters
     }
 
-    /// Sends a dead letter again, to whoever has its receiver's name now. Nobody waits for its answer.
+    /// Sends a dead letter again, to the actor that has its receiver's name now. There is no asker.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! From a specification to an actor that lives.
+//! From a specification to a running actor.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -75,7 +75,7 @@ pub enum SpawnError {
     ShuttingDown,
 }
 
-/// An actor to be.
+/// An actor that is about to be spawned.
 pub(super) struct Spawn<B> {
     pub(super) options: ActorOptions,
     pub(super) blueprint: B,
@@ -93,7 +93,7 @@ impl<B: Blueprint> Spawn<B> {
         }
         let level = core.level(&id, &depends_on)?;
         let supervised = matches!(owner, Owner::Supervisor { .. });
-        // Made before, because it turns to the embedder's recorder.
+        // Made before the entry is locked: this calls the embedder's recorder.
         let metrics = core.services.metrics_of(&id);
         let mut made = None;
         core.services.registry.register_with(&id, |address| {
@@ -106,7 +106,7 @@ impl<B: Blueprint> Spawn<B> {
         if !subscriptions.is_empty() {
             actor.cell().set_patterns(&subscriptions);
         }
-        // Whoever shuts down either finds it in the registry, or is seen here.
+        // A shutdown either finds the actor in the registry, or is seen here.
         if core.closing.load(Ordering::SeqCst) { Err(SpawnError::ShuttingDown) } else { Ok(actor) }
     }
 
@@ -153,7 +153,7 @@ pub(super) fn not_started(id: &ComponentId, failure: Failure) -> SpawnError {
     }
 }
 
-/// Somebody supervised, whose tasks are to be spawned when all the others are prepared as well.
+/// A registered child, whose tasks are spawned when all its siblings are prepared.
 pub(super) struct Prepared {
     pub(super) level: u32,
     pub(super) child: Child,

@@ -23,7 +23,7 @@ use crate::{
 type PrepareChild =
     Box<dyn FnOnce(&Arc<SystemCore>, usize, mpsc::UnboundedSender<ChildEvent>) -> Result<Prepared, SpawnError> + Send>;
 
-/// A supervisor to be, with its children in the order of their start.
+/// What a supervisor is made from, with its children in the order of their start.
 pub struct SupervisorSpec<U: 'static> {
     name: ComponentId,
     policy: SupervisorPolicy,
@@ -110,7 +110,7 @@ impl<U: Send + 'static> ActorSystem<U> {
             // Dropping the supervisor and the tasks takes everything back.
             return Err(SpawnError::ShuttingDown);
         }
-        // From here on it ends with the system, also where nobody waits for this.
+        // From here on it ends with the system, also if this future is dropped.
         for task in tasks {
             tokio::spawn(task);
         }

@@ -35,7 +35,7 @@ pub(super) fn hook() {
         eprintln!("this is started by airssys-wasm-engine, with settings that only the same version understands");
         exit(2);
     };
-    // Whoever reads the code has had all of it when the parent is gone.
+    // The parent has read all of the code by the time it is gone.
     exit(if serve(&settings).is_err_and(|error| error.kind() != io::ErrorKind::UnexpectedEof) { 1 } else { 0 })
 }
 
@@ -53,7 +53,7 @@ const WARM_UP: &[u8] = br#"(component
         (memory (core memory $i "memory")) (realloc (core func $i "realloc")))))"#;
 
 fn serve(settings: &Settings) -> io::Result<Infallible> {
-    // Panics are told to the parent, and nobody reads standard error.
+    // Panics go to the parent over the socket, not to standard error.
     std::panic::set_hook(Box::new(|_| {}));
     let config = settings.engine();
     let engine = |profile| Engine::new(&config.wasmtime(profile, None)).map_err(io::Error::other);

@@ -178,7 +178,7 @@ impl Process {
         }
     }
 
-    /// The code that it says it has written, which from now on nobody can change.
+    /// The code that it has written, sealed against changes.
     fn code(self, bytes: u64) -> Option<Code> {
         let code = File::from(self.code.try_clone().ok()?);
         // It may hold mappings of the file, and those are gone with it.
@@ -196,7 +196,7 @@ impl Drop for Process {
     }
 }
 
-/// Native code in a file in memory that is sealed: nobody can write to it.
+/// Native code in a sealed file in memory.
 pub(crate) struct Code(File);
 
 impl Code {

@@ -39,7 +39,7 @@ pub(crate) struct CacheKey {
 pub(crate) struct Loads {
     /// Held weakly, so that a component's code goes with its last user.
     known: DashMap<CacheKey, Weak<Loaded>>,
-    /// Held by whoever waits for it: a load that nobody waits for any more is gone, and its compiler killed.
+    /// Held by those who wait for it. With the last of them the load is dropped, and its compiler killed.
     flights: DashMap<FlightKey, Flight>,
     next_flight: AtomicU64,
 }
