@@ -21,7 +21,7 @@ use crate::{CompileLimits, Complexity, LoadError, complexity::Form, error::conta
 
 /// Turns this process into a compiler if it was started as one, and returns at once if it was not.
 ///
-/// Call it first in `main`, before threads and an async runtime are started: a [`Compiler::Process`] starts this
+/// Call it first in `main`, before threads and an async runtime are started: a [`Compiler::Process`](crate::Compiler::Process) starts this
 /// program once more for each load.
 ///
 /// ```no_run
