@@ -20,10 +20,12 @@ use crate::{
     DeadReason, Lifecycle,
     runtime::{
         endpoint::Endpoint,
+        late::Late,
         mailbox::{Delivery, Mailbox, MailboxSize, ReplyTo},
         metrics::Metrics,
         orders::{Control, Orders},
         services::Services,
+        sync::{Shared, shared},
     },
 };
 
@@ -35,16 +37,17 @@ pub(crate) struct Cell {
     /// How long a chain of dependencies it stands on; of those below a supervisor, the longest of all of them.
     pub(crate) level: AtomicU32,
     pub(crate) mailbox: Mailbox,
+    pub(super) late: Late,
     pub(crate) orders: Orders,
     /// Whether it was killed, which no later incarnation takes back.
-    killed: AtomicBool,
+    killed: Shared<AtomicBool>,
     state: AtomicU8,
     incarnation: AtomicU64,
     restarts: AtomicU64,
     recycled: AtomicU64,
     memory: AtomicU64,
     /// Ends the present incarnation wherever it is.
-    interrupt: Mutex<Option<CancellationToken>>,
+    interrupt: Shared<Mutex<Option<CancellationToken>>>,
     pub(crate) ended: CancellationToken,
     /// By pattern, so that subscribing twice is subscribing once.
     pub(crate) subscriptions: Mutex<HashMap<TopicPattern, Subscription<Endpoint>>>,
@@ -56,8 +59,8 @@ pub(crate) struct Cell {
 
 /// The receiving ends of a cell.
 pub(crate) struct Inbox {
-    pub(crate) messages: mpsc::Receiver<Delivery>,
-    pub(crate) orders: mpsc::UnboundedReceiver<Control>,
+    pub(crate) messages: Shared<mpsc::Receiver<Delivery>>,
+    pub(crate) orders: Shared<mpsc::UnboundedReceiver<Control>>,
 }
 
 impl fmt::Debug for Cell {
@@ -82,15 +85,16 @@ impl Cell {
             address,
             supervised,
             level: AtomicU32::new(level),
-            killed: AtomicBool::new(false),
+            killed: shared(AtomicBool::new(false)),
             mailbox,
+            late: Late::default(),
             orders,
             state: AtomicU8::new(Lifecycle::Starting as u8),
             incarnation: AtomicU64::new(0),
             restarts: AtomicU64::new(0),
             recycled: AtomicU64::new(0),
             memory: AtomicU64::new(0),
-            interrupt: Mutex::default(),
+            interrupt: Shared::default(),
             ended: CancellationToken::new(),
             subscriptions: Mutex::default(),
             reply_subject: Mutex::default(),

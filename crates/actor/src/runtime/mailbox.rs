@@ -18,7 +18,10 @@ use tokio::sync::{
 
 use crate::{
     CrashReport,
-    runtime::shares::{Free, Held, Kib, Place, Shares},
+    runtime::{
+        shares::{Free, Held, Kib, Place, Shares},
+        sync::{Shared, point, shared},
+    },
 };
 
 /// A message in a mailbox.
@@ -95,9 +98,9 @@ pub(crate) struct MailboxSize {
 
 /// The sending end of a mailbox.
 pub(crate) struct Mailbox {
-    messages: mpsc::Sender<Delivery>,
+    messages: Shared<mpsc::Sender<Delivery>>,
     /// A permit for each KiB that large messages may take up, and how many there are in all.
-    permits: Arc<Semaphore>,
+    permits: Shared<Arc<Semaphore>>,
     kib: u32,
     /// What each sender may hold of it, unless that is all.
     shares: Option<Shares>,
@@ -106,12 +109,15 @@ pub(crate) struct Mailbox {
 }
 
 impl Mailbox {
-    pub(crate) fn new(MailboxSize { messages, bytes, shares }: MailboxSize) -> (Self, mpsc::Receiver<Delivery>) {
+    pub(crate) fn new(
+        MailboxSize { messages, bytes, shares }: MailboxSize,
+    ) -> (Self, Shared<mpsc::Receiver<Delivery>>) {
         let kib = u32::try_from(bytes >> 10).unwrap_or(u32::MAX).max(1);
         let shares = Shares::new(messages, kib, shares);
         let (messages, receiver) = mpsc::channel(messages);
-        let permits = Arc::new(Semaphore::new(kib as usize));
-        (Self { messages, permits, kib, shares, message_size: AtomicU64::new(u64::MAX) }, receiver)
+        let permits = shared(Arc::new(Semaphore::new(kib as usize)));
+        let messages = shared(messages);
+        (Self { messages, permits, kib, shares, message_size: AtomicU64::new(u64::MAX) }, shared(receiver))
     }
 
     pub(crate) fn set_message_size(&self, bytes: u64) {
@@ -152,6 +158,7 @@ impl Mailbox {
         // Not `try_send`, which moves the message twice more.
         match self.messages.try_reserve() {
             Ok(place) => {
+                point();
                 place.send(delivery);
                 Ok(())
             }
@@ -194,7 +201,10 @@ impl Mailbox {
                 Err(_) => return Err((Refusal::Stopped, delivery)),
             }
         }
-        self.messages.send(delivery).await.map_err(|error| (Refusal::Stopped, error.0))
+        let Ok(place) = self.messages.reserve().await else { return Err((Refusal::Stopped, delivery)) };
+        point();
+        place.send(delivery);
+        Ok(())
     }
 
     /// Refuses senders that wait for room, and later ones.

@@ -7,7 +7,10 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{HealthError, UpgradeError, UpgradeOptions};
+use crate::{
+    HealthError, UpgradeError, UpgradeOptions,
+    runtime::sync::{Shared, shared},
+};
 
 /// What an actor is told beside its messages. It is heard before the next message, however many there are.
 pub(crate) enum Control {
@@ -19,7 +22,8 @@ pub(crate) enum Control {
     Stop { drain: bool },
     /// End for good, now.
     Kill,
-    /// Go over to another version, or back to the one before, unless the caller has gone. Boxed: the channel allocates blocks of many orders.
+    /// Go over to another version, or back to the one before, unless the caller has gone. Boxed: the channel allocates
+    /// blocks of many orders.
     Upgrade(Box<Upgrade>),
     /// Check health. Takes turns with messages, and is skipped if the caller has gone.
     Health { done: HealthDone },
@@ -37,15 +41,15 @@ pub(crate) struct Upgrade {
 
 /// The sending end of an actor's orders.
 pub(crate) struct Orders {
-    to: mpsc::UnboundedSender<Control>,
+    to: Shared<mpsc::UnboundedSender<Control>>,
     /// Orders that are sent, or about to be, and not taken yet: a busy actor looks at this number alone.
-    pending: AtomicUsize,
+    pending: Shared<AtomicUsize>,
 }
 
 impl Orders {
-    pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<Control>) {
+    pub(crate) fn new() -> (Self, Shared<mpsc::UnboundedReceiver<Control>>) {
         let (to, orders) = mpsc::unbounded_channel();
-        (Self { to, pending: AtomicUsize::new(0) }, orders)
+        (Self { to: shared(to), pending: shared(AtomicUsize::new(0)) }, shared(orders))
     }
 
     /// Gives an order. One that comes after the end is dropped, with whatever waits for its completion.

@@ -10,6 +10,8 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::{AcquireError, Semaphore};
 
+use crate::runtime::sync::{Shared, shared};
+
 /// The shares of all senders of one mailbox.
 pub(crate) struct Shares {
     /// Messages of a sender.
@@ -25,13 +27,12 @@ struct Senders {
     shares: HashMap<NonZeroU64, Arc<Share>>,
     /// From how many on those that hold nothing are forgotten.
     most: usize,
-    closed: bool,
 }
 
 /// What one sender may still send.
 pub(crate) struct Share {
-    messages: Semaphore,
-    kib: Semaphore,
+    messages: Shared<Semaphore>,
+    kib: Shared<Semaphore>,
 }
 
 /// A message's place in a share. Dropping it gives it back.
@@ -69,10 +70,10 @@ impl Shares {
             senders.shares.retain(|_, share| Arc::strong_count(share) > 1);
             senders.most = 2 * senders.shares.len();
         }
-        let share = Arc::new(Share { messages: Semaphore::new(self.messages), kib: Semaphore::new(self.kib as usize) });
-        if senders.closed {
-            share.close();
-        }
+        let share = Arc::new(Share {
+            messages: shared(Semaphore::new(self.messages)),
+            kib: shared(Semaphore::new(self.kib as usize)),
+        });
         senders.shares.insert(sender, Arc::clone(&share));
         share
     }
@@ -114,11 +115,11 @@ impl Shares {
         Ok((place, Some(kib)))
     }
 
-    /// Refuses senders that wait, and later ones.
+    /// Refuses senders that wait. Later ones find room in a share and are refused by the mailbox.
     pub(crate) fn close(&self) {
-        let mut senders = self.senders.lock();
-        senders.closed = true;
-        senders.shares.values().for_each(|share| share.close());
+        let shares: Vec<_> = self.senders.lock().shares.values().cloned().collect();
+        // Without the lock: this wakes them.
+        shares.iter().for_each(|share| share.close());
     }
 }
 

@@ -1,13 +1,16 @@
 //! The task of an actor: takes messages, hears orders, ends and begins incarnations. What an incarnation is, a guest in
 //! its sandbox or a handler of the host, it leaves to a [`Blueprint`].
 
-use std::{collections::VecDeque, future::poll_fn, sync::Arc, task::Poll};
+use std::{collections::VecDeque, future::poll_fn, pin::pin, sync::Arc, task::Poll};
 
 use airssys_wasm_isolation::{Crash, CrashKind};
 use airssys_wasm_limits::CancellationToken;
 use airssys_wasm_registry::{Refusal, TraceContext, Undelivered};
 use bytes::Bytes;
-use tokio::sync::mpsc::{self, error::TryRecvError};
+use tokio::{
+    sync::mpsc::{self, error::TryRecvError},
+    task::coop::unconstrained,
+};
 use tracing::{Instrument, field};
 
 use crate::{
@@ -20,6 +23,7 @@ use crate::{
         orders::{Control, HealthDone, Upgrade},
         owner::{ChildEvent, ChildEventKind, Owner},
         recycle::Recycling,
+        sync::shared,
         upgrade::Probation,
     },
 };
@@ -46,6 +50,8 @@ pub(crate) struct ActorTask<B: Blueprint> {
     pub(super) state: Option<Bytes>,
     /// The message that is being handled, or is to be delivered again.
     pub(super) in_flight: Option<Delivery>,
+    /// Whether a handler was called with it.
+    pub(super) attempted: bool,
     /// How often that message crashed the actor, and the last of the crashes.
     pub(super) failed_attempts: Option<(u32, Arc<CrashReport>)>,
     /// Errors of the handler for messages without an asker.
@@ -115,6 +121,7 @@ impl<B: Blueprint> ActorTask<B> {
             probation: None,
             state: None,
             in_flight: None,
+            attempted: false,
             failed_attempts: None,
             unheard: 0,
             recycling: Recycling::new(recycle),
@@ -176,28 +183,25 @@ impl<B: Blueprint> ActorTask<B> {
             }
             live = Box::pin(self.next(exit)).await;
         }
-        self.finish().await;
     }
 
     /// Takes messages and orders until the incarnation is over.
     async fn serve(&mut self, live: &mut B::Live) -> Exit {
         loop {
-            if self.in_flight.is_none() {
-                match self.receive().await {
-                    Received::Message => {}
-                    Received::Drained => return Exit::Stopped,
-                    Received::Check(done) => {
-                        if let Some(exit) = Box::pin(self.check(live, done)).await {
-                            return exit;
-                        }
-                        continue;
+            match self.receive().await {
+                Received::Message => {}
+                Received::Drained => return Exit::Stopped,
+                Received::Check(done) => {
+                    if let Some(exit) = Box::pin(self.check(live, done)).await {
+                        return exit;
                     }
-                    Received::Order(order) => {
-                        if let Some(exit) = Box::pin(self.obey(live, order)).await {
-                            return exit;
-                        }
-                        continue;
+                    continue;
+                }
+                Received::Order(order) => {
+                    if let Some(exit) = Box::pin(self.obey(live, order)).await {
+                        return exit;
                     }
+                    continue;
                 }
             }
             if let Err(failure) = self.handle(live).await {
@@ -213,46 +217,58 @@ impl<B: Blueprint> ActorTask<B> {
         }
     }
 
-    /// Orders first; then health checks and messages in turn. An idle actor listens to all of them.
+    /// Orders first, those included that were given before the message in flight was sent; then health checks and messages
+    /// in turn. An idle actor listens to all of them.
     async fn receive(&mut self) -> Received {
-        let Self { cell, inbox: Inbox { messages, orders }, in_flight, checks, checked, .. } = self;
+        let Self { cell, inbox: Inbox { messages, orders }, in_flight, attempted, checks, checked, .. } = self;
         poll_fn(|cx| {
-            // The cell holds a sender, so that there is an end of orders never.
-            while cell.orders.pending()
-                && let Poll::Ready(Some(order)) = orders.poll_recv(cx)
-            {
-                cell.orders.taken();
-                match order {
-                    Control::Health { done } => checks.push_back(done),
-                    order => return Poll::Ready(Received::Order(order)),
+            loop {
+                // Never `None`: the cell holds a sender. Unconstrained: orders come first even where a message has used up
+                // the task's budget.
+                while cell.orders.pending()
+                    && let Poll::Ready(Some(order)) = pin!(unconstrained(orders.recv())).poll(cx)
+                {
+                    cell.orders.taken();
+                    match order {
+                        Control::Health { done } => checks.push_back(done),
+                        order => return Poll::Ready(Received::Order(order)),
+                    }
                 }
-            }
-            if !*checked && let Some(done) = next_check(checks) {
-                *checked = true;
-                return Poll::Ready(Received::Check(done));
-            }
-            match messages.poll_recv(cx) {
-                Poll::Ready(Some(mut delivery)) => {
-                    delivery.taken();
-                    *in_flight = Some(delivery);
+                if in_flight.is_some() {
                     *checked = false;
                     return Poll::Ready(Received::Message);
                 }
-                Poll::Ready(None) => return Poll::Ready(Received::Drained),
-                Poll::Pending => {}
-            }
-            if let Some(done) = next_check(checks) {
-                return Poll::Ready(Received::Check(done));
-            }
-            match orders.poll_recv(cx) {
-                Poll::Ready(Some(order)) => {
-                    cell.orders.taken();
-                    Poll::Ready(match order {
-                        Control::Health { done } => Received::Check(done),
-                        order => Received::Order(order),
-                    })
+                if !*checked && let Some(done) = next_check(checks) {
+                    *checked = true;
+                    return Poll::Ready(Received::Check(done));
                 }
-                Poll::Ready(None) | Poll::Pending => Poll::Pending,
+                match messages.poll_recv(cx) {
+                    Poll::Ready(Some(mut delivery)) => {
+                        delivery.taken();
+                        *in_flight = Some(delivery);
+                        *attempted = false;
+                        continue;
+                    }
+                    Poll::Ready(None) => return Poll::Ready(Received::Drained),
+                    // A sender that holds a place and is never polled would hold up the end.
+                    Poll::Pending if messages.is_closed() && messages.is_empty() => {
+                        return Poll::Ready(Received::Drained);
+                    }
+                    Poll::Pending => {}
+                }
+                if let Some(done) = next_check(checks) {
+                    return Poll::Ready(Received::Check(done));
+                }
+                return match orders.poll_recv(cx) {
+                    Poll::Ready(Some(order)) => {
+                        cell.orders.taken();
+                        Poll::Ready(match order {
+                            Control::Health { done } => Received::Check(done),
+                            order => Received::Order(order),
+                        })
+                    }
+                    Poll::Ready(None) | Poll::Pending => Poll::Pending,
+                };
             }
         })
         .await
@@ -261,6 +277,7 @@ impl<B: Blueprint> ActorTask<B> {
     /// Handles the message in flight.
     async fn handle(&mut self, live: &mut B::Live) -> Result<(), Failure> {
         let Some(delivery) = &mut self.in_flight else { return Ok(()) };
+        self.attempted = true;
         let mut reply = delivery.reply.take();
         if delivery.message.is_late() {
             match reply {
@@ -440,15 +457,6 @@ impl<B: Blueprint> ActorTask<B> {
         self.cell.mailbox.close();
     }
 
-    /// The end.
-    async fn finish(mut self) {
-        self.terminate();
-        // Senders that had got hold of a place may still use it, whenever they are polled.
-        while let Some(delivery) = self.inbox.messages.recv().await {
-            self.cell.give_up(delivery);
-        }
-    }
-
     /// Closes the mailbox, resolves all askers, and takes back name and subscriptions.
     fn terminate(&mut self) {
         if std::mem::replace(&mut self.terminated, true) {
@@ -456,7 +464,11 @@ impl<B: Blueprint> ActorTask<B> {
         }
         self.cell.set_state(Lifecycle::Stopping);
         self.close();
-        self.dead_letter_in_flight(DeadReason::Interrupted);
+        if self.attempted {
+            self.dead_letter_in_flight(DeadReason::Interrupted);
+        } else if let Some(delivery) = self.in_flight.take() {
+            self.cell.give_up(delivery);
+        }
         drop(self.cell.reply_subject.lock().take());
         self.give_up_all();
         let subscriptions = std::mem::take(&mut *self.cell.subscriptions.lock());
@@ -519,17 +531,10 @@ impl<B: Blueprint> ActorTask<B> {
 impl<B: Blueprint> Drop for ActorTask<B> {
     fn drop(&mut self) {
         self.terminate();
-        // A sender may hold a place in the mailbox, and use it later. Without a runtime no sender is polled any more.
-        if self.give_up_all() == TryRecvError::Empty
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            let mut messages = std::mem::replace(&mut self.inbox.messages, mpsc::channel(1).1);
-            let cell = Arc::clone(&self.cell);
-            runtime.spawn(async move {
-                while let Some(delivery) = messages.recv().await {
-                    cell.give_up(delivery);
-                }
-            });
+        // A sender may hold a place in the mailbox, and use it whenever it is polled.
+        if self.give_up_all() == TryRecvError::Empty {
+            let messages = std::mem::replace(&mut self.inbox.messages, shared(mpsc::channel(1).1));
+            self.cell.take_over(messages);
         }
     }
 }

@@ -442,21 +442,26 @@ async fn what_is_sent_after_a_stop_is_not_handled() {
 
 #[tokio::test]
 async fn a_sender_that_is_never_polled_keeps_no_actor_alive() {
-    let system = system();
-    let (mut spec, _) = Probe::spec("probe");
-    spec = spec.with_mailbox(1);
-    let actor = system.spawn_native(spec).await.unwrap();
-    actor.try_tell("first").unwrap();
-    let mut waits = Box::pin(actor.tell("second"));
-    assert!(poll_once(waits.as_mut()).is_pending());
-    // The place that becomes free is given to the one that waits, and it does nothing with it.
-    while actor.info().mailbox.queued != 1 {
-        tokio::task::yield_now().await;
+    for stop in [None, Some(Stop::Now), Some(Stop::Drain)] {
+        let system = system();
+        let (mut spec, probe) = Probe::spec("probe");
+        spec = spec.with_mailbox(1);
+        let actor = system.spawn_native(spec).await.unwrap();
+        actor.try_tell("first").unwrap();
+        let mut waits = Box::pin(actor.tell("second"));
+        assert!(poll_once(waits.as_mut()).is_pending());
+        // The place that becomes free is given to the one that waits, and it does nothing with it.
+        while probe.handled() != "first" {
+            tokio::task::yield_now().await;
+        }
+        match stop {
+            None => actor.kill(),
+            Some(how) => actor.stop(how),
+        }
+        actor.ended().await;
+        assert!(system.find(&id("probe")).is_none());
+        assert_eq!(waits.await.unwrap_err().reason, Refusal::Stopped);
     }
-    actor.kill();
-    actor.ended().await;
-    assert!(system.find(&id("probe")).is_none());
-    drop(waits);
 }
 
 #[tokio::test]

@@ -1,0 +1,470 @@
+//! What threads share without a lock, under schedules from a seed: at each [`point`] it is decided which of them goes on.
+//! A lost wake-up is a deadlock, which is reported with the schedule that leads to it. Channels and semaphores are tokio's;
+//! each of their operations is one step.
+//!
+//! `SCHEDULES` in the environment says how many are tried, `SHUTTLE_RANDOM_SEED` from which seed.
+
+use std::{
+    future::{pending, poll_fn},
+    num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Poll,
+};
+
+use airssys_wasm_isolation::{Crash, CrashKind};
+use airssys_wasm_limits::CancellationToken;
+use airssys_wasm_registry::{ActorAddress, ComponentId, MessageEnvelope, TraceContext};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use shuttle::{
+    Config, MaxSteps, Runner,
+    future::{JoinHandle, block_on, spawn},
+    scheduler::{PctScheduler, RandomScheduler},
+};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    DeadLetterLimits, During, HealthError, Recycle, RestartPolicy, StartError, UpgradeError, UpgradeOptions,
+    runtime::{
+        cell::Cell,
+        endpoint::Endpoint,
+        incarnation::{Blueprint, Handled, Live, crashed},
+        mailbox::{Delivery, MailboxSize, ReplyTo},
+        orders::{Control, Upgrade},
+        owner::{ChildEvent, Owner},
+        services::Services,
+        sync::{point, shared},
+        task::ActorTask,
+    },
+};
+
+/// Runs a test under many schedules: half of them at random, half with few preemptions where they hurt.
+fn schedules(test: impl Fn() + Send + Sync + Clone + 'static) {
+    let schedules = std::env::var("SCHEDULES").map_or(400, |schedules| schedules.parse().unwrap());
+    let mut config = Config::new();
+    config.stack_size = 1 << 20;
+    config.max_steps = MaxSteps::FailAfter(10_000);
+    Runner::new(RandomScheduler::new_from_seed(1, schedules / 2), config.clone()).run(test.clone());
+    Runner::new(PctScheduler::new_from_seed(1, 3, schedules / 2), config).run(test);
+}
+
+/// How an incarnation starts.
+#[derive(Clone, Copy)]
+enum Start {
+    Lives,
+    Refuses,
+    /// Until it is interrupted.
+    Hangs,
+}
+
+/// Makes incarnations that note what they handle, and answer it.
+struct Script {
+    start: Start,
+    handled: Arc<Mutex<Vec<Bytes>>>,
+}
+
+impl Blueprint for Script {
+    type Live = Notes;
+    type Version = Start;
+
+    async fn start(
+        &self,
+        cell: &Arc<Cell>,
+        _: Option<Bytes>,
+        interrupt: &CancellationToken,
+    ) -> Result<Notes, StartError> {
+        point();
+        match self.start {
+            Start::Lives => Ok(Notes(Arc::clone(&self.handled))),
+            Start::Refuses => Err(StartError::Refused { message: "told to refuse".to_owned() }),
+            Start::Hangs => {
+                interrupt.cancelled().await;
+                Err(crashed(cell, During::Start, Crash::of_host(CrashKind::Cancelled, "start")))
+            }
+        }
+    }
+
+    fn upgraded(&self, _: &ComponentId, start: Start) -> Result<Self, UpgradeError> {
+        Ok(Self { start, handled: Arc::clone(&self.handled) })
+    }
+
+    fn message_size(&self) -> u64 {
+        u64::MAX
+    }
+
+    fn keeps_state(&self) -> (bool, bool) {
+        (false, false)
+    }
+}
+
+struct Notes(Arc<Mutex<Vec<Bytes>>>);
+
+impl Live for Notes {
+    async fn handle(
+        &mut self,
+        message: &MessageEnvelope,
+        _: Option<Box<TraceContext>>,
+        _: &mut Option<ReplyTo>,
+        _: &CancellationToken,
+    ) -> Result<Handled, Crash> {
+        self.0.lock().push(message.payload().clone());
+        point();
+        Ok(Ok(Some(message.payload().clone())))
+    }
+
+    async fn health(&mut self, _: &CancellationToken) -> Result<Result<(), HealthError>, Crash> {
+        point();
+        Ok(Ok(()))
+    }
+
+    async fn snapshot(&mut self, _: &CancellationToken) -> Result<Result<Bytes, String>, Crash> {
+        Ok(Ok(Bytes::new()))
+    }
+
+    async fn shutdown(self, _: &CancellationToken) -> Result<(), Crash> {
+        point();
+        Ok(())
+    }
+
+    fn memory(&self) -> u64 {
+        0
+    }
+}
+
+/// An actor, and what becomes of messages to it.
+#[derive(Clone)]
+struct Scene {
+    cell: Arc<Cell>,
+    handled: Arc<Mutex<Vec<Bytes>>>,
+    sent: Arc<Mutex<Vec<(Bytes, Fate)>>>,
+    /// Some other actor, whose messages are in a share.
+    sender: ActorAddress,
+}
+
+/// What the sender of a message was told.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fate {
+    Taken,
+    Refused,
+    Answered,
+    Stopped,
+}
+
+/// How a message is sent.
+#[derive(Clone, Copy)]
+enum How {
+    TryTell,
+    Tell,
+    Ask,
+}
+
+impl Scene {
+    /// An actor that has not started, with a mailbox for so many messages, and for one that is large.
+    fn new(messages: usize, start: Start) -> (Self, ActorTask<Script>, mpsc::UnboundedReceiver<ChildEvent>) {
+        let services = Arc::new(Services::new(DeadLetterLimits::default(), false, false, Some(1)));
+        let size = MailboxSize { messages, bytes: 8 << 10, shares: NonZeroU32::new(2).unwrap() };
+        let mut made = None;
+        let metrics = services.metrics_of(&"actor".parse().unwrap());
+        let mut register = |name: &str| {
+            let make = |address: &ActorAddress| {
+                let (cell, inbox) = Cell::new(&services, address.clone(), Arc::clone(&metrics), 0, true, size);
+                made = Some((Arc::clone(&cell), inbox));
+                Arc::new(Endpoint::Actor(cell))
+            };
+            services.registry.register_with(&name.parse().unwrap(), make).unwrap()
+        };
+        let sender = register("sender");
+        register("actor");
+        let (cell, inbox) = made.unwrap();
+        let (events, told) = mpsc::unbounded_channel();
+        let handled = Arc::default();
+        let script = Script { start, handled: Arc::clone(&handled) };
+        let owner = Owner::Supervisor { child: 0, order: 0, events };
+        let task =
+            ActorTask::new(Arc::clone(&cell), inbox, script, RestartPolicy::default(), None, Recycle::default(), owner);
+        (Self { cell, handled, sent: Arc::default(), sender }, task, told)
+    }
+
+    /// Sends a message to it, and notes what becomes of that.
+    async fn send(self, how: How, message: MessageEnvelope) {
+        let payload = message.payload().clone();
+        let (reply, answer) = oneshot::channel();
+        let delivery = Delivery::new(message, matches!(how, How::Ask).then_some(ReplyTo(reply)));
+        let taken = match how {
+            How::TryTell => self.cell.try_push(delivery),
+            How::Tell | How::Ask => self.cell.push(delivery).await,
+        };
+        let fate = match (taken, how) {
+            (Err(_), _) => Fate::Refused,
+            (Ok(()), How::TryTell | How::Tell) => Fate::Taken,
+            (Ok(()), How::Ask) => match answer.await {
+                Ok(answer) => {
+                    assert_eq!(answer.unwrap(), payload);
+                    Fate::Answered
+                }
+                Err(_) => Fate::Stopped,
+            },
+        };
+        self.sent.lock().push((payload, fate));
+    }
+
+    fn spawn_sender(&self, how: How, message: impl Into<MessageEnvelope>) -> JoinHandle<()> {
+        spawn(self.clone().send(how, message.into()))
+    }
+
+    /// One that is counted in bytes, of another actor.
+    fn large(&self, name: &str) -> MessageEnvelope {
+        let message = MessageEnvelope::new(format!("{name:6000}"));
+        message.with_sender(self.sender.clone())
+    }
+
+    /// Each message was handled, or is a dead letter, or its sender knows better.
+    fn check(&self, messages: usize) {
+        let (handled, sent) = (self.handled.lock(), self.sent.lock());
+        let letters = self.cell.services.dead_letters.list();
+        assert_eq!(sent.len(), messages);
+        for (payload, fate) in &*sent {
+            let handled = handled.iter().filter(|handled| *handled == payload).count();
+            let dead = letters.iter().filter(|letter| letter.message.payload() == payload).count();
+            let expected = match fate {
+                Fate::Taken => handled + dead == 1,
+                Fate::Refused | Fate::Stopped => (handled, dead) == (0, 0),
+                Fate::Answered => (handled, dead) == (1, 0),
+            };
+            assert!(expected, "{fate:?}, handled {handled} times, dead {dead} times");
+        }
+    }
+}
+
+async fn join(tasks: impl IntoIterator<Item = JoinHandle<()>>) {
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
+/// Starts an actor and runs it.
+async fn live(mut task: ActorTask<Script>) -> JoinHandle<()> {
+    let live = task.start().await.unwrap_or_else(|_| panic!("told to live"));
+    spawn(task.run(Some(live)))
+}
+
+#[test]
+fn an_order_is_heard_whatever_comes_with_it() {
+    for order in 0..3 {
+        schedules(move || {
+            block_on(async move {
+                let (scene, task, _told) = Scene::new(4, Start::Lives);
+                let actor = live(task).await;
+                let cell = Arc::clone(&scene.cell);
+                let health = spawn(async move { _ = cell.ordered(|done| Control::Health { done }).await });
+                let senders = [
+                    scene.spawn_sender(How::Ask, "asked"),
+                    scene.spawn_sender(How::TryTell, "told"),
+                    scene.spawn_sender(How::TryTell, "told too"),
+                ];
+                let cell = Arc::clone(&scene.cell);
+                let stopping = spawn(async move {
+                    match order {
+                        0 => cell.kill(),
+                        _ => cell.orders.give(Control::Stop { drain: order == 1 }),
+                    }
+                });
+                join(senders.into_iter().chain([health, stopping, actor])).await;
+                scene.check(3);
+            });
+        });
+    }
+}
+
+#[test]
+fn what_is_sent_after_an_order_is_not_handled_before_it() {
+    schedules(|| {
+        block_on(async {
+            let (scene, task, _told) = Scene::new(4, Start::Lives);
+            let actor = live(task).await;
+            let before = scene.spawn_sender(How::TryTell, "before");
+            scene.cell.orders.give(Control::Stop { drain: false });
+            let after = scene.spawn_sender(How::TryTell, "after");
+            join([before, after, actor]).await;
+            scene.check(2);
+            assert!(!scene.handled.lock().iter().any(|message| message == "after"));
+        });
+    });
+}
+
+#[test]
+fn a_kill_reaches_the_version_that_an_upgrade_brings() {
+    for start in [Start::Hangs, Start::Lives] {
+        schedules(move || {
+            block_on(async move {
+                let (scene, task, _told) = Scene::new(4, Start::Lives);
+                let actor = live(task).await;
+                let cell = Arc::clone(&scene.cell);
+                let upgrade = spawn(async move {
+                    let upgrade = |done| {
+                        let version = Some(Box::new(start) as Box<dyn std::any::Any + Send>);
+                        Control::Upgrade(Box::new(Upgrade { version, options: UpgradeOptions::default(), done }))
+                    };
+                    _ = cell.ordered(upgrade).await;
+                });
+                let cell = Arc::clone(&scene.cell);
+                let kill = spawn(async move { cell.kill() });
+                let sender = scene.spawn_sender(How::Ask, "asked");
+                join([upgrade, kill, sender, actor]).await;
+                scene.check(1);
+            });
+        });
+    }
+}
+
+#[test]
+fn nobody_waits_for_room_for_ever() {
+    for drain in [true, false] {
+        schedules(move || {
+            block_on(async move {
+                let (scene, task, _told) = Scene::new(1, Start::Lives);
+                let actor = live(task).await;
+                let senders = [
+                    scene.spawn_sender(How::Tell, scene.large("first")),
+                    scene.spawn_sender(How::Ask, scene.large("second")),
+                    scene.spawn_sender(How::Tell, format!("{:6000}", "of the host")),
+                    scene.spawn_sender(How::Tell, "small"),
+                ];
+                // One that gives up waiting, perhaps with a place in its hand.
+                let other = scene.clone();
+                let abandoned = spawn(async move {
+                    let mut push = Box::pin(other.cell.push(Delivery::new("abandoned".into(), None)));
+                    poll_fn(|cx| Poll::Ready(_ = push.as_mut().poll(cx))).await;
+                    shuttle::future::yield_now().await;
+                });
+                let cell = Arc::clone(&scene.cell);
+                let stopping = spawn(async move { cell.orders.give(Control::Stop { drain }) });
+                join(senders.into_iter().chain([abandoned, stopping, actor])).await;
+                scene.check(4);
+            });
+        });
+    }
+}
+
+#[test]
+fn a_sender_that_does_not_use_its_place_holds_up_nobody() {
+    for (drain, drops) in [(true, true), (true, false), (false, false)] {
+        schedules(move || {
+            block_on(async move {
+                let (scene, task, _told) = Scene::new(1, Start::Lives);
+                scene.clone().send(How::TryTell, "first".into()).await;
+                let other = scene.clone();
+                let idle = Delivery::new(other.large("idle"), None);
+                let mut push = Box::pin(async move { other.cell.push(idle).await });
+                let polled = poll_fn(|cx| Poll::Ready(push.as_mut().poll(cx).is_pending())).await;
+                assert!(polled);
+                // Dropped at some time, or when all is over.
+                let (kept, dropping) = if drops { (None, Some(push)) } else { (Some(push), None) };
+                let dropping = spawn(async move { drop(dropping) });
+                let senders = [
+                    scene.spawn_sender(How::Tell, scene.large("of the same")),
+                    scene.spawn_sender(How::Tell, format!("{:6000}", "of the host")),
+                ];
+                let actor = live(task).await;
+                let cell = Arc::clone(&scene.cell);
+                let stopping = spawn(async move { cell.orders.give(Control::Stop { drain }) });
+                join(senders.into_iter().chain([stopping, dropping, actor])).await;
+                scene.check(3);
+                drop(kept);
+            });
+        });
+    }
+}
+
+#[test]
+fn a_start_that_fails_loses_nothing() {
+    schedules(|| {
+        block_on(async {
+            let (scene, mut task, _told) = Scene::new(2, Start::Refuses);
+            let senders = [
+                scene.spawn_sender(How::TryTell, "told"),
+                scene.spawn_sender(How::Tell, scene.large("large")),
+                scene.spawn_sender(How::Ask, "asked"),
+                scene.spawn_sender(How::Ask, "asked too"),
+            ];
+            let starting = spawn(async move { assert!(task.start().await.is_err()) });
+            join(senders.into_iter().chain([starting])).await;
+            scene.check(4);
+        });
+    });
+}
+
+#[test]
+fn a_task_that_goes_with_its_runtime_loses_nothing() {
+    schedules(|| {
+        block_on(async {
+            let (scene, mut task, _told) = Scene::new(2, Start::Lives);
+            let (go, gone) = oneshot::channel::<()>();
+            let running = spawn(async move {
+                let live = task.start().await.unwrap_or_else(|_| panic!("told to live"));
+                tokio::select! {
+                    biased;
+                    _ = gone => {}
+                    () = task.run(Some(live)) => {}
+                }
+            });
+            let senders = [
+                scene.spawn_sender(How::TryTell, "told"),
+                scene.spawn_sender(How::Tell, "told too"),
+                scene.spawn_sender(How::Ask, "asked"),
+                scene.spawn_sender(How::Ask, "asked too"),
+            ];
+            let ending = spawn(async move { go.send(()).unwrap() });
+            join(senders.into_iter().chain([ending, running])).await;
+            scene.check(4);
+        });
+    });
+}
+
+/// Shows that a lost wake-up is found, by one that there was: the reader took the flag of an order away before the order
+/// came, and did not look for orders again once its waker was with them.
+#[test]
+#[should_panic(expected = "deadlock")]
+fn control_an_order_whose_flag_is_taken_away_is_slept_through() {
+    schedules(|| {
+        block_on(async {
+            let urgent = Arc::new(shared(AtomicBool::new(false)));
+            let (to, orders) = mpsc::unbounded_channel::<()>();
+            let (messages_to, messages) = mpsc::unbounded_channel::<()>();
+            let (mut orders, mut messages) = (shared(orders), shared(messages));
+            let flag = Arc::clone(&urgent);
+            let reader = spawn(async move {
+                let mut listens = false;
+                poll_fn(|cx| {
+                    loop {
+                        if flag.swap(false, Ordering::Acquire) {
+                            listens = false;
+                            if orders.try_recv().is_ok() {
+                                return Poll::Ready(());
+                            }
+                        } else if messages.poll_recv(cx).is_pending() {
+                            if !listens && orders.poll_recv(cx).is_ready() {
+                                return Poll::Ready(());
+                            }
+                            listens = true;
+                            return Poll::Pending;
+                        }
+                    }
+                })
+                .await;
+            });
+            let order = spawn(async move {
+                urgent.store(true, Ordering::Release);
+                point();
+                to.send(()).unwrap();
+                pending::<()>().await;
+            });
+            messages_to.send(()).unwrap();
+            reader.await.unwrap();
+            order.abort();
+        });
+    });
+}
