@@ -4,9 +4,10 @@ use std::{fmt, sync::Arc};
 
 use airssys_wasm_isolation::{Crash, CrashKind, InstantiateError};
 use airssys_wasm_registry::{ActorAddress, ComponentId};
+use serde::{Deserialize, Serialize};
 
 /// A crash, and whose it was.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct CrashReport {
     /// The actor.
@@ -29,7 +30,8 @@ impl fmt::Display for CrashReport {
 impl std::error::Error for CrashReport {}
 
 /// What an actor was doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum During {
     /// Being instantiated: start code.

@@ -1,6 +1,11 @@
 //! The handle on an actor: send, ask, stop, look at.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    sync::Arc,
+    time::Duration,
+};
 
 use airssys_wasm_registry::{ActorAddress, ComponentId, Load, MessageEnvelope, Refusal, Undelivered};
 use bytes::Bytes;
@@ -297,6 +302,22 @@ impl AskError {
             Self::NotSent(undelivered) => Some(undelivered.reason),
             _ => None,
         }
+    }
+}
+
+/// Of the same registration, in the same system.
+impl PartialEq for ActorRef {
+    fn eq(&self, other: &Self) -> bool {
+        // Addresses of two systems may be equal.
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for ActorRef {}
+
+impl Hash for ActorRef {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        self.0.address.hash(hasher);
     }
 }
 

@@ -9,11 +9,14 @@ use std::{
 
 use airssys_wasm_registry::{ActorAddress, ComponentId, MessageEnvelope};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 use crate::CrashReport;
 
 /// A message that was taken and not handled.
-#[derive(Debug, Clone)]
+///
+/// Written and read again, the message has lost its deadline and a crash the error of a host function.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct DeadLetter {
     /// Its number; later ones have larger numbers.
@@ -23,13 +26,15 @@ pub struct DeadLetter {
     /// The message.
     pub message: MessageEnvelope,
     /// Why it is here.
+    #[serde(flatten)]
     pub reason: DeadReason,
     /// Since when.
     pub since: SystemTime,
 }
 
 /// Why a message is among the dead letters.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "reason", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum DeadReason {
     /// It crashed the actor that took it.
@@ -304,6 +309,25 @@ mod tests {
         assert!(letters.is_empty());
         letters.add(to[0].clone(), "4".into(), DeadReason::Stopped);
         assert_eq!((payloads(&letters), letters.total()), (vec!["4".to_owned()], 4));
+    }
+
+    #[test]
+    fn letters_can_be_written_and_read_again() {
+        let to = addresses(&["a"]).remove(0);
+        let letters = DeadLetters::new(LIMITS);
+        let crash = Crash::of_host(CrashKind::OutOfFuel { allowed: 7 }, "handle");
+        let report = CrashReport { actor: to.clone(), incarnation: 3, during: During::Message, crash };
+        letters.add(to.clone(), "x".into(), DeadReason::Poison { attempts: 2, report: Arc::new(report) });
+        letters.add(to, MessageEnvelope::new("y"), DeadReason::Stopped);
+        let written = serde_json::to_value(letters.list()).unwrap();
+        assert_eq!(written[0]["reason"], "poison");
+        assert_eq!(written[0]["report"]["during"], "message");
+        assert_eq!(written[1]["reason"], "stopped");
+        let read: Vec<DeadLetter> = serde_json::from_value(written).unwrap();
+        for (read, letter) in read.iter().zip(letters.list()) {
+            assert_eq!((read.number, &read.to, read.since), (letter.number, &letter.to, letter.since));
+            assert_eq!((&read.message, read.reason.to_string()), (&letter.message, letter.reason.to_string()));
+        }
     }
 
     #[test]

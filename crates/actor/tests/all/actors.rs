@@ -1,6 +1,9 @@
 //! One actor: told, asked, crashed, stopped.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
 
 use airssys_wasm_actor::{AskError, Backoff, DeadReason, During, HealthError, Lifecycle, SpawnError, StartError, Stop};
 use airssys_wasm_isolation::CrashClass;
@@ -548,4 +551,21 @@ async fn an_order_that_comes_right_after_an_answer_is_heard() {
         actor.kill();
         actor.ended().await;
     }
+}
+
+#[tokio::test]
+#[expect(clippy::mutable_key_type, reason = "the address is hashed, which does not change")]
+async fn handles_are_equal_that_lead_to_the_same_registration() {
+    let (here, there) = (system(), system());
+    let (actor, _) = Probe::spawn(&here, "probe").await;
+    let (elsewhere, _) = Probe::spawn(&there, "probe").await;
+    assert_eq!(actor, here.find("probe").unwrap());
+    assert_eq!(actor.address(), elsewhere.address());
+    assert_ne!(actor, elsewhere);
+    actor.kill();
+    actor.ended().await;
+    let (later, _) = Probe::spawn(&here, "probe").await;
+    assert_ne!(actor, later);
+    let handles: HashSet<_> = [&actor, &actor, &elsewhere, &later].into();
+    assert_eq!(handles.len(), 3);
 }
