@@ -6,11 +6,11 @@ use std::{
     time::Duration,
 };
 
-use airssys_wasm_isolation::{CrashClass, CrashKind, InstantiateError};
+use airssys_wasm_isolation::{CrashClass, CrashKind};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::{StartError, failure::report::Failure};
+use crate::failure::report::Failure;
 
 /// Whether an actor is started again when it has ended, as Erlang/OTP has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -144,23 +144,14 @@ impl From<Backoff> for RestartPolicy {
 
 impl RestartPolicy {
     pub(crate) fn answer(&self, failure: &Failure) -> Reply {
-        let (kind, is_pool) = match failure {
-            Failure::Crash(report) => (Some(report.crash.kind()), false),
-            Failure::Start(error) => match &**error {
-                StartError::Crash(report) => (Some(report.crash.kind()), false),
-                StartError::Instantiate(InstantiateError::PoolExhausted { .. }) => (None, true),
-                _ => (None, false),
-            },
-            Failure::GaveUp(_) => (None, false),
-        };
+        let kind = failure.kind();
         let directive = kind.and_then(|kind| self.on.get(&kind.class()));
         let restart = match directive.map_or(self.restart, |directive| directive.restart) {
             Restart::Permanent => true,
             Restart::Transient => !matches!(kind, Some(CrashKind::Exit { code: 0 })),
             Restart::Temporary => false,
         };
-        let is_shortage = is_pool || matches!(kind, Some(CrashKind::Budget { .. }));
-        Reply { restart, backoff: directive.and_then(|directive| directive.backoff), counts: !is_shortage }
+        Reply { restart, backoff: directive.and_then(|directive| directive.backoff), counts: !failure.is_shortage() }
     }
 }
 

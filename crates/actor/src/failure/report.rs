@@ -133,9 +133,28 @@ pub(crate) fn is_news(nth: u64) -> bool {
 }
 
 impl Failure {
+    /// What kind of crash it is, if it is one.
+    pub(crate) fn kind(&self) -> Option<&CrashKind> {
+        match self {
+            Self::Crash(report) => Some(report.crash.kind()),
+            Self::Start(error) => match &**error {
+                StartError::Crash(report) => Some(report.crash.kind()),
+                _ => None,
+            },
+            Self::GaveUp(_) => None,
+        }
+    }
+
     /// Whether it was interrupted from outside: by a kill, or with a sibling.
     pub(crate) fn is_cancelled(&self) -> bool {
-        matches!(self, Self::Crash(report) if matches!(report.crash.kind(), CrashKind::Cancelled))
+        matches!(self.kind(), Some(CrashKind::Cancelled))
+    }
+
+    /// Whether the host had run short of something, which is nobody's failure.
+    pub(crate) fn is_shortage(&self) -> bool {
+        matches!(self.kind(), Some(CrashKind::Budget { .. }))
+            || matches!(self, Self::Start(error)
+                if matches!(**error, StartError::Instantiate(InstantiateError::PoolExhausted { .. })))
     }
 }
 

@@ -48,29 +48,28 @@ impl<B: Blueprint> ActorTask<B> {
 
     /// From the end of one incarnation to the next, if there is one.
     pub(super) async fn next(&mut self, mut exit: Exit) -> Option<B::Live> {
-        if let Exit::Failed(failure) = &exit
-            && !failure.is_cancelled()
-            && !self.cell.is_killed()
-            && self.cell.state() != Lifecycle::Stopping
-            && let Some(probation) = self.probation.take()
-            && let Some(previous) = self.previous.take()
-        {
-            // Whatever the policy: this failure is the new version's.
-            self.cell.set_state(Lifecycle::Restarting);
-            self.state = probation.state;
-            self.cell.set_patterns(&probation.patterns);
-            self.cell.mailbox.set_message_size(previous.message_size());
-            self.blueprint = previous;
-            self.event(|actor| SystemEvent::RolledBack { actor: actor.cell.address.clone() });
-            match self.start().await {
-                Ok(live) => return Some(self.count_restart(live)),
-                Err(failure) => exit = Exit::Failed(failure),
-            }
-        }
+        // Whether a supervisor waits to hear of the start.
+        let mut ordered = false;
         loop {
             // A drain that fails is over: what is left goes to the dead letters.
             if self.cell.is_killed() || self.cell.state() == Lifecycle::Stopping {
                 return None;
+            }
+            if let Exit::Failed(failure) = &exit
+                && self.roll_back(failure)
+            {
+                match self.start().await {
+                    Ok(live) => {
+                        if ordered {
+                            self.tell_supervisor(|| ChildEventKind::Started);
+                        }
+                        return Some(self.count_restart(live));
+                    }
+                    Err(failure) => {
+                        exit = Exit::Failed(failure);
+                        continue;
+                    }
+                }
             }
             let at = match &exit {
                 Exit::Stopped | Exit::Killed => return None,
@@ -100,12 +99,29 @@ impl<B: Blueprint> ActorTask<B> {
                     }
                     Err(failure) => {
                         exit = Exit::Failed(failure);
+                        ordered = true;
                         // One that fails at once, without end, leaves the worker to others in between.
                         tokio::task::yield_now().await;
                     }
                 },
             }
         }
+    }
+
+    /// Goes back to the version before, whatever the policy, if this failure is that of a version on probation.
+    fn roll_back(&mut self, failure: &Failure) -> bool {
+        if failure.is_cancelled() || failure.is_shortage() {
+            return false;
+        }
+        let Some(probation) = self.probation.take() else { return false };
+        let Some(previous) = self.previous.take() else { return false };
+        self.cell.set_state(Lifecycle::Restarting);
+        self.state = probation.state;
+        self.cell.set_patterns(&probation.patterns);
+        self.cell.mailbox.set_message_size(previous.message_size());
+        self.blueprint = previous;
+        self.event(|actor| SystemEvent::RolledBack { actor: actor.cell.address.clone() });
+        true
     }
 
     fn not_running(&self, done: HealthDone) {
@@ -204,5 +220,69 @@ impl<B: Blueprint> ActorTask<B> {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::{
+        SystemEvent, UpgradeOptions,
+        runtime::{
+            mailbox::Delivery,
+            owner::ChildEvent,
+            schedules::{Scene, Start},
+        },
+    };
+
+    async fn next(told: &mut mpsc::UnboundedReceiver<ChildEvent>) -> ChildEvent {
+        told.recv().await.unwrap()
+    }
+
+    /// An actor below a supervisor, and a version of it on probation.
+    async fn on_probation(version: Start) -> (Scene, mpsc::UnboundedReceiver<ChildEvent>) {
+        let (scene, mut task, told) = Scene::new(4, Start::Lives);
+        let live = task.start().await.unwrap_or_else(|_| panic!("told to live"));
+        tokio::spawn(task.run(Some(live)));
+        let options = UpgradeOptions { probation: 5, ..UpgradeOptions::default() };
+        let upgrade = |done| {
+            let version = Some(Box::new(version) as Box<dyn std::any::Any + Send>);
+            Control::Upgrade(Box::new(Upgrade { version, options, done }))
+        };
+        assert_eq!(scene.cell.ordered(upgrade).await.unwrap().unwrap(), 2);
+        (scene, told)
+    }
+
+    #[tokio::test]
+    async fn a_version_on_probation_that_does_not_start_again_after_its_siblings_is_rolled_back() {
+        for (version, incarnation) in [(Start::LivesOnce, 4), (Start::Lives, 3)] {
+            let (scene, mut told) = on_probation(version).await;
+            let mut events = scene.cell.services.events();
+            scene.cell.orders.give(Control::Suspend { order: 1 });
+            assert!(matches!(next(&mut told).await.what, ChildEventKind::Suspended));
+            scene.cell.orders.give(Control::Start { order: 2 });
+            let answer = next(&mut told).await;
+            assert!(matches!(answer, ChildEvent { order: 2, what: ChildEventKind::Started, .. }));
+            assert_eq!(scene.cell.incarnation(), incarnation);
+            let rolled_back = std::iter::from_fn(|| events.try_recv().ok())
+                .any(|event| matches!(event, SystemEvent::RolledBack { .. }));
+            assert_eq!(rolled_back, incarnation == 4);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_shortage_of_the_host_rolls_nobody_back() {
+        let (scene, mut told) = on_probation(Start::LivesOnce).await;
+        let mut events = scene.cell.services.events();
+        scene.cell.try_push(Delivery::new("shortage".into(), None)).unwrap_or_else(|_| panic!("there is room"));
+        assert!(matches!(next(&mut told).await.what, ChildEventKind::Failed(_)));
+        let mut seen = std::iter::from_fn(|| events.try_recv().ok());
+        assert!(!seen.any(|event| matches!(event, SystemEvent::RolledBack { .. })));
+        // It is on probation still, and fails by itself.
+        scene.cell.orders.give(Control::Start { order: 1 });
+        assert!(matches!(next(&mut told).await.what, ChildEventKind::Started));
+        assert!(matches!(events.recv().await.unwrap(), SystemEvent::RolledBack { .. }));
     }
 }

@@ -53,16 +53,19 @@ fn schedules(test: impl Fn() + Send + Sync + Clone + 'static) {
 
 /// How an incarnation starts.
 #[derive(Clone, Copy)]
-enum Start {
+pub(super) enum Start {
     Lives,
+    /// The first time alone.
+    LivesOnce,
     Refuses,
     /// Until it is interrupted.
     Hangs,
 }
 
 /// Makes incarnations that note what they handle, and answer it.
-struct Script {
+pub(super) struct Script {
     start: Start,
+    started: AtomicBool,
     handled: Arc<Mutex<Vec<Bytes>>>,
 }
 
@@ -78,7 +81,10 @@ impl Blueprint for Script {
     ) -> Result<Notes, StartError> {
         point();
         match self.start {
-            Start::Lives => Ok(Notes(Arc::clone(&self.handled))),
+            Start::LivesOnce if self.started.swap(true, Ordering::Relaxed) => {
+                Err(StartError::Refused { message: "told to live once".to_owned() })
+            }
+            Start::Lives | Start::LivesOnce => Ok(Notes(Arc::clone(&self.handled))),
             Start::Refuses => Err(StartError::Refused { message: "told to refuse".to_owned() }),
             Start::Hangs => {
                 interrupt.cancelled().await;
@@ -88,7 +94,7 @@ impl Blueprint for Script {
     }
 
     fn upgraded(&self, _: &ComponentId, start: Start) -> Result<Self, UpgradeError> {
-        Ok(Self { start, handled: Arc::clone(&self.handled) })
+        Ok(Self { start, started: AtomicBool::new(false), handled: Arc::clone(&self.handled) })
     }
 
     fn message_size(&self) -> u64 {
@@ -100,7 +106,7 @@ impl Blueprint for Script {
     }
 }
 
-struct Notes(Arc<Mutex<Vec<Bytes>>>);
+pub(super) struct Notes(Arc<Mutex<Vec<Bytes>>>);
 
 impl Live for Notes {
     async fn handle(
@@ -112,6 +118,10 @@ impl Live for Notes {
     ) -> Result<Handled, Crash> {
         self.0.lock().push(message.payload().clone());
         point();
+        if message.payload() == "shortage" {
+            let kind = CrashKind::Budget { asked: 1, left: 0, total: 0 };
+            return Err(Crash::of_host(kind, "handle"));
+        }
         Ok(Ok(Some(message.payload().clone())))
     }
 
@@ -136,8 +146,8 @@ impl Live for Notes {
 
 /// An actor, and what becomes of messages to it.
 #[derive(Clone)]
-struct Scene {
-    cell: Arc<Cell>,
+pub(super) struct Scene {
+    pub(super) cell: Arc<Cell>,
     handled: Arc<Mutex<Vec<Bytes>>>,
     sent: Arc<Mutex<Vec<(Bytes, Fate)>>>,
     /// Some other actor, whose messages are in a share.
@@ -163,7 +173,7 @@ enum How {
 
 impl Scene {
     /// An actor that has not started, with a mailbox for so many messages, and for one that is large.
-    fn new(messages: usize, start: Start) -> (Self, ActorTask<Script>, mpsc::UnboundedReceiver<ChildEvent>) {
+    pub(super) fn new(messages: usize, start: Start) -> (Self, ActorTask<Script>, mpsc::UnboundedReceiver<ChildEvent>) {
         let services = Arc::new(Services::new(DeadLetterLimits::default(), false, false, Some(1)));
         let size = MailboxSize { messages, bytes: 8 << 10, shares: NonZeroU32::new(2).unwrap() };
         let mut made = None;
@@ -181,7 +191,7 @@ impl Scene {
         let (cell, inbox) = made.unwrap();
         let (events, told) = mpsc::unbounded_channel();
         let handled = Arc::default();
-        let script = Script { start, handled: Arc::clone(&handled) };
+        let script = Script { start, started: AtomicBool::new(false), handled: Arc::clone(&handled) };
         let owner = Owner::Supervisor { child: 0, order: 0, events };
         let task =
             ActorTask::new(Arc::clone(&cell), inbox, script, RestartPolicy::default(), None, Recycle::default(), owner);
