@@ -1,5 +1,4 @@
-//! Messages that are sent into a mailbox whose actor has ended: a sender may have reserved a place before, and send when
-//! it is polled again.
+//! Messages that arrive after their actor has ended: a sender may reserve a slot of the mailbox before, and send later.
 
 use std::{
     pin::pin,
@@ -15,7 +14,7 @@ use tokio::{sync::mpsc, task::coop::unconstrained};
 
 use crate::runtime::{cell::Cell, mailbox::Delivery, sync::Shared};
 
-/// The receiving end of a mailbox whose actor has ended, if a sender may still use it.
+/// The receiver of a mailbox whose actor has ended, as long as a sender has reserved a slot.
 #[derive(Default)]
 pub(crate) struct Late {
     messages: Mutex<Option<Shared<mpsc::Receiver<Delivery>>>>,
@@ -23,12 +22,12 @@ pub(crate) struct Late {
     calls: Shared<AtomicUsize>,
 }
 
-/// Gives up what wakes it. Weak, for the cell has the receiver that has the waker.
+/// The receiver's waker. Weak: the cell owns the receiver, which owns the waker.
 struct GiveUp(Weak<Cell>);
 
 impl Wake for GiveUp {
     fn wake(self: Arc<Self>) {
-        // A sender has the cell as long as it sends.
+        // A sender holds the cell while it sends.
         if let Some(cell) = self.0.upgrade() {
             cell.give_up_late();
         }
@@ -36,8 +35,8 @@ impl Wake for GiveUp {
 }
 
 impl Cell {
-    /// Takes over the mailbox of an actor that has ended. Whoever sends into it gives its message up, on its own thread: a
-    /// task would be dropped where the runtime shuts down.
+    /// Takes over the receiver of an actor that has ended. Late messages are given up on the sender's thread, as it wakes
+    /// the receiver: a task would be dropped when the runtime shuts down.
     pub(super) fn take_over(self: &Arc<Self>, messages: Shared<mpsc::Receiver<Delivery>>) {
         *self.late.messages.lock() = Some(messages);
         self.give_up_late();
@@ -45,7 +44,7 @@ impl Cell {
 
     fn give_up_late(self: &Arc<Self>) {
         let Late { messages, calls } = &self.late;
-        // The first caller does it for those who come meanwhile: from other threads, or from within.
+        // One caller at a time drains. It looks again for those that come meanwhile, on other threads or reentrant.
         if calls.fetch_add(1, Ordering::AcqRel) > 0 {
             return;
         }
@@ -54,7 +53,7 @@ impl Cell {
             let seen = calls.load(Ordering::Acquire);
             let mut receiver = messages.lock();
             while let Some(messages) = &mut *receiver {
-                // Unconstrained: a wake-up for want of the sender's budget would come back here at once.
+                // Unconstrained: if the sender's budget is used up, `recv` would wake this waker at once, without end.
                 let received = pin!(unconstrained(messages.recv())).poll(&mut Context::from_waker(&waker));
                 match received {
                     Poll::Ready(Some(delivery)) => self.give_up(delivery),

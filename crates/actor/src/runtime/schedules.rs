@@ -1,8 +1,8 @@
-//! What threads share without a lock, under schedules from a seed: at each [`point`] it is decided which of them goes on.
-//! A lost wake-up is a deadlock, which is reported with the schedule that leads to it. Channels and semaphores are tokio's;
-//! each of their operations is one step.
+//! Mailbox, orders and shares under seeded schedules: at each [`point`] shuttle decides which task runs next. A lost
+//! wake-up is a deadlock, which shuttle reports with its schedule. Channels and semaphores are tokio's own; each of their
+//! operations is one step. Memory is sequentially consistent, so that a wrong `Ordering` is not found.
 //!
-//! `SCHEDULES` in the environment says how many are tried, `SHUTTLE_RANDOM_SEED` from which seed.
+//! In the environment, `SCHEDULES` is the number of schedules for each test, `SHUTTLE_RANDOM_SEED` the seed.
 
 use std::{
     future::{pending, poll_fn},
@@ -41,7 +41,7 @@ use crate::{
     },
 };
 
-/// Runs a test under many schedules: half of them at random, half with few preemptions where they hurt.
+/// Runs a test under random schedules, and under as many with few preemptions (PCT).
 fn schedules(test: impl Fn() + Send + Sync + Clone + 'static) {
     let schedules = std::env::var("SCHEDULES").map_or(400, |schedules| schedules.parse().unwrap());
     let mut config = Config::new();
@@ -62,7 +62,7 @@ pub(super) enum Start {
     Hangs,
 }
 
-/// Makes incarnations that note what they handle, and answer it.
+/// Incarnations that record what they handle, and answer it.
 pub(super) struct Script {
     start: Start,
     started: AtomicBool,
@@ -172,7 +172,7 @@ enum How {
 }
 
 impl Scene {
-    /// An actor that has not started, with a mailbox for so many messages, and for one that is large.
+    /// An actor that has not started. Its mailbox has room for so many messages, and for one large one.
     pub(super) fn new(messages: usize, start: Start) -> (Self, ActorTask<Script>, mpsc::UnboundedReceiver<ChildEvent>) {
         let services = Arc::new(Services::new(DeadLetterLimits::default(), false, false, Some(1)));
         let size = MailboxSize { messages, bytes: 8 << 10, shares: NonZeroU32::new(2).unwrap() };
@@ -225,13 +225,13 @@ impl Scene {
         spawn(self.clone().send(how, message.into()))
     }
 
-    /// One that is counted in bytes, of another actor.
+    /// A message of another actor, counted in bytes.
     fn large(&self, name: &str) -> MessageEnvelope {
         let message = MessageEnvelope::new(format!("{name:6000}"));
         message.with_sender(self.sender.clone())
     }
 
-    /// Each message was handled, or is a dead letter, or its sender knows better.
+    /// Each message was handled once, or is a dead letter, or its sender was told otherwise.
     fn check(&self, messages: usize) {
         let (handled, sent) = (self.handled.lock(), self.sent.lock());
         let letters = self.cell.services.dead_letters.list();
@@ -343,7 +343,7 @@ fn nobody_waits_for_room_for_ever() {
                     scene.spawn_sender(How::Tell, format!("{:6000}", "of the host")),
                     scene.spawn_sender(How::Tell, "small"),
                 ];
-                // One that gives up waiting, perhaps with a place in its hand.
+                // Dropped while it waits, or when it has a slot.
                 let other = scene.clone();
                 let abandoned = spawn(async move {
                     let mut push = Box::pin(other.cell.push(Delivery::new("abandoned".into(), None)));
@@ -434,8 +434,8 @@ fn a_task_that_goes_with_its_runtime_loses_nothing() {
     });
 }
 
-/// Shows that a lost wake-up is found, by one that there was: the reader took the flag of an order away before the order
-/// came, and did not look for orders again once its waker was with them.
+/// A lost wake-up is found: the reader clears the flag of an order before the order arrives, and polls the orders no more
+/// once its waker is registered.
 #[test]
 #[should_panic(expected = "deadlock")]
 fn control_an_order_whose_flag_is_taken_away_is_slept_through() {

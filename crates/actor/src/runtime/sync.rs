@@ -1,11 +1,10 @@
-//! Points at which other threads may run between the operations of one. They cost nothing outside of unit tests; there
-//! a scheduler decides who runs next.
+//! Scheduling points for unit tests, between operations on what threads share. Elsewhere they compile to nothing.
 
 pub(crate) use imp::*;
 
 #[cfg(not(test))]
 mod imp {
-    /// What threads share: each access is a point.
+    /// A value that threads share. Each access is a scheduling point.
     pub(crate) type Shared<T> = T;
 
     #[inline(always)]
@@ -13,7 +12,7 @@ mod imp {
         value
     }
 
-    /// A point between two accesses.
+    /// A scheduling point.
     #[inline(always)]
     pub(crate) fn point() {}
 }

@@ -250,7 +250,7 @@ impl<B: Blueprint> ActorTask<B> {
                         continue;
                     }
                     Poll::Ready(None) => return Poll::Ready(Received::Drained),
-                    // A sender that holds a place and is never polled would hold up the end.
+                    // Not waited for: a sender that has reserved a slot, and may never be polled.
                     Poll::Pending if messages.is_closed() && messages.is_empty() => {
                         return Poll::Ready(Received::Drained);
                     }
@@ -531,7 +531,7 @@ impl<B: Blueprint> ActorTask<B> {
 impl<B: Blueprint> Drop for ActorTask<B> {
     fn drop(&mut self) {
         self.terminate();
-        // A sender may hold a place in the mailbox, and use it whenever it is polled.
+        // A sender may have reserved a slot, and send later.
         if self.give_up_all() == TryRecvError::Empty {
             let messages = std::mem::replace(&mut self.inbox.messages, shared(mpsc::channel(1).1));
             self.cell.take_over(messages);
