@@ -11,8 +11,8 @@ use std::{
 
 use crate::{CacheError, digest::Digest};
 
-/// A folder of compiled components that makes the next process fast: an entry is mapped in about a millisecond however
-/// large it is, and its pages are shared by all processes that use it.
+/// A folder of compiled components. An entry is mapped in about a millisecond whatever its size, and processes share
+/// its pages.
 ///
 /// # Safety
 ///
@@ -25,10 +25,10 @@ use crate::{CacheError, digest::Digest};
 /// - An entry ends with a trailer that repeats its name and length. An entry that is truncated, misnamed or has another
 ///   header is compiled anew and replaced, never trusted.
 ///
-/// What this cannot find: a change inside the code of an entry by somebody who could write to it (the same user, root,
-/// or a failing disk), and a folder swapped for another through a parent that others can write to.
+/// Not detected: a change inside the code of an entry by somebody who can write to it (the same user, root, or a
+/// failing disk), and a folder swapped through a parent that others can write to.
 ///
-/// Nothing is removed by itself. The folder can be emptied at any time, also while processes use it.
+/// Nothing is evicted. The folder can be emptied at any time, also while processes use it.
 #[derive(Debug, Clone)]
 pub struct CodeCache {
     folder: PathBuf,
@@ -38,7 +38,7 @@ const MAGIC: [u8; 8] = *b"AWCODE\x00\x01";
 const TRAILER: usize = MAGIC.len() + size_of::<Digest>() + size_of::<u64>();
 
 impl CodeCache {
-    /// Opens a folder, and makes it where it does not exist, for the user only.
+    /// Opens a folder. A missing one is created, private to the user.
     ///
     /// # Errors
     ///
@@ -88,7 +88,7 @@ impl CodeCache {
         Some(path)
     }
 
-    /// Makes an entry of what is written, complete or not at all.
+    /// Writes an entry atomically.
     pub(crate) fn store(&self, key: &Digest, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<PathBuf> {
         let path = self.path(key);
         let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(&self.folder)?;

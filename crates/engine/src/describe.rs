@@ -4,8 +4,8 @@ use wasmtime::component::types::{ComponentFunc, Type};
 
 /// `name: func(a: s32, b: list<u8>) -> result<string, u32>`.
 ///
-/// Records, variants and resources have no name in a compiled component and are written by their shape. A type can be
-/// far larger than the component that has it: after 4 KiB there comes `…` and no more.
+/// Records, variants and resources have no name in a compiled component and are written by their shape. A type can
+/// expand far beyond the component's size, so a description is cut at 4 KiB, with `…`.
 pub fn describe_func(name: &str, func: &ComponentFunc) -> String {
     let mut out = Text(String::new());
     out.put(name);

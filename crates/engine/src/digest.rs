@@ -1,4 +1,4 @@
-//! Digests that components and their code are known by.
+//! Digests that identify components and their code.
 
 use std::hash::{Hash, Hasher};
 

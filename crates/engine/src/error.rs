@@ -37,14 +37,14 @@ pub enum EngineError {
     /// The thread that starts compilers cannot be started.
     #[error("cannot start the thread that starts compilers")]
     Compilers(#[source] io::Error),
-    /// It is to compile in processes, for which this program is started again, and its `main` is not prepared for that.
+    /// Compiling in processes starts this program again, and its `main` is not prepared for that.
     #[error(
         "this program cannot be started again to compile: call `airssys_wasm_engine::compiler_hook` first in `main`; or \
          name the program `airssys-wasm-compiler` as `CompilerProgram::Path`; or, if all components are your own, compile in \
          this process by `EngineConfig::compile_in_process`"
     )]
     NoCompilerHook,
-    /// It is to compile in processes, which is there on Linux only.
+    /// Compiling in processes exists on Linux only.
     #[error(
         "compiling in a process of its own is there on Linux only; `EngineConfig::compile_in_process` compiles in this one, \
          where nothing bounds what a component may cost"
@@ -55,14 +55,14 @@ pub enum EngineError {
     Cache(#[from] CacheError),
 }
 
-/// Why a process that compiles ended without code and without a reason.
+/// How a compiler process ended without code and without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CompilerEnd {
     /// [`CompilerProcess::deadline`](crate::CompilerProcess::deadline) was over, or the CPU time that goes with it.
     #[error("took longer than its deadline of {0:?}")]
     Deadline(Duration),
-    /// It aborted, which is what a program does that is refused memory.
+    /// It aborted, as programs do whose allocation fails.
     #[error("aborted, most likely for want of memory, of which it may have {memory} bytes")]
     Aborted {
         /// [`CompilerProcess::memory`](crate::CompilerProcess::memory).
@@ -74,7 +74,7 @@ pub enum CompilerEnd {
     /// It exited.
     #[error("exited with code {0}")]
     Exit(i32),
-    /// It answered what no compiler of this version answers.
+    /// It sent a reply that no compiler of this version sends.
     #[error("answered nonsense")]
     Nonsense,
 }
@@ -101,16 +101,16 @@ pub enum LoadError {
     /// The text is not valid WAT.
     #[error("not valid WebAssembly text: {}", Escaped(error))]
     Text {
-        /// What is wrong, and where. Its text has a line of what was read.
+        /// What is wrong, and where. Its text quotes a line of the input.
         error: wasmtime::Error,
     },
     /// The bytes are truncated, damaged, or use a feature that this engine does not have.
     #[error("the component is damaged or uses an unsupported feature: {}", Escaped(error))]
     Invalid {
-        /// What is wrong, with its offset. Its text may have names of the component's in it as they are.
+        /// What is wrong, with its offset. Its text may contain names of the component's, unescaped.
         error: wasmtime::Error,
     },
-    /// It would take the compiler too long, or too much memory.
+    /// Compiling it would take too much time or memory.
     #[error(
         "the component is too complex to be compiled here: its `{what}` is {found} or more, and {allowed} are allowed; \
          build it smaller, or raise `CompileLimits::{what}`"
@@ -118,13 +118,13 @@ pub enum LoadError {
     TooComplex {
         /// The field of [`CompileLimits`](crate::CompileLimits).
         what: &'static str,
-        /// How much was found before it was given up.
+        /// The count at which reading stopped.
         found: u64,
         /// The limit.
         allowed: u64,
     },
-    /// It instantiates something that it is given at run time, of which nobody can say beforehand what it costs. No
-    /// toolchain makes such components.
+    /// It instantiates something that it is given at run time, whose cost is unknown beforehand. No toolchain makes
+    /// such components.
     #[error("the component instantiates {what} that it imports or finds in an instance; define them in it instead")]
     UnknownInstance {
         /// `core modules` or `components`.
@@ -133,16 +133,16 @@ pub enum LoadError {
     /// The compiler panicked. The host goes on.
     #[error("the compiler panicked over the component: {}; that is a bug of wasmtime's", message.escape_debug())]
     CompilerPanicked {
-        /// What it panicked with, where that is text.
+        /// The panic's message, if it is text.
         message: String,
     },
-    /// The process that compiles ended, or was ended, over the component.
+    /// The compiler process died, or was killed, while compiling the component.
     #[error("the compiler {end}; build the component smaller, or give `CompilerProcess` more")]
     Compiler {
         /// How.
         end: CompilerEnd,
     },
-    /// A process that compiles cannot be started, or its code cannot be read.
+    /// A compiler process cannot be started, or its code cannot be read.
     #[error("cannot start a process that compiles, or read what it has made")]
     CompilerStart {
         /// Why.
@@ -181,7 +181,7 @@ pub enum LoadError {
 }
 
 impl LoadError {
-    /// The same, for another who has waited for the same load.
+    /// A copy for another waiter of the same load.
     pub(crate) fn told_again(&self) -> Self {
         let text = |error: &wasmtime::Error| wasmtime::Error::msg(format!("{error:#}"));
         match self {
@@ -280,8 +280,8 @@ pub struct MissingImport {
     pub name: String,
     /// The same interface of WASI in the version that the linker has.
     pub offered: Option<String>,
-    /// The functions that the component wants of it and the linker has not under exactly the name, or the one offered,
-    /// each with its type: the first twenty. Empty where all are there and one has another type.
+    /// The functions that the linker lacks under exactly this name, or the one offered, each with its type: the first
+    /// twenty. Empty if all exist and one has another type.
     pub functions: Vec<String>,
 }
 
@@ -384,11 +384,11 @@ impl<T: fmt::Display> fmt::Display for List<'_, T> {
     }
 }
 
-/// Names of a component's that a message lists: it can have any number of them, and they can have any length.
+/// Names from a component that a message lists, cut in number and length.
 const MOST_LISTED: usize = 20;
 const LONGEST_SHOWN: usize = 512;
 
-/// Text of a component's for people: cut, and with control characters escaped. Quotes stay as they are.
+/// Text from a component for people: cut, with control characters escaped. Quotes stay.
 pub fn shown(text: &str) -> impl fmt::Display + '_ {
     struct Shown<'a>(&'a str);
     impl fmt::Display for Shown<'_> {
@@ -402,8 +402,8 @@ pub fn shown(text: &str) -> impl fmt::Display + '_ {
     Shown(&text[..text.floor_char_boundary(LONGEST_SHOWN)])
 }
 
-/// Text of another library about a component, in which names of the component's may be: a log and a terminal are to stay
-/// whole. Such an error is no `source`, because whoever prints a chain of sources escapes nothing.
+/// Another library's text about a component, escaped because it may contain names of the component's. Such an error is
+/// no `source`: code that prints a chain of sources escapes nothing.
 pub(crate) struct Escaped<'a, E>(pub(crate) &'a E);
 
 impl<E: fmt::Display> fmt::Display for Escaped<'_, E> {
@@ -416,7 +416,7 @@ impl<E: fmt::Display> fmt::Display for Escaped<'_, E> {
     }
 }
 
-/// What a panic says, where that is text.
+/// A panic's message, if it is text.
 pub fn panic_message(payload: Box<dyn Any + Send>) -> String {
     match payload.downcast::<String>() {
         Ok(text) => *text,
@@ -424,7 +424,7 @@ pub fn panic_message(payload: Box<dyn Any + Send>) -> String {
     }
 }
 
-/// Reads what strangers write: a panic over that is an error.
+/// Runs code that reads untrusted input: its panic becomes an error.
 pub(crate) fn contained<R>(read: impl FnOnce() -> Result<R, LoadError>) -> Result<R, LoadError> {
     catch_unwind(AssertUnwindSafe(read))
         .unwrap_or_else(|payload| Err(LoadError::CompilerPanicked { message: panic_message(payload) }))

@@ -15,10 +15,10 @@ use wasmtime::{Engine, EngineWeak};
 
 use crate::config::Ticking;
 
-/// A handle on the epoch: what keeps it advancing, and what one tick stands for.
+/// A handle on the epoch: keeps it advancing, and knows the period of a tick.
 ///
-/// A template holds one, so that deadlines hold even when the [`WasmEngine`](crate::WasmEngine) itself is
-/// gone. The ticking thread ends with the last handle.
+/// A template holds one, so that deadlines hold after the [`WasmEngine`](crate::WasmEngine) is dropped. The thread ends
+/// with the last handle.
 #[derive(Clone)]
 pub struct EpochClock(Arc<Shared>);
 
@@ -27,7 +27,7 @@ struct Shared {
     ticks: AtomicU64,
     period: Duration,
     time: Time,
-    /// Woken when the last handle goes, so that the thread does not outlive it by a period.
+    /// Woken when the last handle is dropped, so that the thread ends at once.
     thread: Mutex<Option<thread::Thread>>,
 }
 
@@ -35,7 +35,7 @@ struct Shared {
 enum Time {
     /// The system's monotonic clock, from when the engine was made.
     Since(Instant),
-    /// Nanoseconds that were let pass by hand.
+    /// Nanoseconds, advanced by hand.
     ByHand(AtomicU64),
 }
 

@@ -8,8 +8,8 @@ pub const WASI_VERSION: &str = "0.2.12";
 
 /// Adds WASI 0.2 to a linker as wasmtime-wasi has it.
 ///
-/// A guest that nobody trusts is not to be given these: some of them work for as long as the guest's arguments say, and
-/// give way to nobody. `airssys_wasm_isolation::add_wasi` puts bounded ones in their place.
+/// Not for untrusted guests: some functions work for as long as the guest's arguments say, and never yield.
+/// `airssys_wasm_isolation::add_wasi` replaces these by bounded ones.
 ///
 /// # Errors
 ///

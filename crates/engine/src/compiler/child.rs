@@ -1,4 +1,4 @@
-//! The process that compiles: set up, warmed up, shut in, and then one job.
+//! The compiler process: it sets itself up, warms up, sandboxes itself, and does one job.
 
 use std::{
     convert::Infallible,
@@ -80,13 +80,13 @@ fn serve(settings: &Settings) -> io::Result<Infallible> {
         Reply::OtherCode
     };
     protocol::write_frame(&mut parent, &reply)?;
-    // The parent kills this process once it has read that, so that nothing runs here that is done at an exit.
+    // The parent kills this process once it has read the reply, so no exit handler runs.
     loop {
         io::Read::read_exact(&mut parent, &mut [0])?;
     }
 }
 
-/// Ours, and so under no limits.
+/// Compiles a component of our own, without limits.
 fn warm_up(engine: &Engine) -> Result<Vec<u8>, LoadError> {
     compile(engine, &admit(WARM_UP, Form::Text, &CompileLimits::NONE)?, &CompileLimits::NONE)
 }

@@ -1,4 +1,4 @@
-//! The parent's side: processes that wait for a job, and how one ends.
+//! The parent's side: idle compiler processes, and how one ends.
 
 use std::{
     fs::File,
@@ -37,7 +37,7 @@ use crate::{
     digest::Digest,
 };
 
-/// Processes that compile, of which some wait for their job.
+/// Compiler processes, some of them idle.
 pub(crate) struct Compilers {
     waiting: Mutex<Receiver<io::Result<Process>>>,
     deadline: Duration,
@@ -46,7 +46,7 @@ pub(crate) struct Compilers {
 }
 
 impl Compilers {
-    /// Starts the thread that starts processes. It ends when this is dropped, and so do they.
+    /// Starts the thread that spawns processes. Dropping this ends the thread and the processes.
     pub(crate) fn start(config: &EngineConfig, process: &CompilerProcess) -> Result<Self, EngineError> {
         let program = match &process.program {
             CompilerProgram::ThisExecutable if child::is_hooked() => PathBuf::from("/proc/self/exe"),
@@ -57,7 +57,7 @@ impl Compilers {
         // The thread holds one more than there is room for.
         let (started, waiting) = sync_channel(process.waiting.get() - 1);
         let start = move || while started.send(Process::start(&program, &settings)).is_ok() {};
-        // A process ends with the thread that has started it, and so this thread does nothing else.
+        // A process dies with the thread that started it, so this thread does nothing else.
         thread::Builder::new().name("wasm-compilers".into()).spawn(start).map_err(EngineError::Compilers)?;
         Ok(Self {
             waiting: Mutex::new(waiting),
@@ -92,7 +92,7 @@ impl Compilers {
         .ok_or(end(CompilerEnd::Nonsense))
     }
 
-    /// A process that is ready. One that ended while it waited says nothing about the component; a second is tried.
+    /// An idle process. One that died while idle says nothing about the component, so a second is tried.
     fn take(&self, cancel: Option<&PipeReader>) -> Result<Process, LoadError> {
         let mut is_second = false;
         loop {
@@ -167,7 +167,7 @@ impl Process {
         Ok(Self { child, socket, code })
     }
 
-    /// How it ended, or `None` if it has closed its socket and goes on.
+    /// How it ended, or `None` if it closed its socket and still runs.
     fn ended(&mut self) -> Option<ExitStatus> {
         let pid = Pid::from_child(&self.child);
         let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
@@ -190,7 +190,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Fails where it has ended by itself.
+        // Fails if it has exited.
         _ = self.child.kill();
         _ = self.child.wait();
     }
@@ -200,7 +200,7 @@ impl Drop for Process {
 pub(crate) struct Code(File);
 
 impl Code {
-    /// Where it can be opened from, as long as this lives.
+    /// A path to open it by, valid while this lives.
     pub(crate) fn path(&self) -> PathBuf {
         format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
     }
@@ -213,7 +213,7 @@ impl Code {
 
 const CANCELLED: io::ErrorKind = io::ErrorKind::ConnectionAborted;
 
-/// The socket to a process, until a time and unless that is cancelled.
+/// The socket to a process, with a deadline and cancellation.
 struct Talk<'a> {
     socket: &'a UnixStream,
     cancel: Option<&'a PipeReader>,
@@ -221,7 +221,7 @@ struct Talk<'a> {
 }
 
 impl Talk<'_> {
-    /// Does something as soon as the socket lets it.
+    /// Runs an operation once the socket is ready.
     fn when<R>(&self, flag: PollFlags, mut act: impl FnMut() -> rustix::io::Result<R>) -> io::Result<R> {
         loop {
             match act() {

@@ -1,6 +1,6 @@
-//! Who turns bytes into native code: this process, or a process of its own for each load, which the system can end.
+//! Turns bytes into native code: in this process, or in one for each load, which can be killed.
 //!
-//! What is compiled, and what is refused before, is the same for both: [`compile`].
+//! [`compile`] is the same for both.
 
 #[cfg(target_os = "linux")]
 mod child;
@@ -61,8 +61,8 @@ pub(crate) fn compile(engine: &Engine, binary: &[u8], limits: &CompileLimits) ->
     Ok(code)
 }
 
-/// Calls the compiler. It reads what strangers write, and a bug in it is not to end the host. What it has begun when it
-/// panics belongs to this component alone.
+/// Calls the compiler and catches its panics: it reads untrusted input, and a bug in it must not end the host. What it
+/// leaves half done belongs to this component alone.
 pub(crate) fn call<R>(compile: impl FnOnce() -> wasmtime::Result<R>) -> Result<R, LoadError> {
     contained(|| compile().map_err(|error| LoadError::Invalid { error }))
 }

@@ -1,5 +1,5 @@
-//! What a process that compiles and its parent tell each other: how it is set up, on its command line; one job and one
-//! reply, as JSON in frames; the component's bytes, after the job; the code, in the file that is its standard output.
+//! The protocol between a compiler process and its parent: setup on the command line; one job and one reply, as JSON in
+//! frames; the component's bytes after the job; the code in the file that is standard output.
 
 use std::io::{self, Read, Write};
 
@@ -9,18 +9,18 @@ use crate::{
     CompileLimits, CompilerProcess, EngineConfig, LoadError, PoolConfig, Profile, complexity::Form, digest::Digest,
 };
 
-/// The first argument of a process that compiles. The version is that of this protocol.
+/// The first argument of a compiler process, with the version of this protocol.
 pub(super) const MARK: &str = "--airssys-wasm-compiler=1";
 
-/// Written by the process once it compiles at its best and can do nothing else.
+/// Written by the process once it is warmed up and sandboxed.
 pub(super) const READY: u8 = b'r';
-/// The same where the system has no way to filter system calls.
+/// The same where the system cannot filter system calls.
 pub(super) const READY_UNFILTERED: u8 = b'u';
 
 /// The longest frame: an error with a name of 4 KiB in each of a few places, as JSON.
 const LONGEST: u32 = 256 << 10;
 
-/// How a process that compiles is set up: its second argument.
+/// How a compiler process is set up: its second argument.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Settings {
     signals_based_traps: bool,
@@ -69,14 +69,14 @@ pub(super) struct Job {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Reply {
-    /// So many bytes of code are in the file.
+    /// The file has this many bytes of code.
     Code(u64),
     Refused(Refusal),
-    /// The process would make other code than its parent expects: it is another program, or was built otherwise.
+    /// The process would generate other code than its parent expects: it is another program or another build.
     OtherCode,
 }
 
-/// A [`LoadError`] that the compiler can come to, on its way.
+/// A [`LoadError`] of the compiler, as it is sent.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Refusal {
     NotWasm(Vec<u8>),
@@ -90,7 +90,7 @@ pub(super) enum Refusal {
 
 const MODULES: &str = "core modules";
 
-/// Bytes of a text that is told to the parent.
+/// Bytes of a text that are sent to the parent.
 const LONGEST_TEXT: usize = 32 << 10;
 
 impl From<LoadError> for Refusal {
@@ -112,7 +112,7 @@ impl From<LoadError> for Refusal {
 }
 
 impl Refusal {
-    /// `None` for what no compiler of this version says.
+    /// `None` for a reply that no compiler of this version sends.
     pub(super) fn error(self) -> Option<LoadError> {
         Some(match self {
             Self::NotWasm(start) => LoadError::NotWasm { start },

@@ -1,5 +1,5 @@
-//! What a process that compiles may use of the system: limits on memory, CPU time and what it writes, and a filter that
-//! leaves it its own memory and the streams it was started with.
+//! What a compiler process may use: limits on memory, CPU time and output, and a filter of system calls that leaves it
+//! its own memory and the streams it was started with.
 
 use std::{collections::BTreeMap, env::consts::ARCH, io};
 
@@ -14,7 +14,7 @@ use super::protocol::Settings;
 /// How much the process gives way to its parent, whose guests are not to wait for it.
 const NICE: i32 = 5;
 
-/// Shuts this process in. `false` where the system cannot filter system calls: the limits hold, the filter does not.
+/// Sandboxes this process. `false` where the system cannot filter system calls; the limits hold nevertheless.
 pub(super) fn enter(settings: &Settings) -> io::Result<bool> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     _ = nice(NICE);
@@ -37,8 +37,8 @@ pub(super) fn enter(settings: &Settings) -> io::Result<bool> {
     }
 }
 
-/// Refuses all system calls but those that handle the process's own memory, threads and end, and reading and writing of the
-/// streams that it was started with. Code cannot be made executable, and memory cannot be shared.
+/// Refuses all system calls but those for its own memory, its threads, its end, and reading and writing the streams it
+/// was started with. Code cannot be made executable, and memory cannot be shared.
 fn filter(arch: TargetArch) -> Result<BpfProgram, seccompiler::BackendError> {
     let all = [
         libc::SYS_munmap,
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
     use crate::{CompileLimits, CompilerProcess, EngineConfig};
 
-    /// Runs a test of this module in a process of its own that is shut in, and says how that ended.
+    /// Runs a test of this module in a sandboxed process of its own, and returns how that ended.
     fn shut_in(test: &str) -> std::process::ExitStatus {
         let name = format!("compiler::sandbox::tests::{test}");
         Command::new("/proc/self/exe").args(["--exact", &name, "--ignored"]).status().unwrap()

@@ -17,7 +17,7 @@ pub(super) struct Functions {
     pub(super) next: usize,
     /// Those that can be called from outside, by index.
     escaped: HashSet<u32>,
-    /// Blocks that are open in the body that is being looked at, the function itself first. Kept for its memory.
+    /// Open blocks of the current body, the function itself first. Kept to reuse its memory.
     blocks: Vec<Block>,
 }
 

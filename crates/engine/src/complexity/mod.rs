@@ -1,7 +1,7 @@
-//! What compiling a component may cost, found out before the compiler sees it.
+//! Estimates what compiling a component costs, before the compiler sees it.
 //!
-//! The compiler's time is not a matter of size alone: 8 KiB of nested loops can keep it busy for minutes, and a few
-//! nested components multiply to millions. Compilation runs on a thread that nobody can stop, so it is not begun.
+//! Compile time does not follow size: 8 KiB of nested loops can keep the compiler busy for minutes, and a few nested
+//! components multiply to millions. A compilation in this process cannot be stopped, so an expensive one is not begun.
 
 mod function;
 mod module;
@@ -68,9 +68,9 @@ pub struct Complexity {
 }
 
 impl Complexity {
-    /// Looks through a component's binary form and gives up at the first limit it is beyond.
+    /// Walks a component's binary form and stops at the first limit that it exceeds.
     ///
-    /// Whether it is valid is left to the compiler, unless what is wrong hides all that comes after it.
+    /// Validation is left to the compiler, unless an error hides everything after it.
     ///
     /// # Errors
     ///
@@ -86,7 +86,7 @@ impl Complexity {
     }
 }
 
-/// What has been found so far, and what may be found.
+/// The counts so far, and their limits.
 struct Tally<'a> {
     limits: &'a CompileLimits,
     found: Complexity,
@@ -95,7 +95,7 @@ struct Tally<'a> {
 }
 
 impl Tally<'_> {
-    /// Counts items that are written, and that are there with each instance of what they are in.
+    /// Counts items that are written, and that exist once for each instance of what contains them.
     fn items(&mut self, more: u64, size: &mut Size) -> Result<(), LoadError> {
         self.written = self.written.saturating_add(more);
         size.items = size.items.saturating_add(more);
@@ -103,7 +103,7 @@ impl Tally<'_> {
         self.work(more, 0)
     }
 
-    /// Counts work, by which that of one function has come to this much.
+    /// Adds work. `function` is the total of the function that it belongs to.
     fn work(&mut self, more: u64, function: u64) -> Result<(), LoadError> {
         self.found.function_work = self.found.function_work.max(function);
         self.found.work = self.found.work.saturating_add(more);
@@ -117,7 +117,7 @@ impl Tally<'_> {
     }
 }
 
-/// What there is when one instance of something is made.
+/// The counts of one instance of something.
 #[derive(Debug, Clone, Copy, Default)]
 struct Size {
     items: u64,

@@ -8,21 +8,21 @@ use wasmparser::{
 use super::{Size, Tally, check, function::Functions, weights};
 use crate::{LoadError, config::DENSE_IMAGE};
 
-/// A module of which the end has not been seen.
+/// A module whose end was not reached yet.
 #[derive(Default)]
 pub(super) struct Module {
     functions: Functions,
-    /// The work of what it does before it starts.
+    /// Work of its initialisation.
     start: u64,
     imported_memories: usize,
     imported_tables: usize,
     memories: Vec<Extent>,
     tables: Vec<Filled>,
-    /// Segments of data that an instance copies when it begins.
+    /// Data segments that each instance copies.
     copied: u64,
 }
 
-/// What segments set of a memory.
+/// What data segments set in a memory.
 #[derive(Clone, Copy)]
 struct Extent {
     first: u64,
@@ -31,17 +31,17 @@ struct Extent {
     segments: u64,
 }
 
-/// A table, and up to where segments fill it.
+/// A table, and the index up to which segments fill it.
 #[derive(Clone, Copy)]
 struct Filled {
     elements: u64,
     to: u64,
 }
 
-/// Elements up to which wasmtime keeps a table as it is at the beginning.
+/// Elements up to which wasmtime keeps a table's initial contents.
 const LARGEST_TABLE: u64 = 1 << 20;
 
-/// What an image is aligned to, on the disk and in memory.
+/// Alignment of an image, on disk and in memory.
 const PAGE: u64 = 4 << 10;
 
 impl Module {
@@ -131,7 +131,7 @@ impl Module {
         Ok(())
     }
 
-    /// Counts what could not be before all of its segments were seen.
+    /// Counts what depends on all of its segments.
     pub(super) fn end(&mut self, size: &mut Size, tally: &mut Tally<'_>) -> Result<(), LoadError> {
         let apart: u64 = self.memories.iter().filter(|memory| !memory.is_image()).map(|memory| memory.segments).sum();
         let copied = self.copied + apart;
@@ -231,7 +231,7 @@ impl Extent {
         self.end.saturating_sub(self.first)
     }
 
-    /// Whether the compiler makes an image, which it does not if that would be large and mostly empty.
+    /// Whether the compiler makes an image: not if it would be large and mostly empty.
     fn is_image(&self) -> bool {
         let extent = self.extent();
         extent < self.data.saturating_mul(2) || extent < DENSE_IMAGE

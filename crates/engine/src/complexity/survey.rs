@@ -1,4 +1,4 @@
-//! The walk over a binary that counts what is in it, as often as it is there when all is instantiated.
+//! Walks a binary and counts what is in it, as often as it exists when everything is instantiated.
 
 use std::ops::Range;
 
@@ -10,15 +10,15 @@ use wasmparser::{
 use super::{Complexity, Size, Tally, check, module::Module, weights};
 use crate::LoadError;
 
-/// A walk through a binary.
+/// The state of a walk.
 pub(super) struct Survey<'a> {
     bytes: &'a [u8],
     tally: Tally<'a>,
-    /// Modules and components that are not at their end, the outermost first.
+    /// Open modules and components, outermost first.
     open: Vec<Open>,
 }
 
-/// A module or a component of which the end has not been seen.
+/// A module or component whose end was not reached yet.
 #[derive(Default)]
 struct Open {
     /// Nothing for a component.
@@ -114,7 +114,7 @@ impl<'a> Survey<'a> {
             }
             Payload::ComponentExportSection(section) => {
                 for export in section {
-                    // What is exported has a second index from then on.
+                    // An export gives its item a second index.
                     let export = export?;
                     let again =
                         |known: &mut Vec<Option<Size>>| known.push(known.get(export.index as usize).copied().flatten());
@@ -160,10 +160,10 @@ impl<'a> Survey<'a> {
         Ok(())
     }
 
-    /// Looks how deep types are nested, without the recursion with which they are read later on.
+    /// Checks the nesting of types without recursion, because they are later read recursively.
     fn types(&mut self, section: Range<usize>) -> Result<(), LoadError> {
         let mut reader = BinaryReader::new(self.bytes.get(section.clone()).unwrap_or_default(), section.start);
-        // Of the section, and of each type that is open: how many more there are in it.
+        // Items left: of the section, and of each open type.
         let mut open = vec![reader.read_var_u32()?];
         while let Some(left) = open.last_mut() {
             let Some(less) = left.checked_sub(1) else {
@@ -204,7 +204,7 @@ impl<'a> Survey<'a> {
         Ok(())
     }
 
-    /// Another index for something that can be instantiated.
+    /// Adds an index for something that can be instantiated.
     fn alias(&mut self, alias: &ComponentAlias<'_>) {
         let (kind, size) = match *alias {
             ComponentAlias::Outer { kind: ComponentOuterAliasKind::CoreModule, count, index } => {
@@ -230,7 +230,7 @@ impl<'a> Survey<'a> {
     }
 }
 
-/// The items that a section says it has.
+/// The number of items that a section declares.
 fn items_in(payload: &Payload<'_>) -> u32 {
     match payload {
         Payload::TypeSection(section) => section.count(),
@@ -255,13 +255,13 @@ fn items_in(payload: &Payload<'_>) -> u32 {
     }
 }
 
-/// What is to be instantiated. Where that is given from outside, nobody could say what it costs; where there is no such
-/// index, the compiler says so.
+/// What is to be instantiated. An import is an error, because its cost is unknown; a wrong index is left to the
+/// compiler.
 fn find(known: &[Option<Size>], index: u32, what: &'static str) -> Result<Size, LoadError> {
     known.get(index as usize).map_or(Ok(Size::default()), |size| size.ok_or(LoadError::UnknownInstance { what }))
 }
 
-/// What a type is made of, each of which the host keeps.
+/// The parts of a type, each of which the host stores.
 fn parts(ty: &ComponentType<'_>) -> u64 {
     let parts = match ty {
         ComponentType::Func(function) => function.params.len(),

@@ -1,15 +1,15 @@
-//! What an instruction costs beside one unit for itself and for each value that it takes or leaves.
+//! The cost of each instruction beyond one unit for itself and for each value that it takes or leaves.
 
 use wasmparser::{CompositeInnerType, Operator, SubType};
 
-/// What an instruction costs. Measured, see `stress/calibration.tsv`.
+/// The cost of an instruction, measured: see `stress/calibration.tsv`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Weight {
     /// Units of work.
     pub(super) work: u64,
     /// Blocks of code that it becomes, beside the one it is in.
     pub(super) blocks: u64,
-    /// Whether it calls the host, or may. What has many of those takes longer over each.
+    /// Whether it calls the host, or may. The more of these a function has, the longer each takes.
     pub(super) calls_host: bool,
 }
 
@@ -49,18 +49,18 @@ pub(super) fn of(operator: &Operator<'_>) -> Weight {
     Weight { work, blocks, calls_host }
 }
 
-/// What so many instructions that call the host cost beside their own work.
+/// The cost of this many instructions that call the host, beyond their own work.
 pub(super) fn of_host_calls(calls: u64) -> u64 {
     calls.saturating_mul(calls) / 64
 }
 
-/// What lets a function of a guest be called as one of its component's.
+/// `canon lift`: makes a core function one of its component's.
 pub(super) const LIFTED_FUNCTION: u64 = 100;
-/// What lets a guest call a function of its component's: also the glue, if that is another guest's.
+/// `canon lower`: lets a guest call a function of its component's. With the adapter, if that is another guest's.
 pub(super) const LOWERED_FUNCTION: u64 = 1_000;
-/// What a guest calls to handle resources and the like.
+/// The other built-ins of `canon`, for resources and the like.
 pub(super) const INTRINSIC: u64 = 100;
-/// A module or a component, with its share of what all of them cost together.
+/// A module or component, with its share of the costs that grow with their number.
 pub(super) const MODULE: u64 = 20;
 
 /// What is made for a type of functions, and for each function that the host can call: it moves all parameters and results.
@@ -70,7 +70,7 @@ pub(super) fn of_type(ty: &SubType) -> u64 {
     60 + 16 * values + values * values / 16
 }
 
-/// What copies so many segments of data when an instance begins: one function, in which each copy may fail.
+/// The function that copies this many data segments at instantiation, of which each copy may fail.
 pub(super) fn of_copies(segments: u64) -> u64 {
     20 * segments + segments.saturating_mul(segments) / 64
 }

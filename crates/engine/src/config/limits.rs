@@ -2,49 +2,54 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How large and how complex a component may be that is to be compiled. Part of the
-/// [`EngineConfig`](crate::EngineConfig).
+/// How large and how complex a component may be. Part of the [`EngineConfig`](crate::EngineConfig).
 ///
-/// The defaults are some four times what a JavaScript or Python component needs, which carries a whole interpreter. What
-/// the worst component within them costs is in `SECURITY.md`.
+/// The defaults are some four times what a JavaScript or Python component needs, which contains an interpreter.
+/// `SECURITY.md` has the cost of the worst component within them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CompileLimits {
     /// Bytes of its binary form. Default: 64 MiB.
     pub bytes: u64,
-    /// Bytes of its text form, which is for people: reading it can take time by the square of its length. Default: 1 MiB.
+    /// Bytes of its text form. Reading it can take time quadratic in its length. Default: 1 MiB.
     pub text_bytes: u64,
-    /// How deep modules, components, and types of instances and components are nested in it. Default: 10. What reads types
-    /// does so recursively: some 1,000 of them overflow a thread's stack.
+    /// Nesting of modules, components, and types of instances and components. Default: 10. Types are read recursively:
+    /// some 1,000 levels overflow a thread's stack.
     pub nesting: u32,
     /// Functions of all its modules. Default: 150,000.
     pub functions: u64,
     /// Element segments of all its modules, which the compiler handles one by one. Default: 10,000.
     pub element_segments: u64,
-    /// Imports of the component, and declarations in types of instances and components. Who links it goes through them
-    /// many times over if one is missing. Default: 3,000.
+    /// Imports of the component, and declarations in types of instances and components. If one is missing, linking goes
+    /// through them many times. Default: 3,000.
     pub imports: u64,
     /// Everything that has an index: types, imports, exports, functions, globals, tables, segments with their elements,
-    /// aliases, instances. Counted as it is written, and as often as it is there when all that is instantiated in it is.
-    /// Default: 500,000.
+    /// aliases, instances. Counted as written, and as often as it exists when everything is instantiated. Default:
+    /// 500,000.
     pub items: u64,
-    /// Core modules and components that are written in it, each of which costs more the more there are. Default: 1,000.
+    /// Core modules and components written in it, each of which costs more the more there are. Default: 1,000.
     pub modules: u64,
-    /// Core instances, each as often as it is there when all that is instantiated in it is. Default: 1,000.
+    /// Core instances, as often as they exist when everything is instantiated. Default: 1,000.
     pub instances: u64,
     /// Bytes of the images of memories as they are when an instance begins, which are part of the code: from the first byte
     /// that a segment sets to the last, in whole pages of 4 KiB, where the compiler makes an image. Default: 32 MiB.
     pub image_bytes: u64,
-    /// Work in the function that has most of it, which is also what the compiler's memory depends on. Default: 2 million.
+    /// Work in the function that has most of it, on which the compiler's memory depends too. Default: 2 million.
     ///
-    /// A unit is at most three microseconds of an optimised compiler, and mostly less than one. A function has 60 for itself,
-    /// one for each instruction, each value that one takes or leaves, and each target of a branch, and more for instructions
-    /// that are slow to compile; and then what grows faster than its size: a 16th of the square of the values that may be
-    /// alive at a time (its locals and operands), a fourth of these values times its blocks, a 64th of the depth of each
-    /// block, for each loop its depth times the locals that are set in it, and a 64th of the square of the instructions that
-    /// may call the host. What a module does before it starts is a function as well: 16 for each element of its segments, 32
-    /// for each instruction of an initial value that is more than a constant, and for segments of data that make no image 20
-    /// each and a 64th of their square. So is what is made for each type of functions and for each function that the host can
-    /// call: 60, 16 for each parameter and result, and a 16th of their square.
+    /// A unit is at most three microseconds of an optimised compiler, and mostly less than one. A function has:
+    ///
+    /// - 60 for itself, and one for each instruction, each value that one takes or leaves, and each target of a branch;
+    ///   more for instructions that are slow to compile;
+    /// - a 16th of the square of the values that may be alive at a time (its locals and operands), and a fourth of these
+    ///   values times its blocks;
+    /// - a 64th of the depth of each block, and for each loop its depth times the locals that are set in it;
+    /// - a 64th of the square of the instructions that may call the host.
+    ///
+    /// These count as functions as well:
+    ///
+    /// - a module's initialisation: 16 for each element of its segments, 32 for each instruction of an initial value that
+    ///   is more than a constant, and for data segments that make no image 20 each and a 64th of their square;
+    /// - the code for each type of functions and for each function that the host can call: 60, 16 for each parameter and
+    ///   result, and a 16th of their square.
     pub function_work: u64,
     /// Work in all functions together, one for each item, 20 for each module, and 1,000 for each function that a guest calls
     /// of its component's. Default: 60 million.

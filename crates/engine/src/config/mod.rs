@@ -1,5 +1,5 @@
-//! What can be chosen about an engine, and how that becomes a `wasmtime::Config`. Limits of a single component are
-//! not here: they belong to `airssys-wasm-limits`.
+//! The settings of an engine, and the `wasmtime::Config` made from them. Limits of a single component are in
+//! `airssys-wasm-limits`.
 
 mod compiler;
 mod limits;
@@ -18,13 +18,12 @@ pub use self::{
 /// Bytes that a linear memory can have: what 32 bits can address, and what each slot of the pool reserves.
 pub const MAX_MEMORY: u64 = 4 << 30;
 
-/// Bytes of a memory's initial contents, from its first to its last byte that is set, up to which they are kept as one image
-/// even if most of that is zero. Beyond it, a memory whose data is less than half of its extent is filled segment by segment
-/// by each new instance. It is wasmtime's default: what StarlingMonkey has is 2.6 MB of data in 10,000 segments over 12 MB, of
-/// which each instance would be filled anew. That two bytes can become an image of this size is what
-/// [`CompileLimits::image_bytes`] counts.
+/// Bytes of a memory's initial contents, from the first to the last that is set, up to which they become one image even
+/// if most of it is zero. Beyond this, each new instance fills a memory that is less than half data segment by segment.
+/// It is wasmtime's default, and StarlingMonkey needs it: 2.6 MB of data in 10,000 segments over 12 MB. Two bytes can
+/// become an image of this size, which [`CompileLimits::image_bytes`] counts.
 ///
-/// wasmtime's compatibility hash does not know it, so that [`code_digest`](crate::digest::code_digest) must.
+/// wasmtime's compatibility hash does not include it, so [`code_digest`](crate::digest::code_digest) does.
 pub(crate) const DENSE_IMAGE: u64 = 16 << 20;
 
 /// The fixed settings of a [`WasmEngine`](crate::WasmEngine).
@@ -51,16 +50,15 @@ pub struct EngineConfig {
     /// Off, a small component compiles in two thirds of the time and a large one leaves the other cores to the
     /// components that are running.
     pub parallel_compilation: bool,
-    /// How many components are compiled at once by the async forms of loading. Default: 2, so that one that takes long does
-    /// not keep the others from compiling.
+    /// Components compiled at once by the async forms of loading. Default: 2, so that a slow one does not block the
+    /// others.
     pub compile_jobs: NonZeroUsize,
-    /// Who compiles. Default: [`Compiler::Process`], for which `main` calls
+    /// Where components are compiled. Default: [`Compiler::Process`], for which `main` calls
     /// [`compiler_hook`](crate::compiler_hook) first.
     pub compiler: Compiler,
     /// What is refused before the compiler sees it. Default: [`CompileLimits::default`].
     pub compile_limits: CompileLimits,
-    /// How many wasm frames a crash keeps. Default: 16. One is the least: it tells what failed below a guest from what
-    /// failed outside.
+    /// Wasm frames that a crash keeps. Default: 16. At least 1: a frame tells a failure below a guest from one outside.
     pub backtrace_frames: NonZeroUsize,
     /// The folder of the on-disk code cache, see [`CodeCache`](crate::CodeCache). Default: none.
     pub code_cache: Option<PathBuf>,
@@ -106,8 +104,7 @@ impl EngineConfig {
         Self { ticking: Ticking::Manual(Duration::from_millis(1)), ..self }
     }
 
-    /// An engine that compiles in this process: for components of your own, of which none is a stranger's; see
-    /// [`Compiler::InProcess`].
+    /// An engine that compiles in this process, for trusted components only; see [`Compiler::InProcess`].
     #[must_use]
     pub fn compile_in_process(self) -> Self {
         Self { compiler: Compiler::InProcess, ..self }
@@ -204,7 +201,7 @@ impl PoolConfig {
         Self {
             core_instances: 10_500,
             copy_on_write: false,
-            // A free slot would otherwise hold on to what 10,000 neighbours could use.
+            // Each of 10,000 free slots may keep this resident.
             keep_resident: 16 << 10,
             ..Self::for_components(10_000)
         }

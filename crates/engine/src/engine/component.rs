@@ -1,5 +1,4 @@
-//! A component on its way from compiled code to something that can be instantiated: what it imports and exports, and
-//! what resolves its imports.
+//! A component from compiled code to a template: its imports and exports, and what resolves them.
 
 use std::{
     any::Any,
@@ -25,7 +24,7 @@ pub(crate) struct Loaded {
     pub(crate) profile: Profile,
     pub(crate) allocation: Allocation,
     pub(crate) origin: Origin,
-    /// Under which the engine knows it, so that it is forgotten with the last clone.
+    /// The engine's key for it, forgotten with the last clone.
     pub(crate) key: Option<CacheKey>,
     /// See [`LoadedComponent::memo`].
     pub(crate) memo: OnceLock<Arc<dyn Any + Send + Sync>>,
@@ -127,14 +126,14 @@ impl LoadedComponent {
         ty.imports(self.wasmtime()).map(|(name, _)| name.to_owned()).collect()
     }
 
-    /// Whether the component imports any function, so that the host can be made to work for it.
+    /// Whether the component imports any function, so that it can make the host work.
     pub fn imports_functions(&self) -> bool {
         let engine = self.wasmtime();
         self.0.component.component_type().imports(engine).any(|(_, item)| has_functions(engine, &item.ty))
     }
 
-    /// The exported functions with their types, those of an interface as `interface#function`: the first hundred, of which
-    /// each is described in a few KiB at the most. A component may have half a million.
+    /// The exported functions with their types, those of an interface as `interface#function`: the first hundred, each
+    /// cut at a few KiB. A component may have half a million.
     pub fn exports(&self) -> Vec<String> {
         let engine = self.wasmtime();
         let ty = self.0.component.component_type();
@@ -184,8 +183,8 @@ impl LoadedComponent {
         }
     }
 
-    /// What the layer above wants to know of this component, found out once and kept with it. There is room for one such
-    /// thing: where that is of another type, this one is found out each time.
+    /// A value that the layer above derives from this component, computed once and kept with it. There is room for one:
+    /// if that has another type, this one is computed each time.
     ///
     /// It must not hold the component itself, or neither would ever be dropped.
     pub fn memo<T: Send + Sync + 'static>(&self, find: impl FnOnce(&Self) -> T) -> Arc<T> {
@@ -195,7 +194,7 @@ impl LoadedComponent {
             return known;
         }
         let found = Arc::new(find(self));
-        // Fails when there is something of another type, or of another thread, which is the same.
+        // Fails if there is a value: of another type, or an equal one of another thread.
         _ = self.0.memo.set(Arc::clone(&found) as _);
         found
     }

@@ -4,9 +4,9 @@ use wasmtime::component::{Component, Linker, LinkerInstance, ResourceType, types
 
 use crate::{MissingImport, WASI_VERSION, describe::describe_func};
 
-/// Finds out which imports a linker lacks. wasmtime checks them in order and stops at the first that fails; so this
-/// finds the first by offering stand-ins for those after it, by halves, then the next with one for the first, and so
-/// on: no more of them than anybody reads, because a component can have thousands.
+/// Finds which imports a linker lacks. wasmtime checks them in order and stops at the first failure. So this finds the
+/// first by bisection, with stand-ins for those after it, then the next with a stand-in for the first, and so on, up to
+/// as many as people read: a component can have thousands.
 pub(super) fn unsatisfied<T: 'static>(component: &Component, linker: &Linker<T>) -> Vec<MissingImport> {
     let engine = component.engine();
     let ty = component.component_type();
@@ -21,7 +21,7 @@ pub(super) fn unsatisfied<T: 'static>(component: &Component, linker: &Linker<T>)
             let mut trial = linker.clone();
             trial.allow_shadowing(true);
             for &at in stood_in.iter().chain(&Vec::from_iter(last + 1..imports.len())) {
-                // One that cannot be stood in for shows up as another suspect: too much said, not too little.
+                // One without a stand-in shows up as another suspect: the error says too much, not too little.
                 _ = imports[at].stand_in(engine, &mut trial.root());
             }
             trial.instantiate_pre(component).is_ok()
@@ -41,7 +41,7 @@ pub(super) fn unsatisfied<T: 'static>(component: &Component, linker: &Linker<T>)
     missing
 }
 
-/// Imports that an error names, and functions of each.
+/// Imports that an error lists, and functions of each.
 const MOST_MISSING: usize = 20;
 
 /// Resources of imports that are told apart.
@@ -104,7 +104,7 @@ impl<'a> Import<'a> {
 
 fn note_resources(engine: &wasmtime::Engine, item: &ComponentItem, seen: &mut Vec<ResourceType>) {
     match item {
-        // Beyond these, too much is said, and not too little.
+        // Beyond these the error says too much, not too little.
         ComponentItem::Resource(resource) if seen.len() < MOST_RESOURCES && !seen.contains(resource) => {
             seen.push(*resource);
         }
@@ -115,14 +115,14 @@ fn note_resources(engine: &wasmtime::Engine, item: &ComponentItem, seen: &mut Ve
     }
 }
 
-/// Whether a linker has anything of this name. Defining it twice is refused, which tells.
+/// Whether a linker has anything of this name: defining it twice fails.
 fn is_defined<T: 'static>(linker: &Linker<T>, name: &str) -> bool {
     let mut trial = linker.clone();
     trial.allow_shadowing(false);
     trial.root().func_new(name, |_, _, _, _| Ok(())).is_err()
 }
 
-/// The functions of an import that a linker has not, see [`is_defined`].
+/// The functions of an import that a linker lacks, see [`is_defined`].
 fn undefined_functions<T: 'static>(
     engine: &wasmtime::Engine,
     linker: &Linker<T>,

@@ -1,5 +1,4 @@
-//! How bytes become a component: from what is loaded, from the code cache, or from the compiler, once for all who ask for
-//! the same at a time.
+//! Loads a component from memory, from the code cache, or by compiling, once for concurrent loads of the same bytes.
 
 use std::{
     fs,
@@ -34,44 +33,44 @@ pub(crate) struct CacheKey {
     profile: Profile,
 }
 
-/// What is loaded, and what is being loaded.
+/// Loaded components, and loads in flight.
 #[derive(Default)]
 pub(crate) struct Loads {
     /// Held weakly, so that a component's code goes with its last user.
     known: DashMap<CacheKey, Weak<Loaded>>,
-    /// Held by those who wait for it. With the last of them the load is dropped, and its compiler killed.
+    /// Held by its waiters. When the last of them goes, the load is dropped and its compiler killed.
     flights: DashMap<FlightKey, Flight>,
     next_flight: AtomicU64,
 }
 
-/// The same component loads once for each tenant, who would else wait in another's queue.
+/// Each tenant loads a component by itself, so that none waits in another's queue.
 type FlightKey = (CacheKey, Option<usize>);
 
 struct Flight {
-    /// Tells it from the next with the same key.
+    /// Tells apart loads with the same key.
     id: u64,
     load: WeakShared<BoxFuture<'static, Outcome>>,
 }
 
 type Outcome = Result<LoadedComponent, Arc<LoadError>>;
 
-/// Bytes up to which hashing and a look-up are done where `load` is called, instead of on a blocking thread. Hashing
-/// this many takes some 20 µs.
+/// Bytes up to which `load` hashes and looks up on the caller's task instead of a blocking thread. Hashing this many
+/// takes some 20 µs.
 const HASH_INLINE: usize = 64 << 10;
 
-/// Bytes up to which a component is compiled straight into its engine. It saves a tenth of a small component's time; one
-/// that then does not fit the pool is compiled twice, which a large one shall not be.
+/// Bytes up to which a component is compiled straight into its engine. This saves a tenth of a small component's time.
+/// One that does not fit the pool is then compiled twice, which is too slow for a large one.
 const COMPILE_IN_PLACE: usize = 256 << 10;
 
 impl WasmEngine {
     /// Loads a component from its binary form: from memory if these bytes are loaded already, else from the code cache,
-    /// else compiled by [`EngineConfig::compiler`](crate::EngineConfig::compiler). Does not block an async worker. At most
-    /// [`EngineConfig::compile_jobs`](crate::EngineConfig::compile_jobs) compile at a time; who asks for bytes that are
-    /// being loaded waits for that load, and is told of its failure.
+    /// else compiled by [`EngineConfig::compiler`](crate::EngineConfig::compiler). Does not block an async worker. At
+    /// most [`EngineConfig::compile_jobs`](crate::EngineConfig::compile_jobs) compile at a time. Concurrent loads of
+    /// the same bytes share one load and its failure.
     ///
-    /// When the last who waits for a load drops it, it is gone, and a process that compiles for it is killed. A
-    /// [`Compiler::InProcess`](crate::Compiler::InProcess) cannot be stopped: it goes on in the background and counts as one
-    /// that compiles.
+    /// Dropping the last of them cancels the load and kills its compiler process. A
+    /// [`Compiler::InProcess`](crate::Compiler::InProcess) cannot be stopped: it goes on in the background and keeps
+    /// its permit.
     ///
     /// # Errors
     ///
@@ -88,8 +87,8 @@ impl WasmEngine {
         self.load_form(bytes, Form::Binary, profile).await
     }
 
-    /// [`load`](Self::load) on the calling thread. It waits for no other load and no permit: of two at a time with the same
-    /// bytes both compile.
+    /// [`load`](Self::load) on the calling thread. It takes no permit and shares no load: two calls at a time with the
+    /// same bytes both compile.
     ///
     /// # Errors
     ///
@@ -255,7 +254,7 @@ impl WasmEngine {
         }
     }
 
-    /// The load with this key that is under way, or the one that this makes.
+    /// Joins the load with this key, or starts it.
     fn join_or_begin(
         &self,
         key: CacheKey,
@@ -292,7 +291,7 @@ impl WasmEngine {
         // The other end is dropped with this future.
         let (cancelled, _cancel) = io::pipe().map_err(|source| LoadError::CompilerStart { source })?;
         off_the_workers(move || {
-            // A compilation that goes on when nobody waits for it any more still counts.
+            // A compilation that goes on without waiters keeps its permit.
             let _permits = permits;
             match self.known(&key) {
                 Some(known) => Ok(known),
@@ -302,8 +301,8 @@ impl WasmEngine {
         .await
     }
 
-    /// What a compilation holds: the tenant's, where the handle is a tenant's, and one of all. Who waits for the first holds
-    /// none of the second.
+    /// Permits of a compilation: the tenant's, for a tenant's handle, and one of all. While waiting for the first it
+    /// does not hold the second.
     async fn permits(&self) -> Result<(Option<OwnedSemaphorePermit>, OwnedSemaphorePermit), LoadError> {
         let of = |permits: &Arc<Semaphore>| Arc::clone(permits).acquire_owned();
         let closed = |_| LoadError::Shutdown;
@@ -323,9 +322,9 @@ impl WasmEngine {
         self.known(&key).or_else(|| self.find_in_code_cache(key))
     }
 
-    /// Makes a component known, unless another with the same bytes was meanwhile.
+    /// Registers a component, unless another with the same bytes was registered meanwhile.
     fn keep(&self, key: CacheKey, component: Component, allocation: Allocation, origin: Origin) -> LoadedComponent {
-        // Dropped, if it is not kept, once the entry is let go of.
+        // Declared before the entry's guard, so that it is dropped after it.
         let loaded = self.loaded(Some(key), key.profile, component, allocation, origin);
         let mut known = self.inner.loads.known.entry(key).or_default();
         match known.upgrade() {
@@ -337,7 +336,7 @@ impl WasmEngine {
         }
     }
 
-    /// Drops the entry of a component that is gone, unless it was loaded anew.
+    /// Removes the entry of a dropped component, unless it was loaded anew.
     pub(crate) fn forget(&self, key: &CacheKey) {
         self.inner.loads.known.remove_if(key, |_, loaded| loaded.strong_count() == 0);
     }
@@ -394,7 +393,7 @@ impl WasmEngine {
             let (component, allocation) = adopted.map_err(invalid)?;
             return Ok(self.keep(key, component, allocation, Origin::Compiled));
         }
-        // Nobody can stop it.
+        // It cannot be stopped.
         _ = cancel;
         let limits = &self.config().compile_limits;
         let binary = compiler::admit(bytes, form, limits)?;
@@ -432,14 +431,14 @@ impl WasmEngine {
         let code = code_digest(self.main(key.profile)?, key.profile);
         Ok(hashed(|hasher| {
             code.hash(hasher);
-            // Code is not looked at again: it is that of a component that was within these limits.
+            // Cached code is not checked again: its component was within these limits.
             self.config().compile_limits.hash(hasher);
             key.digest.hash(hasher);
         }))
     }
 }
 
-/// Drops the entry of a load that is over, unless it is another's by now.
+/// Removes the entry of a load that ended, unless it is another's by now.
 struct Landed {
     engine: WasmEngine,
     key: FlightKey,
@@ -452,7 +451,7 @@ impl Drop for Landed {
     }
 }
 
-/// What a file has, and whether that is text.
+/// The contents of a file, and whether they are text.
 fn read(path: &Path, limits: &CompileLimits) -> Result<(Vec<u8>, Form), LoadError> {
     let is_text = path.extension().is_some_and(|extension| extension == "wat");
     let form = if is_text { Form::Text } else { Form::Binary };

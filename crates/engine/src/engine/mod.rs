@@ -1,5 +1,4 @@
-//! The engine, and what is loaded into it. The handle that everything shares is here, how bytes become a component in
-//! `load`, and what one imports and exports in `component`.
+//! The engine and its handle. `load` turns bytes into components; `component` has their imports and exports.
 
 pub(crate) mod component;
 mod link;
@@ -28,7 +27,7 @@ use crate::{
 #[derive(Clone)]
 pub struct WasmEngine {
     pub(crate) inner: Arc<Inner>,
-    /// What each compilation through this handle needs beside one of all `compile_jobs`.
+    /// A tenant's permit, needed for each compilation beside one of all `compile_jobs`.
     pub(crate) lane: Option<Arc<Semaphore>>,
 }
 
@@ -98,8 +97,8 @@ impl WasmEngine {
         Ok(engine)
     }
 
-    /// A handle on the same engine for the components of one tenant. Of what is loaded through it and its clones, one
-    /// compiles at a time, so that others find a free one of all [`EngineConfig::compile_jobs`].
+    /// A handle on the same engine for one tenant. Loads through it and its clones compile one at a time, so that they
+    /// do not take all permits of [`EngineConfig::compile_jobs`].
     #[must_use]
     pub fn for_tenant(&self) -> Self {
         Self { inner: Arc::clone(&self.inner), lane: Some(Arc::new(Semaphore::new(1))) }
@@ -120,8 +119,8 @@ impl WasmEngine {
         self.inner.clock.tick();
     }
 
-    /// Lets this much time pass on the clock that CPU time is measured by, and ends the epochs that it goes through. For
-    /// tests with [`Ticking::Manual`](crate::Ticking::Manual); otherwise it does nothing.
+    /// Advances the clock of CPU time by this much, with the epochs in it. For tests with
+    /// [`Ticking::Manual`](crate::Ticking::Manual); otherwise it does nothing.
     pub fn pass_time(&self, time: Duration) {
         self.inner.clock.pass_time(time);
     }
