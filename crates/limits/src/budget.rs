@@ -17,7 +17,7 @@ struct Inner {
     used: AtomicU64,
 }
 
-/// The host-wide budget does not have this much left. Those who have their share go on.
+/// The host-wide budget has less left than was asked for. Others keep their shares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the host's memory budget of {total} bytes has {left} left, and {asked} were asked for")]
 #[non_exhaustive]
@@ -31,7 +31,7 @@ pub struct BudgetExhausted {
 }
 
 impl MemoryBudget {
-    /// A budget of so much.
+    /// A budget of this size.
     pub fn new(total: ByteSize) -> Self {
         Self(Arc::new(Inner { total: total.as_u64(), used: AtomicU64::new(0) }))
     }

@@ -17,11 +17,11 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::meter::{Meter, Slice};
 
-/// Why a guarded call did not end by itself.
+/// Why a guarded call was ended.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Interrupted {
-    /// Its time was up.
+    /// Its deadline passed.
     #[error("the call did not end within its deadline of {0:?}")]
     Deadline(Duration),
     /// It was cancelled.
@@ -32,10 +32,10 @@ pub enum Interrupted {
     Panicked(Box<dyn Any + Send>),
 }
 
-/// Guards one call under a meter's quota, and until a token is cancelled.
+/// Runs one call under a meter's quota, until a token is cancelled.
 ///
-/// Timer and token are looked at from when the call is first pending, which is at the first epoch tick at the latest:
-/// a call that ends at once pays for neither. Dropping the future is always possible, and drops the call.
+/// Timer and token are checked from when the call is first pending, which is at the first epoch tick at the latest: a
+/// call that ends at once pays for neither. Dropping the future drops the call.
 ///
 /// # Panics
 ///
@@ -48,7 +48,7 @@ pub fn guard<'a, F: Future>(
     GuardFuture { call: Some(call), cancel, slice: &guarded.0, waiting: None }
 }
 
-/// What the guard of a call shares with the meter in the store, which is out of reach while the call runs.
+/// State that a call's guard shares with the meter in the store, which is out of reach while the call runs.
 #[derive(Debug)]
 pub struct Guarded(Arc<Slice>);
 
@@ -119,7 +119,7 @@ impl<F: Future> Future for GuardFuture<'_, F> {
         } else {
             return Poll::Pending;
         };
-        // What a host function holds is dropped here, and may panic as well.
+        // Dropping a host function's state may panic as well.
         match catch_unwind(AssertUnwindSafe(|| this.call.set(None))) {
             Ok(()) => Poll::Ready(Err(interrupted)),
             Err(payload) => Poll::Ready(Err(Interrupted::Panicked(payload))),

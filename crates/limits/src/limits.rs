@@ -33,8 +33,8 @@ pub struct ResourceLimits {
     /// Fuel of a call. Needs a component that was loaded as [`Profile::Metered`]. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fuel: Option<u64>,
-    /// How often a call may turn to the host: imports, growth, resource handles made or dropped, and the end of an epoch.
-    /// Not counted for a component that imports no function. Default: 1,000,000.
+    /// Transitions from the guest to the host in a call: imports, growth, resource handles made or dropped, and ends of
+    /// epochs. Not counted for a component that imports no function. Default: 1,000,000.
     pub host_calls: u64,
     /// Bytes that one host call may carry out of the guest. Default: 1 MiB.
     #[serde(serialize_with = "exact")]
@@ -44,8 +44,8 @@ pub struct ResourceLimits {
     /// Bytes of a message, and of what a call returns. Default: 1 MiB.
     #[serde(serialize_with = "exact")]
     pub message_size: ByteSize,
-    /// Bytes that it may write into the host's log at once, and in each second: by `airssys:actor/logging`, and by output
-    /// that goes to `tracing`. Each line counts 64 more than it has. What is beyond is left out, with a word on how much.
+    /// Bytes that it may write to the host's log at once, and in each second: by `airssys:actor/logging`, and by output
+    /// to `tracing`. Each line costs 64 more than its length. The excess is dropped, and the log says how much.
     /// Default: 64 KiB.
     #[serde(serialize_with = "exact")]
     pub log_bytes: ByteSize,
@@ -60,8 +60,8 @@ pub struct ResourceLimits {
     pub shutdown: CallLimits,
 }
 
-/// What a call may use where that is not what a message may: the tables `[resources.init]`, `[resources.snapshot]` and
-/// `[resources.shutdown]`. What is left out is as for a message.
+/// Limits of a call that is no message: the tables `[resources.init]`, `[resources.snapshot]` and
+/// `[resources.shutdown]`. A missing field is as for a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CallLimits {
@@ -84,11 +84,11 @@ impl CallLimits {
     }
 }
 
-/// What a call is for, and so which limits of time it is held to.
+/// What a call is for, which decides its limits of time and fuel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum CallPhase {
-    /// A message, and everything that is no other phase.
+    /// A message, and all other calls.
     #[default]
     Message,
     /// A part of its start: instantiating, `init`, `restore`.
@@ -108,14 +108,14 @@ fn exact<S: Serializer>(size: &ByteSize, serializer: S) -> Result<S::Ok, S::Erro
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnGrowthRefused {
-    /// It crashes, and the crash says what was asked for and what was allowed.
+    /// It crashes; the crash has what was asked for and the limit.
     #[default]
     Crash,
     /// The guest is told (`memory.grow` gives -1). Most guests then die as `unreachable`, which hides the cause.
     TellGuest,
 }
 
-/// The form with everything optional, so that what is missing can be told from what is wrong.
+/// All fields optional, to tell a missing one from an invalid one.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Raw {
@@ -186,7 +186,7 @@ pub enum ManifestError {
     },
 }
 
-// By hand, because a derived one would make it a source, whose text nobody escapes.
+// By hand: a derived one would make it a source, whose text is not escaped.
 impl From<toml::de::Error> for ManifestError {
     fn from(error: toml::de::Error) -> Self {
         Self::Toml(error)
@@ -240,13 +240,13 @@ impl ResourceLimits {
         }
     }
 
-    /// The code that they ask for: metered where there is fuel, for whatever call.
+    /// The profile that they need: metered if any call has fuel.
     pub fn profile(&self) -> Profile {
         let fuel = [self.fuel, self.init.fuel, self.snapshot.fuel, self.shutdown.fuel];
         if fuel.iter().any(Option::is_some) { Profile::Metered } else { Profile::Plain }
     }
 
-    /// As they hold for a call with other limits.
+    /// These limits with a call's own in place.
     fn with_call(&self, call: CallLimits) -> Self {
         Self {
             cpu_time: call.cpu_time.unwrap_or(self.cpu_time),
@@ -256,7 +256,7 @@ impl ResourceLimits {
         }
     }
 
-    /// Reads the `[resources]` table of a `Component.toml`, and leaves its other tables to others.
+    /// Reads the `[resources]` table of a `Component.toml` and ignores its other tables.
     ///
     /// # Errors
     ///
@@ -265,7 +265,7 @@ impl ResourceLimits {
         Self::take_from(&mut text.parse()?)
     }
 
-    /// Takes the `[resources]` table out of a parsed `Component.toml`, and leaves the rest for the layers above.
+    /// Takes the `[resources]` table out of a parsed `Component.toml`. The rest is for the layers above.
     ///
     /// # Errors
     ///
@@ -282,7 +282,7 @@ impl ResourceLimits {
         Self::of(raw).ok_or(ManifestError::NoMemoryLimit)
     }
 
-    /// None without a memory limit.
+    /// `None` without a memory limit.
     fn of(raw: Raw) -> Option<Self> {
         let default = Self::with_memory(raw.memory?);
         Some(Self {
@@ -313,7 +313,7 @@ impl<'de> Deserialize<'de> for ResourceLimits {
     }
 }
 
-/// Limits that a component can run under on its engine: what the meters count with.
+/// Limits checked against a component and its engine, as the meters use them.
 #[derive(Debug, Clone)]
 pub struct Quota(Arc<Checked>);
 
@@ -330,7 +330,7 @@ struct Checked {
     shutdown: Option<Quota>,
 }
 
-/// Limits that do not go together with an engine or a component.
+/// Limits that do not fit an engine or a component.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum QuotaError {

@@ -1,7 +1,7 @@
-//! How much of what a component writes goes into the host's log.
+//! How much of a component's output goes into the host's log.
 //!
-//! Not by `governor`: its clock is its own, and this one is the engine's, which tests crank; and it does not count what it
-//! refused.
+//! Not `governor`: it has a clock of its own, where this uses the engine's, which tests advance by hand; and it does
+//! not count what it refused.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,7 +9,7 @@ use airssys_wasm_engine::EpochClock;
 
 use crate::Quota;
 
-/// What a component may write into the log: [`log_bytes`](crate::ResourceLimits::log_bytes) at once, and as many in each
+/// A component's allowance for the log: [`log_bytes`](crate::ResourceLimits::log_bytes) at once, and as many in each
 /// second. All that writes for the component shares it.
 #[derive(Debug, Clone)]
 pub struct LogAllowance(Arc<Shared>);
@@ -18,7 +18,7 @@ pub struct LogAllowance(Arc<Shared>);
 struct Shared {
     clock: EpochClock,
     allowed: u64,
-    /// Ticks of the clock in which all of it comes back.
+    /// Ticks in which the whole allowance is refilled.
     refill: u64,
     bucket: Mutex<Bucket>,
 }
@@ -28,21 +28,21 @@ struct Bucket {
     left: u64,
     /// When it was last looked at, in ticks of the clock.
     at: u64,
-    /// Lines that had no room since the last that had.
+    /// Lines dropped since the last one written.
     left_out: u64,
 }
 
-/// What becomes of a line for the log.
+/// What happens to a line for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogLine {
     /// It is written.
     Kept {
-        /// How many before it were not.
+        /// Lines dropped before it.
         left_out: u64,
     },
-    /// It is left out.
+    /// It is dropped.
     LeftOut {
-        /// Whether it is the first one, of which somebody should be told.
+        /// Whether it is the first one dropped, which is worth a warning.
         first: bool,
     },
 }
@@ -62,7 +62,7 @@ impl LogAllowance {
         }))
     }
 
-    /// Takes room for a line of so many bytes.
+    /// Takes allowance for a line of this many bytes.
     pub fn line(&self, bytes: usize) -> LogLine {
         let Shared { clock, allowed, refill, bucket } = &*self.0;
         let bucket = &mut *bucket.lock().unwrap_or_else(PoisonError::into_inner);
@@ -110,7 +110,7 @@ mod tests {
         assert_eq!(log.line(100), LogLine::LeftOut { first: false });
         (0..5).for_each(|_| engine.tick());
         assert_eq!(log.line(100), LogLine::Kept { left_out: 2 });
-        // No more comes back than there is.
+        // The refill is capped.
         (0..10_000).for_each(|_| engine.tick());
         assert_eq!([log.line(100), log.line(100)], [kept, kept]);
         assert_eq!(log.line(100), LogLine::LeftOut { first: true });

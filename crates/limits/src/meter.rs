@@ -62,23 +62,23 @@ pub enum LimitExceeded {
     },
 }
 
-/// What a component has used. Memory and tables are those of now; the rest is of the last call.
+/// What a component has used. Memory and tables are current; the rest is of the last call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Usage {
     /// Bytes of linear memory.
     pub memory: u64,
-    /// The most bytes of linear memory that were granted at a time.
+    /// Peak bytes of linear memory.
     pub memory_peak: u64,
     /// Elements in tables.
     pub table_elements: u64,
-    /// Time that the guest had its worker, in epoch ticks that were full: it computed, or the host worked for it.
+    /// Full epoch ticks for which the guest had its worker: it computed, or the host worked for it.
     pub cpu_ticks: u64,
     /// Transitions from the guest to the host, for a component that imports functions.
     pub host_calls: u64,
     /// Fuel, for metered code.
     pub fuel: Option<u64>,
-    /// Nanoseconds from start to end, if they were asked for.
+    /// Nanoseconds from start to end, if calls are timed.
     pub elapsed_ns: Option<u64>,
 }
 
@@ -102,21 +102,21 @@ pub struct Meter {
     log: OnceCell<LogAllowance>,
 }
 
-/// The CPU time of the running call. The guard begins a stretch whenever it polls the call, so that what passes while the
-/// call waits is not charged, and charges for it when the call gives way. Only the call's own task writes it.
+/// CPU time of the running call. The guard starts a stretch at each poll and charges it when the call gives way, so
+/// waiting is free. Only the call's own task writes it.
 ///
-/// Time is read off the clock once a tick, and once a call has been pending, at each poll. Until then it is counted in
-/// whole ticks: a call that ends at once reads no clock.
+/// The clock is read once a tick and, after the call was first pending, at each poll. Before that, whole ticks are
+/// counted: a call that ends at once reads no clock.
 #[derive(Debug)]
 pub(crate) struct Slice {
     clock: EpochClock,
     /// Nanoseconds in a tick.
     period: u64,
-    /// Until which tick of the clock the call was charged.
+    /// Tick up to which the call was charged.
     tick: AtomicU64,
-    /// Until when it was charged, in nanoseconds of the clock, or [`UNREAD`].
+    /// Nanoseconds of the clock up to which it was charged, or [`UNREAD`].
     since: AtomicU64,
-    /// Nanoseconds that it was charged.
+    /// Nanoseconds charged.
     charged: AtomicU64,
     /// Nanoseconds that are too many.
     too_many: AtomicU64,
@@ -232,7 +232,7 @@ impl Meter {
         self.memory
     }
 
-    /// What was used until now, but for fuel and time, which are not counted here.
+    /// Usage so far, without fuel and time, which are not counted here.
     pub fn usage(&self) -> Usage {
         Usage {
             memory: self.memory,
@@ -351,7 +351,7 @@ impl ResourceLimiter for Meter {
     }
 }
 
-/// Puts the meter of a new store to work. Nothing may be instantiated in the store before.
+/// Puts the meter of a new store to work, before anything is instantiated in it.
 pub fn install<T: Metered>(store: &mut Store<T>) {
     let quota = store.data_mut().meter().quota().clone();
     let limits = quota.limits();
@@ -382,8 +382,8 @@ fn on_epoch<T: Metered>(mut store: StoreContextMut<'_, T>) -> wasmtime::Result<U
     Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
 }
 
-/// For a host function that computes: charges the guest for the epochs that have ended, then lets the worker's other tasks
-/// run. What the function computes between two of these is charged; what passes while it waits is not.
+/// For a host function that computes: charges the guest for ended epochs, then yields to the worker's other tasks.
+/// Computing between two of these is charged; waiting is not.
 ///
 /// # Errors
 ///
