@@ -1,4 +1,4 @@
-//! How a guest ended that did not end well. Built from types alone: no message is ever read.
+//! How a guest failed. Kinds come from types alone: no message is parsed.
 
 use std::{any::Any, fmt, sync::Arc, time::Duration};
 
@@ -12,9 +12,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::demangle::Demangled;
 
-/// The end of a sandbox: what went wrong, where, and what had been used by then.
+/// The end of a sandbox: what went wrong, where, and what it had used.
 ///
-/// It can be serialised; only [`host_error`](Self::host_error) stays behind.
+/// Serialised without its [`host_error`](Self::host_error).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Crash(Box<Inner>);
 
@@ -55,7 +55,7 @@ pub enum CrashKind {
         /// Which of wasmtime's traps.
         trap: TrapCode,
     },
-    /// The guest's calls are nested too deeply for the engine's wasm stack.
+    /// The guest's calls nest too deeply for the engine's wasm stack.
     #[error("the wasm stack is exhausted; its size is `EngineConfig::max_wasm_stack`")]
     StackOverflow,
     /// The fuel of the call was used up.
@@ -114,13 +114,13 @@ pub enum CrashKind {
         /// Handles that may live at the same time.
         allowed: u32,
     },
-    /// The guest called `exit`, with whatever code.
+    /// The guest called `exit`, with any code.
     #[error("the guest exited with code {code}")]
     Exit {
         /// Its exit code; 0 is success.
         code: i32,
     },
-    /// A host call ended in an error.
+    /// A host call failed.
     ///
     /// The error is that of the host function, in [`Crash::host_error`]; or one that wasmtime raises on the way there
     /// through a type that it keeps private: an argument beyond `host_call_bytes`, one that is malformed, or a handle
@@ -133,7 +133,7 @@ pub enum CrashKind {
     /// A host function panicked. The host goes on.
     #[error("a host function panicked: {}", message.escape_debug())]
     HostPanic {
-        /// What it panicked with, where that is text.
+        /// The panic's message, if it is text.
         message: String,
     },
     /// What the guest returned is malformed (a pointer out of bounds, text that is not UTF-8, …) or larger than
@@ -205,7 +205,7 @@ impl<'de> Deserialize<'de> for TrapCode {
 pub struct Frame {
     /// The function's index in its module.
     pub function: u32,
-    /// The first 512 bytes of the function's name, if the module has a name section: as it is, which may be mangled.
+    /// The first 512 bytes of the function's name, if the module has a name section. It may be mangled.
     pub name: Option<String>,
     /// The first 512 bytes of the module's name, if it has one.
     pub module: Option<String>,
@@ -258,7 +258,7 @@ impl Crash {
         Self::new(kind, export, usage)
     }
 
-    /// The end of something that runs in the host and not in a sandbox, in the same terms.
+    /// A crash of host code that runs outside a sandbox, in the same terms.
     pub fn of_host(kind: CrashKind, function: &str) -> Self {
         Self::new(kind, Some(function), Usage::default())
     }
@@ -285,13 +285,13 @@ impl Crash {
         &self.0.backtrace
     }
 
-    /// The last lines that the guest wrote to its standard error in the call that crashed: ten lines and 1 KiB at the most,
-    /// as it wrote them. Where a guest panics, they say why.
+    /// The last lines that the guest wrote to its standard error in the call that crashed, unescaped: at most ten lines
+    /// and 1 KiB. A panic's message is among them.
     pub fn stderr(&self) -> &str {
         &self.0.stderr
     }
 
-    /// Bytes that this takes up, some more or less: its texts, its frames, and the text of the error behind it.
+    /// Approximate bytes of its texts, its frames, and the text of the error behind it.
     pub fn size(&self) -> usize {
         let frame = |frame: &Frame| {
             size_of::<Frame>() + [&frame.name, &frame.module].into_iter().flatten().map(String::len).sum::<usize>()
@@ -358,7 +358,7 @@ impl CrashKind {
         }
     }
 
-    /// What a wasmtime error is, without its backtrace. This is the whole cost of classifying a trap.
+    /// Classifies a wasmtime error without its backtrace. This is the whole cost of classifying a trap.
     #[doc(hidden)]
     pub fn of_call(error: &wasmtime::Error, quota: &Quota) -> Self {
         Self::classify(error, Phase::Calling, quota).0
@@ -429,7 +429,7 @@ impl fmt::Display for WithoutBacktrace<'_> {
     }
 }
 
-/// Bytes that a message in a crash keeps. An error of a host function may repeat what the guest gave it.
+/// Bytes of a message that a crash keeps. A host function's error may repeat what the guest gave it.
 const LONGEST_MESSAGE: usize = 4 << 10;
 
 /// The beginning of a text, and the bytes of all of it.
@@ -453,7 +453,7 @@ fn text_of(error: &dyn fmt::Display) -> (String, usize) {
     (cut.0, cut.1)
 }
 
-/// Bytes that a name in a backtrace keeps. They come from the guest, and may be many.
+/// Bytes of a name that a frame keeps. The guest chooses the name.
 const LONGEST_NAME: usize = 512;
 
 fn cut(name: &str) -> String {

@@ -1,13 +1,13 @@
-//! Names of functions as their authors wrote them. They come from the guest: what one costs is bounded.
+//! Demangles function names, which the guest chooses, at a bounded cost.
 
 use std::fmt::{self, Write};
 
 use cpp_demangle::{DemangleOptions, Symbol};
 
-/// Bytes that a demangled name may have. A short mangled name can stand for one that is exponentially longer.
+/// Bytes that a demangled name may have. A short mangled name can expand exponentially.
 const LONGEST: usize = 1 << 10;
 
-/// A name as Rust or C++ had it before it was mangled, or the name itself. Escaped, for it comes from the guest.
+/// The name as Rust or C++ had it before mangling, or the name itself. Escaped, because the guest chooses it.
 pub(crate) struct Demangled<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Demangled<'_> {
@@ -25,7 +25,7 @@ impl fmt::Display for Demangled<'_> {
     }
 }
 
-/// Text up to the bound. What is beyond is an error, by which a demangler stops.
+/// Text up to the bound. Writing beyond it fails, which stops a demangler.
 struct Bounded(String);
 
 impl Write for Bounded {

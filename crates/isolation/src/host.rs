@@ -34,8 +34,8 @@ impl Drop for Wasi {
 }
 
 impl<U> HostState<U> {
-    /// `grants` is given for a component that imports WASI. Its folders are opened here; without one the context that
-    /// grants nothing is made when the first host function asks for it, and otherwise never.
+    /// `grants` is given for a component that imports WASI, and its folders are opened here. Otherwise the first host
+    /// function that asks for the table of resources makes a context that grants nothing.
     pub(crate) async fn new(
         meter: Meter,
         name: Option<&Arc<str>>,
@@ -107,7 +107,7 @@ async fn opened(
     log: &LogAllowance,
     stderr: &Tail,
 ) -> Result<WasiCtxBuilder, WasiError> {
-    // Outside a runtime there is no worker to be kept from others.
+    // Outside a runtime there is no worker to block.
     if grants.folders.is_empty() || Handle::try_current().is_err() {
         return grants.builder(name, log, stderr.clone());
     }

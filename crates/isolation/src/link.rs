@@ -1,6 +1,6 @@
-//! WASI for sandboxes: wasmtime-wasi's functions, and instead of those that a guest could make expensive, bounded ones.
+//! WASI for sandboxes: wasmtime-wasi's functions, with bounded ones for those that a guest could make expensive.
 //!
-//! What the bounded ones hand out is in `wasi`. Each of them calls wasmtime-wasi for all but its bound.
+//! The bounded ones add only their bound to wasmtime-wasi's. Their resources are in `wasi`.
 
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ use crate::{
 ///   permits, and their work is among the [`FileJobs`](crate::FileJobs);
 /// - a file is closed by a thread that may wait.
 ///
-/// What a guest is granted is decided by [`WasiGrants`](crate::WasiGrants), not by the linker. The linker does not allow
+/// [`WasiGrants`](crate::WasiGrants) decides what a guest is granted, not the linker. The linker does not allow
 /// shadowing afterwards.
 ///
 /// # Errors
@@ -101,7 +101,7 @@ fn bound<U: Send + 'static>(linker: &mut Linker<HostState<U>>) -> wasmtime::Resu
     files.resource_async("descriptor", ResourceType::host::<Descriptor>(), |store, rep| Box::new(close(store, rep)))
 }
 
-/// Random bytes between two chances for other tasks: some 30 µs of work.
+/// Random bytes made between two yields: some 30 µs of work.
 const RANDOM_SLICE: usize = 64 << 10;
 
 /// For both interfaces: what is called insecure may be as good.
@@ -124,7 +124,7 @@ async fn random_bytes<U: Send + 'static>(
     Ok((bytes,))
 }
 
-/// Bytes of a name in the DNS.
+/// The longest name in the DNS, in bytes.
 const LONGEST_HOST_NAME: usize = 253;
 
 type Resolving = Result<Resource<ResolveAddressStream>, network::ErrorCode>;
@@ -146,7 +146,7 @@ fn resolve_addresses<U: Send + 'static>(
     }
 }
 
-/// Has wasmtime-wasi open a stream, and puts one of ours around it.
+/// Opens a stream of wasmtime-wasi's, and wraps it.
 fn stream<U: Send + 'static, S: Send + 'static>(
     mut store: StoreContextMut<'_, HostState<U>>,
     file: Resource<Descriptor>,

@@ -31,7 +31,7 @@ impl SandboxManifest {
         }
     }
 
-    /// Takes the tables out of a parsed `Component.toml`, and leaves the rest for the layers above.
+    /// Takes the tables out of a parsed `Component.toml`. The rest is for the layers above.
     ///
     /// # Errors
     ///

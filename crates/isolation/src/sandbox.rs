@@ -16,7 +16,7 @@ use airssys_wasm_limits::{
 
 use crate::{Crash, FileJobs, HostState, WasiError, WasiGrants, crash::Phase, wasi::Tail};
 
-/// What sandboxes are made from: a linked component with its limits and grants. Cheap to clone.
+/// A linked component with its limits and grants, from which sandboxes are made. Cheap to clone.
 pub struct SandboxSpec<U: 'static>(Arc<Spec<U>>);
 
 struct Spec<U: 'static> {
@@ -60,8 +60,7 @@ impl<U> fmt::Debug for SandboxSpec<U> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InstantiateError {
-    /// The pool has no room for another instance. Those that live go on; try again when one is gone, or make the pool
-    /// larger with `PoolConfig::components`.
+    /// The pool is full. Live instances are unaffected; try again when one is gone, or raise `PoolConfig::components`.
     #[error("the pool is full; drop a sandbox, or raise `PoolConfig::components`")]
     PoolExhausted {
         /// Which part of the pool, and its size.
@@ -98,7 +97,7 @@ impl<U: Send + 'static> SandboxSpec<U> {
         self
     }
 
-    /// With this name in events of `tracing` that its guests write.
+    /// With this name in the `tracing` events of its guests' output.
     #[must_use]
     pub fn with_name(mut self, name: &str) -> Self {
         // Without grants there is no output.
@@ -108,8 +107,8 @@ impl<U: Send + 'static> SandboxSpec<U> {
         self
     }
 
-    /// With these jobs for what its sandboxes read and write by streams of files, and for closing files. Without this,
-    /// the spec has [eight](FileJobs::default) of its own, for all its sandboxes together.
+    /// With these jobs for reading, writing and closing files. Without this, the spec has [eight](FileJobs::default) of
+    /// its own, for all its sandboxes together.
     #[must_use]
     pub fn with_file_jobs(mut self, jobs: FileJobs) -> Self {
         Arc::make_mut(&mut self.0).jobs = jobs;
@@ -265,16 +264,16 @@ pub enum ArgumentError {
     },
 }
 
-/// A dynamic call gave no result.
+/// A dynamic call failed.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum DynamicCallError<U: 'static> {
-    /// The guest was not called, and the sandbox is as it was.
+    /// The guest was not called, and the sandbox is unchanged.
     #[error("{error}")]
     Arguments {
         /// What is wrong with the arguments.
         error: ArgumentError,
-        /// To be used again.
+        /// The sandbox, to be used again.
         sandbox: Sandbox<U>,
     },
     /// The guest crashed.
@@ -413,8 +412,8 @@ impl<U: Send + 'static> Sandbox<U> {
 
     /// Calls the guest with values whose types are known at run time only.
     ///
-    /// What comes back counts against `message_size` by the size of a [`Val`] for each element, some 40 bytes even for
-    /// a `u8`: a typed call returns much longer lists.
+    /// What it returns counts against `message_size` by the size of a [`Val`] for each element, some 40 bytes even for
+    /// a `u8`. A typed call can return much longer lists.
     ///
     /// # Errors
     ///

@@ -1,6 +1,6 @@
-//! Streams of files: so many at a time, each with so many bytes under way, and their work on threads that are counted.
+//! Streams of files, bounded in number, in bytes in flight, and in the threads that serve them.
 //!
-//! What is read and written, and where, is left to wasmtime-wasi's streams.
+//! Reading and writing itself is left to wasmtime-wasi's streams.
 
 use std::{fs::File, mem, panic::resume_unwind, sync::Arc};
 
@@ -33,7 +33,7 @@ pub(crate) struct FileStreams {
     jobs: FileJobs,
 }
 
-/// A place for a stream, until the stream is gone.
+/// A permit for a stream, held until the stream is gone.
 pub(crate) struct Slot {
     jobs: FileJobs,
     _place: OwnedSemaphorePermit,
@@ -55,8 +55,8 @@ impl FileStreams {
     }
 }
 
-/// A file that is closed where it may take its time: with the last handle on a file that was unlinked its blocks are
-/// freed, some 4 ms for 64 MiB.
+/// A file that is closed on a thread that may block: closing the last handle on an unlinked file frees its blocks, some
+/// 4 ms for 64 MiB.
 pub(crate) struct OpenFile(Option<Arc<File>>);
 
 impl OpenFile {
@@ -64,7 +64,7 @@ impl OpenFile {
         Self(Some(file))
     }
 
-    /// Lets go of it, and where that closes it, waits for its turn and for the end.
+    /// Drops the handle. If that closes the file, waits for a permit and for the end.
     pub(crate) async fn close(mut self, jobs: &FileJobs) {
         if self.0.as_ref().is_some_and(|file| Arc::strong_count(file) == 1) {
             ended(jobs.start(move || drop(self.0.take())).await.await);
@@ -82,7 +82,7 @@ impl Drop for OpenFile {
 }
 
 fn close_elsewhere(files: impl Send + 'static) {
-    // Outside a runtime there is no worker to be held up.
+    // Outside a runtime there is no worker to block.
     if let Ok(runtime) = Handle::try_current() {
         drop(runtime.spawn_blocking(move || drop(files)));
     }
@@ -113,7 +113,7 @@ struct Inner<S> {
     file: OpenFile,
 }
 
-/// Work on a stream, with what came of it. It goes on when the sandbox is gone, and holds its permit until it ends.
+/// Work on a stream, and its result. It goes on when the sandbox is gone, and holds its permit until it ends.
 type Job<S, R> = JoinHandle<(Inner<S>, StreamResult<R>)>;
 
 /// What a guest reads from a file.
@@ -146,7 +146,7 @@ impl FileIn {
         };
     }
 
-    /// Waits for bytes, for the end, or for an error. May be dropped at any time.
+    /// Waits for bytes, the end, or an error. Cancel-safe.
     async fn wait(&mut self, bytes: usize) {
         if let In::Idle(_) = self.state {
             let permit = self.slot.jobs.permit().await;

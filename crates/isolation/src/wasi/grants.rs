@@ -32,7 +32,7 @@ pub struct WasiGrants {
     pub env: BTreeMap<String, String>,
     /// Folders of the host.
     pub folders: Vec<Folder>,
-    /// Streams of files that it may have at the same time, of 64 KiB each. One more is `insufficient-memory`. Default: 32.
+    /// Streams of files open at a time, of 64 KiB each. One more fails as `insufficient-memory`. Default: 32.
     pub file_streams: u32,
     /// Addresses that the guest may connect and send to. Port 0 stands for every port.
     pub connect: Vec<SocketAddr>,
@@ -65,8 +65,8 @@ impl Default for WasiGrants {
 
 /// A folder of the host, under the name a guest knows it by.
 ///
-/// It is opened by its path for each sandbox. A path that leads through a folder which some guest may write to is not
-/// safe to grant: that guest could put a link in its place.
+/// It is opened by its path for each sandbox. Do not grant a path through a folder that a guest may write to: that
+/// guest could put a link in its place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Folder {

@@ -1,4 +1,4 @@
-//! How many threads of the runtime the files of some sandboxes may hold at a time.
+//! How many blocking threads the files of some sandboxes may use at a time.
 
 use std::sync::Arc;
 
@@ -7,11 +7,11 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// Jobs on files that may run at the same time, each on a blocking thread of the runtime: for all sandboxes of a
+/// Permits for jobs on files, each on a blocking thread of the runtime: for all sandboxes of a
 /// [`SandboxSpec`](crate::SandboxSpec), or of several that share it. Cheap to clone; all clones are one.
 ///
-/// A job counts until it ends, also when its sandbox is gone. So whoever has a slow disk, or one that hangs, leaves the
-/// other threads to others: tokio has 512 by default.
+/// A job holds its permit until it ends, also when its sandbox is gone. So a disk that is slow or hangs leaves the
+/// other blocking threads free: tokio has 512 by default.
 #[derive(Debug, Clone)]
 pub struct FileJobs(Arc<Semaphore>);
 
@@ -23,12 +23,12 @@ impl Default for FileJobs {
 }
 
 impl FileJobs {
-    /// So many at a time. Zero counts as one.
+    /// This many at a time. Zero counts as one.
     pub fn new(at_a_time: usize) -> Self {
         Self(Arc::new(Semaphore::new(at_a_time.clamp(1, Semaphore::MAX_PERMITS))))
     }
 
-    /// Waits for its turn, and starts a job: for the embedder's own host functions. Who drops the handle does not stop
+    /// Waits for a permit and starts a job, for the embedder's own host functions. Dropping the handle does not stop
     /// the job.
     ///
     /// # Panics
@@ -46,7 +46,7 @@ impl FileJobs {
         Arc::clone(&self.0).acquire_owned().await.expect("never closed")
     }
 
-    /// A turn, if it is there now.
+    /// A permit, if one is free.
     pub(super) fn try_permit(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.0).try_acquire_owned().ok()
     }

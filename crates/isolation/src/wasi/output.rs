@@ -90,7 +90,7 @@ impl Tail {
         }
     }
 
-    /// Its last lines. One whose beginning was cut off is left out, unless it is the only one.
+    /// Its last lines. A first line that was cut is left out, unless it is the only one.
     pub(crate) fn text(&self) -> String {
         let bytes = self.0.bytes.lock();
         let text = bytes.trim_ascii_end();
@@ -112,7 +112,7 @@ pub(super) struct GuestOutput {
     sink: Arc<Mutex<Sink>>,
     /// Of its standard error.
     tail: Option<Tail>,
-    /// What was written and waits for its turn.
+    /// What was written and is not handed over yet.
     rest: Bytes,
 }
 
@@ -129,7 +129,7 @@ const LONGEST_LINE: usize = 4 << 10;
 const LARGEST_WRITE_TO_TRACING: usize = 4 << 10;
 const LARGEST_WRITE: usize = 64 << 10;
 
-/// Lines between two chances for other tasks. An event takes some microseconds.
+/// Lines between two yields. An event takes some microseconds.
 const LINES: usize = 32;
 
 impl GuestOutput {
@@ -224,7 +224,7 @@ impl Drop for Sink {
     }
 }
 
-/// Makes an event of a line, unless it is empty or one too many.
+/// Logs a line, unless it is empty or over the allowance.
 fn emit(stream: &str, actor: Option<&str>, log: &LogAllowance, line: &mut Vec<u8>) {
     if line.is_empty() {
         return;
