@@ -1,5 +1,4 @@
-//! What a component must export to be an actor. The contract itself is `wit/actor.wit`; components written for
-//! `wasmcloud:messaging` are taken as they are.
+//! The exports that make a component an actor: those of `wit/actor.wit`, or of `wasmcloud:messaging`.
 
 use std::fmt;
 
@@ -8,7 +7,7 @@ use airssys_wasm_engine::{Export, LoadedComponent, shown};
 /// The guests' interface in WIT: the text of `airssys:actor@0.1.0`.
 pub const WIT: &str = include_str!("../wit/actor.wit");
 
-/// By which interface a component takes messages.
+/// The interface by which a component takes messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ContractKind {
@@ -27,29 +26,29 @@ impl fmt::Display for ContractKind {
     }
 }
 
-/// A component that is no actor.
+/// The component exports no message handler.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub struct NoHandler {
-    /// What it is instead.
+    /// What the component is instead.
     pub kind: NoHandlerKind,
-    /// What it exports.
+    /// The component's exports.
     pub exports: Vec<String>,
 }
 
-/// What a component is that takes no messages.
+/// What a component without a message handler is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NoHandlerKind {
-    /// A command, which runs from its beginning to its end: it exports `wasi:cli/run`.
+    /// A command: it exports `wasi:cli/run`.
     Command,
-    /// It exports `wasi:http/incoming-handler`.
+    /// An HTTP handler: it exports `wasi:http/incoming-handler`.
     HttpHandler,
-    /// It exports a handler in a version that is not offered.
+    /// It exports a message handler of an unsupported version.
     OtherVersion {
-        /// The interface with its version.
+        /// The exported interface, with its version.
         interface: String,
-        /// The interface as it is offered.
+        /// The supported interface, with its version.
         offered: &'static str,
     },
     /// It exports no function.
@@ -60,7 +59,7 @@ pub enum NoHandlerKind {
 
 impl NoHandler {
     fn of(exports: Vec<String>) -> Self {
-        // In whatever version, but for the one that is offered: that has another function in it.
+        // Any version but the supported one: here that one lacks the handler function.
         let interface = |name: &str, offered: Option<&str>| {
             let mut interfaces =
                 exports.iter().filter_map(|export| export.split_once('#')).map(|(interface, _)| interface);
@@ -103,7 +102,7 @@ impl fmt::Display for NoHandler {
     }
 }
 
-/// Exports that a message lists: a component can have any number of them.
+/// Exports listed in an error message. The component chooses how many it has.
 const MOST_LISTED: usize = 20;
 
 fn listed(exports: &[String]) -> String {
@@ -118,7 +117,7 @@ fn listed(exports: &[String]) -> String {
 pub(crate) const ACTOR_HANDLE: &str = "airssys:actor/handler@0.1.0#handle";
 pub(crate) const WASMCLOUD_HANDLE: &str = "wasmcloud:messaging/handler@0.2.0#handle-message";
 
-/// The exports of a component that the host calls.
+/// A component's exports that the host calls.
 #[derive(Debug)]
 pub(crate) struct Contract {
     pub(crate) kind: ContractKind,
@@ -169,7 +168,7 @@ mod tests {
             other("wasmcloud:messaging/handler@0.3.0", "wasmcloud:messaging/handler@0.2.0"),
             other("airssys:actor/handler@0.2.0", "airssys:actor/handler@0.1.0"),
             ("some:thing/else".to_owned(), NoHandlerKind::Library, "but some:thing/else#f: func()"),
-            // The right interface, and another function in it.
+            // The supported interface without the handler function.
             (
                 "airssys:actor/handler@0.1.0".to_owned(),
                 NoHandlerKind::Library,

@@ -1,9 +1,9 @@
 //! WebAssembly components as supervised actors: mailboxes, restarts, hot upgrade.
 //!
-//! An [`ActorSystem`] spawns a component as an actor: a task that owns one sandbox and a bounded mailbox. An [`ActorRef`]
-//! tells and asks it. When the guest crashes, its sandbox is gone, the asker of the message in flight is told at once, and a
-//! [`RestartPolicy`], or a supervisor ([`SupervisorSpec`]), decides what follows: the next incarnation has the same
-//! address and the same mailbox.
+//! An [`ActorSystem`] spawns a component as an actor: a task that owns one sandbox and a bounded mailbox. An
+//! [`ActorRef`] sends to it. When the guest crashes, its sandbox is dropped, the ask in flight fails at once, and a
+//! [`RestartPolicy`] or a supervisor ([`SupervisorSpec`]) decides about a restart. Incarnations share one address and
+//! one mailbox.
 //!
 //! ```
 //! use airssys_wasm_actor::{ActorSpec, ActorSystem, AskError, SystemConfig};
@@ -24,7 +24,7 @@
 //!
 //! let AskError::Crashed(report) = counter.ask("crash").await.unwrap_err() else { panic!("it crashed") };
 //! println!("{report}");
-//! // It is back, behind the same address, and counts from zero.
+//! // Restarted, under the same address, counting from zero.
 //! assert_eq!(counter.ask("get").await?, "0");
 //! # Ok(())
 //! # }
@@ -35,14 +35,13 @@
 //! # The guests' side
 //!
 //! A component is an actor if it exports `airssys:actor/handler@0.1.0`. The interface is in this package, `wit/actor.wit`,
-//! and in [`WIT`]. Components that export `wasmcloud:messaging/handler@0.2.0` are taken as they are. What a guest may do
-//! with messages is in its [`Capabilities`], by default nothing.
+//! and in [`WIT`]. Components that export `wasmcloud:messaging/handler@0.2.0` run unchanged. [`Capabilities`] grant a
+//! guest the use of messages; the default grants nothing.
 //!
 //! # What it leaves to others
 //!
-//! What a guest may use is limited by `airssys-wasm-limits`; how it can fail is told by `airssys-wasm-isolation`; names,
-//! addresses and topics are those of `airssys-wasm-registry`. Mailboxes live in memory, in one process: nothing is
-//! persisted, and nothing goes over a network.
+//! Resource limits are in `airssys-wasm-limits`, crashes in `airssys-wasm-isolation`, names, addresses and topics in
+//! `airssys-wasm-registry`. Mailboxes live in the memory of one process: no persistence, no network.
 
 mod contract;
 mod failure;
@@ -76,7 +75,7 @@ pub use system::{
     ActorSystem, HostSubscription, ResendError, ShutdownReport, SpawnError, SupervisorSpec, SystemConfig,
 };
 
-/// The README's example is compiled with the doc tests.
+/// Compiles the README's examples as doc tests.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;

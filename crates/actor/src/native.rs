@@ -1,4 +1,4 @@
-//! Actors that are code of the host: the same mailbox, restarts and supervision, without a sandbox.
+//! Actors written in Rust: the same mailbox, restarts and supervision, without a sandbox.
 
 use std::{convert::Infallible, fmt, future::ready, sync::Arc};
 
@@ -19,9 +19,9 @@ use crate::{
     },
 };
 
-/// A handler of the host that components and the host send messages to.
+/// An actor written in Rust.
 ///
-/// It is not interrupted while it computes: it must not block its thread. A panic is a crash
+/// A handler that computes is not interrupted, so it must not block its thread. A panic is a crash
 /// ([`CrashKind::HostPanic`](airssys_wasm_isolation::CrashKind::HostPanic)).
 ///
 /// ```
@@ -37,24 +37,24 @@ use crate::{
 /// }
 /// ```
 pub trait NativeActor: Send + 'static {
-    /// Called once, before the first message. After an error the incarnation is not started.
+    /// Called once, before the first message. An error fails the start.
     fn init(&mut self, _context: &NativeContext) -> impl Future<Output = Result<(), String>> + Send {
         ready(Ok(()))
     }
 
-    /// Takes a message. What it returns is the answer to the asker, if there is one.
+    /// Handles a message. The returned payload answers an ask.
     fn handle(
         &mut self,
         message: &MessageEnvelope,
         context: &NativeContext,
     ) -> impl Future<Output = Result<Option<Bytes>, String>> + Send;
 
-    /// Asked between two messages, by [`ActorRef::health`].
+    /// Called between two messages, for [`ActorRef::health`].
     fn health(&mut self, _context: &NativeContext) -> impl Future<Output = Result<(), String>> + Send {
         ready(Ok(()))
     }
 
-    /// Called once, after the last message of an incarnation that did not crash and was not killed.
+    /// Called once, after the last message, unless the incarnation crashed or was killed.
     fn stop(self, _context: &NativeContext) -> impl Future<Output = ()> + Send
     where
         Self: Sized,
@@ -63,11 +63,11 @@ pub trait NativeActor: Send + 'static {
     }
 }
 
-/// What a native actor has at hand. Cheap to clone; a clone goes on with the trace of the message it was cloned in.
+/// A native actor's access to its system. Cheap to clone; a clone keeps the trace of the message in flight.
 #[derive(Clone)]
 pub struct NativeContext {
     cell: Arc<Cell>,
-    /// Of the message in flight.
+    /// The trace of the message in flight.
     trace: Option<Box<TraceContext>>,
 }
 
@@ -77,27 +77,27 @@ impl NativeContext {
         self.cell.id()
     }
 
-    /// Its name and registration.
+    /// The actor's name and registration.
     pub fn address(&self) -> &ActorAddress {
         &self.cell.address
     }
 
-    /// A handle on the actor itself. Asking it from its own handler waits for ever.
+    /// The actor's own handle. An ask to it from its own handler never resolves.
     pub fn itself(&self) -> ActorRef {
         ActorRef(Arc::clone(&self.cell))
     }
 
-    /// The actor of this name.
+    /// Looks up an actor by name.
     pub fn find(&self, name: &(impl Name + ?Sized)) -> Option<ActorRef> {
         self.cell.services.find(name)
     }
 
-    /// A message from this actor, in the trace of the message in flight.
+    /// Wraps a message with this actor as sender and the trace of the message in flight.
     pub fn envelope(&self, message: impl Into<MessageEnvelope>) -> MessageEnvelope {
         self.cell.envelope(message.into(), self.trace.as_deref())
     }
 
-    /// Sends a message from this actor at once, to an actor or to the next member of a group that takes it.
+    /// Sends a message from this actor without waiting, to an actor or to the next member of a group that accepts it.
     ///
     /// # Errors
     ///
@@ -106,12 +106,12 @@ impl NativeContext {
         self.cell.services.router.send(to, self.envelope(message))
     }
 
-    /// Delivers a message from this actor to all who subscribed to its topic.
+    /// Publishes a message from this actor to all subscribers of a topic.
     pub async fn publish(&self, topic: &Topic, message: impl Into<MessageEnvelope>) -> PublishReport {
         self.cell.services.broker.publish(topic, self.envelope(message)).await
     }
 
-    /// Subscribes this actor to a pattern. Subscribing twice is subscribing once. Subscriptions outlive restarts.
+    /// Subscribes this actor to a pattern. Idempotent. Subscriptions outlive restarts.
     pub fn subscribe(&self, pattern: TopicPattern) {
         self.cell.subscribe(pattern, u32::MAX);
     }
@@ -128,7 +128,7 @@ impl fmt::Debug for NativeContext {
     }
 }
 
-/// What a native actor is spawned from.
+/// The specification of a native actor.
 pub struct NativeSpec<N> {
     pub(crate) options: ActorOptions,
     pub(crate) make: Arc<dyn Fn() -> N + Send + Sync>,
@@ -147,7 +147,7 @@ impl<N> fmt::Debug for NativeSpec<N> {
 }
 
 impl<N: NativeActor> NativeSpec<N> {
-    /// A native actor with defaults for everything else. The handler is made anew for each incarnation.
+    /// A native actor with default options. `make` is called for each incarnation.
     pub fn new(id: ComponentId, make: impl Fn() -> N + Send + Sync + 'static) -> Self {
         Self { options: ActorOptions::new(id), make: Arc::new(make) }
     }
@@ -201,7 +201,7 @@ impl<N: NativeActor> Live for NativeLive<N> {
         interrupt: &CancellationToken,
     ) -> Result<Handled, Crash> {
         self.context.trace = trace;
-        // In a block, because `handle` may panic before it gives a future.
+        // In a block, because `handle` may panic before it returns a future.
         call("handle", interrupt, async { self.actor.handle(message, &self.context).await }).await
     }
 

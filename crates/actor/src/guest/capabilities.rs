@@ -1,4 +1,4 @@
-//! What a component may do with messages: nothing, unless it is named here.
+//! Grants for the use of messages.
 
 use std::{fmt, str::FromStr};
 
@@ -18,17 +18,17 @@ use wildmatch::WildMatch;
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Capabilities {
-    /// Whom it may send to, by name.
+    /// Names it may send to.
     pub send: Vec<NamePattern>,
-    /// Whom it may ask, by name.
+    /// Names it may ask.
     pub request: Vec<NamePattern>,
     /// Topics it may publish to.
     #[serde(deserialize_with = "patterns")]
     pub publish: Vec<TopicPattern>,
-    /// Topics it may subscribe to. It may also subscribe to patterns that match no more than one of these.
+    /// Topics it may subscribe to, and patterns that one of these covers.
     #[serde(deserialize_with = "patterns")]
     pub subscribe: Vec<TopicPattern>,
-    /// How many subscriptions it may have at a time. Default: 64.
+    /// Most subscriptions at a time. Default: 64.
     pub subscriptions: u32,
 }
 
@@ -39,7 +39,7 @@ impl Default for Capabilities {
 }
 
 impl Capabilities {
-    /// May do everything: for components that the embedder wrote.
+    /// Grants everything, for trusted components.
     pub fn all() -> Self {
         let everything = TopicPattern::new(">").expect("a pattern");
         let everybody = NamePattern::new("*").expect("a pattern");
@@ -73,22 +73,22 @@ impl Capabilities {
     }
 }
 
-/// A pattern of component names, in which `*` stands for any number of characters.
+/// A pattern of component names. `*` matches any number of characters.
 #[derive(Clone, PartialEq)]
 pub struct NamePattern {
     text: Box<str>,
-    /// None for a name without `*`, which is compared as it is.
+    /// `None` for a name without `*`, which is compared literally.
     glob: Option<WildMatch>,
 }
 
 impl NamePattern {
-    /// Checks a pattern: a name ([`ComponentId`]) with or without `*` in it.
+    /// Parses a pattern: a [`ComponentId`] with or without `*` in it.
     ///
     /// # Errors
     ///
     /// [`InvalidId`].
     pub fn new(text: &str) -> Result<Self, InvalidId> {
-        // What is left must be a name, and the star itself counts as a character of one.
+        // A pattern must be a name if each star is a character of it.
         ComponentId::new(&text.replace('*', "x"))?;
         Ok(Self { text: text.into(), glob: text.contains('*').then(|| WildMatch::new(text)) })
     }
@@ -133,12 +133,12 @@ impl<'de> Deserialize<'de> for NamePattern {
     }
 }
 
-/// Text as what it stands for; the error quotes it.
+/// Parses text; the error quotes it.
 pub(crate) fn parsed<T: FromStr<Err: fmt::Display>, E: de::Error>(text: &str) -> Result<T, E> {
     text.parse().map_err(|error| E::custom(format_args!("{text:?}: {error}")))
 }
 
-/// Topic patterns as a list of text.
+/// Deserializes topic patterns from a list of text.
 pub(crate) fn patterns<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<TopicPattern>, D::Error> {
     Vec::<String>::deserialize(deserializer)?.iter().map(|text| parsed(text)).collect()
 }

@@ -1,5 +1,5 @@
-//! What a guest may import: messages to others, and lines for the log. Every call is checked against the component's
-//! capabilities, and answered by an error it can handle.
+//! The imports of guests: messaging and logging. Each messaging call is checked against the component's capabilities; a
+//! denied call returns an error to the guest.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,7 +30,7 @@ use crate::{
 
 type Ctx<'a, U> = StoreContextMut<'a, HostState<ActorState<U>>>;
 
-/// Defines all of it in a linker.
+/// Defines the imports in a linker.
 pub(crate) fn link<U: Send + 'static>(linker: &mut Linker<HostState<ActorState<U>>>) -> wasmtime::Result<()> {
     let mut messaging = linker.instance("airssys:actor/messaging@0.1.0")?;
     messaging.func_wrap("self-id", |store: Ctx<'_, U>, (): ()| Ok((Arc::<str>::from(store.data().ext.id()),)))?;
@@ -103,7 +103,7 @@ pub(crate) fn link<U: Send + 'static>(linker: &mut Linker<HostState<ActorState<U
 }
 
 impl<U> ActorState<U> {
-    /// A message from this actor, in the trace of the one in flight.
+    /// A message from this actor, in the trace of the message in flight.
     fn envelope(&self, payload: Bytes) -> MessageEnvelope {
         self.cell.envelope(MessageEnvelope::new(payload), self.trace.as_deref())
     }
@@ -111,7 +111,7 @@ impl<U> ActorState<U> {
     fn deny(&mut self, action: DeniedAction, target: &str) {
         self.denials += 1;
         self.cell.metrics.denied.increment(1);
-        // A guest can try without end: neither the log nor the events of others are to drown in it.
+        // A guest must not flood the log or the events.
         if is_news(self.denials) {
             tracing::warn!(actor = %self.cell.id(), nth = self.denials, %action, target = %shown(target), "denied");
             let (actor, denials) = (&self.cell.address, self.denials);
@@ -149,7 +149,7 @@ fn send<U>(
     })
 }
 
-/// Bytes of a media type.
+/// The longest media type, in bytes.
 const LONGEST_CONTENT_TYPE: usize = 255;
 
 fn invalid(error: impl ToString) -> GuestSendError {
@@ -180,7 +180,7 @@ async fn request<U>(
     ask_any(&state.cell, receivers, &state.envelope(payload), timeout, Silence::IsAnAnswer).await
 }
 
-/// Asks those who subscribed to a topic, one after the other, until one answers.
+/// Asks a topic's subscribers, one after the other, until one answers.
 async fn request_topic<U>(
     state: &mut ActorState<U>,
     topic: &str,
@@ -197,14 +197,14 @@ async fn request_topic<U>(
     ask_any(&state.cell, receivers.into_iter(), &message, timeout, Silence::IsPassedOver).await
 }
 
-/// What a receiver that comes back without an answer stands for.
+/// How a handler's return without an answer counts.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Silence {
     IsAnAnswer,
     IsPassedOver,
 }
 
-/// Asks the first that takes the message; where all are full, waits for the first of those.
+/// Asks the first receiver that accepts the message. If all are full, waits for the first.
 async fn ask_any(
     asker: &Cell,
     receivers: impl Iterator<Item = Arc<Endpoint>>,
@@ -213,7 +213,7 @@ async fn ask_any(
     silence: Silence,
 ) -> Result<Bytes, GuestRequestError> {
     let until = later(Instant::now(), timeout);
-    // Subscribers of the host do not answer.
+    // Host subscribers do not answer.
     let actors = receivers.filter_map(|receiver| match &*receiver {
         Endpoint::Actor(cell) => Some(Arc::clone(cell)),
         Endpoint::Host(_) => None,
@@ -245,7 +245,7 @@ async fn ask_any(
             }
         }
         let Some(receiver) = full else { return Err(last) };
-        // Anew, for the asker is known to wait for one at a time.
+        // Register again: the table of waits holds one receiver per asker.
         let Some(_waiting) = Waiting::begin(asker, &receiver) else { return Err(GuestRequestError::Cycle) };
         let (delivery, answer) = question(message, &receiver, until);
         receiver.push(delivery).await.map_err(|(reason, _)| GuestRequestError::NotSent(refused(reason)))?;
@@ -260,7 +260,8 @@ fn question(message: &MessageEnvelope, to: &Cell, until: Instant) -> (Delivery, 
     (Delivery::new(message, Some(ReplyTo(reply))), answer)
 }
 
-/// An answer that the asker can be given: it is lowered into its memory, and held to what a message to it may have.
+/// Checks an answer's size, since it is lowered into the asker's memory: an answer may be as large as a message to the
+/// asker.
 fn heard(asker: &Cell, answer: Result<Answer, oneshot::error::RecvError>) -> Result<Bytes, GuestRequestError> {
     let size = match &answer {
         Ok(Ok(answer)) => answer.len(),
@@ -288,12 +289,12 @@ async fn publish<U>(state: &mut ActorState<U>, topic: &str, payload: Bytes) -> R
         return Err(GuestSendError::Denied);
     }
     let report = state.cell.services.broker.publish(&topic, state.envelope(payload)).await;
-    // The guest is told how many took it; the host, how many did not.
+    // The guest gets the number of deliveries, the metrics the number of refusals.
     state.cell.metrics.refused_publications.increment((report.refused.len() + report.dropped) as u64);
     Ok(report.delivered as u32)
 }
 
-/// Completes the ask whose one-shot subject this is.
+/// Resolves the ask that waits on this reply subject.
 fn answer_asker(cell: &Cell, message: &BrokerMessage) -> bool {
     let mut waiting = cell.reply_subject.lock();
     match waiting.take_if(|(subject, _)| *subject == message.subject) {
@@ -363,7 +364,7 @@ mod tests {
             let mut spec = NativeSpec::new(name.parse().unwrap(), || Busy);
             spec = spec.with_mailbox(1);
             let actor = system.spawn_native(spec).await.unwrap();
-            // One that it is busy with, and one that fills its mailbox.
+            // One message in flight, and one that fills the mailbox.
             actor.tell("x").await.unwrap();
             actor.tell("x").await.unwrap();
             actors.push(actor);

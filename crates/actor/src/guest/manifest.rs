@@ -1,4 +1,4 @@
-//! The tables of a `Component.toml` that make a component an actor.
+//! `Component.toml`: the tables for actors, besides those for sandboxes.
 
 use std::{
     collections::BTreeMap,
@@ -19,19 +19,19 @@ use crate::{
     runtime::options::{DEFAULT_MAILBOX, DEFAULT_MAILBOX_BYTES, DEFAULT_MAILBOX_SHARES},
 };
 
-/// A whole `Component.toml`.
+/// A parsed `Component.toml`.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ActorManifest {
-    /// `[component]`: who it is.
+    /// `[component]`: its name, file and mailbox.
     pub component: ComponentTable,
     /// `[resources]` and `[wasi]`.
     pub sandbox: SandboxManifest,
-    /// `[messaging]`: what it may do with messages.
+    /// `[messaging]`: grants for messages.
     pub messaging: Capabilities,
-    /// `[supervision]`: how its failures are answered.
+    /// `[supervision]`: its restarts.
     pub supervision: RestartPolicy,
-    /// `[config]`: what its `init` is given. Numbers and booleans become text.
+    /// `[config]`: what its `init` receives. Numbers and booleans become text.
     pub config: BTreeMap<String, String>,
 }
 
@@ -40,31 +40,31 @@ pub struct ActorManifest {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ComponentTable {
-    /// Its name.
+    /// The actor's name.
     #[serde(deserialize_with = "id")]
     pub name: ComponentId,
-    /// Its file, seen from the `Component.toml`. Default: the one `.wasm` that lies next to it.
+    /// The component's file, relative to the `Component.toml`. Default: the only `.wasm` file next to it.
     #[serde(default)]
     pub wasm: Option<PathBuf>,
-    /// Messages that its mailbox holds. Default: 1,024.
+    /// Messages the mailbox holds. Default: 1,024.
     #[serde(default = "mailbox")]
     pub mailbox: u32,
-    /// Bytes that messages of more than 4 KiB may take up in its mailbox. Default: 16 MiB.
+    /// Bytes in the mailbox for messages of more than 4 KiB. Default: 16 MiB.
     #[serde(default = "mailbox_bytes")]
     pub mailbox_bytes: ByteSize,
-    /// In how many shares its mailbox is divided, of which a sender may have one. Default: 2.
+    /// Shares of the mailbox, of which a sender may hold one. Default: 2.
     #[serde(default = "mailbox_shares")]
     pub mailbox_shares: NonZeroU32,
-    /// How many times a message may crash it before it goes to the dead letters. Default: once.
+    /// Attempts per message: crashes before it goes to the dead letters. Default: 1.
     #[serde(default)]
     pub redelivery: Option<u32>,
-    /// When it goes over to a fresh instance. Default: never.
+    /// When the instance is replaced by a fresh one. Default: never.
     #[serde(default)]
     pub recycle: Recycle,
-    /// Topics that it is subscribed to from the start.
+    /// Subscriptions from the start.
     #[serde(default, deserialize_with = "patterns")]
     pub subscriptions: Vec<TopicPattern>,
-    /// Actors that must be there before it, and are stopped after it.
+    /// Actors that must exist before it, and are stopped after it.
     #[serde(default, deserialize_with = "ids")]
     pub depends_on: Vec<ComponentId>,
 }
@@ -89,29 +89,29 @@ fn ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<ComponentId>, D
     Vec::<String>::deserialize(deserializer)?.iter().map(|text| parsed(text)).collect()
 }
 
-/// A component could not be loaded by its `Component.toml`.
+/// A component could not be loaded from its `Component.toml`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadManifestError {
     /// A file or folder cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
-        /// Which.
+        /// The path.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// The manifest cannot be used.
+    /// The manifest is invalid.
     #[error("{} cannot be used", path.display())]
     Manifest {
-        /// Which.
+        /// The path.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: ManifestError,
     },
-    /// It does not say which file the component is, and that is not plain to see.
+    /// The manifest names no component file, and its folder does not hold exactly one `.wasm` file.
     #[error(
         "{} names no file, and there are {found} `.wasm` files next to it; add `wasm = \"…\"` to [component]",
         path.display()
@@ -119,16 +119,16 @@ pub enum LoadManifestError {
     WhichFile {
         /// The manifest.
         path: PathBuf,
-        /// How many there are.
+        /// The number of `.wasm` files.
         found: usize,
     },
     /// The component cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// The component imports what is not there.
+    /// The component cannot be linked.
     #[error(transparent)]
     Link(#[from] LinkError),
-    /// The limits do not go with the component.
+    /// The limits do not fit the component.
     #[error(transparent)]
     Quota(#[from] QuotaError),
 }
@@ -136,7 +136,7 @@ pub enum LoadManifestError {
 const TABLES: &[&str] = &["component", "resources", "wasi", "messaging", "supervision", "config"];
 
 impl ActorManifest {
-    /// What an actor with this manifest is spawned from, in a sandbox that was made with its limits and grants.
+    /// The actor's specification, with a sandbox made from the manifest's limits and grants.
     pub fn spec<U: Send + 'static>(self, sandbox: SandboxSpec<ActorState<U>>) -> ActorSpec<U> {
         let table = self.component;
         ActorSpec::new(table.name, sandbox)
@@ -152,7 +152,7 @@ impl ActorManifest {
             .with_dependencies(table.depends_on)
     }
 
-    /// Reads a `Component.toml`.
+    /// Parses a `Component.toml`.
     ///
     /// # Errors
     ///
@@ -189,7 +189,7 @@ impl ActorManifest {
         }
     }
 
-    /// The code that its limits ask for.
+    /// The profile of code that the limits need.
     pub fn profile(&self) -> Profile {
         self.sandbox.limits.profile()
     }

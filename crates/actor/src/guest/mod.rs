@@ -1,4 +1,4 @@
-//! Actors that are components: what they are spawned from, what they may import, and their incarnations.
+//! Actors that are components: their specifications, imports and incarnations.
 
 pub(crate) mod capabilities;
 pub(crate) mod imports;

@@ -1,4 +1,4 @@
-//! What a guest is spawned from, and what its store holds beside it.
+//! The specification of a guest, and the host's data in its store.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// What an actor is spawned from: a sandbox's specification, and how it is an actor.
+/// The specification of an actor that runs a component: its sandbox, and its options as an actor.
 pub struct ActorSpec<U: 'static = ()> {
     pub(crate) options: ActorOptions,
     pub(crate) sandbox: ActorSandbox<U>,
@@ -25,11 +25,11 @@ pub struct ActorSpec<U: 'static = ()> {
     pub(crate) state: Option<MakeState<U>>,
 }
 
-/// How many times a message may crash an actor, where redelivery is wanted and there is no reason for another number.
+/// Attempts per message for [`ActorSpec::with_redelivery`], if no other number suggests itself.
 pub const DEFAULT_REDELIVERY: u32 = 3;
 
 impl<U: Send + 'static> ActorSpec<U> {
-    /// An actor with defaults for everything else.
+    /// An actor with default options.
     pub fn new(id: ComponentId, sandbox: ActorSandbox<U>) -> Self {
         Self {
             options: ActorOptions::new(id),
@@ -40,41 +40,41 @@ impl<U: Send + 'static> ActorSpec<U> {
         }
     }
 
-    /// Its component, limits and grants.
+    /// The sandbox: component, limits and grants.
     pub fn sandbox(&self) -> &ActorSandbox<U> {
         &self.sandbox
     }
 
-    /// With another component, or other limits and grants.
+    /// Sets the sandbox: component, limits and grants.
     #[must_use]
     pub fn with_sandbox(mut self, sandbox: ActorSandbox<U>) -> Self {
         self.sandbox = sandbox;
         self
     }
 
-    /// What it may do with messages. Default: nothing.
+    /// Grants the use of messages. Default: none.
     #[must_use]
     pub fn with_capabilities(mut self, capabilities: Capabilities) -> Self {
         self.capabilities = capabilities;
         self
     }
 
-    /// With these among what its `init` is given.
+    /// Adds entries to the configuration that `init` receives.
     #[must_use]
     pub fn with_config<K: Into<String>, V: Into<String>>(mut self, entries: impl IntoIterator<Item = (K, V)>) -> Self {
         self.config.extend(entries.into_iter().map(|(key, value)| (key.into(), value.into())));
         self
     }
 
-    /// Going over to a fresh instance of its component from time to time. Default: never.
+    /// Replaces the instance by a fresh one from time to time. Default: never.
     #[must_use]
     pub fn with_recycle(mut self, recycle: Recycle) -> Self {
         self.options.recycle = recycle;
         self
     }
 
-    /// With state of the embedder's from this factory, not from the system's. It is called for each incarnation. An error
-    /// ends the start ([`StartError::State`](crate::StartError::State)), and is answered as other failed starts are.
+    /// Makes the embedder's state by this factory instead of the system's, once for each incarnation. An error fails
+    /// the start ([`StartError::State`](crate::StartError::State)).
     ///
     /// ```
     /// # use airssys_wasm_actor::ActorSpec;
@@ -121,23 +121,23 @@ impl<U> fmt::Debug for ActorSpec<U> {
     }
 }
 
-/// A component that is linked to become actors, by [`ActorSystem::link`](crate::ActorSystem::link).
+/// A component linked for actors, by [`ActorSystem::link`](crate::ActorSystem::link).
 pub type ActorTemplate<U = ()> = ComponentTemplate<HostState<ActorState<U>>>;
 
-/// What an actor's sandbox is made from.
+/// The specification of an actor's sandbox.
 pub type ActorSandbox<U = ()> = SandboxSpec<ActorState<U>>;
 
-/// What the store of an actor's sandbox holds beside the guest: the embedder's own state, and who the actor is.
+/// The host's data in an actor's store: the embedder's state, and the actor's identity.
 ///
-/// Host functions of the embedder find it in [`HostState::ext`](airssys_wasm_isolation::HostState::ext).
+/// Host functions find it in [`HostState::ext`](airssys_wasm_isolation::HostState::ext).
 pub struct ActorState<U = ()> {
-    /// The embedder's own, made anew for each incarnation.
+    /// The embedder's state, made for each incarnation.
     pub user: U,
     pub(crate) cell: Arc<Cell>,
     pub(crate) capabilities: Arc<Capabilities>,
     /// The trace of the message in flight.
     pub(crate) trace: Option<Box<TraceContext>>,
-    /// Calls that were not granted, of this incarnation.
+    /// Calls denied in this incarnation.
     pub(crate) denials: u64,
 }
 
@@ -147,7 +147,7 @@ impl<U> ActorState<U> {
         self.cell.id()
     }
 
-    /// The trace of the message in flight, with the span that is the parent of what is sent meanwhile.
+    /// The trace of the message in flight. Its `parent_id` is the span under which this actor sends.
     pub fn trace(&self) -> Option<&TraceContext> {
         self.trace.as_deref()
     }

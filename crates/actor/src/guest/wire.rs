@@ -1,4 +1,4 @@
-//! The types of the contract that cross between host and guest.
+//! The contract's types, as lowered into and lifted from guests.
 
 use std::{fmt, sync::Arc};
 
@@ -8,7 +8,7 @@ use airssys_wasm_engine::wasmtime::{
 };
 use bytes::Bytes;
 
-/// `airssys:actor/types.message`, on its way to the guest.
+/// `airssys:actor/types.message`.
 #[derive(Debug, Clone, ComponentType, Lower)]
 #[component(record)]
 pub(crate) struct Message {

@@ -1,4 +1,4 @@
-//! What a name or a subscription leads to.
+//! The target of a name or a subscription.
 
 use std::sync::Arc;
 
@@ -7,11 +7,11 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::runtime::{cell::Cell, mailbox::Delivery};
 
-/// What a name or a subscription leads to.
+/// The target of a name or a subscription.
 #[derive(Debug)]
 pub(crate) enum Endpoint {
     Actor(Arc<Cell>),
-    /// A subscriber of the host.
+    /// A host subscriber.
     Host(mpsc::Sender<MessageEnvelope>),
 }
 

@@ -1,4 +1,4 @@
-//! Events of a system.
+//! A system's events.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -6,75 +6,75 @@ use airssys_wasm_registry::{ActorAddress, ComponentId};
 
 use crate::{CrashReport, RecycleReason};
 
-/// Events that a receiver may lag behind.
+/// How many events a receiver may lag behind.
 pub(crate) const EVENTS: usize = 1_024;
 
-/// Something that happened in a system. A receiver that lags more than a thousand behind is told how many it missed.
+/// An event of a system. A receiver that lags by more than a thousand events learns how many it missed.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum SystemEvent {
-    /// An incarnation came to life.
+    /// An incarnation started.
     Started {
-        /// Whose.
+        /// The actor.
         actor: ActorAddress,
-        /// Its number, from 1.
+        /// The incarnation, counted from 1.
         incarnation: u64,
     },
     /// An incarnation crashed.
     Crashed(Arc<CrashReport>),
-    /// An actor will be started again.
+    /// An actor will be restarted.
     Restarting {
-        /// Which.
+        /// The actor.
         actor: ActorAddress,
-        /// How long from now.
+        /// The wait before the restart.
         after: Duration,
     },
-    /// An actor or a supervisor failed too often and was given up.
+    /// An actor or a supervisor exceeded its intensity and was given up.
     GivenUp {
         /// Its name.
         name: ComponentId,
     },
-    /// An actor went over to another version.
+    /// An actor was upgraded or rolled back to another version.
     Upgraded {
-        /// Which.
+        /// The actor.
         actor: ActorAddress,
-        /// Its number, from 1.
+        /// The incarnation, counted from 1.
         incarnation: u64,
     },
-    /// A new version failed while it was on probation, and the one before takes over.
+    /// A version on probation failed and is replaced by the one before.
     RolledBack {
-        /// Whose.
+        /// The actor.
         actor: ActorAddress,
     },
-    /// An actor went over to a fresh instance of its component, as its [`Recycle`](crate::Recycle) says.
+    /// An actor's instance was replaced by a fresh one, by its [`Recycle`](crate::Recycle).
     Recycled {
-        /// Which.
+        /// The actor.
         actor: ActorAddress,
-        /// Its number, from 1.
+        /// The incarnation, counted from 1.
         incarnation: u64,
-        /// Why.
+        /// The limit that was reached.
         because: RecycleReason,
     },
-    /// An actor is gone.
+    /// An actor ended.
     Stopped {
-        /// Which.
+        /// The actor.
         actor: ActorAddress,
     },
-    /// A guest tried what it is not granted.
+    /// A guest tried something it is not granted.
     Denied {
-        /// Who.
+        /// The actor.
         actor: ActorAddress,
-        /// What.
+        /// The denied call.
         action: DeniedAction,
-        /// With whom: a valid name, topic or pattern.
+        /// The call's target: a valid name, topic or pattern.
         target: String,
-        /// How often that has happened in this incarnation. There is an event for the first, the second, the fourth, and
-        /// so on: no guest is to drown the others' events.
+        /// Denials in this incarnation so far. Only the first, second, fourth, and so on make an event, so that a guest
+        /// cannot flood the events.
         denials: u64,
     },
 }
 
-/// What a guest tried to do.
+/// A call that needs a grant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "each is the import of that name")]

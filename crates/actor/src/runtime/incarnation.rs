@@ -1,4 +1,4 @@
-//! What an actor's task runs: a guest in its sandbox, or a handler of the host.
+//! The interface between an actor's task and its incarnations, guest or native.
 
 use std::{
     future::poll_fn,
@@ -19,13 +19,13 @@ use crate::{
     runtime::{cell::Cell, mailbox::ReplyTo},
 };
 
-/// What incarnations are made from.
+/// Makes incarnations.
 pub(crate) trait Blueprint: Send + Sync + Sized + 'static {
     type Live: Live;
-    /// What an upgrade brings.
+    /// The argument of an upgrade.
     type Version: Send + 'static;
 
-    /// Brings an incarnation to life, with what another version left behind, until the token is cancelled.
+    /// Starts an incarnation, with the state of the one before. `interrupt` cancels the start.
     fn start(
         &self,
         cell: &Arc<Cell>,
@@ -33,19 +33,19 @@ pub(crate) trait Blueprint: Send + Sync + Sized + 'static {
         interrupt: &CancellationToken,
     ) -> impl Future<Output = Result<Self::Live, StartError>> + Send;
 
-    /// The same with another version.
+    /// The blueprint of another version.
     fn upgraded(&self, id: &ComponentId, version: Self::Version) -> Result<Self, UpgradeError>;
 
-    /// Bytes of payload that its incarnations take.
+    /// The largest payload that incarnations accept, in bytes.
     fn message_size(&self) -> u64;
 
-    /// Whether its incarnations can leave state behind, and whether they can take it.
+    /// Whether incarnations can snapshot their state, and whether they can restore it.
     fn keeps_state(&self) -> (bool, bool);
 }
 
-/// An incarnation. After a crash it is dropped, and never called again.
+/// An incarnation. After a crash it is dropped without another call.
 pub(crate) trait Live: Send + Sized + 'static {
-    /// Handles a message, in a trace if it came in one. May take the reply and answer by itself.
+    /// Handles a message, in its trace if it has one. May take the reply and answer itself.
     fn handle(
         &mut self,
         message: &MessageEnvelope,
@@ -64,36 +64,36 @@ pub(crate) trait Live: Send + Sized + 'static {
         interrupt: &CancellationToken,
     ) -> impl Future<Output = Result<Result<Bytes, String>, Crash>> + Send;
 
-    /// The last thing it does.
+    /// The last call.
     fn shutdown(self, interrupt: &CancellationToken) -> impl Future<Output = Result<(), Crash>> + Send;
 
-    /// Bytes of memory that it has.
+    /// Its linear memory, in bytes.
     fn memory(&self) -> u64;
 }
 
-/// What a handler came back with.
+/// A handler's result: an answer or none, or an error message.
 pub(crate) type Handled = Result<Option<Bytes>, String>;
 
-/// What code of the embedder makes for an incarnation. A panic there is a crash of the start.
+/// Calls the embedder's factory for an incarnation. A panic is a crash of the start.
 pub(crate) fn made<T>(cell: &Cell, make: impl FnOnce() -> T) -> Result<T, StartError> {
     catch_unwind(AssertUnwindSafe(make))
         .map_err(|payload| crashed(cell, During::Start, Crash::of_host(CrashKind::panicked(payload), "make")))
 }
 
-/// A start that crashed.
+/// A crash as a failed start.
 pub(crate) fn crashed(cell: &Cell, during: During, crash: Crash) -> StartError {
     let (actor, incarnation) = (cell.address.clone(), cell.incarnation());
     StartError::Crash(Arc::new(CrashReport { actor, incarnation, during, crash }))
 }
 
-/// Runs the embedder's code until it is done or interrupted. A panic is a crash, and so its state is never used again.
+/// Runs the embedder's code until it is done or interrupted. A panic is a crash, after which its state is dropped.
 pub(crate) async fn call<T>(
     what: &'static str,
     interrupt: &CancellationToken,
     code: impl Future<Output = T> + Send,
 ) -> Result<T, Crash> {
     let mut code = pin!(AssertUnwindSafe(code).catch_unwind());
-    // Most are done at once, and need not listen for an interruption.
+    // Poll once before listening for an interruption: most futures are ready at once.
     let done = match poll_fn(|cx| Poll::Ready(code.as_mut().poll(cx))).await {
         Poll::Ready(done) => done,
         Poll::Pending => tokio::select! {

@@ -1,4 +1,4 @@
-//! Metrics, through the `metrics` facade. Handles are looked up once; without a recorder they are empty.
+//! Metrics, through the `metrics` facade. Handles are looked up once; without a recorder they are no-ops.
 
 use std::time::Instant;
 
@@ -6,7 +6,7 @@ use airssys_wasm_isolation::CrashClass;
 use airssys_wasm_registry::ComponentId;
 use metrics::{Counter, Gauge, Histogram, Label};
 
-/// The handles of a system, or of one actor where actors are told apart.
+/// The metrics of a system, or of one actor with metrics per actor.
 pub(crate) struct Metrics {
     pub(crate) messages: Counter,
     pub(crate) failures: Counter,
@@ -15,7 +15,7 @@ pub(crate) struct Metrics {
     memory: Histogram,
     pub(crate) restarts: Counter,
     pub(crate) recycled: Counter,
-    /// By their class.
+    /// Indexed by [`CrashClass`].
     crashes: Box<[Counter]>,
     pub(crate) dead_letters: Counter,
     pub(crate) denied: Counter,
@@ -53,7 +53,7 @@ impl Metrics {
         self.crashes[class as usize].increment(1);
     }
 
-    /// Counts a message that is taken. Reads the clock only where latencies are measured.
+    /// Counts a message. Reads the clock only if latencies are measured.
     pub(crate) fn taken(&self, queued: impl FnOnce() -> usize) -> Option<Instant> {
         self.messages.increment(1);
         self.latency.as_ref().map(|_| {
@@ -62,7 +62,7 @@ impl Metrics {
         })
     }
 
-    /// When it is done with.
+    /// Records a handled message's latency and the memory after it.
     pub(crate) fn done(&self, taken: Option<Instant>, memory: u64) {
         if let (Some(latency), Some(taken)) = (&self.latency, taken) {
             latency.record(taken.elapsed());

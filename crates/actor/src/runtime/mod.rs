@@ -1,4 +1,4 @@
-//! One actor at run time: its mailbox, its orders, its task, and what all actors of a system share.
+//! An actor at run time: mailbox, orders and task; and the services that all actors of a system share.
 
 pub(crate) mod actor_ref;
 pub(crate) mod cell;

@@ -1,4 +1,4 @@
-//! What can be chosen of any actor, guest or native.
+//! Options of actors, guest and native.
 
 use std::num::NonZeroU32;
 
@@ -15,7 +15,7 @@ pub(crate) struct ActorOptions {
     pub(crate) restart: RestartPolicy,
     pub(crate) redelivery: Option<u32>,
     pub(crate) depends_on: Vec<ComponentId>,
-    /// Of guests alone.
+    /// Guests only.
     pub(crate) recycle: Recycle,
 }
 
@@ -41,46 +41,46 @@ impl ActorOptions {
     }
 }
 
-/// The builder methods of a specification with a field `options`.
+/// Builder methods for a specification with a field `options`.
 macro_rules! option_methods {
     () => {
-        /// Its name.
+        /// The actor's name.
         pub fn id(&self) -> &airssys_wasm_registry::ComponentId {
             &self.options.id
         }
 
-        /// Under another name.
+        /// Sets the name.
         #[must_use]
         pub fn with_id(mut self, id: airssys_wasm_registry::ComponentId) -> Self {
             self.options.id = id;
             self
         }
 
-        /// Messages that its mailbox holds, at least one. Default: 1,024.
+        /// Messages the mailbox holds, at least one. Default: 1,024.
         #[must_use]
         pub fn with_mailbox(mut self, messages: usize) -> Self {
             self.options.mailbox.messages = messages;
             self
         }
 
-        /// Bytes that messages of more than 4 KiB may take up in its mailbox; one that is larger than all of it waits
-        /// until there is no other. Default: 16 MiB.
+        /// Bytes in the mailbox for messages of more than 4 KiB. A message larger than that waits until it is the only
+        /// one. Default: 16 MiB.
         #[must_use]
         pub fn with_mailbox_bytes(mut self, bytes: airssys_wasm_limits::ByteSize) -> Self {
             self.options.mailbox.bytes = bytes.as_u64();
             self
         }
 
-        /// In how many shares the mailbox is divided, in messages and in bytes. A sender may hold one share, one message
-        /// at least, and no more than what is left to all others. With one share a sender may fill the mailbox. Messages
-        /// of the host are in no share. Default: two.
+        /// Shares of the mailbox, in messages and in bytes. A sender may hold one share, at least one message, and no
+        /// more than is left for all others. With one share a sender may fill the mailbox. The host's messages count
+        /// against no share. Default: two.
         #[must_use]
         pub fn with_mailbox_shares(mut self, shares: std::num::NonZeroU32) -> Self {
             self.options.mailbox.shares = shares;
             self
         }
 
-        /// Subscribed to these patterns too, from the start, whatever it may subscribe to by itself.
+        /// Adds subscriptions from the start. They need no grant.
         #[must_use]
         pub fn with_subscriptions(
             mut self,
@@ -90,22 +90,22 @@ macro_rules! option_methods {
             self
         }
 
-        /// How its failures are answered.
+        /// Sets when and how often the actor is restarted.
         #[must_use]
         pub fn with_restart(mut self, policy: impl Into<$crate::RestartPolicy>) -> Self {
             self.options.restart = policy.into();
             self
         }
 
-        /// How many times a message may crash the actor before it goes to the dead letters. `None`, the default, is the
-        /// first time. A message that somebody waits for is never delivered again: its asker has been told.
+        /// Attempts per message: after this many crashes it goes to the dead letters. Default: `None`, one attempt. An
+        /// ask is never redelivered, since it fails with the first crash.
         #[must_use]
         pub fn with_redelivery(mut self, attempts: impl Into<Option<u32>>) -> Self {
             self.options.redelivery = attempts.into();
             self
         }
 
-        /// Actors that must be there before it, and are stopped after it.
+        /// Adds actors that must exist before this one, and are stopped after it.
         #[must_use]
         pub fn with_dependencies(mut self, ids: impl IntoIterator<Item = airssys_wasm_registry::ComponentId>) -> Self {
             self.options.depends_on.extend(ids);

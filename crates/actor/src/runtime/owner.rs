@@ -1,18 +1,18 @@
-//! Who decides on an actor's restarts, and what a supervisor is told.
+//! The owner of an actor's restarts, and the events that a supervisor receives.
 
 use tokio::sync::mpsc;
 
 use crate::failure::{policy::History, report::Failure};
 
-/// Who decides on restarts.
+/// Decides on an actor's restarts.
 pub(crate) enum Owner {
     /// The actor's own policy.
     Itself(History),
-    /// A supervisor, which is told what happened and gives orders.
+    /// A supervisor, which receives events and sends orders.
     Supervisor { child: usize, order: u64, events: mpsc::UnboundedSender<ChildEvent> },
 }
 
-/// What a child tells its supervisor. Stale ones are known by the last order the child had heard.
+/// A child's event for its supervisor. `order` is the last order the child received, to tell stale events.
 pub(crate) struct ChildEvent {
     pub(crate) child: usize,
     pub(crate) order: u64,
@@ -23,6 +23,6 @@ pub(crate) enum ChildEventKind {
     Started,
     Failed(Failure),
     Suspended,
-    /// For good: stopped, killed or given up.
+    /// Ended: stopped, killed or given up.
     Gone,
 }

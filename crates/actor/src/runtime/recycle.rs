@@ -1,4 +1,4 @@
-//! A fresh instance for a guest whose memory only grows, between two messages.
+//! Replaces a guest's instance by a fresh one between two messages, since linear memory never shrinks.
 
 use std::{fmt, num::NonZeroU64, time::Duration};
 
@@ -16,21 +16,21 @@ use crate::{
     },
 };
 
-/// When an actor goes over to a fresh instance of its component, between two messages: at the first of these. The default
-/// is never.
+/// When an actor's instance is replaced by a fresh one, between two messages: at the first limit reached. Default:
+/// never.
 ///
-/// Its state goes with it where it exports `airssys:actor/state`, and is lost as by a restart where it does not. Its
-/// mailbox, address and subscriptions stay. It is no failure: nothing counts against the intensity. Where the fresh
-/// instance does not start, or `snapshot` refuses, the old one goes on, and it is tried again some messages later. A version
-/// on probation is not recycled. An idle actor is looked at with its next message.
+/// State is kept if the component exports `airssys:actor/state`, else lost as by a restart. Mailbox, address and
+/// subscriptions stay. Recycling does not count against the intensity. If the fresh instance does not start, or
+/// `snapshot` returns an error, the old one goes on, and recycling is tried again some messages later. A version on
+/// probation is not recycled. Limits are checked after each message, so an idle actor is not recycled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Recycle {
-    /// After so many messages.
+    /// After this many messages.
     pub messages: Option<NonZeroU64>,
-    /// When it has so much linear memory, and more than it began with.
+    /// When linear memory reaches this size and has grown since the start.
     pub memory: Option<ByteSize>,
-    /// When it is that old.
+    /// When the instance is this old.
     #[serde(with = "humantime_serde")]
     pub age: Option<Duration>,
 }
@@ -40,11 +40,11 @@ pub struct Recycle {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum RecycleReason {
-    /// It had handled as many messages as it may.
+    /// [`Recycle::messages`] was reached.
     Messages,
-    /// It had as much memory as it may have.
+    /// [`Recycle::memory`] was reached.
     Memory,
-    /// It was as old as it may be.
+    /// [`Recycle::age`] was reached.
     Age,
 }
 
@@ -64,18 +64,18 @@ impl Recycle {
     }
 }
 
-/// The present incarnation, as its recycling is decided by.
+/// The present incarnation's figures for [`Recycle`].
 pub(super) struct Recycling {
     when: Recycle,
     messages: u64,
-    /// Messages before which it is not tried again.
+    /// The number of messages before the next try.
     not_before: u64,
     since: Instant,
-    /// Bytes of memory that it began with.
+    /// Linear memory at the start, in bytes.
     memory: u64,
 }
 
-/// Messages after which a recycling that failed is tried again, at first. It doubles.
+/// Messages before a failed recycling is tried again. Doubles with each failure.
 const RETRY: u64 = 100;
 
 impl Recycling {
@@ -84,12 +84,12 @@ impl Recycling {
         (!when.is_never()).then(|| Box::new(Self { when, messages: 0, not_before: 0, since, memory: 0 }))
     }
 
-    /// A fresh incarnation.
+    /// Notes a fresh incarnation.
     pub(super) fn begin(&mut self, memory: u64) {
         *self = Self { when: self.when, messages: 0, not_before: 0, since: Instant::now(), memory };
     }
 
-    /// A message was handled: why the incarnation is to be recycled, if it is.
+    /// Notes a handled message. Returns why to recycle, if a limit is reached.
     pub(super) fn handled(&mut self, memory: u64) -> Option<RecycleReason> {
         self.messages += 1;
         let Self { when, messages, not_before, since, memory: first } = self;
@@ -111,10 +111,10 @@ impl Recycling {
 }
 
 impl<B: Blueprint> ActorTask<B> {
-    /// Goes over to a fresh incarnation of the same version. Says why the present one is over, if it is.
+    /// Replaces the incarnation by a fresh one of the same version. Returns how the present one ended, if it did.
     pub(super) async fn recycle(&mut self, live: &mut B::Live, because: RecycleReason) -> Option<Exit> {
         let same = self.blueprint.clone();
-        // Where it cannot take its state, there is none to be kept.
+        // A component that cannot both snapshot and restore keeps no state.
         let (gives, takes) = same.keeps_state();
         match self.replace(live, &same, !(gives && takes)).await {
             Ok(_) => {

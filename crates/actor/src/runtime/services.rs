@@ -1,4 +1,4 @@
-//! What all actors of a system share.
+//! The services that all actors of a system share.
 
 use std::{collections::HashMap, num::NonZeroU64, sync::Arc};
 
@@ -16,7 +16,7 @@ pub(crate) struct Services {
     pub(crate) router: MessageRouter<Endpoint>,
     pub(crate) broker: MessageBroker<Endpoint>,
     pub(crate) dead_letters: DeadLetters,
-    /// Who waits for whom, by generation.
+    /// Waiting requests, from asker to receiver, by generation.
     pub(crate) waits: Mutex<HashMap<NonZeroU64, NonZeroU64>>,
     events: broadcast::Sender<SystemEvent>,
     metrics: Arc<Metrics>,
@@ -49,7 +49,7 @@ impl Services {
 
     pub(crate) fn event(&self, event: impl FnOnce() -> SystemEvent) {
         if self.events.receiver_count() > 0 {
-            // Fails when the last receiver has just gone.
+            // Fails if the last receiver has just gone.
             _ = self.events.send(event());
         }
     }

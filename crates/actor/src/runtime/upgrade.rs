@@ -1,4 +1,4 @@
-//! How an actor goes over to another version between two messages.
+//! Replaces an actor's version between two messages.
 
 use std::{any::Any, sync::Arc};
 
@@ -15,81 +15,81 @@ use crate::{
     },
 };
 
-/// How an upgrade or a rollback is done.
+/// Options of an upgrade or a rollback.
 ///
-/// What `snapshot` returns counts as a message of the old version, and must not be larger than its `message_size`.
+/// A snapshot must not be larger than the old version's `message_size`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct UpgradeOptions {
-    /// Whether the state may be lost where the old version does not give it or the new one cannot take it. Default: no.
+    /// Whether to go on without state if the old version refuses a snapshot or the new one cannot restore it. Default:
+    /// no.
     pub discard_state: bool,
-    /// Messages that the new version must have handled before it is trusted. If it fails earlier, the one before takes
-    /// over again, with the state that it had left. Default: 0, trusted at once.
+    /// Messages for which the new version is on probation. If it fails earlier, the old version is restored with its
+    /// snapshot. Default: 0, no probation.
     pub probation: u32,
 }
 
-/// An actor did not go over to another version. The one before goes on, unless the variant says otherwise.
+/// An upgrade failed. The present version goes on, unless the variant says otherwise.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UpgradeError {
-    /// The address leads nowhere.
+    /// No actor has this address.
     #[error(transparent)]
     Unresolved(#[from] ResolveError),
-    /// The new component is no actor.
+    /// The new component exports no message handler.
     #[error(transparent)]
     NoHandler(#[from] NoHandler),
-    /// The new component takes messages by another interface.
+    /// The new component takes messages by another interface than the present one.
     #[error("the actor is a component for {now}, and the new one is for {new}; spawn it under a name of its own")]
     OtherContract {
-        /// What it exports now.
+        /// The present interface.
         now: ContractKind,
-        /// What the new one exports.
+        /// The new component's interface.
         new: ContractKind,
     },
-    /// The present version can leave state behind, and the other one cannot take it.
+    /// The present version can snapshot its state, and the new one cannot restore it.
     #[error(
         "the actor's state would be lost: the other version does not export `airssys:actor/state`; set \
          `discard_state` if that is as it should be"
     )]
     StateWouldBeLost,
-    /// The old version's `snapshot` came back with an error.
+    /// The present version's `snapshot` returned an error.
     #[error("`snapshot` refused: {}", message.escape_debug())]
     SnapshotRefused {
-        /// What the guest says.
+        /// The guest's error message.
         message: String,
     },
-    /// The old version crashed over its `snapshot`. It is restarted as after any crash.
+    /// The present version crashed in `snapshot`, and is restarted as after any crash.
     #[error("the old version crashed: {0}")]
     SnapshotCrashed(Arc<CrashReport>),
-    /// The new version did not come to life.
+    /// The new version did not start.
     #[error("the new version did not start: {0}")]
     NotStarted(StartError),
-    /// There was no upgrade to go back from.
+    /// There is no earlier version to roll back to.
     #[error("there is no version before this one")]
     NothingBefore,
-    /// The actor belongs to a system with other state, or is native.
+    /// The actor's system has state of another type, or the actor is native.
     #[error("the actor is not a component of this system")]
     OtherSystem,
-    /// The actor stopped before its turn came.
+    /// The actor stopped before the upgrade.
     #[error("the actor has stopped")]
     Stopped,
 }
 
-/// A new version that is rolled back if it fails before it has handled so many messages.
+/// Rolls a new version back if it fails before it has handled `messages` more messages.
 pub(super) struct Probation {
     pub(super) messages: u32,
-    /// What the version before had left, and what it was subscribed to.
+    /// The previous version's snapshot and subscriptions.
     pub(super) state: Option<Bytes>,
     pub(super) patterns: Vec<TopicPattern>,
 }
 
-/// What an incarnation left behind that another replaced.
+/// The snapshot and subscriptions of a replaced incarnation.
 pub(super) struct Left {
     pub(super) state: Option<Bytes>,
-    /// What it was subscribed to.
     pub(super) patterns: Vec<TopicPattern>,
 }
 
-/// The incarnation was not replaced, and may be over all the same.
+/// The incarnation was not replaced, and may have ended.
 pub(super) struct NotReplaced {
     pub(super) error: UpgradeError,
     pub(super) exit: Option<Exit>,
@@ -104,14 +104,14 @@ impl From<UpgradeError> for NotReplaced {
 type Done = oneshot::Sender<Result<u64, UpgradeError>>;
 
 impl<B: Blueprint> ActorTask<B> {
-    /// The version that is asked for, or the one before.
+    /// The blueprint of `version`, or of the previous version.
     pub(super) fn next_version(&self, version: Option<Box<dyn Any + Send>>) -> Result<Arc<B>, UpgradeError> {
         let Some(version) = version else { return self.previous.clone().ok_or(UpgradeError::NothingBefore) };
         let version = version.downcast::<B::Version>().map_err(|_| UpgradeError::OtherSystem)?;
         self.blueprint.upgraded(self.cell.id(), *version).map(Arc::new)
     }
 
-    /// Goes over to another version between two messages. Says why the present one is over, if it is.
+    /// Replaces the version. Returns how the present incarnation ended, if it did.
     pub(super) async fn switch(
         &mut self,
         live: &mut B::Live,
@@ -135,8 +135,7 @@ impl<B: Blueprint> ActorTask<B> {
         }
     }
 
-    /// Puts a new incarnation in the place of the present one, with its state. The old one goes on unless the new one is
-    /// alive.
+    /// Replaces the incarnation by a new one with its state. The old one goes on if the new one does not start.
     pub(super) async fn replace(
         &mut self,
         live: &mut B::Live,

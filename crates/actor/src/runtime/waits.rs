@@ -1,4 +1,4 @@
-//! Requests that wait for an answer, to find cycles.
+//! Detects cycles of guests' requests.
 
 use std::num::NonZeroU64;
 
@@ -10,7 +10,7 @@ pub(crate) struct Waiting<'a> {
 }
 
 impl<'a> Waiting<'a> {
-    /// `None` when the receiver waits for the asker, itself or through others.
+    /// `None` if the receiver waits for the asker, directly or through others.
     pub(crate) fn begin(asker: &'a Cell, receiver: &Cell) -> Option<Self> {
         let (me, other) = (asker.address.generation(), receiver.address.generation());
         let mut waits = asker.services.waits.lock();
