@@ -1,4 +1,4 @@
-//! The handle on an actor: send, ask, stop, look at.
+//! The handle on an actor: tell, ask, stop, inspect.
 
 use std::{
     fmt,
@@ -25,107 +25,107 @@ use crate::{
     },
 };
 
-/// A handle on an actor. It holds the mailbox, so that sending needs no look-up. Cheap to clone.
+/// A handle on an actor. It holds the mailbox, so sending needs no look-up. Cheap to clone.
 ///
-/// An actor lives until it is stopped or given up, however many handles there are.
+/// Dropping handles does not stop the actor.
 #[derive(Clone)]
 pub struct ActorRef(pub(crate) Arc<Cell>);
 
-/// An ask has no answer.
+/// An ask failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AskError {
-    /// The actor did not take the message, which comes back.
+    /// The actor refused the message, which is returned.
     #[error(transparent)]
     NotSent(Undelivered),
-    /// The deadline was over before there was an answer.
+    /// The deadline passed before an answer.
     #[error("there was no answer within the deadline")]
     Deadline,
     /// The actor crashed over this message.
     #[error("the actor crashed: {0}")]
     Crashed(Arc<CrashReport>),
-    /// The actor's handler came back with an error.
+    /// The actor's handler returned an error.
     #[error("the actor's handler failed: {}", message.escape_debug())]
     Failed {
-        /// What the handler says. It comes from the guest as it is.
+        /// The handler's error message, unescaped.
         message: String,
     },
-    /// The handler came back without an answer.
+    /// The handler returned no answer.
     #[error("the actor's handler came back without an answer")]
     NoReply,
-    /// The actor stopped, or was given up, before it came to this message.
+    /// The actor stopped, or was given up, before the message's turn.
     #[error("the actor stopped before it came to this message")]
     Stopped,
 }
 
-/// How an actor is stopped.
+/// When an actor stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
-    /// After all messages that are in its mailbox.
+    /// After the messages in its mailbox.
     Drain,
-    /// After the message in flight. Those in the mailbox go to the dead letters, and their askers are told.
+    /// After the message in flight. Those in the mailbox go to the dead letters; asks fail as [`AskError::Stopped`].
     Now,
 }
 
-/// An actor is not well, or cannot say how it is.
+/// A health check failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HealthError {
-    /// It says so itself.
+    /// The actor's check returned an error.
     #[error("the actor is not well: {}", message.escape_debug())]
     Unwell {
-        /// What it says.
+        /// The actor's error message.
         message: String,
     },
-    /// It crashed over the question.
+    /// The actor crashed in the check.
     #[error("the actor crashed: {0}")]
     Crashed(Arc<CrashReport>),
-    /// It does not export `airssys:actor/health`.
+    /// The component does not export `airssys:actor/health`.
     #[error("the actor does not say how it is: it does not export `airssys:actor/health`")]
     NotOffered,
-    /// What it exports as `check` has another type.
+    /// The component's `check` has another type than the contract's.
     #[error(transparent)]
     Contract(airssys_wasm_engine::ExportError),
-    /// It is not running.
+    /// The actor is not running.
     #[error("the actor is {state}")]
     NotRunning {
-        /// What it is doing.
+        /// The actor's state.
         state: Lifecycle,
     },
 }
 
-/// What can be seen of an actor from outside.
+/// An actor's state and figures at one moment.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ActorInfo {
-    /// Its name and registration.
+    /// The actor's name and registration.
     pub address: ActorAddress,
-    /// What it is doing.
+    /// The actor's state.
     pub state: Lifecycle,
-    /// Messages that wait, and how many can.
+    /// Messages in the mailbox, and its capacity.
     pub mailbox: Load,
-    /// Its incarnation, counted from 1: each start, restart and upgrade is one.
+    /// The incarnation, counted from 1. Each start, restart and upgrade makes one.
     pub incarnation: u64,
-    /// How often it was started again after a failure.
+    /// Restarts after failures.
     pub restarts: u64,
-    /// How often it was recycled.
+    /// How often the instance was recycled.
     pub recycled: u64,
     /// Bytes of linear memory after its last message. 0 for a native actor.
     pub memory: u64,
 }
 
 impl ActorRef {
-    /// Its name.
+    /// The actor's name.
     pub fn id(&self) -> &ComponentId {
         self.0.id()
     }
 
-    /// Its name and registration.
+    /// The actor's name and registration.
     pub fn address(&self) -> &ActorAddress {
         &self.0.address
     }
 
-    /// What can be seen of it now.
+    /// The actor's state and figures now.
     pub fn info(&self) -> ActorInfo {
         ActorInfo {
             address: self.0.address.clone(),
@@ -138,12 +138,12 @@ impl ActorRef {
         }
     }
 
-    /// What it is doing.
+    /// The actor's state.
     pub fn state(&self) -> Lifecycle {
         self.0.state()
     }
 
-    /// Puts a message into its mailbox at once.
+    /// Sends a message without waiting for room.
     ///
     /// # Errors
     ///
@@ -153,7 +153,7 @@ impl ActorRef {
         self.0.try_push(Delivery::new(message.into(), None)).map_err(undelivered)
     }
 
-    /// Puts a message into its mailbox as soon as there is room.
+    /// Sends a message, waiting for room in the mailbox.
     ///
     /// # Errors
     ///
@@ -167,10 +167,10 @@ impl ActorRef {
         }
     }
 
-    /// Sends a message as soon as there is room, and waits for the answer: until the message's deadline if it has one,
-    /// else until the actor answers, crashes over it, or stops.
+    /// Sends a message, waiting for room, and waits for the answer: until the message's deadline if it has one, else
+    /// until the actor answers, crashes over it, or stops.
     ///
-    /// Dropping the future does not take the message back.
+    /// Dropping the future does not take back a message that was sent.
     ///
     /// # Errors
     ///
@@ -182,7 +182,7 @@ impl ActorRef {
         match self.0.try_push(Delivery::new(message, Some(ReplyTo(reply)))) {
             Ok(()) => answered(answer, deadline).await,
             Err((Refusal::Full | Refusal::Restarting, delivery)) => {
-                // In a box, for it is rare, and its future would lie in that of every asker.
+                // Boxed: rare, and its future would enlarge that of every ask.
                 let later = Box::pin(async {
                     match self.0.mailbox.push_later(delivery).await {
                         Ok(()) => answered(answer, None).await,
@@ -202,7 +202,7 @@ impl ActorRef {
     ///
     /// # Errors
     ///
-    /// [`AskError`]: also [`AskError::NotSent`] where the mailbox is full, with the message.
+    /// [`AskError`]; [`AskError::NotSent`], with the message, also if the mailbox is full.
     pub async fn try_ask(&self, message: impl Into<MessageEnvelope>) -> Result<Bytes, AskError> {
         let message = message.into();
         let deadline = message.deadline();
@@ -213,7 +213,7 @@ impl ActorRef {
         }
     }
 
-    /// [`ask`](Self::ask) with this long to answer.
+    /// [`ask`](Self::ask) with a timeout.
     ///
     /// # Errors
     ///
@@ -222,7 +222,7 @@ impl ActorRef {
         self.ask(within(longest, message.into())).await
     }
 
-    /// [`try_ask`](Self::try_ask) with this long to answer.
+    /// [`try_ask`](Self::try_ask) with a timeout.
     ///
     /// # Errors
     ///
@@ -235,24 +235,24 @@ impl ActorRef {
         self.try_ask(within(longest, message.into())).await
     }
 
-    /// Asks it to end, and does not wait for that; [`ended`](Self::ended) does. It takes no more messages from when it
-    /// hears this, and is not started again.
+    /// Orders the actor to stop, and returns at once; [`ended`](Self::ended) waits. The actor refuses messages from
+    /// when it receives the order, and is not restarted.
     pub fn stop(&self, how: Stop) {
         self.0.orders.give(Control::Stop { drain: how == Stop::Drain });
     }
 
-    /// Ends it wherever it is: at once where it waits, within a tick where it computes. The message in flight ends as
-    /// cancelled, those in the mailbox go to the dead letters, and it is not started again.
+    /// Interrupts and ends the actor: at once if it waits, within an epoch tick if it computes. The message in flight
+    /// ends as cancelled, those in the mailbox go to the dead letters, and the actor is not restarted.
     pub fn kill(&self) {
         self.0.kill();
     }
 
-    /// Waits until it is gone.
+    /// Waits until the actor has ended.
     pub async fn ended(&self) {
         self.0.ended.cancelled().await;
     }
 
-    /// Asks the guest how it is, between two messages.
+    /// Calls the actor's health check, between two messages.
     ///
     /// # Errors
     ///
@@ -267,7 +267,7 @@ fn within(longest: Duration, message: MessageEnvelope) -> MessageEnvelope {
     message.with_deadline(later(Instant::now(), longest))
 }
 
-/// The answer to a message that was taken.
+/// Waits for the answer to a message that was sent.
 async fn answered(answer: oneshot::Receiver<Answer>, deadline: Option<Instant>) -> Result<Bytes, AskError> {
     let answer = match deadline {
         None => answer.await,
@@ -296,7 +296,7 @@ impl From<Unanswered> for AskError {
 }
 
 impl AskError {
-    /// The reason of one that was not sent.
+    /// Why the message was not sent, if it was not.
     pub fn refusal(&self) -> Option<Refusal> {
         match self {
             Self::NotSent(undelivered) => Some(undelivered.reason),

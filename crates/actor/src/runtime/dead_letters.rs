@@ -1,4 +1,4 @@
-//! Messages that were taken and not handled.
+//! Messages that were accepted and not handled.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -19,16 +19,16 @@ use crate::CrashReport;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct DeadLetter {
-    /// Its number; later ones have larger numbers.
+    /// The letter's number, in order of arrival.
     pub number: u64,
-    /// For whom it was.
+    /// The receiver.
     pub to: ActorAddress,
     /// The message.
     pub message: MessageEnvelope,
     /// Why it is here.
     #[serde(flatten)]
     pub reason: DeadReason,
-    /// Since when.
+    /// When it became a dead letter.
     pub since: SystemTime,
 }
 
@@ -37,24 +37,24 @@ pub struct DeadLetter {
 #[serde(tag = "reason", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum DeadReason {
-    /// It crashed the actor that took it.
+    /// The message crashed the actor.
     Poison {
-        /// How often: once, unless it was delivered again.
+        /// Attempts, each a crash: 1 without redelivery.
         attempts: u32,
         /// The last crash.
         report: Arc<CrashReport>,
     },
-    /// The actor was killed, or ended by its supervisor, while it had the message.
+    /// The actor was killed, or terminated by its supervisor, with the message in flight.
     Interrupted,
-    /// The actor stopped before it came to the message.
+    /// The actor stopped before the message's turn.
     Stopped,
-    /// The message's deadline was over when its turn came.
+    /// The message's deadline passed before its turn.
     Late,
-    /// It was larger than the `message_size` of the version that the actor had gone over to when its turn came.
+    /// The actor was upgraded while the message waited, and the new version's `message_size` is smaller.
     TooLarge {
-        /// Its bytes.
+        /// The message's size in bytes.
         size: u64,
-        /// Bytes it may have.
+        /// The largest size in bytes.
         allowed: u64,
     },
 }
@@ -76,14 +76,14 @@ impl fmt::Display for DeadReason {
     }
 }
 
-/// How many dead letters are kept. What is beyond makes room, oldest first, and is counted.
+/// How many dead letters are kept. Beyond that the oldest are evicted, and counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeadLetterLimits {
-    /// In all. Default: 1,024.
+    /// Letters in total. Default: 1,024.
     pub letters: usize,
-    /// For one name. Default: 128.
+    /// Letters for one name. Default: 128.
     pub letters_per_actor: usize,
-    /// Bytes in all, of payloads and of the crashes that are kept with them. Default: 16 MiB.
+    /// Bytes in total, of messages and crash reports. Default: 16 MiB.
     pub bytes: usize,
     /// Bytes for one name. Default: 2 MiB.
     pub bytes_per_actor: usize,
@@ -95,7 +95,7 @@ impl Default for DeadLetterLimits {
     }
 }
 
-/// The dead letters of a system. When there are too many, those for the name that has the most make room first.
+/// The dead letters of a system. Evicts first from the name that has the most.
 pub struct DeadLetters {
     limits: DeadLetterLimits,
     kept: Mutex<Kept>,
@@ -110,7 +110,7 @@ struct Kept {
     evicted: u64,
 }
 
-/// What one name takes up.
+/// The letters of one name.
 #[derive(Default, Clone, Copy)]
 struct Share {
     letters: usize,
@@ -118,7 +118,7 @@ struct Share {
 }
 
 impl DeadLetter {
-    /// Bytes that count against the limits: what its sender chose, and the crash that it keeps.
+    /// Bytes that count against the limits: the message's, and the crash report's.
     fn size(&self) -> usize {
         let report = match &self.reason {
             DeadReason::Poison { report, .. } => report.crash.size(),
@@ -129,7 +129,7 @@ impl DeadLetter {
 }
 
 impl Kept {
-    /// Puts a letter where its number belongs, and makes room.
+    /// Inserts a letter by its number, and evicts others beyond the limits.
     fn insert(&mut self, letter: DeadLetter, limits: &DeadLetterLimits) {
         let (id, size) = (letter.to.id().clone(), letter.size());
         let at = self.letters.partition_point(|other| other.number < letter.number);
@@ -193,39 +193,39 @@ impl DeadLetters {
         kept.insert(DeadLetter { number, to, message, reason, since: SystemTime::now() }, &self.limits);
     }
 
-    /// How many there are now.
+    /// How many letters are kept.
     pub fn len(&self) -> usize {
         self.kept.lock().letters.len()
     }
 
-    /// Whether there are none.
+    /// Whether no letter is kept.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How many there have been in all, those of now included.
+    /// How many letters there have been, including those still kept.
     pub fn total(&self) -> u64 {
         self.kept.lock().next
     }
 
-    /// How many had to make room for others.
+    /// How many letters were evicted.
     pub fn evicted(&self) -> u64 {
         self.kept.lock().evicted
     }
 
-    /// All of them, the oldest first. They stay where they are; payloads are shared.
+    /// A copy of all letters, the oldest first. Payloads are shared.
     pub fn list(&self) -> Vec<DeadLetter> {
         self.kept.lock().letters.iter().cloned().collect()
     }
 
-    /// Takes one out, by its number.
+    /// Removes a letter by its number.
     pub fn take(&self, number: u64) -> Option<DeadLetter> {
         let kept = &mut *self.kept.lock();
         let at = kept.letters.iter().position(|letter| letter.number == number)?;
         kept.remove(at)
     }
 
-    /// Takes all of them out, the oldest first.
+    /// Removes all letters, the oldest first.
     pub fn drain(&self) -> Vec<DeadLetter> {
         let kept = &mut *self.kept.lock();
         kept.per_actor.clear();
@@ -233,7 +233,7 @@ impl DeadLetters {
         kept.letters.drain(..).collect()
     }
 
-    /// Puts back what could not be sent again.
+    /// Puts back a letter that could not be resent.
     pub(crate) fn put_back(&self, letter: DeadLetter) {
         self.kept.lock().insert(letter, &self.limits);
     }
@@ -264,7 +264,7 @@ mod tests {
         for limits in [
             DeadLetterLimits { letters_per_actor: 2, ..LIMITS },
             DeadLetterLimits { bytes_per_actor: 5, ..LIMITS },
-            // Also where only the whole is bounded: who has the most makes room.
+            // With only a total limit, the name with the most is evicted from.
             DeadLetterLimits { letters: 3, ..LIMITS },
             DeadLetterLimits { bytes: 7, ..LIMITS },
         ] {

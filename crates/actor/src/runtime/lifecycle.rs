@@ -1,4 +1,4 @@
-//! What an actor is doing.
+//! The states of an actor.
 
 use std::fmt;
 
@@ -9,15 +9,15 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Lifecycle {
-    /// Its first start. Messages wait in its mailbox.
+    /// The first start is under way. Messages wait in the mailbox.
     Starting,
-    /// It takes messages.
+    /// The actor handles messages.
     Running,
-    /// It has failed and will be started again. Messages wait in its mailbox.
+    /// The actor waits for its next incarnation. Messages wait in the mailbox.
     Restarting,
-    /// It handles what is in its mailbox, and takes no new messages.
+    /// The actor drains its mailbox and refuses new messages.
     Stopping,
-    /// It is gone.
+    /// The actor has ended.
     Stopped,
 }
 

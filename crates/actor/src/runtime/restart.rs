@@ -13,23 +13,23 @@ use crate::{
     },
 };
 
-/// What comes after an incarnation.
+/// What follows an incarnation.
 enum Next {
     StartAt(Instant),
     StartByOrder,
     End,
 }
 
-/// What ends the wait for a next incarnation.
+/// What ends the wait for the next incarnation.
 enum Wake<L> {
     Start,
-    /// Started already, by an upgrade.
+    /// An upgrade has started an incarnation.
     Started(L),
     Over,
 }
 
 impl<B: Blueprint> ActorTask<B> {
-    /// Waits for the order to start for the first time, as those under a supervisor do.
+    /// Waits for the supervisor's first order to start.
     pub(super) async fn first(&mut self) -> Option<B::Live> {
         loop {
             match self.wait(None).await {
@@ -46,12 +46,12 @@ impl<B: Blueprint> ActorTask<B> {
         }
     }
 
-    /// From the end of one incarnation to the next, if there is one.
+    /// Makes the next incarnation, unless the actor ends.
     pub(super) async fn next(&mut self, mut exit: Exit) -> Option<B::Live> {
         // Whether a supervisor waits to hear of the start.
         let mut ordered = false;
         loop {
-            // A drain that fails is over: what is left goes to the dead letters.
+            // A crash ends a drain; the remaining messages go to the dead letters.
             if self.cell.is_killed() || self.cell.state() == Lifecycle::Stopping {
                 return None;
             }
@@ -134,7 +134,7 @@ impl<B: Blueprint> ActorTask<B> {
         live
     }
 
-    /// What follows a failure.
+    /// Decides what follows a failure.
     fn after(&mut self, failure: &Failure) -> Next {
         let Owner::Itself(history) = &mut self.owner else {
             self.tell_supervisor(|| ChildEventKind::Failed(failure.clone()));
@@ -192,7 +192,7 @@ impl<B: Blueprint> ActorTask<B> {
                     self.not_running(done);
                     continue;
                 }
-                // The cure for a version that keeps crashing. There is no state but what waits already.
+                // Replaces a version that keeps crashing. The only state is what waits in `self.state`.
                 Control::Upgrade(upgrade) => *upgrade,
             };
             if done.is_closed() {

@@ -1,5 +1,5 @@
-//! The task of an actor: takes messages, hears orders, ends and begins incarnations. What an incarnation is, a guest in
-//! its sandbox or a handler of the host, it leaves to a [`Blueprint`].
+//! The task of an actor: handles messages, follows orders, ends and starts incarnations. A [`Blueprint`] makes the
+//! incarnations, guest or native.
 
 use std::{collections::VecDeque, future::poll_fn, pin::pin, sync::Arc, task::Poll};
 
@@ -28,52 +28,52 @@ use crate::{
     },
 };
 
-/// One actor: the task that owns an incarnation.
+/// An actor's task, which owns its incarnation.
 pub(crate) struct ActorTask<B: Blueprint> {
     pub(super) cell: Arc<Cell>,
     pub(super) inbox: Inbox,
     pub(super) blueprint: Arc<B>,
-    /// What a rollback goes back to.
+    /// The target of a rollback.
     pub(super) previous: Option<Arc<B>>,
     pub(super) policy: RestartPolicy,
-    /// How many times a message is tried that crashes the actor. 1 is without redelivery.
+    /// Attempts per message. 1 means no redelivery.
     pub(super) attempts_allowed: u32,
     pub(super) owner: Owner,
     pub(super) random: fastrand::Rng,
-    /// How many there have been, those of upgrades that failed included.
+    /// Incarnations so far, including those of failed upgrades.
     pub(super) incarnations: u64,
-    /// What ends the present incarnation.
+    /// Interrupts the present incarnation.
     pub(super) interrupt: CancellationToken,
-    /// A new version that has yet to prove itself.
+    /// The probation of a new version.
     pub(super) probation: Option<Probation>,
-    /// State that waits for an incarnation to take it.
+    /// State for the next incarnation to restore.
     pub(super) state: Option<Bytes>,
-    /// The message that is being handled, or is to be delivered again.
+    /// The message being handled, or to be redelivered.
     pub(super) in_flight: Option<Delivery>,
     /// Whether a handler was called with it.
     pub(super) attempted: bool,
     /// How often that message crashed the actor, and the last of the crashes.
     pub(super) failed_attempts: Option<(u32, Arc<CrashReport>)>,
-    /// Errors of the handler for messages without an asker.
+    /// Handler errors without an asker.
     pub(super) unheard: u64,
-    /// For one that is recycled.
+    /// `None` if the actor is never recycled.
     pub(super) recycling: Option<Box<Recycling>>,
-    /// Health checks whose turn has not come.
+    /// Pending health checks.
     pub(super) checks: VecDeque<HealthDone>,
-    /// Whether the last thing was a health check, so that it is a message's turn.
+    /// Whether a health check came last, so that a message is next.
     pub(super) checked: bool,
     pub(super) terminated: bool,
 }
 
-/// Why an incarnation is over.
+/// How an incarnation ended.
 pub(super) enum Exit {
-    /// It is not called again.
+    /// By a failure. No `shutdown`.
     Failed(Failure),
-    /// It may shut down: by order of the supervisor, to be started again.
+    /// By the supervisor, to be restarted. Calls `shutdown`.
     Suspended,
-    /// It may shut down, for good.
+    /// For good. Calls `shutdown`.
     Stopped,
-    /// For good, and not called again.
+    /// For good, by a kill. No `shutdown`.
     Killed,
 }
 
@@ -82,19 +82,19 @@ fn next_check(checks: &mut VecDeque<HealthDone>) -> Option<HealthDone> {
     std::iter::from_fn(|| checks.pop_front()).find(|done| !done.is_closed())
 }
 
-/// What an actor wakes up for.
+/// What an actor receives.
 enum Received {
-    /// A message, which is in flight now.
+    /// A message, now in flight.
     Message,
     Order(Control),
     /// A health check.
     Check(HealthDone),
-    /// No more messages: the mailbox was closed.
+    /// The mailbox is closed and empty.
     Drained,
 }
 
 impl<B: Blueprint> ActorTask<B> {
-    /// An actor without an incarnation yet.
+    /// A task without an incarnation.
     pub(crate) fn new(
         cell: Arc<Cell>,
         inbox: Inbox,
@@ -108,7 +108,7 @@ impl<B: Blueprint> ActorTask<B> {
         cell.metrics.actors.increment(1);
         Self {
             random: cell.services.random(),
-            // One that begins with the first incarnation.
+            // A placeholder until the first incarnation.
             interrupt: cell.ended.clone(),
             cell,
             inbox,
@@ -135,7 +135,7 @@ impl<B: Blueprint> ActorTask<B> {
         &self.cell
     }
 
-    /// Begins the next incarnation.
+    /// Starts the next incarnation.
     pub(crate) async fn start(&mut self) -> Result<B::Live, Failure> {
         let (blueprint, state) = (Arc::clone(&self.blueprint), self.state.clone());
         let live = self.begin(&blueprint, state).await.map_err(|error| Failure::Start(Arc::new(error)))?;
@@ -164,9 +164,9 @@ impl<B: Blueprint> ActorTask<B> {
         live
     }
 
-    /// Runs until the actor is stopped or given up, from a first incarnation or from waiting for the order to start.
+    /// Runs until the actor is stopped or given up. Without a first incarnation it waits for the order to start.
     ///
-    /// Rare steps are boxed: their futures would make each actor's future several times as large.
+    /// Rare steps are boxed, since their futures would make each actor's future several times as large.
     pub(crate) async fn run(mut self, first: Option<B::Live>) {
         let mut live = match first {
             Some(live) => Some(live),
@@ -185,7 +185,7 @@ impl<B: Blueprint> ActorTask<B> {
         }
     }
 
-    /// Takes messages and orders until the incarnation is over.
+    /// Handles messages and orders until the incarnation ends.
     async fn serve(&mut self, live: &mut B::Live) -> Exit {
         loop {
             match self.receive().await {
@@ -287,7 +287,7 @@ impl<B: Blueprint> ActorTask<B> {
             self.in_flight = None;
             return Ok(());
         }
-        // It lay in the mailbox while the actor went over to a version that takes less.
+        // An upgrade to a smaller `message_size` does not remove waiting messages.
         if let Err(reason @ Refusal::TooLarge { size, allowed }) = self.cell.mailbox.check_size(delivery.size()) {
             match reply {
                 Some(reply) => {
@@ -301,7 +301,7 @@ impl<B: Blueprint> ActorTask<B> {
         let asked = reply.is_some();
         let message = &delivery.message;
         let taken = self.cell.metrics.taken(|| self.inbox.messages.len());
-        // What this actor sends meanwhile is below a span of its own.
+        // Messages that the handler sends have this new span as parent.
         let trace = message.trace().map(|parent| Box::new(TraceContext { parent_id: self.random.u64(1..), ..*parent }));
         let hex = |number: Option<u128>| number.map(|number| field::display(format!("{number:x}")));
         let span = tracing::debug_span!(
@@ -312,7 +312,7 @@ impl<B: Blueprint> ActorTask<B> {
             span_id = hex(trace.as_ref().map(|trace| trace.parent_id.into())),
             parent_id = hex(message.trace().map(|trace| trace.parent_id.into())),
         );
-        // Entering and leaving a span costs something even where it is none. In a box, for there is room for one of them.
+        // Entering a span costs time even if it is disabled. Boxed, so that the future holds only one of the two.
         let handled = if span.is_disabled() {
             live.handle(message, trace, &mut reply, &self.interrupt).await
         } else {
@@ -344,7 +344,7 @@ impl<B: Blueprint> ActorTask<B> {
                     self.failed_attempts = Some((attempts, Arc::clone(&report)));
                 }
                 let attempts = self.failed_attempts.as_ref().map_or(0, |(attempts, _)| *attempts);
-                // One that is not asked is delivered again, as long as that is allowed.
+                // Redeliver a message without an asker until its attempts are used up.
                 if asked || attempts >= self.attempts_allowed || self.attempts_allowed == 1 {
                     self.dead_letter_in_flight(DeadReason::Interrupted);
                 }
@@ -353,7 +353,7 @@ impl<B: Blueprint> ActorTask<B> {
         }
     }
 
-    /// Puts the message in flight to the dead letters: as poison if it has crashed the actor, else for that reason.
+    /// Moves the message in flight to the dead letters: as poison if it has crashed the actor, else for `reason`.
     fn dead_letter_in_flight(&mut self, reason: DeadReason) {
         if let Some(Delivery { message, .. }) = self.in_flight.take() {
             let reason = match self.failed_attempts.take() {
@@ -368,7 +368,7 @@ impl<B: Blueprint> ActorTask<B> {
     fn answer(&mut self, reply: Option<ReplyTo>, asked: bool, handled: Handled) {
         if let Err(message) = &handled {
             self.cell.metrics.failures.increment(1);
-            // Nobody else hears of it.
+            // Log errors that reach no asker.
             if !asked || reply.is_none() {
                 self.unheard += 1;
                 if is_news(self.unheard) {
@@ -388,7 +388,7 @@ impl<B: Blueprint> ActorTask<B> {
         }
     }
 
-    /// Follows an order while an incarnation lives. Says why that is over, if it is.
+    /// Follows an order. Returns how the incarnation ended, if it did.
     async fn obey(&mut self, live: &mut B::Live, order: Control) -> Option<Exit> {
         if self.cell.is_killed() {
             return Some(Exit::Killed);
@@ -404,7 +404,7 @@ impl<B: Blueprint> ActorTask<B> {
             }
             Control::Suspend { order } => {
                 self.follow(order);
-                // One that drains ends for good all the same.
+                // A draining actor ends for good nevertheless.
                 if self.cell.state() == Lifecycle::Stopping {
                     return Some(Exit::Stopped);
                 }
@@ -412,7 +412,7 @@ impl<B: Blueprint> ActorTask<B> {
                 return Some(Exit::Suspended);
             }
             Control::Start { order } => {
-                // An upgrade was faster than its supervisor.
+                // An upgrade has started the incarnation before this order.
                 self.follow(order);
                 self.tell_supervisor(|| ChildEventKind::Started);
             }
@@ -431,7 +431,7 @@ impl<B: Blueprint> ActorTask<B> {
         None
     }
 
-    /// Asks the incarnation how it is. Says why that is over, if it is.
+    /// Runs a health check. Returns how the incarnation ended, if it did.
     async fn check(&mut self, live: &mut B::Live, done: HealthDone) -> Option<Exit> {
         match live.health(&self.interrupt).await {
             Ok(health) => _ = done.send(health),
@@ -451,7 +451,7 @@ impl<B: Blueprint> ActorTask<B> {
         }
     }
 
-    /// Takes no more messages.
+    /// Closes the mailbox.
     fn close(&mut self) {
         self.inbox.messages.close();
         self.cell.mailbox.close();
@@ -472,9 +472,9 @@ impl<B: Blueprint> ActorTask<B> {
         drop(self.cell.reply_subject.lock().take());
         self.give_up_all();
         let subscriptions = std::mem::take(&mut *self.cell.subscriptions.lock());
-        // They lock the broker when they are dropped.
+        // Dropping subscriptions locks the broker.
         drop(subscriptions);
-        // Fails if the name was deregistered before.
+        // Fails if the name is deregistered already.
         _ = self.cell.services.registry.deregister(&self.cell.address);
         self.cell.set_state(Lifecycle::Stopped);
         self.cell.metrics.actors.decrement(1);
@@ -483,7 +483,7 @@ impl<B: Blueprint> ActorTask<B> {
         self.cell.ended.cancel();
     }
 
-    /// Gives up all messages in the mailbox, and says whether there can be more.
+    /// Gives up all messages in the mailbox. Returns whether more can come.
     fn give_up_all(&mut self) -> TryRecvError {
         loop {
             match self.inbox.messages.try_recv() {
@@ -501,7 +501,7 @@ impl<B: Blueprint> ActorTask<B> {
 
     pub(super) fn tell_supervisor(&self, what: impl FnOnce() -> ChildEventKind) {
         if let Owner::Supervisor { child, order, events } = &self.owner {
-            // Fails when the supervisor is gone.
+            // Fails if the supervisor has ended.
             _ = events.send(ChildEvent { child: *child, order: *order, what: what() });
         }
     }
@@ -527,7 +527,7 @@ impl<B: Blueprint> ActorTask<B> {
     }
 }
 
-/// Also where the task is dropped with its runtime, or the spawning of it is given up half-way.
+/// For a task that is dropped with its runtime, or whose spawn is cancelled.
 impl<B: Blueprint> Drop for ActorTask<B> {
     fn drop(&mut self) {
         self.terminate();
@@ -552,7 +552,7 @@ mod tests {
         runtime::mailbox::{Delivery, ReplyTo},
     };
 
-    /// Does not start once it is let go.
+    /// Fails its start once notified.
     struct Refuses(Arc<Notify>);
 
     impl NativeActor for Refuses {
