@@ -1,4 +1,4 @@
-//! Which failures restart an actor, how soon, and how often. Plain data and arithmetic: nothing here runs anything.
+//! Which failures restart an actor, how soon, and how often. Plain data and arithmetic, without tasks or timers.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -12,53 +12,53 @@ use tokio::time::Instant;
 
 use crate::failure::report::Failure;
 
-/// Whether an actor is started again when it has ended, as Erlang/OTP has it.
+/// When an actor is restarted, as in Erlang/OTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Restart {
-    /// However it ended.
+    /// Always.
     #[default]
     Permanent,
-    /// Unless it ended by its own will: a guest that called `exit` with 0.
+    /// Unless the guest called `exit` with 0.
     Transient,
     /// Never.
     Temporary,
 }
 
-/// How an actor's failures are answered: the `[supervision]` table of a `Component.toml`.
+/// Decides about an actor's restarts: the `[supervision]` table of a `Component.toml`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RestartPolicy {
-    /// Whether it is started again.
+    /// Which failures restart it.
     pub restart: Restart,
-    /// Other answers for some kinds of crash.
+    /// Exceptions by kind of crash.
     pub on: BTreeMap<CrashClass, Directive>,
-    /// How often. An actor below a supervisor is held to the supervisor's instead.
+    /// How many restarts are permitted. Under a supervisor, the supervisor's intensity applies instead.
     pub intensity: Intensity,
-    /// How soon. An actor below a supervisor is held to the supervisor's instead.
+    /// The wait before a restart. Under a supervisor, the supervisor's back-off applies instead.
     pub backoff: Backoff,
 }
 
-/// The answer to one kind of crash.
+/// What follows one kind of crash.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Directive {
-    /// Whether the actor is started again.
+    /// Whether the actor is restarted.
     pub restart: Restart,
-    /// How soon, where that differs.
+    /// The wait before the restart. Default: the policy's.
     #[serde(default)]
     pub backoff: Option<Backoff>,
 }
 
-/// Restarts within a period after which a failure goes up: to the supervisor's supervisor, or, at the top, to whoever
-/// watches the system's events.
+/// How many restarts are permitted within a period. One more failure escalates to the parent supervisor; without a
+/// parent the actor or supervisor is given up, and the system's events say so.
 ///
-/// The period is time in which the restarted child runs. The wait of a back-off is no part of it, so that a crash loop
-/// ends however long its back-off is.
+/// Only time in which the restarted child runs counts towards the period. Back-off does not, so a crash loop ends
+/// however long its back-off is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Intensity {
-    /// Restarts that are permitted within the period. Default: 3.
+    /// Permitted restarts. Default: 3.
     pub restarts: u32,
     /// The period. Default: five seconds.
     #[serde(with = "humantime_serde")]
@@ -71,20 +71,20 @@ impl Default for Intensity {
     }
 }
 
-/// How long to wait before a restart: `first`, then each time `factor` times as long, up to `longest`. It begins anew
-/// after an incarnation that has lived for the intensity's period.
+/// How long to wait before a restart: `first`, then each time `factor` times as long, up to `longest`. It resets after
+/// an incarnation that has lived for the intensity's period.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Backoff {
-    /// Before the first restart. Default: ten milliseconds. Zero restarts at once.
+    /// The first wait. Zero restarts at once. Default: ten milliseconds.
     #[serde(with = "humantime_serde")]
     pub first: Duration,
-    /// How much longer each time. Default: 2.
+    /// The growth of each wait over the one before. Default: 2.
     pub factor: f64,
-    /// The longest. Default: ten seconds.
+    /// The longest wait. Default: ten seconds.
     #[serde(with = "humantime_serde")]
     pub longest: Duration,
-    /// By which part a wait is made longer or shorter at random, so that those who crashed together do not come back
+    /// The fraction of a wait by which it varies at random, so that actors that crashed together do not restart
     /// together. Default: 0.1.
     pub jitter: f64,
 }
@@ -96,11 +96,11 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// At once, always.
+    /// Restarts at once, always.
     pub const NONE: Self = Self { first: Duration::ZERO, factor: 1.0, longest: Duration::ZERO, jitter: 0.0 };
 
-    /// The least wait where the host has run short of something. Shortages do not count against the intensity, and would
-    /// be tried again at the speed of the processor.
+    /// The least wait after a shortage of the host. Shortages do not count against the intensity, so restarts without a
+    /// wait would spin.
     const SHORTAGE: Self =
         Self { first: Duration::from_millis(10), factor: 2.0, longest: Duration::from_secs(1), jitter: 0.1 };
 
@@ -108,7 +108,7 @@ impl Backoff {
     pub(crate) fn delay(&self, nth: u32, random: &mut fastrand::Rng) -> Duration {
         let grown = self.first.as_secs_f64() * self.factor.max(1.0).powf(f64::from(nth.saturating_sub(1)));
         let jitter = self.jitter.clamp(0.0, 1.0) * (2.0 * random.f64() - 1.0);
-        // `min` also where the power is infinite.
+        // `min` also handles an infinite power.
         let seconds = grown.min(self.longest.as_secs_f64()) * (1.0 + jitter);
         Duration::try_from_secs_f64(seconds).unwrap_or(self.longest)
     }
@@ -116,11 +116,11 @@ impl Backoff {
 
 /// What follows a failure.
 pub(crate) struct Reply {
-    /// Whether the actor is started again.
+    /// Whether the actor is restarted.
     pub(crate) restart: bool,
-    /// How soon, where the kind of crash says so.
+    /// The back-off of the kind of crash, if it has one.
     pub(crate) backoff: Option<Backoff>,
-    /// Whether it counts against the intensity. A shortage of the host does not.
+    /// Whether the failure counts against the intensity. A shortage of the host does not.
     pub(crate) counts: bool,
 }
 
@@ -155,14 +155,14 @@ impl RestartPolicy {
     }
 }
 
-/// The restarts of late, held against an [`Intensity`].
+/// Recent restarts, to enforce an [`Intensity`].
 #[derive(Debug)]
 pub(crate) struct History {
     intensity: Intensity,
     backoff: Backoff,
     random: fastrand::Rng,
     restarts: VecDeque<Restarted>,
-    /// Failures that followed each other without a quiet period between.
+    /// Consecutive failures without a quiet period between.
     in_a_row: u32,
     /// When the last restart was due.
     due: Option<Instant>,
@@ -172,8 +172,8 @@ pub(crate) struct History {
 #[derive(Debug)]
 struct Restarted {
     child: usize,
-    /// When its failure was, plus the time for which its child has waited since: only time in which a child runs takes a
-    /// restart out of the period, or a long back-off would hide a crash loop.
+    /// The time of the failure, plus the time its child has waited since. Only running time ages a restart, or a long
+    /// back-off would hide a crash loop.
     at: Instant,
 }
 
@@ -182,8 +182,8 @@ impl History {
         Self { intensity, backoff, random, restarts: VecDeque::new(), in_a_row: 0, due: None }
     }
 
-    /// Notes a failure of a child, by which some children wait. Says how long before the restart; `None` when it is one
-    /// too many.
+    /// Notes a child's failure, for which the children `waiting` wait. Returns the wait before the restart, or `None`
+    /// if the intensity is exceeded.
     pub(crate) fn note(
         &mut self,
         child: usize,
@@ -221,7 +221,7 @@ impl History {
         self.intensity
     }
 
-    /// A child is up, perhaps before its wait was over.
+    /// Notes that a child runs, perhaps before its wait was over.
     pub(crate) fn started(&mut self, child: usize, now: Instant) {
         for restart in &mut self.restarts {
             if restart.child == child {
@@ -236,7 +236,7 @@ impl History {
     }
 }
 
-/// `now + wait`, at most 30 years ahead: durations come from outside, and the sum must not overflow.
+/// `now + wait`, at most 30 years ahead. Durations come from embedders and guests, and the sum must not overflow.
 pub(crate) fn later(now: Instant, wait: Duration) -> Instant {
     const YEARS: Duration = Duration::from_secs(30 * 365 * 24 * 3_600);
     now.checked_add(wait.min(YEARS)).unwrap_or(now)
@@ -304,7 +304,7 @@ mod tests {
         assert_eq!(note(&mut history, at(4)), None);
         // A shortage does not count.
         assert!(history.note(0, 0..1, &SHORTAGE, at(4)).is_some());
-        // The first is out of the period, its waits left out.
+        // The first has left the period, waits not counted.
         assert_eq!(note(&mut history, at(5)), None);
         assert_eq!(note(&mut history, at(5) + Duration::from_millis(200)), Some(80));
         assert_eq!(note(&mut history, at(100)), Some(10));
@@ -334,7 +334,7 @@ mod tests {
         for _ in 0..100 {
             now += history.note(0, 0..1, &FAILURE, now).unwrap() + Duration::from_secs(5);
         }
-        // While one child waits, the period goes on for the others.
+        // One child's wait does not stop the period of the others.
         for child in 1..100 {
             assert!(history.note(child, child..child + 1, &FAILURE, now).is_some());
             now += minute + Duration::from_secs(5);

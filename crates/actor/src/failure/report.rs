@@ -1,4 +1,4 @@
-//! How an actor's incarnation ended: a crash with whose it was, or a start that failed.
+//! Why an incarnation ended: a crash, or a failed start.
 
 use std::{fmt, sync::Arc};
 
@@ -6,15 +6,15 @@ use airssys_wasm_isolation::{Crash, CrashKind, InstantiateError};
 use airssys_wasm_registry::{ActorAddress, ComponentId};
 use serde::{Deserialize, Serialize};
 
-/// A crash, and whose it was.
+/// A crash of an actor's incarnation.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct CrashReport {
     /// The actor.
     pub actor: ActorAddress,
-    /// Which of its incarnations, counted from 1. Each start, restart and upgrade is one.
+    /// The incarnation, counted from 1. Each start, restart and upgrade makes one.
     pub incarnation: u64,
-    /// What it was doing.
+    /// What the actor was doing.
     pub during: During,
     /// What went wrong.
     pub crash: Crash,
@@ -26,7 +26,7 @@ impl fmt::Display for CrashReport {
     }
 }
 
-// It shows the crash itself, and so has no source.
+// `Display` shows the crash, so there is no source.
 impl std::error::Error for CrashReport {}
 
 /// What an actor was doing.
@@ -34,11 +34,11 @@ impl std::error::Error for CrashReport {}
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum During {
-    /// Being instantiated: start code.
+    /// Instantiation, which runs the component's start code.
     Start,
     /// `init`.
     Init,
-    /// A message.
+    /// Handling a message.
     Message,
     /// `health`.
     Health,
@@ -67,55 +67,55 @@ impl fmt::Display for During {
 /// An error of the embedder's code.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// An incarnation did not come to life.
+/// An incarnation failed to start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// No sandbox could be made, through no fault of the component's code.
+    /// The sandbox could not be instantiated, through no fault of the component's code.
     #[error(transparent)]
     Instantiate(InstantiateError),
     /// The component crashed.
     #[error(transparent)]
     Crash(Arc<CrashReport>),
-    /// An export has another type than the contract.
+    /// An export's type differs from the contract's.
     #[error(transparent)]
     Contract(#[from] airssys_wasm_engine::ExportError),
-    /// The factory of the embedder's state came back with an error.
+    /// The factory of the embedder's state returned an error.
     #[error("the embedder's state was not made")]
     State(#[source] BoxError),
-    /// What the incarnation was to be given is larger than a message may be.
+    /// The configuration or state is larger than a message to the actor may be.
     #[error("the actor's {what} has {size} bytes, and a message to it may have {allowed}; raise `message_size`")]
     TooLarge {
         /// `config` or `state`.
         what: &'static str,
-        /// Its bytes.
+        /// Its size in bytes.
         size: u64,
-        /// Bytes it may have, the `message_size` of the component.
+        /// The largest size in bytes: the component's `message_size`.
         allowed: u64,
     },
-    /// The component's `init` came back with an error.
+    /// The component's `init` returned an error.
     #[error("`init` refused: {}", message.escape_debug())]
     Refused {
-        /// What the guest says.
+        /// The guest's error message.
         message: String,
     },
-    /// The component's `restore` came back with an error.
+    /// The component's `restore` returned an error.
     #[error("`restore` refused: {}", message.escape_debug())]
     RestoreRefused {
-        /// What the guest says.
+        /// The guest's error message.
         message: String,
     },
 }
 
-/// Bytes of a guest's text that go into the log.
+/// Bytes of a guest's text that are logged.
 pub(crate) const LONGEST_TEXT: usize = 4 << 10;
 
-/// A guest's text for the log: cut, and with control characters escaped.
+/// A guest's text for the log: truncated, control characters escaped.
 pub(crate) fn shown(text: &str) -> impl fmt::Display + '_ {
     text[..text.floor_char_boundary(LONGEST_TEXT)].escape_debug()
 }
 
-/// What a guest had a say in, already escaped, for the log: cut.
+/// Truncates text for the log that is already escaped.
 pub(crate) struct Short<T>(pub(crate) T);
 
 impl<T: fmt::Display> fmt::Display for Short<T> {
@@ -127,13 +127,13 @@ impl<T: fmt::Display> fmt::Display for Short<T> {
     }
 }
 
-/// Whether the `nth` of things that a guest can do without end is news: the first, and then ever fewer.
+/// Whether to log the `nth` repetition: the first, second, fourth, and so on. Guests must not flood the log.
 pub(crate) fn is_news(nth: u64) -> bool {
     nth.is_power_of_two()
 }
 
 impl Failure {
-    /// What kind of crash it is, if it is one.
+    /// The kind of crash, if the failure is one.
     pub(crate) fn kind(&self) -> Option<&CrashKind> {
         match self {
             Self::Crash(report) => Some(report.crash.kind()),
@@ -145,12 +145,12 @@ impl Failure {
         }
     }
 
-    /// Whether it was interrupted from outside: by a kill, or with a sibling.
+    /// Whether the host interrupted the incarnation: by a kill, or for a sibling's restart.
     pub(crate) fn is_cancelled(&self) -> bool {
         matches!(self.kind(), Some(CrashKind::Cancelled))
     }
 
-    /// Whether the host had run short of something, which is nobody's failure.
+    /// Whether the host was short of instances or memory, through no fault of the actor.
     pub(crate) fn is_shortage(&self) -> bool {
         matches!(self.kind(), Some(CrashKind::Budget { .. }))
             || matches!(self, Self::Start(error)
@@ -158,11 +158,11 @@ impl Failure {
     }
 }
 
-/// Why an incarnation is over.
+/// Why an incarnation ended.
 #[derive(Debug, Clone)]
 pub(crate) enum Failure {
     Crash(Arc<CrashReport>),
     Start(Arc<StartError>),
-    /// A supervisor whose children failed too often, and the failure that was one too many.
+    /// A supervisor's children exceeded its intensity, lastly by this failure.
     GaveUp(Option<Arc<(ComponentId, Self)>>),
 }
