@@ -305,10 +305,10 @@ impl AskError {
     }
 }
 
-/// Of the same registration, in the same system.
+/// Handles are equal if they lead to the same registration in the same system.
 impl PartialEq for ActorRef {
     fn eq(&self, other: &Self) -> bool {
-        // Addresses of two systems may be equal.
+        // Compare cells: addresses in two systems may be equal.
         Arc::ptr_eq(&self.0, &other.0)
     }
 }

@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::CrashReport;
 
-/// A message that was taken and not handled.
+/// A message that was accepted and not handled.
 ///
-/// Written and read again, the message has lost its deadline and a crash the error of a host function.
+/// Serialization drops the message's deadline, and the host function's error of a crash.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct DeadLetter {
@@ -25,14 +25,14 @@ pub struct DeadLetter {
     pub to: ActorAddress,
     /// The message.
     pub message: MessageEnvelope,
-    /// Why it is here.
+    /// Why it was not handled.
     #[serde(flatten)]
     pub reason: DeadReason,
     /// When it became a dead letter.
     pub since: SystemTime,
 }
 
-/// Why a message is among the dead letters.
+/// Why a message is a dead letter.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "reason", rename_all = "kebab-case")]
 #[non_exhaustive]

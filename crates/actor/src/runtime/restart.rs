@@ -48,7 +48,7 @@ impl<B: Blueprint> ActorTask<B> {
 
     /// Makes the next incarnation, unless the actor ends.
     pub(super) async fn next(&mut self, mut exit: Exit) -> Option<B::Live> {
-        // Whether a supervisor waits to hear of the start.
+        // Whether a supervisor has ordered the start and waits for its event.
         let mut ordered = false;
         loop {
             // A crash ends a drain; the remaining messages go to the dead letters.
@@ -100,7 +100,7 @@ impl<B: Blueprint> ActorTask<B> {
                     Err(failure) => {
                         exit = Exit::Failed(failure);
                         ordered = true;
-                        // One that fails at once, without end, leaves the worker to others in between.
+                        // Yield, so that starts that fail at once do not block the worker.
                         tokio::task::yield_now().await;
                     }
                 },
@@ -108,7 +108,7 @@ impl<B: Blueprint> ActorTask<B> {
         }
     }
 
-    /// Goes back to the version before, whatever the policy, if this failure is that of a version on probation.
+    /// Rolls back a version on probation that failed, whatever the policy. Returns whether it did.
     fn roll_back(&mut self, failure: &Failure) -> bool {
         if failure.is_cancelled() || failure.is_shortage() {
             return false;
@@ -241,7 +241,7 @@ mod tests {
         told.recv().await.unwrap()
     }
 
-    /// An actor below a supervisor, and a version of it on probation.
+    /// A supervised actor with a version on probation.
     async fn on_probation(version: Start) -> (Scene, mpsc::UnboundedReceiver<ChildEvent>) {
         let (scene, mut task, told) = Scene::new(4, Start::Lives);
         let live = task.start().await.unwrap_or_else(|_| panic!("told to live"));
@@ -280,7 +280,7 @@ mod tests {
         assert!(matches!(next(&mut told).await.what, ChildEventKind::Failed(_)));
         let mut seen = std::iter::from_fn(|| events.try_recv().ok());
         assert!(!seen.any(|event| matches!(event, SystemEvent::RolledBack { .. })));
-        // It is on probation still, and fails by itself.
+        // The version is still on probation, and its own failure rolls it back.
         scene.cell.orders.give(Control::Start { order: 1 });
         assert!(matches!(next(&mut told).await.what, ChildEventKind::Started));
         assert!(matches!(events.recv().await.unwrap(), SystemEvent::RolledBack { .. }));

@@ -48,11 +48,11 @@ pub(crate) struct ActorTask<B: Blueprint> {
     pub(super) probation: Option<Probation>,
     /// State for the next incarnation to restore.
     pub(super) state: Option<Bytes>,
-    /// The message being handled, or to be redelivered.
+    /// The message in flight: being handled, about to be, or to be redelivered.
     pub(super) in_flight: Option<Delivery>,
-    /// Whether a handler was called with it.
+    /// Whether handling of the message in flight has begun.
     pub(super) attempted: bool,
-    /// How often that message crashed the actor, and the last of the crashes.
+    /// Crashes over the message in flight, and the last of them.
     pub(super) failed_attempts: Option<(u32, Arc<CrashReport>)>,
     /// Handler errors without an asker.
     pub(super) unheard: u64,
@@ -217,14 +217,14 @@ impl<B: Blueprint> ActorTask<B> {
         }
     }
 
-    /// Orders first, those included that were given before the message in flight was sent; then health checks and messages
-    /// in turn. An idle actor listens to all of them.
+    /// Receives orders first, then health checks and messages in turn. Orders given before a message was sent come
+    /// before it, even if the message is taken out of the mailbox first.
     async fn receive(&mut self) -> Received {
         let Self { cell, inbox: Inbox { messages, orders }, in_flight, attempted, checks, checked, .. } = self;
         poll_fn(|cx| {
             loop {
-                // Never `None`: the cell holds a sender. Unconstrained: orders come first even where a message has used up
-                // the task's budget.
+                // Never `None`: the cell holds a sender. `unconstrained`, so that orders come first even if messages
+                // have used up the task's budget.
                 while cell.orders.pending()
                     && let Poll::Ready(Some(order)) = pin!(unconstrained(orders.recv())).poll(cx)
                 {
@@ -250,7 +250,7 @@ impl<B: Blueprint> ActorTask<B> {
                         continue;
                     }
                     Poll::Ready(None) => return Poll::Ready(Received::Drained),
-                    // Not waited for: a sender that has reserved a slot, and may never be polled.
+                    // Do not wait for senders that have reserved a slot: they may never be polled.
                     Poll::Pending if messages.is_closed() && messages.is_empty() => {
                         return Poll::Ready(Received::Drained);
                     }
@@ -457,7 +457,7 @@ impl<B: Blueprint> ActorTask<B> {
         self.cell.mailbox.close();
     }
 
-    /// Closes the mailbox, resolves all askers, and takes back name and subscriptions.
+    /// Closes the mailbox, fails pending asks, and removes name and subscriptions.
     fn terminate(&mut self) {
         if std::mem::replace(&mut self.terminated, true) {
             return;
@@ -527,7 +527,7 @@ impl<B: Blueprint> ActorTask<B> {
     }
 }
 
-/// For a task that is dropped with its runtime, or whose spawn is cancelled.
+/// Ends the actor, also if the task is dropped with its runtime or its spawn is cancelled.
 impl<B: Blueprint> Drop for ActorTask<B> {
     fn drop(&mut self) {
         self.terminate();
