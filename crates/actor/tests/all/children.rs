@@ -3,20 +3,11 @@
 use std::time::Duration;
 
 use airssys_wasm_actor::{
-    ActorRef, ActorSystem, Backoff, ChildError, Intensity, Lifecycle, NativeSpec, Restart, RestartPolicy, SpawnError,
-    StartError, Strategy, SupervisorPolicy, SupervisorRef, SupervisorSpec,
+    ActorRef, ActorSystem, Backoff, ChildError, Lifecycle, NativeSpec, Restart, RestartPolicy, SpawnError, StartError,
+    Strategy, SupervisorPolicy, SupervisorRef, SupervisorSpec,
 };
 
-use crate::support::{ACTOR, Probe, ask, id, settle, spec, system};
-
-fn policy(strategy: Strategy) -> SupervisorPolicy {
-    SupervisorPolicy {
-        strategy,
-        backoff: Backoff::NONE,
-        intensity: Intensity { restarts: 3, within: Duration::from_secs(5) },
-        ..SupervisorPolicy::default()
-    }
-}
+use crate::support::{ACTOR, Probe, ask, id, policy, settle, spec, system};
 
 async fn supervisor(system: &ActorSystem, strategy: Strategy, children: &[&str]) -> SupervisorRef {
     let spec = SupervisorSpec::new(id("family"), policy(strategy));

@@ -9,7 +9,7 @@ use airssys_wasm_actor::{
 use airssys_wasm_isolation::CrashClass;
 use tokio::time::Instant;
 
-use crate::support::{ACTOR, Probe, Shared, ask, id, settle, spec, system};
+use crate::support::{ACTOR, Probe, Shared, ask, id, policy, settle, spec, system};
 
 /// Waits, in paused time, until all that can happen at once has happened.
 async fn crash(actor: &ActorRef) {
@@ -200,15 +200,6 @@ struct Family {
     system: ActorSystem,
     supervisor: airssys_wasm_actor::SupervisorRef,
     children: Vec<ActorRef>,
-}
-
-fn policy(strategy: Strategy) -> SupervisorPolicy {
-    SupervisorPolicy {
-        strategy,
-        backoff: Backoff::NONE,
-        intensity: Intensity { restarts: 3, within: Duration::from_secs(5) },
-        ..SupervisorPolicy::default()
-    }
 }
 
 fn child(name: &str) -> (NativeSpec<Probe>, Shared) {

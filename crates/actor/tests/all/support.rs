@@ -9,7 +9,7 @@ use std::{
 
 use airssys_wasm_actor::{
     ActorRef, ActorSpec, ActorState, ActorSystem, AskError, Backoff, Capabilities, Intensity, NativeActor,
-    NativeContext, NativeSpec, RestartPolicy, SystemConfig,
+    NativeContext, NativeSpec, RestartPolicy, Strategy, SupervisorPolicy, SystemConfig,
 };
 use airssys_wasm_engine::{EngineConfig, LoadedComponent, PoolConfig, Profile, WasmEngine};
 use airssys_wasm_fixtures as fixtures;
@@ -157,5 +157,15 @@ impl NativeActor for Probe {
             _ => {}
         }
         Ok(Some(message.payload().clone()))
+    }
+}
+
+/// A supervisor's policy: restarts at once, at most three within 5 s.
+pub(crate) fn policy(strategy: Strategy) -> SupervisorPolicy {
+    SupervisorPolicy {
+        strategy,
+        backoff: Backoff::NONE,
+        intensity: Intensity { restarts: 3, within: Duration::from_secs(5) },
+        ..SupervisorPolicy::default()
     }
 }
