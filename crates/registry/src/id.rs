@@ -159,7 +159,8 @@ impl Serialize for ComponentId {
 
 impl<'de> Deserialize<'de> for ComponentId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::new(&Cow::<str>::deserialize(deserializer)?).map_err(de::Error::custom)
+        let text = Cow::<str>::deserialize(deserializer)?;
+        Self::new(&text).map_err(|error| de::Error::custom(format_args!("{text:?}: {error}")))
     }
 }
 

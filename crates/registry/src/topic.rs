@@ -251,7 +251,7 @@ impl FromStr for TopicPattern {
     }
 }
 
-/// As text, which is checked when it is read.
+/// As text, which is checked when it is read; the error quotes it.
 macro_rules! as_text {
     ($($type:ident),*) => {$(
         impl Serialize for $type {
@@ -262,7 +262,8 @@ macro_rules! as_text {
 
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                Self::new(&Cow::<str>::deserialize(deserializer)?).map_err(de::Error::custom)
+                let text = Cow::<str>::deserialize(deserializer)?;
+                Self::new(&text).map_err(|error| de::Error::custom(format_args!("{text:?}: {error}")))
             }
         }
     )*};

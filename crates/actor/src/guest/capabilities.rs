@@ -23,10 +23,8 @@ pub struct Capabilities {
     /// Names it may ask.
     pub request: Vec<NamePattern>,
     /// Topics it may publish to.
-    #[serde(deserialize_with = "patterns")]
     pub publish: Vec<TopicPattern>,
     /// Topics it may subscribe to, and patterns that one of these covers.
-    #[serde(deserialize_with = "patterns")]
     pub subscribe: Vec<TopicPattern>,
     /// Most subscriptions at a time. Default: 64.
     pub subscriptions: u32,
@@ -129,18 +127,9 @@ impl FromStr for NamePattern {
 
 impl<'de> Deserialize<'de> for NamePattern {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        parsed(&String::deserialize(deserializer)?)
+        let text = String::deserialize(deserializer)?;
+        Self::new(&text).map_err(|error| de::Error::custom(format_args!("{text:?}: {error}")))
     }
-}
-
-/// Parses text; the error quotes it.
-pub(crate) fn parsed<T: FromStr<Err: fmt::Display>, E: de::Error>(text: &str) -> Result<T, E> {
-    text.parse().map_err(|error| E::custom(format_args!("{text:?}: {error}")))
-}
-
-/// Deserializes topic patterns from a list of text.
-pub(crate) fn patterns<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<TopicPattern>, D::Error> {
-    Vec::<String>::deserialize(deserializer)?.iter().map(|text| parsed(text)).collect()
 }
 
 #[cfg(test)]

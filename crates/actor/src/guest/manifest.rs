@@ -11,11 +11,10 @@ use airssys_wasm_engine::{LinkError, LoadError, Profile};
 use airssys_wasm_isolation::{SandboxManifest, SandboxSpec};
 use airssys_wasm_limits::{ByteSize, ManifestError, QuotaError};
 use airssys_wasm_registry::{ComponentId, TopicPattern};
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, de};
 
 use crate::{
     ActorSpec, ActorState, Capabilities, Recycle, RestartPolicy,
-    guest::capabilities::{parsed, patterns},
     runtime::options::{DEFAULT_MAILBOX, DEFAULT_MAILBOX_BYTES, DEFAULT_MAILBOX_SHARES},
 };
 
@@ -41,7 +40,6 @@ pub struct ActorManifest {
 #[non_exhaustive]
 pub struct ComponentTable {
     /// The actor's name.
-    #[serde(deserialize_with = "id")]
     pub name: ComponentId,
     /// The component's file, relative to the `Component.toml`. Default: the only `.wasm` file next to it.
     #[serde(default)]
@@ -62,10 +60,10 @@ pub struct ComponentTable {
     #[serde(default)]
     pub recycle: Recycle,
     /// Subscriptions from the start.
-    #[serde(default, deserialize_with = "patterns")]
+    #[serde(default)]
     pub subscriptions: Vec<TopicPattern>,
     /// Actors that must exist before it, and are stopped after it.
-    #[serde(default, deserialize_with = "ids")]
+    #[serde(default)]
     pub depends_on: Vec<ComponentId>,
 }
 
@@ -79,14 +77,6 @@ fn mailbox_bytes() -> ByteSize {
 
 fn mailbox_shares() -> NonZeroU32 {
     DEFAULT_MAILBOX_SHARES
-}
-
-fn id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ComponentId, D::Error> {
-    parsed(&String::deserialize(deserializer)?)
-}
-
-fn ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<ComponentId>, D::Error> {
-    Vec::<String>::deserialize(deserializer)?.iter().map(|text| parsed(text)).collect()
 }
 
 /// A component could not be loaded from its `Component.toml`.
