@@ -65,7 +65,7 @@ const PLANTS: &[Plant] = &[
     Plant {
         name: "5 % more work",
         edit: Edit {
-            file: "benches/execution.rs",
+            file: "benches/suite/execution.rs",
             from: "const STEPS: u32 = 10_000;",
             to: "const STEPS: u32 = 10_500;",
         },
@@ -76,7 +76,7 @@ const PLANTS: &[Plant] = &[
     Plant {
         name: "20 % more work",
         edit: Edit {
-            file: "benches/execution.rs",
+            file: "benches/suite/execution.rs",
             from: "const VALUES: u32 = 10_000;",
             to: "const VALUES: u32 = 12_000;",
         },
@@ -86,7 +86,7 @@ const PLANTS: &[Plant] = &[
     },
     Plant {
         name: "20 % more to compile",
-        edit: Edit { file: "benches/instantiation.rs", from: "(\"10kb\", 10_000)", to: "(\"10kb\", 12_000)" },
+        edit: Edit { file: "benches/suite/instantiation.rs", from: "(\"10kb\", 10_000)", to: "(\"10kb\", 12_000)" },
         shows_in: &["instantiation/size_scaling/10kb"],
         is_found: is_slower,
         goal: 1.0,

@@ -1,9 +1,7 @@
 //! Instantiation: from nothing, from an engine, by code size, and from a linked component.
 
-#![expect(clippy::unwrap_used, reason = "a benchmark that cannot be set up has nothing to measure")]
-
 use airssys_wasm_benches::{
-    Measure, Reading,
+    Measure, Reading, Suite,
     guests::{self, binary, config, engine},
     timed_async,
 };
@@ -23,45 +21,43 @@ use wasmtime::{
     component::{Component, Linker},
 };
 
-fn main() -> anyhow::Result<()> {
-    airssys_wasm_benches::main(|suite| {
-        suite
-            .bench("instantiation/cold_start/minimal_component", || {
-                timed_async(binary(MINIMAL), async |bytes| {
-                    let engine = WasmEngine::new(EngineConfig::default().compile_in_process()).unwrap();
-                    from_bytes(&engine, bytes, 42).await;
-                })
+pub(crate) fn describe(suite: &mut Suite) {
+    suite
+        .bench("instantiation/cold_start/minimal_component", || {
+            timed_async(binary(MINIMAL), async |bytes| {
+                let engine = WasmEngine::new(EngineConfig::default().compile_in_process()).unwrap();
+                from_bytes(&engine, bytes, 42).await;
             })
-            .target("guide", Duration::from_millis(10))
-            .twin("raw", None, || {
-                timed_async((binary(MINIMAL), config()), async |state: &mut (Vec<u8>, Config)| {
-                    raw_from_bytes(&Engine::new(&state.1).unwrap(), &state.0, 42).await;
-                })
-            });
-        suite
-            .bench("instantiation/warm_start/minimal_component", || warm(MINIMAL.to_owned(), 42))
-            .target("guide", Duration::from_millis(1))
-            .twin("raw", None, || raw_warm(MINIMAL.to_owned(), 42));
-        for (name, bytes) in [("1kb", 1_000), ("10kb", 10_000), ("100kb", 100_000)] {
-            let functions = (bytes / 35) as i32;
-            suite.bench(&format!("instantiation/size_scaling/{name}"), move || warm(with_code(bytes), functions)).twin(
-                "raw",
-                None,
-                move || raw_warm(with_code(bytes), functions),
-            );
-        }
-        suite
-            .bench("instantiation/prelinked/minimal_component", || {
-                timed_async(guests::spec(MINIMAL), async |spec| drop(spec.instantiate(()).await.unwrap()))
+        })
+        .target("guide", Duration::from_millis(10))
+        .twin("raw", None, || {
+            timed_async((binary(MINIMAL), config()), async |state: &mut (Vec<u8>, Config)| {
+                raw_from_bytes(&Engine::new(&state.1).unwrap(), &state.0, 42).await;
             })
-            .twin("raw", None, || {
-                timed_async(guests::raw(MINIMAL), async |pre| {
-                    let mut store = guests::store(pre.engine());
-                    pre.instantiate_async(&mut store).await.unwrap();
-                })
-            });
-        suite.reading("instantiation/neighbour_delay", neighbour_delay);
-    })
+        });
+    suite
+        .bench("instantiation/warm_start/minimal_component", || warm(MINIMAL.to_owned(), 42))
+        .target("guide", Duration::from_millis(1))
+        .twin("raw", None, || raw_warm(MINIMAL.to_owned(), 42));
+    for (name, bytes) in [("1kb", 1_000), ("10kb", 10_000), ("100kb", 100_000)] {
+        let functions = (bytes / 35) as i32;
+        suite.bench(&format!("instantiation/size_scaling/{name}"), move || warm(with_code(bytes), functions)).twin(
+            "raw",
+            None,
+            move || raw_warm(with_code(bytes), functions),
+        );
+    }
+    suite
+        .bench("instantiation/prelinked/minimal_component", || {
+            timed_async(guests::spec(MINIMAL), async |spec| drop(spec.instantiate(()).await.unwrap()))
+        })
+        .twin("raw", None, || {
+            timed_async(guests::raw(MINIMAL), async |pre| {
+                let mut store = guests::store(pre.engine());
+                pre.instantiate_async(&mut store).await.unwrap();
+            })
+        });
+    suite.reading("instantiation/neighbour_delay", neighbour_delay);
 }
 
 fn warm(component: String, expected: i32) -> Measure {

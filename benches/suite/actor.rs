@@ -3,8 +3,6 @@
 //!
 //! On one worker all runs on one thread; on two, the client is a task among the others.
 
-#![expect(clippy::unwrap_used, reason = "a benchmark that cannot be set up has nothing to measure")]
-
 use std::{
     process::Command,
     sync::{
@@ -38,28 +36,20 @@ use tokio::{
 };
 use tracing::{Level, subscriber::with_default};
 
-fn main() -> anyhow::Result<()> {
-    let arguments: Vec<_> = std::env::args().collect();
-    if let [_, flag, guest, live, messages] = arguments.as_slice()
-        && [OURS, PLAIN].contains(&flag.as_str())
-    {
-        return probe(flag, guest, live.parse()?, messages.parse()?);
+pub(crate) fn describe(suite: &mut Suite) {
+    for workers in [Workers::One, Workers::Two] {
+        ask(suite, workers);
+        tell(suite, workers);
+        spawn(suite, workers);
+        restart(suite, workers);
+        upgrade(suite, workers);
     }
-    airssys_wasm_benches::main(|suite| {
-        for workers in [Workers::One, Workers::Two] {
-            ask(suite, workers);
-            tell(suite, workers);
-            spawn(suite, workers);
-            restart(suite, workers);
-            upgrade(suite, workers);
-        }
-        throughput(suite);
-        capabilities(suite);
-        observability(suite);
-        suite.reading("actor/latency", latency);
-        suite.reading("actor/neighbour", neighbour);
-        suite.reading("actor/density", density);
-    })
+    throughput(suite);
+    capabilities(suite);
+    observability(suite);
+    suite.reading("actor/latency", latency);
+    suite.reading("actor/neighbour", neighbour);
+    suite.reading("actor/density", density);
 }
 
 #[derive(Clone, Copy)]
@@ -791,7 +781,13 @@ const PLAIN: &str = "--live-plain";
 const SMALLEST: &str = "smallest";
 const RUST: &str = "rust";
 
-fn probe(kind: &str, guest: &str, live: usize, messages: u64) -> anyhow::Result<()> {
+/// What a process of its own is started for, if these are the arguments of one.
+pub(crate) fn probe(arguments: &[String]) -> Option<anyhow::Result<()>> {
+    let [kind, guest, live, messages] = arguments else { return None };
+    [OURS, PLAIN].contains(&&kind[..]).then(|| live_actors(kind, guest, live.parse()?, messages.parse()?))
+}
+
+fn live_actors(kind: &str, guest: &str, live: usize, messages: u64) -> anyhow::Result<()> {
     let engine = WasmEngine::new(EngineConfig::large().compile_in_process())?;
     let bytes = if guest == SMALLEST { wat::parse_str(SMALLEST_ACTOR)? } else { ECHO_ACTOR.to_vec() };
     let guest: &Guest = Box::leak(Box::new(Guest::new(&engine, &bytes)));

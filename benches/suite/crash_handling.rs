@@ -1,7 +1,5 @@
 //! Crash handling: calls that go well, traps, cleanup, and being ready again.
 
-#![expect(clippy::unwrap_used, reason = "a benchmark that cannot be set up has nothing to measure")]
-
 use std::time::{Duration, Instant};
 
 use airssys_wasm_benches::{
@@ -15,64 +13,62 @@ use airssys_wasm_isolation::{CrashKind, SandboxSpec, TrapCode};
 use airssys_wasm_limits::ResourceLimits;
 use wasmtime::{Store, Trap, component::InstancePre};
 
-fn main() -> anyhow::Result<()> {
-    airssys_wasm_benches::main(|suite| {
-        suite.bench("crash_handling/normal_execution/successful_execution", || succeed(guests::spec(TRAPS))).twin(
-            "raw",
-            None,
-            || timed_async(guests::raw(TRAPS), async |pre| drop(raw_call(pre, "ok").await)),
-        );
-        suite
-            .bench("crash_handling/trap_detection/trap_categorization", || {
-                timed_async(guests::spec(TRAPS), async |spec| trap(spec).await)
+pub(crate) fn describe(suite: &mut Suite) {
+    suite.bench("crash_handling/normal_execution/successful_execution", || succeed(guests::spec(TRAPS))).twin(
+        "raw",
+        None,
+        || timed_async(guests::raw(TRAPS), async |pre| drop(raw_call(pre, "ok").await)),
+    );
+    suite
+        .bench("crash_handling/trap_detection/trap_categorization", || {
+            timed_async(guests::spec(TRAPS), async |spec| trap(spec).await)
+        })
+        .twin("raw", None, || timed_async(guests::raw(TRAPS), async |pre| drop(raw_trap(pre).await)));
+    suite
+        .bench("crash_handling/trap_detection/classify", || {
+            let quota = guests::spec(TRAPS).quota().clone();
+            let (_store, error) = guests::now(raw_trap(&guests::raw(TRAPS)));
+            timed(move || CrashKind::of_call(&error, &quota))
+        })
+        .target("goal; guide: trap categorization", Duration::from_nanos(100));
+    cleanup(suite);
+    suite
+        .bench("crash_handling/recovery_latency/recovery_after_crash", || {
+            timed_async(guests::spec(TRAPS), async |spec| {
+                trap(spec).await;
+                ready(spec).await;
             })
-            .twin("raw", None, || timed_async(guests::raw(TRAPS), async |pre| drop(raw_trap(pre).await)));
-        suite
-            .bench("crash_handling/trap_detection/classify", || {
-                let quota = guests::spec(TRAPS).quota().clone();
-                let (_store, error) = guests::now(raw_trap(&guests::raw(TRAPS)));
-                timed(move || CrashKind::of_call(&error, &quota))
+        })
+        .target("guide", Duration::from_millis(10))
+        .twin("raw", 1.3, || {
+            timed_async(guests::raw(TRAPS), async |pre| {
+                drop(raw_trap(pre).await);
+                drop(raw_call(pre, "ok").await);
             })
-            .target("goal; guide: trap categorization", Duration::from_nanos(100));
-        cleanup(suite);
-        suite
-            .bench("crash_handling/recovery_latency/recovery_after_crash", || {
-                timed_async(guests::spec(TRAPS), async |spec| {
-                    trap(spec).await;
-                    ready(spec).await;
-                })
+        });
+    suite
+        .bench("crash_handling/fuel_exhaustion/fuel_trap_handling", || {
+            let template = guests::template(engine(), SPIN, Profile::Metered);
+            let limits = ResourceLimits { fuel: Some(FUEL), ..guests::limits() };
+            let spec = SandboxSpec::new(template, limits).unwrap();
+            timed_async(spec, async |spec| {
+                let mut sandbox = spec.instantiate(()).await.unwrap();
+                let spin = sandbox.typed::<(), ()>(&spec.export("spin").unwrap()).unwrap();
+                let crash = sandbox.call(&spin, ()).await.unwrap_err();
+                assert_eq!(*crash.kind(), CrashKind::OutOfFuel { allowed: FUEL });
             })
-            .target("guide", Duration::from_millis(10))
-            .twin("raw", 1.3, || {
-                timed_async(guests::raw(TRAPS), async |pre| {
-                    drop(raw_trap(pre).await);
-                    drop(raw_call(pre, "ok").await);
-                })
-            });
-        suite
-            .bench("crash_handling/fuel_exhaustion/fuel_trap_handling", || {
-                let template = guests::template(engine(), SPIN, Profile::Metered);
-                let limits = ResourceLimits { fuel: Some(FUEL), ..guests::limits() };
-                let spec = SandboxSpec::new(template, limits).unwrap();
-                timed_async(spec, async |spec| {
-                    let mut sandbox = spec.instantiate(()).await.unwrap();
-                    let spin = sandbox.typed::<(), ()>(&spec.export("spin").unwrap()).unwrap();
-                    let crash = sandbox.call(&spin, ()).await.unwrap_err();
-                    assert_eq!(*crash.kind(), CrashKind::OutOfFuel { allowed: FUEL });
-                })
+        })
+        .twin("raw", None, || {
+            let metered = engine().wasmtime(Profile::Metered).unwrap();
+            timed_async(guests::pre(metered, SPIN), async |pre| {
+                let mut store = guests::store(pre.engine());
+                store.set_fuel(FUEL).unwrap();
+                let instance = pre.instantiate_async(&mut store).await.unwrap();
+                let spin = instance.get_typed_func::<(), ()>(&mut store, "spin").unwrap();
+                let error = spin.call_async(&mut store, ()).await.unwrap_err();
+                assert_eq!(error.downcast_ref(), Some(&Trap::OutOfFuel));
             })
-            .twin("raw", None, || {
-                let metered = engine().wasmtime(Profile::Metered).unwrap();
-                timed_async(guests::pre(metered, SPIN), async |pre| {
-                    let mut store = guests::store(pre.engine());
-                    store.set_fuel(FUEL).unwrap();
-                    let instance = pre.instantiate_async(&mut store).await.unwrap();
-                    let spin = instance.get_typed_func::<(), ()>(&mut store, "spin").unwrap();
-                    let error = spin.call_async(&mut store, ()).await.unwrap_err();
-                    assert_eq!(error.downcast_ref(), Some(&Trap::OutOfFuel));
-                })
-            });
-    })
+        });
 }
 
 /// Little, so that the trap is what is measured.

@@ -1,7 +1,5 @@
 //! Memory: what instances of different sizes and numbers take, in time and in bytes, and what the limit costs.
 
-#![expect(clippy::unwrap_used, reason = "a benchmark that cannot be set up has nothing to measure")]
-
 use std::{
     process::Command,
     time::{Duration, Instant},
@@ -19,54 +17,42 @@ use airssys_wasm_measurements::process;
 use anyhow::Context;
 use wasmtime::{Store, component::InstancePre};
 
-fn main() -> anyhow::Result<()> {
-    let arguments: Vec<_> = std::env::args().collect();
-    if let [_, flag, live] = arguments.as_slice()
-        && flag == PROBE
-    {
-        return probe(live.parse()?);
+pub(crate) fn describe(suite: &mut Suite) {
+    for (name, pages) in [("64kb", 1), ("512kb", 8), ("1mb", 16), ("2mb", 32)] {
+        suite
+            .bench(&format!("memory/footprint/{name}"), move || {
+                timed_async(guests::spec(&with_memory(pages)), async |spec| one(spec).await)
+            })
+            .twin("raw", None, move || timed_async(guests::raw(&with_memory(pages)), async |pre| raw_one(pre).await));
     }
-    airssys_wasm_benches::main(|suite| {
-        for (name, pages) in [("64kb", 1), ("512kb", 8), ("1mb", 16), ("2mb", 32)] {
-            suite
-                .bench(&format!("memory/footprint/{name}"), move || {
-                    timed_async(guests::spec(&with_memory(pages)), async |spec| one(spec).await)
+    for n in [1, 10, 50] {
+        suite
+            .bench(&format!("memory/scaling/{n}_components"), move || {
+                concurrently(n, guests::spec(MINIMAL), |spec| async move { one(&spec).await })
+            })
+            .twin("raw", None, move || concurrently(n, guests::raw(MINIMAL), |pre| async move { raw_one(&pre).await }));
+    }
+    for n in [1, 5, 10, 25, 50] {
+        suite
+            .bench(&format!("memory/linear_scaling/{n}_sequential"), move || {
+                timed_async(guests::spec(MINIMAL), async move |spec| {
+                    let mut live = Vec::with_capacity(n);
+                    for _ in 0..n {
+                        live.push(one(spec).await);
+                    }
                 })
-                .twin("raw", None, move || {
-                    timed_async(guests::raw(&with_memory(pages)), async |pre| raw_one(pre).await)
-                });
-        }
-        for n in [1, 10, 50] {
-            suite
-                .bench(&format!("memory/scaling/{n}_components"), move || {
-                    concurrently(n, guests::spec(MINIMAL), |spec| async move { one(&spec).await })
+            })
+            .twin("raw", None, move || {
+                timed_async(guests::raw(MINIMAL), async move |pre| {
+                    let mut live = Vec::with_capacity(n);
+                    for _ in 0..n {
+                        live.push(raw_one(pre).await);
+                    }
                 })
-                .twin("raw", None, move || {
-                    concurrently(n, guests::raw(MINIMAL), |pre| async move { raw_one(&pre).await })
-                });
-        }
-        for n in [1, 5, 10, 25, 50] {
-            suite
-                .bench(&format!("memory/linear_scaling/{n}_sequential"), move || {
-                    timed_async(guests::spec(MINIMAL), async move |spec| {
-                        let mut live = Vec::with_capacity(n);
-                        for _ in 0..n {
-                            live.push(one(spec).await);
-                        }
-                    })
-                })
-                .twin("raw", None, move || {
-                    timed_async(guests::raw(MINIMAL), async move |pre| {
-                        let mut live = Vec::with_capacity(n);
-                        for _ in 0..n {
-                            live.push(raw_one(pre).await);
-                        }
-                    })
-                });
-        }
-        growth(suite);
-        suite.reading("memory/resident, memory/virtual", bytes);
-    })
+            });
+    }
+    growth(suite);
+    suite.reading("memory/resident, memory/virtual", bytes);
 }
 
 /// A component that was instantiated and called.
@@ -213,8 +199,14 @@ fn bytes(quick: bool) -> anyhow::Result<Vec<Reading>> {
     Ok(readings)
 }
 
+/// What a process of its own is started for, if these are the arguments of one.
+pub(crate) fn probe(arguments: &[String]) -> Option<anyhow::Result<()>> {
+    let [flag, live] = arguments else { return None };
+    (flag == PROBE).then(|| live_components(live.parse()?))
+}
+
 /// Makes so many components, calls each, and prints what each of them added to the process.
-fn probe(live: usize) -> anyhow::Result<()> {
+fn live_components(live: usize) -> anyhow::Result<()> {
     let config = if live > 1_000 {
         EngineConfig::large().compile_in_process()
     } else {

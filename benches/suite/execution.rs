@@ -1,7 +1,5 @@
 //! Execution: what a warm call costs, how fast the code is, and what each kind of interruption adds.
 
-#![expect(clippy::unwrap_used, reason = "a benchmark that cannot be set up has nothing to measure")]
-
 use std::{hint::black_box, time::Duration};
 
 use airssys_wasm_benches::{
@@ -15,13 +13,11 @@ use wasmtime::{
     component::{InstancePre, Lift, Lower},
 };
 
-fn main() -> anyhow::Result<()> {
-    airssys_wasm_benches::main(|suite| {
-        minimal_overhead(suite);
-        compute(suite);
-        cost_of_limits(suite);
-        traps(suite);
-    })
+pub(crate) fn describe(suite: &mut Suite) {
+    minimal_overhead(suite);
+    compute(suite);
+    cost_of_limits(suite);
+    traps(suite);
 }
 
 fn minimal_overhead(suite: &mut Suite) {

@@ -1,7 +1,5 @@
 //! Routing: names, addresses and messages, beside what a plain map and a plain channel take.
 
-#![expect(clippy::unwrap_used, reason = "a benchmark that cannot be set up has nothing to measure")]
-
 use std::{
     collections::HashMap,
     hint::black_box,
@@ -26,16 +24,14 @@ use tokio::{
     },
 };
 
-fn main() -> anyhow::Result<()> {
-    airssys_wasm_benches::main(|suite| {
-        look_up(suite);
-        register(suite);
-        look_up_at_once(suite);
-        exist(suite);
-        send(suite);
-        publish(suite);
-        throughput(suite);
-    })
+pub(crate) fn describe(suite: &mut Suite) {
+    look_up(suite);
+    register(suite);
+    look_up_at_once(suite);
+    exist(suite);
+    send(suite);
+    publish(suite);
+    throughput(suite);
 }
 
 /// A sink that is never asked for anything.

@@ -1,7 +1,5 @@
 //! Limits: whether CPU time is charged to those who used it, and what it costs to charge it.
 
-#![expect(clippy::unwrap_used, reason = "a benchmark that cannot be set up has nothing to measure")]
-
 use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
@@ -24,11 +22,9 @@ use anyhow::Context;
 use tokio::task::{LocalSet, yield_now};
 use wasmtime::component::{Component, Linker};
 
-fn main() -> anyhow::Result<()> {
-    airssys_wasm_benches::main(|suite| {
-        waiting(suite);
-        suite.reading("limits/charge", charge);
-    })
+pub(crate) fn describe(suite: &mut Suite) {
+    waiting(suite);
+    suite.reading("limits/charge", charge);
 }
 
 /// `rounds`, `turns` and `more` of [`GIVES_WAY`].

@@ -1,7 +1,5 @@
 //! Component loading: engines, compiling, the caches, and a function called from scratch.
 
-#![expect(clippy::unwrap_used, reason = "a benchmark that cannot be set up has nothing to measure")]
-
 use std::{
     path::PathBuf,
     time::{Duration, Instant},
@@ -20,14 +18,12 @@ use wasmtime::{
     component::{Component, Linker},
 };
 
-fn main() -> anyhow::Result<()> {
-    airssys_wasm_benches::main(|suite| {
-        engines(suite);
-        loading(suite);
-        caches(suite);
-        precompiled(suite);
-        execute_function(suite);
-    })
+pub(crate) fn describe(suite: &mut Suite) {
+    engines(suite);
+    loading(suite);
+    caches(suite);
+    precompiled(suite);
+    execute_function(suite);
 }
 
 /// Times making things; dropping them is left out.

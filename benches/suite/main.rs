@@ -1,0 +1,29 @@
+//! All benchmarks, a module for each category, in one program: each would carry wasmtime's generics once more.
+
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot be set up has nothing to measure")]
+
+mod actor;
+mod component_loading;
+mod crash_handling;
+mod execution;
+mod instantiation;
+mod limits;
+mod memory;
+mod routing;
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    if let Some(done) = memory::probe(&arguments).or_else(|| actor::probe(&arguments)) {
+        return done;
+    }
+    airssys_wasm_benches::main(|suite| {
+        component_loading::describe(suite);
+        instantiation::describe(suite);
+        execution::describe(suite);
+        limits::describe(suite);
+        memory::describe(suite);
+        crash_handling::describe(suite);
+        routing::describe(suite);
+        actor::describe(suite);
+    })
+}
