@@ -9,7 +9,7 @@ mod allocations;
 pub mod guests;
 mod harness;
 
-pub use harness::{Group, Measure, Reading, Suite, main, runtime, timed, timed_async};
+pub use harness::{Group, Measure, Reading, Sample, Suite, main, runtime, timed, timed_async};
 
 #[global_allocator]
 static ALLOCATOR: allocations::Counting = allocations::Counting;

@@ -24,7 +24,7 @@ use airssys_wasm_benches::{
 use airssys_wasm_engine::{EngineConfig, WasmEngine};
 use airssys_wasm_fixtures::{ECHO_ACTOR, SMALLEST_ACTOR};
 use airssys_wasm_limits::{ByteSize, ResourceLimits};
-use airssys_wasm_measurements::process;
+use airssys_wasm_measurements::{Kind, process};
 use airssys_wasm_registry::{ComponentId, Topic, TopicPattern};
 use anyhow::Context;
 use bytes::Bytes;
@@ -50,6 +50,18 @@ pub(crate) fn describe(suite: &mut Suite) {
     suite.reading("actor/latency", latency);
     suite.reading("actor/neighbour", neighbour);
     suite.reading("actor/density", density);
+    for rate in [1_000, 10_000] {
+        suite.sample(&format!("actor/latency/{rate}_per_second/p99"), Kind::Tail, move || {
+            let mut asked = OpenLoop::new(Ours::guest(&ECHO));
+            let length = Duration::from_secs(200) / rate;
+            Box::new(move || Ok(asked.run(rate, length).value_at_quantile(0.99) as f64))
+        });
+    }
+    for guest in [SMALLEST, RUST] {
+        suite.sample(&format!("actor/density/{guest}/1000/resident"), Kind::Bytes, move || {
+            Box::new(|| each_takes(OURS, guest, 1_000, 1_000).map(|[resident, ..]| resident))
+        });
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -607,33 +619,47 @@ fn nanoseconds(id: String, value: u64) -> Reading {
 /// Asks at a fixed rate whether or not there are answers, from a thread of its own, while the receiver has another. Each
 /// latency counts from when its ask was due, so that one that comes late counts as waiting: nothing is omitted that would
 /// have to be corrected.
-fn open_loop<R: Receiver>(receiver: impl Future<Output = R>, rate: u32, length: Duration) -> Histogram<u64> {
-    let worker = Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
-    let receiver = worker.block_on(receiver);
-    let (payload, period) = (payload(64), Duration::from_secs(1) / rate);
-    let latencies = Arc::new(Mutex::new(Histogram::new(3).unwrap()));
-    airssys_wasm_benches::runtime().block_on(async {
-        let mut due = Instant::now();
-        let mut asks = Vec::new();
-        let end = due + length;
-        while due < end {
-            // It takes the answers meanwhile. A timer would be a millisecond late.
-            while Instant::now() < due {
-                tokio::task::yield_now().await;
+struct OpenLoop<R> {
+    receiver: R,
+    client: Runtime,
+    _worker: Runtime,
+}
+
+impl<R: Receiver> OpenLoop<R> {
+    fn new(receiver: impl Future<Output = R>) -> Self {
+        let worker = Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
+        Self { receiver: worker.block_on(receiver), client: airssys_wasm_benches::runtime(), _worker: worker }
+    }
+
+    fn run(&mut self, rate: u32, length: Duration) -> Histogram<u64> {
+        let (payload, period) = (payload(64), Duration::from_secs(1) / rate);
+        let latencies = Arc::new(Mutex::new(Histogram::new(3).unwrap()));
+        self.client.block_on(async {
+            let mut due = Instant::now();
+            let mut asks = Vec::new();
+            let end = due + length;
+            while due < end {
+                // It takes the answers meanwhile. A timer would be a millisecond late.
+                while Instant::now() < due {
+                    tokio::task::yield_now().await;
+                }
+                let (receiver, payload, latencies) = (self.receiver.clone(), payload.clone(), Arc::clone(&latencies));
+                asks.push(tokio::spawn(async move {
+                    receiver.ask(payload).await.unwrap();
+                    latencies.lock().unwrap().record(due.elapsed().as_nanos() as u64).unwrap();
+                }));
+                due += period;
             }
-            let (receiver, payload, latencies) = (receiver.clone(), payload.clone(), Arc::clone(&latencies));
-            asks.push(tokio::spawn(async move {
-                receiver.ask(payload).await.unwrap();
-                latencies.lock().unwrap().record(due.elapsed().as_nanos() as u64).unwrap();
-            }));
-            due += period;
-        }
-        for ask in asks {
-            ask.await.unwrap();
-        }
-    });
-    drop(worker);
-    Arc::into_inner(latencies).unwrap().into_inner().unwrap()
+            for ask in asks {
+                ask.await.unwrap();
+            }
+        });
+        Arc::into_inner(latencies).unwrap().into_inner().unwrap()
+    }
+}
+
+fn open_loop<R: Receiver>(receiver: impl Future<Output = R>, rate: u32, length: Duration) -> Histogram<u64> {
+    OpenLoop::new(receiver).run(rate, length)
 }
 
 /// What an actor does to its neighbours.
@@ -753,14 +779,8 @@ fn density(quick: bool) -> anyhow::Result<Vec<Reading>> {
         for (kind, prefix, goal) in [(OURS, "", Some(("goal", 32.0 * 1024.0))), (PLAIN, "raw/", None)] {
             let mut figures: [Vec<f64>; 3] = Default::default();
             for _ in 0..if quick { 1 } else { 3 } {
-                let arguments = [kind.to_owned(), guest.to_owned(), LIVE.to_string(), messages.to_string()];
-                let output = Command::new(std::env::current_exe()?).args(arguments).output()?;
-                anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-                let text = String::from_utf8(output.stdout)?;
-                let mut printed = text.split_whitespace().map(str::parse::<f64>);
-                for values in &mut figures {
-                    values.push(printed.next().context("three figures")??);
-                }
+                let each = each_takes(kind, guest, LIVE, messages)?;
+                figures.iter_mut().zip(each).for_each(|(values, figure)| values.push(figure));
             }
             let [resident, spawn, message] = figures;
             let id = |name: &str| format!("{prefix}actor/density/{guest}/{LIVE}/{name}");
@@ -772,6 +792,17 @@ fn density(quick: bool) -> anyhow::Result<Vec<Reading>> {
         }
     }
     Ok(readings)
+}
+
+/// What each of so many live guests takes, in a process of its own: resident bytes, nanoseconds until it has answered for
+/// the first time, and nanoseconds a message.
+fn each_takes(kind: &str, guest: &str, live: u64, messages: u64) -> anyhow::Result<[f64; 3]> {
+    let arguments = [kind.to_owned(), guest.to_owned(), live.to_string(), messages.to_string()];
+    let output = Command::new(std::env::current_exe()?).args(arguments).output()?;
+    anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout)?;
+    let figures = text.split_whitespace().map(str::parse).collect::<Result<Vec<f64>, _>>()?;
+    figures.try_into().map_err(|_| anyhow::anyhow!("not three figures: {text}"))
 }
 
 /// What tells such a process which guests are meant.

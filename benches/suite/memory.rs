@@ -13,7 +13,7 @@ use airssys_wasm_benches::{
 use airssys_wasm_engine::{EngineConfig, Profile, WasmEngine};
 use airssys_wasm_fixtures::{GROW, MINIMAL, with_memory};
 use airssys_wasm_isolation::{Sandbox, SandboxSpec};
-use airssys_wasm_measurements::process;
+use airssys_wasm_measurements::{Kind, process};
 use anyhow::Context;
 use wasmtime::{Store, component::InstancePre};
 
@@ -53,6 +53,7 @@ pub(crate) fn describe(suite: &mut Suite) {
     }
     growth(suite);
     suite.reading("memory/resident, memory/virtual", bytes);
+    suite.sample("memory/resident/1000", Kind::Bytes, || Box::new(|| each_takes(1_000).map(|[resident, _]| resident)));
 }
 
 /// A component that was instantiated and called.
@@ -172,19 +173,24 @@ fn growth(suite: &mut Suite) {
 
 const PROBE: &str = "--live";
 
+/// What each of so many live components takes, in a process of its own: resident bytes, and bytes of address space.
+fn each_takes(live: usize) -> anyhow::Result<[f64; 2]> {
+    let output = Command::new(std::env::current_exe()?).args([PROBE, &live.to_string()]).output()?;
+    anyhow::ensure!(output.status.success(), "{live} components: {}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout)?;
+    let figures = text.split_whitespace().map(str::parse).collect::<Result<Vec<f64>, _>>()?;
+    figures.try_into().map_err(|_| anyhow::anyhow!("not two figures: {text}"))
+}
+
 /// Bytes for each live component, in a process of its own for each number of them.
 fn bytes(quick: bool) -> anyhow::Result<Vec<Reading>> {
     let mut readings = Vec::new();
     for live in [1, 10, 50, 1_000, 10_000] {
         let (mut resident, mut virtual_) = (Vec::new(), Vec::new());
         for _ in 0..if quick { 1 } else { 5 } {
-            let output = Command::new(std::env::current_exe()?).args([PROBE, &live.to_string()]).output()?;
-            anyhow::ensure!(output.status.success(), "{live} components: {}", String::from_utf8_lossy(&output.stderr));
-            let text = String::from_utf8(output.stdout)?;
-            let mut figures = text.split_whitespace().map(str::parse::<f64>);
-            let mut next = || figures.next().context("two figures").and_then(|figure| Ok(figure?));
-            resident.push(next()?);
-            virtual_.push(next()?);
+            let [each_resident, each_virtual] = each_takes(live)?;
+            resident.push(each_resident);
+            virtual_.push(each_virtual);
         }
         let limits: &[(&str, f64)] = match live {
             // A page more or less decides where there are few.

@@ -9,7 +9,7 @@
 
 use std::{env, fs, path::Path, process::ExitCode};
 
-use airssys_wasm_measurements::{Batch, Group, Measured, PROTOCOL, Plan, Samples, Turn, Turns};
+use airssys_wasm_measurements::{Batch, Group, Kind, Listed, Measured, PROTOCOL, Plan, Samples, Turn, Turns};
 
 fn main() -> ExitCode {
     let itself = fs::read(env::current_exe().unwrap()).unwrap();
@@ -66,37 +66,34 @@ fn program(behaviour: &str) {
         .collect();
     match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--list-ids", out] => {
-            let ids: Vec<_> = known.iter().map(|(id, ..)| id).collect();
-            fs::write(out, serde_json::to_vec(&ids).unwrap()).unwrap();
+            let listed = known.iter().map(|(id, ..)| Listed { id: (*id).into(), kind: Kind::Time });
+            fs::write(out, serde_json::to_vec(&listed.collect::<Vec<_>>()).unwrap()).unwrap();
         }
         ["--plan", plan_path, out] => {
             let plan: Plan = serde_json::from_slice(&fs::read(plan_path).unwrap()).unwrap();
-            if behaviour.contains("hangs") && plan.turns[0].iterations.is_some() && !plan.allocations {
+            if counted(Path::new(plan_path)) >= 8 && behaviour.contains("hangs") {
                 eprintln!("hanging");
                 loop {
                     std::thread::park();
                 }
             }
-            // Processes differ by up to a per cent, or by a factor of a hundred, block by block.
+            // Processes differ by up to a per cent, or by up to a factor of a million.
             let chance = f64::from(std::process::id() * 7_919 % 1_000) / 1_000.0;
-            let processes = counted(Path::new(plan_path));
-            let factor =
-                if behaviour.contains("noisy") && processes.div_ceil(4).is_multiple_of(2) { 100.0 } else { 1.0 };
-            let noise = factor * (1.0 + chance / 100.0);
-            let turns = plan.turns.iter().map(|planned| {
+            let noise = if behaviour.contains("noisy") { 1e6_f64.powf(chance) } else { 1.0 + chance * 0.01 };
+            let turns = plan.benchmarks.iter().map(|planned| {
                 let (id, ns, allocations) = known.iter().find(|(id, ..)| *id == planned.id).unwrap();
-                let batch = Batch { ns: ns * noise, wall_ns: 1e5, thread_ns: Some(1e5), yardstick_ns: 4_500.0 };
+                let batch = Batch { value: ns * noise, wall_ns: 1e5, thread_ns: Some(1e5), yardstick_ns: 4_500.0 };
                 Turn {
                     id: (*id).into(),
                     iterations: 1_000,
-                    set_up_ns: 1,
-                    batches: vec![batch; 3],
-                    process_ns: Some(3e5),
+                    set_up_ns: 1.0,
+                    batches: vec![batch; planned.batches],
+                    process_ns: Some(1e5 * planned.batches as f64),
                     waits: Some(0),
-                    allocations: plan.allocations.then_some((*allocations, 8.0 * allocations)),
+                    allocations: (planned.counted > 0).then_some(*allocations),
                 }
             });
-            let turns = Turns { protocol: PROTOCOL, turns: turns.collect(), process_ns: Some(1e6) };
+            let turns = Turns { protocol: PROTOCOL, turns: turns.collect() };
             fs::write(out, serde_json::to_vec(&turns).unwrap()).unwrap();
         }
         ["--in-turns", out, ..] => {

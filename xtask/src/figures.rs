@@ -6,7 +6,7 @@
 
 use std::fs;
 
-use airssys_wasm_measurements::{Figure, Ratio, Target, is_twin};
+use airssys_wasm_measurements::{Figure, Held, Ratio, Target, is_twin};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
@@ -105,19 +105,23 @@ fn value(mark: &str, results: &Results) -> Option<String> {
         let (id, against) = both.split_once(',')?;
         results.figures.ratios.iter().find(|ratio| ratio.id == id && ratio.against == against)
     };
-    let held = |figure: String, pass: bool| Some(format!("{figure}, {}", if pass { "met" } else { "**missed**" }));
+    let held = |figure: String, held: Held| {
+        let word = held.word();
+        Some(if held == Held::Missed { format!("{figure}, **{word}**") } else { format!("{figure}, {word}") })
+    };
     if let Some(id) = mark.strip_prefix("fig:") {
         let Figure { estimate, unit, .. } = results.figure(id)?;
         Some(amount(*estimate, unit))
     } else if let Some(both) = mark.strip_prefix("ratio:") {
         Some(times(ratio(both)?).into_text())
     } else if let Some(both) = mark.strip_prefix("held:").filter(|mark| mark.contains(',')) {
-        held(times(ratio(both)?).into_text(), ratio(both)?.pass?)
+        held(times(ratio(both)?).into_text(), ratio(both)?.held?)
     } else if let Some(id) = mark.strip_prefix("held:") {
         let ours = |target: &&Target| target.id == id && target.source.starts_with("goal");
         let of_anybody = || results.figures.targets.iter().find(|target| target.id == id);
-        let Target { actual, unit, pass, .. } = results.figures.targets.iter().find(ours).or_else(of_anybody)?;
-        held(amount(*actual, unit), *pass)
+        let Target { actual, unit, held: stands, .. } =
+            results.figures.targets.iter().find(ours).or_else(of_anybody)?;
+        held(amount(*actual, unit), *stands)
     } else if let Some(prefix) = mark.strip_prefix("table:") {
         let of_category = |id: &str| !is_twin(id) && prefix.split(',').any(|prefix| id.starts_with(prefix));
         let table = tables::figures_of(results, of_category);

@@ -66,6 +66,14 @@ impl Running {
         Ok(Self(child))
     }
 
+    /// Starts another one that ends with this one and with us.
+    pub(crate) fn start_beside(&self, command: &mut Command) -> Result<Child> {
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(command, self.0.id() as i32);
+        let name = command.get_program().to_string_lossy().into_owned();
+        command.spawn().with_context(|| format!("cannot run {name}"))
+    }
+
     /// Waits until it has ended, and fails if somebody ended it.
     pub(crate) fn wait(mut self) -> Result<ExitStatus> {
         let status = self.0.wait();

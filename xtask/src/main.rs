@@ -15,6 +15,7 @@ mod fuzz;
 mod hostile;
 mod interrupt;
 mod leak_check;
+mod links;
 mod machine;
 mod programs;
 mod report;
@@ -55,25 +56,28 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if let Some(linked) = links::link() {
+        return linked;
+    }
     let done = |()| ExitCode::SUCCESS;
-    // What failed; and a comparison that could not be made is not one that found something.
-    let (result, failure) = match Cli::parse().command {
-        Command::Fixtures(args) => (fixtures::run(&args).map(done), 1),
-        Command::Bench(args) => (bench::run(&args).map(done), 1),
-        Command::Compare(args) => (compare::run(&args), 2),
-        Command::Report(args) => (report::run(&args).map(done), 1),
-        Command::Figures(args) => (figures::run(&args).map(done), 1),
-        Command::Check(args) => (check::run(&args).map(done), 1),
-        Command::LeakCheck(args) => (leak_check::run(&args).map(done), 1),
-        Command::Hostile(args) => (hostile::run(&args).map(done), 1),
-        Command::Calibrate(args) => (calibrate::run(&args).map(done), 1),
-        Command::Soak(args) => (soak::run(&args).map(done), 1),
-        Command::Sanitize(args) => (sanitize::run(&args).map(done), 1),
-        Command::Fuzz(args) => (fuzz::run(&args).map(done), 1),
+    let result = match Cli::parse().command {
+        Command::Fixtures(args) => fixtures::run(&args).map(done),
+        Command::Bench(args) => bench::run(&args).map(done),
+        // What could not be made is not what found something.
+        Command::Compare(args) => return compare::run(&args),
+        Command::Report(args) => report::run(&args).map(done),
+        Command::Figures(args) => figures::run(&args).map(done),
+        Command::Check(args) => check::run(&args).map(done),
+        Command::LeakCheck(args) => leak_check::run(&args).map(done),
+        Command::Hostile(args) => hostile::run(&args).map(done),
+        Command::Calibrate(args) => calibrate::run(&args).map(done),
+        Command::Soak(args) => soak::run(&args).map(done),
+        Command::Sanitize(args) => sanitize::run(&args).map(done),
+        Command::Fuzz(args) => fuzz::run(&args).map(done),
     };
     result.unwrap_or_else(|error| {
         // Where it comes from, without where in this program: that is nobody's concern.
         eprintln!("error: {error:#}");
-        ExitCode::from(failure)
+        ExitCode::FAILURE
     })
 }

@@ -1,4 +1,4 @@
-//! The benchmark programs: built, asked what they have, and run, each in a process of its own.
+//! The benchmark program: built, asked what it has, and run, in processes of its own or in pairs of them.
 
 use std::{
     env, fs,
@@ -8,14 +8,15 @@ use std::{
     time::Duration,
 };
 
-use airssys_wasm_measurements::{Plan, Turns};
-use anyhow::{Context, Result, ensure};
+use airssys_wasm_measurements::{Listed, PROTOCOL, Plan, Turns, stats::SplitMix};
+use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::de::DeserializeOwned;
 
 use crate::{
     interrupt::{self, Running},
-    workspace::{JAVASCRIPT_GUEST, root, target_folder},
+    links,
+    workspace::{JAVASCRIPT_GUEST, root, shown, target_folder},
 };
 
 const PACKAGE: &str = "airssys-wasm-benches";
@@ -23,9 +24,13 @@ const STRESS: &str = "airssys-wasm-stress";
 
 /// A benchmark program.
 #[derive(Debug, Clone)]
-pub(crate) struct Program {
-    pub(crate) name: String,
-    pub(crate) path: PathBuf,
+pub(crate) struct Program(pub(crate) PathBuf);
+
+/// The benchmark program of a build: linked once, or several times with its functions in another order each.
+#[derive(Debug, Clone)]
+pub(crate) struct Built {
+    /// At least one.
+    pub(crate) links: Vec<PathBuf>,
 }
 
 pub(crate) fn cargo(workspace: &Path) -> Command {
@@ -41,56 +46,78 @@ pub(crate) fn program(name: &str) -> Command {
     cargo
 }
 
-/// Builds the benchmark programs of a workspace. Only their own package, so that no test's needs change what is measured.
-pub(crate) fn build(workspace: &Path, target: Option<&Path>) -> Result<Vec<Program>> {
+/// Builds the benchmark program of a workspace. Only its own package, so that no test's needs change what is measured.
+pub(crate) fn build(workspace: &Path) -> Result<Built> {
     let mut cargo = cargo(workspace);
-    cargo.args(["bench", "--package", PACKAGE, "--no-run", "--message-format", "json-render-diagnostics"]);
-    if let Some(target) = target {
-        cargo.env("CARGO_TARGET_DIR", target);
-    }
+    cargo.args(["rustc", "--package", PACKAGE, "--bench", "suite", "--profile", "bench"]);
+    cargo.args(["--message-format", "json-render-diagnostics", "--"]);
+    links::ask_for(&mut cargo)?;
+    // One target folder for all: what two workspaces have in common is built once.
+    cargo.env("CARGO_TARGET_DIR", target_folder());
     let mut running = Running::start(cargo.stdout(Stdio::piped()))?;
     let stdout = running.0.stdout.take().expect("piped");
-    let mut programs = Vec::new();
+    let mut built = None;
     for line in BufReader::new(stdout).lines() {
         let message: serde_json::Value =
             serde_json::from_str(&line?).context("cargo's messages are not as expected")?;
         let target = &message["target"];
         let is_bench = target["kind"].as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind == "bench"));
-        if let (true, Some(path), Some(name)) = (is_bench, message["executable"].as_str(), target["name"].as_str()) {
-            programs.push(Program { name: name.to_owned(), path: path.into() });
+        if let (true, Some(path)) = (is_bench, message["executable"].as_str()) {
+            built = Some(PathBuf::from(path));
         }
     }
     ensure!(running.wait()?.success(), "the benchmarks do not build");
-    ensure!(!programs.is_empty(), "there are no benchmarks");
-    programs.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(programs)
+    let program = built.context("there are no benchmarks")?;
+    let links = links::of(&program);
+    Ok(Built { links: [vec![program], links].concat() })
+}
+
+impl Built {
+    /// As cargo has linked it.
+    pub(crate) fn program(&self) -> Program {
+        Program(self.links[0].clone())
+    }
+
+    /// One of its links.
+    pub(crate) fn nth(&self, n: usize) -> Program {
+        Program(self.links[n % self.links.len()].clone())
+    }
+
+    /// Any of them.
+    pub(crate) fn any(&self, random: &mut SplitMix) -> Program {
+        self.nth(random.below(self.links.len()))
+    }
 }
 
 impl Program {
     /// The program as a command, with what all of them are told.
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(&self.path);
+        let mut command = Command::new(&self.0);
         command.env("JAVASCRIPT_GUEST", target_folder().join(JAVASCRIPT_GUEST));
         command
     }
 
-    /// The ids of what it can time.
-    pub(crate) fn ids(&self, scratch: &Path) -> Result<Vec<String>> {
+    /// What it can compare.
+    pub(crate) fn list(&self, scratch: &Path) -> Result<Vec<Listed>> {
         self.written(scratch, |command, out| command.arg("--list-ids").arg(out), |_| {})
     }
 
+    /// A copy of its own for each process. Where in physical memory the pages of a file lie decides which of them are in
+    /// each other's way in the caches, and stays the same for as long as the file is in use: processes of one file agree
+    /// with each other, and differ by several per cent from those of another file with the same content.
+    fn copy(&self, folder: &Path) -> Result<Self> {
+        let copy = folder.join("program");
+        _ = fs::remove_file(&copy);
+        fs::copy(&self.0, &copy).with_context(|| format!("cannot copy {}", self.0.display()))?;
+        Ok(Self(copy))
+    }
+
     /// Measures what a plan says, telling what it is at.
-    ///
-    /// In a copy of its own. Where in physical memory the pages of a file lie decides which of them are in each other's way
-    /// in the caches, and stays the same for as long as the file is in use: processes of one file agree with each other,
-    /// and differ by several per cent from those of another file with the same content.
     pub(crate) fn turns(&self, plan: &Plan, scratch: &Path, at: impl FnMut(String)) -> Result<Turns> {
-        let path = scratch.join("plan.json");
-        fs::write(&path, serde_json::to_vec(plan)?)?;
-        let copy = Self { name: self.name.clone(), path: scratch.join("program") };
-        _ = fs::remove_file(&copy.path);
-        fs::copy(&self.path, &copy.path).with_context(|| format!("cannot copy {}", self.name))?;
-        copy.written(scratch, |command, out| command.arg("--plan").arg(&path).arg(out), at)
+        let path = written_plan(plan, scratch)?;
+        let turns =
+            self.copy(scratch)?.written(scratch, |command, out| command.arg("--plan").arg(&path).arg(out), at)?;
+        understood(turns, plan)
     }
 
     /// Runs it to its end, and gives what it wrote into the file that it was told.
@@ -108,10 +135,61 @@ impl Program {
             at(line?);
         }
         let status = running.wait()?;
-        ensure!(status.success(), "{} failed ({status})", self.name);
-        let json = fs::read(&out).with_context(|| format!("{} left no results", self.name))?;
-        serde_json::from_slice(&json).with_context(|| format!("the results of {} are not as expected", self.name))
+        ensure!(status.success(), "{} failed ({status})", shown(&self.0));
+        read_results(&out)
     }
+}
+
+/// Measures two plans by processes that take turns: the one waits while the other computes. The first is that of
+/// [`Role::First`].
+pub(crate) fn pair(programs: [&Program; 2], plans: [&Plan; 2], scratch: &Path) -> Result<[Turns; 2]> {
+    // What each writes, the other reads.
+    let [(from_first, to_second), (from_second, to_first)] =
+        [std::io::pipe()?, std::io::pipe()?].map(|(reader, writer)| (Stdio::from(writer), Stdio::from(reader)));
+    let prepare = |n: usize| -> Result<(Command, PathBuf)> {
+        let folder = scratch.join(n.to_string());
+        fs::create_dir_all(&folder)?;
+        let (path, out) = (written_plan(plans[n], &folder)?, folder.join("out.json"));
+        _ = fs::remove_file(&out);
+        let mut command = programs[n].copy(&folder)?.command();
+        command.arg("--plan").arg(path).arg(&out);
+        Ok((command, out))
+    };
+    let ((mut first, first_out), (mut second, second_out)) = (prepare(0)?, prepare(1)?);
+    let running = Running::start(first.stdin(to_first).stdout(from_first))?;
+    let beside = running.start_beside(second.stdin(to_second).stdout(from_second));
+    // The pipes' ends are those of the two alone, so that each notices when the other ends.
+    drop((first, second));
+    let other = beside.and_then(|mut other| Ok(other.wait()?));
+    let statuses = [running.wait()?, other?];
+    ensure!(
+        statuses.iter().all(|status| status.success()),
+        "a process of a pair failed ({}, {})",
+        statuses[0],
+        statuses[1]
+    );
+    let [one, other] = [read_results(&first_out)?, read_results(&second_out)?];
+    Ok([understood(one, plans[0])?, understood(other, plans[1])?])
+}
+
+fn written_plan(plan: &Plan, folder: &Path) -> Result<PathBuf> {
+    let path = folder.join("plan.json");
+    fs::write(&path, serde_json::to_vec(plan)?)?;
+    Ok(path)
+}
+
+fn read_results<T: DeserializeOwned>(out: &Path) -> Result<T> {
+    let json = fs::read(out).context("the benchmarks left no results")?;
+    serde_json::from_slice(&json).context("the results of the benchmarks are not as expected")
+}
+
+/// Makes sure that all of a plan was measured, by the same protocol.
+fn understood(turns: Turns, plan: &Plan) -> Result<Turns> {
+    ensure!(turns.protocol == PROTOCOL, "the benchmarks answer by protocol {}, not {PROTOCOL}", turns.protocol);
+    if let Some(missing) = plan.benchmarks.iter().find(|planned| turns.turns.iter().all(|turn| turn.id != planned.id)) {
+        bail!("{} was not measured", missing.id);
+    }
+    Ok(turns)
 }
 
 /// Only one at a time measures on this machine, as far as this folder is concerned: two would measure each other.

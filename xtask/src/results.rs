@@ -1,8 +1,8 @@
-//! What a run of the benchmarks measured, in `results.json` or under a name: schema 2.
+//! What a run of the benchmarks measured, in `results.json` or under a name: schema 3.
 
 use std::path::{Path, PathBuf};
 
-use airssys_wasm_measurements::{Figure, Figures, Ratio, Turns};
+use airssys_wasm_measurements::{Figure, Figures, Held, Ratio, Turns};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ use crate::{
     workspace::target_folder,
 };
 
-const SCHEMA: u32 = 2;
+const SCHEMA: u32 = 3;
 
 /// Everything one run measured.
 #[derive(Debug, Serialize, Deserialize)]
@@ -27,9 +27,9 @@ pub(crate) struct Results {
     pub(crate) profile: Profile,
     #[serde(flatten)]
     pub(crate) figures: Figures,
-    /// What a later build can be compared with, where the results were saved for that: processes, by program.
+    /// What a later build can be compared with, where the results were saved for that, by process.
     #[serde(default)]
-    pub(crate) turns: Vec<(String, Vec<Turns>)>,
+    pub(crate) turns: Vec<Turns>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,8 +74,13 @@ impl Results {
 
     /// Ratios and targets that are set and not kept. What the guide asks for in vain is listed, and is no goal of ours.
     pub(crate) fn missed_goals(&self) -> usize {
-        let ratios = self.figures.ratios.iter().filter(|ratio| ratio.pass == Some(false) && !is_the_guides(ratio));
-        let targets = self.figures.targets.iter().filter(|target| !target.pass && target.source.starts_with("goal"));
+        let ratios =
+            self.figures.ratios.iter().filter(|ratio| ratio.held == Some(Held::Missed) && !is_the_guides(ratio));
+        let targets = self
+            .figures
+            .targets
+            .iter()
+            .filter(|target| target.held == Held::Missed && target.source.starts_with("goal"));
         ratios.count() + targets.count()
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use airssys_wasm_measurements::Ratio;
+use airssys_wasm_measurements::{Held, Ratio};
 use comfy_table::{CellAlignment, ContentArrangement, presets};
 
 /// A table and what it is about.
@@ -53,12 +53,8 @@ impl Cell {
         Self { text: word.to_owned(), value: None, verdict: true }
     }
 
-    pub(crate) fn met(pass: Option<bool>) -> Self {
-        match pass {
-            Some(true) => Self::verdict("met"),
-            Some(false) => Self::verdict("missed"),
-            None => "".into(),
-        }
+    pub(crate) fn met(held: Option<Held>) -> Self {
+        held.map_or_else(|| "".into(), |held| Self::verdict(held.word()))
     }
 }
 
@@ -115,7 +111,10 @@ impl Table {
                 let value = value.map(|value| format!(" data-value=\"{value}\"")).unwrap_or_default();
                 match (n, verdict) {
                     (0, _) => write!(html, "<th scope=\"row\">{text}</th>"),
-                    (_, true) => write!(html, "<td class=\"number\"><span class=\"verdict {text}\">{text}</span></td>"),
+                    (_, true) => {
+                        let class = text.replace(' ', "-");
+                        write!(html, "<td class=\"number\"><span class=\"verdict {class}\">{text}</span></td>")
+                    }
                     _ => write!(html, "<td class=\"number\"{value}>{text}</td>"),
                 }
                 .expect("into a string");

@@ -129,7 +129,38 @@ pub struct Ratio {
     /// The most it should be.
     pub goal: Option<f64>,
     /// Whether it is no more.
-    pub pass: Option<bool>,
+    pub held: Option<Held>,
+}
+
+/// How a figure stands to the most that it should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Held {
+    /// All of its interval is no more.
+    Met,
+    /// The most lies within its interval: the next run may end on the other side.
+    Near,
+    /// All of its interval is more.
+    Missed,
+}
+
+impl Held {
+    fn of(lower: f64, upper: f64, most: f64) -> Self {
+        match (lower <= most, upper <= most) {
+            (_, true) => Self::Met,
+            (true, false) => Self::Near,
+            (false, false) => Self::Missed,
+        }
+    }
+
+    /// As people read it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Met => "met",
+            Self::Near => "near",
+            Self::Missed => "missed",
+        }
+    }
 }
 
 /// One figure and the limit it should keep.
@@ -145,8 +176,12 @@ pub struct Target {
     pub unit: String,
     /// What was measured.
     pub actual: f64,
+    /// Lower end of its 95 % interval.
+    pub lower: f64,
+    /// Upper end of its 95 % interval.
+    pub upper: f64,
     /// Whether it is no more than the limit.
-    pub pass: bool,
+    pub held: Held,
 }
 
 /// What processes of the same program come to together. Each benchmark has as many groups and samples in each of them.
@@ -199,12 +234,12 @@ impl Figures {
         for RatioOf { id, against, goal } in &plan.ratios {
             let rounds = paired(find(&samples, id), find(&samples, against), |this, other| this / other);
             let Estimate { median: ratio, lower, upper } = estimate(&rounds);
-            let pass = goal.map(|goal| ratio <= goal);
+            let held = goal.map(|goal| Held::of(lower, upper, goal));
             let (id, against, goal) = (id.clone(), against.clone(), *goal);
-            self.ratios.push(Ratio { id, against, ratio, lower, upper, goal, pass });
+            self.ratios.push(Ratio { id, against, ratio, lower, upper, goal, held });
         }
         for limit in &plan.limits {
-            self.target(limit, "ns", estimate(find(&samples, &limit.id)).median);
+            self.target(limit, "ns", estimate(find(&samples, &limit.id)));
         }
     }
 
@@ -212,7 +247,7 @@ impl Figures {
         let processes = [values];
         self.figure(&id, &unit, &processes);
         if let Some(limit) = limit {
-            self.target(&limit, &unit, estimate(&processes).median);
+            self.target(&limit, &unit, estimate(&processes));
         }
     }
 
@@ -222,9 +257,11 @@ impl Figures {
         self.results.push(Figure { id: id.into(), unit: unit.into(), estimate, lower, upper, samples });
     }
 
-    fn target(&mut self, Limit { id, source, limit }: &Limit, unit: &str, actual: f64) {
+    fn target(&mut self, Limit { id, source, limit }: &Limit, unit: &str, measured: Estimate) {
+        let Estimate { median: actual, lower, upper } = measured;
         let (id, source, limit, unit) = (id.clone(), source.clone(), *limit, unit.to_owned());
-        self.targets.push(Target { id, source, limit, unit, actual, pass: actual <= limit });
+        let held = Held::of(lower, upper, limit);
+        self.targets.push(Target { id, source, limit, unit, actual, lower, upper, held });
     }
 }
 
@@ -266,7 +303,7 @@ mod tests {
         // The second process is a hundred times slower: no matter to the ratio.
         let figures = evaluate(vec![process(1.0), process(100.0)]);
         let [ratio] = &figures.ratios[..] else { panic!("{figures:?}") };
-        assert_eq!((ratio.ratio, ratio.lower, ratio.upper, ratio.pass), (1.5, 1.5, 1.5, Some(false)));
+        assert_eq!((ratio.ratio, ratio.lower, ratio.upper, ratio.held), (1.5, 1.5, 1.5, Some(Held::Missed)));
         assert_eq!(
             figures.results.iter().map(|figure| &figure.id[..]).collect::<Vec<_>>(),
             ["ours", "raw/ours", "beyond"]
@@ -276,10 +313,12 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_is_held_against_the_median() {
+    fn a_limit_is_held_against_the_interval() {
         let figures = evaluate(vec![process(1.0)]);
         let [target] = &figures.targets[..] else { panic!("{figures:?}") };
-        assert_eq!((target.actual, target.pass), (50.0, true));
-        assert!(!evaluate(vec![process(3.0)]).targets[0].pass);
+        assert_eq!(target.actual, 50.0);
+        assert!(target.lower < 50.0 && 50.0 < target.upper, "{target:?}");
+        let held = |factor| evaluate(vec![process(factor)]).targets[0].held;
+        assert_eq!([0.5, 2.0, 30.0].map(held), [Held::Met, Held::Near, Held::Missed]);
     }
 }

@@ -14,9 +14,9 @@ pub mod stats;
 mod turn;
 
 pub use figures::{
-    Difference, Figure, Figures, Group, Limit, Measured, Ratio, RatioOf, Reading, Samples, Target, evaluate,
+    Difference, Figure, Figures, Group, Held, Limit, Measured, Ratio, RatioOf, Reading, Samples, Target, evaluate,
 };
-pub use turn::{Batch, DISTURBED, PROTOCOL, Plan, Planned, Turn, Turns};
+pub use turn::{Batch, DISTURBED, Kind, Listed, PROTOCOL, Plan, Planned, Role, Turn, Turns};
 
 /// Whether a benchmark is there for another to be held against: bare wasmtime, a plain map, somebody else's actors.
 ///

@@ -59,6 +59,35 @@ pub fn held_by_all(process: u32) -> Option<u64> {
     Some(own + children.filter_map(|child| held_by_all(child.parse().ok()?)).sum::<u64>())
 }
 
+/// Keeps this thread, and those that it starts from now on, on one core. Elsewhere than on Linux nothing happens.
+///
+/// # Errors
+///
+/// When there is no such core for it.
+pub fn stay_on(core: usize) -> std::io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        let mut cores = rustix::thread::CpuSet::new();
+        cores.set(core);
+        rustix::thread::sched_setaffinity(None, &cores)?;
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = core;
+    Ok(())
+}
+
+/// The cores that this thread may use, where the system tells.
+pub fn cores() -> Vec<usize> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::thread::{CpuSet, sched_getaffinity};
+        let allowed = sched_getaffinity(None).ok();
+        allowed.map_or_else(Vec::new, |set| (0..CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect())
+    }
+    #[cfg(not(target_os = "linux"))]
+    Vec::new()
+}
+
 /// How long this thread and all threads together were on a processor, where the system tells.
 pub fn processor_time() -> Option<[Duration; 2]> {
     #[cfg(target_os = "linux")]

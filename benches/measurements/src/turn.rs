@@ -3,7 +3,38 @@
 use serde::{Deserialize, Serialize};
 
 /// Raised whenever what follows changes its meaning, so that builds which do not understand each other say so.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
+
+/// What a benchmark program can measure.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Listed {
+    /// The benchmark.
+    pub id: String,
+    /// What its figures are.
+    pub kind: Kind,
+}
+
+/// What the figures of a benchmark are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Nanoseconds for an iteration.
+    Time,
+    /// Nanoseconds that the slowest of some take: a percentile of many within a batch.
+    Tail,
+    /// Bytes, which are read once.
+    Bytes,
+}
+
+impl Kind {
+    /// The unit of its figures.
+    pub fn unit(self) -> &'static str {
+        match self {
+            Self::Time | Self::Tail => "ns",
+            Self::Bytes => "bytes",
+        }
+    }
+}
 
 /// What a process is to measure.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -12,12 +43,22 @@ pub struct Plan {
     pub protocol: u32,
     /// How long a batch should take, in nanoseconds, where the number of iterations is to be found out.
     pub batch_ns: u64,
-    /// What the yardstick takes where nothing disturbs it, in nanoseconds, where that is known.
-    pub yardstick_ns: Option<f64>,
-    /// Whether allocations are counted, after the measuring.
-    pub allocations: bool,
+    /// Whether another process takes turns with this one, by their standard streams, and which of them begins.
+    pub role: Option<Role>,
+    /// The core to stay on. All, where there is none.
+    pub core: Option<usize>,
     /// The benchmarks, in this order.
-    pub turns: Vec<Planned>,
+    pub benchmarks: Vec<Planned>,
+}
+
+/// Which of two processes this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// It has the first batch of four and the last.
+    First,
+    /// It has the two in the middle.
+    Second,
 }
 
 /// A benchmark to measure.
@@ -27,10 +68,10 @@ pub struct Planned {
     pub id: String,
     /// Iterations a batch: the same on both sides. Found out where there is none.
     pub iterations: Option<u64>,
-    /// How many undisturbed batches are wanted.
+    /// Batches: a pair of them each turn, and one alone where there is only one.
     pub batches: usize,
-    /// How many are measured at the most.
-    pub tries: usize,
+    /// Batches in which allocations are counted, after the others.
+    pub counted: u64,
 }
 
 /// What a process measured.
@@ -40,8 +81,6 @@ pub struct Turns {
     pub protocol: u32,
     /// One for each of the plan's that the program knows.
     pub turns: Vec<Turn>,
-    /// Nanoseconds that the process was on a processor, all in all, where the system tells.
-    pub process_ns: Option<f64>,
 }
 
 /// What a process measured of one benchmark.
@@ -52,22 +91,22 @@ pub struct Turn {
     /// Iterations a batch.
     pub iterations: u64,
     /// Nanoseconds until it was ready to be measured, warming up included.
-    pub set_up_ns: u64,
-    /// The batches, disturbed ones included.
+    pub set_up_ns: f64,
+    /// The batches.
     pub batches: Vec<Batch>,
     /// Nanoseconds that all threads together were on a processor meanwhile, where the system tells.
     pub process_ns: Option<f64>,
     /// How often the measuring thread gave its processor away meanwhile to wait for something.
     pub waits: Option<u64>,
-    /// Allocations and bytes for each iteration, of all threads, where they were counted.
-    pub allocations: Option<(f64, f64)>,
+    /// Allocations for each iteration, of all threads, where they were counted.
+    pub allocations: Option<f64>,
 }
 
 /// What was measured of one batch.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Batch {
-    /// Nanoseconds for each iteration, by the wall clock, what the benchmark leaves out left out.
-    pub ns: f64,
+    /// Nanoseconds for each iteration, by the wall clock, what the benchmark leaves out left out; or what was read.
+    pub value: f64,
     /// Nanoseconds that the whole batch took by the wall clock.
     pub wall_ns: f64,
     /// Nanoseconds that the measuring thread was on a processor, where the system tells.
@@ -76,12 +115,12 @@ pub struct Batch {
     pub yardstick_ns: f64,
 }
 
-/// How much longer than undisturbed the yardstick may take for a batch to count.
+/// How much longer than undisturbed the yardstick takes where a batch is said to be disturbed.
 pub const DISTURBED: f64 = 1.03;
 
 impl Batch {
-    /// Whether the processor was all ours before and after, where it is known what the yardstick then takes.
-    pub fn is_clean(&self, yardstick_ns: Option<f64>) -> bool {
-        yardstick_ns.is_none_or(|undisturbed| self.yardstick_ns <= undisturbed * DISTURBED)
+    /// Whether somebody else had a hand in the processor before or after, where the yardstick takes so long without.
+    pub fn is_disturbed(&self, yardstick_ns: f64) -> bool {
+        self.yardstick_ns > yardstick_ns * DISTURBED
     }
 }

@@ -1,5 +1,6 @@
 //! Benchmarks with their twins: how they are described, and how Criterion runs them.
 
+mod baton;
 mod run;
 
 use std::{
@@ -7,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use airssys_wasm_measurements::{Difference, Limit, RatioOf};
+use airssys_wasm_measurements::{Difference, Kind, Limit, RatioOf};
 use anyhow::Result;
 use criterion::Criterion;
 use tokio::runtime::Runtime;
@@ -21,6 +22,9 @@ pub(crate) static FEW: AtomicBool = AtomicBool::new(false);
 /// Runs this many iterations and says how long they took, set-up left out.
 pub type Measure = Box<dyn FnMut(u64) -> Duration>;
 
+/// Reads a figure.
+pub type Sample = Box<dyn FnMut() -> Result<f64>>;
+
 /// Reads figures, told whether to be quick.
 type Read = Box<dyn FnOnce(bool) -> Result<Vec<Reading>>>;
 
@@ -29,6 +33,7 @@ type Read = Box<dyn FnOnce(bool) -> Result<Vec<Reading>>>;
 pub struct Suite {
     groups: Vec<Group>,
     readings: Vec<(String, Read)>,
+    samples: Vec<(String, Kind, Box<dyn FnOnce() -> Sample>)>,
     skipped: Vec<String>,
 }
 
@@ -69,6 +74,11 @@ impl Suite {
     /// Figures that are read rather than timed, by a closure that is told whether to be quick. Criterion leaves them out.
     pub fn reading(&mut self, name: &str, read: impl FnOnce(bool) -> Result<Vec<Reading>> + 'static) {
         self.readings.push((name.to_owned(), Box::new(read)));
+    }
+
+    /// A figure that comparisons read in turns with the other side: one value each time that the closure is called.
+    pub fn sample(&mut self, id: &str, kind: Kind, make: impl FnOnce() -> Sample + 'static) {
+        self.samples.push((id.to_owned(), kind, Box::new(make)));
     }
 
     /// Says that something is not measured here, and why.

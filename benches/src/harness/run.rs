@@ -9,21 +9,22 @@ use std::{
 };
 
 use airssys_wasm_measurements::{
-    Batch, Group as Rounds, Limit, Measured, PROTOCOL, Plan, Planned, Reading as Read, Samples, Turn, Turns,
-    process::{processor_time, waits},
+    Batch, Group as Rounds, Kind, Limit, Listed, Measured, PROTOCOL, Plan, Planned, Reading as Read, Role, Samples,
+    Turn, Turns,
+    process::{self, processor_time, waits},
     stats::SplitMix,
 };
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
-use super::{FEW, Group, Measure, Suite, Variant};
+use super::{FEW, Group, Measure, Sample, Suite, Variant, baton::Baton};
 use crate::allocations;
 
 /// What xtask asks for. Anything else is Criterion's command line.
 enum Task {
     /// Everything in turns with its twins.
     InTurns { out: PathBuf, quick: bool, only: Option<String>, readings: bool },
-    /// The ids of what can be timed.
+    /// What can be compared.
     List { out: PathBuf },
     /// Some of it, as often as the plan says.
     Plan { plan: PathBuf, out: PathBuf },
@@ -73,24 +74,26 @@ pub fn main(describe: fn(&mut Suite)) -> Result<()> {
             write(&out, &suite.in_turns(quick, only.as_deref(), readings)?)?;
         }
         Some(Task::List { out }) => {
-            let variants = suite.groups.iter().flat_map(|group| &group.variants);
-            write(&out, &variants.map(|variant| &variant.id).collect::<Vec<_>>())?;
+            let timed = suite.groups.iter().flat_map(|group| &group.variants).map(|variant| (&variant.id, Kind::Time));
+            let all = timed.chain(suite.samples.iter().map(|(id, kind, _)| (id, *kind)));
+            write(&out, &all.map(|(id, kind)| Listed { id: id.clone(), kind }).collect::<Vec<_>>())?;
         }
         Some(Task::Plan { plan, out }) => {
             let plan = read(&plan)?;
-            let turns = suite.by_plan(&plan);
-            let process_ns = processor_time().map(|[_, process]| process.as_nanos() as f64);
-            write(&out, &Turns { protocol: PROTOCOL, turns, process_ns })?;
+            let turns = suite.by_plan(&plan)?;
+            write(&out, &Turns { protocol: PROTOCOL, turns })?;
         }
         Some(Task::Count { plan }) => {
             let plan = read(&plan)?;
             FEW.store(true, Ordering::Relaxed);
-            suite.each_planned(&plan, |planned, mut measure| {
-                let iterations = planned.iterations.unwrap_or(1);
+            suite.each_planned(&plan, |planned, make| {
+                let Make::Timed(make) = make else { bail!("what is read has no instructions to count") };
+                let (mut measure, iterations) = (make(), planned.iterations.unwrap_or(1));
                 measure(iterations);
                 counted(&mut measure, iterations);
                 counted(&mut measure, iterations * 2);
-            });
+                Ok(())
+            })?;
         }
     }
     Ok(())
@@ -147,20 +150,69 @@ impl Suite {
         Ok(measured)
     }
 
-    fn each_planned(self, plan: &Plan, mut each: impl FnMut(&Planned, Measure)) {
-        let mut variants: Vec<_> = self.groups.into_iter().flat_map(|group| group.variants).collect();
-        for planned in &plan.turns {
-            if let Some(at) = variants.iter().position(|variant| variant.id == planned.id) {
-                println!("{}", planned.id);
-                each(planned, (variants.swap_remove(at).make)());
+    fn each_planned(self, plan: &Plan, mut each: impl FnMut(&Planned, Make) -> Result<()>) -> Result<()> {
+        let timed = self.groups.into_iter().flat_map(|group| group.variants);
+        let mut all: Vec<(String, Make)> = timed.map(|Variant { id, make }| (id, Make::Timed(make))).collect();
+        all.extend(self.samples.into_iter().map(|(id, _, make)| (id, Make::Read(make))));
+        for planned in &plan.benchmarks {
+            if let Some(at) = all.iter().position(|(id, _)| *id == planned.id) {
+                if plan.role.is_none() {
+                    println!("{}", planned.id);
+                }
+                each(planned, all.swap_remove(at).1).with_context(|| planned.id.clone())?;
             }
         }
+        Ok(())
     }
 
-    fn by_plan(self, plan: &Plan) -> Vec<Turn> {
+    fn by_plan(self, plan: &Plan) -> Result<Vec<Turn>> {
+        if let Some(core) = plan.core {
+            process::stay_on(core).with_context(|| format!("cannot stay on core {core}"))?;
+        }
         let mut turns = Vec::new();
-        let mut started = Instant::now();
-        self.each_planned(plan, |planned, mut measure| {
+        let mut baton = Baton::new(plan.role);
+        self.each_planned(plan, |planned, make| {
+            turns.push(measured(plan, planned, make, &mut baton)?);
+            Ok(())
+        })?;
+        if plan.role == Some(Role::First) {
+            // So that the other one can still pass it.
+            baton.take()?;
+        }
+        Ok(turns)
+    }
+}
+
+/// A benchmark that can be set up, not of Criterion's.
+enum Make {
+    Timed(Box<dyn FnOnce() -> Measure>),
+    Read(Box<dyn FnOnce() -> Sample>),
+}
+
+/// One that is set up.
+enum Sampler {
+    Timed(Measure),
+    Read(Sample),
+}
+
+impl Sampler {
+    /// Nanoseconds for each iteration, or what is read.
+    fn value(&mut self, iterations: u64) -> Result<f64> {
+        match self {
+            Self::Timed(measure) => Ok(nanoseconds(measure(iterations)) / iterations as f64),
+            Self::Read(read) => read(),
+        }
+    }
+}
+
+/// Sets a benchmark up, measures its batches, and counts its allocations, in turns with the other process if there is one.
+fn measured(plan: &Plan, planned: &Planned, make: Make, baton: &mut Baton) -> Result<Turn> {
+    baton.take()?;
+    let started = Instant::now();
+    let (mut sampler, iterations) = match make {
+        Make::Read(make) => (Sampler::Read(make()), 1),
+        Make::Timed(make) => {
+            let mut measure = make();
             let iterations = match planned.iterations {
                 Some(iterations) => {
                     // What the first batch meets is cold.
@@ -169,44 +221,76 @@ impl Suite {
                 }
                 None => iterations_for(Duration::from_nanos(plan.batch_ns), &mut measure),
             };
-            let set_up_ns = started.elapsed().as_nanos() as u64;
-            let (waits_before, time_before) = (waits(), processor_time());
-            let batches = batches(&mut measure, iterations, planned, plan.yardstick_ns);
-            let (time_after, waits_after) = (processor_time(), waits());
-            let allocations = plan.allocations.then(|| {
-                let (count, bytes) = allocations::during(|| _ = measure(iterations));
-                (count as f64 / iterations as f64, bytes as f64 / iterations as f64)
-            });
-            let process_ns = time_before.zip(time_after).map(|(before, after)| nanoseconds(after[1] - before[1]));
-            let waits = waits_before.zip(waits_after).map(|(before, after)| after - before);
-            turns.push(Turn { id: planned.id.clone(), iterations, set_up_ns, batches, process_ns, waits, allocations });
-            drop(measure);
-            started = Instant::now();
-        });
-        turns
+            (Sampler::Timed(measure), iterations)
+        }
+    };
+    let set_up_ns = nanoseconds(started.elapsed());
+    if baton.role() == Some(Role::First) {
+        baton.pass()?;
     }
+    let mut batches = Vec::with_capacity(planned.batches);
+    let before = (waits(), processor_time());
+    match baton.role() {
+        // A pair of the other's batches between two of its own.
+        Some(Role::First) => {
+            for n in 0..planned.batches {
+                baton.take()?;
+                batches.push(batch(&mut sampler, iterations)?);
+                if n % 2 == 0 {
+                    baton.pass()?;
+                }
+            }
+        }
+        Some(Role::Second) => {
+            // Both are set up by now.
+            baton.pass()?;
+            for n in 0..planned.batches {
+                baton.take()?;
+                batches.push(batch(&mut sampler, iterations)?);
+                if n % 2 == 1 || n + 1 == planned.batches {
+                    baton.pass()?;
+                }
+            }
+        }
+        None => {
+            for _ in 0..planned.batches {
+                batches.push(batch(&mut sampler, iterations)?);
+            }
+        }
+    }
+    let after = (waits(), processor_time());
+    baton.take()?;
+    let allocations = match &mut sampler {
+        Sampler::Timed(measure) if planned.counted > 0 => {
+            let (count, _) = allocations::during(|| (0..planned.counted).for_each(|_| _ = measure(iterations)));
+            Some(count as f64 / (iterations * planned.counted) as f64)
+        }
+        _ => None,
+    };
+    drop(sampler);
+    baton.pass()?;
+    Ok(Turn {
+        id: planned.id.clone(),
+        iterations,
+        set_up_ns,
+        batches,
+        process_ns: before.1.zip(after.1).map(|(before, after)| nanoseconds(after[1] - before[1])),
+        waits: before.0.zip(after.0).map(|(before, after)| after - before),
+        allocations,
+    })
 }
 
-/// As many undisturbed batches as are wanted, and those that were disturbed on the way.
-fn batches(measure: &mut Measure, iterations: u64, planned: &Planned, yardstick_ns: Option<f64>) -> Vec<Batch> {
-    let mut batches: Vec<Batch> = Vec::new();
-    let (mut clean, mut before) = (0, yardstick());
-    while clean < planned.batches && batches.len() < planned.tries {
-        let (time_before, started) = (processor_time(), Instant::now());
-        let taken = measure(iterations);
-        let (wall, time_after) = (started.elapsed(), processor_time());
-        let after = yardstick();
-        let batch = Batch {
-            ns: nanoseconds(taken) / iterations as f64,
-            wall_ns: nanoseconds(wall),
-            thread_ns: time_before.zip(time_after).map(|(before, after)| nanoseconds(after[0] - before[0])),
-            yardstick_ns: nanoseconds(before.max(after)),
-        };
-        before = after;
-        clean += usize::from(batch.is_clean(yardstick_ns));
-        batches.push(batch);
-    }
-    batches
+fn batch(sampler: &mut Sampler, iterations: u64) -> Result<Batch> {
+    let yardstick_before = yardstick();
+    let (time_before, started) = (processor_time(), Instant::now());
+    let value = sampler.value(iterations)?;
+    let (wall, time_after) = (started.elapsed(), processor_time());
+    Ok(Batch {
+        value,
+        wall_ns: nanoseconds(wall),
+        thread_ns: time_before.zip(time_after).map(|(before, after)| nanoseconds(after[0] - before[0])),
+        yardstick_ns: nanoseconds(yardstick_before.max(yardstick())),
+    })
 }
 
 fn nanoseconds(time: Duration) -> f64 {
@@ -238,30 +322,53 @@ fn yardstick() -> Duration {
     started.elapsed()
 }
 
+/// How long a batch is: so short that what disturbs it disturbs its neighbours alike.
+const BATCH: Duration = Duration::from_micros(150);
+/// How much longer where it waits: who wakes whom evens out only then.
+const WAITING: u64 = 10;
+
 impl Group {
+    /// All of them in a random order and then in the opposite one, round after round: whatever drifts meanwhile hits all
+    /// alike. A sample is what a round's two batches come to.
     fn in_turns(self, quick: bool, random: &mut SplitMix) -> Rounds {
-        let (length, rounds) = if quick { (Duration::from_millis(2), 5) } else { (Duration::from_millis(10), 12) };
+        let (rounds, long) = if quick { (20, Duration::from_millis(20)) } else { (100, Duration::from_millis(200)) };
+        let mut longest = Duration::ZERO;
         let mut running: Vec<_> = self
             .variants
             .into_iter()
             .map(|Variant { id, make }| {
                 let mut measure = make();
-                let iterations = iterations_for(length, &mut measure);
+                let mut iterations = iterations_for(BATCH, &mut measure);
+                let (before, started) = (waits(), Instant::now());
+                measure(iterations);
+                let mut taken = started.elapsed();
+                if waits() > before {
+                    iterations *= WAITING;
+                    taken *= WAITING as u32;
+                }
+                longest = longest.max(taken);
                 (measure, iterations, Samples { id, ns: Vec::with_capacity(rounds) })
             })
             .collect();
+        // As many of each, because ratios are taken round by round.
+        let rounds = ((long.as_secs_f64() / longest.as_secs_f64() / 2.0) as usize).clamp(FEWEST_ROUNDS, rounds);
         let mut order: Vec<_> = (0..running.len()).collect();
         for _ in 0..rounds {
             random.shuffle(&mut order);
-            for &i in &order {
-                let (measure, iterations, samples) = &mut running[i];
-                samples.ns.push(measure(*iterations).as_nanos() as f64 / *iterations as f64);
+            let mut ns = vec![0.0; running.len()];
+            for &n in order.iter().chain(order.iter().rev()) {
+                let (measure, iterations, _) = &mut running[n];
+                ns[n] += nanoseconds(measure(*iterations)) / *iterations as f64 / 2.0;
             }
+            running.iter_mut().zip(ns).for_each(|((.., samples), ns)| samples.ns.push(ns));
         }
         let samples = running.into_iter().map(|(.., samples)| samples).collect();
         Rounds { samples, ratios: self.ratios, limits: self.limits, differences: self.differences }
     }
 }
+
+/// Rounds of what takes so long that there is no time for more.
+const FEWEST_ROUNDS: usize = 3;
 
 /// How many iterations fill a batch; finding out warms up as well.
 fn iterations_for(batch: Duration, measure: &mut Measure) -> u64 {

@@ -11,7 +11,7 @@ use crate::{
     compare::saved,
     files::write_whole,
     interrupt,
-    programs::{self, Program},
+    programs::{self, Built},
     results::{Results, file_name, results_path, saved_path},
     workspace::{root, shown},
 };
@@ -36,13 +36,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     // Building disturbs others who measure as much as measuring does.
     let _turn = programs::take_turns()?;
     eprintln!("building the benchmarks (the first time takes some minutes)");
-    let programs = programs::build(root(), None)?;
+    let built = programs::build(root())?;
     let scratch = tempfile::tempdir()?;
     let started = Instant::now();
-    let mut figures = Figures::default();
-    for program in &programs {
-        figures.append(measure(program, args, scratch.path())?);
-    }
+    let figures = measure(&built, args, scratch.path())?;
     if figures.results.is_empty() {
         let what = args.filter.as_deref().unwrap_or("anything");
         bail!("no benchmark has {what:?} in its id; `cargo xtask bench` without a filter lists them all");
@@ -65,13 +62,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Runs a program in several processes, because what one process measures has one layout of memory in common.
-fn measure(program: &Program, args: &Args, scratch: &Path) -> Result<Figures> {
+/// Runs several processes, each of another link, because what one process measures has one layout of memory in common.
+fn measure(built: &Built, args: &Args, scratch: &Path) -> Result<Figures> {
     let processes = if args.quick { 3 } else { 5 };
     let progress = programs::spinner();
     let mut measured: Vec<Measured> = Vec::new();
     for process in 0..processes {
-        measured.push(program.written(
+        measured.push(built.nth(process).written(
             scratch,
             |command, out| {
                 command.arg("--in-turns").arg(out);

@@ -57,7 +57,7 @@ pub(crate) fn ratios_of(results: &Results, title: &str, wanted: impl Fn(&Ratio) 
             ratio.against.as_str().into(),
             times(ratio),
             ratio.goal.map_or_else(|| "".into(), |goal| Cell::number(format!("≤ {goal} ×"), goal)),
-            Cell::met(ratio.pass),
+            Cell::met(ratio.held),
         ]);
     }
     table
@@ -72,7 +72,7 @@ pub(crate) fn limits(results: &Results) -> Table {
             Cell::amount(target.actual, &target.unit),
             Cell::number(format!("≤ {}", amount(target.limit, &target.unit)), target.limit),
             target.source.as_str().into(),
-            Cell::met(Some(target.pass)),
+            Cell::met(Some(target.held)),
         ]);
     }
     table

@@ -3,15 +3,13 @@
 //! Not by `gungraun`: it wants benchmarks of its own form and a runner that is installed, and these are those that are timed.
 
 use std::{
-    collections::BTreeMap,
     fs,
     path::Path,
     process::{Command, Stdio},
 };
 
 use airssys_wasm_measurements::Planned;
-use anyhow::{Context, Result, ensure};
-use indicatif::ProgressBar;
+use anyhow::{Context, Result};
 
 use super::measure::plan;
 use crate::{interrupt, programs::Program};
@@ -23,69 +21,35 @@ const COUNTED: &str = "airssys_wasm_benches::harness::run::counted";
 /// An iteration takes some fifty times as long as without it.
 const FEWER: u64 = 20;
 
-/// Fails where there is no valgrind.
-pub(super) fn find_valgrind() -> Result<()> {
+/// Whether there is a valgrind to count by.
+pub(super) fn can_be_counted() -> bool {
     let found = Command::new("valgrind").arg("--version").stdout(Stdio::null()).status();
-    ensure!(found.is_ok_and(|status| status.success()), "--instructions needs valgrind, which is not installed here");
-    Ok(())
+    found.is_ok_and(|status| status.success())
 }
 
-/// Counts what a program is to run. Some benchmarks cannot be run so, those that make engines with large pools for one:
-/// they are left out.
-pub(super) fn count(
-    program: &Program,
-    planned: &[Planned],
-    scratch: &Path,
-    progress: &ProgressBar,
-) -> Result<BTreeMap<String, f64>> {
-    let mut turns: Vec<_> = planned
-        .iter()
-        .map(|planned| Planned { iterations: planned.iterations.map(|n| (n / FEWER).max(1)), ..planned.clone() })
-        .collect();
-    while !turns.is_empty() {
-        match run(program, &turns, scratch, progress)? {
-            Ok(counts) => return Ok(counts),
-            // It was the last that was begun. Where none was, none can be.
-            Err(0) => break,
-            Err(begun) => drop(turns.remove(begun - 1)),
-        }
-    }
-    Ok(BTreeMap::new())
-}
-
-/// The counts, or how many benchmarks were begun when it failed.
-fn run(
-    program: &Program,
-    turns: &[Planned],
-    scratch: &Path,
-    progress: &ProgressBar,
-) -> Result<Result<BTreeMap<String, f64>, usize>> {
+/// Counts one benchmark. Some cannot be run so, those that make engines with large pools for one: they have no count.
+pub(super) fn count(program: &Program, planned: &Planned, scratch: &Path) -> Result<Option<f64>> {
+    let iterations = planned.iterations.map_or(1, |n| (n / FEWER).max(1));
+    let planned = Planned { iterations: Some(iterations), ..planned.clone() };
     let folder = tempfile::tempdir_in(scratch)?;
     let (plan_path, out) = (folder.path().join("plan.json"), folder.path().join("out"));
-    fs::write(&plan_path, serde_json::to_vec(&plan(turns.to_vec(), None, false))?)?;
+    fs::write(&plan_path, serde_json::to_vec(&plan(vec![planned]))?)?;
     let mut command = Command::new("valgrind");
     command
         .args(["--tool=callgrind", "--quiet"])
         .arg(format!("--toggle-collect={COUNTED}"))
         .arg(format!("--dump-after={COUNTED}"))
         .arg(format!("--callgrind-out-file={}", out.display()))
-        .arg(&program.path)
+        .arg(&program.0)
         .arg("--count")
         .arg(&plan_path)
+        .stdout(Stdio::null())
         .stderr(Stdio::null());
-    progress.set_message(format!("counting instructions of {}", program.name));
-    let printed = folder.path().join("printed");
-    let status = interrupt::status(command.stdout(fs::File::create(&printed)?))?;
-    if !status.success() {
-        return Ok(Err(fs::read_to_string(&printed)?.lines().count().min(turns.len())));
+    if !interrupt::status(&mut command)?.success() {
+        return Ok(None);
     }
-    let mut counts = BTreeMap::new();
-    for (n, Planned { id, iterations, .. }) in turns.iter().enumerate() {
-        let [once, twice] = [1, 2].map(|time| total(&out.with_added_extension((2 * n + time).to_string())));
-        let iterations = iterations.unwrap_or(1) as f64;
-        counts.insert(id.clone(), (twice? - once?) / iterations);
-    }
-    Ok(Ok(counts))
+    let [once, twice] = ["1", "2"].map(|time| total(&out.with_added_extension(time)));
+    Ok(Some((twice? - once?) / iterations as f64))
 }
 
 /// What a file of callgrind adds up to.

@@ -1,32 +1,41 @@
-//! Measuring two sides: blocks of four processes, A B B A or B A A B, until the time is up.
+//! Measuring two sides: pairs of processes that take turns, batch by batch, until the time is up.
 
 use std::{
-    collections::BTreeMap,
-    fs,
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     time::{Duration, Instant},
 };
 
-use airssys_wasm_measurements::{PROTOCOL, Plan, Planned, Turn, Turns, is_twin, stats::SplitMix};
-use anyhow::{Context, Result, bail, ensure};
+use airssys_wasm_measurements::{
+    Kind, Listed, PROTOCOL, Plan, Planned, Role, Turn, Turns, is_twin, process, stats::SplitMix,
+};
+use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 
-use crate::programs::Program;
+use super::verdict::{self, Clock};
+use crate::programs::{self, Built};
 
-/// How long a batch takes. Short, so that it fits between two disturbances.
+/// How long a batch takes. So short that what disturbs it disturbs its neighbours alike.
 const BATCH: Duration = Duration::from_micros(150);
-/// Undisturbed batches of one benchmark in one process, the one that warms up left out.
-const BATCHES: usize = 5;
-/// How many are measured at the most for each of those that are wanted.
-const TRIES: usize = 12;
-/// How long the batches of a benchmark that takes longer than `BATCH` may take all together.
+/// Batches of one benchmark in one process: as many rounds of A B B A as half of them.
+const BATCHES: usize = 40;
+/// How much longer the batches of a benchmark are that waits: who wakes whom evens out only then.
+const WAITING: u64 = 10;
+/// How long the batches of a benchmark may take all together, where that is not too little for one round.
 const LONG: Duration = Duration::from_millis(20);
-/// Rounds in which allocations are counted as well.
-pub(super) const COUNTED: usize = 2;
-/// More rounds than this tell nothing new.
+/// Batches in which allocations are counted: what happens every hundredth time is no change.
+const COUNTED: u64 = 4;
+/// How long the processes of a pair should take, and the benchmarks that they have at the most.
+const PAIR: Duration = Duration::from_millis(1_500);
+const PAIR_BENCHMARKS: usize = 12;
+/// More pairs of a benchmark than this tell nothing new.
 const MOST: usize = 100;
-/// Fewer undisturbed processes of a side than this say nothing.
+/// Fewer pairs than this say nothing.
 pub(super) const FEWEST: usize = 6;
+/// Pairs of a benchmark for which there should be time in the first round.
+const ENOUGH: f64 = 8.0;
+/// The share of the time that the first round may take.
+pub(super) const FIRST: f64 = 0.55;
 
 /// Which side a process is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,17 +44,20 @@ pub(super) enum Side {
     Candidate,
 }
 
-/// A program as both sides have it, and what is measured of it.
-pub(super) struct Job {
-    reference: Program,
-    candidate: Program,
-    planned: Vec<Planned>,
+/// A benchmark that both sides have.
+#[derive(Debug, Clone)]
+pub(super) struct Benchmark {
+    pub(super) planned: Planned,
+    pub(super) kind: Kind,
+    pub(super) clock: Clock,
+    /// Nanoseconds that a pair takes for it.
+    cost: f64,
 }
 
 /// What can be compared, and what cannot.
 #[derive(Default)]
-pub(super) struct Jobs {
-    pub(super) jobs: Vec<Job>,
+pub(super) struct Benchmarks {
+    pub(super) all: Vec<Benchmark>,
     pub(super) new: Vec<String>,
     pub(super) gone: Vec<String>,
     /// With the reason.
@@ -54,285 +66,232 @@ pub(super) struct Jobs {
 
 /// What runs the processes of a comparison.
 pub(super) struct Runner<'a> {
+    /// The reference and the candidate.
+    pub(super) sides: [&'a Built; 2],
     pub(super) scratch: &'a Path,
     pub(super) progress: &'a ProgressBar,
     pub(super) random: SplitMix,
-    /// What the yardstick takes undisturbed, as far as is known by now.
-    pub(super) yardstick_ns: f64,
 }
 
-/// One process of a block.
-pub(super) struct Process {
-    pub(super) side: Side,
-    /// The machine had much else to do meanwhile.
-    pub(super) beside_others: bool,
-    pub(super) turns: BTreeMap<String, Turn>,
-}
-
-/// Four processes, one right after the other.
-pub(super) struct Block {
-    pub(super) processes: Vec<Process>,
-}
+/// What a pair of processes measured, by benchmark: the reference and the candidate.
+pub(super) type Pair = BTreeMap<String, [Turn; 2]>;
 
 impl Runner<'_> {
-    /// Asks both sides what they have, and finds out on the reference how often each benchmark is to be run.
-    pub(super) fn jobs(
-        &mut self,
-        [reference, candidate]: &[Vec<Program>; 2],
-        wanted: impl Fn(&str) -> bool,
-        budget: Duration,
-    ) -> Result<Jobs> {
-        let mut all = Jobs::default();
-        let mut costs = Vec::new();
-        let named = |programs: &[Program], name: &str| programs.iter().find(|program| program.name == name).cloned();
-        let mut names: Vec<_> = reference.iter().chain(candidate).map(|program| &program.name).collect();
-        names.sort();
-        names.dedup();
-        for name in names {
-            let sides = [named(reference, name), named(candidate, name)];
-            let mut ids = [Vec::new(), Vec::new()];
-            for (side, ids) in sides.iter().zip(&mut ids) {
-                if let Some(program) = side {
-                    *ids = program
-                        .ids(self.scratch)
-                        .context("it does not know what `cargo xtask compare` asks for: choose a later commit")?;
-                    ids.retain(|id| !is_twin(id) && wanted(id));
-                }
-            }
-            let [before, after] = ids;
-            all.new.extend(after.iter().filter(|id| !before.contains(id)).cloned());
-            all.gone.extend(before.iter().filter(|id| !after.contains(id)).cloned());
-            let both: Vec<_> = before.into_iter().filter(|id| after.contains(id)).collect();
-            let ([Some(reference), Some(candidate)], false) = (sides, both.is_empty()) else { continue };
-            let all_unknown = both.into_iter().map(unknown).collect();
-            let found = turns(&reference, &plan(all_unknown, None, false), self.scratch, |id| {
-                self.progress.set_message(format!("finding out how long {id} takes"));
-            })?;
-            self.yardstick_ns = self.yardstick_ns.min(undisturbed([&found].into_iter()));
-            let mut planned = Vec::new();
-            for turn in &found.turns {
-                let (found, cost) = found_out(turn);
-                costs.push((cost, turn.id.clone()));
-                planned.push(found);
-            }
-            all.jobs.push(Job { reference, candidate, planned });
+    /// Asks both sides what they have, and finds out how often each benchmark is to be run and by which clock.
+    pub(super) fn benchmarks(&self, wanted: impl Fn(&str) -> bool, budget: Duration) -> Result<Benchmarks> {
+        let list = |built: &Built| -> Result<Vec<Listed>> {
+            let too_old = "it does not know what `cargo xtask compare` asks for: choose a later commit";
+            let mut listed = built.program().list(self.scratch).context(too_old)?;
+            listed.retain(|listed| !is_twin(&listed.id) && wanted(&listed.id));
+            Ok(listed)
+        };
+        let [before, after] = [list(self.sides[0])?, list(self.sides[1])?];
+        let missing = |of: &[Listed], among: &[Listed]| -> Vec<String> {
+            let is_there = |id: &str| among.iter().any(|other| other.id == id);
+            of.iter().map(|listed| &listed.id).filter(|id| !is_there(id)).cloned().collect()
+        };
+        let (new, gone) = (missing(&after, &before), missing(&before, &after));
+        let both: Vec<_> = before.into_iter().filter(|listed| !gone.contains(&listed.id)).collect();
+        if both.is_empty() {
+            return Ok(Benchmarks { new, gone, ..Benchmarks::default() });
         }
-        all.leave_out(costs, budget);
+        let unknown = plan(both.iter().map(unknown).collect());
+        let [before, after] = self.sides.map(|built| {
+            built.program().turns(&unknown, self.scratch, |id| {
+                self.progress.set_message(format!("finding out how long {id} takes"));
+            })
+        });
+        let (before, after) = (by_id(before?), by_id(after?));
+        let all = both.iter().map(|Listed { id, kind }| Benchmark::new(*kind, [&before[id], &after[id]])).collect();
+        let mut all = Benchmarks { all, new, gone, ..Benchmarks::default() };
+        all.leave_out(budget);
         Ok(all)
     }
 
-    /// Measures blocks of all jobs, round by round, until the time is up, and hands over each as soon as it is there.
-    pub(super) fn rounds(&mut self, jobs: &[Job], until: Instant, mut done: impl FnMut(Block)) -> Result<()> {
-        let mut order: Vec<_> = (0..jobs.len()).collect();
-        let mut slowest = Duration::ZERO;
+    /// Measures pairs of processes, round by round, until the time is up, and hands over each as soon as it is there.
+    pub(super) fn rounds(
+        &mut self,
+        benchmarks: &[Benchmark],
+        until: Instant,
+        mut done: impl FnMut(Pair),
+    ) -> Result<()> {
+        // How much longer than was thought a pair takes.
+        let mut slower: f64 = 1.0;
         for round in 0..MOST {
-            let started = Instant::now();
-            // A round that would not be over in time is not begun.
-            if jobs.is_empty() || started + slowest > until {
-                break;
-            }
-            self.random.shuffle(&mut order);
-            for &n in &order {
-                let mut order = [Side::Reference, Side::Candidate];
-                self.random.shuffle(&mut order);
-                let [one, other] = order;
-                let mut processes = Vec::new();
-                for side in [one, other, other, one] {
-                    processes.push(self.process(&jobs[n], side, round < COUNTED)?);
+            for chunk in chunks(benchmarks, &mut self.random) {
+                let started = Instant::now();
+                let thought = chunk.iter().map(|benchmark| benchmark.cost).sum::<f64>() / 1e9;
+                // What would not be over in time is not begun.
+                if started + Duration::from_secs_f64(thought * slower) > until {
+                    return Ok(());
                 }
-                done(Block { processes });
+                self.progress.set_message(format!("pair {} of {} and others", round + 1, chunk[0].planned.id));
+                done(self.pair(&chunk)?);
+                slower = slower.max(started.elapsed().as_secs_f64() / thought);
             }
-            slowest = slowest.max(started.elapsed());
         }
         Ok(())
     }
 
-    fn process(&mut self, job: &Job, side: Side, allocations: bool) -> Result<Process> {
-        let plan = plan(job.planned.clone(), Some(self.yardstick_ns), allocations);
-        let watch = Watch::start();
-        let turns = turns(job.program(side), &plan, self.scratch, |id| self.progress.set_message(id))?;
-        let beside_others = watch.disturbed(turns.process_ns);
-        // The machine may never have been undisturbed before.
-        self.yardstick_ns = self.yardstick_ns.min(undisturbed([&turns].into_iter()));
-        let turns = turns.turns.into_iter().map(|turn| (turn.id.clone(), turn)).collect();
-        Ok(Process { side, beside_others, turns })
+    /// Both sides at the same time, in a random one of their links, on the same core where each is alone with itself.
+    fn pair(&mut self, benchmarks: &[&Benchmark]) -> Result<Pair> {
+        let cores = process::cores();
+        let core = (benchmarks[0].is_pinned() && !cores.is_empty()).then(|| cores[self.random.below(cores.len())]);
+        let planned = benchmarks.iter().map(|benchmark| benchmark.planned.clone()).collect();
+        let plan = |role| Plan { role: Some(role), core, ..plan(planned) };
+        let plan = plan(Role::First);
+        let plans = [&plan, &Plan { role: Some(Role::Second), ..plan.clone() }];
+        let [reference, candidate] = self.sides.map(|built| built.any(&mut self.random));
+        let [before, after] = if self.random.below(2) == 0 {
+            programs::pair([&reference, &candidate], plans, self.scratch)?
+        } else {
+            let [after, before] = programs::pair([&candidate, &reference], plans, self.scratch)?;
+            [before, after]
+        };
+        let mut after = by_id(after);
+        let both = before.turns.into_iter().filter_map(|turn| {
+            let other = after.remove(&turn.id)?;
+            Some((turn.id.clone(), [turn, other]))
+        });
+        Ok(both.collect())
     }
 }
 
-impl Jobs {
+/// Benchmarks for the processes of a pair each, in a random order: what was measured before leaves its traces. Those that
+/// stay on a core are apart from those that use all.
+fn chunks<'b>(benchmarks: &'b [Benchmark], random: &mut SplitMix) -> Vec<Vec<&'b Benchmark>> {
+    let mut chunks = Vec::new();
+    for pinned in [true, false] {
+        let mut those: Vec<_> = benchmarks.iter().filter(|benchmark| benchmark.is_pinned() == pinned).collect();
+        random.shuffle(&mut those);
+        let (mut chunk, mut cost) = (Vec::new(), 0.0);
+        for benchmark in those {
+            if chunk.len() == PAIR_BENCHMARKS || (cost > 0.0 && cost + benchmark.cost > PAIR.as_nanos() as f64) {
+                chunks.push(std::mem::take(&mut chunk));
+                cost = 0.0;
+            }
+            cost += benchmark.cost;
+            chunk.push(benchmark);
+        }
+        if !chunk.is_empty() {
+            chunks.push(chunk);
+        }
+    }
+    random.shuffle(&mut chunks);
+    chunks
+}
+
+fn by_id(turns: Turns) -> BTreeMap<String, Turn> {
+    turns.turns.into_iter().map(|turn| (turn.id.clone(), turn)).collect()
+}
+
+impl Benchmark {
+    /// By what finding out has brought about both sides.
+    fn new(kind: Kind, found: [&Turn; 2]) -> Self {
+        let [reference, candidate] = found;
+        let clock = if kind == Kind::Time { verdict::clock(found) } else { Clock::Wall };
+        let (planned, batch) = planned(kind, reference);
+        let cost = |found: &Turn| found.set_up_ns + (planned.batches as u64 + 1 + planned.counted) as f64 * batch;
+        let cost = cost(reference) + cost(candidate);
+        Self { planned, kind, clock, cost }
+    }
+
+    fn is_pinned(&self) -> bool {
+        self.clock == Clock::Cpu
+    }
+}
+
+impl Benchmarks {
     /// Leaves out what would take so much of the time that little would be left for the rest.
-    fn leave_out(&mut self, mut costs: Vec<(f64, String)>, budget: Duration) {
+    fn leave_out(&mut self, budget: Duration) {
+        let enough = budget.as_nanos() as f64 * FIRST / ENOUGH;
+        let mut all: f64 = self.all.iter().map(|benchmark| benchmark.cost).sum();
+        let mut costs: Vec<_> =
+            self.all.iter().map(|benchmark| (benchmark.cost, benchmark.planned.id.clone())).collect();
         costs.sort_by(|a, b| b.0.total_cmp(&a.0));
-        // What one process of each program may take, if there are to be eight blocks in the first round.
-        let enough = budget.as_nanos() as f64 * FIRST / 4.0 / 8.0;
-        let mut all: f64 = costs.iter().map(|(cost, _)| cost).sum();
         for (cost, id) in costs {
             if all <= enough || cost < all / 25.0 {
                 break;
             }
             all -= cost;
-            let why = format!(
-                "each of its processes takes {:.1} s: give more time, or it alone as a filter",
-                Duration::from_nanos(cost as u64).as_secs_f64()
-            );
-            self.jobs.iter_mut().for_each(|job| job.planned.retain(|planned| planned.id != id));
-            self.left_out.push((id, why));
-        }
-        self.jobs.retain(|job| !job.planned.is_empty());
-    }
-
-    /// The same with those benchmarks only.
-    pub(super) fn only(&self, ids: &[String]) -> Vec<Job> {
-        let mut jobs = Vec::new();
-        for Job { reference, candidate, planned } in &self.jobs {
-            let planned: Vec<_> = planned.iter().filter(|planned| ids.contains(&planned.id)).cloned().collect();
-            if !planned.is_empty() {
-                jobs.push(Job { reference: reference.clone(), candidate: candidate.clone(), planned });
-            }
-        }
-        jobs
-    }
-
-    pub(super) fn ids(&self) -> impl Iterator<Item = &str> {
-        self.jobs.iter().flat_map(|job| &job.planned).map(|planned| &planned.id[..])
-    }
-}
-
-/// The share of the time that the first round may take.
-pub(super) const FIRST: f64 = 0.55;
-
-impl Job {
-    pub(super) fn program(&self, side: Side) -> &Program {
-        match side {
-            Side::Reference => &self.reference,
-            Side::Candidate => &self.candidate,
+            let seconds = Duration::from_nanos(cost as u64).as_secs_f64();
+            self.all.retain(|benchmark| benchmark.planned.id != id);
+            self.left_out.push((id, format!("a pair takes {seconds:.1} s: give more time, or it alone as a filter")));
         }
     }
 
-    pub(super) fn planned(&self) -> &[Planned] {
-        &self.planned
+    /// Some of them.
+    pub(super) fn only(&self, ids: &BTreeSet<String>) -> Vec<Benchmark> {
+        self.all.iter().filter(|benchmark| ids.contains(&benchmark.planned.id)).cloned().collect()
     }
 }
 
 /// What finding out what there is asks for.
-pub(super) fn unknown(id: String) -> Planned {
-    Planned { id, iterations: None, batches: 3, tries: 3 }
+pub(super) fn unknown(listed: &Listed) -> Planned {
+    let batches = if listed.kind == Kind::Time { 3 } else { 1 };
+    Planned { id: listed.id.clone(), iterations: None, batches, counted: 0 }
 }
 
-/// How a benchmark is measured once it is known how long it takes, and how many nanoseconds a process will take for it.
-pub(super) fn found_out(turn: &Turn) -> (Planned, f64) {
-    // One that waits depends on who wakes whom: that evens out in longer batches only.
-    planned(turn, if turn.waits.unwrap_or(0) > 0 { 10 } else { 1 })
+/// How a benchmark is measured once it is known how long it takes, and how many nanoseconds a batch then takes.
+pub(super) fn planned(kind: Kind, found: &Turn) -> (Planned, f64) {
+    let longer = if kind == Kind::Time && verdict::waits(found) { WAITING } else { 1 };
+    let batch = found.batches.iter().map(|batch| batch.wall_ns).fold(f64::INFINITY, f64::min) * longer as f64;
+    let (batches, counted) = match kind {
+        // A pair of each side at the least.
+        Kind::Time => {
+            let fit = (LONG.as_nanos() as f64 / batch) as usize;
+            (fit.clamp(2, BATCHES) / 2 * 2, if fit < 2 { 1 } else { COUNTED })
+        }
+        Kind::Tail => (2, 0),
+        Kind::Bytes => (1, 0),
+    };
+    let planned = Planned { id: found.id.clone(), iterations: Some(found.iterations * longer), batches, counted };
+    (planned, batch)
 }
 
-/// So many times the iterations of a turn, and how many nanoseconds a process will take for it.
-pub(super) fn planned(turn: &Turn, longer: u64) -> (Planned, f64) {
-    let batch = turn.batches.iter().map(|batch| batch.wall_ns).fold(f64::INFINITY, f64::min) * longer as f64;
-    let fit = |batches: usize| ((LONG.as_nanos() as f64 / batch) as usize).clamp(1, batches);
-    let (batches, tries) = (fit(BATCHES), fit(BATCHES * TRIES));
-    let planned = Planned { id: turn.id.clone(), iterations: Some(turn.iterations * longer), batches, tries };
-    (planned, turn.set_up_ns as f64 + (batches + 1) as f64 * batch)
+/// A plan of this protocol, for a process that measures alone.
+pub(super) fn plan(benchmarks: Vec<Planned>) -> Plan {
+    Plan { protocol: PROTOCOL, batch_ns: BATCH.as_nanos() as u64, role: None, core: None, benchmarks }
 }
 
 /// What the yardstick took undisturbed, which is the least that it took: nothing makes it any faster.
-pub(super) fn undisturbed<'t>(turns: impl Iterator<Item = &'t Turns>) -> f64 {
-    let batches = turns.flat_map(|turns| &turns.turns).flat_map(|turn| &turn.batches);
-    batches.map(|batch| batch.yardstick_ns).fold(f64::INFINITY, f64::min)
-}
-
-/// A plan of this protocol.
-pub(super) fn plan(turns: Vec<Planned>, yardstick_ns: Option<f64>, allocations: bool) -> Plan {
-    Plan { protocol: PROTOCOL, batch_ns: BATCH.as_nanos() as u64, yardstick_ns, allocations, turns }
-}
-
-/// Runs a plan, and makes sure that what comes of it is understood.
-pub(super) fn turns(program: &Program, plan: &Plan, scratch: &Path, at: impl FnMut(String)) -> Result<Turns> {
-    let turns = program.turns(plan, scratch, at)?;
-    ensure!(turns.protocol == PROTOCOL, "{} answers by protocol {}, not {PROTOCOL}", program.name, turns.protocol);
-    if let Some(missing) = plan.turns.iter().find(|planned| turns.turns.iter().all(|turn| turn.id != planned.id)) {
-        bail!("{} did not measure {}", program.name, missing.id);
-    }
-    Ok(turns)
-}
-
-/// What the machine does while a process measures.
-struct Watch {
-    started: Instant,
-    before: Option<[f64; 2]>,
-}
-
-/// Cores that others may use meanwhile, and the share of time that the machine's owner may take away.
-const OTHERS: f64 = 0.2;
-const STOLEN: f64 = 0.03;
-
-impl Watch {
-    fn start() -> Self {
-        Self { started: Instant::now(), before: busy_and_stolen() }
-    }
-
-    /// Whether others than the process, which was on a processor for so many nanoseconds, had much to do.
-    fn disturbed(self, process_ns: Option<f64>) -> bool {
-        let wall = self.started.elapsed().as_secs_f64();
-        let (Some(before), Some(after), Some(own)) = (self.before, busy_and_stolen(), process_ns) else { return false };
-        // Two ticks more or less are how the system counts.
-        let others = after[0] - before[0] - own / 1e9 - 0.02;
-        let stolen = after[1] - before[1] - 0.01;
-        others > wall * OTHERS || stolen > wall * STOLEN
-    }
-}
-
-/// Seconds that the processors were busy, and seconds that they were not there, since the system started.
-fn busy_and_stolen() -> Option<[f64; 2]> {
-    let stat = fs::read_to_string("/proc/stat").ok()?;
-    let mut ticks = stat.lines().next()?.split_whitespace().skip(1).map(|ticks| ticks.parse::<f64>().unwrap_or(0.0));
-    let ticks: [f64; 8] = std::array::from_fn(|_| ticks.next().unwrap_or(0.0));
-    let [user, nice, system, _idle, _waiting, interrupts, soft_interrupts, stolen] = ticks;
-    // The unit that the kernel promises to user space.
-    Some([(user + nice + system + interrupts + soft_interrupts) / 100.0, stolen / 100.0])
+pub(super) fn undisturbed<'t>(turns: impl Iterator<Item = &'t Turn>) -> f64 {
+    turns.flat_map(|turn| &turn.batches).map(|batch| batch.yardstick_ns).fold(f64::INFINITY, f64::min)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn jobs(costs: &[f64]) -> (Jobs, Vec<(f64, String)>) {
-        let program = Program { name: "a".into(), path: "a".into() };
-        let ids: Vec<_> = (0..costs.len()).map(|n| n.to_string()).collect();
-        let planned =
-            ids.iter().map(|id| Planned { id: id.clone(), iterations: Some(1), batches: 1, tries: 1 }).collect();
-        let jobs = vec![Job { reference: program.clone(), candidate: program, planned }];
-        let costs = costs.iter().copied().zip(ids).collect();
-        (Jobs { jobs, ..Jobs::default() }, costs)
+    fn benchmarks(costs: &[f64], clock: Clock) -> Vec<Benchmark> {
+        let planned = |n: usize| Planned { id: n.to_string(), iterations: Some(1), batches: 1, counted: 0 };
+        let one = |(n, &cost)| Benchmark { planned: planned(n), kind: Kind::Time, clock, cost };
+        costs.iter().enumerate().map(one).collect()
     }
 
     #[test]
     fn what_takes_most_of_the_time_is_left_out_and_said() {
-        let second = 1e9;
-        let (mut all, costs) = jobs(&[0.02 * second, 4.0 * second, 0.02 * second]);
-        all.leave_out(costs, Duration::from_secs(60));
-        assert_eq!(all.ids().collect::<Vec<_>>(), ["0", "2"]);
+        let of = || Benchmarks { all: benchmarks(&[0.04e9, 8e9, 0.04e9], Clock::Cpu), ..Benchmarks::default() };
+        let mut all = of();
+        all.leave_out(Duration::from_secs(60));
+        let ids: Vec<_> = all.all.iter().map(|benchmark| &benchmark.planned.id[..]).collect();
+        assert_eq!(ids, ["0", "2"]);
         assert_eq!(all.left_out[0].0, "1");
         // With time enough it stays.
-        let (mut all, costs) = jobs(&[0.02 * second, 4.0 * second, 0.02 * second]);
-        all.leave_out(costs, Duration::from_secs(600));
-        assert_eq!((all.ids().count(), all.left_out.len()), (3, 0));
+        let mut all = of();
+        all.leave_out(Duration::from_secs(600));
+        assert_eq!((all.all.len(), all.left_out.len()), (3, 0));
     }
 
     #[test]
-    fn a_machine_that_is_busy_with_something_else_is_noticed() {
-        let watch = |seconds: u64, busy: f64, stolen: f64| {
-            let now = busy_and_stolen().unwrap_or_default();
-            Watch {
-                started: Instant::now() - Duration::from_secs(seconds),
-                before: Some([now[0] - busy, now[1] - stolen]),
-            }
-        };
-        if busy_and_stolen().is_none() {
-            // Nothing to read it from.
-            return;
+    fn each_benchmark_is_in_one_pair_of_a_round_and_those_on_one_core_are_apart() {
+        let mut all = benchmarks(&[0.3e9; 30], Clock::Cpu);
+        all.extend(benchmarks(&[2e9, 1e6], Clock::Wall));
+        let chunks = chunks(&all, &mut SplitMix(1));
+        assert_eq!(chunks.iter().map(Vec::len).sum::<usize>(), 32);
+        for chunk in chunks {
+            assert!(chunk.iter().all(|benchmark| benchmark.clock == chunk[0].clock));
+            assert!(chunk.len() == 1 || chunk.iter().map(|benchmark| benchmark.cost).sum::<f64>() <= 1.5e9);
         }
-        assert!(!watch(1_000, 1_000.0, 0.0).disturbed(Some(1_000e9)));
-        assert!(watch(1_000, 1_500.0, 0.0).disturbed(Some(1_000e9)));
-        assert!(watch(1_000, 1_000.0, 50.0).disturbed(Some(1_000e9)));
     }
 }

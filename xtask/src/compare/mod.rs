@@ -1,7 +1,8 @@
-//! Whether a change made something slower: the working tree beside a commit, in interleaved processes.
+//! Whether a change made something slower: the working tree beside a commit, in pairs of processes that take turns.
 //!
 //! `docs/comparing.md` says how, and what may be concluded.
 
+pub(crate) mod history;
 mod instructions;
 mod measure;
 pub(crate) mod outcome;
@@ -12,32 +13,33 @@ mod statistics;
 pub(crate) mod verdict;
 
 use std::{
+    collections::BTreeMap,
     io::IsTerminal,
     path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
 };
 
-use airssys_wasm_measurements::stats::SplitMix;
-use anyhow::Result;
+use airssys_wasm_measurements::{Kind, Turn, stats::SplitMix};
+use anyhow::{Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{
     files::write_whole,
     interrupt::{self, Interrupted},
-    programs::{self, Program},
+    programs::{self, Built},
     workspace::{root, shown, target_folder},
 };
-use measure::{Block, FIRST, Jobs, Runner, Side};
+use measure::{Benchmark, Benchmarks, FIRST, Pair, Runner, Side};
 use outcome::{Counted, End, Outcome, Row};
 use sides::{Tree, Worktree, differing_benchmarks, resolve, working_tree};
-use verdict::{Evidence, clock, judge};
+use verdict::{Clock, Evidence, Verdict, judge};
 
 /// Compare the working tree with a commit, and say whether anything became slower.
 ///
-/// Both are built first, in a worktree under the target folder. Then processes of the two are run in turns. Exits with 0
-/// if nothing became slower, 1 if something did, in time or in allocations, and 2 if it could not be measured well enough
-/// to say, or not at all.
+/// Both are built first, in a worktree under the target folder. Then processes of the two take turns, batch by batch.
+/// Exits with 0 if nothing became slower, 1 if something did, in time, in instructions or in allocations, and 2 if it could
+/// not be measured well enough to say, or not at all.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The commit, branch or tag to compare the working tree with
@@ -49,13 +51,14 @@ pub(crate) struct Args {
     /// Minutes of measuring; building comes on top
     #[arg(long, value_name = "MINUTES", default_value = "10", value_parser = minutes)]
     budget: Duration,
-    /// The least change that counts, in per cent; where the machine is noisier than that, it takes more
+    /// The least change that counts, in per cent
     #[arg(long, value_name = "PER CENT", default_value = "3", value_parser = per_cent)]
     threshold: f64,
     /// Compare the reference with a second build of itself: what is found is this machine's noise
     #[arg(long, conflicts_with_all = ["saved", "self_check"])]
     null: bool,
-    /// Count instructions as well, by valgrind: slow, and the same each time
+    /// Count the instructions of all benchmarks, by valgrind, and not only of those that are unclear: slow, and the same
+    /// each time
     #[arg(long, conflicts_with_all = ["saved", "self_check"])]
     instructions: bool,
     /// Compare with results saved by `cargo xtask bench --save NAME` instead of a commit
@@ -70,6 +73,9 @@ pub(crate) struct Args {
     /// Print Markdown for a pull request instead of a table
     #[arg(long)]
     markdown: bool,
+    /// Exit with 125 instead of 2, so that `git bisect run` leaves out what could not be measured
+    #[arg(long, conflicts_with = "self_check")]
+    bisect: bool,
     /// What decides the order of processes, to do the same again
     #[arg(long, conflicts_with = "saved")]
     seed: Option<u64>,
@@ -105,7 +111,15 @@ pub(crate) fn outcome_path() -> PathBuf {
     target_folder().join("bench/compare.json")
 }
 
-pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+/// What a comparison that could not be made ends with.
+pub(crate) fn run(args: &Args) -> ExitCode {
+    compared(args).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::from(args.unclear())
+    })
+}
+
+fn compared(args: &Args) -> Result<ExitCode> {
     interrupt::listen()?;
     if args.self_check {
         let asked = self_check::Asked {
@@ -115,9 +129,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         };
         return self_check::run(&asked);
     }
-    if args.instructions {
-        instructions::find_valgrind()?;
-    }
+    ensure!(
+        !args.instructions || instructions::can_be_counted(),
+        "--instructions needs valgrind, which is not installed here"
+    );
     let outcome = match &args.saved {
         Some(name) => saved::compare(&saved::Asked {
             name,
@@ -136,12 +151,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     if !outcome.interrupted {
         write_whole(&outcome_path(), &json)?;
+        if let Some(path) = history::path(&outcome) {
+            write_whole(&path, &json)?;
+        }
         eprintln!("written to {}", shown(&outcome_path()));
     }
     Ok(ExitCode::from(match outcome.end() {
         End::NoRegression => 0,
         End::Regression => 1,
-        End::Unclear => 2,
+        End::Unclear => args.unclear(),
     }))
 }
 
@@ -151,18 +169,30 @@ struct Comparison {
     filter: Option<String>,
     budget: Duration,
     threshold: f64,
-    instructions: bool,
+    instructions: Instructions,
     seed: u64,
 }
 
+/// Of which benchmarks instructions are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Instructions {
+    All,
+    OfUnclear,
+}
+
 impl Args {
+    /// The exit code where it could not be measured well enough to say, or not at all.
+    fn unclear(&self) -> u8 {
+        if self.bisect { 125 } else { 2 }
+    }
+
     fn plan(&self) -> Comparison {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Comparison {
             filter: self.filter.clone(),
             budget: self.budget,
             threshold: self.threshold,
-            instructions: self.instructions,
+            instructions: if self.instructions { Instructions::All } else { Instructions::OfUnclear },
             seed: self.seed.unwrap_or(since.as_secs()),
         }
     }
@@ -178,10 +208,10 @@ impl Args {
         let _turn = programs::take_turns()?;
         let worktree = Worktree::new()?;
         let build = if self.null { Worktree::build_again } else { Worktree::build };
-        let programs = [worktree.build(&reference)?, build(&worktree, &candidate)?];
+        let [before, after] = [worktree.build(&reference)?, build(&worktree, &candidate)?];
         // Nothing of it is needed for measuring.
         drop(worktree);
-        let mut outcome = self.plan().run(&programs, &reference, &candidate)?;
+        let mut outcome = self.plan().run([&before, &after], &reference, &candidate)?;
         let differing = differing_benchmarks(&reference, &candidate)?;
         if !differing.is_empty() {
             let names = differing.join(", ");
@@ -198,53 +228,46 @@ impl Args {
 
 impl Comparison {
     /// Measures two builds, and judges.
-    fn run(&self, programs: &[Vec<Program>; 2], reference: &Tree, candidate: &Tree) -> Result<Outcome> {
+    fn run(&self, sides: [&Built; 2], reference: &Tree, candidate: &Tree) -> Result<Outcome> {
         let scratch = tempfile::tempdir()?;
         let mut outcome = Outcome::of(&reference.label, &candidate.label, self.seed, self.threshold);
+        outcome.commits = [reference, candidate].map(|tree| tree.commit.clone());
         let started = Instant::now();
         let progress = progress(self.budget);
         let wanted = |id: &str| self.filter.as_ref().is_none_or(|filter| id.contains(filter));
-        let mut runner = Runner {
-            scratch: scratch.path(),
-            progress: &progress,
-            random: SplitMix(self.seed),
-            yardstick_ns: f64::INFINITY,
-        };
-        let (mut jobs, mut first, mut second) = (Jobs::default(), Vec::new(), Vec::new());
-        let measured = runner.jobs(programs, wanted, self.budget).and_then(|all| {
-            jobs = all;
+        let mut runner = Runner { sides, scratch: scratch.path(), progress: &progress, random: SplitMix(self.seed) };
+        let (mut benchmarks, mut first, mut second) = (Benchmarks::default(), Vec::new(), Vec::new());
+        let measured = runner.benchmarks(wanted, self.budget).and_then(|all| {
+            benchmarks = all;
             let minutes = self.budget.as_secs_f64() / 60.0;
-            eprintln!("measuring {} benchmarks for {minutes:.1} minutes at the most", jobs.ids().count());
-            self.measure(&mut runner, &jobs, started, &mut first, &mut second)
+            eprintln!("measuring {} benchmarks for {minutes:.1} minutes at the most", benchmarks.all.len());
+            self.measure(&mut runner, &benchmarks, started, [&mut first, &mut second])
         });
         match measured {
             Err(error) if error.is::<Interrupted>() => outcome.interrupted = true,
             other => other?,
         }
-        let yardstick_ns = runner.yardstick_ns;
-        outcome.rows = rows(&jobs, &first, &second, yardstick_ns, (1.0 + self.threshold).ln());
+        outcome.rows = rows(&benchmarks, &first, &second, (1.0 + self.threshold).ln());
         outcome.seconds = started.elapsed().as_secs_f64();
-        if self.instructions && !outcome.interrupted {
+        if !outcome.interrupted {
             // What was measured by then is kept.
-            if let Err(error) = count_instructions(&jobs, &mut outcome, scratch.path(), &progress) {
+            if let Err(error) = self.count_instructions(&benchmarks, &mut outcome, sides, scratch.path(), &progress) {
                 outcome.remarks.push(format!("instructions were not counted: {error:#}"));
             }
         }
         progress.finish_and_clear();
-        outcome.remarks.extend(disturbances(&first, &second, yardstick_ns));
-        if first.is_empty() && !jobs.jobs.is_empty() {
-            outcome.remarks.push(
-                "there was no time for a single round of processes: give more by --budget, or fewer benchmarks by --filter"
-                    .into(),
-            );
+        outcome.batches = disturbances(first.iter().chain(&second));
+        if sides.iter().any(|built| built.links.len() == 1) {
+            let how = "the linker cannot shuffle functions, so that a difference may come from where code lies";
+            outcome.remarks.push(how.into());
         }
-        let is_empty = jobs.jobs.is_empty() && [&jobs.new, &jobs.gone].iter().all(|ids| ids.is_empty());
+        let is_empty = [benchmarks.all.is_empty(), benchmarks.new.is_empty(), benchmarks.gone.is_empty()] == [true; 3];
         if let (Some(filter), true, true, false) =
-            (&self.filter, is_empty, jobs.left_out.is_empty(), outcome.interrupted)
+            (&self.filter, is_empty, benchmarks.left_out.is_empty(), outcome.interrupted)
         {
             outcome.remarks.push(format!("no benchmark has {filter:?} in its id"));
         }
-        (outcome.new, outcome.gone, outcome.left_out) = (jobs.new, jobs.gone, jobs.left_out);
+        (outcome.new, outcome.gone, outcome.left_out) = (benchmarks.new, benchmarks.gone, benchmarks.left_out);
         Ok(outcome)
     }
 
@@ -252,113 +275,109 @@ impl Comparison {
     fn measure(
         &self,
         runner: &mut Runner,
-        jobs: &Jobs,
+        benchmarks: &Benchmarks,
         started: Instant,
-        first: &mut Vec<Block>,
-        second: &mut Vec<Block>,
+        [first, second]: [&mut Vec<Pair>; 2],
     ) -> Result<()> {
-        runner.rounds(&jobs.jobs, started + self.budget.mul_f64(FIRST), |block| first.push(block))?;
+        runner.rounds(&benchmarks.all, started + self.budget.mul_f64(FIRST), |pair| first.push(pair))?;
         let threshold = (1.0 + self.threshold).ln();
-        let is_suspect = |id: &&str| evidence(id, first, runner.yardstick_ns).is_suspect(threshold);
-        let suspects: Vec<_> = jobs.ids().filter(is_suspect).map(str::to_owned).collect();
-        runner.rounds(&jobs.only(&suspects), started + self.budget, |block| second.push(block))
+        let is_suspect = |benchmark: &&Benchmark| benchmark.evidence(first).is_suspect(threshold);
+        let suspects = benchmarks.all.iter().filter(is_suspect).map(|benchmark| benchmark.planned.id.clone());
+        let suspects = benchmarks.only(&suspects.collect());
+        runner.rounds(&suspects, started + self.budget, |pair| second.push(pair))
+    }
+
+    /// Of what one thread does alone: elsewhere it depends on who comes first.
+    fn count_instructions(
+        &self,
+        benchmarks: &Benchmarks,
+        outcome: &mut Outcome,
+        sides: [&Built; 2],
+        scratch: &Path,
+        progress: &ProgressBar,
+    ) -> Result<()> {
+        let is_wanted = |row: &&mut Row| {
+            let is_open = row.verdict == Verdict::Unclear || self.instructions == Instructions::All;
+            is_open && row.clock == Clock::Cpu && row.kind == Kind::Time
+        };
+        let mut rows: Vec<_> = outcome.rows.iter_mut().filter(is_wanted).collect();
+        if rows.is_empty() || !instructions::can_be_counted() {
+            return Ok(());
+        }
+        let all = rows.len();
+        for (n, row) in rows.iter_mut().enumerate() {
+            progress.set_message(format!("counting instructions of {} ({} of {all})", row.id, n + 1));
+            let Some(benchmark) = benchmarks.all.iter().find(|benchmark| benchmark.planned.id == row.id) else {
+                continue;
+            };
+            let counted = |built: &Built| instructions::count(&built.program(), &benchmark.planned, scratch);
+            if let (Some(before), Some(after)) = (counted(sides[0])?, counted(sides[1])?) {
+                row.count([before, after], self.threshold);
+            }
+        }
+        Ok(())
     }
 }
 
-fn clock_of(id: &str, blocks: &[Block]) -> verdict::Clock {
-    let processes = blocks.iter().flat_map(|block| &block.processes);
-    clock(processes.filter_map(|process| Some((process.side, process.turns.get(id)?))))
+impl Benchmark {
+    /// What pairs say about it.
+    fn evidence(&self, pairs: &[Pair]) -> Evidence {
+        Evidence::of(&self.planned.id, self.kind, self.clock, pairs)
+    }
 }
 
-fn evidence(id: &str, blocks: &[Block], yardstick_ns: f64) -> Evidence {
-    Evidence::of(id, blocks, clock_of(id, blocks), yardstick_ns)
-}
-
-fn rows(jobs: &Jobs, first: &[Block], second: &[Block], yardstick_ns: f64, threshold: f64) -> Vec<Row> {
-    let measured: Vec<_> = jobs
-        .ids()
-        .map(|id| {
-            let clock = clock_of(id, first);
-            let of = |blocks| Evidence::of(id, blocks, clock, yardstick_ns);
-            (id, clock, of(first), of(second))
-        })
-        .filter(|(_, _, first, _)| !first.ns[0].is_empty())
-        .collect();
-    // Those that were not suspects are questions too.
-    let probabilities = statistics::holm(&measured.iter().map(|(.., second)| second.p()).collect::<Vec<_>>());
+fn rows(benchmarks: &Benchmarks, first: &[Pair], second: &[Pair], threshold: f64) -> Vec<Row> {
+    let measured =
+        benchmarks.all.iter().map(|benchmark| (benchmark, benchmark.evidence(first), benchmark.evidence(second)));
+    let measured: Vec<_> = measured.filter(|(_, first, _)| !first.changes.is_empty()).collect();
+    let probabilities = corrected(&measured);
     measured
         .into_iter()
         .zip(probabilities)
-        .map(|((id, clock, one, other), p)| {
+        .map(|((benchmark, one, other), p)| {
             let judged = judge(&one, &other, p, threshold);
             let all = one.and(&other);
             Row {
-                id: id.to_owned(),
-                clock,
-                reference_ns: all.shown(Side::Reference),
-                candidate_ns: all.shown(Side::Candidate),
+                id: benchmark.planned.id.clone(),
+                kind: benchmark.kind,
+                clock: benchmark.clock,
+                reference: all.shown(Side::Reference),
+                candidate: all.shown(Side::Candidate),
                 ratio: judged.interval.map(|at| [at.middle, at.lower, at.upper].map(f64::exp)),
-                floor: Some(judged.floor.exp()).filter(|floor| floor.is_finite()),
-                processes: all.processes(),
-                disturbed: all.disturbed,
+                pairs: all.changes.len(),
                 verdict: judged.verdict,
-                allocations: allocations(id, first),
+                allocations: allocations(&benchmark.planned.id, first.iter().chain(second)),
                 instructions: None,
             }
         })
         .collect()
 }
 
-fn allocations(id: &str, blocks: &[Block]) -> Option<Counted> {
-    let counted = |side| -> Vec<f64> {
-        let processes = blocks.iter().flat_map(|block| &block.processes).filter(|process| process.side == side);
-        processes.filter_map(|process| Some(process.turns.get(id)?.allocations?.0)).collect()
-    };
-    Counted::of(&counted(Side::Reference), &counted(Side::Candidate))
+/// How likely what the second round saw is without a change, where so many questions are asked. Those that were not
+/// suspects are questions too. Tails are questions of their own: a permutation of a few pairs never is very unlikely.
+fn corrected(measured: &[(&Benchmark, Evidence, Evidence)]) -> Vec<f64> {
+    let mut corrected = vec![1.0; measured.len()];
+    for tails in [true, false] {
+        let those = |&n: &usize| (measured[n].0.kind == Kind::Tail) == tails;
+        let those: Vec<_> = (0..measured.len()).filter(those).collect();
+        let probabilities: Vec<_> = those.iter().map(|&n| measured[n].2.p()).collect();
+        those.iter().zip(statistics::holm(&probabilities)).for_each(|(&n, p)| corrected[n] = p);
+    }
+    corrected
 }
 
-/// How much of what was measured does not count, because others had a hand in it.
-fn disturbances(first: &[Block], second: &[Block], yardstick_ns: f64) -> Vec<String> {
-    let processes: Vec<_> = first.iter().chain(second).flat_map(|block| &block.processes).collect();
-    let batches: Vec<_> =
-        processes.iter().flat_map(|process| process.turns.values()).flat_map(|turn| &turn.batches).collect();
-    let disturbed = batches.iter().filter(|batch| !batch.is_clean(Some(yardstick_ns))).count();
-    let beside_others = processes.iter().filter(|process| process.beside_others).count();
-    let mut remarks = Vec::new();
-    if disturbed > 0 {
-        let share = 100.0 * disturbed as f64 / batches.len() as f64;
-        remarks.push(format!(
-            "{share:.0} % of {} batches do not count: the processor was shared meanwhile",
-            batches.len()
-        ));
-    }
-    if beside_others > 0 {
-        remarks.push(format!(
-            "during {beside_others} of {} processes the machine was busy with something else: they do not count for what \
-             is judged by the wall clock",
-            processes.len()
-        ));
-    }
-    remarks
+fn allocations<'p>(id: &str, pairs: impl Iterator<Item = &'p Pair>) -> Option<Counted> {
+    let counted = |[before, after]: &[Turn; 2]| Some((before.allocations?, after.allocations?));
+    let (before, after): (Vec<_>, Vec<_>) = pairs.filter_map(|pair| counted(pair.get(id)?)).unzip();
+    Counted::of(&before, &after)
 }
 
-/// Of what one thread does alone: elsewhere it depends on who comes first.
-fn count_instructions(jobs: &Jobs, outcome: &mut Outcome, scratch: &Path, progress: &ProgressBar) -> Result<()> {
-    let alone = |id: &str| outcome.rows.iter().any(|row| row.id == id && row.clock == verdict::Clock::Cpu);
-    let mut counts = Vec::new();
-    for job in &jobs.jobs {
-        let planned: Vec<_> = job.planned().iter().filter(|planned| alone(&planned.id)).cloned().collect();
-        let [before, after] = [Side::Reference, Side::Candidate]
-            .map(|side| instructions::count(job.program(side), &planned, scratch, progress));
-        let (before, mut after) = (before?, after?);
-        counts.extend(before.into_iter().filter_map(|(id, count)| Some(([count, after.remove(&id)?], id))));
-    }
-    for (counted, id) in counts {
-        if let Some(row) = outcome.rows.iter_mut().find(|row| row.id == id) {
-            row.instructions = Some(counted);
-        }
-    }
-    Ok(())
+/// All batches, and how many of them others had a hand in.
+fn disturbances<'p>(pairs: impl Iterator<Item = &'p Pair> + Clone) -> [usize; 2] {
+    let turns = pairs.flat_map(BTreeMap::values).flatten();
+    let yardstick_ns = measure::undisturbed(turns.clone());
+    let batches = turns.flat_map(|turn| &turn.batches);
+    [batches.clone().count(), batches.filter(|batch| batch.is_disturbed(yardstick_ns)).count()]
 }
 
 fn progress(budget: Duration) -> ProgressBar {

@@ -1,18 +1,22 @@
-//! What a comparison found, as it is written down and shown. Schema 1.
+//! What a comparison found, as it is written down and shown. Schema 2.
 
 use std::{fmt::Write as _, path::Path};
 
+use airssys_wasm_measurements::Kind;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::verdict::{Clock, MATTERS, Verdict};
+use super::{
+    measure::FEWEST,
+    verdict::{Clock, MATTERS, Verdict},
+};
 use crate::{
     files::read_whole,
     machine::Machine,
     table::{Cell, Table},
 };
 
-pub(crate) const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 2;
 
 /// All that a comparison found.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -22,12 +26,16 @@ pub(crate) struct Outcome {
     pub(crate) reference: String,
     pub(crate) candidate: String,
     pub(crate) machine: Machine,
+    /// The commits that the two sides are, if they are, and when those were made, in seconds since 1970.
+    pub(crate) commits: [Option<(String, i64)>; 2],
     /// Of the order of processes.
     pub(crate) seed: u64,
     /// Seconds of measuring.
     pub(crate) seconds: f64,
     /// What a change has to be beyond, as a share.
     pub(crate) threshold: f64,
+    /// Batches, and how many of them others had a hand in, by the yardstick.
+    pub(crate) batches: [usize; 2],
     pub(crate) rows: Vec<Row>,
     /// Benchmarks that only the candidate has.
     pub(crate) new: Vec<String>,
@@ -45,18 +53,15 @@ pub(crate) struct Outcome {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Row {
     pub(crate) id: String,
+    pub(crate) kind: Kind,
     pub(crate) clock: Clock,
-    /// Nanoseconds for each iteration, the median of the processes.
-    pub(crate) reference_ns: f64,
-    pub(crate) candidate_ns: f64,
-    /// The candidate over the reference, with its 95 % interval. None where there were too few processes.
+    /// What the sides measured, in the unit of its kind: the median of the processes.
+    pub(crate) reference: f64,
+    pub(crate) candidate: f64,
+    /// The candidate over the reference, with its 95 % interval. None where there were too few pairs.
     pub(crate) ratio: Option<[f64; 3]>,
-    /// The ratio that a change has to lie beyond. None where too little was measured to know the noise.
-    pub(crate) floor: Option<f64>,
-    /// Undisturbed processes, of the side that has fewer.
-    pub(crate) processes: usize,
-    /// Processes of both sides that were disturbed throughout.
-    pub(crate) disturbed: usize,
+    /// Pairs of processes.
+    pub(crate) pairs: usize,
     pub(crate) verdict: Verdict,
     /// Allocations for each iteration, on either side.
     pub(crate) allocations: Option<Counted>,
@@ -88,7 +93,7 @@ impl Counted {
         let range = |counts: &[f64]| {
             counts.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), &n| (least.min(n), most.max(n)))
         };
-        if reference.is_empty() || candidate.is_empty() {
+        if reference.len().min(candidate.len()) < 2 {
             return None;
         }
         let (before, after) = (range(reference), range(candidate));
@@ -103,9 +108,46 @@ impl Counted {
 }
 
 impl Row {
-    /// Whether the candidate is worse, in time or in allocations.
+    /// Whether the candidate is worse, in what was measured or in what was counted.
     pub(crate) fn is_regression(&self) -> bool {
-        self.verdict == Verdict::Slower || self.allocations.is_some_and(|counted| counted.more)
+        matches!(self.verdict, Verdict::Slower | Verdict::MoreWork)
+            || self.allocations.is_some_and(|counted| counted.more)
+    }
+
+    /// What says so.
+    fn witnesses(&self) -> String {
+        let measured = match (self.verdict, self.kind, self.clock) {
+            (Verdict::Same | Verdict::Unclear, ..) => "",
+            (Verdict::MoreWork, ..) => "instructions",
+            (.., Kind::Bytes, _) => "memory",
+            (.., Kind::Tail, _) => "99th percentile",
+            (.., Kind::Time, Clock::Cpu) => "CPU time",
+            (.., Kind::Time, Clock::Wall) => "time",
+        };
+        let counted = self.allocations.filter(|counted| counted.more || counted.fewer).map_or("", |_| "allocations");
+        [measured, counted].into_iter().filter(|witness| !witness.is_empty()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Takes what was counted into account: it decides where time leaves it open, and where time does not contradict.
+    pub(super) fn count(&mut self, counted: [f64; 2], threshold: f64) {
+        self.instructions = Some(counted);
+        let [reference, candidate] = counted;
+        let is_open = match self.verdict {
+            Verdict::Unclear => true,
+            Verdict::Same => self.ratio.is_none_or(|[_, _, upper]| upper > 1.0),
+            _ => false,
+        };
+        if is_open && candidate > reference * (1.0 + threshold) {
+            self.verdict = Verdict::MoreWork;
+        }
+    }
+
+    /// How many times as many pairs would have sufficed, by how much they varied, where they did not.
+    fn times_enough(&self) -> Option<f64> {
+        let [middle, _, upper] = self.ratio.filter(|_| self.verdict == Verdict::Unclear)?.map(f64::ln);
+        let room = MATTERS.ln() - middle;
+        // What is slower by as much as matters is found out for sure by four times the pairs, or never.
+        Some(if room > 0.0 { ((upper - middle) / room).powi(2) } else { 4.0 })
     }
 }
 
@@ -113,6 +155,7 @@ impl Verdict {
     fn word(self) -> &'static str {
         match self {
             Self::Slower => "slower",
+            Self::MoreWork => "more work",
             Self::Faster => "faster",
             Self::Same => "same",
             Self::Unclear => "unclear",
@@ -129,9 +172,11 @@ impl Outcome {
             reference: reference.into(),
             candidate: candidate.into(),
             machine: Machine::here(),
+            commits: [None, None],
             seed,
             seconds: 0.0,
             threshold,
+            batches: [0, 0],
             rows: Vec::new(),
             new: Vec::new(),
             gone: Vec::new(),
@@ -159,17 +204,17 @@ impl Outcome {
 
     /// The worst first: what changed, what is unclear, and then by name of category as measured.
     pub(crate) fn table(&self) -> Table {
-        let mut columns = vec!["benchmark", "reference", "candidate", "ratio", "95 % interval", "beyond", "processes"];
+        let mut columns = vec!["benchmark", "reference", "candidate", "ratio", "95 % interval", "pairs"];
         let instructions = self.rows.iter().any(|row| row.instructions.is_some());
         columns.push("allocations");
         if instructions {
             columns.push("instructions");
         }
-        columns.push("verdict");
+        columns.extend(["witness", "verdict"]);
         let mut table = Table::new("Comparison", columns);
         let mut rows: Vec<_> = self.rows.iter().collect();
         rows.sort_by_key(|row| match row.verdict {
-            Verdict::Slower => 0,
+            Verdict::Slower | Verdict::MoreWork => 0,
             _ if row.is_regression() => 1,
             Verdict::Faster => 2,
             Verdict::Unclear => 3,
@@ -178,8 +223,8 @@ impl Outcome {
         for row in rows {
             let mut cells = vec![
                 row.id.as_str().into(),
-                Cell::amount(row.reference_ns, "ns"),
-                Cell::amount(row.candidate_ns, "ns"),
+                Cell::amount(row.reference, row.kind.unit()),
+                Cell::amount(row.candidate, row.kind.unit()),
             ];
             match row.ratio {
                 Some([ratio, lower, upper]) => cells.extend([
@@ -189,14 +234,13 @@ impl Outcome {
                 None => cells.extend(["".into(), "".into()]),
             }
             cells.extend([
-                row.floor
-                    .map_or_else(|| "".into(), |floor| Cell::number(format!("{:.1} %", (floor - 1.0) * 100.0), floor)),
-                Cell::number(format!("2 × {}", row.processes), row.processes as f64),
+                Cell::number(row.pairs.to_string(), row.pairs as f64),
                 row.allocations.map_or_else(|| "".into(), allocations),
             ]);
             if instructions {
                 cells.push(row.instructions.map_or_else(|| "".into(), self::instructions));
             }
+            cells.push(row.witnesses().into());
             cells.push(Cell::verdict(row.verdict.word()));
             table.row(cells);
         }
@@ -213,10 +257,10 @@ impl Outcome {
             End::Regression => format!("Regression: {}.", ids(Row::is_regression).join(", ")),
             End::Unclear if self.rows.is_empty() => "Nothing was compared.".to_owned(),
             End::Unclear => format!(
-                "Could not measure well enough: a slowdown of {:.0} % cannot be ruled out for {}. Give more time by \
-                 --budget, fewer benchmarks by a filter, or a quieter machine.",
+                "Could not measure well enough: a slowdown of {:.0} % cannot be ruled out for {}. {}",
                 (MATTERS - 1.0) * 100.0,
-                ids(|row| row.verdict == Verdict::Unclear).join(", ")
+                ids(|row| row.verdict == Verdict::Unclear).join(", "),
+                self.what_would_do()
             ),
             End::NoRegression => format!("No regression in {} benchmarks.", self.rows.len()),
         };
@@ -225,6 +269,32 @@ impl Outcome {
             write!(text, " Faster: {}.", faster.join(", ")).expect("into a string");
         }
         text
+    }
+
+    /// What to do where it is unclear, by what was seen.
+    fn what_would_do(&self) -> String {
+        let unclear: Vec<_> = self.rows.iter().filter(|row| row.verdict == Verdict::Unclear).collect();
+        let times = unclear.iter().filter_map(|row| row.times_enough()).fold(1.0, f64::max);
+        // The time goes to all of them alike, and the half of it that is left to those that need it.
+        let all = self.seconds / 60.0 * times * 1.2;
+        let ids: Vec<_> = unclear.iter().map(|row| &row.id[..]).collect();
+        let filter = common(&ids);
+        let share = self.rows.iter().filter(|row| row.id.contains(&filter)).count() as f64 / self.rows.len() as f64;
+        let minutes = |minutes: f64| format!("--budget {:.0}", minutes.max(1.0).ceil());
+        if unclear.iter().all(|row| row.ratio.is_none()) {
+            format!(
+                "Not even {} pairs of processes were over in time: give more, by --budget, or use --filter.",
+                FEWEST
+            )
+        } else if filter.is_empty() || share > 0.9 {
+            format!("By how much pairs differed, {} would do.", minutes(all))
+        } else {
+            format!(
+                "By how much pairs differed, {} would do, or {} with --filter {filter}.",
+                minutes(all),
+                minutes(all * share)
+            )
+        }
     }
 
     /// Everything, for a terminal or a pull request.
@@ -261,6 +331,17 @@ impl Outcome {
     }
 }
 
+/// What all of them begin with, up to a part of the name.
+fn common(ids: &[&str]) -> String {
+    let [first, rest @ ..] = ids else { return String::new() };
+    if rest.is_empty() {
+        return (*first).to_owned();
+    }
+    let is_common = |&at: &usize| rest.iter().all(|id| id.starts_with(&first[..at]));
+    let ends = first.match_indices('/').map(|(at, _)| at + 1);
+    first[..ends.filter(is_common).next_back().unwrap_or(0)].to_owned()
+}
+
 fn allocations(counted: Counted) -> Cell {
     let Counted { reference, candidate, more, fewer } = counted;
     let rounded = |n: f64| if n < 100.0 { format!("{n:.2}") } else { format!("{n:.0}") };
@@ -292,23 +373,55 @@ mod tests {
         assert_eq!(counted(&[3.0, 3.001], &[3.002, 3.001]), (false, false));
         assert_eq!(counted(&[1_000.0, 1_009.0], &[1_010.0, 1_012.0]), (false, false));
         assert_eq!(counted(&[1_000.0, 1_002.0], &[1_010.0, 1_012.0]), (true, false));
-        assert_eq!(Counted::of(&[], &[1.0]), None);
+        assert_eq!(Counted::of(&[1.0], &[2.0, 2.0]), None, "one process says little");
     }
 
     fn row(verdict: Verdict, more: bool) -> Row {
         Row {
             id: "a/b".into(),
+            kind: Kind::Time,
             clock: Clock::Cpu,
-            reference_ns: 100.0,
-            candidate_ns: 110.0,
+            reference: 100.0,
+            candidate: 110.0,
             ratio: Some([1.1, 1.09, 1.11]),
-            floor: Some(1.03),
-            processes: 8,
-            disturbed: 0,
+            pairs: 8,
             verdict,
             allocations: Some(Counted { reference: 1.0, candidate: 2.0, more, fewer: false }),
             instructions: None,
         }
+    }
+
+    #[test]
+    fn more_instructions_decide_where_time_is_open_and_not_against_it() {
+        let counted = |verdict, ratio, instructions| {
+            let mut row = Row { ratio, ..row(verdict, false) };
+            row.count(instructions, 0.03);
+            row.verdict
+        };
+        let unclear = Some([1.1, 0.9, 1.3]);
+        assert_eq!(counted(Verdict::Unclear, unclear, [100.0, 104.0]), Verdict::MoreWork);
+        assert_eq!(counted(Verdict::Unclear, unclear, [100.0, 102.0]), Verdict::Unclear);
+        assert_eq!(counted(Verdict::Unclear, None, [100.0, 104.0]), Verdict::MoreWork);
+        assert_eq!(counted(Verdict::Same, Some([1.01, 0.99, 1.03]), [100.0, 104.0]), Verdict::MoreWork);
+        assert_eq!(counted(Verdict::Same, Some([0.98, 0.97, 0.99]), [100.0, 104.0]), Verdict::Same);
+        assert_eq!(counted(Verdict::Faster, Some([0.9, 0.89, 0.91]), [100.0, 104.0]), Verdict::Faster);
+    }
+
+    #[test]
+    fn who_cannot_tell_says_what_would_do() {
+        let mut outcome = Outcome::of("x", "y", 1, 0.03);
+        outcome.seconds = 600.0;
+        let open = |id: &str| Row { id: id.into(), ratio: Some([1.0, 0.7, 1.44]), ..row(Verdict::Unclear, false) };
+        outcome.rows = (0..8).map(|_| row(Verdict::Same, false)).collect();
+        outcome.rows.extend([open("actor/tell/x"), open("actor/ask/x")]);
+        // The interval has to be half as wide, so that it takes four times as long.
+        let summary = outcome.summary();
+        assert!(summary.contains("--budget 49 would do, or --budget 10 with --filter actor/."), "{summary}");
+        outcome.rows = vec![Row { ratio: None, ..open("a") }];
+        assert!(outcome.summary().contains("Not even 6 pairs"), "{}", outcome.summary());
+        assert_eq!(common(&["a/b/c", "a/b/d"]), "a/b/");
+        assert_eq!(common(&["a/b", "c/b"]), "");
+        assert_eq!(common(&["a/b"]), "a/b");
     }
 
     #[test]
@@ -320,6 +433,7 @@ mod tests {
         };
         assert_eq!(end(&[row(Verdict::Same, false), row(Verdict::Faster, false)]), End::NoRegression);
         assert_eq!(end(&[row(Verdict::Same, true)]), End::Regression);
+        assert_eq!(end(&[row(Verdict::MoreWork, false)]), End::Regression);
         assert_eq!(end(&[row(Verdict::Unclear, false), row(Verdict::Slower, false)]), End::Regression);
         assert_eq!(end(&[row(Verdict::Same, false), row(Verdict::Unclear, false)]), End::Unclear);
         assert_eq!(end(&[]), End::Unclear);

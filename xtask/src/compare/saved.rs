@@ -6,60 +6,50 @@ use std::{
     time::{Duration, Instant},
 };
 
-use airssys_wasm_measurements::{Turn, Turns, is_twin, stats::median};
+use airssys_wasm_measurements::{Kind, Listed, Planned, Turn, Turns, is_twin, stats::median};
 use anyhow::{Result, ensure};
 
 use super::{
-    measure::{COUNTED, FEWEST, Side, found_out, plan, planned, turns, undisturbed, unknown},
+    measure::{FEWEST, plan, planned, undisturbed, unknown},
     outcome::{Counted, Outcome, Row},
     sides::{Worktree, working_tree},
     statistics::{Interval, difference, holm},
-    verdict::{Clock, MATTERS, Verdict, clock, nanoseconds},
+    verdict::{Clock, MATTERS, Verdict, clock, of_process},
 };
 use crate::{
     interrupt::Interrupted,
     machine::Machine,
-    programs::{self, Program},
+    programs::{self, Built},
     results::{Results, saved_path},
     workspace::{root, shown},
 };
 
-/// Processes in which allocations are counted as well.
-const ALLOCATIONS: usize = 2 * COUNTED;
 /// Processes that are saved.
 const PROCESSES: usize = 8;
 /// More than this tell nothing new.
 const MOST: usize = 40;
 
-/// What is measured: ours, and bare wasmtime's beside it.
-fn is_wanted(id: &str) -> bool {
-    !is_twin(id) || id.starts_with("raw/")
+/// What is measured: what is ours and is timed, and bare wasmtime's beside it.
+fn is_wanted(listed: &Listed) -> bool {
+    listed.kind == Kind::Time && (!is_twin(&listed.id) || listed.id.starts_with("raw/"))
 }
 
 /// Measures what a later build can be compared with: built as that will be.
-pub(crate) fn measure(filter: Option<&str>, scratch: &Path) -> Result<Vec<(String, Vec<Turns>)>> {
-    let programs = &Worktree::new()?.build(&working_tree(root())?)?;
+pub(crate) fn measure(filter: Option<&str>, scratch: &Path) -> Result<Vec<Turns>> {
+    let built = Worktree::new()?.build(&working_tree(root())?)?;
     let progress = programs::spinner();
-    let mut all = Vec::new();
-    for program in programs {
-        let ids = program.ids(scratch)?.into_iter();
-        let ids = ids.filter(|id| is_wanted(id) && filter.is_none_or(|filter| id.contains(filter)));
-        let unknown: Vec<_> = ids.map(unknown).collect();
-        if unknown.is_empty() {
-            continue;
-        }
-        let found = turns(program, &plan(unknown, None, false), scratch, |id| progress.set_message(id))?;
-        let planned: Vec<_> = found.turns.iter().map(|turn| found_out(turn).0).collect();
-        let yardstick_ns = undisturbed([&found].into_iter());
-        let mut processes = Vec::new();
-        for n in 0..PROCESSES {
-            let at = |id| progress.set_message(format!("{}/{PROCESSES}  {id}", n + 1));
-            processes.push(turns(program, &plan(planned.clone(), Some(yardstick_ns), n < ALLOCATIONS), scratch, at)?);
-        }
-        all.push((program.name.clone(), processes));
+    let mut listed = built.program().list(scratch)?;
+    listed.retain(|listed| is_wanted(listed) && filter.is_none_or(|filter| listed.id.contains(filter)));
+    let unknown = plan(listed.iter().map(unknown).collect());
+    let found = built.program().turns(&unknown, scratch, |id| progress.set_message(id))?;
+    let plan = plan(found.turns.iter().map(|turn| planned(Kind::Time, turn).0).collect());
+    let mut processes = Vec::new();
+    for n in 0..PROCESSES {
+        let at = |id| progress.set_message(format!("{}/{PROCESSES}  {id}", n + 1));
+        processes.push(built.nth(n).turns(&plan, scratch, at)?);
     }
     progress.finish_and_clear();
-    Ok(all)
+    Ok(processes)
 }
 
 /// How a comparison with saved results is asked for.
@@ -91,7 +81,7 @@ pub(super) fn compare(asked: &Asked) -> Result<Outcome> {
     );
     let candidate = working_tree(root())?;
     let _turn = programs::take_turns()?;
-    let programs = Worktree::new()?.build(&candidate)?;
+    let built = Worktree::new()?.build(&candidate)?;
     let scratch = tempfile::tempdir()?;
     let reference = format!("{:?} of {}, {}", asked.name, saved.date, saved.revision());
     let mut outcome = Outcome::of(&reference, &candidate.label, 0, asked.threshold);
@@ -102,54 +92,50 @@ pub(super) fn compare(asked: &Asked) -> Result<Outcome> {
             .push(format!("another compiler: {} there, {} here", saved.machine.rustc, outcome.machine.rustc));
     }
     let started = Instant::now();
-    let before: Vec<_> = saved.turns.iter().flat_map(|(_, processes)| processes).collect();
     let mut after = Vec::new();
-    match measure_again(&saved, &programs, asked, scratch.path(), &mut outcome, &mut after) {
+    match measure_again(&saved, &built, asked, scratch.path(), &mut outcome, &mut after) {
         Err(error) if error.is::<Interrupted>() => outcome.interrupted = true,
         other => other?,
     }
     outcome.seconds = started.elapsed().as_secs_f64();
-    judge(&Measured::new(before, asked.filter), &Measured::new(after.iter().collect(), asked.filter), &mut outcome);
+    judge(&Measured::new(&saved.turns, asked.filter), &Measured::new(&after, asked.filter), &mut outcome);
     Ok(outcome)
 }
 
-/// Runs what was saved as often as there is time for, in processes of each program in turn.
+/// Runs what was saved as often as there is time for.
 fn measure_again(
     saved: &Results,
-    programs: &[Program],
+    built: &Built,
     asked: &Asked,
     scratch: &Path,
     outcome: &mut Outcome,
     all: &mut Vec<Turns>,
 ) -> Result<()> {
-    let mut jobs = Vec::new();
-    for program in programs {
-        let mut ids = program.ids(scratch)?;
-        ids.retain(|id| {
-            is_wanted(id) && asked.filter.is_none_or(|filter| id.contains(filter.trim_start_matches("raw/")))
-        });
-        let then = saved.turns.iter().find(|(name, _)| *name == program.name).map(|(_, processes)| &processes[0]);
-        let known: Vec<_> =
-            then.into_iter().flat_map(|turns| &turns.turns).filter(|turn| ids.contains(&turn.id)).collect();
-        let is_known = |id: &String| known.iter().any(|turn| turn.id == *id);
-        outcome.new.extend(ids.iter().filter(|id| !is_known(id) && !is_twin(id)).cloned());
-        let planned: Vec<_> = known.into_iter().map(|turn| planned(turn, 1).0).collect();
-        if !planned.is_empty() {
-            jobs.push((program, planned));
-        }
-    }
+    let mut listed = built.program().list(scratch)?;
+    listed.retain(|listed| {
+        is_wanted(listed) && asked.filter.is_none_or(|filter| listed.id.contains(filter.trim_start_matches("raw/")))
+    });
+    let then = &saved.turns[0].turns;
+    let is_known = |id: &str| then.iter().any(|turn| turn.id == id);
+    let new = listed.iter().filter(|listed| !is_known(&listed.id) && !is_twin(&listed.id));
+    outcome.new.extend(new.map(|listed| listed.id.clone()));
+    let again = then.iter().filter(|turn| listed.iter().any(|listed| listed.id == turn.id));
+    // As often as then: nothing has to be found out.
+    let again = again.map(|turn| Planned {
+        iterations: Some(turn.iterations),
+        batches: turn.batches.len(),
+        ..planned(Kind::Time, turn).0
+    });
+    let plan = plan(again.collect());
     let progress = programs::spinner();
     let (started, mut slowest) = (Instant::now(), Duration::ZERO);
-    let yardstick_ns = undisturbed(saved.turns.iter().flat_map(|(_, processes)| processes));
     for n in 0..MOST {
         let round = Instant::now();
-        if started.elapsed() + slowest > asked.budget {
+        if plan.benchmarks.is_empty() || started.elapsed() + slowest > asked.budget {
             break;
         }
-        for (program, planned) in &jobs {
-            let at = |id| progress.set_message(format!("process {}  {id}", n + 1));
-            all.push(turns(program, &plan(planned.clone(), Some(yardstick_ns), n < ALLOCATIONS), scratch, at)?);
-        }
+        let at = |id| progress.set_message(format!("process {}  {id}", n + 1));
+        all.push(built.nth(n).turns(&plan, scratch, at)?);
         slowest = slowest.max(round.elapsed());
     }
     progress.finish_and_clear();
@@ -163,14 +149,24 @@ struct Measured<'t> {
 }
 
 impl<'t> Measured<'t> {
-    fn new(processes: Vec<&'t Turns>, filter: Option<&str>) -> Self {
+    fn new(processes: &'t [Turns], filter: Option<&str>) -> Self {
+        let all = processes.iter().flat_map(|turns| &turns.turns);
         let mut turns = BTreeMap::<_, Vec<_>>::new();
-        for turn in processes.iter().flat_map(|turns| &turns.turns) {
-            if filter.is_none_or(|filter| turn.id.contains(filter)) {
-                turns.entry(&turn.id[..]).or_default().push(turn);
-            }
+        for turn in all.clone().filter(|turn| filter.is_none_or(|filter| turn.id.contains(filter))) {
+            turns.entry(&turn.id[..]).or_default().push(turn);
         }
-        Self { turns, yardstick_ns: undisturbed(processes.into_iter()) }
+        Self { turns, yardstick_ns: undisturbed(all) }
+    }
+
+    /// What each process has measured of a benchmark, by its undisturbed batches: there is no neighbour of the other side
+    /// that would have been disturbed alike. By all, where there are none.
+    fn nanoseconds(&self, id: &str, clock: Clock) -> Vec<f64> {
+        let clean = |turn: &&Turn| {
+            let mut clean = (*turn).clone();
+            clean.batches.retain(|batch| !batch.is_disturbed(self.yardstick_ns));
+            of_process(if clean.batches.is_empty() { turn } else { &clean }, clock)
+        };
+        self.turns[id].iter().map(clean).collect()
     }
 }
 
@@ -189,12 +185,9 @@ struct Both<'t> {
 
 impl<'t> Both<'t> {
     fn new(id: &'t str, then: &Measured, now: &Measured) -> Self {
-        let sides = [(Side::Reference, then), (Side::Candidate, now)];
-        let clock = clock(sides.iter().flat_map(|(side, all)| all.turns[id].iter().map(|turn| (*side, *turn))));
-        let clean = |side: &Measured| {
-            side.turns[id].iter().filter_map(|turn| nanoseconds(turn, clock, Some(side.yardstick_ns))).collect()
-        };
-        Self { id, clock, ns: [clean(then), clean(now)] }
+        let all = [then, now].map(|side| &side.turns[id]).into_iter().flatten().copied();
+        let clock = clock(all);
+        Self { id, clock, ns: [then, now].map(|side| side.nanoseconds(id, clock)) }
     }
 
     /// The change beyond a drift, as a logarithm, and how likely it is without one.
@@ -242,16 +235,15 @@ fn judge(before: &Measured, after: &Measured, outcome: &mut Outcome) {
             _ => Verdict::Unclear,
         };
         let shown = |ns: Vec<f64>| if ns.is_empty() { 0.0 } else { median(ns) };
-        let counted = |turns: &[&Turn]| turns.iter().filter_map(|turn| Some(turn.allocations?.0)).collect::<Vec<_>>();
+        let counted = |turns: &[&Turn]| turns.iter().filter_map(|turn| turn.allocations).collect::<Vec<_>>();
         outcome.rows.push(Row {
             id: id.to_owned(),
+            kind: Kind::Time,
             clock,
-            processes: then.len().min(now.len()),
-            reference_ns: shown(then),
-            candidate_ns: shown(now),
+            pairs: then.len().min(now.len()),
+            reference: shown(then),
+            candidate: shown(now),
             ratio: interval.map(|at| [at.middle, at.lower, at.upper].map(f64::exp)),
-            floor: Some(floor.exp()),
-            disturbed: 0,
             verdict,
             allocations: Counted::of(&counted(&before.turns[id]), &counted(&after.turns[id])),
             instructions: None,
@@ -268,24 +260,24 @@ mod tests {
     fn process(n: usize, figures: &[(&str, f64)]) -> Turns {
         let turn = |&(id, ns): &(&str, f64)| {
             let ns = ns * (1.0 + n as f64 / 1_000.0);
-            let batch = Batch { ns, wall_ns: 1e6, thread_ns: Some(1e6), yardstick_ns: 1.0 };
+            let batch = Batch { value: ns, wall_ns: 1e6, thread_ns: Some(1e6), yardstick_ns: 1.0 };
             Turn {
                 id: id.into(),
                 iterations: 1,
-                set_up_ns: 0,
+                set_up_ns: 0.0,
                 batches: vec![batch],
                 process_ns: Some(1e6),
                 waits: Some(0),
-                allocations: Some((1.0, 8.0)),
+                allocations: Some(1.0),
             }
         };
-        Turns { protocol: PROTOCOL, turns: figures.iter().map(turn).collect(), process_ns: None }
+        Turns { protocol: PROTOCOL, turns: figures.iter().map(turn).collect() }
     }
 
     fn verdicts(then: &[(&str, f64)], now: &[(&str, f64)]) -> Vec<Verdict> {
         let [then, now] = [then, now].map(|figures| (0..8).map(|n| process(n, figures)).collect::<Vec<_>>());
         let mut outcome = Outcome::of("then", "now", 0, 0.03);
-        judge(&Measured::new(then.iter().collect(), None), &Measured::new(now.iter().collect(), None), &mut outcome);
+        judge(&Measured::new(&then, None), &Measured::new(&now, None), &mut outcome);
         outcome.rows.iter().map(|row| row.verdict).collect()
     }
 

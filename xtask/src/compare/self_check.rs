@@ -23,7 +23,7 @@ use crate::{
     files::{optional, read_whole, write_whole},
     interrupt::Interrupted,
     machine::{Machine, today},
-    programs::{self, Program},
+    programs::{self, Built},
     table::{Cell, Table},
     workspace::{root, shown, target_folder},
 };
@@ -165,7 +165,7 @@ fn planted<'e>(
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", edit.file))?;
         fs::write(&path, edit.apply(&text)?)?;
     }
-    Ok(Tree { id: snapshot(worktree.path())?, label: label.into() })
+    Ok(Tree { id: snapshot(worktree.path())?, label: label.into(), commit: None })
 }
 
 const SCHEMA: u32 = 1;
@@ -245,10 +245,10 @@ pub(super) fn run(asked: &Asked) -> Result<ExitCode> {
     };
     let started = Instant::now();
     let mut seed = asked.planted.seed;
-    let mut round = |comparison: &Comparison, programs: [&Vec<Program>; 2], candidate: &Tree| {
+    let mut round = |comparison: &Comparison, sides: [&Built; 2], candidate: &Tree| {
         seed += 1;
         let comparison = Comparison { seed, ..comparison.clone() };
-        let outcome = comparison.run(&programs.map(Clone::clone), &base, candidate)?;
+        let outcome = comparison.run(sides, &base, candidate)?;
         if outcome.interrupted { Err(anyhow::Error::from(Interrupted)) } else { Ok(outcome) }
     };
     let null = Comparison { budget: NULL_BUDGET, ..asked.planted.clone() };
@@ -331,7 +331,7 @@ impl Record {
                 tally.benchmarks.to_string().into(),
                 format!("{} of {}", tally.found, tally.benchmarks).into(),
                 format!("{:.0} %", goal * 100.0).into(),
-                Cell::met(Some(tally.passes())),
+                Cell::verdict(if tally.passes() { "met" } else { "missed" }),
             ]);
         }
         let mut null = Table::new(
@@ -354,7 +354,7 @@ impl Record {
                 tally.alarms.to_string().into(),
                 tally.benchmarks.to_string().into(),
                 tally.unclear.to_string().into(),
-                Cell::met(Some(tally.passes())),
+                Cell::verdict(if tally.passes() { "met" } else { "missed" }),
             ]);
         }
         [planted, null]
@@ -383,8 +383,7 @@ impl Record {
 
 fn told(row: &Row) -> String {
     let [ratio, lower, upper] = row.ratio.unwrap_or([f64::NAN; 3]);
-    let floor = row.floor.unwrap_or(f64::NAN);
-    format!("{} ({ratio:.3} ×, {lower:.3} … {upper:.3}, beyond {floor:.3}, 2 × {} processes)", row.id, row.processes)
+    format!("{} ({ratio:.3} ×, {lower:.3} … {upper:.3}, {} pairs)", row.id, row.pairs)
 }
 
 #[cfg(test)]

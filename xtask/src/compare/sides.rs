@@ -8,14 +8,13 @@ use std::{
     ffi::OsStr,
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
 };
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
-    interrupt,
-    programs::{self, Program},
+    programs::{self, Built},
     workspace::{root, shown, target_folder},
 };
 
@@ -29,6 +28,8 @@ pub(super) struct Tree {
     pub(super) id: String,
     /// What people call it.
     pub(super) label: String,
+    /// The commit that it is, if it is one, and when that was made, in seconds since 1970.
+    pub(super) commit: Option<(String, i64)>,
 }
 
 /// What a reference names.
@@ -42,7 +43,13 @@ pub(super) fn resolve(repository: &Path, reference: &str) -> Result<Tree> {
             })?;
     let short: String = commit.chars().take(10).collect();
     let label = if commit.starts_with(reference) { short } else { format!("{reference} ({short})") };
-    Ok(Tree { id: git(repository, ["rev-parse", &format!("{commit}^{{tree}}")])?, label })
+    let id = git(repository, ["rev-parse", &format!("{commit}^{{tree}}")])?;
+    Ok(Tree { id, label, commit: Some(dated(repository, commit)?) })
+}
+
+fn dated(repository: &Path, commit: String) -> Result<(String, i64)> {
+    let at = git(repository, ["show", "--no-patch", "--format=%ct", &commit])?;
+    Ok((commit, at.parse().context("git does not say when a commit was made")?))
 }
 
 /// The working tree as it is, with what is not committed, and without what is ignored.
@@ -51,12 +58,14 @@ pub(super) fn working_tree(repository: &Path) -> Result<Tree> {
     let id = snapshot(repository)?;
     let parse = |name| git(repository, ["rev-parse", "--verify", "--quiet", name]).ok();
     let head = parse("HEAD").zip(parse("HEAD^{tree}"));
-    let label = match head {
-        Some((commit, tree)) if tree == id => format!("the working tree, which is {}", &commit[..10]),
+    let label = match &head {
+        Some((commit, tree)) if *tree == id => format!("the working tree, which is {}", &commit[..10]),
         Some((commit, _)) => format!("the working tree, {} with changes", &commit[..10]),
         None => "the working tree".into(),
     };
-    Ok(Tree { id, label })
+    let is_it = head.filter(|(_, tree)| *tree == id);
+    let commit = is_it.map(|(commit, _)| dated(repository, commit)).transpose()?;
+    Ok(Tree { id, label, commit })
 }
 
 /// Writes what lies in a worktree as a tree, by an index of its own: neither the files nor the user's index change.
@@ -109,23 +118,19 @@ fn output(command: &mut Command) -> Result<String> {
 pub(super) struct Worktree {
     repository: PathBuf,
     path: PathBuf,
-    target: PathBuf,
 }
 
 impl Worktree {
     /// An empty one of this repository, in a place that is always the same, so that what is built of the same files is the
     /// same.
     pub(super) fn new() -> Result<Self> {
-        let worktree = Self::of(root(), &target_folder().join("compare"))?;
-        worktree.seed();
-        Ok(worktree)
+        Self::of(root(), &target_folder().join("compare"))
     }
 
     fn of(repository: &Path, folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder)?;
         let folder = folder.canonicalize()?;
-        let (path, target) = (folder.join("tree"), folder.join("target"));
-        let worktree = Self { repository: repository.to_owned(), path, target };
+        let worktree = Self { repository: repository.to_owned(), path: folder.join("tree") };
         // One that was killed may have left its own.
         worktree.remove();
         let add = ["worktree", "add", "--quiet", "--detach", "--no-checkout"].map(OsStr::new).into_iter();
@@ -146,39 +151,18 @@ impl Worktree {
         _ = git(&self.repository, ["worktree", "prune"]);
     }
 
-    /// Spares building the dependencies once more where `cargo xtask bench` has built them. They are the same: cargo sees
-    /// to that, and builds those that are not.
-    fn seed(&self) {
-        let built = target_folder().join("release");
-        if self.target.exists() || !built.exists() {
-            return;
-        }
-        let partial = self.target.with_added_extension("part");
-        _ = fs::remove_dir_all(&partial);
-        let copied = fs::create_dir_all(partial.join("release")).is_ok()
-            && ["deps", "build", ".fingerprint"].iter().all(|folder| {
-                let mut copy = Command::new("cp");
-                copy.arg("-a").arg(built.join(folder)).arg(partial.join("release")).stderr(Stdio::null());
-                interrupt::status(&mut copy).is_ok_and(|status| status.success())
-            });
-        if copied {
-            _ = fs::rename(&partial, &self.target);
-        }
-        _ = fs::remove_dir_all(&partial);
-    }
-
     /// Puts the files of a tree there. Those that are there already are not touched, so that they are not built again.
     pub(super) fn check_out(&self, tree: &Tree) -> Result<()> {
         git(&self.path, ["read-tree", "--reset", "-u", &tree.id]).map(drop)
     }
 
-    /// The programs of a side, built unless they were built before.
-    pub(super) fn build(&self, tree: &Tree) -> Result<Vec<Program>> {
+    /// The program of a side, built unless it was built before.
+    pub(super) fn build(&self, tree: &Tree) -> Result<Built> {
         let folder = built_folder(&key(tree));
-        if let Some(programs) = kept(&folder) {
+        if let Some(built) = kept(&folder) {
             // The newest are kept longest.
             _ = fs::File::open(folder.join(WHOLE)).and_then(|file| file.set_modified(std::time::SystemTime::now()));
-            return Ok(programs);
+            return Ok(built);
         }
         eprintln!("building {} (the first time takes some minutes)", tree.label);
         self.check_out(tree)?;
@@ -186,7 +170,7 @@ impl Worktree {
     }
 
     /// The same once more, whether or not it was built before: every crate of the workspace, from files that look new.
-    pub(super) fn build_again(&self, tree: &Tree) -> Result<Vec<Program>> {
+    pub(super) fn build_again(&self, tree: &Tree) -> Result<Built> {
         eprintln!("building {} a second time", tree.label);
         self.check_out(tree)?;
         let files = git(&self.path, ["ls-files", "-z", "*.rs", "*.toml", "*.wit"])?;
@@ -197,17 +181,17 @@ impl Worktree {
         self.build_as_it_is(&built_folder(&again(&key(tree))))
     }
 
-    fn build_as_it_is(&self, folder: &Path) -> Result<Vec<Program>> {
+    fn build_as_it_is(&self, folder: &Path) -> Result<Built> {
         ensure!(
             self.path.join("benches/Cargo.toml").exists(),
             "it has no benchmarks: there is no benches/Cargo.toml in it"
         );
-        let programs = programs::build(&self.path, Some(&self.target))?;
+        let built = programs::build(&self.path)?;
         _ = fs::remove_dir_all(folder);
         fs::create_dir_all(folder)?;
-        for program in &programs {
-            fs::copy(&program.path, folder.join(&program.name))
-                .with_context(|| format!("cannot keep {} in {}", program.name, shown(folder)))?;
+        for (n, link) in built.links.iter().enumerate() {
+            fs::copy(link, folder.join(format!("{LINK}{n}")))
+                .with_context(|| format!("cannot keep the program in {}", shown(folder)))?;
         }
         fs::write(folder.join(WHOLE), "")?;
         forget_old();
@@ -221,14 +205,14 @@ impl Drop for Worktree {
     }
 }
 
-/// A file beside programs that are all there.
+/// A file beside links that are all there.
 const WHOLE: &str = ".whole";
 
 fn built_folder(key: &str) -> PathBuf {
     target_folder().join("compare/built").join(key)
 }
 
-/// All that decides what is built. As long as any other, because the length of a program's path shifts its stack.
+/// All that decides what is built.
 fn key(tree: &Tree) -> String {
     let mut all = blake3::Hasher::new();
     all.update(tree.id.as_bytes());
@@ -247,20 +231,15 @@ fn again(key: &str) -> String {
     blake3::hash(format!("{key} again").as_bytes()).to_hex()[..16].to_owned()
 }
 
-fn kept(folder: &Path) -> Option<Vec<Program>> {
+/// What the names of a program's links begin with.
+const LINK: &str = "link";
+
+fn kept(folder: &Path) -> Option<Built> {
     if !folder.join(WHOLE).exists() {
         return None;
     }
-    let mut programs: Vec<_> = fs::read_dir(folder)
-        .ok()?
-        .filter_map(|entry| {
-            let path = entry.ok()?.path();
-            let name = path.file_name()?.to_str().filter(|name| *name != WHOLE)?.to_owned();
-            Some(Program { name, path })
-        })
-        .collect();
-    programs.sort_by(|a, b| a.name.cmp(&b.name));
-    Some(programs)
+    let links: Vec<_> = (0..).map(|n| folder.join(format!("{LINK}{n}"))).take_while(|link| link.exists()).collect();
+    (!links.is_empty()).then_some(Built { links })
 }
 
 fn forget_old() {

@@ -1,19 +1,14 @@
 //! What measurements of two sides say about a change: pure functions of logarithms.
 
+use airssys_wasm_measurements::stats::SplitMix;
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
-/// The difference of two means with its 95 % confidence interval.
+/// A mean, or the difference of two, with its 95 % confidence interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Interval {
     pub(super) middle: f64,
     pub(super) lower: f64,
     pub(super) upper: f64,
-}
-
-impl Interval {
-    pub(super) fn half_width(self) -> f64 {
-        (self.upper - self.lower) / 2.0
-    }
 }
 
 /// The share of a sample that is left out at either end, because the machine had a hand in it.
@@ -26,18 +21,61 @@ const TRIMMED: f64 = 0.2;
 /// None where either sample has fewer than three.
 pub(super) fn difference(one: &[f64], other: &[f64]) -> Option<(Interval, f64)> {
     let (one, other) = (Trimmed::of(one)?, Trimmed::of(other)?);
-    let middle = other.mean - one.mean;
     let error = (one.error_squared + other.error_squared).sqrt();
-    if error == 0.0 {
-        let interval = Interval { middle, lower: middle, upper: middle };
-        return Some((interval, if middle == 0.0 { 1.0 } else { 0.0 }));
-    }
     let freedom =
         error.powi(4) / (one.error_squared.powi(2) / one.freedom + other.error_squared.powi(2) / other.freedom);
+    Some(interval(other.mean - one.mean, error, freedom))
+}
+
+/// The middle of a sample with its interval, and how likely that is where the middle is 0: a trimmed mean, and the
+/// distribution of Student.
+///
+/// None where there are fewer than three.
+pub(super) fn centre(sample: &[f64]) -> Option<(Interval, f64)> {
+    let Trimmed { mean: middle, error_squared, freedom } = Trimmed::of(sample)?;
+    Some(interval(middle, error_squared.sqrt(), freedom))
+}
+
+fn interval(middle: f64, error: f64, freedom: f64) -> (Interval, f64) {
+    if error == 0.0 {
+        let interval = Interval { middle, lower: middle, upper: middle };
+        return (interval, if middle == 0.0 { 1.0 } else { 0.0 });
+    }
     let student = StudentsT::new(0.0, 1.0, freedom).expect("a positive number of degrees of freedom");
     let half = student.inverse_cdf(0.975) * error;
     let interval = Interval { middle, lower: middle - half, upper: middle + half };
-    Some((interval, 2.0 * student.sf((middle / error).abs())))
+    (interval, 2.0 * student.sf((middle / error).abs()))
+}
+
+/// How many random signs are tried where there are too many to try all.
+const FLIPS: u64 = 1 << 14;
+
+/// How likely a sum as far from 0 is where each of a sample could as well have the other sign: a permutation test of
+/// pairs, whatever their distribution.
+pub(super) fn sign_flips(sample: &[f64]) -> f64 {
+    let sum: f64 = sample.iter().sum();
+    let mut random = SplitMix(sample.len() as u64);
+    let all = sample.len() < FLIPS.ilog2() as usize;
+    let tried = if all { 1 << sample.len() } else { FLIPS };
+    let as_far = |n: u64| {
+        let signs = if all { n } else { random.draw() };
+        let flipped: f64 =
+            sample.iter().enumerate().map(|(at, x)| if signs >> (at % 64) & 1 == 0 { *x } else { -x }).sum();
+        flipped.abs() >= sum.abs() * (1.0 - 1e-9)
+    };
+    (0..tried).map(as_far).filter(|&as_far| as_far).count() as f64 / tried as f64
+}
+
+/// The mean of the middle half of a sample.
+///
+/// # Panics
+///
+/// When it is empty.
+pub(super) fn midmean(mut sample: Vec<f64>) -> f64 {
+    sample.sort_by(f64::total_cmp);
+    let cut = sample.len() / 4;
+    let middle = &sample[cut..sample.len() - cut];
+    middle.iter().sum::<f64>() / middle.len() as f64
 }
 
 struct Trimmed {
@@ -100,8 +138,6 @@ pub(super) mod drawn {
 
 #[cfg(test)]
 mod tests {
-    use airssys_wasm_measurements::stats::SplitMix;
-
     use super::{drawn::*, *};
 
     fn samples(random: &mut SplitMix, n: usize, change: f64) -> [Vec<f64>; 2] {
@@ -150,6 +186,41 @@ mod tests {
         assert_eq!(difference(&[1.0; 3], &[1.0; 3]), certain(0.0));
         assert_eq!(difference(&[1.0; 3], &[1.5; 3]), certain(0.5));
         assert_eq!(difference(&[1.0; 2], &[1.0; 9]), None);
+    }
+
+    #[test]
+    fn the_centre_of_pairs_holds_the_truth_as_often_as_it_says() {
+        let mut random = SplitMix(4);
+        let held = (0..1_000).filter(|_| {
+            let pairs: Vec<_> = (0..12).map(|_| disturbed(&mut random, 0.05, 0.02, 1_000)).collect();
+            let (interval, _) = centre(&pairs).unwrap();
+            interval.lower <= 0.05 && 0.05 <= interval.upper
+        });
+        let held = held.count();
+        assert!((930..=970).contains(&held), "{held} of 1000");
+        assert_eq!(centre(&[1.0; 2]), None);
+    }
+
+    #[test]
+    fn signs_that_all_agree_are_unlikely_and_mixed_ones_are_not() {
+        assert_eq!(sign_flips(&[1.0; 8]), 2.0 / 256.0);
+        assert_eq!(sign_flips(&[-1.0; 8]), 2.0 / 256.0);
+        assert_eq!(sign_flips(&[1.0, -1.0]), 1.0);
+        assert!(sign_flips(&[0.1; 40]) < 0.001);
+        let mut random = SplitMix(5);
+        let unlikely = (0..500).filter(|_| {
+            let pairs: Vec<_> = (0..10).map(|_| normal(&mut random, 0.0, 1.0)).collect();
+            sign_flips(&pairs) < 0.05
+        });
+        let unlikely = unlikely.count();
+        assert!((8..=45).contains(&unlikely), "{unlikely} of 500");
+    }
+
+    #[test]
+    fn a_quarter_at_either_end_is_nothing_to_the_middle() {
+        assert_eq!(midmean(vec![1.0, 2.0, 3.0, 1e9]), 2.5);
+        assert_eq!(midmean(vec![7.0]), 7.0);
+        assert_eq!(midmean(vec![1.0, 3.0]), 2.0);
     }
 
     #[test]

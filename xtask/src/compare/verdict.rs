@@ -1,11 +1,11 @@
-//! From processes to verdicts.
+//! From pairs of processes to verdicts.
 
-use airssys_wasm_measurements::{Batch, Turn, stats::median};
+use airssys_wasm_measurements::{Batch, Kind, Turn, stats::median};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    measure::{Block, FEWEST, Side},
-    statistics::{Interval, difference},
+    measure::{FEWEST, Pair, Side},
+    statistics::{Interval, centre, midmean, sign_flips},
 };
 
 /// By which clock a benchmark is judged.
@@ -20,9 +20,11 @@ pub(crate) enum Clock {
 
 /// How one benchmark's comparison ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Verdict {
     Slower,
+    /// It executes more instructions, and time does not say otherwise.
+    MoreWork,
     Faster,
     Same,
     /// A slowdown that would matter cannot be told from noise.
@@ -32,108 +34,93 @@ pub(crate) enum Verdict {
 /// A slowdown of this much that cannot be ruled out is one too many for saying that nothing happened.
 pub(super) const MATTERS: f64 = 1.2;
 
-/// What the processes of both sides measured of one benchmark.
-#[derive(Debug, Clone, Default)]
+/// What pairs of processes measured of one benchmark.
+#[derive(Debug, Clone)]
 pub(super) struct Evidence {
-    /// Logarithms of nanoseconds, of the processes of the reference and of the candidate that were not disturbed.
-    pub(super) sides: [Vec<f64>; 2],
-    /// Nanoseconds of all processes, disturbed ones included.
-    pub(super) ns: [Vec<f64>; 2],
-    /// Processes that were disturbed throughout.
-    pub(super) disturbed: usize,
+    kind: Kind,
+    /// Of each pair: the logarithm of the candidate over the reference.
+    pub(super) changes: Vec<f64>,
+    /// Of each pair: what the reference and the candidate measured, in the benchmark's unit.
+    values: [Vec<f64>; 2],
 }
 
 /// What the two rounds say about one benchmark.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Judged {
-    /// The change, as a logarithm, of both rounds. None where there were too few processes.
+    /// The change, as a logarithm, of both rounds. None where there were too few pairs.
     pub(super) interval: Option<Interval>,
-    /// What a change has to lie beyond, as a logarithm.
-    pub(super) floor: f64,
     pub(super) verdict: Verdict,
 }
 
-/// By which clock: that of the thread only where on both sides it did the work and waited for nothing.
-pub(super) fn clock<'t>(turns: impl Iterator<Item = (Side, &'t Turn)>) -> Clock {
-    let mut sides = [Vec::new(), Vec::new()];
-    for (side, turn) in turns {
-        sides[side as usize].push(turn);
-    }
-    let alone = |turns: &Vec<&Turn>| {
-        let share = |turn: &Turn| {
-            let thread: Option<f64> = turn.batches.iter().map(|batch| batch.thread_ns).sum();
-            Some(thread? / turn.process_ns?.max(1.0))
-        };
-        let known = turns.iter().filter_map(|turn| Some((share(turn)?, turn.waits? as f64)));
-        let (shares, waits): (Vec<_>, Vec<_>) = known.unzip();
-        !shares.is_empty() && median(shares) > 0.75 && median(waits) == 0.0
+/// By which clock: that of the thread only where on both sides it does the work and waits for nothing.
+pub(super) fn clock<'t>(turns: impl IntoIterator<Item = &'t Turn>) -> Clock {
+    let alone = |turn: &Turn| {
+        let thread: Option<f64> = turn.batches.iter().map(|batch| batch.thread_ns).sum();
+        let share = thread.zip(turn.process_ns).map(|(thread, process)| thread / process.max(1.0));
+        share.is_some_and(|share| share > 0.75) && !waits(turn)
     };
-    if sides.iter().all(alone) { Clock::Cpu } else { Clock::Wall }
+    if turns.into_iter().all(alone) { Clock::Cpu } else { Clock::Wall }
 }
 
-/// Nanoseconds for each iteration, as a process measured them while nothing disturbed it. None where it was never so.
-pub(super) fn nanoseconds(turn: &Turn, clock: Clock, yardstick_ns: Option<f64>) -> Option<f64> {
-    let of = |batch: &Batch| match (clock, batch.thread_ns) {
+/// Whether it waits in each batch, as far as is known; what happens once may have been anything.
+pub(super) fn waits(turn: &Turn) -> bool {
+    turn.waits.is_none_or(|waits| waits >= turn.batches.len() as u64)
+}
+
+/// What a batch measured.
+fn value(batch: &Batch, clock: Clock) -> f64 {
+    let value = match (clock, batch.thread_ns) {
         // What was taken away hits what is timed and what is left out alike.
-        (Clock::Cpu, Some(thread)) => batch.ns * (thread / batch.wall_ns).min(1.0),
-        _ => batch.ns,
+        (Clock::Cpu, Some(thread)) => batch.value * (thread / batch.wall_ns).min(1.0),
+        _ => batch.value,
     };
-    let clean: Vec<_> = turn.batches.iter().filter(|batch| batch.is_clean(yardstick_ns)).map(of).collect();
-    (!clean.is_empty()).then(|| median(clean).max(f64::MIN_POSITIVE))
+    value.max(f64::MIN_POSITIVE)
+}
+
+/// What one process measured.
+pub(super) fn of_process(turn: &Turn, clock: Clock) -> f64 {
+    median(turn.batches.iter().map(|batch| value(batch, clock)).collect())
+}
+
+/// The changes that a pair of processes saw, as logarithms: one for each round of four batches, A B B A, which is the same
+/// whichever side began. Whatever drifts evenly is in none of it.
+fn rounds([reference, candidate]: &[Turn; 2], clock: Clock) -> Vec<f64> {
+    let logarithms = |turn: &Turn| {
+        let batches: Vec<_> = turn.batches.iter().map(|batch| value(batch, clock).ln()).collect();
+        batches.chunks(2).map(|round| round.iter().sum::<f64>() / round.len() as f64).collect::<Vec<_>>()
+    };
+    logarithms(reference).into_iter().zip(logarithms(candidate)).map(|(before, after)| after - before).collect()
 }
 
 impl Evidence {
-    /// What blocks say about a benchmark. A process is left out if it was disturbed throughout, and where the wall clock
-    /// counts also if the machine had something else to do.
-    pub(super) fn of(id: &str, blocks: &[Block], clock: Clock, yardstick_ns: f64) -> Self {
-        let mut evidence = Self::default();
-        for block in blocks {
-            for process in &block.processes {
-                let Some(turn) = process.turns.get(id) else { continue };
-                let side = process.side as usize;
-                evidence.ns[side].extend(nanoseconds(turn, clock, None));
-                match nanoseconds(turn, clock, Some(yardstick_ns)) {
-                    Some(ns) if clock == Clock::Cpu || !process.beside_others => evidence.sides[side].push(ns.ln()),
-                    _ => evidence.disturbed += 1,
-                }
+    /// What pairs say about a benchmark.
+    pub(super) fn of(id: &str, kind: Kind, clock: Clock, pairs: &[Pair]) -> Self {
+        let mut evidence = Self { kind, changes: Vec::new(), values: Default::default() };
+        for both in pairs.iter().filter_map(|pair| pair.get(id)) {
+            evidence.changes.push(midmean(rounds(both, clock)));
+            for (values, turn) in evidence.values.iter_mut().zip(both) {
+                values.push(of_process(turn, clock));
             }
         }
         evidence
     }
 
     pub(super) fn and(mut self, other: &Self) -> Self {
-        let extend = |these: &mut [Vec<f64>; 2], those: &[Vec<f64>; 2]| {
-            these.iter_mut().zip(those).for_each(|(these, those)| these.extend(those));
-        };
-        extend(&mut self.sides, &other.sides);
-        extend(&mut self.ns, &other.ns);
-        self.disturbed += other.disturbed;
+        self.changes.extend(&other.changes);
+        self.values.iter_mut().zip(&other.values).for_each(|(these, those)| these.extend(those));
         self
     }
 
-    /// Nanoseconds of a side as people read them: of the processes that were not disturbed, if there are any.
+    /// What a side measured, as people read it.
     pub(super) fn shown(&self, side: Side) -> f64 {
-        match &self.sides[side as usize][..] {
-            [] => median(self.ns[side as usize].clone()),
-            clean => median(clean.to_vec()).exp(),
-        }
+        median(self.values[side as usize].clone())
     }
 
-    /// Processes of the side that has fewer.
-    pub(super) fn processes(&self) -> usize {
-        self.sides[0].len().min(self.sides[1].len())
-    }
-
-    /// The candidate over the reference, and how likely that is without a change. None where there are too few processes.
+    /// The change, and how likely that is without one. None where there are too few pairs.
     fn change(&self) -> Option<(Interval, f64)> {
-        difference(&self.sides[0], &self.sides[1]).filter(|_| self.processes() >= FEWEST)
-    }
-
-    /// What a change has to lie beyond: the threshold, and twice what two samples like the reference may differ by.
-    fn floor(&self, threshold: f64) -> f64 {
-        let [reference, _] = &self.sides;
-        let noise = difference(reference, reference).map_or(f64::INFINITY, |(interval, _)| interval.half_width());
-        threshold.max(2.0 * noise)
+        let (interval, p) = centre(&self.changes).filter(|_| self.changes.len() >= FEWEST)?;
+        // What is slowest varies like nothing that has a name.
+        Some((interval, if self.kind == Kind::Tail { sign_flips(&self.changes) } else { p }))
     }
 
     /// Whether this is worth a second look: it may have changed, or it may have become a lot slower.
@@ -153,26 +140,28 @@ impl Evidence {
 /// What two rounds come to. `p` is that of the second, corrected for how many benchmarks were asked about.
 pub(super) fn judge(first: &Evidence, second: &Evidence, p: f64, threshold: f64) -> Judged {
     let all = first.clone().and(second);
-    let floor = all.floor(threshold);
     let Some((interval, _)) = all.change() else {
-        return Judged { interval: None, floor, verdict: Verdict::Unclear };
+        return Judged { interval: None, verdict: Verdict::Unclear };
     };
-    let beyond = |sign: f64| {
-        let lies_beyond = |interval: Interval| (interval.lower * sign).min(interval.upper * sign) > floor;
-        let second_agrees = second.change().is_some_and(|(second, _)| lies_beyond(second));
-        let first_agrees = first.change().is_none_or(|(first, _)| first.middle * sign > floor / 2.0);
-        lies_beyond(interval) && second_agrees && first_agrees && p < 0.05
+    let changed = |sign: f64| {
+        // As large as it takes, and certain to be half of that.
+        let is_enough = |Interval { middle, lower, upper }| {
+            middle * sign > threshold && (lower * sign).min(upper * sign) > threshold / 2.0
+        };
+        let second_agrees = second.change().is_some_and(|(second, _)| is_enough(second));
+        let first_agrees = first.change().is_none_or(|(first, _)| first.middle * sign > threshold / 2.0);
+        is_enough(interval) && second_agrees && first_agrees && p < 0.05
     };
-    let verdict = if beyond(1.0) {
+    let verdict = if changed(1.0) {
         Verdict::Slower
-    } else if beyond(-1.0) {
+    } else if changed(-1.0) {
         Verdict::Faster
     } else if interval.upper > MATTERS.ln() {
         Verdict::Unclear
     } else {
         Verdict::Same
     };
-    Judged { interval: Some(interval), floor, verdict }
+    Judged { interval: Some(interval), verdict }
 }
 
 #[cfg(test)]
@@ -183,16 +172,18 @@ mod tests {
 
     const THRESHOLD: f64 = 0.03;
 
-    /// Processes that vary so much among themselves, one in twenty of them disturbed without anybody having noticed.
-    fn processes(random: &mut SplitMix, n: usize, change: f64, deviation: f64) -> Evidence {
-        let sides = [0.0, change].map(|middle| (0..n).map(|_| disturbed(random, middle, deviation, 20)).collect());
-        Evidence { sides, ..Evidence::default() }
+    fn nothing() -> Evidence {
+        Evidence { kind: Kind::Time, changes: Vec::new(), values: Default::default() }
+    }
+
+    /// Pairs that vary so much among themselves, one in twenty of them disturbed on one side.
+    fn pairs(random: &mut SplitMix, n: usize, change: f64, deviation: f64) -> Evidence {
+        Evidence { changes: (0..n).map(|_| disturbed(random, change, deviation, 20)).collect(), ..nothing() }
     }
 
     fn outcome(random: &mut SplitMix, change: f64, deviation: f64) -> Verdict {
-        let first = processes(random, 16, change, deviation);
-        let second =
-            if first.is_suspect(THRESHOLD) { processes(random, 20, change, deviation) } else { Evidence::default() };
+        let first = pairs(random, 12, change, deviation);
+        let second = if first.is_suspect(THRESHOLD) { pairs(random, 30, change, deviation) } else { nothing() };
         // As one of a hundred benchmarks.
         judge(&first, &second, (second.p() * 100.0).min(1.0), THRESHOLD).verdict
     }
@@ -215,18 +206,19 @@ mod tests {
     }
 
     #[test]
-    fn five_per_cent_are_found_where_processes_agree_within_one() {
+    fn five_per_cent_are_found_where_pairs_agree_within_two() {
         let mut random = SplitMix(3);
-        let found = (0..200).filter(|_| outcome(&mut random, 1.05_f64.ln(), 0.01) == Verdict::Slower).count();
-        assert!(found >= 190, "{found} of 200");
-        let found = (0..200).filter(|_| outcome(&mut random, -1.05_f64.ln(), 0.01) == Verdict::Faster).count();
-        assert!(found >= 190, "{found} of 200");
+        for sign in [1.0, -1.0] {
+            let wanted = if sign > 0.0 { Verdict::Slower } else { Verdict::Faster };
+            let found = (0..200).filter(|_| outcome(&mut random, sign * 0.05, 0.02) == wanted).count();
+            assert!(found >= 180, "{found} of 200");
+        }
     }
 
     #[test]
     fn a_fifth_is_found_or_said_to_be_unclear_and_never_taken_for_nothing() {
         let mut random = SplitMix(4);
-        for (deviation, enough) in [(0.01, 195), (0.04, 180), (0.1, 0)] {
+        for (deviation, enough) in [(0.01, 195), (0.05, 190), (0.15, 0)] {
             let verdicts: Vec<_> = (0..200).map(|_| outcome(&mut random, 1.2_f64.ln(), deviation)).collect();
             let found = verdicts.iter().filter(|verdict| **verdict == Verdict::Slower).count();
             assert!(found >= enough, "{found} of 200 at {deviation}");
@@ -240,79 +232,72 @@ mod tests {
     #[test]
     fn the_second_round_has_to_agree() {
         let mut random = SplitMix(5);
-        let slower = processes(&mut random, 16, 0.1, 0.005);
-        let same = processes(&mut random, 16, 0.0, 0.005);
+        let slower = pairs(&mut random, 16, 0.1, 0.005);
+        let same = pairs(&mut random, 16, 0.0, 0.005);
         assert_eq!(judge(&slower, &slower, 1e-9, THRESHOLD).verdict, Verdict::Slower);
         assert_eq!(judge(&slower, &same, 1.0, THRESHOLD).verdict, Verdict::Same);
         assert_eq!(judge(&same, &slower, 1e-9, THRESHOLD).verdict, Verdict::Same);
         assert_eq!(judge(&slower, &slower, 0.5, THRESHOLD).verdict, Verdict::Same, "chance is not ruled out");
-        let few = processes(&mut random, 2, 0.1, 0.005);
-        assert_eq!(judge(&few, &Evidence::default(), 1.0, THRESHOLD).verdict, Verdict::Unclear);
+        let few = pairs(&mut random, 2, 0.1, 0.005);
+        assert_eq!(judge(&few, &nothing(), 1.0, THRESHOLD).verdict, Verdict::Unclear);
     }
 
-    const YARDSTICK: f64 = 100.0;
-
-    fn turn(ns: f64, thread_ns: Option<f64>, process: f64, waits: u64) -> Turn {
-        let batch = Batch { ns, wall_ns: 1e6, thread_ns, yardstick_ns: YARDSTICK };
+    /// A process whose batches took so many nanoseconds an iteration, and ran for so much of the time.
+    fn turn(values: &[f64], thread: Option<f64>, process: f64, waits: u64) -> Turn {
+        let batch =
+            |&value: &f64| Batch { value, wall_ns: 1e6, thread_ns: thread.map(|share| share * 1e6), yardstick_ns: 1.0 };
         Turn {
             id: "x".into(),
             iterations: 1,
-            set_up_ns: 0,
-            batches: vec![batch; 3],
-            process_ns: thread_ns.map(|_| process * 3.0),
+            set_up_ns: 0.0,
+            batches: values.iter().map(batch).collect(),
+            process_ns: thread.map(|_| process * 1e6 * values.len() as f64),
             waits: Some(waits),
             allocations: None,
         }
     }
 
     #[test]
-    fn batches_that_somebody_outside_slowed_down_do_not_count() {
-        let mut slowed = turn(100.0, Some(1e6), 1e6, 0);
-        for batch in &mut slowed.batches[1..] {
-            (batch.ns, batch.yardstick_ns) = (180.0, YARDSTICK * 1.3);
-        }
-        assert_eq!(nanoseconds(&slowed, Clock::Cpu, Some(YARDSTICK)), Some(100.0));
-        assert_eq!(nanoseconds(&slowed, Clock::Cpu, None), Some(180.0));
-        slowed.batches.remove(0);
-        assert_eq!(nanoseconds(&slowed, Clock::Cpu, Some(YARDSTICK)), None);
+    fn what_drifts_and_what_begins_in_between_is_no_change() {
+        let of = |reference: &[f64], candidate: &[f64]| {
+            let both = [turn(reference, None, 0.0, 0), turn(candidate, None, 0.0, 0)];
+            let evidence = Evidence::of("x", Kind::Time, Clock::Wall, &[Pair::from([("x".into(), both)])]);
+            evidence.changes[0].exp()
+        };
+        // A B B A, A B B A, while the machine becomes slower and slower.
+        let drift = |n: i32| 100.0 * 1.1_f64.powi(n);
+        let drifting = of(&[drift(0), drift(3), drift(4), drift(7)], &[drift(1), drift(2), drift(5), drift(6)]);
+        assert!((drifting - 1.0).abs() < 1e-9, "{drifting}");
+        // Somebody takes half of the core, from the middle of the second round to the middle of the fourth.
+        let reference = [100.0, 100.0, 100.0, 200.0, 200.0, 200.0, 200.0, 100.0, 100.0, 100.0];
+        let candidate = [105.0, 105.0, 210.0, 210.0, 210.0, 210.0, 105.0, 105.0, 105.0, 105.0];
+        let found = of(&reference, &candidate);
+        assert!((found - 1.05).abs() < 1e-9, "{found}");
     }
 
     #[test]
     fn what_is_taken_from_a_thread_that_only_computes_does_not_count() {
-        let (undisturbed, halved) = (turn(100.0, Some(1e6), 1e6, 0), turn(200.0, Some(0.5e6), 0.5e6, 0));
-        let both = [(Side::Reference, &undisturbed), (Side::Candidate, &halved)];
-        assert_eq!(clock(both.into_iter()), Clock::Cpu);
-        assert_eq!(nanoseconds(&halved, Clock::Cpu, None), Some(100.0));
-        assert_eq!(nanoseconds(&halved, Clock::Wall, None), Some(200.0));
+        let (undisturbed, halved) = (turn(&[100.0; 2], Some(1.0), 1.0, 0), turn(&[200.0; 2], Some(0.5), 0.5, 0));
+        assert_eq!(clock([&undisturbed, &halved]), Clock::Cpu);
+        assert_eq!(of_process(&halved, Clock::Cpu), 100.0);
+        assert_eq!(of_process(&halved, Clock::Wall), 200.0);
     }
 
     #[test]
     fn one_that_waits_or_has_others_work_on_either_side_is_judged_by_the_time_that_passes() {
-        let computes = turn(100.0, Some(1e6), 1e6, 0);
-        for other in [turn(100.0, Some(0.5e6), 0.5e6, 3), turn(100.0, Some(0.5e6), 1.5e6, 0), turn(100.0, None, 0.0, 0)]
-        {
-            for sides in [[&computes, &other], [&other, &computes]] {
-                let both = [Side::Reference, Side::Candidate].into_iter().zip(sides);
-                assert_eq!(clock(both), Clock::Wall);
-            }
+        let computes = turn(&[100.0; 2], Some(1.0), 1.0, 0);
+        for other in [(Some(0.5), 0.5, 3), (Some(0.5), 1.5, 0), (None, 0.0, 0)] {
+            let other = turn(&[100.0; 2], other.0, other.1, other.2);
+            assert_eq!(clock([&computes, &other]), Clock::Wall);
+            assert_eq!(clock([&other, &computes]), Clock::Wall);
         }
     }
 
     #[test]
-    fn processes_beside_others_count_only_where_that_does_not_matter() {
-        let process = |side, ns, beside_others| super::super::measure::Process {
-            side,
-            beside_others,
-            turns: [("x".to_owned(), turn(ns, Some(1e6), 1e6, 0))].into(),
-        };
-        let (a, b) = (Side::Reference, Side::Candidate);
-        let processes =
-            vec![process(a, 100.0, false), process(b, 110.0, true), process(b, 110.0, false), process(a, 101.0, false)];
-        let blocks = [Block { processes }];
-        let wall = Evidence::of("x", &blocks, Clock::Wall, YARDSTICK);
-        assert_eq!((wall.sides.each_ref().map(Vec::len), wall.disturbed), ([2, 1], 1));
-        let cpu = Evidence::of("x", &blocks, Clock::Cpu, YARDSTICK);
-        assert_eq!((cpu.sides.each_ref().map(Vec::len), cpu.disturbed), ([2, 2], 0));
-        assert!(Evidence::of("y", &blocks, Clock::Wall, YARDSTICK).ns[0].is_empty());
+    fn a_tail_is_judged_by_permutations() {
+        let changes = vec![0.2; 8];
+        let tail = Evidence { kind: Kind::Tail, changes: changes.clone(), ..nothing() };
+        assert_eq!(tail.p(), 2.0 / 256.0);
+        assert!(Evidence { changes, ..nothing() }.p() < 1e-9);
     }
 }

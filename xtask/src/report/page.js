@@ -171,8 +171,10 @@
   const plain = { words: "without a goal", colour: neutral, symbol: d3.symbolCircle };
   const verdicts = {
     met: { words: "goal met", colour: good, symbol: d3.symbolCircle },
+    near: { words: "goal within the interval", colour: neutral, symbol: d3.symbolCircle, hollow: true },
     missed: { words: "goal missed", colour: bad, symbol: d3.symbolDiamond },
     slower: { words: "slower", colour: bad, symbol: d3.symbolTriangle },
+    "more work": { words: "more work", colour: bad, symbol: d3.symbolTriangle, hollow: true },
     faster: { words: "faster", colour: good, symbol: down },
     same: { words: "same", colour: neutral, symbol: d3.symbolSquare },
     unclear: { words: "unclear", colour: neutral, symbol: d3.symbolCircle, hollow: true },

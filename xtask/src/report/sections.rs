@@ -1,6 +1,6 @@
 //! What the report consists of.
 
-use airssys_wasm_measurements::{Ratio, is_twin, stats::quantile};
+use airssys_wasm_measurements::{Held, Ratio, is_twin, stats::quantile};
 use serde_json::{Value, json};
 
 use super::{Section, Source};
@@ -35,11 +35,13 @@ pub(super) fn tiles(results: &Results) -> String {
     let tile = |class: &str, count: usize, what: &str| {
         format!("<li class=\"tile {class}\"><strong>{count}</strong> <span>{what}</span></li>")
     };
-    let count = |held: &[Held], pass| held.iter().filter(|one| one.pass == pass).count();
-    let [met, missed, of_guide] = [count(&goals, true), count(&goals, false), count(&guide, true)];
+    let count = |goals: &[Goal], held| goals.iter().filter(|goal| goal.held == held).count();
+    let [met, near, missed] = [Held::Met, Held::Near, Held::Missed].map(|held| count(&goals, held));
+    let of_guide = count(&guide, Held::Met);
     format!(
-        "<ul class=\"tiles\">{}{}{}{}</ul>",
+        "<ul class=\"tiles\">{}{}{}{}{}</ul>",
         tile("met", met, "goals met"),
+        tile("", near, "goals within the interval"),
         tile("missed", missed, "goals missed"),
         tile("", of_guide, &format!("of the guide's {} targets met", guide.len())),
         tile("", results.figures.results.len(), "figures")
@@ -47,30 +49,31 @@ pub(super) fn tiles(results: &Results) -> String {
 }
 
 /// Something that was held against a goal.
-struct Held {
+struct Goal {
     label: String,
     /// The share of the goal that was needed, with an interval where there is one.
     share: [f64; 3],
-    pass: bool,
+    held: Held,
 }
 
 /// What was held against our goals, and against the guide's targets.
-fn held(results: &Results) -> (Vec<Held>, Vec<Held>) {
+fn held(results: &Results) -> (Vec<Goal>, Vec<Goal>) {
     let (mut ours, mut guides) = (Vec::new(), Vec::new());
     for ratio in &results.figures.ratios {
-        let Ratio { id, against, ratio: middle, lower, upper, goal: Some(goal), pass: Some(pass) } = ratio else {
+        let Ratio { id, against, ratio: middle, lower, upper, goal: Some(goal), held: Some(held) } = ratio else {
             continue;
         };
-        let held = Held {
+        let held = Goal {
             label: format!("{id} / {}", whose(against)),
             share: [middle, lower, upper].map(|at| at / goal),
-            pass: *pass,
+            held: *held,
         };
         if is_the_guides(ratio) { &mut guides } else { &mut ours }.push(held);
     }
     for target in &results.figures.targets {
         let label = target.id.clone();
-        let held = Held { label, share: [target.actual / target.limit; 3], pass: target.pass };
+        let share = [target.actual, target.lower, target.upper].map(|at| at / target.limit);
+        let held = Goal { label, share, held: target.held };
         if target.source.starts_with("goal") { &mut ours } else { &mut guides }.push(held);
     }
     (ours, guides)
@@ -87,14 +90,13 @@ fn whose(id: &str) -> &str {
 
 fn goals(results: &Results) -> Section {
     let (ours, guides) = held(results);
-    let chart = |mut held: Vec<Held>| {
+    let chart = |mut held: Vec<Goal>| {
         // What is missed, or nearly so, comes first.
         held.sort_by(|a, b| b.share[0].total_cmp(&a.share[0]));
         let rows: Vec<_> = held
             .into_iter()
-            .map(|Held { label, share: [value, lower, upper], pass }| {
-                let verdict = if pass { "met" } else { "missed" };
-                json!({ "label": label, "value": value, "lower": lower, "upper": upper, "verdict": verdict })
+            .map(|Goal { label, share: [value, lower, upper], held }| {
+                json!({ "label": label, "value": value, "lower": lower, "upper": upper, "verdict": held.word() })
             })
             .collect();
         json!({ "kind": "intervals", "unit": "× goal", "log": true, "reference": 1, "rows": rows })
@@ -119,8 +121,8 @@ fn goals(results: &Results) -> Section {
 
 fn intervals<'r>(ratios: impl Iterator<Item = (String, &'r Ratio)>, unit: &str) -> Value {
     let rows: Vec<_> = ratios
-        .map(|(label, Ratio { ratio, lower, upper, goal, pass, .. })| {
-            let verdict = pass.map(|pass| if pass { "met" } else { "missed" });
+        .map(|(label, Ratio { ratio, lower, upper, goal, held, .. })| {
+            let verdict = held.map(Held::word);
             json!({ "label": label, "value": ratio, "lower": lower, "upper": upper, "goal": goal, "verdict": verdict })
         })
         .collect();
@@ -469,7 +471,7 @@ fn run_figures(runs: &[(String, &Results)]) -> Table {
 /// Something of everything, for tests.
 #[cfg(test)]
 pub(super) fn sample() -> Source {
-    use airssys_wasm_measurements::{Difference, Group, Limit, Measured, RatioOf, Reading, Samples, evaluate};
+    use airssys_wasm_measurements::{Difference, Group, Kind, Limit, Measured, RatioOf, Reading, Samples, evaluate};
 
     use crate::compare::{outcome::Outcome, verdict::Clock, verdict::Verdict};
 
@@ -537,12 +539,11 @@ pub(super) fn sample() -> Source {
     let row = |id: &str, middle: f64, verdict| Row {
         id: id.into(),
         clock: Clock::Cpu,
-        reference_ns: 1_400.0,
-        candidate_ns: 1_400.0 * middle,
+        kind: Kind::Time,
+        reference: 1_400.0,
+        candidate: 1_400.0 * middle,
         ratio: Some([middle, middle * 0.98, middle * 1.02]),
-        floor: Some(1.03),
-        processes: 12,
-        disturbed: 3,
+        pairs: 12,
         verdict,
         allocations: None,
         instructions: None,
