@@ -338,8 +338,8 @@ fn common(ids: &[&str]) -> String {
         return (*first).to_owned();
     }
     let is_common = |&at: &usize| rest.iter().all(|id| id.starts_with(&first[..at]));
-    let ends = first.match_indices('/').map(|(at, _)| at + 1);
-    first[..ends.filter(is_common).next_back().unwrap_or(0)].to_owned()
+    let mut ends = first.match_indices('/').map(|(at, _)| at + 1);
+    first[..ends.rfind(is_common).unwrap_or(0)].to_owned()
 }
 
 fn allocations(counted: Counted) -> Cell {
