@@ -121,9 +121,9 @@ fn loading(suite: &mut Suite) {
 
 /// The next process finds code on disk: ours maps it, wasmtime's own decompresses and copies.
 fn caches(suite: &mut Suite) {
-    for (name, component) in [("c_68kb", C.to_vec()), ("generated_1mb", with_code(1 << 20).into_bytes())] {
-        let component = binary(component);
-        let for_wasmtime = component.clone();
+    let guests: [(&str, fn() -> Vec<u8>); 2] =
+        [("c_68kb", || C.to_vec()), ("generated_1mb", || binary(with_code(1 << 20)))];
+    for (name, component) in guests {
         suite
             .bench(&format!("code_cache/{name}"), move || {
                 let folder = tempfile::tempdir().unwrap();
@@ -132,6 +132,7 @@ fn caches(suite: &mut Suite) {
                     ..EngineConfig::on_demand().compile_in_process()
                 };
                 let engine = WasmEngine::new(config).unwrap();
+                let component = component();
                 engine.load_blocking(&component, Profile::Plain).unwrap();
                 made(move || {
                     let _keep = &folder;
@@ -148,10 +149,11 @@ fn caches(suite: &mut Suite) {
                 config.allocation_strategy(wasmtime::InstanceAllocationStrategy::OnDemand);
                 config.cache(Some(Cache::new(cache).unwrap()));
                 let engine = Engine::new(&config).unwrap();
-                Component::new(&engine, &for_wasmtime).unwrap();
+                let component = component();
+                Component::new(&engine, &component).unwrap();
                 made(move || {
                     let _keep = &folder;
-                    Component::new(&engine, &for_wasmtime).unwrap()
+                    Component::new(&engine, &component).unwrap()
                 })
             });
     }
@@ -159,21 +161,23 @@ fn caches(suite: &mut Suite) {
 
 /// Precompiled code by path, up to an instance that can be called.
 fn precompiled(suite: &mut Suite) {
-    let mut guests = vec![("c_68kb", C.to_vec(), true)];
+    type Bytes = Box<dyn Fn() -> Vec<u8> + Send>;
+    let mut guests: Vec<(&str, Bytes)> = vec![("c_68kb", Box::new(|| C.to_vec()))];
     // `cargo xtask bench` says where the target folder is.
     let javascript = std::env::var_os("JAVASCRIPT_GUEST")
         .map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../target/guests/javascript.wasm").into(), PathBuf::from);
-    match std::fs::read(&javascript) {
-        Ok(bytes) => guests.push(("javascript_12mb", bytes, true)),
-        Err(_) => suite.skip(
+    if javascript.exists() {
+        guests.push(("javascript_12mb", Box::new(move || std::fs::read(&javascript).unwrap())));
+    } else {
+        suite.skip(
             "precompiled_by_path/javascript_12mb: build the guest first, by `cargo xtask fixtures --ecosystem`".into(),
-        ),
+        );
     }
-    for (name, bytes, has_goal) in guests {
+    for (name, bytes) in guests {
         // Compiled once, when first wanted: the large one takes seconds.
         let code = std::sync::Arc::new(std::sync::LazyLock::new(move || {
             let file = tempfile::NamedTempFile::new().unwrap();
-            let code = engine().precompile_blocking(&binary(&bytes), Profile::Plain).unwrap();
+            let code = engine().precompile_blocking(&binary(bytes()), Profile::Plain).unwrap();
             std::fs::write(file.path(), &code).unwrap();
             (file, code)
         }));
@@ -194,7 +198,7 @@ fn precompiled(suite: &mut Suite) {
                     ready(by_path(&path))
                 })
             })
-            .twin("raw", has_goal.then_some(1.2), move || {
+            .twin("raw", 1.2, move || {
                 let (file, _) = &**for_raw;
                 let path = file.path().to_owned();
                 let _keep = for_raw.clone();

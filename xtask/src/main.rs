@@ -44,6 +44,8 @@ enum Command {
     /// Run the benchmarks beside bare wasmtime and print every figure with its target
     Bench(bench::Args),
     Compare(compare::Args),
+    #[command(hide = true)]
+    Disturb(compare::disturbance::Args),
     Report(report::Args),
     Figures(figures::Args),
     Check(check::Args),
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args).map(done),
         // What could not be made is not what found something.
         Command::Compare(args) => return compare::run(&args),
+        Command::Disturb(args) => compare::disturbance::run(&args).map(done),
         Command::Report(args) => report::run(&args).map(done),
         Command::Figures(args) => figures::run(&args).map(done),
         Command::Check(args) => check::run(&args).map(done),

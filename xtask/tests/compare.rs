@@ -47,7 +47,7 @@ impl Repository {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.xtask(&["compare", "--budget", "0.05"]);
+        let mut command = self.xtask(&["compare", "--budget", "0.5"]);
         command.args(arguments);
         command
     }
@@ -226,4 +226,14 @@ fn two_at_once_wait_for_each_other() {
     lock.unlock().unwrap();
     lines.for_each(drop);
     assert_eq!(running.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_disturbance_ends_with_the_input_of_whoever_made_it() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    command.args(["disturb", "--core", "0", "--seed", "1"]).stdin(Stdio::piped());
+    let mut disturbing = command.spawn().unwrap();
+    assert!(disturbing.try_wait().unwrap().is_none(), "it goes on by itself");
+    drop(disturbing.stdin.take());
+    assert!(disturbing.wait().unwrap().success());
 }

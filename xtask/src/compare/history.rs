@@ -1,6 +1,6 @@
 //! Comparisons that are kept, by the commits of their sides.
 
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
 use super::outcome::Outcome;
 use crate::workspace::target_folder;
@@ -16,4 +16,13 @@ pub(super) fn path(outcome: &Outcome) -> Option<PathBuf> {
     // What was not committed is nobody's history.
     let is_commit = reference.zip(candidate).filter(|(reference, candidate)| reference != candidate);
     is_commit.map(|(reference, candidate)| folder().join(format!("{candidate}-beside-{reference}.json")))
+}
+
+/// Those that are kept, the oldest candidate first.
+pub(crate) fn all() -> Vec<Outcome> {
+    let files = fs::read_dir(folder()).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    // One of another version is no part of it.
+    let mut all: Vec<_> = files.filter_map(|path| Outcome::read(&path).ok()).collect();
+    all.sort_by_key(|outcome| outcome.commits[1].as_ref().map(|(_, at)| *at));
+    all
 }

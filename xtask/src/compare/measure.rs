@@ -19,7 +19,7 @@ use crate::programs::{self, Built};
 const BATCH: Duration = Duration::from_micros(150);
 /// Batches of one benchmark in one process: as many rounds of A B B A as half of them.
 const BATCHES: usize = 40;
-/// How much longer the batches of a benchmark are that waits: who wakes whom evens out only then.
+/// How much longer at the most the batches of a benchmark are that waits: who wakes whom evens out only then.
 const WAITING: u64 = 10;
 /// How long the batches of a benchmark may take all together, where that is not too little for one round.
 const LONG: Duration = Duration::from_millis(20);
@@ -234,8 +234,10 @@ pub(super) fn unknown(listed: &Listed) -> Planned {
 
 /// How a benchmark is measured once it is known how long it takes, and how many nanoseconds a batch then takes.
 pub(super) fn planned(kind: Kind, found: &Turn) -> (Planned, f64) {
-    let longer = if kind == Kind::Time && verdict::waits(found) { WAITING } else { 1 };
-    let batch = found.batches.iter().map(|batch| batch.wall_ns).fold(f64::INFINITY, f64::min) * longer as f64;
+    let batch = found.batches.iter().map(|batch| batch.wall_ns).fold(f64::INFINITY, f64::min);
+    let enough = (BATCH.as_nanos() as u64 * WAITING) as f64 / batch;
+    let longer = if kind == Kind::Time && verdict::waits(found) { (enough as u64).clamp(1, WAITING) } else { 1 };
+    let batch = batch * longer as f64;
     let (batches, counted) = match kind {
         // A pair of each side at the least.
         Kind::Time => {

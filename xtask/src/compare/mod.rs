@@ -2,10 +2,12 @@
 //!
 //! `docs/comparing.md` says how, and what may be concluded.
 
+pub(crate) mod disturbance;
 pub(crate) mod history;
 mod instructions;
 mod measure;
 pub(crate) mod outcome;
+mod plants;
 pub(crate) mod saved;
 pub(crate) mod self_check;
 mod sides;

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    compare::{outcome::Outcome, outcome_path, self_check::Record},
+    compare::{history, outcome::Outcome, outcome_path, self_check::Record},
     files::{optional, write_whole},
     results::{Results, results_path},
     table::{Table, escaped},
@@ -42,6 +42,8 @@ enum Format {
 struct Source {
     results: Results,
     outcome: Option<Outcome>,
+    /// Comparisons of commits, the oldest candidate first.
+    compared: Vec<Outcome>,
     self_check: Option<Record>,
     /// Saved results by their names, the oldest first.
     saved: Vec<(String, Results)>,
@@ -91,7 +93,8 @@ impl Source {
             }
         }
         saved.sort_by(|a, b| (&a.1.date, &a.0).cmp(&(&b.1.date, &b.0)));
-        Ok(Self { results, outcome: optional(&outcome_path(), Outcome::read)?, self_check: Record::last()?, saved })
+        let outcome = optional(&outcome_path(), Outcome::read)?;
+        Ok(Self { results, outcome, compared: history::all(), self_check: Record::last()?, saved })
     }
 }
 

@@ -1,12 +1,14 @@
 //! What the report consists of.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use airssys_wasm_measurements::{Held, Ratio, is_twin, stats::quantile};
 use serde_json::{Value, json};
 
 use super::{Section, Source};
 use crate::{
     bench::tables,
-    compare::outcome::Row,
+    compare::{outcome::Row, verdict::Verdict},
     results::{Results, is_the_guides},
     table::{Cell, Table, amount},
 };
@@ -25,6 +27,7 @@ pub(super) fn all(source: &Source) -> Vec<Section> {
         comparison(source),
     ];
     sections.extend(self_check(source));
+    sections.extend(commits(source));
     sections.push(history(source));
     sections
 }
@@ -395,6 +398,86 @@ fn self_check(source: &Source) -> Option<Section> {
     })
 }
 
+/// How each benchmark has changed from commit to commit, as comparisons found it.
+fn commits(source: &Source) -> Option<Section> {
+    let steps: Vec<_> = source
+        .compared
+        .iter()
+        .filter_map(|outcome| {
+            let [(reference, _), (candidate, _)] = [outcome.commits[0].as_ref()?, outcome.commits[1].as_ref()?];
+            Some((&reference[..10], &candidate[..10], outcome))
+        })
+        .collect();
+    // In the order in which they come up, the oldest candidate first.
+    let mut commits: Vec<&str> = Vec::new();
+    for (reference, candidate, _) in &steps {
+        for commit in [reference, candidate] {
+            if !commits.contains(commit) {
+                commits.push(commit);
+            }
+        }
+    }
+    let ids: BTreeSet<_> = steps.iter().flat_map(|(.., outcome)| &outcome.rows).map(|row| &row.id).collect();
+    let benchmarks: Vec<_> = ids
+        .iter()
+        .map(|id| {
+            // Logarithms of the change since the first, and half the width of its interval.
+            let mut known = BTreeMap::<&str, [f64; 2]>::new();
+            for (reference, candidate, outcome) in &steps {
+                let row = outcome.rows.iter().find(|row| row.id == **id);
+                let Some([middle, lower, upper]) = row.and_then(|row| row.ratio).map(|ratio| ratio.map(f64::ln)) else {
+                    continue;
+                };
+                let [from, uncertain] = *known.entry(reference).or_default();
+                // Each step was measured by itself.
+                known.insert(candidate, [from + middle, uncertain.hypot((upper - lower) / 2.0)]);
+            }
+            let point = |(run, commit): (usize, &&str)| {
+                let [at, half] = known.get(commit)?;
+                let [value, lower, upper] = [*at, at - half, at + half].map(f64::exp);
+                Some(json!({ "run": run, "value": value, "lower": lower, "upper": upper }))
+            };
+            json!({ "id": id, "unit": "×", "points": commits.iter().enumerate().map(point).collect::<Vec<_>>() })
+        })
+        .collect();
+    let mut table = Table::new("Comparisons", ["commit", "beside", "date", "benchmarks", "slower", "faster"]);
+    for (reference, candidate, outcome) in &steps {
+        let count = |wanted: fn(&Row) -> bool| outcome.rows.iter().filter(|row| wanted(row)).count().to_string();
+        table.row([
+            (*candidate).into(),
+            (*reference).into(),
+            outcome.date.as_str().into(),
+            outcome.rows.len().to_string().into(),
+            count(Row::is_regression).into(),
+            count(|row| row.verdict == Verdict::Faster).into(),
+        ]);
+    }
+    let described: Vec<_> = commits
+        .iter()
+        .map(|commit| {
+            let of = steps.iter().find(|(_, candidate, _)| candidate == commit);
+            let outcome = of.map_or(steps[0].2, |(.., outcome)| outcome);
+            json!({
+                "name": commit, "revision": commit, "date": outcome.date, "machine": outcome.machine.to_string(),
+            })
+        })
+        .collect();
+    (!steps.is_empty()).then(|| Section {
+        id: "commits",
+        title: "Commit by commit",
+        about: "How many times as long each benchmark takes as at the first commit, by comparisons one after the other. Each \
+                was measured against another commit at the same time, so that a step is a change. Intervals grow along the \
+                way."
+            .into(),
+        charts: vec![(
+            "commits",
+            "One benchmark over the commits",
+            json!({ "kind": "history", "runs": described, "benchmarks": benchmarks }),
+        )],
+        tables: vec![table],
+    })
+}
+
 fn history(source: &Source) -> Section {
     let current = ("this run".to_owned(), &source.results);
     let saved = source.saved.iter().map(|(name, results)| (name.clone(), results));
@@ -554,5 +637,11 @@ pub(super) fn sample() -> Source {
         row("actor/ask/guest/64b/two_workers", 0.8, Verdict::Faster),
     ];
     let outcome = Outcome { rows, ..Outcome::of("main (0123456789)", "the working tree", 1, 0.03) };
-    Source { results, outcome: Some(outcome), self_check: None, saved }
+    let commits =
+        ["0123456789abcdef", "123456789abcdef0", "23456789abcdef01"].map(|commit| Some((commit.to_owned(), 1)));
+    let compared = commits.windows(2).map(|pair| {
+        let commits = [pair[0].clone(), pair[1].clone()];
+        Outcome { commits, ..outcome.clone() }
+    });
+    Source { results, compared: compared.collect(), outcome: Some(outcome), self_check: None, saved }
 }
