@@ -121,9 +121,9 @@ fn loading(suite: &mut Suite) {
 
 /// The next process finds code on disk: ours maps it, wasmtime's own decompresses and copies.
 fn caches(suite: &mut Suite) {
-    let guests: [(&str, fn() -> Vec<u8>); 2] =
-        [("c_68kb", || C.to_vec()), ("generated_1mb", || binary(with_code(1 << 20)))];
-    for (name, component) in guests {
+    type Bytes = fn() -> Vec<u8>;
+    let large: Bytes = || binary(with_code(1 << 20));
+    for (name, component) in [("c_68kb", (|| C.to_vec()) as Bytes), ("generated_1mb", large)] {
         suite
             .bench(&format!("code_cache/{name}"), move || {
                 let folder = tempfile::tempdir().unwrap();

@@ -25,6 +25,8 @@ pub type Measure = Box<dyn FnMut(u64) -> Duration>;
 /// Reads a figure.
 pub type Sample = Box<dyn FnMut() -> Result<f64>>;
 
+type MakeSample = Box<dyn FnOnce() -> Sample>;
+
 /// Reads figures, told whether to be quick.
 type Read = Box<dyn FnOnce(bool) -> Result<Vec<Reading>>>;
 
@@ -33,7 +35,7 @@ type Read = Box<dyn FnOnce(bool) -> Result<Vec<Reading>>>;
 pub struct Suite {
     groups: Vec<Group>,
     readings: Vec<(String, Read)>,
-    samples: Vec<(String, Kind, Box<dyn FnOnce() -> Sample>)>,
+    samples: Vec<(String, Kind, MakeSample)>,
     skipped: Vec<String>,
 }
 

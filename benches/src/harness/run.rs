@@ -17,7 +17,7 @@ use airssys_wasm_measurements::{
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
-use super::{FEW, Group, Measure, Sample, Suite, Variant, baton::Baton};
+use super::{FEW, Group, MakeSample, Measure, Sample, Suite, Variant, baton::Baton};
 use crate::allocations;
 
 /// What xtask asks for. Anything else is Criterion's command line.
@@ -186,7 +186,7 @@ impl Suite {
 /// A benchmark that can be set up, not of Criterion's.
 enum Make {
     Timed(Box<dyn FnOnce() -> Measure>),
-    Read(Box<dyn FnOnce() -> Sample>),
+    Read(MakeSample),
 }
 
 /// One that is set up.

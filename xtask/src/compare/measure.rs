@@ -28,6 +28,8 @@ const COUNTED: u64 = 4;
 /// How long the processes of a pair should take, and the benchmarks that they have at the most.
 const PAIR: Duration = Duration::from_millis(1_500);
 const PAIR_BENCHMARKS: usize = 12;
+/// What it takes to start the two of them.
+const START: Duration = Duration::from_millis(100);
 /// More pairs of a benchmark than this tell nothing new.
 const MOST: usize = 100;
 /// Fewer pairs than this say nothing.
@@ -115,19 +117,21 @@ impl Runner<'_> {
         until: Instant,
         mut done: impl FnMut(Pair),
     ) -> Result<()> {
-        // How much longer than was thought a pair takes.
-        let mut slower: f64 = 1.0;
+        // Seconds that pairs have taken, and were thought to take.
+        let (mut taken, mut thought) = (0.0, 0.0);
         for round in 0..MOST {
             for chunk in chunks(benchmarks, &mut self.random) {
                 let started = Instant::now();
-                let thought = chunk.iter().map(|benchmark| benchmark.cost).sum::<f64>() / 1e9;
+                let cost = chunk.iter().map(|benchmark| benchmark.cost).sum::<f64>() / 1e9 + START.as_secs_f64();
                 // What would not be over in time is not begun.
-                if started + Duration::from_secs_f64(thought * slower) > until {
+                let slower = if thought > 0.0 { taken / thought } else { 1.0 };
+                if started + Duration::from_secs_f64(cost * slower) > until {
                     return Ok(());
                 }
                 self.progress.set_message(format!("pair {} of {} and others", round + 1, chunk[0].planned.id));
                 done(self.pair(&chunk)?);
-                slower = slower.max(started.elapsed().as_secs_f64() / thought);
+                taken += started.elapsed().as_secs_f64();
+                thought += cost;
             }
         }
         Ok(())

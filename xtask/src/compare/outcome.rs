@@ -321,6 +321,11 @@ impl Outcome {
         note("gone", self.gone.clone());
         note("not measured", self.left_out.iter().map(|(id, why)| format!("{id}: {why}")).collect());
         note("note", self.remarks.clone());
+        let [all, disturbed] = self.batches;
+        if all > 0 {
+            let share = 100.0 * disturbed as f64 / all as f64;
+            note("note", vec![format!("others had a hand in {share:.0} % of {all} batches")]);
+        }
         write!(
             text,
             "\n{candidate}, beside {reference}; {date}, {:.1} minutes of measuring, seed {seed}; {machine}",

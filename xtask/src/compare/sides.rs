@@ -158,7 +158,7 @@ impl Worktree {
 
     /// The program of a side, built unless it was built before.
     pub(super) fn build(&self, tree: &Tree) -> Result<Built> {
-        let folder = built_folder(&key(tree));
+        let folder = built_folder(&key(tree)?);
         if let Some(built) = kept(&folder) {
             // The newest are kept longest.
             _ = fs::File::open(folder.join(WHOLE)).and_then(|file| file.set_modified(std::time::SystemTime::now()));
@@ -178,7 +178,7 @@ impl Worktree {
         for file in files.split('\0').filter(|file| !file.is_empty()) {
             fs::File::options().append(true).open(self.path.join(file))?.set_modified(now)?;
         }
-        self.build_as_it_is(&built_folder(&again(&key(tree))))
+        self.build_as_it_is(&built_folder(&again(&key(tree)?)))
     }
 
     fn build_as_it_is(&self, folder: &Path) -> Result<Built> {
@@ -212,10 +212,18 @@ fn built_folder(key: &str) -> PathBuf {
     target_folder().join("compare/built").join(key)
 }
 
+/// What no benchmark is built of, below the root.
+const APART: [&str; 7] = [".ci/", ".github/", "docs/", "examples/", "fuzz/", "stress/", "xtask/"];
+
 /// All that decides what is built.
-fn key(tree: &Tree) -> String {
+fn key(tree: &Tree) -> Result<String> {
     let mut all = blake3::Hasher::new();
-    all.update(tree.id.as_bytes());
+    for line in git(root(), ["ls-tree", "-r", &tree.id])?.lines() {
+        let path = line.split_once('\t').map_or(line, |(_, path)| path);
+        if !path.ends_with(".md") && !APART.iter().any(|folder| path.starts_with(folder)) {
+            all.update(line.as_bytes());
+        }
+    }
     let rustc = Command::new("rustc").arg("-vV").current_dir(root()).output();
     all.update(&rustc.map(|output| output.stdout).unwrap_or_default());
     for (name, value) in env::vars_os() {
@@ -224,7 +232,7 @@ fn key(tree: &Tree) -> String {
             all.update(name.as_bytes()).update(value.as_encoded_bytes());
         }
     }
-    all.finalize().to_hex()[..16].to_owned()
+    Ok(all.finalize().to_hex()[..16].to_owned())
 }
 
 fn again(key: &str) -> String {
