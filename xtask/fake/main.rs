@@ -66,7 +66,8 @@ fn program(behaviour: &str) {
         .collect();
     match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--list-ids", out] => {
-            let listed = known.iter().map(|(id, ..)| Listed { id: (*id).into(), kind: Kind::Time });
+            let listed =
+                known.iter().map(|(id, ..)| Listed { id: (*id).into(), kind: Kind::Time, group: (*id).into() });
             fs::write(out, serde_json::to_vec(&listed.collect::<Vec<_>>()).unwrap()).unwrap();
         }
         ["--plan", plan_path, out] => {

@@ -12,6 +12,8 @@ pub struct Listed {
     pub id: String,
     /// What its figures are.
     pub kind: Kind,
+    /// The first of those that may share what they are set up with: the next one then seems to need little.
+    pub group: String,
 }
 
 /// What the figures of a benchmark are.

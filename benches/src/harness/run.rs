@@ -74,9 +74,7 @@ pub fn main(describe: fn(&mut Suite)) -> Result<()> {
             write(&out, &suite.in_turns(quick, only.as_deref(), readings)?)?;
         }
         Some(Task::List { out }) => {
-            let timed = suite.groups.iter().flat_map(|group| &group.variants).map(|variant| (&variant.id, Kind::Time));
-            let all = timed.chain(suite.samples.iter().map(|(id, kind, _)| (id, *kind)));
-            write(&out, &all.map(|(id, kind)| Listed { id: id.clone(), kind }).collect::<Vec<_>>())?;
+            write(&out, &suite.listed())?;
         }
         Some(Task::Plan { plan, out }) => {
             let plan = read(&plan)?;
@@ -148,6 +146,14 @@ impl Suite {
             }
         }
         Ok(measured)
+    }
+
+    fn listed(&self) -> Vec<Listed> {
+        let listed = |id: &str, kind, group: &str| Listed { id: id.into(), kind, group: group.into() };
+        let timed = self.groups.iter().flat_map(|group| {
+            group.variants.iter().map(move |variant| listed(&variant.id, Kind::Time, group.subject()))
+        });
+        timed.chain(self.samples.iter().map(|(id, kind, _)| listed(id, *kind, id))).collect()
     }
 
     fn each_planned(self, plan: &Plan, mut each: impl FnMut(&Planned, Make) -> Result<()>) -> Result<()> {

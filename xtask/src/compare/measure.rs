@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
     path::Path,
     time::{Duration, Instant},
 };
@@ -13,7 +14,10 @@ use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 
 use super::verdict::{self, Clock};
-use crate::programs::{self, Built};
+use crate::{
+    files::write_whole,
+    programs::{self, Built},
+};
 
 /// How long a batch takes. So short that what disturbs it disturbs its neighbours alike.
 const BATCH: Duration = Duration::from_micros(150);
@@ -97,17 +101,36 @@ impl Runner<'_> {
         if both.is_empty() {
             return Ok(Benchmarks { new, gone, ..Benchmarks::default() });
         }
-        let unknown = plan(both.iter().map(unknown).collect());
-        let [before, after] = self.sides.map(|built| {
-            built.program().turns(&unknown, self.scratch, |id| {
-                self.progress.set_message(format!("finding out how long {id} takes"));
-            })
+        let [before, after] = self.sides.map(|built| self.found(built, &both));
+        let (before, after) = (before?, after?);
+        let set_up = |of: &Listed, found: &BTreeMap<String, Turn>| {
+            let group = both.iter().filter(|listed| listed.group == of.group);
+            group.map(|listed| found[&listed.id].set_up_ns).fold(0.0, f64::max)
+        };
+        let all = both.iter().map(|listed| {
+            let set_up = set_up(listed, &before) + set_up(listed, &after);
+            Benchmark::new(listed.kind, [&before[&listed.id], &after[&listed.id]], set_up)
         });
-        let (before, after) = (by_id(before?), by_id(after?));
-        let all = both.iter().map(|Listed { id, kind }| Benchmark::new(*kind, [&before[id], &after[id]])).collect();
-        let mut all = Benchmarks { all, new, gone, ..Benchmarks::default() };
+        let mut all = Benchmarks { all: all.collect(), new, gone, ..Benchmarks::default() };
         all.leave_out(budget);
         Ok(all)
+    }
+
+    /// How long benchmarks take, by what was found out before about this build and by what is found out now.
+    fn found(&self, built: &Built, listed: &[Listed]) -> Result<BTreeMap<String, Turn>> {
+        let path = built.links[0].with_file_name("found.json");
+        let before = fs::read(&path).ok().and_then(|json| serde_json::from_slice::<Turns>(&json).ok());
+        let mut found = before.filter(|turns| turns.protocol == PROTOCOL).map_or_else(BTreeMap::new, by_id);
+        let unknown: Vec<_> = listed.iter().filter(|listed| !found.contains_key(&listed.id)).map(unknown).collect();
+        if !unknown.is_empty() {
+            let turns = built.program().turns(&plan(unknown), self.scratch, |id| {
+                self.progress.set_message(format!("finding out how long {id} takes"));
+            })?;
+            found.extend(by_id(turns));
+            let turns = Turns { protocol: PROTOCOL, turns: found.values().cloned().collect() };
+            write_whole(&path, &serde_json::to_vec(&turns)?)?;
+        }
+        Ok(found)
     }
 
     /// Measures pairs of processes, round by round, until the time is up, and hands over each as soon as it is there.
@@ -190,13 +213,12 @@ fn by_id(turns: Turns) -> BTreeMap<String, Turn> {
 }
 
 impl Benchmark {
-    /// By what finding out has brought about both sides.
-    fn new(kind: Kind, found: [&Turn; 2]) -> Self {
-        let [reference, candidate] = found;
+    /// By what finding out has brought about both sides, and so many nanoseconds that it takes to set both up.
+    fn new(kind: Kind, found: [&Turn; 2], set_up: f64) -> Self {
+        let [reference, _] = found;
         let clock = if kind == Kind::Time { verdict::clock(found) } else { Clock::Wall };
         let (planned, batch) = planned(kind, reference);
-        let cost = |found: &Turn| found.set_up_ns + (planned.batches as u64 + 1 + planned.counted) as f64 * batch;
-        let cost = cost(reference) + cost(candidate);
+        let cost = set_up + 2.0 * (planned.batches as u64 + 1 + planned.counted) as f64 * batch;
         Self { planned, kind, clock, cost }
     }
 
