@@ -22,7 +22,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use airssys_wasm_measurements::{Kind, Turn, stats::SplitMix};
+use airssys_wasm_measurements::{
+    Kind, Turn,
+    stats::{SplitMix, median},
+};
 use anyhow::{Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -261,6 +264,7 @@ impl Comparison {
         }
         progress.finish_and_clear();
         outcome.batches = disturbances(first.iter().chain(&second));
+        outcome.remarks.extend(agreement(&benchmarks, first.iter().chain(&second)));
         if sides.iter().any(|built| built.links.len() == 1) {
             let how = "the linker cannot shuffle functions, so that a difference may come from where code lies";
             outcome.remarks.push(how.into());
@@ -382,6 +386,29 @@ fn disturbances<'p>(pairs: impl Iterator<Item = &'p Pair> + Clone) -> [usize; 2]
     let yardstick_ns = measure::undisturbed(turns.clone());
     let batches = turns.flat_map(|turn| &turn.batches);
     [batches.clone().count(), batches.filter(|batch| batch.is_disturbed(yardstick_ns)).count()]
+}
+
+/// Whether disturbed rounds say the same as the others of their pair.
+fn agreement<'p>(benchmarks: &Benchmarks, pairs: impl Iterator<Item = &'p Pair> + Clone) -> Option<String> {
+    let yardstick_ns = measure::undisturbed(pairs.clone().flat_map(BTreeMap::values).flatten());
+    let clocks: BTreeMap<_, _> =
+        benchmarks.all.iter().map(|benchmark| (&benchmark.planned.id, benchmark.clock)).collect();
+    let by_disturbed = pairs
+        .flatten()
+        .filter_map(|(id, both)| verdict::by_disturbed(both, *clocks.get(id)?, yardstick_ns))
+        .collect::<Vec<_>>();
+    let (interval, _) = statistics::centre(&by_disturbed)?;
+    let per_cent = |by: f64| (by.exp() - 1.0) * 100.0;
+    let half = median(by_disturbed.iter().map(|by| by.abs()).collect());
+    Some(format!(
+        "where a pair has both, its disturbed rounds give {:+.2} % more than the others ({:+.2} … {:+.2}, {} times; half of \
+         them by less than {:.2} % either way)",
+        per_cent(interval.middle),
+        per_cent(interval.lower),
+        per_cent(interval.upper),
+        by_disturbed.len(),
+        per_cent(half)
+    ))
 }
 
 fn progress(budget: Duration) -> ProgressBar {

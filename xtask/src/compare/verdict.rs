@@ -92,6 +92,21 @@ fn rounds([reference, candidate]: &[Turn; 2], clock: Clock) -> Vec<f64> {
     logarithms(reference).into_iter().zip(logarithms(candidate)).map(|(before, after)| after - before).collect()
 }
 
+/// Fewer rounds of either sort than this say nothing about a difference between them.
+const SOME: usize = 4;
+
+/// By how much what a pair says about a benchmark is more by its disturbed rounds than by the others, as a logarithm. None
+/// where it has not enough of both.
+pub(super) fn by_disturbed(both: &[Turn; 2], clock: Clock, yardstick_ns: f64) -> Option<f64> {
+    let (mut disturbed, mut others) = (Vec::new(), Vec::new());
+    let batches = |turn: &Turn| turn.batches.chunks(2).map(<[Batch]>::to_vec).collect::<Vec<_>>();
+    for ((change, before), after) in rounds(both, clock).into_iter().zip(batches(&both[0])).zip(batches(&both[1])) {
+        let is_disturbed = before.iter().chain(&after).any(|batch| batch.is_disturbed(yardstick_ns));
+        if is_disturbed { &mut disturbed } else { &mut others }.push(change);
+    }
+    (disturbed.len().min(others.len()) >= SOME).then(|| midmean(disturbed) - midmean(others))
+}
+
 impl Evidence {
     /// What pairs say about a benchmark.
     pub(super) fn of(id: &str, kind: Kind, clock: Clock, pairs: &[Pair]) -> Self {
@@ -273,6 +288,21 @@ mod tests {
         let candidate = [105.0, 105.0, 210.0, 210.0, 210.0, 210.0, 105.0, 105.0, 105.0, 105.0];
         let found = of(&reference, &candidate);
         assert!((found - 1.05).abs() < 1e-9, "{found}");
+    }
+
+    #[test]
+    fn disturbed_rounds_are_told_from_the_others_where_there_are_enough_of_both() {
+        let disturbed = |mut turn: Turn, from: usize| {
+            turn.batches.iter_mut().skip(from).for_each(|batch| batch.yardstick_ns = 1.5);
+            turn
+        };
+        let reference = turn(&[100.0; 16], None, 0.0, 0);
+        let both = |from| [reference.clone(), disturbed(turn(&[100.0; 16], None, 0.0, 0), from)];
+        assert_eq!(by_disturbed(&both(8), Clock::Wall, 1.0), Some(0.0));
+        assert_eq!(by_disturbed(&both(14), Clock::Wall, 1.0), None);
+        let values: Vec<_> = (0..16).map(|n| if n < 8 { 100.0 } else { 110.0 }).collect();
+        let both = [reference, disturbed(turn(&values, None, 0.0, 0), 8)];
+        assert!((by_disturbed(&both, Clock::Wall, 1.0).unwrap() - 1.1_f64.ln()).abs() < 1e-9);
     }
 
     #[test]
