@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     measure::FEWEST,
-    verdict::{Clock, MATTERS, Verdict},
+    verdict::{Clock, Verdict, matters},
 };
 use crate::{
     files::read_whole,
@@ -145,7 +145,7 @@ impl Row {
     /// How many times as many pairs would have sufficed, by how much they varied, where they did not.
     fn times_enough(&self) -> Option<f64> {
         let [middle, _, upper] = self.ratio.filter(|_| self.verdict == Verdict::Unclear)?.map(f64::ln);
-        let room = MATTERS.ln() - middle;
+        let room = matters(self.kind).ln() - middle;
         // What is slower by as much as matters is found out for sure by four times the pairs, or never.
         Some(if room > 0.0 { ((upper - middle) / room).powi(2) } else { 4.0 })
     }
@@ -257,8 +257,7 @@ impl Outcome {
             End::Regression => format!("Regression: {}.", ids(Row::is_regression).join(", ")),
             End::Unclear if self.rows.is_empty() => "Nothing was compared.".to_owned(),
             End::Unclear => format!(
-                "Could not measure well enough: a slowdown of {:.0} % cannot be ruled out for {}. {}",
-                (MATTERS - 1.0) * 100.0,
+                "Could not measure well enough: a slowdown that would matter cannot be ruled out for {}. {}",
                 ids(|row| row.verdict == Verdict::Unclear).join(", "),
                 self.what_would_do()
             ),

@@ -14,7 +14,7 @@ use super::{
     outcome::{Counted, Outcome, Row},
     sides::{Worktree, working_tree},
     statistics::{Interval, difference, holm},
-    verdict::{Clock, MATTERS, Verdict, clock, of_process},
+    verdict::{Clock, Verdict, clock, matters, of_process},
 };
 use crate::{
     interrupt::Interrupted,
@@ -226,12 +226,13 @@ fn judge(before: &Measured, after: &Measured, outcome: &mut Outcome) {
     });
     let changes: Vec<_> = ours.iter().map(|both| both.change(drift)).collect();
     let probabilities = holm(&changes.iter().map(|change| change.map_or(1.0, |(_, p)| p)).collect::<Vec<_>>());
+    let matters = matters(Kind::Time).ln();
     for ((Both { id, clock, ns: [then, now] }, change), p) in ours.into_iter().zip(changes).zip(probabilities) {
         let interval = change.map(|(interval, _)| interval);
         let verdict = match interval {
             Some(Interval { lower, .. }) if lower > floor && p < 0.05 => Verdict::Slower,
             Some(Interval { upper, .. }) if upper < -floor && p < 0.05 => Verdict::Faster,
-            Some(Interval { upper, .. }) if upper < MATTERS.ln() && floor < MATTERS.ln() => Verdict::Same,
+            Some(Interval { upper, .. }) if upper < matters && floor < matters => Verdict::Same,
             _ => Verdict::Unclear,
         };
         let shown = |ns: Vec<f64>| if ns.is_empty() { 0.0 } else { median(ns) };

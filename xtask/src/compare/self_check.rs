@@ -1,7 +1,7 @@
 //! Whether a comparison can be trusted, found out by planting what it should find and what it should not.
 //!
 //! Plants are edits of the sources, built as any change would be. What comes of it is added to what was found before about
-//! the same tree, so that it can be done in pieces.
+//! the same sources, so that it can be done in pieces.
 
 use std::{collections::BTreeMap, fs, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -13,7 +13,7 @@ use super::{
     disturbance::Disturbance,
     outcome::{Outcome, Row},
     plants::{Edit, NOTHING, PLANTS, Plant, Sort},
-    sides::{Tree, Worktree, snapshot, working_tree},
+    sides::{Tree, Worktree, built_and_compared, snapshot, working_tree},
     verdict::Verdict,
 };
 use crate::{
@@ -59,7 +59,7 @@ const SCHEMA: u32 = 2;
 pub(crate) struct Record {
     schema: u32,
     revision: String,
-    /// The tree that it is about.
+    /// What was compared, and by what.
     tree: String,
     machine: Machine,
     threshold: f64,
@@ -201,7 +201,7 @@ impl Record {
         let new = Self {
             schema: SCHEMA,
             revision: base.label.clone(),
-            tree: base.id.clone(),
+            tree: built_and_compared(base)?,
             machine: Machine::here(),
             threshold,
             rounds: Vec::new(),

@@ -215,15 +215,31 @@ fn built_folder(key: &str) -> PathBuf {
 /// What no benchmark is built of, below the root.
 const APART: [&str; 7] = [".ci/", ".github/", "docs/", "examples/", "fuzz/", "stress/", "xtask/"];
 
-/// All that decides what is built.
-fn key(tree: &Tree) -> Result<String> {
+/// What stands for the files of a tree that are wanted.
+fn files(tree: &Tree, wanted: impl Fn(&str) -> bool) -> Result<blake3::Hasher> {
     let mut all = blake3::Hasher::new();
     for line in git(root(), ["ls-tree", "-r", &tree.id])?.lines() {
         let path = line.split_once('\t').map_or(line, |(_, path)| path);
-        if !path.ends_with(".md") && !APART.iter().any(|folder| path.starts_with(folder)) {
+        if !path.ends_with(".md") && wanted(path) {
             all.update(line.as_bytes());
         }
     }
+    Ok(all)
+}
+
+fn is_built(path: &str) -> bool {
+    !APART.iter().any(|folder| path.starts_with(folder))
+}
+
+/// What stands for all that is built, and for what compares it.
+pub(super) fn built_and_compared(tree: &Tree) -> Result<String> {
+    let all = files(tree, |path| is_built(path) || path.starts_with("xtask/src/compare/"))?;
+    Ok(all.finalize().to_hex().to_string())
+}
+
+/// All that decides what is built.
+fn key(tree: &Tree) -> Result<String> {
+    let mut all = files(tree, is_built)?;
     let rustc = Command::new("rustc").arg("-vV").current_dir(root()).output();
     all.update(&rustc.map(|output| output.stdout).unwrap_or_default());
     for (name, value) in env::vars_os() {

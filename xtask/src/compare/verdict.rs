@@ -31,8 +31,14 @@ pub(crate) enum Verdict {
     Unclear,
 }
 
-/// A slowdown of this much that cannot be ruled out is one too many for saying that nothing happened.
-pub(super) const MATTERS: f64 = 1.2;
+/// A slowdown of this much that cannot be ruled out is one too many for saying that nothing happened. What is slowest
+/// varies by itself by more than that.
+pub(super) fn matters(kind: Kind) -> f64 {
+    match kind {
+        Kind::Time | Kind::Bytes => 1.2,
+        Kind::Tail => 2.0,
+    }
+}
 
 /// What pairs of processes measured of one benchmark.
 #[derive(Debug, Clone)]
@@ -142,7 +148,7 @@ impl Evidence {
     pub(super) fn is_suspect(&self, threshold: f64) -> bool {
         self.change().is_none_or(|(Interval { middle, lower, upper }, _)| {
             let changed = middle.abs() > threshold / 2.0 && (lower > 0.0 || upper < 0.0);
-            changed || upper > MATTERS.ln() / 2.0
+            changed || upper > matters(self.kind).ln() / 2.0
         })
     }
 
@@ -171,7 +177,7 @@ pub(super) fn judge(first: &Evidence, second: &Evidence, p: f64, threshold: f64)
         Verdict::Slower
     } else if changed(-1.0) {
         Verdict::Faster
-    } else if interval.upper > MATTERS.ln() {
+    } else if interval.upper > matters(first.kind).ln() {
         Verdict::Unclear
     } else {
         Verdict::Same
