@@ -4,7 +4,7 @@ use std::path::Path;
 
 use airssys_wasm_stress::hostile::{corpus::Corpus, suite::try_guest};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_hostile");
+const PROGRAM: &str = env!("CARGO_BIN_EXE_stress");
 
 #[test]
 fn each_guest_ends_as_it_must_and_harms_nobody() {

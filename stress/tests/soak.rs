@@ -4,8 +4,8 @@
 use std::process::{Command, Output};
 
 fn soak(arguments: &[&str]) -> (Output, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_soak"))
-        .args(["--minutes", "0.04", "--actors", "50", "--seed", "1"])
+    let output = Command::new(env!("CARGO_BIN_EXE_stress"))
+        .args(["soak", "--minutes", "0.04", "--actors", "50", "--seed", "1"])
         .args(arguments)
         .output()
         .expect("it can be run");

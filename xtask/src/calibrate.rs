@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use crate::{
     interrupt::{self, Running},
     machine::{Machine, today},
-    programs::program,
+    programs::stress,
     workspace::root,
 };
 
@@ -25,7 +25,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     interrupt::listen()?;
-    let mut command = program("calibrate");
+    let mut command = stress("calibrate");
     command.args(args.shapes.then_some("--shapes"));
     if args.record {
         command.stdout(Stdio::piped());

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::{interrupt, programs::program};
+use crate::{interrupt, programs::stress};
 
 /// Let hostile guests loose, each in a process of its own beside a healthy neighbour, and judge what comes of it
 #[derive(clap::Args)]
@@ -25,7 +25,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     interrupt::listen()?;
-    let mut command = program("hostile");
+    let mut command = stress("hostile");
     command.args(&args.filter);
     for (flag, given) in [("--list", args.list), ("--slow", args.slow)] {
         command.args(given.then_some(flag));

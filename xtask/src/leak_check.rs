@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::{interrupt, programs::program};
+use crate::{interrupt, programs::stress};
 
 /// Crash 100,000 components of mixed kinds in one process, and fail if memory, mappings or descriptors grow
 #[derive(clap::Args)]
@@ -14,7 +14,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     interrupt::listen()?;
-    let status = interrupt::status(program("leak-check").arg(args.crashes.to_string()))?;
+    let status = interrupt::status(stress("leak-check").arg(args.crashes.to_string()))?;
     ensure!(status.success(), "the leak check failed ({status})");
     Ok(())
 }

@@ -39,10 +39,10 @@ pub(crate) fn cargo(workspace: &Path) -> Command {
     cargo
 }
 
-/// Builds a program that looks for faults, and runs it with the arguments that are to come.
-pub(crate) fn program(name: &str) -> Command {
+/// Builds the program that looks for faults, and has it do one of its tasks, with the arguments that are to come.
+pub(crate) fn stress(task: &str) -> Command {
     let mut cargo = cargo(root());
-    cargo.args(["run", "--release", "--package", STRESS, "--bin", name, "--"]);
+    cargo.args(["run", "--release", "--package", STRESS, "--", task]);
     cargo
 }
 

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail, ensure};
 
-use crate::{interrupt, programs::program};
+use crate::{interrupt, programs::stress};
 
 /// Put hundreds of actors under mixed load, crashes, kills and upgrades, and fail if a message is lost, an ask never ends
 /// or the process grows
@@ -32,7 +32,7 @@ const LOST: i32 = 3;
 pub(crate) fn run(args: &Args) -> Result<()> {
     interrupt::listen()?;
     // Cargo makes way for the program, which is then told to end by the signal, and prints what it has.
-    let mut command = program("soak");
+    let mut command = stress("soak");
     let minutes = if args.self_check { SELF_CHECK } else { args.minutes };
     command.args(["--minutes", &minutes.to_string(), "--actors", &args.actors.to_string()]);
     if args.self_check {

@@ -76,7 +76,7 @@ impl Watch {
 /// When there can be no such process.
 pub fn try_guest(program: &Path, guest: &Guest, without: Option<&str>) -> Result<Verdict> {
     let mut command = Command::new(program);
-    command.args(["--arena", &guest.name]);
+    command.args(["hostile", "--arena", &guest.name]);
     if let Some(limit) = without {
         command.args(["--without", limit]);
     }

@@ -4,13 +4,11 @@ use std::process::ExitCode;
 
 use airssys_wasm_stress::calibration::{Calibration, of_instructions, of_shapes};
 use anyhow::Result;
-use clap::Parser;
 
 /// Time the compiler over each instruction and over shapes that it is slow at, beside the work that the model counts for
 /// them. Prints a table, and fails where the model counts less than a third of what was taken.
-#[derive(Parser)]
-#[command(name = "calibrate")]
-struct Args {
+#[derive(clap::Args)]
+pub(crate) struct Args {
     /// Only shapes, and no instructions
     #[arg(long)]
     shapes: bool,
@@ -22,8 +20,7 @@ struct Args {
 /// How much more than the model says a thing may take.
 const FACTOR: f64 = 3.0;
 
-fn main() -> Result<ExitCode> {
-    let args = Args::parse();
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let calibration = Calibration::new()?;
     let mut wrong = Vec::new();
     println!("name\tn\tunits\tmicroseconds\tmicroseconds_per_unit");

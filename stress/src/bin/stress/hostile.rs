@@ -10,12 +10,10 @@ use airssys_wasm_stress::hostile::{
     suite,
 };
 use anyhow::{Result, bail};
-use clap::Parser;
 
 /// Let hostile guests loose, each in a process of its own beside a healthy neighbour, and judge what comes of it.
-#[derive(Parser)]
-#[command(name = "hostile")]
-struct Args {
+#[derive(clap::Args)]
+pub(crate) struct Args {
     /// Only guests whose name contains this; `--list` shows the names
     filter: Option<String>,
     /// Show the guests and what must come of them, and run none
@@ -38,9 +36,7 @@ struct Args {
     arena: Option<String>,
 }
 
-fn main() -> Result<ExitCode> {
-    airssys_wasm_engine::compiler_hook();
-    let args = Args::parse();
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let corpus = Corpus::read()?;
     if let Some(name) = &args.arena {
         let guest = corpus.guest(name)?;

@@ -7,7 +7,7 @@ use airssys_wasm_fixtures::{GROW, HOST_CALLS, SPIN, TRAPS, VALUES};
 use airssys_wasm_isolation::{CrashKind, DynamicCallError, HostState, SandboxSpec};
 use airssys_wasm_limits::{ByteSize, ResourceLimits};
 use airssys_wasm_measurements::process;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use wasmtime::component::{Linker, Val};
 
 /// Crashes after which the process should have everything it needs.
@@ -23,8 +23,15 @@ struct Way {
     crashes: u64,
 }
 
-fn main() -> Result<()> {
-    let crashes: u64 = std::env::args().nth(1).map_or(Ok(100_000), |n| n.parse()).context("the number of crashes")?;
+/// Crash components of mixed kinds, many times, and fail if the process grows.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// How many crashes
+    #[arg(default_value_t = 100_000)]
+    crashes: u64,
+}
+
+pub(crate) fn run(&Args { crashes }: &Args) -> Result<()> {
     ensure!(crashes > SETTLED, "more than {SETTLED} crashes, or there is nothing to compare");
     let engine = WasmEngine::new(EngineConfig {
         pool: Some(PoolConfig::for_components(64)),

@@ -5,9 +5,8 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use airssys_wasm_stress::soak::{Options, run};
+use airssys_wasm_stress::soak::Options;
 use anyhow::{Context, Result};
-use clap::Parser;
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     flag,
@@ -18,15 +17,13 @@ use signal_hook::{
 ///
 /// Exits with 0 when all is well, with 3 when messages were lost on purpose and exactly these were found, with 1 when
 /// anything else is wrong, and with 130 when it was interrupted and all was well until then.
-#[derive(Parser)]
-#[command(name = "soak")]
-struct Cli {
+#[derive(clap::Args)]
+pub(crate) struct Args {
     #[command(flatten)]
     options: Options,
 }
 
-fn main() -> Result<ExitCode> {
-    let cli = Cli::parse();
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         // A second one ends it where it is.
@@ -34,5 +31,5 @@ fn main() -> Result<ExitCode> {
             .and_then(|_| flag::register(signal, Arc::clone(&interrupted)))
             .context("cannot listen for signals")?;
     }
-    Ok(ExitCode::from(run(&cli.options, &interrupted)? as u8))
+    Ok(ExitCode::from(airssys_wasm_stress::soak::run(&args.options, &interrupted)? as u8))
 }

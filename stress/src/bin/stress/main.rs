@@ -1,0 +1,37 @@
+//! All that looks for faults, in one program: each would carry wasmtime's generics once more. Run by `cargo xtask`.
+
+mod calibrate;
+mod hostile;
+mod leak_check;
+mod soak;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Looks for faults in a whole system.
+#[derive(Parser)]
+#[command(name = "stress")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Calibrate(calibrate::Args),
+    Hostile(hostile::Args),
+    LeakCheck(leak_check::Args),
+    Soak(soak::Args),
+}
+
+fn main() -> Result<ExitCode> {
+    airssys_wasm_engine::compiler_hook();
+    match Cli::parse().command {
+        Command::Calibrate(args) => calibrate::run(&args),
+        Command::Hostile(args) => hostile::run(&args),
+        Command::LeakCheck(args) => leak_check::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Soak(args) => soak::run(&args),
+    }
+}
