@@ -85,214 +85,343 @@ impl Edit {
 }
 
 /// By build: in each of them, a benchmark shows one plant at the most of those that name it.
-pub(super) const PLANTS: &[&[Plant]] = &[FIFTHS, FIVES, THREES];
+pub(super) const PLANTS: &[&[Plant]] = &[SET_1, SET_2, SET_3];
 
-const FIFTHS: &[Plant] = &[
+const SET_1: &[Plant] = &[
     Plant {
         name: "a digest taken twice",
         sort: Sort::Fifth,
         edits: &[Edit {
             file: "crates/engine/src/engine/load.rs",
-            from: "        let key = CacheKey { digest: digest(form, bytes), profile };\n        match self.load_cached(key) {\n            Some(known) => Ok(known),\n            None => self.compile(bytes, form, key, None),",
-            to: "        std::hint::black_box(digest(form, bytes));\n        let key = CacheKey { digest: digest(form, bytes), profile };\n        match self.load_cached(key) {\n            Some(known) => Ok(known),\n            None => self.compile(bytes, form, key, None),",
+            from: "        let key = CacheKey { digest: digest(form, bytes), profile };\n        match self.load_cached(key) {\n",
+            to: "        std::hint::black_box(digest(form, bytes));\n        let key = CacheKey { digest: digest(form, bytes), profile };\n        match self.load_cached(key) {\n",
         }],
         shows_in: &["load_component/same_bytes"],
     },
     Plant {
-        name: "one await more where a guest gives way",
+        name: "a text about its limits formatted for each call",
         sort: Sort::Fifth,
         edits: &[Edit {
             file: "crates/limits/src/meter.rs",
-            from: "    store.data_mut().meter().charge_cpu_time()?;\n    tokio::task::yield_now().await;",
-            to: "    store.data_mut().meter().charge_cpu_time()?;\n    tokio::task::yield_now().await;\n    tokio::task::yield_now().await;",
+            from: "    meter.start_call(phase);\n",
+            to: "    meter.start_call(phase);\n    std::hint::black_box(format!(\"{phase:?} of {} ticks within {:?}\", meter.quota.cpu_ticks(), meter.quota.limits().deadline));\n",
+        }],
+        shows_in: &["execution/minimal_overhead/wasm_add", "execution/compute_heavy/"],
+    },
+    Plant {
+        name: "two timers more each time a call waits",
+        sort: Sort::Fifth,
+        edits: &[Edit {
+            file: "crates/limits/src/guard.rs",
+            from: "        let interrupted = if let Some(cancelled) = &mut waiting.cancelled\n",
+            to: "        for share in [1, 2] {\n            let early = tokio::time::sleep(this.slice.deadline() / share);\n            std::hint::black_box(Box::pin(unconstrained(early)).as_mut().poll(cx).is_ready());\n        }\n        let interrupted = if let Some(cancelled) = &mut waiting.cancelled\n",
         }],
         shows_in: &["limits/gives_way/100_times"],
     },
     Plant {
-        name: "a text formatted for each call",
-        sort: Sort::Fifth,
-        edits: &[Edit {
-            file: "crates/isolation/src/sandbox.rs",
-            from: "        let started = self.begin(phase);\n        let outcome = guard(export.func.call_async",
-            to: "        std::hint::black_box(format!(\"{phase:?} of {:?}\", export.name));\n        let started = self.begin(phase);\n        let outcome = guard(export.func.call_async",
-        }],
-        shows_in: &["execution/minimal_overhead/wasm_add", "execution/compute_heavy/fib_10"],
-    },
-    Plant {
-        name: "a spin for each instance",
-        sort: Sort::Fifth,
-        edits: &[Edit {
-            file: "crates/isolation/src/sandbox.rs",
-            from: "        let mut store = Store::new(template.loaded().wasmtime(), state);",
-            to: "        for n in 0..2000_u32 { std::hint::black_box(n); }\n        let mut store = Store::new(template.loaded().wasmtime(), state);",
-        }],
-        shows_in: &["instantiation/prelinked/"],
-    },
-    Plant {
-        name: "an error's text made for each crash",
+        name: "one downcast more of each error",
         sort: Sort::Fifth,
         edits: &[Edit {
             file: "crates/isolation/src/crash.rs",
-            from: "        if let Some(kind) = Self::of_type(error, quota) {\n            return (kind, 0);",
-            to: "        std::hint::black_box(error.to_string());\n        if let Some(kind) = Self::of_type(error, quota) {\n            return (kind, 0);",
+            from: "        if let Some(trap) = error.downcast_ref::<Trap>() {\n",
+            to: "        std::hint::black_box(error.is::<LimitExceeded>());\n        if let Some(trap) = error.downcast_ref::<Trap>() {\n",
         }],
         shows_in: &["crash_handling/trap_detection/classify"],
     },
     Plant {
-        name: "a name cloned into a text for each registration",
+        name: "a buffer zeroed for each sandbox that is dropped",
+        sort: Sort::Fifth,
+        edits: &[Edit {
+            file: "crates/isolation/src/sandbox.rs",
+            from: "/// An exported function of one sandbox whose type was checked.\n",
+            to: "impl<U: 'static> Drop for Live<U> {\n    fn drop(&mut self) {\n        drop(std::hint::black_box(vec![0_u8; 12 << 10]));\n    }\n}\n\n/// An exported function of one sandbox whose type was checked.\n",
+        }],
+        shows_in: &["crash_handling/resource_cleanup/cleanup_without_memory"],
+    },
+    Plant {
+        name: "a lock taken to count who asks",
         sort: Sort::Fifth,
         edits: &[Edit {
             file: "crates/registry/src/registry.rs",
-            from: "        match self.0.entries.entry(id.clone()) {\n            Entry::Occupied(taken) => {\n                let holder",
-            to: "        std::hint::black_box(format!(\"{id} and {id}\"));\n        match self.0.entries.entry(id.clone()) {\n            Entry::Occupied(taken) => {\n                let holder",
+            from: "        name.entry(&self.0.entries).is_some()\n",
+            to: "        static ASKED: parking_lot::Mutex<u64> = parking_lot::Mutex::new(0);\n        *ASKED.lock() += 1;\n        name.entry(&self.0.entries).is_some()\n",
         }],
-        shows_in: &["registry_registration"],
+        shows_in: &["component_exists/"],
     },
     Plant {
-        name: "subscribers matched twice",
+        name: "a name checked anew for each message",
+        sort: Sort::Fifth,
+        edits: &[Edit {
+            file: "crates/registry/src/router.rs",
+            from: "        let receivers = match self.registry.route(to) {\n",
+            to: "        drop(std::hint::black_box(ComponentId::new(to.as_str())));\n        let receivers = match self.registry.route(to) {\n",
+        }],
+        shows_in: &["routing/send_message", "routing/broadcast/"],
+    },
+    Plant {
+        name: "a topic checked anew for each publication",
         sort: Sort::Fifth,
         edits: &[Edit {
             file: "crates/registry/src/broker.rs",
-            from: "        for (at, subscriber) in self.matching(topic).into_iter().enumerate() {",
-            to: "        std::hint::black_box(self.matching(topic));\n        for (at, subscriber) in self.matching(topic).into_iter().enumerate() {",
+            from: "        message.topic = Some(topic.clone());\n",
+            to: "        drop(std::hint::black_box(Topic::new(topic.as_str())));\n        message.topic = Some(topic.clone());\n",
         }],
-        shows_in: &["routing/publish/1_subscribers", "routing/publish/10_subscribers"],
+        shows_in: &["routing/publish/1_"],
     },
     Plant {
-        name: "one await more for each message",
+        name: "one await more for each ask",
         sort: Sort::Fifth,
         edits: &[Edit {
-            file: "crates/actor/src/runtime/task.rs",
-            from: "                Received::Message => {}",
-            to: "                Received::Message => tokio::task::yield_now().await,",
+            file: "crates/actor/src/runtime/actor_ref.rs",
+            from: "    pub async fn ask(&self, message: impl Into<MessageEnvelope>) -> Result<Bytes, AskError> {\n        let message = message.into();\n",
+            to: "    pub async fn ask(&self, message: impl Into<MessageEnvelope>) -> Result<Bytes, AskError> {\n        let message = message.into();\n        tokio::task::yield_now().await;\n",
         }],
-        shows_in: &["actor/ask/native/one_worker", "actor/tell/native/one_worker"],
+        shows_in: &["actor/ask/native/one_worker"],
     },
     Plant {
-        name: "a permission looked at twice",
+        name: "two awaits more for each actor that is spawned",
+        sort: Sort::Fifth,
+        edits: &[Edit {
+            file: "crates/actor/src/system/spawn.rs",
+            from: "        let history = History::new(intensity, backoff, core.services.random());\n        let mut actor = self.prepare(core, Owner::Itself(history))?;\n",
+            to: "        let history = History::new(intensity, backoff, core.services.random());\n        tokio::task::yield_now().await;\n        let mut actor = self.prepare(core, Owner::Itself(history))?;\n        tokio::task::yield_now().await;\n",
+        }],
+        shows_in: &["actor/spawn/native/one_worker"],
+    },
+    Plant {
+        name: "a name copied for each permission",
         sort: Sort::Fifth,
         edits: &[Edit {
             file: "crates/actor/src/guest/capabilities.rs",
-            from: "        self.send.iter().any(|pattern| pattern.matches(to))",
-            to: "        std::hint::black_box(self.send.iter().any(|pattern| pattern.matches(std::hint::black_box(to))));\n        self.send.iter().any(|pattern| pattern.matches(to))",
+            from: "        self.send.iter().any(|pattern| pattern.matches(to))\n",
+            to: "        std::hint::black_box(to.as_str().to_owned());\n        self.send.iter().any(|pattern| pattern.matches(to))\n",
         }],
         shows_in: &["actor/capabilities/send/"],
     },
     Plant {
-        name: "a lock and a buffer for each actor",
+        name: "a spin of 82 ns for each message that is told",
         sort: Sort::Fifth,
         edits: &[Edit {
-            file: "crates/actor/src/system/spawn.rs",
-            from: "        let RestartPolicy { intensity, backoff, .. } = self.options.restart;\n        let history = History::new(intensity, backoff, core.services.random());\n        let mut actor",
-            to: "        static LAST: std::sync::Mutex<Vec<u8>> = std::sync::Mutex::new(Vec::new());\n        if let Ok(mut last) = LAST.lock() {\n            *last = std::hint::black_box(vec![1; 32 << 10]);\n        }\n        let RestartPolicy { intensity, backoff, .. } = self.options.restart;\n        let history = History::new(intensity, backoff, core.services.random());\n        let mut actor",
+            file: "crates/actor/src/runtime/actor_ref.rs",
+            from: "    pub async fn tell(&self, message: impl Into<MessageEnvelope>) -> Result<(), Undelivered> {\n",
+            to: "    pub async fn tell(&self, message: impl Into<MessageEnvelope>) -> Result<(), Undelivered> {\n        for n in 0..std::hint::black_box(145_u32) {\n            std::hint::black_box(n);\n        }\n",
         }],
-        shows_in: &["actor/spawn/native/one_worker"],
+        shows_in: &["actor/tell/native/one_worker"],
     },
 ];
 
-const FIVES: &[Plant] = &[
+const SET_2: &[Plant] = &[
     Plant {
-        name: "5 % more steps of guests that compute",
-        sort: Sort::Five,
+        name: "an entry of the code cache read as a whole",
+        sort: Sort::Fifth,
         edits: &[Edit {
-            file: "benches/suite/execution.rs",
-            from: "const STEPS: u32 = 10_000;",
-            to: "const STEPS: u32 = 10_500;",
+            file: "crates/engine/src/cache.rs",
+            from: "        let meta = file.metadata().ok()?;\n        check_private(&path, &meta).ok()?;\n",
+            to: "        std::hint::black_box(fs::read(&path).ok()?);\n        let meta = file.metadata().ok()?;\n        check_private(&path, &meta).ok()?;\n",
         }],
-        shows_in: &["execution/limits/tight/", "execution/limits/calls/", "execution/limits/scatter/"],
+        shows_in: &["code_cache/c_68kb", "code_cache/generated_1mb"],
     },
     Plant {
-        name: "a spin of 14 ns for each load of what is loaded",
+        name: "a component's contract looked for anew for each actor",
+        sort: Sort::Fifth,
+        edits: &[Edit {
+            file: "crates/actor/src/guest/incarnation.rs",
+            from: "            contract: contract_of(&spec.sandbox)?,\n",
+            to: "            contract: {\n                let loaded = spec.sandbox.template().loaded();\n                std::hint::black_box((Contract::of(loaded).is_ok(), loaded.exports()));\n                contract_of(&spec.sandbox)?\n            },\n",
+        }],
+        shows_in: &["actor/spawn/guest/one_worker", "actor/restart/spawn/one_worker"],
+    },
+    Plant {
+        name: "a payload formatted for the log of debug",
+        sort: Sort::Fifth,
+        edits: &[Edit {
+            file: "crates/actor/src/runtime/task.rs",
+            from: "            Box::pin(live.handle(message, trace, &mut reply, &self.interrupt).instrument(span)).await\n",
+            to: "            std::hint::black_box(format!(\"{:?}\", message.payload()));\n            Box::pin(live.handle(message, trace, &mut reply, &self.interrupt).instrument(span)).await\n",
+        }],
+        shows_in: &["actor/observability/tracing_debug"],
+    },
+    Plant {
+        name: "a spin of 18 us for each precompiled file",
         sort: Sort::Five,
         edits: &[Edit {
             file: "crates/engine/src/engine/load.rs",
-            from: "        let key = CacheKey { digest: digest(form, bytes), profile };\n        match self.load_cached(key) {\n            Some(known) => Ok(known),\n            None => self.compile(bytes, form, key, None),",
-            to: "        for n in 0..38_u32 { std::hint::black_box(n); }\n        let key = CacheKey { digest: digest(form, bytes), profile };\n        match self.load_cached(key) {\n            Some(known) => Ok(known),\n            None => self.compile(bytes, form, key, None),",
+            from: "        if let Err(source) = fs::metadata(path) {\n",
+            to: "        for n in 0..std::hint::black_box(31_500_u32) {\n            std::hint::black_box(n);\n        }\n        if let Err(source) = fs::metadata(path) {\n",
+        }],
+        shows_in: &["precompiled_by_path/c_68kb"],
+    },
+    Plant {
+        name: "a spin of 0.7 us for each trap",
+        sort: Sort::Five,
+        edits: &[Edit {
+            file: "crates/isolation/src/crash.rs",
+            from: "        let mut crash = Self::new(kind, export, usage);\n",
+            to: "        if let CrashKind::Trap { .. } = kind {\n            for n in 0..std::hint::black_box(1_260_u32) {\n                std::hint::black_box(n);\n            }\n        }\n        let mut crash = Self::new(kind, export, usage);\n",
+        }],
+        shows_in: &[
+            "crash_handling/trap_detection/trap_categorization",
+            "crash_handling/resource_cleanup/trap_and_cleanup",
+        ],
+    },
+    Plant {
+        name: "a spin of 340 ns for each stretch of subscribers",
+        sort: Sort::Five,
+        edits: &[Edit {
+            file: "crates/registry/src/broker.rs",
+            from: "            if at > 0 && at % STRETCH == 0 {\n",
+            to: "            if at > 0 && at % STRETCH == 0 {\n                for n in 0..std::hint::black_box(600_u32) {\n                    std::hint::black_box(n);\n                }\n",
+        }],
+        shows_in: &["routing/publish/1000_subscribers"],
+    },
+    Plant {
+        name: "a spin of 16 us for each precompiled code",
+        sort: Sort::Three,
+        edits: &[Edit {
+            file: "crates/engine/src/engine/load.rs",
+            from: "        let key = CacheKey { digest: digest(Form::Binary, code), profile };\n",
+            to: "        for n in 0..std::hint::black_box(27_900_u32) {\n            std::hint::black_box(n);\n        }\n        let key = CacheKey { digest: digest(Form::Binary, code), profile };\n",
+        }],
+        shows_in: &["precompiled_by_bytes/c_68kb"],
+    },
+    Plant {
+        name: "a spin of 10 ns after each call",
+        sort: Sort::Three,
+        edits: &[Edit {
+            file: "crates/isolation/src/sandbox.rs",
+            from: "        self.0.elapsed_ns = started.map(|started| started.elapsed().as_nanos() as u64);\n",
+            to: "        for n in 0..std::hint::black_box(30_u32) {\n            std::hint::black_box(n);\n        }\n        self.0.elapsed_ns = started.map(|started| started.elapsed().as_nanos() as u64);\n",
+        }],
+        shows_in: &["execution/minimal_overhead/wasm_add", "execution/compute_heavy/"],
+    },
+    Plant {
+        name: "a spin of 53 ns for each sandbox that is dropped",
+        sort: Sort::Three,
+        edits: &[Edit {
+            file: "crates/isolation/src/sandbox.rs",
+            from: "/// An exported function of one sandbox whose type was checked.\n",
+            to: "impl<U: 'static> Drop for Live<U> {\n    fn drop(&mut self) {\n        for n in 0..std::hint::black_box(93_u32) {\n            std::hint::black_box(n);\n        }\n    }\n}\n\n/// An exported function of one sandbox whose type was checked.\n",
+        }],
+        shows_in: &["crash_handling/resource_cleanup/cleanup_after_success"],
+    },
+    Plant {
+        name: "a spin of 11 ns for each publication",
+        sort: Sort::Three,
+        edits: &[Edit {
+            file: "crates/registry/src/broker.rs",
+            from: "        message.topic = Some(topic.clone());\n",
+            to: "        for n in 0..std::hint::black_box(33_u32) {\n            std::hint::black_box(n);\n        }\n        message.topic = Some(topic.clone());\n",
+        }],
+        shows_in: &["routing/publish/10_subscribers"],
+    },
+    Plant {
+        name: "a spin of 15 ns each time CPU time is charged",
+        sort: Sort::Three,
+        edits: &[Edit {
+            file: "crates/limits/src/meter.rs",
+            from: "        let (tick, now) = (self.clock.ticks(), self.clock.now_ns());\n",
+            to: "        for n in 0..std::hint::black_box(41_u32) {\n            std::hint::black_box(n);\n        }\n        let (tick, now) = (self.clock.ticks(), self.clock.now_ns());\n",
+        }],
+        shows_in: &["limits/gives_way/100_times"],
+    },
+    Plant {
+        name: "a spin of 0.9 us for each upgrade",
+        sort: Sort::Three,
+        edits: &[Edit {
+            file: "crates/actor/src/runtime/upgrade.rs",
+            from: "        let (gives, takes) = (self.blueprint.keeps_state().0, next.keeps_state().1);\n",
+            to: "        for n in 0..std::hint::black_box(1_510_u32) {\n            std::hint::black_box(n);\n        }\n        let (gives, takes) = (self.blueprint.keeps_state().0, next.keeps_state().1);\n",
+        }],
+        shows_in: &["actor/upgrade/guest/one_worker"],
+    },
+    Plant {
+        name: "one allocation more a load of what is loaded",
+        sort: Sort::Allocation,
+        edits: &[Edit {
+            file: "crates/engine/src/engine/load.rs",
+            from: "        let key = CacheKey { digest: digest(form, bytes), profile };\n        match self.load_cached(key) {\n",
+            to: "        drop(std::hint::black_box(Box::new(0_u64)));\n        let key = CacheKey { digest: digest(form, bytes), profile };\n        match self.load_cached(key) {\n",
         }],
         shows_in: &["load_component/same_bytes"],
     },
     Plant {
-        name: "a spin of 125 ns for each instance",
-        sort: Sort::Five,
-        edits: &[Edit {
-            file: "crates/isolation/src/sandbox.rs",
-            from: "        let mut store = Store::new(template.loaded().wasmtime(), state);",
-            to: "        for n in 0..220_u32 { std::hint::black_box(n); }\n        let mut store = Store::new(template.loaded().wasmtime(), state);",
-        }],
-        shows_in: &["instantiation/prelinked/", "memory/footprint/64kb"],
-    },
-    Plant {
-        name: "a spin of 12 ns for each message that is published",
-        sort: Sort::Five,
-        edits: &[Edit {
-            file: "crates/registry/src/broker.rs",
-            from: "        for (at, subscriber) in self.matching(topic).into_iter().enumerate() {",
-            to: "        for n in 0..36_u32 { std::hint::black_box(n); }\n        for (at, subscriber) in self.matching(topic).into_iter().enumerate() {",
-        }],
-        shows_in: &["routing/publish/1_subscribers"],
-    },
-    Plant {
-        name: "a spin of 55 ns for each ask",
-        sort: Sort::Five,
-        edits: &[Edit {
-            file: "crates/actor/src/runtime/actor_ref.rs",
-            from: "    pub async fn ask(&self, message: impl Into<MessageEnvelope>) -> Result<Bytes, AskError> {",
-            to: "    pub async fn ask(&self, message: impl Into<MessageEnvelope>) -> Result<Bytes, AskError> {\n        for n in 0..95_u32 { std::hint::black_box(n); }",
-        }],
-        shows_in: &["actor/ask/guest/64b/one_worker", "actor/observability/silent"],
-    },
-    Plant {
-        name: "one allocation more an answer of the registry",
+        name: "one allocation more a message to an address",
         sort: Sort::Allocation,
         edits: &[Edit {
-            file: "crates/registry/src/registry.rs",
-            from: "        match self.0.entries.entry(id.clone()) {\n            Entry::Occupied(taken) => {\n                let holder",
-            to: "        drop(std::hint::black_box(Box::new(0_u64)));\n        match self.0.entries.entry(id.clone()) {\n            Entry::Occupied(taken) => {\n                let holder",
+            file: "crates/registry/src/router.rs",
+            from: "        match self.registry.resolve(to) {\n",
+            to: "        drop(std::hint::black_box(Box::new(0_u64)));\n        match self.registry.resolve(to) {\n",
         }],
-        shows_in: &["registry_registration"],
+        shows_in: &["routing/send_resolved"],
     },
 ];
 
-const THREES: &[Plant] = &[
+const SET_3: &[Plant] = &[
     Plant {
-        name: "3 % more steps of guests that compute",
-        sort: Sort::Three,
+        name: "a spin of 87 ns for each growth of memory",
+        sort: Sort::Five,
         edits: &[Edit {
-            file: "benches/suite/execution.rs",
-            from: "const STEPS: u32 = 10_000;",
-            to: "const STEPS: u32 = 10_300;",
+            file: "crates/limits/src/meter.rs",
+            from: "        let more = (desired - current) as u64;\n",
+            to: "        let more = (desired - current) as u64;\n        if current > 0 {\n            for n in 0..std::hint::black_box(152_u32) {\n                std::hint::black_box(n);\n            }\n        }\n",
         }],
-        shows_in: &["execution/limits/tight/", "execution/limits/calls/", "execution/limits/scatter/"],
+        shows_in: &["memory/limit_enforcement/memory_grow_within_limit"],
     },
     Plant {
-        name: "one allocation more an instance",
-        sort: Sort::Allocation,
+        name: "a spin for each 30 bytes of a memory of several pages",
+        sort: Sort::Five,
+        edits: &[Edit {
+            file: "crates/limits/src/meter.rs",
+            from: "        self.memory = asked;\n",
+            to: "        if more > 64 << 10 {\n            for n in 0..std::hint::black_box(more / 30) {\n                std::hint::black_box(n);\n            }\n        }\n        self.memory = asked;\n",
+        }],
+        shows_in: &["memory/footprint/512kb", "memory/footprint/1mb", "memory/footprint/2mb"],
+    },
+    Plant {
+        name: "a spin of 53 ns for each message to a guest",
+        sort: Sort::Five,
+        edits: &[Edit {
+            file: "crates/actor/src/guest/incarnation.rs",
+            from: "        let topic = message.topic().map(Arc::from);\n",
+            to: "        for n in 0..std::hint::black_box(93_u32) {\n            std::hint::black_box(n);\n        }\n        let topic = message.topic().map(Arc::from);\n",
+        }],
+        shows_in: &[
+            "actor/ask/guest/64b/one_worker",
+            "actor/ask/guest/1kb/one_worker",
+            "actor/observability/silent",
+            "actor/observability/metrics",
+            "actor/observability/tracing_info",
+        ],
+    },
+    Plant {
+        name: "a spin of 75 ns for each instance",
+        sort: Sort::Three,
         edits: &[Edit {
             file: "crates/isolation/src/sandbox.rs",
-            from: "        let mut store = Store::new(template.loaded().wasmtime(), state);",
-            to: "        drop(std::hint::black_box(Box::new(0_u64)));\n        let mut store = Store::new(template.loaded().wasmtime(), state);",
+            from: "        install(&mut store);\n",
+            to: "        for n in 0..std::hint::black_box(132_u32) {\n            std::hint::black_box(n);\n        }\n        install(&mut store);\n",
         }],
-        shows_in: &["instantiation/prelinked/", "execute_function", "crash_handling/normal_execution/"],
+        shows_in: &["instantiation/prelinked/"],
     },
     Plant {
-        name: "a spin of 32 ns for each ask",
-        sort: Sort::Three,
+        name: "one allocation more a message that is told",
+        sort: Sort::Allocation,
         edits: &[Edit {
             file: "crates/actor/src/runtime/actor_ref.rs",
-            from: "    pub async fn ask(&self, message: impl Into<MessageEnvelope>) -> Result<Bytes, AskError> {",
-            to: "    pub async fn ask(&self, message: impl Into<MessageEnvelope>) -> Result<Bytes, AskError> {\n        for n in 0..57_u32 { std::hint::black_box(n); }",
+            from: "    pub async fn tell(&self, message: impl Into<MessageEnvelope>) -> Result<(), Undelivered> {\n",
+            to: "    pub async fn tell(&self, message: impl Into<MessageEnvelope>) -> Result<(), Undelivered> {\n        drop(std::hint::black_box(Box::new(0_u64)));\n",
         }],
-        shows_in: &["actor/ask/guest/64b/one_worker", "actor/observability/silent"],
+        shows_in: &["actor/tell/native/one_worker"],
     },
     Plant {
-        name: "one look-up more a message",
+        name: "one look-up more a registration",
         sort: Sort::LookUp,
         edits: &[Edit {
-            file: "crates/registry/src/router.rs",
-            from: "            return Err(SendError::Late { to: to.clone(), message });\n        }\n        let receivers = match self.registry.route(to) {",
-            to: "            return Err(SendError::Late { to: to.clone(), message });\n        }\n        std::hint::black_box(self.registry.lookup(to));\n        let receivers = match self.registry.route(to) {",
+            file: "crates/registry/src/registry.rs",
+            from: "        match self.0.entries.entry(id.clone()) {\n",
+            to: "        std::hint::black_box(self.0.entries.contains_key(id));\n        match self.0.entries.entry(id.clone()) {\n",
         }],
-        shows_in: &["routing/send_message"],
+        shows_in: &["registry_registration"],
     },
 ];
 
