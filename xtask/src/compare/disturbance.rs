@@ -28,7 +28,8 @@ pub(super) struct Disturbance(Vec<Child>);
 impl Disturbance {
     /// Begins one on all cores.
     pub(super) fn start(seed: u64) -> Result<Self> {
-        let itself = std::env::current_exe().context("cannot tell where this program is")?;
+        // Which is this program also where it was built anew since.
+        let itself = if cfg!(target_os = "linux") { "/proc/self/exe".into() } else { std::env::current_exe()? };
         let mut all = Self(Vec::new());
         for core in process::cores() {
             let mut command = Command::new(&itself);
