@@ -48,7 +48,12 @@ pub(super) fn count(program: &Program, planned: &Planned, scratch: &Path) -> Res
     if !interrupt::status(&mut command)?.success() {
         return Ok(None);
     }
-    let [once, twice] = ["1", "2"].map(|time| total(&out.with_added_extension(time)));
+    // Some are over before both are written: those that start processes of their own.
+    let totals = ["1", "2"].map(|time| out.with_added_extension(time));
+    if totals.iter().any(|dump| !dump.exists()) {
+        return Ok(None);
+    }
+    let [once, twice] = totals.map(|dump| total(&dump));
     Ok(Some((twice? - once?) / iterations as f64))
 }
 

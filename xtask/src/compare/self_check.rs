@@ -13,7 +13,7 @@ use super::{
     disturbance::Disturbance,
     outcome::{Outcome, Row},
     plants::{Edit, NOTHING, PLANTS, Plant, Sort},
-    sides::{Tree, Worktree, built_and_compared, snapshot, working_tree},
+    sides::{Tree, Worktree, built_and_judged, snapshot, working_tree},
     verdict::Verdict,
 };
 use crate::{
@@ -201,7 +201,7 @@ impl Record {
         let new = Self {
             schema: SCHEMA,
             revision: base.label.clone(),
-            tree: built_and_compared(base)?,
+            tree: built_and_judged(base)?,
             machine: Machine::here(),
             threshold,
             rounds: Vec::new(),

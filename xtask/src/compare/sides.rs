@@ -231,10 +231,13 @@ fn is_built(path: &str) -> bool {
     !APART.iter().any(|folder| path.starts_with(folder))
 }
 
-/// What stands for all that is built, and for what compares it.
-pub(super) fn built_and_compared(tree: &Tree) -> Result<String> {
-    let all = files(tree, |path| is_built(path) || path.starts_with("xtask/src/compare/"))?;
-    Ok(all.finalize().to_hex().to_string())
+/// What decides how a comparison ends, below `xtask/src/compare`.
+const JUDGES: [&str; 5] = ["measure.rs", "outcome.rs", "plants.rs", "statistics.rs", "verdict.rs"];
+
+/// What stands for all that is built, and for what judges it.
+pub(super) fn built_and_judged(tree: &Tree) -> Result<String> {
+    let judges = |path: &str| path.strip_prefix("xtask/src/compare/").is_some_and(|name| JUDGES.contains(&name));
+    Ok(files(tree, |path| is_built(path) || judges(path))?.finalize().to_hex().to_string())
 }
 
 /// All that decides what is built.
