@@ -247,7 +247,7 @@ const SET_2: &[Plant] = &[
         edits: &[Edit {
             file: "crates/engine/src/engine/load.rs",
             from: "        if let Err(source) = fs::metadata(path) {\n",
-            to: "        for n in 0..std::hint::black_box(31_500_u32) {\n            std::hint::black_box(n);\n        }\n        if let Err(source) = fs::metadata(path) {\n",
+            to: "        for n in 0..std::hint::black_box(59_850_u32) {\n            std::hint::black_box(n);\n        }\n        if let Err(source) = fs::metadata(path) {\n",
         }],
         shows_in: &["precompiled_by_path/c_68kb"],
     },
@@ -257,7 +257,7 @@ const SET_2: &[Plant] = &[
         edits: &[Edit {
             file: "crates/isolation/src/crash.rs",
             from: "        let mut crash = Self::new(kind, export, usage);\n",
-            to: "        if let CrashKind::Trap { .. } = kind {\n            for n in 0..std::hint::black_box(1_260_u32) {\n                std::hint::black_box(n);\n            }\n        }\n        let mut crash = Self::new(kind, export, usage);\n",
+            to: "        if let CrashKind::Trap { .. } = kind {\n            for n in 0..std::hint::black_box(2_390_u32) {\n                std::hint::black_box(n);\n            }\n        }\n        let mut crash = Self::new(kind, export, usage);\n",
         }],
         shows_in: &[
             "crash_handling/trap_detection/trap_categorization",
@@ -270,7 +270,7 @@ const SET_2: &[Plant] = &[
         edits: &[Edit {
             file: "crates/registry/src/broker.rs",
             from: "            if at > 0 && at % STRETCH == 0 {\n",
-            to: "            if at > 0 && at % STRETCH == 0 {\n                for n in 0..std::hint::black_box(600_u32) {\n                    std::hint::black_box(n);\n                }\n",
+            to: "            if at > 0 && at % STRETCH == 0 {\n                for n in 0..std::hint::black_box(1_140_u32) {\n                    std::hint::black_box(n);\n                }\n",
         }],
         shows_in: &["routing/publish/1000_subscribers"],
     },
@@ -280,7 +280,7 @@ const SET_2: &[Plant] = &[
         edits: &[Edit {
             file: "crates/engine/src/engine/load.rs",
             from: "        let key = CacheKey { digest: digest(Form::Binary, code), profile };\n",
-            to: "        for n in 0..std::hint::black_box(27_900_u32) {\n            std::hint::black_box(n);\n        }\n        let key = CacheKey { digest: digest(Form::Binary, code), profile };\n",
+            to: "        for n in 0..std::hint::black_box(53_010_u32) {\n            std::hint::black_box(n);\n        }\n        let key = CacheKey { digest: digest(Form::Binary, code), profile };\n",
         }],
         shows_in: &["precompiled_by_bytes/c_68kb"],
     },
@@ -300,7 +300,7 @@ const SET_2: &[Plant] = &[
         edits: &[Edit {
             file: "crates/isolation/src/sandbox.rs",
             from: "/// An exported function of one sandbox whose type was checked.\n",
-            to: "impl<U: 'static> Drop for Live<U> {\n    fn drop(&mut self) {\n        for n in 0..std::hint::black_box(93_u32) {\n            std::hint::black_box(n);\n        }\n    }\n}\n\n/// An exported function of one sandbox whose type was checked.\n",
+            to: "impl<U: 'static> Drop for Live<U> {\n    fn drop(&mut self) {\n        for n in 0..std::hint::black_box(170_u32) {\n            std::hint::black_box(n);\n        }\n    }\n}\n\n/// An exported function of one sandbox whose type was checked.\n",
         }],
         shows_in: &["crash_handling/resource_cleanup/cleanup_after_success"],
     },
@@ -330,7 +330,7 @@ const SET_2: &[Plant] = &[
         edits: &[Edit {
             file: "crates/actor/src/runtime/upgrade.rs",
             from: "        let (gives, takes) = (self.blueprint.keeps_state().0, next.keeps_state().1);\n",
-            to: "        for n in 0..std::hint::black_box(1_510_u32) {\n            std::hint::black_box(n);\n        }\n        let (gives, takes) = (self.blueprint.keeps_state().0, next.keeps_state().1);\n",
+            to: "        for n in 0..std::hint::black_box(2_860_u32) {\n            std::hint::black_box(n);\n        }\n        let (gives, takes) = (self.blueprint.keeps_state().0, next.keeps_state().1);\n",
         }],
         shows_in: &["actor/upgrade/guest/one_worker"],
     },
@@ -363,17 +363,17 @@ const SET_3: &[Plant] = &[
         edits: &[Edit {
             file: "crates/limits/src/meter.rs",
             from: "        let more = (desired - current) as u64;\n",
-            to: "        let more = (desired - current) as u64;\n        if current > 0 {\n            for n in 0..std::hint::black_box(152_u32) {\n                std::hint::black_box(n);\n            }\n        }\n",
+            to: "        let more = (desired - current) as u64;\n        if current > 0 {\n            for n in 0..std::hint::black_box(280_u32) {\n                std::hint::black_box(n);\n            }\n        }\n",
         }],
         shows_in: &["memory/limit_enforcement/memory_grow_within_limit"],
     },
     Plant {
-        name: "a spin for each 30 bytes of a memory of several pages",
+        name: "a spin for each 16 bytes of a memory of several pages",
         sort: Sort::Five,
         edits: &[Edit {
             file: "crates/limits/src/meter.rs",
             from: "        self.memory = asked;\n",
-            to: "        if more > 64 << 10 {\n            for n in 0..std::hint::black_box(more / 30) {\n                std::hint::black_box(n);\n            }\n        }\n        self.memory = asked;\n",
+            to: "        if more > 64 << 10 {\n            for n in 0..std::hint::black_box(more / 16) {\n                std::hint::black_box(n);\n            }\n        }\n        self.memory = asked;\n",
         }],
         shows_in: &["memory/footprint/512kb", "memory/footprint/1mb", "memory/footprint/2mb"],
     },
@@ -383,7 +383,7 @@ const SET_3: &[Plant] = &[
         edits: &[Edit {
             file: "crates/actor/src/guest/incarnation.rs",
             from: "        let topic = message.topic().map(Arc::from);\n",
-            to: "        for n in 0..std::hint::black_box(93_u32) {\n            std::hint::black_box(n);\n        }\n        let topic = message.topic().map(Arc::from);\n",
+            to: "        for n in 0..std::hint::black_box(170_u32) {\n            std::hint::black_box(n);\n        }\n        let topic = message.topic().map(Arc::from);\n",
         }],
         shows_in: &[
             "actor/ask/guest/64b/one_worker",
@@ -399,7 +399,7 @@ const SET_3: &[Plant] = &[
         edits: &[Edit {
             file: "crates/isolation/src/sandbox.rs",
             from: "        install(&mut store);\n",
-            to: "        for n in 0..std::hint::black_box(132_u32) {\n            std::hint::black_box(n);\n        }\n        install(&mut store);\n",
+            to: "        for n in 0..std::hint::black_box(250_u32) {\n            std::hint::black_box(n);\n        }\n        install(&mut store);\n",
         }],
         shows_in: &["instantiation/prelinked/"],
     },

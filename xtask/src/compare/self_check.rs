@@ -73,6 +73,8 @@ struct Round {
     seed: u64,
     /// What was compared with the working tree.
     what: String,
+    /// What it was built of.
+    built: String,
     /// Whether others computed on all cores meanwhile, by [`Disturbance`].
     disturbed: bool,
     /// Minutes of measuring that it was given.
@@ -139,7 +141,10 @@ pub(super) fn run(asked: &Asked) -> Result<ExitCode> {
         if outcome.interrupted {
             return Err(anyhow::Error::from(Interrupted));
         }
-        record.rounds.push(Round::of(&outcome, subject, disturbed, comparison.budget));
+        let round = Round::of(&outcome, subject, disturbed, comparison.budget)?;
+        // What was planted before under this name was something else.
+        record.rounds.retain(|before| before.what != round.what || before.built == round.built);
+        record.rounds.push(round);
         // What is known by now is kept, whatever comes.
         write_whole(&record_path(), &serde_json::to_vec_pretty(&record)?)
     };
@@ -169,7 +174,7 @@ pub(super) fn run(asked: &Asked) -> Result<ExitCode> {
 }
 
 impl Round {
-    fn of(outcome: &Outcome, subject: &Subject, disturbed: bool, budget: Duration) -> Self {
+    fn of(outcome: &Outcome, subject: &Subject, disturbed: bool, budget: Duration) -> Result<Self> {
         let plant_of = |row: &Row| subject.plants.iter().find(|plant| plant.shows_in(&row.id));
         let found = outcome.rows.iter().filter_map(|row| {
             let plant = plant_of(row)?;
@@ -178,17 +183,18 @@ impl Round {
         });
         // What else a plant may have slowed down, nobody has looked up.
         let alarms = outcome.rows.iter().filter(|row| subject.plants.is_empty() && row.is_regression());
-        Self {
+        Ok(Self {
             date: today(),
             seed: outcome.seed,
             what: subject.tree.label.clone(),
+            built: built_and_judged(&subject.tree)?,
             disturbed,
             minutes: budget.as_secs_f64() / 60.0,
             benchmarks: outcome.rows.len(),
             unclear: outcome.rows.iter().filter(|row| row.verdict == Verdict::Unclear).count(),
             alarms: alarms.map(told).collect(),
             found: found.collect(),
-        }
+        })
     }
 }
 
@@ -321,6 +327,7 @@ mod tests {
             date: "2026-01-01".into(),
             seed: 1,
             what: "x".into(),
+            built: "b".into(),
             disturbed: false,
             minutes: 3.0,
             benchmarks: 100,

@@ -232,7 +232,7 @@ fn is_built(path: &str) -> bool {
 }
 
 /// What decides how a comparison ends, below `xtask/src/compare`.
-const JUDGES: [&str; 5] = ["measure.rs", "outcome.rs", "plants.rs", "statistics.rs", "verdict.rs"];
+const JUDGES: [&str; 4] = ["measure.rs", "outcome.rs", "statistics.rs", "verdict.rs"];
 
 /// What stands for all that is built, and for what judges it.
 pub(super) fn built_and_judged(tree: &Tree) -> Result<String> {
