@@ -79,6 +79,10 @@ struct Round {
     disturbed: bool,
     /// Minutes of measuring that it was given.
     minutes: f64,
+    /// Batches, and how many of them others had a hand in.
+    batches: [usize; 2],
+    /// What a reader should know.
+    remarks: Vec<String>,
     benchmarks: usize,
     /// Benchmarks of which it was said that they could not be measured well enough.
     unclear: usize,
@@ -190,6 +194,8 @@ impl Round {
             built: built_and_judged(&subject.tree)?,
             disturbed,
             minutes: budget.as_secs_f64() / 60.0,
+            batches: outcome.batches,
+            remarks: outcome.remarks.clone(),
             benchmarks: outcome.rows.len(),
             unclear: outcome.rows.iter().filter(|row| row.verdict == Verdict::Unclear).count(),
             alarms: alarms.map(told).collect(),
@@ -255,8 +261,17 @@ impl Record {
                 sort.goal().map_or_else(|| "".into(), |_| Cell::verdict(verdict)),
             ]);
         }
-        let columns =
-            ["what was compared", "beside", "minutes a round", "rounds", "false alarms", "comparisons", "unclear", ""];
+        let columns = [
+            "what was compared",
+            "beside",
+            "minutes a round",
+            "rounds",
+            "disturbed",
+            "false alarms",
+            "comparisons",
+            "unclear",
+            "",
+        ];
         let mut rounds = Table::new("Rounds", columns);
         let mut by_what = BTreeMap::<_, Vec<&Round>>::new();
         for round in &self.rounds {
@@ -272,6 +287,11 @@ impl Record {
                 if disturbed { "a disturbance" } else { "nothing" }.into(),
                 minutes.into(),
                 of.len().to_string().into(),
+                format!(
+                    "{:.0} %",
+                    100.0 * sum(|round| round.batches[1]) as f64 / sum(|round| round.batches[0]).max(1) as f64
+                )
+                .into(),
                 alarms.to_string().into(),
                 benchmarks.to_string().into(),
                 unclear.to_string().into(),
@@ -298,6 +318,9 @@ impl Record {
     fn text(&self) -> String {
         let mut text = self.tables().map(|table| table.section()).join("\n");
         for round in &self.rounds {
+            for remark in &round.remarks {
+                text.push_str(&format!("- seed {}, {}: {remark}\n", round.seed, round.what));
+            }
             for alarm in &round.alarms {
                 text.push_str(&format!("- seed {}, {}: a false alarm: {alarm}\n", round.seed, round.what));
             }
@@ -330,6 +353,8 @@ mod tests {
             built: "b".into(),
             disturbed: false,
             minutes: 3.0,
+            batches: [100, 50],
+            remarks: Vec::new(),
             benchmarks: 100,
             unclear: 0,
             alarms: alarms.iter().map(|&alarm| alarm.into()).collect(),
