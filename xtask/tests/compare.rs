@@ -25,9 +25,7 @@ impl Repository {
         fs::write(repository.path().join(".gitignore"), "/target\n").unwrap();
         repository.behave(before);
         repository.git(&["init", "--quiet", "--initial-branch=main"]);
-        repository.git(&["add", "--all"]);
-        let who = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.org"];
-        repository.git(&[&who[..], &["commit", "--quiet", "--message=before"]].concat());
+        repository.commit("before");
         repository.behave(after);
         repository
     }
@@ -46,8 +44,14 @@ impl Repository {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    fn commit(&self, message: &str) {
+        self.git(&["add", "--all"]);
+        let who = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.org"];
+        self.git(&[&who[..], &["commit", "--quiet", "--message", message]].concat());
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.xtask(&["compare", "--budget", "0.5"]);
+        let mut command = self.xtask(&["compare", "--budget", "0.2"]);
         command.args(arguments);
         command
     }
@@ -154,11 +158,11 @@ fn what_cannot_be_compared_is_said_with_the_reason() {
     let unknown = Repository::new(BEFORE, BEFORE).compare(&["nothing"]);
     assert_eq!(unknown.0, Some(2));
     assert!(unknown.2.contains("\"nothing\" is not a commit here"), "{}", unknown.2);
+    assert_eq!(Repository::new(BEFORE, BEFORE).compare(&["nothing", "--bisect"]).0, Some(125));
 
     let without = Repository::new(BEFORE, BEFORE);
     without.git(&["rm", "--quiet", "-r", "benches"]);
-    let who = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.org"];
-    without.git(&[&who[..], &["commit", "--quiet", "--message=without"]].concat());
+    without.commit("without");
     let without = without.compare(&["HEAD"]);
     assert_eq!(without.0, Some(2));
     assert!(without.2.contains("has no benchmarks"), "{}", without.2);
@@ -170,6 +174,17 @@ fn noise_that_could_hide_a_slowdown_is_neither_a_success_nor_a_regression() {
     let (status, printed, said) = Repository::new(&noisy, &noisy).compare(&[]);
     assert_eq!(status, Some(2), "{printed}{said}");
     assert!(printed.contains("Could not measure well enough") && printed.contains("--budget"), "{printed}");
+    let (status, ..) = Repository::new(&noisy, &noisy).compare(&["--bisect"]);
+    assert_eq!(status, Some(125), "a commit that cannot be told is left out");
+}
+
+#[test]
+fn comparisons_of_two_commits_are_kept_and_those_of_what_is_none_are_not() {
+    let repository = Repository::new(BEFORE, "a/one 110 3\na/two 2000 0");
+    let kept = || fs::read_dir(repository.path().join("target/bench/compared")).map_or(0, Iterator::count);
+    assert_eq!((repository.compare(&[]).0, kept()), (Some(1), 0));
+    repository.commit("after");
+    assert_eq!((repository.compare(&["HEAD^"]).0, kept()), (Some(1), 1));
 }
 
 #[test]
