@@ -141,7 +141,7 @@ impl Program {
 }
 
 /// Measures two plans by processes that take turns: the one waits while the other computes. The first is that of
-/// [`Role::First`].
+/// `Role::First`.
 pub(crate) fn pair(programs: [&Program; 2], plans: [&Plan; 2], scratch: &Path) -> Result<[Turns; 2]> {
     // What each writes, the other reads.
     let [(from_first, to_second), (from_second, to_first)] =

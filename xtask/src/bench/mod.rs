@@ -20,7 +20,7 @@ use crate::{
 pub(crate) struct Args {
     /// Measure only benchmarks whose id contains this
     filter: Option<String>,
-    /// Fewer and shorter rounds: some two minutes once built, with wider intervals
+    /// Fewer and shorter rounds: a minute or two once built, with wider intervals
     #[arg(long)]
     quick: bool,
     /// Keep the results as target/bench/saved/NAME.json as well, with what `compare --saved NAME` needs
