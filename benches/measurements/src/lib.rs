@@ -16,7 +16,7 @@ mod turn;
 pub use figures::{
     Difference, Figure, Figures, Group, Held, Limit, Measured, Ratio, RatioOf, Reading, Samples, Target, evaluate,
 };
-pub use turn::{Batch, DISTURBED, Kind, Listed, PROTOCOL, Plan, Planned, Role, Turn, Turns};
+pub use turn::{BATCH, Batch, Kind, Listed, PROTOCOL, Plan, Planned, Role, Turn, Turns, WAITING};
 
 /// Whether a benchmark is there for another to be held against: bare wasmtime, a plain map, somebody else's actors.
 ///

@@ -1,6 +1,13 @@
 //! One process's part in a comparison of two builds.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
+
+/// How long a batch takes: so short that what disturbs it disturbs its neighbours alike.
+pub const BATCH: Duration = Duration::from_micros(150);
+/// How many times as long it takes at the most where the benchmark waits: who wakes whom evens out only then.
+pub const WAITING: u64 = 10;
 
 /// Raised whenever what follows changes its meaning, so that builds which do not understand each other say so.
 pub const PROTOCOL: u32 = 2;
@@ -118,7 +125,7 @@ pub struct Batch {
 }
 
 /// How much longer than undisturbed the yardstick takes where a batch is said to be disturbed.
-pub const DISTURBED: f64 = 1.03;
+const DISTURBED: f64 = 1.03;
 
 impl Batch {
     /// Whether somebody else had a hand in the processor before or after, where the yardstick takes so long without.

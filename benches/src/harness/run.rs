@@ -9,8 +9,8 @@ use std::{
 };
 
 use airssys_wasm_measurements::{
-    Batch, Group as Rounds, Kind, Limit, Listed, Measured, PROTOCOL, Plan, Planned, Reading as Read, Role, Samples,
-    Turn, Turns,
+    BATCH, Batch, Group as Rounds, Kind, Limit, Listed, Measured, PROTOCOL, Plan, Planned, Reading as Read, Role,
+    Samples, Turn, Turns, WAITING,
     process::{self, processor_time, waits},
     stats::SplitMix,
 };
@@ -327,11 +327,6 @@ fn yardstick() -> Duration {
     black_box([a, b, c, d, e, f, g, h]);
     started.elapsed()
 }
-
-/// How long a batch is: so short that what disturbs it disturbs its neighbours alike.
-const BATCH: Duration = Duration::from_micros(150);
-/// How much longer where it waits: who wakes whom evens out only then.
-const WAITING: u64 = 10;
 
 impl Group {
     /// All of them in a random order and then in the opposite one, round after round: whatever drifts meanwhile hits all

@@ -1,14 +1,14 @@
 //! Measuring two sides: pairs of processes that take turns, batch by batch, until the time is up.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs,
     path::Path,
     time::{Duration, Instant},
 };
 
 use airssys_wasm_measurements::{
-    Kind, Listed, PROTOCOL, Plan, Planned, Role, Turn, Turns, is_twin, process, stats::SplitMix,
+    BATCH, Kind, Listed, PROTOCOL, Plan, Planned, Role, Turn, Turns, WAITING, is_twin, process, stats::SplitMix,
 };
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
@@ -19,12 +19,8 @@ use crate::{
     programs::{self, Built},
 };
 
-/// How long a batch takes. So short that what disturbs it disturbs its neighbours alike.
-const BATCH: Duration = Duration::from_micros(150);
 /// Batches of one benchmark in one process: as many rounds of A B B A as half of them.
 const BATCHES: usize = 40;
-/// How much longer at the most the batches of a benchmark are that waits: who wakes whom evens out only then.
-const WAITING: u64 = 10;
 /// How long the batches of a benchmark may take all together, where that is not too little for one round.
 const LONG: Duration = Duration::from_millis(20);
 /// Batches in which allocations are counted: what happens every hundredth time is no change.
@@ -215,8 +211,8 @@ fn by_id(turns: Turns) -> BTreeMap<String, Turn> {
 impl Benchmark {
     /// By what finding out has brought about both sides, and so many nanoseconds that it takes to set both up.
     fn new(kind: Kind, found: [&Turn; 2], set_up: f64) -> Self {
-        let [reference, _] = found;
-        let clock = if kind == Kind::Time { verdict::clock(found) } else { Clock::Wall };
+        let [reference, candidate] = found;
+        let clock = if kind == Kind::Time { verdict::clock([&[reference], &[candidate]]) } else { Clock::Wall };
         let (planned, batch) = planned(kind, reference);
         let cost = set_up + 2.0 * (planned.batches as u64 + 1 + planned.counted) as f64 * batch;
         Self { planned, kind, clock, cost }
@@ -244,11 +240,6 @@ impl Benchmarks {
             self.all.retain(|benchmark| benchmark.planned.id != id);
             self.left_out.push((id, format!("a pair takes {seconds:.1} s: give more time, or it alone as a filter")));
         }
-    }
-
-    /// Some of them.
-    pub(super) fn only(&self, ids: &BTreeSet<String>) -> Vec<Benchmark> {
-        self.all.iter().filter(|benchmark| ids.contains(&benchmark.planned.id)).cloned().collect()
     }
 }
 

@@ -263,8 +263,10 @@ impl Comparison {
             }
         }
         progress.finish_and_clear();
-        outcome.batches = disturbances(first.iter().chain(&second));
-        outcome.remarks.extend(agreement(&benchmarks, first.iter().chain(&second)));
+        let pairs = first.iter().chain(&second);
+        let yardstick_ns = measure::undisturbed(pairs.clone().flat_map(BTreeMap::values).flatten());
+        outcome.batches = disturbances(pairs.clone(), yardstick_ns);
+        outcome.remarks.extend(agreement(&benchmarks, pairs, yardstick_ns));
         if sides.iter().any(|built| built.links.len() == 1) {
             let how = "the linker cannot shuffle functions, so that a difference may come from where code lies";
             outcome.remarks.push(how.into());
@@ -290,8 +292,7 @@ impl Comparison {
         runner.rounds(&benchmarks.all, started + self.budget.mul_f64(FIRST), |pair| first.push(pair))?;
         let threshold = (1.0 + self.threshold).ln();
         let is_suspect = |benchmark: &&Benchmark| benchmark.evidence(first).is_suspect(threshold);
-        let suspects = benchmarks.all.iter().filter(is_suspect).map(|benchmark| benchmark.planned.id.clone());
-        let suspects = benchmarks.only(&suspects.collect());
+        let suspects: Vec<_> = benchmarks.all.iter().filter(is_suspect).cloned().collect();
         runner.rounds(&suspects, started + self.budget, |pair| second.push(pair))
     }
 
@@ -381,16 +382,13 @@ fn allocations<'p>(id: &str, pairs: impl Iterator<Item = &'p Pair>) -> Option<Co
 }
 
 /// All batches, and how many of them others had a hand in.
-fn disturbances<'p>(pairs: impl Iterator<Item = &'p Pair> + Clone) -> [usize; 2] {
-    let turns = pairs.flat_map(BTreeMap::values).flatten();
-    let yardstick_ns = measure::undisturbed(turns.clone());
-    let batches = turns.flat_map(|turn| &turn.batches);
+fn disturbances<'p>(pairs: impl Iterator<Item = &'p Pair> + Clone, yardstick_ns: f64) -> [usize; 2] {
+    let batches = pairs.flat_map(BTreeMap::values).flatten().flat_map(|turn| &turn.batches);
     [batches.clone().count(), batches.filter(|batch| batch.is_disturbed(yardstick_ns)).count()]
 }
 
 /// Whether disturbed rounds say the same as the others of their pair.
-fn agreement<'p>(benchmarks: &Benchmarks, pairs: impl Iterator<Item = &'p Pair> + Clone) -> Option<String> {
-    let yardstick_ns = measure::undisturbed(pairs.clone().flat_map(BTreeMap::values).flatten());
+fn agreement<'p>(benchmarks: &Benchmarks, pairs: impl Iterator<Item = &'p Pair>, yardstick_ns: f64) -> Option<String> {
     let clocks: BTreeMap<_, _> =
         benchmarks.all.iter().map(|benchmark| (&benchmark.planned.id, benchmark.clock)).collect();
     let by_disturbed = pairs

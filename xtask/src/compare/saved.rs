@@ -185,8 +185,7 @@ struct Both<'t> {
 
 impl<'t> Both<'t> {
     fn new(id: &'t str, then: &Measured, now: &Measured) -> Self {
-        let all = [then, now].map(|side| &side.turns[id]).into_iter().flatten().copied();
-        let clock = clock(all);
+        let clock = clock([then, now].map(|side| &side.turns[id][..]));
         Self { id, clock, ns: [then, now].map(|side| side.nanoseconds(id, clock)) }
     }
 
