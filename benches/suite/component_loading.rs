@@ -5,14 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use airssys_wasm_benches::{
-    Measure, Suite,
-    guests::{self, binary, config, engine},
-    timed, timed_async,
-};
-use airssys_wasm_engine::{EngineConfig, Origin, Profile, WasmEngine, add_bare_wasi, wasmtime_wasi};
+use crate::guests;
+use airssys_wasm_engine::{EngineConfig, Origin, Profile, WasmEngine};
 use airssys_wasm_fixtures::{ADD, C, MINIMAL, with_code};
+use airssys_wasm_harness::{Measure, Suite, now, timed, timed_async};
 use airssys_wasm_isolation::{SandboxSpec, add_wasi};
+use airssys_wasm_twins::bare::{self, binary, config, engine};
 use wasmtime::{
     Cache, CacheConfig, Config, Engine, Store,
     component::{Component, Linker},
@@ -186,7 +184,7 @@ fn precompiled(suite: &mut Suite) {
             let mut linker = component.linker();
             add_wasi(&mut linker).unwrap();
             let spec = SandboxSpec::<()>::new(component.link(&linker).unwrap(), large()).unwrap();
-            guests::now(spec.instantiate(())).unwrap()
+            now(spec.instantiate(())).unwrap()
         };
         suite
             .bench(&format!("precompiled_by_path/{name}"), move || {
@@ -205,14 +203,7 @@ fn precompiled(suite: &mut Suite) {
                 let engine = engine().wasmtime(Profile::Plain).unwrap();
                 made(move || {
                     let _keep = &_keep;
-                    let component = raw_by_path(engine, &path);
-                    let mut linker = Linker::<View>::new(engine);
-                    add_bare_wasi(&mut linker).unwrap();
-                    let pre = linker.instantiate_pre(&component).unwrap();
-                    let mut store = Store::new(engine, View::default());
-                    store.set_epoch_deadline(1 << 40);
-                    let instance = guests::now(pre.instantiate_async(&mut store)).unwrap();
-                    (store, instance)
+                    bare::from_file(engine, &path)
                 })
             })
             .and(&format!("precompiled_by_bytes/{name}"), move || made(move || ready(by_bytes(&for_bytes.1))));
@@ -236,25 +227,6 @@ fn by_bytes(code: &[u8]) -> airssys_wasm_engine::LoadedComponent {
     unsafe { engine().load_precompiled(code, Profile::Plain) }.unwrap()
 }
 
-#[expect(unsafe_code, reason = "precompiled code is trusted; this was compiled here")]
-fn raw_by_path(engine: &Engine, path: &std::path::Path) -> Component {
-    // SAFETY: compiled by this process into a temporary file of its own.
-    unsafe { Component::deserialize_file(engine, path) }.unwrap()
-}
-
-/// The store data of a twin that uses WASI.
-#[derive(Default)]
-struct View {
-    ctx: wasmtime_wasi::WasiCtx,
-    table: wasmtime_wasi::ResourceTable,
-}
-
-impl wasmtime_wasi::WasiView for View {
-    fn ctx(&mut self) -> wasmtime_wasi::WasiCtxView<'_> {
-        wasmtime_wasi::WasiCtxView { ctx: &mut self.ctx, table: &mut self.table }
-    }
-}
-
 fn execute_function(suite: &mut Suite) {
     suite
         .bench("execute_function", || {
@@ -268,8 +240,8 @@ fn execute_function(suite: &mut Suite) {
                 drop(sandbox);
             })
         })
-        .twin("raw", 1.3, || fresh_on(guests::raw(ADD)))
-        .twin("default", None, || fresh_on(guests::pre(guests::default_engine(), ADD)))
+        .twin("raw", 1.3, || fresh_on(bare::raw(ADD)))
+        .twin("default", None, || fresh_on(bare::pre(bare::default_engine(), ADD)))
         // Four times faster.
         .twin("seed_path", 0.25, seed_path);
 }
@@ -278,7 +250,7 @@ fn execute_function(suite: &mut Suite) {
 fn fresh_on(pre: wasmtime::component::InstancePre<()>) -> Measure {
     let index = pre.component().get_export_index(None, "add").unwrap();
     timed_async((pre, index), async |(pre, index)| {
-        let mut store = guests::store(pre.engine());
+        let mut store = bare::store(pre.engine(), ());
         let instance = pre.instantiate_async(&mut store).await.unwrap();
         let add = instance.get_typed_func::<(i32, i32), (i32,)>(&mut store, &*index).unwrap();
         assert_eq!(add.call_async(&mut store, (42, 42)).await.unwrap(), (84,));

@@ -2,32 +2,30 @@
 
 use std::time::{Duration, Instant};
 
-use airssys_wasm_benches::{
-    Measure, Suite,
-    guests::{self, engine},
-    runtime, timed, timed_async,
-};
+use crate::guests;
 use airssys_wasm_engine::Profile;
 use airssys_wasm_fixtures::{SPIN, TRAPS};
+use airssys_wasm_harness::{Measure, Suite, now, runtime, timed, timed_async};
 use airssys_wasm_isolation::{CrashKind, SandboxSpec, TrapCode};
 use airssys_wasm_limits::ResourceLimits;
+use airssys_wasm_twins::bare::{self, engine};
 use wasmtime::{Store, Trap, component::InstancePre};
 
 pub(crate) fn describe(suite: &mut Suite) {
     suite.bench("crash_handling/normal_execution/successful_execution", || succeed(guests::spec(TRAPS))).twin(
         "raw",
         None,
-        || timed_async(guests::raw(TRAPS), async |pre| drop(raw_call(pre, "ok").await)),
+        || timed_async(bare::raw(TRAPS), async |pre| drop(raw_call(pre, "ok").await)),
     );
     suite
         .bench("crash_handling/trap_detection/trap_categorization", || {
             timed_async(guests::spec(TRAPS), async |spec| trap(spec).await)
         })
-        .twin("raw", None, || timed_async(guests::raw(TRAPS), async |pre| drop(raw_trap(pre).await)));
+        .twin("raw", None, || timed_async(bare::raw(TRAPS), async |pre| drop(raw_trap(pre).await)));
     suite
         .bench("crash_handling/trap_detection/classify", || {
             let quota = guests::spec(TRAPS).quota().clone();
-            let (_store, error) = guests::now(raw_trap(&guests::raw(TRAPS)));
+            let (_store, error) = now(raw_trap(&bare::raw(TRAPS)));
             timed(move || CrashKind::of_call(&error, &quota))
         })
         .target("goal; guide: trap categorization", Duration::from_nanos(100));
@@ -41,7 +39,7 @@ pub(crate) fn describe(suite: &mut Suite) {
         })
         .target("guide", Duration::from_millis(10))
         .twin("raw", 1.3, || {
-            timed_async(guests::raw(TRAPS), async |pre| {
+            timed_async(bare::raw(TRAPS), async |pre| {
                 drop(raw_trap(pre).await);
                 drop(raw_call(pre, "ok").await);
             })
@@ -60,8 +58,8 @@ pub(crate) fn describe(suite: &mut Suite) {
         })
         .twin("raw", None, || {
             let metered = engine().wasmtime(Profile::Metered).unwrap();
-            timed_async(guests::pre(metered, SPIN), async |pre| {
-                let mut store = guests::store(pre.engine());
+            timed_async(bare::pre(metered, SPIN), async |pre| {
+                let mut store = bare::store(pre.engine(), ());
                 store.set_fuel(FUEL).unwrap();
                 let instance = pre.instantiate_async(&mut store).await.unwrap();
                 let spin = instance.get_typed_func::<(), ()>(&mut store, "spin").unwrap();
@@ -92,7 +90,7 @@ async fn trap(spec: &SandboxSpec<()>) {
 }
 
 async fn raw_call(pre: &InstancePre<()>, export: &str) -> (Store<()>, Result<(), wasmtime::Error>) {
-    let mut store = guests::store(pre.engine());
+    let mut store = bare::store(pre.engine(), ());
     let instance = pre.instantiate_async(&mut store).await.unwrap();
     let func = instance.get_typed_func::<(), ()>(&mut store, export).unwrap();
     let result = func.call_async(&mut store, ()).await;
@@ -113,7 +111,7 @@ fn cleanup(suite: &mut Suite) {
         .bench("crash_handling/resource_cleanup/cleanup_after_success", || drop_of_live(TRAPS, "ok"))
         .target("guide", Duration::from_micros(1))
         .twin("raw", None, || {
-            let pre = guests::raw(TRAPS);
+            let pre = bare::raw(TRAPS);
             dropped(move || {
                 let pre = pre.clone();
                 async move { raw_call(&pre, "ok").await.0 }
@@ -129,7 +127,7 @@ fn cleanup(suite: &mut Suite) {
             timed_async(guests::spec(TRAPS), async |spec| trap(spec).await)
         })
         .and("raw/crash_handling/resource_cleanup/trap_without_cleanup", || {
-            let pre = guests::raw(TRAPS);
+            let pre = bare::raw(TRAPS);
             let runtime = runtime();
             Box::new(move |iterations| {
                 let mut taken = Duration::ZERO;
@@ -149,7 +147,7 @@ fn cleanup(suite: &mut Suite) {
             ("guide", 1_000.0),
         )
         .and(&format!("raw/{ID}"), || {
-            let pre = guests::raw(TRAPS);
+            let pre = bare::raw(TRAPS);
             dropped(move || {
                 let pre = pre.clone();
                 async move { raw_trap(&pre).await.0 }

@@ -2,12 +2,10 @@
 
 use std::{hint::black_box, time::Duration};
 
-use airssys_wasm_benches::{
-    Measure, Suite,
-    guests::{self, config},
-    timed, timed_async,
-};
+use crate::guests;
 use airssys_wasm_fixtures::{ADD, COMPUTE, TRAPS};
+use airssys_wasm_harness::{Measure, Suite, now, timed, timed_async};
+use airssys_wasm_twins::bare::{self, config};
 use wasmtime::{
     Engine,
     component::{InstancePre, Lift, Lower},
@@ -34,9 +32,9 @@ fn minimal_overhead(suite: &mut Suite) {
             })
         })
         .target("guide: call overhead", Duration::from_nanos(100))
-        .twin("raw", 1.25, || raw_add(guests::raw(ADD)))
+        .twin("raw", 1.25, || raw_add(bare::raw(ADD)))
         // Two and a half times faster.
-        .twin("default", 0.4, || raw_add(guests::pre(guests::default_engine(), ADD)))
+        .twin("default", 0.4, || raw_add(bare::pre(bare::default_engine(), ADD)))
         .and(NATIVE, || {
             #[inline(never)]
             fn add(a: i32, b: i32) -> i32 {
@@ -49,7 +47,7 @@ fn minimal_overhead(suite: &mut Suite) {
 }
 
 fn raw_add(pre: InstancePre<()>) -> Measure {
-    let (store, add) = guests::instance::<(i32, i32), (i32,)>(&pre, "add");
+    let (store, add) = bare::instance::<(i32, i32), (i32,)>(&pre, "add");
     timed_async((store, add), async |(store, add)| {
         assert_eq!(add.call_async(&mut *store, (black_box(42), black_box(42))).await.unwrap(), (84,));
     })
@@ -77,7 +75,7 @@ where
     (u32,): Lower,
     (R,): wasmtime::component::ComponentNamedList + Lift,
 {
-    let (mut store, func) = guests::instance::<(u32,), (R,)>(pre, export);
+    let (mut store, func) = bare::instance::<(u32,), (R,)>(pre, export);
     if store.engine().get_consume_fuel() {
         store.set_fuel(u64::MAX).expect("metered");
     }
@@ -98,13 +96,13 @@ fn compute(suite: &mut Suite) {
     for (n, expected) in [(10, 55_u64), (20, 6_765), (30, 832_040)] {
         suite
             .bench(&format!("execution/compute_heavy/fib_{n}"), move || called("fib", n, expected))
-            .twin("raw", None, move || raw_called(&guests::raw(COMPUTE), "fib", n, expected))
+            .twin("raw", None, move || raw_called(&bare::raw(COMPUTE), "fib", n, expected))
             .twin("native", None, move || timed(move || assert_eq!(fib(black_box(n)), expected)));
     }
     const VALUES: u32 = 10_000;
     suite
         .bench("execution/memory_intensive/fill_memory", || called("fill", VALUES, VALUES - 1))
-        .twin("raw", None, || raw_called(&guests::raw(COMPUTE), "fill", VALUES, VALUES - 1))
+        .twin("raw", None, || raw_called(&bare::raw(COMPUTE), "fill", VALUES, VALUES - 1))
         .twin("native", None, || {
             let mut values = vec![0_u32; VALUES as usize];
             timed(move || {
@@ -142,17 +140,17 @@ fn cost_of_limits(suite: &mut Suite) {
         ];
         let id = |kind: &str| format!("execution/limits/{guest}/{kind}");
         let measure = move |epoch, fuel, signals| -> Measure {
-            let pre = guests::pre(&engine_with(epoch, fuel, signals), COMPUTE);
+            let pre = bare::pre(&engine_with(epoch, fuel, signals), COMPUTE);
             match expected {
                 Some(expected) => raw_called(&pre, guest, STEPS, expected),
                 // What it gives depends on what it found in memory.
                 None => {
-                    let (mut store, scatter) = guests::instance::<(u32,), (u32,)>(&pre, guest);
+                    let (mut store, scatter) = bare::instance::<(u32,), (u32,)>(&pre, guest);
                     if fuel {
                         store.set_fuel(u64::MAX).expect("metered");
                     }
-                    let first = guests::now(scatter.call_async(&mut store, (STEPS,))).unwrap();
-                    let second = guests::now(scatter.call_async(&mut store, (STEPS,))).unwrap();
+                    let first = now(scatter.call_async(&mut store, (STEPS,))).unwrap();
+                    let second = now(scatter.call_async(&mut store, (STEPS,))).unwrap();
                     assert_ne!(first, second, "memory is kept");
                     timed_async((store, scatter), async |(store, scatter)| {
                         scatter.call_async(&mut *store, (black_box(STEPS),)).await.unwrap()
@@ -171,10 +169,10 @@ fn cost_of_limits(suite: &mut Suite) {
 /// What a trap costs on a bare engine, with and without signals.
 fn traps(suite: &mut Suite) {
     let trap = |signals| -> Measure {
-        let pre = guests::pre(&engine_with(true, false, signals), TRAPS);
+        let pre = bare::pre(&engine_with(true, false, signals), TRAPS);
         let index = pre.component().get_export_index(None, "divide-by-zero").expect("the export");
         timed_async((pre, index), async |(pre, index)| {
-            let mut store = guests::store(pre.engine());
+            let mut store = bare::store(pre.engine(), ());
             let instance = pre.instantiate_async(&mut store).await.unwrap();
             let divide = instance.get_typed_func::<(), ()>(&mut store, &*index).unwrap();
             divide.call_async(&mut store, ()).await.unwrap_err();

@@ -1,14 +1,12 @@
 //! Instantiation: from nothing, from an engine, by code size, and from a linked component.
 
-use airssys_wasm_benches::{
-    Measure, Reading, Suite,
-    guests::{self, binary, config, engine},
-    timed_async,
-};
+use crate::guests;
 use airssys_wasm_engine::{EngineConfig, Profile, WasmEngine};
 use airssys_wasm_fixtures::{ADD, MINIMAL, with_code};
+use airssys_wasm_harness::{Measure, Reading, Suite, timed_async};
 use airssys_wasm_isolation::SandboxSpec;
 use airssys_wasm_measurements::stats::quantile;
+use airssys_wasm_twins::bare::{self, binary, config, engine};
 use std::{
     sync::{
         Arc,
@@ -52,8 +50,8 @@ pub(crate) fn describe(suite: &mut Suite) {
             timed_async(guests::spec(MINIMAL), async |spec| drop(spec.instantiate(()).await.unwrap()))
         })
         .twin("raw", None, || {
-            timed_async(guests::raw(MINIMAL), async |pre| {
-                let mut store = guests::store(pre.engine());
+            timed_async(bare::raw(MINIMAL), async |pre| {
+                let mut store = bare::store(pre.engine(), ());
                 pre.instantiate_async(&mut store).await.unwrap();
             })
         });
@@ -81,7 +79,7 @@ async fn from_bytes(engine: &WasmEngine, bytes: &[u8], expected: i32) {
 async fn raw_from_bytes(engine: &Engine, bytes: &[u8], expected: i32) {
     let component = Component::new(engine, bytes).unwrap();
     let pre = Linker::new(engine).instantiate_pre(&component).unwrap();
-    let mut store = guests::store(engine);
+    let mut store = bare::store(engine, ());
     let instance = pre.instantiate_async(&mut store).await.unwrap();
     let run = instance.get_typed_func::<(), (i32,)>(&mut store, "run").unwrap();
     assert_eq!(run.call_async(&mut store, ()).await.unwrap(), (expected,));

@@ -8,16 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use airssys_wasm_benches::{
-    Measure, Reading, Suite,
-    guests::{self, engine},
-    runtime, timed_async,
-};
+use crate::guests;
 use airssys_wasm_engine::Profile;
 use airssys_wasm_fixtures::GIVES_WAY;
+use airssys_wasm_harness::{Measure, Reading, Suite, now, runtime, timed_async};
 use airssys_wasm_isolation::{Sandbox, SandboxSpec, TypedExport};
 use airssys_wasm_limits::ResourceLimits;
 use airssys_wasm_measurements::process::thread_time;
+use airssys_wasm_twins::bare::{self, engine};
 use anyhow::Context;
 use tokio::task::{LocalSet, yield_now};
 use wasmtime::component::{Component, Linker};
@@ -31,7 +29,7 @@ pub(crate) fn describe(suite: &mut Suite) {
 type Run = (u32, u32, u32);
 
 fn spec() -> SandboxSpec<()> {
-    let component = engine().load_blocking(&guests::binary(GIVES_WAY), Profile::Plain).unwrap();
+    let component = engine().load_blocking(&bare::binary(GIVES_WAY), Profile::Plain).unwrap();
     let mut linker = component.linker();
     linker
         .root()
@@ -62,7 +60,7 @@ fn waiting(suite: &mut Suite) {
 }
 
 fn ours(rounds: u32) -> Measure {
-    let (sandbox, run) = guests::now(sandbox(&spec()));
+    let (sandbox, run) = now(sandbox(&spec()));
     timed_async((Some(sandbox), run), async move |(sandbox, run)| {
         let live = sandbox.take().expect("put back below");
         *sandbox = Some(live.call(run, (rounds, 0, 0)).await.unwrap().1);
@@ -81,8 +79,8 @@ fn raw(rounds: u32) -> Measure {
             })
         })
         .unwrap();
-    let pre = linker.instantiate_pre(&Component::new(engine, guests::binary(GIVES_WAY)).unwrap()).unwrap();
-    let (store, run) = guests::instance::<Run, ()>(&pre, "run");
+    let pre = linker.instantiate_pre(&Component::new(engine, bare::binary(GIVES_WAY)).unwrap()).unwrap();
+    let (store, run) = bare::instance::<Run, ()>(&pre, "run");
     timed_async((store, run), async move |(store, run)| {
         run.call_async(&mut *store, (rounds, 0, 0)).await.unwrap();
     })
@@ -157,7 +155,7 @@ impl Charged {
 fn turns_in_a_millisecond() -> f64 {
     const TURNS: u32 = 100_000;
     let spec = spec();
-    guests::now(async {
+    now(async {
         let (mut live, run) = sandbox(&spec).await;
         let mut fastest = Duration::MAX;
         for _ in 0..200 {

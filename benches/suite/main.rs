@@ -6,17 +6,19 @@ mod actor;
 mod component_loading;
 mod crash_handling;
 mod execution;
+mod guests;
 mod instantiation;
 mod limits;
 mod memory;
 mod routing;
 
 fn main() -> anyhow::Result<()> {
+    airssys_wasm_engine::compiler_hook();
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     if let Some(done) = memory::probe(&arguments).or_else(|| actor::probe(&arguments)) {
         return done;
     }
-    airssys_wasm_benches::main(|suite| {
+    airssys_wasm_harness::main(|suite| {
         component_loading::describe(suite);
         instantiation::describe(suite);
         execution::describe(suite);

@@ -5,15 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use airssys_wasm_benches::{
-    Measure, Reading, Suite,
-    guests::{self, engine},
-    runtime, timed_async,
-};
+use crate::guests;
 use airssys_wasm_engine::{EngineConfig, Profile, WasmEngine};
 use airssys_wasm_fixtures::{GROW, MINIMAL, with_memory};
+use airssys_wasm_harness::{Measure, Reading, Suite, now, runtime, timed_async};
 use airssys_wasm_isolation::{Sandbox, SandboxSpec};
 use airssys_wasm_measurements::{Kind, process};
+use airssys_wasm_twins::bare::{self, engine};
 use anyhow::Context;
 use wasmtime::{Store, component::InstancePre};
 
@@ -23,14 +21,14 @@ pub(crate) fn describe(suite: &mut Suite) {
             .bench(&format!("memory/footprint/{name}"), move || {
                 timed_async(guests::spec(&with_memory(pages)), async |spec| one(spec).await)
             })
-            .twin("raw", None, move || timed_async(guests::raw(&with_memory(pages)), async |pre| raw_one(pre).await));
+            .twin("raw", None, move || timed_async(bare::raw(&with_memory(pages)), async |pre| raw_one(pre).await));
     }
     for n in [1, 10, 50] {
         suite
             .bench(&format!("memory/scaling/{n}_components"), move || {
                 concurrently(n, guests::spec(MINIMAL), |spec| async move { one(&spec).await })
             })
-            .twin("raw", None, move || concurrently(n, guests::raw(MINIMAL), |pre| async move { raw_one(&pre).await }));
+            .twin("raw", None, move || concurrently(n, bare::raw(MINIMAL), |pre| async move { raw_one(&pre).await }));
     }
     for n in [1, 5, 10, 25, 50] {
         suite
@@ -43,7 +41,7 @@ pub(crate) fn describe(suite: &mut Suite) {
                 })
             })
             .twin("raw", None, move || {
-                timed_async(guests::raw(MINIMAL), async move |pre| {
+                timed_async(bare::raw(MINIMAL), async move |pre| {
                     let mut live = Vec::with_capacity(n);
                     for _ in 0..n {
                         live.push(raw_one(pre).await);
@@ -66,7 +64,7 @@ async fn one(spec: &SandboxSpec<()>) -> Sandbox<()> {
 }
 
 async fn raw_one(pre: &InstancePre<()>) -> Store<()> {
-    let mut store = guests::store(pre.engine());
+    let mut store = bare::store(pre.engine(), ());
     let instance = pre.instantiate_async(&mut store).await.unwrap();
     let run = instance.get_typed_func::<(), (i32,)>(&mut store, "run").unwrap();
     assert_eq!(run.call_async(&mut store, ()).await.unwrap(), (42,));
@@ -137,7 +135,7 @@ fn growth(suite: &mut Suite) {
         struct Data(Option<airssys_wasm_limits::Meter>);
         let pre_of = || {
             let engine = engine().wasmtime(Profile::Plain).unwrap();
-            let component = wasmtime::component::Component::new(engine, guests::binary(GROW)).unwrap();
+            let component = wasmtime::component::Component::new(engine, bare::binary(GROW)).unwrap();
             wasmtime::component::Linker::<Data>::new(engine).instantiate_pre(&component).unwrap()
         };
         let pre = pre_of();
@@ -221,7 +219,7 @@ fn live_components(live: usize) -> anyhow::Result<()> {
     let engine = WasmEngine::new(config)?;
     let template = guests::template(&engine, MINIMAL, Profile::Plain);
     let spec = SandboxSpec::new(template, guests::limits())?;
-    guests::now(async {
+    now(async {
         // What the first call of all needs once is not the components'.
         drop(one(&spec).await);
         let mut sandboxes = Vec::with_capacity(live);

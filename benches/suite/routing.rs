@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use airssys_wasm_benches::{Measure, Suite, timed};
+use airssys_wasm_harness::{Measure, Suite, timed};
 use airssys_wasm_registry::{
     ComponentId, ComponentRegistry, Load, MessageBroker, MessageEnvelope, MessageRouter, Refusal, Sink, Subscription,
     Topic, TopicPattern, Undelivered, WhenFull,
@@ -445,7 +445,7 @@ fn publish(suite: &mut Suite) {
                 .chain(also)
                 .map(|pattern| broker.subscribe(&pattern, Arc::new(Nowhere), WhenFull::Error))
                 .collect();
-            airssys_wasm_benches::timed_async((broker, topic, subscriptions), async move |(broker, topic, _)| {
+            airssys_wasm_harness::timed_async((broker, topic, subscriptions), async move |(broker, topic, _)| {
                 assert_eq!(broker.publish(topic, message()).await.delivered, subscribers);
             })
         });

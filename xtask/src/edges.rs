@@ -57,7 +57,7 @@ const SMALL: &[&str] = &["clap", "clap_builder", "wasm-encoder", "zerocopy"];
 fn the_benchmarks_and_the_stress_programs_share_one_build_of_what_they_depend_on() {
     let features = |package: &str| {
         let output = Command::new(env!("CARGO"))
-            .args(["tree", "--offline", "--package", package, "--edges", "normal,build"])
+            .args(["tree", "--offline", "--package", package, "--edges", "normal,build,dev"])
             .args(["--prefix", "none", "--no-dedupe", "--format", "{p} {f}"])
             .current_dir(crate::workspace::root())
             .output()

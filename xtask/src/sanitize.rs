@@ -9,7 +9,7 @@ use crate::{fuzz::nightly, interrupt, workspace::target_folder};
 pub(crate) struct Args {}
 
 /// The crates with `unsafe` in their sources: native code that is loaded, and an allocator that counts.
-const PACKAGES: [&str; 2] = ["airssys-wasm-engine", "airssys-wasm-benches"];
+const PACKAGES: [&str; 2] = ["airssys-wasm-engine", "airssys-wasm-harness"];
 /// Named, so that what builds the others is built without the sanitizer.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 

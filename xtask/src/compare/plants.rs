@@ -428,7 +428,7 @@ const SET_3: &[Plant] = &[
 /// Code that never runs, in every layer: all that comes after it lies elsewhere.
 pub(super) const NOTHING: &[Edit] = &[
     Edit {
-        file: "benches/src/harness/run.rs",
+        file: "benches/harness/src/run.rs",
         from: "    let mut suite = Suite::default();",
         to: "    if std::hint::black_box(false) {\n        \
              std::env::args().for_each(|argument| println!(\"{argument:?} {}\", argument.to_lowercase()));\n    }\n    \

@@ -1,25 +1,19 @@
-//! Guests ready to run: in a sandbox, and on bare wasmtime for the twins.
+//! Guests on bare wasmtime.
 
-use std::{
-    borrow::Cow,
-    sync::{LazyLock, atomic::Ordering},
-};
+use std::{borrow::Cow, path::Path, sync::LazyLock};
 
-use airssys_wasm_engine::{ComponentTemplate, EngineConfig, PoolConfig, Profile, WasmEngine};
-use airssys_wasm_isolation::{HostState, Sandbox, SandboxSpec};
-use airssys_wasm_limits::{ByteSize, ResourceLimits};
+use airssys_wasm_engine::{EngineConfig, PoolConfig, Profile, WasmEngine, add_bare_wasi, wasmtime_wasi};
+use airssys_wasm_harness::{few, now};
 use wasmtime::{
     Config, Engine, Store,
     component::{Component, ComponentNamedList, InstancePre, Lift, Linker, Lower, TypedFunc},
 };
 
-use crate::harness::{FEW, runtime};
-
-/// The engine that the benchmarks share, with everything as it is by default.
+/// The engine that the benchmarks share, with everything as it is by default. The twins run on its wasmtime.
 pub fn engine() -> &'static WasmEngine {
     static ENGINE: LazyLock<WasmEngine> = LazyLock::new(|| {
         let mut config = EngineConfig::default().compile_in_process();
-        if FEW.load(Ordering::Relaxed) {
+        if few() {
             // Twelve memories of 4 GiB.
             let (core_instances, tables_per_component) = (12, 8);
             config.pool = Some(PoolConfig { core_instances, tables_per_component, ..PoolConfig::for_components(8) });
@@ -27,6 +21,10 @@ pub fn engine() -> &'static WasmEngine {
         WasmEngine::new(config).expect("an engine")
     });
     &ENGINE
+}
+
+fn bare_engine() -> &'static Engine {
+    engine().wasmtime(Profile::Plain).expect("made with the engine")
 }
 
 /// wasmtime as it is by default, with its `component-model-async` feature on.
@@ -37,7 +35,7 @@ pub fn default_engine() -> &'static Engine {
 
 /// The configuration of the bare engine in [`engine`], to be varied.
 pub fn config() -> Config {
-    engine().wasmtime(Profile::Plain).expect("made with the engine").config().clone()
+    bare_engine().config().clone()
 }
 
 /// A guest's binary form.
@@ -48,22 +46,6 @@ pub fn binary(component: impl AsRef<[u8]>) -> Vec<u8> {
     }
 }
 
-/// The limits that sandboxes of the benchmarks run under: all of them on.
-pub fn limits() -> ResourceLimits {
-    ResourceLimits::with_memory(ByteSize::mib(64))
-}
-
-/// A guest without imports, linked.
-pub fn template(engine: &WasmEngine, component: &str, profile: Profile) -> ComponentTemplate<HostState<()>> {
-    let component = engine.load_blocking(&binary(component), profile).expect("a valid fixture");
-    component.link(&component.linker()).expect("no imports")
-}
-
-/// A guest without imports, to make sandboxes from.
-pub fn spec(component: &str) -> SandboxSpec<()> {
-    SandboxSpec::new(template(engine(), component, Profile::Plain), limits()).expect("limits that fit")
-}
-
 /// A guest without imports on a bare engine.
 pub fn pre(engine: &Engine, component: &str) -> InstancePre<()> {
     let component = Component::new(engine, binary(component)).expect("a valid fixture");
@@ -72,31 +54,14 @@ pub fn pre(engine: &Engine, component: &str) -> InstancePre<()> {
 
 /// The bare engine of [`engine`], and a guest on it.
 pub fn raw(component: &str) -> InstancePre<()> {
-    pre(engine().wasmtime(Profile::Plain).expect("made with the engine"), component)
+    pre(bare_engine(), component)
 }
 
 /// A store for a bare engine with a deadline far away, where epochs are on.
-pub fn store(engine: &Engine) -> Store<()> {
-    let mut store = Store::new(engine, ());
+pub fn store<T: 'static>(engine: &Engine, data: T) -> Store<T> {
+    let mut store = Store::new(engine, data);
     store.set_epoch_deadline(1 << 40);
     store
-}
-
-/// Waits for what does not wait.
-pub fn now<R>(future: impl Future<Output = R>) -> R {
-    runtime().block_on(future)
-}
-
-/// A live sandbox and a handle on one of its functions.
-pub fn sandbox<P, R>(component: &str, export: &str) -> (Sandbox<()>, airssys_wasm_isolation::TypedExport<P, R>)
-where
-    P: ComponentNamedList + Lower,
-    R: ComponentNamedList + Lift,
-{
-    let spec = spec(component);
-    let mut sandbox = now(spec.instantiate(())).expect("a sandbox");
-    let export = sandbox.typed(&spec.export(export).expect("the export")).expect("its type");
-    (sandbox, export)
 }
 
 /// A live instance on a bare engine and one of its functions.
@@ -105,8 +70,37 @@ where
     P: ComponentNamedList + Lower,
     R: ComponentNamedList + Lift,
 {
-    let mut store = store(pre.engine());
+    let mut store = store(pre.engine(), ());
     let instance = now(pre.instantiate_async(&mut store)).expect("an instance");
     let func = instance.get_typed_func(&mut store, export).expect("the export");
     (store, func)
+}
+
+/// An instance that imports WASI, in its store.
+pub struct WithWasi(#[expect(dead_code, reason = "it is made and dropped, and nobody calls it")] Store<View>);
+
+/// The store data of a guest that uses WASI.
+#[derive(Default)]
+struct View {
+    ctx: wasmtime_wasi::WasiCtx,
+    table: wasmtime_wasi::ResourceTable,
+}
+
+impl wasmtime_wasi::WasiView for View {
+    fn ctx(&mut self) -> wasmtime_wasi::WasiCtxView<'_> {
+        wasmtime_wasi::WasiCtxView { ctx: &mut self.ctx, table: &mut self.table }
+    }
+}
+
+/// From precompiled code in a file to an instance.
+#[expect(unsafe_code, reason = "precompiled code is trusted; the benchmark compiled it")]
+pub fn from_file(engine: &Engine, path: &Path) -> WithWasi {
+    // SAFETY: compiled by this process into a temporary file of its own.
+    let component = unsafe { Component::deserialize_file(engine, path) }.expect("code of this engine");
+    let mut linker = Linker::<View>::new(engine);
+    add_bare_wasi(&mut linker).expect("nothing is defined yet");
+    let pre = linker.instantiate_pre(&component).expect("WASI is all that it imports");
+    let mut store = store(engine, View::default());
+    now(pre.instantiate_async(&mut store)).expect("an instance");
+    WithWasi(store)
 }

@@ -1,23 +1,21 @@
-//! Benchmarks with their twins: how they are described, and how Criterion runs them.
-
-mod baton;
-mod run;
+//! How benchmarks and their twins are described.
 
 use std::{
-    sync::atomic::AtomicBool,
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
 use airssys_wasm_measurements::{Difference, Kind, Limit, RatioOf};
 use anyhow::Result;
-use criterion::Criterion;
 use tokio::runtime::Runtime;
 
-pub use run::main;
+pub(crate) static FEW: AtomicBool = AtomicBool::new(false);
 
 /// Whether there is to be room for few components only: a tool that counts instructions has not the address space for
 /// many.
-pub(crate) static FEW: AtomicBool = AtomicBool::new(false);
+pub fn few() -> bool {
+    FEW.load(Ordering::Relaxed)
+}
 
 /// Runs this many iterations and says how long they took, set-up left out.
 pub type Measure = Box<dyn FnMut(u64) -> Duration>;
@@ -25,18 +23,18 @@ pub type Measure = Box<dyn FnMut(u64) -> Duration>;
 /// Reads a figure.
 pub type Sample = Box<dyn FnMut() -> Result<f64>>;
 
-type MakeSample = Box<dyn FnOnce() -> Sample>;
+pub(crate) type MakeSample = Box<dyn FnOnce() -> Sample>;
 
 /// Reads figures, told whether to be quick.
-type Read = Box<dyn FnOnce(bool) -> Result<Vec<Reading>>>;
+pub(crate) type Read = Box<dyn FnOnce(bool) -> Result<Vec<Reading>>>;
 
 /// The benchmarks of one category.
 #[derive(Default)]
 pub struct Suite {
-    groups: Vec<Group>,
-    readings: Vec<(String, Read)>,
-    samples: Vec<(String, Kind, MakeSample)>,
-    skipped: Vec<String>,
+    pub(crate) groups: Vec<Group>,
+    pub(crate) readings: Vec<(String, Read)>,
+    pub(crate) samples: Vec<(String, Kind, MakeSample)>,
+    pub(crate) skipped: Vec<String>,
 }
 
 /// A figure that is read once rather than timed.
@@ -54,15 +52,15 @@ pub struct Reading {
 /// Benchmarks that are measured in turns, so that drift of the machine hits all of them.
 #[derive(Default)]
 pub struct Group {
-    variants: Vec<Variant>,
-    ratios: Vec<RatioOf>,
-    limits: Vec<Limit>,
-    differences: Vec<Difference>,
+    pub(crate) variants: Vec<Variant>,
+    pub(crate) ratios: Vec<RatioOf>,
+    pub(crate) limits: Vec<Limit>,
+    pub(crate) differences: Vec<Difference>,
 }
 
-struct Variant {
-    id: String,
-    make: Box<dyn FnOnce() -> Measure>,
+pub(crate) struct Variant {
+    pub(crate) id: String,
+    pub(crate) make: Box<dyn FnOnce() -> Measure>,
 }
 
 impl Suite {
@@ -90,7 +88,7 @@ impl Suite {
 }
 
 impl Group {
-    fn subject(&self) -> &str {
+    pub(crate) fn subject(&self) -> &str {
         &self.variants[0].id
     }
 
@@ -175,6 +173,11 @@ pub fn timed_async<S: 'static, R>(mut state: S, mut run: impl AsyncFnMut(&mut S)
     })
 }
 
+/// Waits for what does not wait.
+pub fn now<R>(future: impl Future<Output = R>) -> R {
+    runtime().block_on(future)
+}
+
 /// The runtime that benchmarks run on: one worker, with timers.
 ///
 /// # Panics
@@ -182,24 +185,4 @@ pub fn timed_async<S: 'static, R>(mut state: S, mut run: impl AsyncFnMut(&mut S)
 /// When the system has none to give.
 pub fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime")
-}
-
-impl Suite {
-    fn by_criterion(self) {
-        // As few as the guide has them, and shorter, unless the command line says otherwise.
-        let mut criterion = Criterion::default()
-            .sample_size(30)
-            .measurement_time(Duration::from_secs(2))
-            .warm_up_time(Duration::from_millis(500))
-            .configure_from_args();
-        for variant in self.groups.into_iter().flat_map(|group| group.variants) {
-            let mut make = Some(variant.make);
-            let mut measure = None;
-            criterion.bench_function(&variant.id, |bencher| {
-                let measure = measure.get_or_insert_with(|| make.take().expect("made once")());
-                bencher.iter_custom(measure);
-            });
-        }
-        criterion.final_summary();
-    }
 }

@@ -15,10 +15,14 @@ use airssys_wasm_measurements::{
     stats::SplitMix,
 };
 use anyhow::{Context, Result, bail, ensure};
+use criterion::Criterion;
 use serde::Serialize;
 
-use super::{FEW, Group, MakeSample, Measure, Sample, Suite, Variant, baton::Baton};
-use crate::allocations;
+use crate::{
+    allocations,
+    baton::Baton,
+    suite::{FEW, Group, MakeSample, Measure, Sample, Suite, Variant},
+};
 
 /// What xtask asks for. Anything else is Criterion's command line.
 enum Task {
@@ -59,13 +63,12 @@ impl Task {
     }
 }
 
-/// The entry point of a benchmark file: Criterion's command line, or xtask's.
+/// The entry point of a benchmark program: Criterion's command line, or xtask's.
 ///
 /// # Errors
 ///
 /// When a file cannot be read or written, and when a figure cannot be read.
 pub fn main(describe: fn(&mut Suite)) -> Result<()> {
-    airssys_wasm_engine::compiler_hook();
     let mut suite = Suite::default();
     describe(&mut suite);
     match Task::of(std::env::args().skip(1))? {
@@ -112,6 +115,26 @@ fn write(path: &Path, what: &impl Serialize) -> Result<()> {
 #[inline(never)]
 fn counted(measure: &mut Measure, iterations: u64) {
     black_box(measure(iterations));
+}
+
+impl Suite {
+    fn by_criterion(self) {
+        // As few as the guide has them, and shorter, unless the command line says otherwise.
+        let mut criterion = Criterion::default()
+            .sample_size(30)
+            .measurement_time(Duration::from_secs(2))
+            .warm_up_time(Duration::from_millis(500))
+            .configure_from_args();
+        for variant in self.groups.into_iter().flat_map(|group| group.variants) {
+            let mut make = Some(variant.make);
+            let mut measure = None;
+            criterion.bench_function(&variant.id, |bencher| {
+                let measure = measure.get_or_insert_with(|| make.take().expect("made once")());
+                bencher.iter_custom(measure);
+            });
+        }
+        criterion.final_summary();
+    }
 }
 
 impl Suite {
