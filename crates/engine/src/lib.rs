@@ -57,7 +57,7 @@ pub use config::{
 };
 pub use describe::describe_func;
 pub use engine::WasmEngine;
-pub use engine::component::{Allocation, ComponentTemplate, Export, LoadedComponent, Origin};
+pub use engine::component::{Allocation, ComponentTemplate, Export, LoadedComponent, Origin, Place, PoolFull};
 pub use error::{
     CacheError, CompilerEnd, EngineError, ExportError, LinkError, LoadError, MissingImport, panic_message, shown,
 };

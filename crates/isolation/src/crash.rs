@@ -150,6 +150,9 @@ pub enum CrashKind {
         /// What wasmtime says.
         message: String,
     },
+    /// The guest trapped in a [`call_with`](crate::Sandbox::call_with) whose closure did not pass the error on.
+    #[error("the guest crashed, and the closure that called it did not pass the error on")]
+    Swallowed,
     /// The caller cancelled the call.
     #[error("the call was cancelled")]
     Cancelled,
@@ -218,6 +221,8 @@ pub struct Frame {
 pub(crate) enum Phase {
     Instantiating,
     Calling,
+    /// By a closure of the embedder's, which may fail for reasons of its own.
+    CallingWith,
 }
 
 impl Crash {
@@ -237,7 +242,7 @@ impl Crash {
         crash
     }
 
-    fn new(kind: CrashKind, export: Option<&str>, usage: Usage) -> Self {
+    pub(crate) fn new(kind: CrashKind, export: Option<&str>, usage: Usage) -> Self {
         Self(Box::new(Inner {
             kind,
             export: export.map(str::to_owned),
@@ -347,6 +352,10 @@ impl CrashKind {
         Self::HostPanic { message: text_of(&panic_message(payload)).0 }
     }
 
+    pub(crate) fn refused(error: &wasmtime::Error) -> Self {
+        Self::Refused { message: text_of(error).0 }
+    }
+
     /// The message in it, if there is one.
     fn text(&self) -> &str {
         match self {
@@ -373,6 +382,7 @@ impl CrashKind {
         // wasmtime attaches a backtrace to what happens below wasm frames: only the host can fail there without a trap.
         let kind = match phase {
             _ if error.is::<WasmBacktrace>() => Self::HostCall { message },
+            Phase::CallingWith => Self::HostCall { message },
             Phase::Calling => Self::BadValue { message },
             Phase::Instantiating => Self::Refused { message },
         };

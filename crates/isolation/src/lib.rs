@@ -45,6 +45,7 @@ mod demangle;
 mod host;
 mod link;
 mod manifest;
+mod probe;
 mod sandbox;
 mod wasi;
 

@@ -3,9 +3,9 @@
 use std::{fmt, sync::Arc, time::Instant};
 
 use airssys_wasm_engine::{
-    ComponentTemplate, Export, ExportError,
+    ComponentTemplate, Export, ExportError, Place,
     wasmtime::{
-        self, PoolConcurrencyLimitError, Store,
+        self, AsContextMut, PoolConcurrencyLimitError, Store, StoreContextMut,
         component::{ComponentNamedList, Func, Instance, Lift, Lower, TypedFunc, Val, types::Type},
     },
 };
@@ -14,7 +14,12 @@ use airssys_wasm_limits::{
     begin_call, guard, install,
 };
 
-use crate::{Crash, FileJobs, HostState, WasiError, WasiGrants, crash::Phase, wasi::Tail};
+use crate::{
+    Crash, CrashKind, FileJobs, HostState, WasiError, WasiGrants,
+    crash::Phase,
+    probe::{Probe, Probes},
+    wasi::Tail,
+};
 
 /// A linked component with its limits and grants, from which sandboxes are made. Cheap to clone.
 pub struct SandboxSpec<U: 'static>(Arc<Spec<U>>);
@@ -28,6 +33,7 @@ struct Spec<U: 'static> {
     jobs: FileJobs,
     budget: Option<MemoryBudget>,
     measure_time: bool,
+    probes: Probes<HostState<U>>,
 }
 
 impl<U> Clone for SandboxSpec<U> {
@@ -46,6 +52,7 @@ impl<U> Clone for Spec<U> {
             jobs: self.jobs.clone(),
             budget: self.budget.clone(),
             measure_time: self.measure_time,
+            probes: self.probes.clone(),
         }
     }
 }
@@ -83,8 +90,16 @@ impl<U: Send + 'static> SandboxSpec<U> {
     /// When the limits do not go together with the component or its engine.
     pub fn new(template: ComponentTemplate<HostState<U>>, limits: ResourceLimits) -> Result<Self, QuotaError> {
         let quota = Quota::new(limits, template.loaded())?;
-        let jobs = FileJobs::default();
-        Ok(Self(Arc::new(Spec { template, quota, name: None, grants: None, jobs, budget: None, measure_time: false })))
+        Ok(Self(Arc::new(Spec {
+            template,
+            quota,
+            name: None,
+            grants: None,
+            jobs: FileJobs::default(),
+            budget: None,
+            measure_time: false,
+            probes: Probes::default(),
+        })))
     }
 
     /// With these grants. They do nothing for a component that does not import WASI.
@@ -175,18 +190,27 @@ impl<U: Send + 'static> SandboxSpec<U> {
         ext: U,
         cancel: Option<&CancellationToken>,
     ) -> Result<Sandbox<U>, InstantiateError> {
-        let Spec { template, quota, name, grants, jobs, budget, measure_time } = &*self.0;
+        let Spec { template, quota, name, grants, jobs, budget, measure_time, probes } = &*self.0;
         let meter = Meter::new(quota.clone(), budget.as_ref());
         let guarded = Guarded::by(&meter);
+        let place =
+            template.loaded().place().map_err(|full| InstantiateError::PoolExhausted { source: full.into() })?;
         let state = HostState::new(meter, name.as_ref(), grants.as_ref(), jobs, ext).await?;
         let mut store = Store::new(template.loaded().wasmtime(), state);
         install(&mut store);
         begin_call(&mut store, CallPhase::Init);
         let instantiating = template.pre().instantiate_async(&mut store);
         match guard(instantiating, cancel, &guarded).await {
-            Ok(Ok(instance)) => {
-                Ok(Sandbox(Box::new(Live { store, instance, guarded, measure_time: *measure_time, elapsed_ns: None })))
-            }
+            Ok(Ok(instance)) => Ok(Sandbox(Box::new(Live {
+                store,
+                instance,
+                guarded,
+                measure_time: *measure_time,
+                elapsed_ns: None,
+                probes: probes.clone(),
+                probe: None,
+                _place: place,
+            }))),
             Ok(Err(error)) if error.is::<PoolConcurrencyLimitError>() => {
                 Err(InstantiateError::PoolExhausted { source: error })
             }
@@ -215,6 +239,11 @@ struct Live<U: 'static> {
     guarded: Guarded,
     measure_time: bool,
     elapsed_ns: Option<u64>,
+    probes: Probes<HostState<U>>,
+    /// Since the first [`Sandbox::call_with`].
+    probe: Option<Probe>,
+    /// Given back after the store is.
+    _place: Option<Place>,
 }
 
 /// An exported function of one sandbox whose type was checked.
@@ -407,7 +436,7 @@ impl<U: Send + 'static> Sandbox<U> {
     {
         let started = self.begin(phase);
         let outcome = guard(export.func.call_async(&mut self.0.store, params), cancel, &self.0.guarded).await;
-        self.end(started, &export.name, outcome)
+        self.end(started, &export.name, Phase::Calling, outcome)
     }
 
     /// Calls the guest with values whose types are known at run time only.
@@ -419,9 +448,32 @@ impl<U: Send + 'static> Sandbox<U> {
     ///
     /// [`DynamicCallError::Arguments`], which gives the sandbox back, or [`DynamicCallError::Crash`].
     pub async fn call_dynamic(
+        self,
+        export: &DynamicExport,
+        params: &[Val],
+    ) -> Result<(Vec<Val>, Self), DynamicCallError<U>> {
+        self.call_dynamic_inner(export, params, None).await
+    }
+
+    /// [`call_dynamic`](Self::call_dynamic), ended when the token is cancelled, as [`call_until`](Self::call_until).
+    ///
+    /// # Errors
+    ///
+    /// [`DynamicCallError`].
+    pub async fn call_dynamic_until(
+        self,
+        export: &DynamicExport,
+        params: &[Val],
+        cancel: &CancellationToken,
+    ) -> Result<(Vec<Val>, Self), DynamicCallError<U>> {
+        self.call_dynamic_inner(export, params, Some(cancel)).await
+    }
+
+    async fn call_dynamic_inner(
         mut self,
         export: &DynamicExport,
         params: &[Val],
+        cancel: Option<&CancellationToken>,
     ) -> Result<(Vec<Val>, Self), DynamicCallError<U>> {
         if let Err(error) = check_arguments(&export.params, params) {
             return Err(DynamicCallError::Arguments { error, sandbox: self });
@@ -429,8 +481,111 @@ impl<U: Send + 'static> Sandbox<U> {
         let started = self.begin(CallPhase::Message);
         let mut results = vec![Val::Bool(false); export.results];
         let call = export.func.call_async(&mut self.0.store, params, &mut results);
-        let outcome = guard(call, None, &self.0.guarded).await.map(|result| result.map(|()| results));
-        self.end(started, &export.name, outcome).map_err(DynamicCallError::Crash)
+        let outcome = guard(call, cancel, &self.0.guarded).await.map(|result| result.map(|()| results));
+        self.end(started, &export.name, Phase::Calling, outcome).map_err(DynamicCallError::Crash)
+    }
+
+    /// One call in which a closure does with the instance what it likes, under the limits of one call: what
+    /// [`bindgen!`](wasmtime::component::bindgen) generates works in it, for exports and for resources. Fastest is
+    /// [`call`](Self::call).
+    ///
+    /// An `Err` of the closure is the end of the sandbox; what is to be answered without that belongs into the `Ok`. A
+    /// guest that has trapped never comes back, even where the closure passes the error over. Whatever the closure takes
+    /// from the store, and resources of the guest for one, belongs to this sandbox; another one refuses it.
+    ///
+    /// The first such call makes a second component instance in the store, by which wasmtime is asked whether the guest
+    /// has trapped.
+    ///
+    /// ```
+    /// # use airssys_wasm_engine::{EngineConfig, Profile, WasmEngine};
+    /// # use airssys_wasm_isolation::SandboxSpec;
+    /// # use airssys_wasm_limits::{ByteSize, ResourceLimits};
+    /// mod greeter {
+    ///     airssys_wasm_engine::wasmtime::component::bindgen!({
+    ///         inline: "package acme:greeter; world greeter { export greet: func(times: u32) -> u32; }",
+    ///         wasmtime_crate: airssys_wasm_engine::wasmtime,
+    ///         exports: { default: async },
+    ///     });
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let engine = WasmEngine::new(EngineConfig::small().compile_in_process())?;
+    /// # let component = engine.load_wat_blocking(
+    /// #     r#"(component
+    /// #         (core module $m (func (export "greet") (param i32) (result i32)
+    /// #             (i32.add (local.get 0) (i32.const 1))))
+    /// #         (core instance $i (instantiate $m))
+    /// #         (func (export "greet") (param "times" u32) (result u32) (canon lift (core func $i "greet"))))"#,
+    /// #     Profile::Plain,
+    /// # )?;
+    /// # let limits = ResourceLimits::with_memory(ByteSize::mib(1));
+    /// # let spec = SandboxSpec::<()>::new(component.link(&component.linker())?, limits)?;
+    /// let sandbox = spec.instantiate(()).await?;
+    /// let greeted = sandbox.call_with(async |mut store, instance| {
+    ///     let guest = greeter::Greeter::new(&mut store, &instance)?;
+    ///     let once = guest.call_greet(&mut store, 1).await?;
+    ///     guest.call_greet(&mut store, once).await
+    /// });
+    /// let (times, sandbox) = greeted.await?;
+    /// assert_eq!(times, 3);
+    /// # drop(sandbox);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Crash`]; [`CrashKind::Swallowed`] for a guest that has trapped though the closure says `Ok`, and
+    /// [`CrashKind::HostCall`] for an error that is not the guest's, to be found by [`Crash::host_error`].
+    ///
+    /// # Panics
+    ///
+    /// When the call waits or is interrupted outside a tokio runtime with timers.
+    pub async fn call_with<R>(
+        self,
+        call: impl AsyncFnOnce(StoreContextMut<'_, HostState<U>>, Instance) -> wasmtime::Result<R>,
+    ) -> Result<(R, Self), Crash> {
+        self.call_with_inner(call, None).await
+    }
+
+    /// [`call_with`](Self::call_with), ended when the token is cancelled, as [`call_until`](Self::call_until).
+    ///
+    /// # Errors
+    ///
+    /// [`Crash`].
+    pub async fn call_with_until<R>(
+        self,
+        call: impl AsyncFnOnce(StoreContextMut<'_, HostState<U>>, Instance) -> wasmtime::Result<R>,
+        cancel: &CancellationToken,
+    ) -> Result<(R, Self), Crash> {
+        self.call_with_inner(call, Some(cancel)).await
+    }
+
+    async fn call_with_inner<R>(
+        mut self,
+        call: impl AsyncFnOnce(StoreContextMut<'_, HostState<U>>, Instance) -> wasmtime::Result<R>,
+        cancel: Option<&CancellationToken>,
+    ) -> Result<(R, Self), Crash> {
+        const CALL_WITH: &str = "call_with";
+        let crashed = |sandbox: &Self, kind| Crash::new(kind, Some(CALL_WITH), sandbox.usage());
+        if self.0.probe.is_none() {
+            let Live { store, probes, probe, .. } = &mut *self.0;
+            let handles = store.data().quota().limits().handles;
+            match probes.probe(store, handles).await {
+                Ok(made) => *probe = Some(made),
+                Err(error) => return Err(crashed(&self, CrashKind::refused(&error))),
+            }
+        }
+        let started = self.begin(CallPhase::Message);
+        let Live { store, instance, guarded, .. } = &mut *self.0;
+        let outcome = guard(call(store.as_context_mut(), *instance), cancel, guarded).await;
+        let (value, mut sandbox) = self.end(started, CALL_WITH, Phase::CallingWith, outcome)?;
+        let Live { store, probe, .. } = &mut *sandbox.0;
+        match probe {
+            Some(probe) if !probe.has_trapped(store).await => Ok((value, sandbox)),
+            _ => Err(crashed(&sandbox, CrashKind::Swallowed).with_stderr(stderr_of(&sandbox.0.store))),
+        }
     }
 
     fn begin(&mut self, phase: CallPhase) -> Option<Instant> {
@@ -445,12 +600,13 @@ impl<U: Send + 'static> Sandbox<U> {
         mut self,
         started: Option<Instant>,
         export: &str,
+        phase: Phase,
         outcome: Result<wasmtime::Result<R>, Interrupted>,
     ) -> Result<(R, Self), Crash> {
         self.0.elapsed_ns = started.map(|started| started.elapsed().as_nanos() as u64);
         let crash = match outcome {
             Ok(Ok(value)) => return Ok((value, self)),
-            Ok(Err(error)) => Crash::from_error(error, Phase::Calling, Some(export), self.quota(), self.usage()),
+            Ok(Err(error)) => Crash::from_error(error, phase, Some(export), self.quota(), self.usage()),
             Err(interrupted) => Crash::from_interruption(interrupted, Some(export), self.usage()),
         };
         Err(crash.with_stderr(stderr_of(&self.0.store)))

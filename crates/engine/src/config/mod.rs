@@ -209,7 +209,8 @@ impl PoolConfig {
 
     fn wasmtime(&self) -> PoolingAllocationConfig {
         let mut pool = PoolingAllocationConfig::new();
-        pool.total_component_instances(self.components)
+        // Two for each place, see `LoadedComponent::place`.
+        pool.total_component_instances(self.components.saturating_mul(2))
             .total_stacks(self.components)
             .total_core_instances(self.core_instances)
             .total_memories(self.core_instances)

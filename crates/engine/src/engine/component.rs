@@ -6,7 +6,11 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker, types::ComponentItem};
+use tokio::sync::OwnedSemaphorePermit;
+use wasmtime::component::{
+    Component, ComponentExportIndex, ComponentNamedList, InstancePre, Lift, Linker, Lower,
+    types::{ComponentFunc, ComponentItem},
+};
 
 use crate::{
     EpochClock, ExportError, LinkError, Profile, WasmEngine,
@@ -47,6 +51,18 @@ pub enum Allocation {
     /// The system, because the component has more memories, tables, instances or table elements than a slot of the
     /// pool, or because the engine has no pool.
     OnDemand,
+}
+
+/// A component's place in the engine's pool, until it is dropped.
+#[derive(Debug)]
+pub struct Place(#[expect(dead_code, reason = "it is held, not looked at")] OwnedSemaphorePermit);
+
+/// All components that the pool has room for live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("there is room for {components} components in the pool, and as many live")]
+pub struct PoolFull {
+    /// What it has room for.
+    pub components: u32,
 }
 
 /// Where the code of a component came from.
@@ -103,6 +119,23 @@ impl LoadedComponent {
     /// The engine it was loaded into.
     pub fn engine(&self) -> &WasmEngine {
         &self.0.engine
+    }
+
+    /// A place in the pool for one more instance of it, or `None` if its instances are not pooled.
+    ///
+    /// The pool itself has room for two component instances for each place, so that whoever holds a place can put a
+    /// second one into the same store.
+    ///
+    /// # Errors
+    ///
+    /// [`PoolFull`].
+    pub fn place(&self) -> Result<Option<Place>, PoolFull> {
+        if self.0.allocation == Allocation::OnDemand {
+            return Ok(None);
+        }
+        let components = self.engine().config().pool.as_ref().map_or(0, |pool| pool.components);
+        let place = Arc::clone(self.engine().places(self.0.profile)).try_acquire_owned();
+        place.map(|place| Some(Place(place))).map_err(|_| PoolFull { components })
     }
 
     /// The wasmtime engine that its stores and linkers belong to.
@@ -177,7 +210,7 @@ impl LoadedComponent {
         };
         match found {
             Some((ComponentItem::ComponentFunc(func), index)) => {
-                Some(Export(Arc::new(ExportInner { name: name.into(), ty: describe_func(name, &func), index })))
+                Some(Export(Arc::new(ExportInner { name: name.into(), ty: describe_func(name, &func), func, index })))
             }
             _ => None,
         }
@@ -197,6 +230,24 @@ impl LoadedComponent {
         // Fails if there is a value: of another type, or an equal one of another thread.
         _ = self.0.memo.set(Arc::clone(&found) as _);
         found
+    }
+
+    /// Whether an export has this type, without an instance. What `Sandbox::typed` finds, this finds.
+    ///
+    /// # Errors
+    ///
+    /// [`ExportError::Missing`] and [`ExportError::Mistyped`].
+    pub fn check<P, R>(&self, name: &str) -> Result<Export, ExportError>
+    where
+        P: ComponentNamedList + Lower,
+        R: ComponentNamedList + Lift,
+    {
+        let export = self.export(name)?;
+        // Hidden, but what `bindgen!` generates is made of them.
+        match export.func().typecheck::<P, R>(&self.0.component.component_type().instance_type()) {
+            Ok(()) => Ok(export),
+            Err(error) => Err(ExportError::Mistyped { actual: export.ty().to_owned(), mismatch: format!("{error:#}") }),
+        }
     }
 
     /// Resolves the imports once, so that instantiating needs no look-ups.
@@ -238,6 +289,7 @@ pub struct Export(Arc<ExportInner>);
 struct ExportInner {
     name: Arc<str>,
     ty: String,
+    func: ComponentFunc,
     index: ComponentExportIndex,
 }
 
@@ -250,6 +302,11 @@ impl Export {
     /// Its name and type, as WIT writes them.
     pub fn ty(&self) -> &str {
         &self.0.ty
+    }
+
+    /// Its type.
+    pub fn func(&self) -> &ComponentFunc {
+        &self.0.func
     }
 
     /// What wasmtime finds it by in an instance.

@@ -48,6 +48,8 @@ pub(crate) struct Inner {
 struct Backend {
     pooled: OnceLock<Engine>,
     on_demand: OnceLock<Engine>,
+    /// One for each component that the pool has room for.
+    places: OnceLock<Arc<Semaphore>>,
 }
 
 impl fmt::Debug for WasmEngine {
@@ -139,6 +141,11 @@ impl WasmEngine {
             Profile::Plain => &self.inner.plain,
             Profile::Metered => &self.inner.metered,
         }
+    }
+
+    pub(crate) fn places(&self, profile: Profile) -> &Arc<Semaphore> {
+        let components = self.inner.config.pool.as_ref().map_or(0, |pool| pool.components as usize);
+        self.backend(profile).places.get_or_init(|| Arc::new(Semaphore::new(components.min(Semaphore::MAX_PERMITS))))
     }
 
     pub(crate) fn main(&self, profile: Profile) -> Result<&Engine, EngineError> {

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 mod advisories;
+mod call_with;
 mod calls;
 mod crashes;
 mod files;
