@@ -3,18 +3,22 @@
 use std::fmt;
 
 use airssys_wasm_engine::{Export, LoadedComponent, shown};
+use serde::Deserialize;
 
 /// The guests' interface in WIT: the text of `airssys:actor@0.1.0`.
 pub const WIT: &str = include_str!("../wit/actor.wit");
 
 /// The interface by which a component takes messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum ContractKind {
     /// `airssys:actor/handler@0.1.0`.
     Actor,
     /// `wasmcloud:messaging/handler@0.2.0`.
     WasmCloud,
+    /// None: it is called by its exports, whatever they are.
+    Exports,
 }
 
 impl fmt::Display for ContractKind {
@@ -22,6 +26,7 @@ impl fmt::Display for ContractKind {
         f.write_str(match self {
             Self::Actor => "airssys:actor@0.1.0",
             Self::WasmCloud => "wasmcloud:messaging@0.2.0",
+            Self::Exports => "calls of its exports",
         })
     }
 }
@@ -121,7 +126,8 @@ pub(crate) const WASMCLOUD_HANDLE: &str = "wasmcloud:messaging/handler@0.2.0#han
 #[derive(Debug)]
 pub(crate) struct Contract {
     pub(crate) kind: ContractKind,
-    pub(crate) handle: Export,
+    /// None where it takes no messages.
+    pub(crate) handle: Option<Export>,
     pub(crate) init: Option<Export>,
     pub(crate) health: Option<Export>,
     pub(crate) shutdown: Option<Export>,
@@ -137,15 +143,21 @@ impl Contract {
             (None, Some(handle)) => (ContractKind::WasmCloud, handle),
             (None, None) => return Err(NoHandler::of(component.exports())),
         };
-        Ok(Self {
-            kind,
-            handle,
+        Ok(Self { kind, handle: Some(handle), ..Self::of_exports(component) })
+    }
+
+    /// Of a component that takes no messages.
+    pub(crate) fn of_exports(component: &LoadedComponent) -> Self {
+        let find = |name| component.find_export(name);
+        Self {
+            kind: ContractKind::Exports,
+            handle: None,
             init: find("airssys:actor/init@0.1.0#init"),
             health: find("airssys:actor/health@0.1.0#check"),
             shutdown: find("airssys:actor/shutdown@0.1.0#shutdown"),
             snapshot: find("airssys:actor/state@0.1.0#snapshot"),
             restore: find("airssys:actor/state@0.1.0#restore"),
-        })
+        }
     }
 }
 

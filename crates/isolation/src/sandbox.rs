@@ -1,6 +1,6 @@
 //! One instance in one store, and the only way to call it.
 
-use std::{fmt, sync::Arc, time::Instant};
+use std::{fmt, pin::Pin, sync::Arc, time::Instant};
 
 use airssys_wasm_engine::{
     ComponentTemplate, Export, ExportError, Place,
@@ -562,29 +562,64 @@ impl<U: Send + 'static> Sandbox<U> {
         self.call_with_inner(call, Some(cancel)).await
     }
 
+    /// [`call_with_until`](Self::call_with_until) with a closure that gives a boxed future: for who has to know that the
+    /// future of the call can be sent, whatever the closure is.
+    ///
+    /// # Errors
+    ///
+    /// [`Crash`].
+    pub async fn call_boxed_until<R, F>(self, call: F, cancel: &CancellationToken) -> Result<(R, Self), Crash>
+    where
+        F: for<'a> FnOnce(
+            StoreContextMut<'a, HostState<U>>,
+            Instance,
+        ) -> Pin<Box<dyn Future<Output = wasmtime::Result<R>> + Send + 'a>>,
+    {
+        let (mut sandbox, started) = self.begin_with().await?;
+        let Live { store, instance, guarded, .. } = &mut *sandbox.0;
+        // In a block: it may panic before it gives a future.
+        let outcome = guard(async { call(store.as_context_mut(), *instance).await }, Some(cancel), guarded).await;
+        sandbox.end_with(started, outcome).await
+    }
+
     async fn call_with_inner<R>(
-        mut self,
+        self,
         call: impl AsyncFnOnce(StoreContextMut<'_, HostState<U>>, Instance) -> wasmtime::Result<R>,
         cancel: Option<&CancellationToken>,
     ) -> Result<(R, Self), Crash> {
-        const CALL_WITH: &str = "call_with";
-        let crashed = |sandbox: &Self, kind| Crash::new(kind, Some(CALL_WITH), sandbox.usage());
+        let (mut sandbox, started) = self.begin_with().await?;
+        let Live { store, instance, guarded, .. } = &mut *sandbox.0;
+        // In a block: it may panic before it gives a future.
+        let outcome = guard(async { call(store.as_context_mut(), *instance).await }, cancel, guarded).await;
+        sandbox.end_with(started, outcome).await
+    }
+
+    async fn begin_with(mut self) -> Result<(Self, Option<Instant>), Crash> {
         if self.0.probe.is_none() {
             let Live { store, probes, probe, .. } = &mut *self.0;
             let handles = store.data().quota().limits().handles;
             match probes.probe(store, handles).await {
                 Ok(made) => *probe = Some(made),
-                Err(error) => return Err(crashed(&self, CrashKind::refused(&error))),
+                Err(error) => return Err(Crash::new(CrashKind::refused(&error), Some(CALL_WITH), self.usage())),
             }
         }
         let started = self.begin(CallPhase::Message);
-        let Live { store, instance, guarded, .. } = &mut *self.0;
-        let outcome = guard(call(store.as_context_mut(), *instance), cancel, guarded).await;
+        Ok((self, started))
+    }
+
+    async fn end_with<R>(
+        self,
+        started: Option<Instant>,
+        outcome: Result<wasmtime::Result<R>, Interrupted>,
+    ) -> Result<(R, Self), Crash> {
         let (value, mut sandbox) = self.end(started, CALL_WITH, Phase::CallingWith, outcome)?;
         let Live { store, probe, .. } = &mut *sandbox.0;
         match probe {
             Some(probe) if !probe.has_trapped(store).await => Ok((value, sandbox)),
-            _ => Err(crashed(&sandbox, CrashKind::Swallowed).with_stderr(stderr_of(&sandbox.0.store))),
+            _ => {
+                let crash = Crash::new(CrashKind::Swallowed, Some(CALL_WITH), sandbox.usage());
+                Err(crash.with_stderr(stderr_of(&sandbox.0.store)))
+            }
         }
     }
 
@@ -636,6 +671,9 @@ impl<U: Send + 'static> Sandbox<U> {
         &mut self.0.store.data_mut().ext
     }
 }
+
+/// The export that crashes of closures name.
+const CALL_WITH: &str = "call_with";
 
 fn stderr_of<U>(store: &Store<HostState<U>>) -> String {
     store.data().stderr().map(Tail::text).unwrap_or_default()

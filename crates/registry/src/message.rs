@@ -264,6 +264,9 @@ pub enum Refusal {
         /// Bytes it may have.
         allowed: u64,
     },
+    /// It is called, and takes no messages.
+    #[error("it has no handler: it is called by its exports, and takes no messages")]
+    NoHandler,
 }
 
 /// A message that a sink did not take.

@@ -40,6 +40,8 @@ pub enum During {
     Init,
     /// Handling a message.
     Message,
+    /// A call of an export.
+    Call,
     /// `health`.
     Health,
     /// `snapshot`.
@@ -56,6 +58,7 @@ impl fmt::Display for During {
             Self::Start => "its start",
             Self::Init => "`init`",
             Self::Message => "a message",
+            Self::Call => "a call",
             Self::Health => "`health`",
             Self::Snapshot => "`snapshot`",
             Self::Restore => "`restore`",

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use airssys_wasm_engine::{Export, ExportError, wasmtime::component::Lift};
+use airssys_wasm_engine::{Export, ExportError, LoadedComponent, wasmtime::component::Lift};
 use airssys_wasm_isolation::{Crash, InstantiateError, Sandbox, TypedExport};
 use airssys_wasm_limits::{CallPhase, CancellationToken};
 use airssys_wasm_registry::{ComponentId, MessageEnvelope, TraceContext};
@@ -19,8 +19,12 @@ use crate::{
     ActorSandbox, ActorSpec, ActorState, BoxError, Capabilities, ContractKind, During, HealthError, NoHandler,
     StartError, UpgradeError,
     contract::Contract,
-    guest::wire::{BrokerMessage, Message},
+    guest::{
+        calls::TypedExports,
+        wire::{BrokerMessage, Message},
+    },
     runtime::{
+        call::Call,
         cell::Cell,
         incarnation::{Blueprint, Handled, Live, call, crashed, made},
         mailbox::ReplyTo,
@@ -69,7 +73,10 @@ pub(crate) struct GuestBlueprint<U: 'static> {
 impl<U: Send + 'static> GuestBlueprint<U> {
     pub(crate) fn new(spec: &ActorSpec<U>, default: &MakeState<U>) -> Result<Self, NoHandler> {
         Ok(Self {
-            contract: contract_of(&spec.sandbox)?,
+            contract: match spec.contract {
+                Some(ContractKind::Exports) => Arc::new(Contract::of_exports(spec.sandbox.template().loaded())),
+                _ => contract_of(&spec.sandbox)?,
+            },
             sandbox: spec.sandbox.clone().with_name(spec.options.id.as_str()),
             capabilities: Arc::new(spec.capabilities.clone()),
             config: Arc::new(spec.config.clone()),
@@ -89,6 +96,8 @@ pub(crate) struct GuestLive<U: 'static> {
     sandbox: Option<Sandbox<ActorState<U>>>,
     handle: Handle,
     contract: Arc<Contract>,
+    pub(crate) component: LoadedComponent,
+    pub(crate) typed: TypedExports,
 }
 
 type ActorHandle = TypedExport<(Message,), (Result<Option<Bytes>, String>,)>;
@@ -97,6 +106,7 @@ type WasmCloudHandle = TypedExport<(BrokerMessage,), (Result<(), String>,)>;
 enum Handle {
     Actor(ActorHandle),
     WasmCloud(WasmCloudHandle),
+    None,
 }
 
 impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
@@ -134,9 +144,10 @@ impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
             other => StartError::Instantiate(other),
         })?;
         let contract = &self.contract;
-        let handle = match contract.kind {
-            ContractKind::Actor => Handle::Actor(sandbox.typed(&contract.handle)?),
-            ContractKind::WasmCloud => Handle::WasmCloud(sandbox.typed(&contract.handle)?),
+        let handle = match (contract.kind, &contract.handle) {
+            (ContractKind::Actor, Some(handle)) => Handle::Actor(sandbox.typed(handle)?),
+            (ContractKind::WasmCloud, Some(handle)) => Handle::WasmCloud(sandbox.typed(handle)?),
+            _ => Handle::None,
         };
         if let Some(export) = &contract.init {
             let init = sandbox.typed::<(Vec<(String, String)>,), (Result<(), String>,)>(export)?;
@@ -153,21 +164,39 @@ impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
             outcome.map_err(|message| StartError::RestoreRefused { message })?;
             sandbox = back;
         }
-        Ok(GuestLive { sandbox: Some(sandbox), handle, contract: Arc::clone(contract) })
+        Ok(GuestLive {
+            sandbox: Some(sandbox),
+            handle,
+            contract: Arc::clone(contract),
+            component: self.sandbox.template().loaded().clone(),
+            typed: TypedExports::default(),
+        })
     }
 
-    fn upgraded(&self, id: &ComponentId, sandbox: ActorSandbox<U>) -> Result<Self, UpgradeError> {
-        let contract = contract_of(&sandbox)?;
+    fn upgraded(&self, cell: &Cell, sandbox: ActorSandbox<U>) -> Result<Self, UpgradeError> {
+        let contract = match self.contract.kind {
+            ContractKind::Exports => Arc::new(Contract::of_exports(sandbox.template().loaded())),
+            _ => contract_of(&sandbox)?,
+        };
         if contract.kind != self.contract.kind {
             return Err(UpgradeError::OtherContract { now: self.contract.kind, new: contract.kind });
         }
+        cell.exports.lock().check(sandbox.template().loaded()).map_err(UpgradeError::Contract)?;
         Ok(Self {
-            sandbox: sandbox.with_name(id.as_str()),
+            sandbox: sandbox.with_name(cell.id().as_str()),
             contract,
             capabilities: Arc::clone(&self.capabilities),
             config: Arc::clone(&self.config),
             state: self.state.clone(),
         })
+    }
+
+    fn takes_only_calls(&self) -> bool {
+        self.contract.kind == ContractKind::Exports
+    }
+
+    fn component(&self) -> Option<&LoadedComponent> {
+        Some(self.sandbox.template().loaded())
     }
 
     fn message_size(&self) -> u64 {
@@ -180,8 +209,13 @@ impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
 }
 
 impl<U: Send + 'static> GuestLive<U> {
-    fn sandbox(&mut self) -> Sandbox<ActorState<U>> {
+    pub(crate) fn sandbox(&mut self) -> Sandbox<ActorState<U>> {
         self.sandbox.take().expect("one that crashed is dropped")
+    }
+
+    /// Takes a sandbox back from a call.
+    pub(crate) fn back(&mut self, sandbox: Sandbox<ActorState<U>>) {
+        self.sandbox = Some(sandbox);
     }
 
     /// Calls an export that takes nothing; `None` where there is none.
@@ -233,6 +267,8 @@ impl<U: Send + 'static> Live for GuestLive<U> {
                 let ((handled,), sandbox) = sandbox.call_until(export, (message,), interrupt).await?;
                 (handled, sandbox)
             }
+            // Its mailbox refuses them.
+            Handle::None => (Err("it takes no messages".to_owned()), sandbox),
             Handle::WasmCloud(export) => {
                 let cell = Arc::clone(&sandbox.ext().cell);
                 let reply_to = reply.take().map(|reply| {
@@ -253,6 +289,23 @@ impl<U: Send + 'static> Live for GuestLive<U> {
         }
         self.sandbox = Some(sandbox);
         Ok(handled)
+    }
+
+    async fn call(
+        &mut self,
+        call: &mut Call,
+        trace: Option<Box<TraceContext>>,
+        interrupt: &CancellationToken,
+    ) -> Result<(), Crash> {
+        let ext = |live: &mut Self, trace| {
+            if let Some(sandbox) = &mut live.sandbox {
+                sandbox.ext_mut().trace = trace;
+            }
+        };
+        ext(self, trace);
+        self.make(call, interrupt).await?;
+        ext(self, None);
+        Ok(())
     }
 
     async fn health(&mut self, interrupt: &CancellationToken) -> Result<Result<(), HealthError>, Crash> {

@@ -14,7 +14,7 @@ use airssys_wasm_registry::{ComponentId, TopicPattern};
 use serde::{Deserialize, de};
 
 use crate::{
-    ActorSpec, ActorState, Capabilities, Recycle, RestartPolicy,
+    ActorSpec, ActorState, Capabilities, ContractKind, Recycle, RestartPolicy,
     runtime::options::{DEFAULT_MAILBOX, DEFAULT_MAILBOX_BYTES, DEFAULT_MAILBOX_SHARES},
 };
 
@@ -59,6 +59,10 @@ pub struct ComponentTable {
     /// When the instance is replaced by a fresh one. Default: never.
     #[serde(default)]
     pub recycle: Recycle,
+    /// By what it is reached, where it is not to be found out: with `exports` it needs no handler, takes no messages, and
+    /// is called by its exports.
+    #[serde(default)]
+    pub contract: Option<ContractKind>,
     /// Subscriptions from the start.
     #[serde(default)]
     pub subscriptions: Vec<TopicPattern>,
@@ -129,8 +133,9 @@ impl ActorManifest {
     /// The actor's specification, with a sandbox made from the manifest's limits and grants.
     pub fn spec<U: Send + 'static>(self, sandbox: SandboxSpec<ActorState<U>>) -> ActorSpec<U> {
         let table = self.component;
-        ActorSpec::new(table.name, sandbox)
-            .with_capabilities(self.messaging)
+        let mut spec = ActorSpec::new(table.name, sandbox);
+        spec.contract = table.contract;
+        spec.with_capabilities(self.messaging)
             .with_config(self.config)
             .with_subscriptions(table.subscriptions)
             .with_mailbox(table.mailbox as usize)

@@ -1,5 +1,6 @@
 //! Actors that are components: their specifications, imports and incarnations.
 
+pub(crate) mod calls;
 pub(crate) mod capabilities;
 pub(crate) mod imports;
 pub(crate) mod incarnation;

@@ -8,7 +8,7 @@ use airssys_wasm_registry::{ComponentId, TraceContext};
 use futures_util::TryFutureExt;
 
 use crate::{
-    BoxError, Capabilities, Recycle,
+    BoxError, Capabilities, ContractKind, Recycle,
     guest::incarnation::MakeState,
     runtime::{
         cell::Cell,
@@ -23,6 +23,8 @@ pub struct ActorSpec<U: 'static = ()> {
     pub(crate) capabilities: Capabilities,
     pub(crate) config: BTreeMap<String, String>,
     pub(crate) state: Option<MakeState<U>>,
+    /// Found out where it is not said.
+    pub(crate) contract: Option<ContractKind>,
 }
 
 /// Attempts per message for [`ActorSpec::with_redelivery`], if no other number suggests itself.
@@ -37,6 +39,7 @@ impl<U: Send + 'static> ActorSpec<U> {
             capabilities: Capabilities::default(),
             config: BTreeMap::new(),
             state: None,
+            contract: None,
         }
     }
 
@@ -63,6 +66,14 @@ impl<U: Send + 'static> ActorSpec<U> {
     #[must_use]
     pub fn with_config<K: Into<String>, V: Into<String>>(mut self, entries: impl IntoIterator<Item = (K, V)>) -> Self {
         self.config.extend(entries.into_iter().map(|(key, value)| (key.into(), value.into())));
+        self
+    }
+
+    /// Says by what the component is reached, instead of finding it out: with [`ContractKind::Exports`] it needs no handler,
+    /// takes no messages, and is called by its exports.
+    #[must_use]
+    pub fn with_contract(mut self, contract: ContractKind) -> Self {
+        self.contract = Some(contract);
         self
     }
 
@@ -108,6 +119,7 @@ impl<U> Clone for ActorSpec<U> {
             capabilities: self.capabilities.clone(),
             config: self.config.clone(),
             state: self.state.clone(),
+            contract: self.contract,
         }
     }
 }

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     DeadReason, Lifecycle,
     runtime::{
+        call::Exports,
         endpoint::Endpoint,
         late::Late,
         mailbox::{Delivery, Mailbox, MailboxSize, ReplyTo},
@@ -53,6 +54,7 @@ pub(crate) struct Cell {
     pub(crate) subscriptions: Mutex<HashMap<TopicPattern, Subscription<Endpoint>>>,
     /// The asker of the message in flight, and the one-shot subject by which it is answered, where answers are published.
     pub(crate) reply_subject: Mutex<Option<(Arc<str>, ReplyTo)>>,
+    pub(crate) exports: Mutex<Exports>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) services: Arc<Services>,
 }
@@ -98,6 +100,7 @@ impl Cell {
             ended: CancellationToken::new(),
             subscriptions: Mutex::default(),
             reply_subject: Mutex::default(),
+            exports: Mutex::default(),
             services: Arc::clone(services),
         };
         (Arc::new(cell), Inbox { messages, orders: control })
@@ -225,7 +228,12 @@ impl Cell {
     }
 
     /// Disposes of a message that is not handled. Dropping its `ReplyTo` resolves an ask; else it is a dead letter.
-    pub(crate) fn give_up(&self, Delivery { message, reply, .. }: Delivery) {
+    /// So does dropping a call.
+    pub(crate) fn give_up(&self, delivery: Delivery) {
+        if delivery.is_call() {
+            return;
+        }
+        let Delivery { message, reply, .. } = delivery;
         if reply.is_none_or(|reply| reply.0.is_closed()) {
             self.dead_letter(message, DeadReason::Stopped);
         }

@@ -1,22 +1,23 @@
 //! The interface between an actor's task and its incarnations, guest or native.
 
 use std::{
-    future::poll_fn,
+    future::{poll_fn, ready},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
     sync::Arc,
     task::Poll,
 };
 
+use airssys_wasm_engine::LoadedComponent;
 use airssys_wasm_isolation::{Crash, CrashKind};
 use airssys_wasm_limits::CancellationToken;
-use airssys_wasm_registry::{ComponentId, MessageEnvelope, TraceContext};
+use airssys_wasm_registry::{MessageEnvelope, TraceContext};
 use bytes::Bytes;
 use futures_util::FutureExt;
 
 use crate::{
-    CrashReport, During, HealthError, StartError, UpgradeError,
-    runtime::{cell::Cell, mailbox::ReplyTo},
+    CallError, CrashReport, During, HealthError, StartError, UpgradeError,
+    runtime::{call::Call, cell::Cell, mailbox::ReplyTo},
 };
 
 /// Makes incarnations.
@@ -34,7 +35,17 @@ pub(crate) trait Blueprint: Send + Sync + Sized + 'static {
     ) -> impl Future<Output = Result<Self::Live, StartError>> + Send;
 
     /// The blueprint of another version.
-    fn upgraded(&self, id: &ComponentId, version: Self::Version) -> Result<Self, UpgradeError>;
+    fn upgraded(&self, cell: &Cell, version: Self::Version) -> Result<Self, UpgradeError>;
+
+    /// Whether incarnations are only called, and handle no messages.
+    fn takes_only_calls(&self) -> bool {
+        false
+    }
+
+    /// The component, for guests.
+    fn component(&self) -> Option<&LoadedComponent> {
+        None
+    }
 
     /// The largest payload that incarnations accept, in bytes.
     fn message_size(&self) -> u64;
@@ -53,6 +64,17 @@ pub(crate) trait Live: Send + Sized + 'static {
         reply: &mut Option<ReplyTo>,
         interrupt: &CancellationToken,
     ) -> impl Future<Output = Result<Handled, Crash>> + Send;
+
+    /// Makes a call, and tells its caller what came of it, unless it crashes. Only guests have exports.
+    fn call(
+        &mut self,
+        call: &mut Call,
+        _trace: Option<Box<TraceContext>>,
+        _interrupt: &CancellationToken,
+    ) -> impl Future<Output = Result<(), Crash>> + Send {
+        call.pending.fail(CallError::OtherSystem);
+        ready(Ok(()))
+    }
 
     fn health(
         &mut self,

@@ -4,7 +4,7 @@ use std::{
     num::NonZeroU32,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -19,6 +19,7 @@ use tokio::sync::{
 use crate::{
     CrashReport,
     runtime::{
+        call::Call,
         shares::{Free, Held, Kib, Place, Shares},
         sync::{Shared, point, shared},
     },
@@ -28,34 +29,66 @@ use crate::{
 pub(crate) struct Delivery {
     pub(crate) message: MessageEnvelope,
     pub(crate) reply: Option<ReplyTo>,
-    /// What a large message holds of the mailbox's bytes.
-    pub(crate) permits: Option<Box<OwnedSemaphorePermit>>,
     /// What it has of its sender's share, until it is taken.
     pub(crate) place: Option<Place>,
-    kib: Option<Box<Kib>>,
+    /// What few have. In one box, because deliveries are moved.
+    rare: Option<Box<Rare>>,
+}
+
+#[derive(Default)]
+struct Rare {
+    /// What a large message holds of the mailbox's bytes.
+    permits: Option<OwnedSemaphorePermit>,
+    kib: Option<Kib>,
+    /// What is to be called instead of the handler.
+    call: Option<Call>,
 }
 
 impl Delivery {
     #[inline]
     pub(crate) fn new(message: MessageEnvelope, reply: Option<ReplyTo>) -> Self {
-        Self { message, reply, permits: None, place: None, kib: None }
+        Self { message, reply, place: None, rare: None }
     }
 
-    pub(crate) fn hold(&mut self, (place, kib): Held) {
-        (self.place, self.kib) = (Some(place), kib);
+    /// A call. The message says by whom and until when.
+    pub(crate) fn of_call(message: MessageEnvelope, call: Call) -> Self {
+        let rare = Rare { call: Some(call), ..Rare::default() };
+        Self { message, reply: None, place: None, rare: Some(Box::new(rare)) }
+    }
+
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    fn hold(&mut self, (place, kib): Held) {
+        self.place = Some(place);
+        if kib.is_some() {
+            self.rare().kib = kib;
+        }
+    }
+
+    pub(crate) fn is_call(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.call.is_some())
+    }
+
+    pub(crate) fn take_call(&mut self) -> Option<Call> {
+        self.rare.as_mut()?.call.take()
     }
 
     /// It is out of the mailbox.
     #[inline]
     pub(crate) fn taken(&mut self) {
-        if self.place.is_some() {
-            (self.place, self.kib) = (None, None);
+        if self.place.take().is_some()
+            && let Some(rare) = &mut self.rare
+        {
+            rare.kib = None;
         }
     }
 
     /// Bytes that its sender chose.
     pub(crate) fn size(&self) -> usize {
-        self.message.size()
+        let call = self.rare.as_ref().and_then(|rare| rare.call.as_ref());
+        self.message.size() + call.map_or(0, |call| call.pending.size())
     }
 }
 
@@ -106,6 +139,8 @@ pub(crate) struct Mailbox {
     shares: Option<Shares>,
     /// Bytes of payload that a message may have.
     message_size: AtomicU64,
+    /// Whether calls are all that it takes.
+    only_calls: AtomicBool,
 }
 
 impl Mailbox {
@@ -117,11 +152,25 @@ impl Mailbox {
         let (messages, receiver) = mpsc::channel(messages);
         let permits = shared(Arc::new(Semaphore::new(kib as usize)));
         let messages = shared(messages);
-        (Self { messages, permits, kib, shares, message_size: AtomicU64::new(u64::MAX) }, shared(receiver))
+        (
+            Self {
+                messages,
+                permits,
+                kib,
+                shares,
+                message_size: AtomicU64::new(u64::MAX),
+                only_calls: AtomicBool::new(false),
+            },
+            shared(receiver),
+        )
     }
 
     pub(crate) fn set_message_size(&self, bytes: u64) {
         self.message_size.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_only_calls(&self) {
+        self.only_calls.store(true, Ordering::Relaxed);
     }
 
     /// Holds what is to be lowered into the actor's memory against what a message may have.
@@ -138,6 +187,9 @@ impl Mailbox {
     /// Puts a message into the mailbox at once.
     #[inline]
     pub(crate) fn try_push(&self, mut delivery: Delivery) -> Result<(), (Refusal, Delivery)> {
+        if self.only_calls.load(Ordering::Relaxed) && !delivery.is_call() {
+            return Err((Refusal::NoHandler, delivery));
+        }
         let size = delivery.size();
         if let Err(refusal) = self.check_size(size) {
             return Err((refusal, delivery));
@@ -150,7 +202,7 @@ impl Mailbox {
         }
         if size > SMALL {
             match Arc::clone(&self.permits).try_acquire_many_owned(self.kib_of(size)) {
-                Ok(permits) => delivery.permits = Some(Box::new(permits)),
+                Ok(permits) => delivery.rare().permits = Some(permits),
                 Err(TryAcquireError::NoPermits) => return Err((Refusal::Full, delivery)),
                 Err(TryAcquireError::Closed) => return Err((Refusal::Stopped, delivery)),
             }
@@ -195,9 +247,9 @@ impl Mailbox {
                 Err(_) => return Err((Refusal::Stopped, delivery)),
             }
         }
-        if kib > 0 && delivery.permits.is_none() {
+        if kib > 0 && delivery.rare().permits.is_none() {
             match Arc::clone(&self.permits).acquire_many_owned(kib).await {
-                Ok(permits) => delivery.permits = Some(Box::new(permits)),
+                Ok(permits) => delivery.rare().permits = Some(permits),
                 Err(_) => return Err((Refusal::Stopped, delivery)),
             }
         }

@@ -1,6 +1,7 @@
 //! An actor at run time: mailbox, orders and task; and the services that all actors of a system share.
 
 pub(crate) mod actor_ref;
+pub(crate) mod call;
 pub(crate) mod cell;
 pub(crate) mod dead_letters;
 pub(crate) mod endpoint;

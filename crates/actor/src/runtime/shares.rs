@@ -44,8 +44,8 @@ pub(crate) struct Kib {
     kib: u32,
 }
 
-/// What a message has of a share. The latter of large ones only, in a box: most messages are small, and are moved often.
-pub(crate) type Held = (Place, Option<Box<Kib>>);
+/// What a message has of a share, the latter of large ones only.
+pub(crate) type Held = (Place, Option<Kib>);
 
 /// Senders that are remembered, however little they hold.
 const FEW: usize = 64;
@@ -97,7 +97,7 @@ impl Shares {
             return Some((place, None));
         }
         place.0.kib.try_acquire_many(kib).ok()?.forget();
-        let kib = Box::new(Kib { share: Arc::clone(&place.0), kib });
+        let kib = Kib { share: Arc::clone(&place.0), kib };
         Some((place, Some(kib)))
     }
 
@@ -111,7 +111,7 @@ impl Shares {
         }
         let kib = kib.min(self.kib);
         place.0.kib.acquire_many(kib).await?.forget();
-        let kib = Box::new(Kib { share: Arc::clone(&place.0), kib });
+        let kib = Kib { share: Arc::clone(&place.0), kib };
         Ok((place, Some(kib)))
     }
 

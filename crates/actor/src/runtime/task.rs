@@ -5,18 +5,20 @@ use std::{collections::VecDeque, future::poll_fn, pin::pin, sync::Arc, task::Pol
 
 use airssys_wasm_isolation::{Crash, CrashKind};
 use airssys_wasm_limits::CancellationToken;
-use airssys_wasm_registry::{Refusal, TraceContext, Undelivered};
+use airssys_wasm_registry::{MessageEnvelope, Refusal, TraceContext, Undelivered};
 use bytes::Bytes;
 use tokio::{
     sync::mpsc::{self, error::TryRecvError},
     task::coop::unconstrained,
 };
-use tracing::{Instrument, field};
+use tracing::{Instrument, Span, field};
 
 use crate::{
-    CrashReport, DeadReason, During, HealthError, Lifecycle, Recycle, RestartPolicy, StartError, SystemEvent,
+    CallError, CrashReport, DeadReason, During, HealthError, Lifecycle, Recycle, RestartPolicy, StartError,
+    SystemEvent,
     failure::report::{Failure, Short, is_news, shown},
     runtime::{
+        call::Call,
         cell::{Cell, Inbox},
         incarnation::{Blueprint, Handled, Live},
         mailbox::{Delivery, ReplyTo, Unanswered},
@@ -105,6 +107,12 @@ impl<B: Blueprint> ActorTask<B> {
         owner: Owner,
     ) -> Self {
         cell.mailbox.set_message_size(blueprint.message_size());
+        if blueprint.takes_only_calls() {
+            cell.mailbox.set_only_calls();
+        }
+        if let Some(component) = blueprint.component() {
+            cell.exports.lock().set_component(component);
+        }
         cell.metrics.actors.increment(1);
         Self {
             random: cell.services.random(),
@@ -277,6 +285,9 @@ impl<B: Blueprint> ActorTask<B> {
     /// Handles the message in flight.
     async fn handle(&mut self, live: &mut B::Live) -> Result<(), Failure> {
         let Some(delivery) = &mut self.in_flight else { return Ok(()) };
+        if let Some(call) = delivery.take_call() {
+            return Box::pin(self.call(live, call)).await;
+        }
         self.attempted = true;
         let mut reply = delivery.reply.take();
         if delivery.message.is_late() {
@@ -301,17 +312,7 @@ impl<B: Blueprint> ActorTask<B> {
         let asked = reply.is_some();
         let message = &delivery.message;
         let taken = self.cell.metrics.taken(|| self.inbox.messages.len());
-        // Messages that the handler sends have this new span as parent.
-        let trace = message.trace().map(|parent| Box::new(TraceContext { parent_id: self.random.u64(1..), ..*parent }));
-        let hex = |number: Option<u128>| number.map(|number| field::display(format!("{number:x}")));
-        let span = tracing::debug_span!(
-            "handle",
-            actor = %self.cell.id(),
-            incarnation = self.cell.incarnation(),
-            trace_id = hex(trace.as_ref().map(|trace| trace.trace_id)),
-            span_id = hex(trace.as_ref().map(|trace| trace.parent_id.into())),
-            parent_id = hex(message.trace().map(|trace| trace.parent_id.into())),
-        );
+        let (trace, span) = traced(&self.cell, &mut self.random, message);
         // Entering a span costs time even if it is disabled. Boxed, so that the future holds only one of the two.
         let handled = if span.is_disabled() {
             live.handle(message, trace, &mut reply, &self.interrupt).await
@@ -324,12 +325,7 @@ impl<B: Blueprint> ActorTask<B> {
                 self.failed_attempts = None;
                 self.cell.set_memory(live.memory());
                 self.cell.metrics.done(taken, live.memory());
-                if let Some(probation) = &mut self.probation {
-                    probation.messages -= 1;
-                    if probation.messages == 0 {
-                        self.probation = None;
-                    }
-                }
+                self.count_for_probation();
                 self.answer(reply, asked, handled);
                 Ok(())
             }
@@ -349,6 +345,48 @@ impl<B: Blueprint> ActorTask<B> {
                     self.dead_letter_in_flight(DeadReason::Interrupted);
                 }
                 Err(Failure::Crash(report))
+            }
+        }
+    }
+
+    /// Makes a call, which is never made twice: from here on it is not in flight.
+    async fn call(&mut self, live: &mut B::Live, mut call: Call) -> Result<(), Failure> {
+        let Some(delivery) = self.in_flight.take() else { return Ok(()) };
+        let size = call.pending.size();
+        if !call.pending.is_wanted() {
+            self.cell.metrics.unclaimed.increment(1);
+            return Ok(());
+        }
+        if delivery.message.is_late() {
+            call.pending.fail(CallError::Deadline);
+            return Ok(());
+        }
+        if let Err(reason) = self.cell.mailbox.check_size(size) {
+            call.pending.fail(CallError::NotSent(reason));
+            return Ok(());
+        }
+        let taken = self.cell.metrics.taken(|| self.inbox.messages.len());
+        let (trace, span) = traced(&self.cell, &mut self.random, &delivery.message);
+        match live.call(&mut call, trace, &self.interrupt).instrument(span).await {
+            Ok(()) => {
+                self.cell.set_memory(live.memory());
+                self.cell.metrics.done(taken, live.memory());
+                self.count_for_probation();
+                Ok(())
+            }
+            Err(crash) => {
+                let report = self.report(During::Call, crash);
+                call.pending.fail(CallError::Crashed(Arc::clone(&report)));
+                Err(Failure::Crash(report))
+            }
+        }
+    }
+
+    fn count_for_probation(&mut self) {
+        if let Some(probation) = &mut self.probation {
+            probation.messages -= 1;
+            if probation.messages == 0 {
+                self.probation = None;
             }
         }
     }
@@ -527,6 +565,21 @@ impl<B: Blueprint> ActorTask<B> {
     }
 }
 
+/// The trace of what a message makes its handler send, with the span of the handler as parent, and that span.
+fn traced(cell: &Cell, random: &mut fastrand::Rng, message: &MessageEnvelope) -> (Option<Box<TraceContext>>, Span) {
+    let trace = message.trace().map(|parent| Box::new(TraceContext { parent_id: random.u64(1..), ..*parent }));
+    let hex = |number: Option<u128>| number.map(|number| field::display(format!("{number:x}")));
+    let span = tracing::debug_span!(
+        "handle",
+        actor = %cell.id(),
+        incarnation = cell.incarnation(),
+        trace_id = hex(trace.as_ref().map(|trace| trace.trace_id)),
+        span_id = hex(trace.as_ref().map(|trace| trace.parent_id.into())),
+        parent_id = hex(message.trace().map(|trace| trace.parent_id.into())),
+    );
+    (trace, span)
+}
+
 /// Ends the actor, also if the task is dropped with its runtime or its spawn is cancelled.
 impl<B: Blueprint> Drop for ActorTask<B> {
     fn drop(&mut self) {
@@ -542,7 +595,6 @@ impl<B: Blueprint> Drop for ActorTask<B> {
 #[cfg(test)]
 mod tests {
     use airssys_wasm_engine::{EngineConfig, WasmEngine};
-    use airssys_wasm_registry::MessageEnvelope;
     use bytes::Bytes;
     use tokio::sync::{Notify, oneshot};
 

@@ -2,6 +2,7 @@
 
 use std::{any::Any, sync::Arc};
 
+use airssys_wasm_engine::ExportError;
 use airssys_wasm_registry::{ResolveError, TopicPattern};
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -46,6 +47,9 @@ pub enum UpgradeError {
         /// The new component's interface.
         new: ContractKind,
     },
+    /// The new component lacks an export that is called, or has it with another type.
+    #[error("the new version does not fit those who call it: {0}")]
+    Contract(ExportError),
     /// The present version can snapshot its state, and the new one cannot restore it.
     #[error(
         "the actor's state would be lost: the other version does not export `airssys:actor/state`; set \
@@ -108,7 +112,7 @@ impl<B: Blueprint> ActorTask<B> {
     pub(super) fn next_version(&self, version: Option<Box<dyn Any + Send>>) -> Result<Arc<B>, UpgradeError> {
         let Some(version) = version else { return self.previous.clone().ok_or(UpgradeError::NothingBefore) };
         let version = version.downcast::<B::Version>().map_err(|_| UpgradeError::OtherSystem)?;
-        self.blueprint.upgraded(self.cell.id(), *version).map(Arc::new)
+        self.blueprint.upgraded(&self.cell, *version).map(Arc::new)
     }
 
     /// Replaces the version. Returns how the present incarnation ended, if it did.
@@ -181,6 +185,9 @@ impl<B: Blueprint> ActorTask<B> {
 
     pub(super) fn adopt(&mut self, next: Arc<B>, probation: u32, state: Option<Bytes>, patterns: Vec<TopicPattern>) {
         self.cell.mailbox.set_message_size(next.message_size());
+        if let Some(component) = next.component() {
+            self.cell.exports.lock().set_component(component);
+        }
         self.previous = Some(std::mem::replace(&mut self.blueprint, next));
         self.probation = (probation > 0).then_some(Probation { messages: probation, state, patterns });
         self.event(|actor| SystemEvent::Upgraded {

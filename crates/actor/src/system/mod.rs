@@ -1,5 +1,6 @@
 //! A system of actors: who is there, what they share, and how it all begins and ends.
 
+mod calls;
 mod spawn;
 mod subscription;
 mod tree;

@@ -1,0 +1,195 @@
+//! A call of an export on its way to the actor: what lies in the mailbox in place of a message.
+
+use std::{
+    any::{Any, TypeId},
+    sync::{Arc, Weak},
+};
+
+use airssys_wasm_engine::{
+    ExportError, LoadedComponent,
+    wasmtime::component::{ComponentNamedList, Lift, Lower},
+};
+use airssys_wasm_isolation::ArgumentError;
+use airssys_wasm_registry::Refusal;
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    CrashReport,
+    runtime::{cell::Cell, mailbox::Delivery},
+};
+
+/// A call of an actor's export failed. The call was made at most once.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The actor refused the call, which was not made.
+    #[error("the call was not taken: {0}")]
+    NotSent(Refusal),
+    /// The deadline passed before the end of the call. A call that had begun goes on.
+    #[error("the call did not come back within its deadline")]
+    Deadline,
+    /// The actor crashed over this call.
+    #[error("the actor crashed: {0}")]
+    Crashed(Arc<CrashReport>),
+    /// The component has no such export, or one of another type. The call was not made.
+    #[error(transparent)]
+    Contract(Arc<ExportError>),
+    /// The export takes other arguments. The call was not made.
+    #[error(transparent)]
+    Arguments(#[from] ArgumentError),
+    /// The actor stopped, or was given up, before the call's turn.
+    #[error("the actor stopped before it came to this call")]
+    Stopped,
+    /// The actor is native, or its system has state of another type.
+    #[error("the actor is not a component of this system")]
+    OtherSystem,
+}
+
+impl From<ExportError> for CallError {
+    fn from(error: ExportError) -> Self {
+        Self::Contract(Arc::new(error))
+    }
+}
+
+/// A call that waits for its turn.
+pub(crate) trait Pending: Any + Send {
+    /// Bytes of its arguments.
+    fn size(&self) -> usize;
+
+    /// Whether its caller is still there.
+    fn is_wanted(&self) -> bool;
+
+    /// Tells the caller, unless it was answered already.
+    fn fail(&mut self, error: CallError);
+}
+
+/// A call in a mailbox.
+pub(crate) struct Call {
+    pub(crate) pending: Box<dyn Pending>,
+    /// How it is made: something that an incarnation of the same system knows.
+    pub(crate) how: &'static (dyn Any + Send + Sync),
+}
+
+/// An export that somebody calls with these types.
+pub(crate) struct Used {
+    pub(crate) name: Arc<str>,
+    ty: TypeId,
+    check: fn(&LoadedComponent, &str) -> Result<(), ExportError>,
+}
+
+impl Used {
+    fn of<P, R>(name: &str) -> Self
+    where
+        P: ComponentNamedList + Lower + 'static,
+        R: ComponentNamedList + Lift + 'static,
+    {
+        Self {
+            name: name.into(),
+            ty: TypeId::of::<fn(P) -> R>(),
+            check: |component, name| component.check::<P, R>(name).map(drop),
+        }
+    }
+}
+
+/// The component of an actor's present version, and what of it is used with which types.
+#[derive(Default)]
+pub(crate) struct Exports {
+    component: Option<LoadedComponent>,
+    used: Vec<Weak<Used>>,
+}
+
+impl Exports {
+    pub(crate) fn set_component(&mut self, component: &LoadedComponent) {
+        self.component = Some(component.clone());
+    }
+
+    /// Finds an export once for all who use it with these types.
+    pub(crate) fn used<P, R>(&mut self, name: &str) -> Result<Arc<Used>, CallError>
+    where
+        P: ComponentNamedList + Lower + 'static,
+        R: ComponentNamedList + Lift + 'static,
+    {
+        let component = self.component.as_ref().ok_or(CallError::OtherSystem)?;
+        let used = Used::of::<P, R>(name);
+        let mut known = self.used.iter().filter_map(Weak::upgrade);
+        if let Some(known) = known.find(|known| *known.name == *name && known.ty == used.ty) {
+            return Ok(known);
+        }
+        (used.check)(component, name)?;
+        let used = Arc::new(used);
+        self.used.retain(|used| used.strong_count() > 0);
+        self.used.push(Arc::downgrade(&used));
+        Ok(used)
+    }
+
+    /// Holds another version against all that is used.
+    pub(crate) fn check(&self, next: &LoadedComponent) -> Result<(), ExportError> {
+        self.used.iter().filter_map(Weak::upgrade).try_for_each(|used| (used.check)(next, &used.name))
+    }
+}
+
+/// Where the result of a call goes. Dropping it tells the caller that the actor has stopped.
+pub(crate) struct Caller<R>(Option<oneshot::Sender<Result<R, CallError>>>);
+
+impl<R> Caller<R> {
+    pub(crate) fn new() -> (Self, oneshot::Receiver<Result<R, CallError>>) {
+        let (result, receiver) = oneshot::channel();
+        (Self(Some(result)), receiver)
+    }
+
+    pub(crate) fn is_there(&self) -> bool {
+        self.0.as_ref().is_some_and(|caller| !caller.is_closed())
+    }
+
+    pub(crate) fn tell(&mut self, result: Result<R, CallError>) {
+        if let Some(caller) = self.0.take() {
+            // Fails when the caller has gone.
+            _ = caller.send(result);
+        }
+    }
+}
+
+impl Cell {
+    /// Puts a call into the mailbox, waiting for room, and waits for its result.
+    pub(crate) async fn called<R>(
+        &self,
+        delivery: Delivery,
+        result: oneshot::Receiver<Result<R, CallError>>,
+    ) -> Result<R, CallError> {
+        let deadline = delivery.message.deadline();
+        match self.try_push(delivery) {
+            Ok(()) => come_back(result, deadline).await,
+            Err((Refusal::Full | Refusal::Restarting, delivery)) => {
+                // Boxed, as for an ask.
+                let later = Box::pin(async {
+                    match self.mailbox.push_later(delivery).await {
+                        Ok(()) => come_back(result, None).await,
+                        Err((reason, _)) => Err(CallError::NotSent(reason)),
+                    }
+                });
+                match deadline {
+                    None => later.await,
+                    Some(deadline) => timeout_at(deadline, later).await.unwrap_or(Err(CallError::Deadline)),
+                }
+            }
+            Err((reason, _)) => Err(CallError::NotSent(reason)),
+        }
+    }
+}
+
+async fn come_back<R>(
+    result: oneshot::Receiver<Result<R, CallError>>,
+    deadline: Option<Instant>,
+) -> Result<R, CallError> {
+    let result = match deadline {
+        None => result.await,
+        Some(deadline) => match timeout_at(deadline, result).await {
+            Ok(result) => result,
+            Err(_) => return Err(CallError::Deadline),
+        },
+    };
+    result.unwrap_or(Err(CallError::Stopped))
+}
