@@ -62,11 +62,12 @@ pub use failure::policy::{Backoff, Directive, Intensity, Restart, RestartPolicy}
 pub use failure::report::{BoxError, CrashReport, During, StartError};
 pub use guest::calls::{ActorExport, Argument};
 pub use guest::capabilities::{Capabilities, NamePattern};
+pub use guest::links::{Links, LinksError};
 pub use guest::manifest::{ActorManifest, ComponentTable, LoadManifestError};
 pub use guest::spec::{ActorSandbox, ActorSpec, ActorState, ActorTemplate, DEFAULT_REDELIVERY};
 pub use native::{NativeActor, NativeContext, NativeSpec};
 pub use runtime::actor_ref::{ActorInfo, ActorRef, AskError, HealthError, Stop};
-pub use runtime::call::CallError;
+pub use runtime::call::{CallError, LinkFault};
 pub use runtime::dead_letters::{DeadLetter, DeadLetterLimits, DeadLetters, DeadReason};
 pub use runtime::events::{DeniedAction, SystemEvent};
 pub use runtime::lifecycle::Lifecycle;

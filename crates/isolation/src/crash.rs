@@ -150,12 +150,36 @@ pub enum CrashKind {
         /// What wasmtime says.
         message: String,
     },
+    /// An import of the guest's that leads to another component failed, and its interface has no word for that. The cause is
+    /// in [`Crash::host_error`], as [`LinkFailed`].
+    #[error("`{function}`, which leads to `{to}`, failed: {}", cause.escape_debug())]
+    Link {
+        /// `interface#function`.
+        function: String,
+        /// Where it leads.
+        to: String,
+        /// What the cause says.
+        cause: String,
+    },
     /// The guest trapped in a [`call_with`](crate::Sandbox::call_with) whose closure did not pass the error on.
     #[error("the guest crashed, and the closure that called it did not pass the error on")]
     Swallowed,
     /// The caller cancelled the call.
     #[error("the call was cancelled")]
     Cancelled,
+}
+
+/// What a host function fails with that leads to another component: the crash is a [`CrashKind::Link`].
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("`{function}`, which leads to `{to}`, failed")]
+pub struct LinkFailed {
+    /// `interface#function`.
+    pub function: String,
+    /// Where it leads.
+    pub to: String,
+    /// Why it failed.
+    #[source]
+    pub cause: Arc<dyn std::error::Error + Send + Sync>,
 }
 
 impl CrashClass {
@@ -236,7 +260,7 @@ impl Crash {
         let (kind, error_bytes) = CrashKind::classify(&error, phase, quota);
         let mut crash = Self::new(kind, export, usage);
         crash.0.backtrace = error.downcast_ref::<WasmBacktrace>().map_or_else(Vec::new, frames);
-        if let CrashKind::HostCall { .. } = crash.kind() {
+        if let CrashKind::HostCall { .. } | CrashKind::Link { .. } = crash.kind() {
             (crash.0.error, crash.0.error_bytes) = (Some(Arc::new(error)), error_bytes);
         }
         crash
@@ -362,7 +386,8 @@ impl CrashKind {
             Self::HostCall { message }
             | Self::HostPanic { message }
             | Self::BadValue { message }
-            | Self::Refused { message } => message,
+            | Self::Refused { message }
+            | Self::Link { cause: message, .. } => message,
             _ => "",
         }
     }
@@ -402,6 +427,9 @@ impl CrashKind {
         }
         if let Some(I32Exit(code)) = error.downcast_ref() {
             return Some(Self::Exit { code: *code });
+        }
+        if let Some(LinkFailed { function, to, cause }) = error.downcast_ref() {
+            return Some(Self::Link { function: function.clone(), to: to.clone(), cause: text_of(cause).0 });
         }
         if let Some(ResourceTableError::Full) = error.downcast_ref() {
             return Some(Self::Handles { allowed: quota.limits().handles });

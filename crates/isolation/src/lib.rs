@@ -49,7 +49,7 @@ mod probe;
 mod sandbox;
 mod wasi;
 
-pub use crash::{Crash, CrashClass, CrashKind, Frame, TrapCode};
+pub use crash::{Crash, CrashClass, CrashKind, Frame, LinkFailed, TrapCode};
 pub use host::HostState;
 pub use link::add_wasi;
 pub use manifest::SandboxManifest;

@@ -6,6 +6,8 @@ use airssys_wasm_isolation::{Crash, CrashKind, InstantiateError};
 use airssys_wasm_registry::{ActorAddress, ComponentId};
 use serde::{Deserialize, Serialize};
 
+use crate::LinkFault;
+
 /// A crash of an actor's incarnation.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -83,6 +85,16 @@ pub enum StartError {
     /// An export's type differs from the contract's.
     #[error(transparent)]
     Contract(#[from] airssys_wasm_engine::ExportError),
+    /// An actor that is there does not fit the import that leads to it.
+    #[error("`{interface}` leads to `{to}`, which does not fit: {fault}")]
+    Link {
+        /// The interface.
+        interface: String,
+        /// Where it leads.
+        to: ComponentId,
+        /// Why it does not fit.
+        fault: LinkFault,
+    },
     /// The factory of the embedder's state returned an error.
     #[error("the embedder's state was not made")]
     State(#[source] BoxError),

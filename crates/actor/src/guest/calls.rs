@@ -2,16 +2,18 @@
 
 use std::{
     any::Any,
-    marker::PhantomData,
     sync::{Arc, Weak},
     time::Duration,
 };
 
-use airssys_wasm_engine::wasmtime::{
-    self, StoreContextMut,
-    component::{ComponentNamedList, Instance, Lift, Lower, Val},
+use airssys_wasm_engine::{
+    ExportError,
+    wasmtime::{
+        self, StoreContextMut,
+        component::{ComponentNamedList, Instance, Lift, Lower, Val},
+    },
 };
-use airssys_wasm_isolation::{Crash, DynamicCallError, HostState, TypedExport};
+use airssys_wasm_isolation::{Crash, DynamicCallError, DynamicExport, HostState, TypedExport};
 use airssys_wasm_limits::CancellationToken;
 use airssys_wasm_registry::MessageEnvelope;
 use bytes::Bytes;
@@ -109,13 +111,12 @@ type Run<U> =
 pub struct ActorExport<P, R> {
     actor: ActorRef,
     used: Arc<Used>,
-    how: &'static (dyn Any + Send + Sync),
-    ty: PhantomData<fn(P) -> R>,
+    make: fn(&Arc<Used>, P) -> (Call, oneshot::Receiver<Result<R, CallError>>),
 }
 
 impl<P, R> Clone for ActorExport<P, R> {
     fn clone(&self) -> Self {
-        Self { actor: self.actor.clone(), used: Arc::clone(&self.used), how: self.how, ty: PhantomData }
+        Self { actor: self.actor.clone(), used: Arc::clone(&self.used), make: self.make }
     }
 }
 
@@ -132,7 +133,7 @@ where
 {
     /// For an actor whose system has state of this type, and whose component was found to have the export.
     pub(crate) fn new<U: Send + 'static>(actor: ActorRef, used: Arc<Used>) -> Self {
-        Self { actor, used, how: const { &How::<U>(typed::<U, P, R>) }, ty: PhantomData }
+        Self { actor, used, make: typed::<U, P, R> }
     }
 
     /// The actor.
@@ -167,19 +168,17 @@ where
     }
 
     async fn call_until(&self, deadline: Option<Instant>, params: P) -> Result<R, CallError> {
-        let (caller, result) = Caller::new();
-        let size = params.size();
-        let pending = Typed::<P, R> { used: Arc::clone(&self.used), params: Some(params), size, caller };
-        self.actor.0.called(delivery(deadline, Box::new(pending), self.how), result).await
+        let (call, result) = (self.make)(&self.used, params);
+        self.actor.0.called(delivery(deadline, call), result).await
     }
 }
 
-fn delivery(deadline: Option<Instant>, pending: Box<dyn Pending>, how: &'static (dyn Any + Send + Sync)) -> Delivery {
+fn delivery(deadline: Option<Instant>, call: Call) -> Delivery {
     let mut message = MessageEnvelope::new(Bytes::new());
     if let Some(deadline) = deadline {
         message = message.with_deadline(deadline);
     }
-    Delivery::of_call(message, Call { pending, how })
+    Delivery::of_call(message, call)
 }
 
 struct Typed<P, R> {
@@ -203,11 +202,43 @@ impl<P: Send + 'static, R: Send + 'static> Pending for Typed<P, R> {
     }
 }
 
-/// The typed exports of an incarnation that were called.
+/// What the exports that somebody uses are in an incarnation.
 #[derive(Default)]
-pub(crate) struct TypedExports(Vec<(Weak<Used>, Box<dyn Any + Send + Sync>)>);
+pub(crate) struct Found(Vec<(Weak<Used>, Box<dyn Any + Send + Sync>)>);
 
-fn typed<'a, U, P, R>(
+impl Found {
+    fn get<T: Send + Sync + 'static>(
+        &mut self,
+        used: &Arc<Used>,
+        find: impl FnOnce() -> Result<T, ExportError>,
+    ) -> Result<&T, ExportError> {
+        let at = match self.0.iter().position(|(known, _)| known.as_ptr() == Arc::as_ptr(used)) {
+            Some(at) => at,
+            None => {
+                let found = find()?;
+                self.0.retain(|(known, _)| known.strong_count() > 0);
+                self.0.push((Arc::downgrade(used), Box::new(found)));
+                self.0.len() - 1
+            }
+        };
+        Ok(self.0[at].1.downcast_ref().expect("of the same use"))
+    }
+}
+
+/// A typed call, for an incarnation with state of this type.
+pub(crate) fn typed<U, P, R>(used: &Arc<Used>, params: P) -> (Call, oneshot::Receiver<Result<R, CallError>>)
+where
+    U: Send + 'static,
+    P: Argument + ComponentNamedList + Lower + Send + Sync + 'static,
+    R: ComponentNamedList + Lift + Send + Sync + 'static,
+{
+    let (caller, result) = Caller::new();
+    let size = params.size();
+    let pending = Typed::<P, R> { used: Arc::clone(used), params: Some(params), size, caller };
+    (Call { pending: Box::new(pending), how: const { &How::<U>(run_typed::<U, P, R>) } }, result)
+}
+
+fn run_typed<'a, U, P, R>(
     pending: &'a mut dyn Pending,
     live: &'a mut GuestLive<U>,
     interrupt: &'a CancellationToken,
@@ -222,23 +253,17 @@ where
             (pending as &mut dyn Any).downcast_mut().expect("it is made with how it is called");
         let Some(params) = params.take() else { return Ok(()) };
         let mut sandbox = live.sandbox();
-        let exports = &mut live.typed.0;
-        let at = match exports.iter().position(|(known, _)| known.as_ptr() == Arc::as_ptr(used)) {
-            Some(at) => at,
-            None => {
-                let found = live.component.export(&used.name).and_then(|export| sandbox.typed::<P, R>(&export));
-                match found {
-                    Ok(export) => exports.push((Arc::downgrade(used), Box::new(export))),
-                    Err(error) => {
-                        live.back(sandbox);
-                        caller.tell(Err(error.into()));
-                        return Ok(());
-                    }
-                }
-                exports.len() - 1
+        let found = live
+            .found
+            .get(used, || live.component.export(&used.name).and_then(|export| sandbox.typed::<P, R>(&export)));
+        let export: &TypedExport<P, R> = match found {
+            Ok(export) => export,
+            Err(error) => {
+                caller.tell(Err(error.into()));
+                live.back(sandbox);
+                return Ok(());
             }
         };
-        let export: &TypedExport<P, R> = exports[at].1.downcast_ref().expect("of the same use");
         let (result, sandbox) = sandbox.call_until(export, params, interrupt).await?;
         live.back(sandbox);
         caller.tell(Ok(result));
@@ -278,11 +303,11 @@ where
         + 'static,
 {
     let (caller, result) = Caller::new();
-    let pending = With { call: Some(call), caller };
-    (delivery(deadline, Box::new(pending), const { &How::<U>(with::<U, R, F>) }), result)
+    let pending = Box::new(With { call: Some(call), caller });
+    (delivery(deadline, Call { pending, how: const { &How::<U>(run_with::<U, R, F>) } }), result)
 }
 
-fn with<'a, U, R, F>(
+fn run_with<'a, U, R, F>(
     pending: &'a mut dyn Pending,
     live: &'a mut GuestLive<U>,
     interrupt: &'a CancellationToken,
@@ -307,8 +332,8 @@ where
 }
 
 /// A call with values.
-pub(crate) struct Dynamic {
-    name: Arc<str>,
+struct Dynamic {
+    used: Arc<Used>,
     params: Vec<Val>,
     size: usize,
     caller: Caller<Vec<Val>>,
@@ -365,11 +390,20 @@ impl ActorRef {
         export: &str,
         params: Vec<Val>,
     ) -> Result<Vec<Val>, CallError> {
-        let (caller, result) = Caller::new();
-        let size = params.iter().map(size_of).sum();
-        let pending = Dynamic { name: export.into(), params, size, caller };
-        self.0.called(delivery(deadline, Box::new(pending), &WithValues), result).await
+        let (call, result) = by_values_of(&Arc::new(Used::any(export)), params);
+        self.0.called(delivery(deadline, call), result).await
     }
+}
+
+/// A call with values. An incarnation remembers the export as long as somebody uses it.
+pub(crate) fn by_values_of(
+    used: &Arc<Used>,
+    params: Vec<Val>,
+) -> (Call, oneshot::Receiver<Result<Vec<Val>, CallError>>) {
+    let (caller, result) = Caller::new();
+    let size = params.iter().map(size_of).sum();
+    let pending = Box::new(Dynamic { used: Arc::clone(used), params, size, caller });
+    (Call { pending, how: &WithValues }, result)
 }
 
 /// Bytes of a value: what is text or a number as it is lowered, and a name for each case that is named.
@@ -406,15 +440,18 @@ impl<U: Send + 'static> GuestLive<U> {
 
     async fn call_dynamic(&mut self, call: &mut Dynamic, interrupt: &CancellationToken) -> Result<(), Crash> {
         let mut sandbox = self.sandbox();
-        let export = match self.component.export(&call.name).and_then(|export| sandbox.dynamic(&export)) {
+        let found = self
+            .found
+            .get(&call.used, || self.component.export(&call.used.name).and_then(|export| sandbox.dynamic(&export)));
+        let export: &DynamicExport = match found {
             Ok(export) => export,
             Err(error) => {
-                self.back(sandbox);
                 call.fail(error.into());
+                self.back(sandbox);
                 return Ok(());
             }
         };
-        match sandbox.call_dynamic_until(&export, &call.params, interrupt).await {
+        match sandbox.call_dynamic_until(export, &call.params, interrupt).await {
             Ok((results, sandbox)) => {
                 self.back(sandbox);
                 call.caller.tell(Ok(results));

@@ -6,6 +6,8 @@ use airssys_wasm_registry::{ComponentId, InvalidId, Topic, TopicPattern};
 use serde::{Deserialize, Deserializer, de};
 use wildmatch::WildMatch;
 
+use crate::Links;
+
 /// Grants for messages: the `[messaging]` table of a `Component.toml`. The default grants nothing.
 ///
 /// ```toml
@@ -22,6 +24,8 @@ pub struct Capabilities {
     pub send: Vec<NamePattern>,
     /// Names it may ask.
     pub request: Vec<NamePattern>,
+    /// Names that its linked imports may call. What `[link]` names needs no further grant.
+    pub call: Vec<NamePattern>,
     /// Topics it may publish to.
     pub publish: Vec<TopicPattern>,
     /// Topics it may subscribe to, and patterns that one of these covers.
@@ -32,7 +36,14 @@ pub struct Capabilities {
 
 impl Default for Capabilities {
     fn default() -> Self {
-        Self { send: Vec::new(), request: Vec::new(), publish: Vec::new(), subscribe: Vec::new(), subscriptions: 64 }
+        Self {
+            send: Vec::new(),
+            request: Vec::new(),
+            call: Vec::new(),
+            publish: Vec::new(),
+            subscribe: Vec::new(),
+            subscriptions: 64,
+        }
     }
 }
 
@@ -43,11 +54,18 @@ impl Capabilities {
         let everybody = NamePattern::new("*").expect("a pattern");
         Self {
             send: vec![everybody.clone()],
-            request: vec![everybody],
+            request: vec![everybody.clone()],
+            call: vec![everybody],
             publish: vec![everything.clone()],
             subscribe: vec![everything],
             subscriptions: u32::MAX,
         }
+    }
+
+    /// With what links need.
+    pub(crate) fn with_links(mut self, links: &Links) -> Self {
+        self.call.extend(links.iter().map(|(_, to)| NamePattern::from(to)));
+        self
     }
 
     /// Whether it may send to this component.
@@ -58,6 +76,11 @@ impl Capabilities {
     /// Whether it may ask this component.
     pub fn may_request(&self, to: &ComponentId) -> bool {
         self.request.iter().any(|pattern| pattern.matches(to))
+    }
+
+    /// Whether its linked imports may call this component.
+    pub fn may_call(&self, to: &ComponentId) -> bool {
+        self.call.iter().any(|pattern| pattern.matches(to))
     }
 
     /// Whether it may publish to this topic.

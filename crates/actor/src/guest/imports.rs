@@ -104,11 +104,11 @@ pub(crate) fn link<U: Send + 'static>(linker: &mut Linker<HostState<ActorState<U
 
 impl<U> ActorState<U> {
     /// A message from this actor, in the trace of the message in flight.
-    fn envelope(&self, payload: Bytes) -> MessageEnvelope {
+    pub(super) fn envelope(&self, payload: Bytes) -> MessageEnvelope {
         self.cell.envelope(MessageEnvelope::new(payload), self.trace.as_deref())
     }
 
-    fn deny(&mut self, action: DeniedAction, target: &str) {
+    pub(super) fn deny(&mut self, action: DeniedAction, target: &str) {
         self.denials += 1;
         self.cell.metrics.denied.increment(1);
         // A guest must not flood the log or the events.

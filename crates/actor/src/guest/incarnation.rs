@@ -14,17 +14,19 @@ use airssys_wasm_limits::{CallPhase, CancellationToken};
 use airssys_wasm_registry::{ComponentId, MessageEnvelope, TraceContext};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use tokio::time::Instant;
 
 use crate::{
-    ActorSandbox, ActorSpec, ActorState, BoxError, Capabilities, ContractKind, During, HealthError, NoHandler,
-    StartError, UpgradeError,
+    ActorSandbox, ActorSpec, ActorState, BoxError, Capabilities, ContractKind, During, HealthError, Links, LinksError,
+    NoHandler, SpawnError, StartError, UpgradeError,
     contract::Contract,
     guest::{
-        calls::TypedExports,
+        calls::Found,
+        links::{Fitting, linked_interface},
         wire::{BrokerMessage, Message},
     },
     runtime::{
-        call::Call,
+        call::{Call, LinkedInterface, Unfit},
         cell::Cell,
         incarnation::{Blueprint, Handled, Live, call, crashed, made},
         mailbox::ReplyTo,
@@ -68,17 +70,31 @@ pub(crate) struct GuestBlueprint<U: 'static> {
     capabilities: Arc<Capabilities>,
     config: Arc<BTreeMap<String, String>>,
     state: MakeState<U>,
+    links: Linked,
+    /// What they are made from, for other versions.
+    wanted: Arc<Links>,
+}
+
+/// The linked interfaces of a component, and where they lead.
+type Linked = Arc<Vec<(ComponentId, Arc<LinkedInterface>)>>;
+
+fn linked(component: &LoadedComponent, links: &Links) -> Result<Linked, LinksError> {
+    let linked =
+        |(interface, to): (&str, &ComponentId)| Ok((to.clone(), Arc::new(linked_interface(component, interface)?)));
+    links.iter().map(linked).collect::<Result<_, _>>().map(Arc::new)
 }
 
 impl<U: Send + 'static> GuestBlueprint<U> {
-    pub(crate) fn new(spec: &ActorSpec<U>, default: &MakeState<U>) -> Result<Self, NoHandler> {
+    pub(crate) fn new(spec: &ActorSpec<U>, default: &MakeState<U>) -> Result<Self, SpawnError> {
         Ok(Self {
+            links: linked(spec.sandbox.template().loaded(), &spec.links)?,
+            wanted: Arc::new(spec.links.clone()),
             contract: match spec.contract {
                 Some(ContractKind::Exports) => Arc::new(Contract::of_exports(spec.sandbox.template().loaded())),
                 _ => contract_of(&spec.sandbox)?,
             },
             sandbox: spec.sandbox.clone().with_name(spec.options.id.as_str()),
-            capabilities: Arc::new(spec.capabilities.clone()),
+            capabilities: Arc::new(spec.capabilities.clone().with_links(&spec.links)),
             config: Arc::new(spec.config.clone()),
             state: spec.state.as_ref().unwrap_or(default).clone(),
         })
@@ -97,7 +113,7 @@ pub(crate) struct GuestLive<U: 'static> {
     handle: Handle,
     contract: Arc<Contract>,
     pub(crate) component: LoadedComponent,
-    pub(crate) typed: TypedExports,
+    pub(crate) found: Found,
 }
 
 type ActorHandle = TypedExport<(Message,), (Result<Option<Bytes>, String>,)>;
@@ -132,13 +148,22 @@ impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
         if self.contract.restore.is_some() {
             fits("state", state.as_ref().map_or(0, Bytes::len))?;
         }
-        let ext = ActorState {
+        let mut ext = ActorState {
             user: self.state.make(cell, interrupt).await?,
             cell: Arc::clone(cell),
             capabilities: Arc::clone(&self.capabilities),
             trace: None,
+            deadline: None,
+            fitting: Fitting::default(),
             denials: 0,
         };
+        for (to, interface) in self.links.iter() {
+            ext.fitting.begin(cell, to, interface).map_err(|fault| StartError::Link {
+                interface: interface.name.to_string(),
+                to: to.clone(),
+                fault,
+            })?;
+        }
         let mut sandbox = self.sandbox.instantiate_until(ext, interrupt).await.map_err(|error| match error {
             InstantiateError::Crash(crash) => crashed(During::Start, crash),
             other => StartError::Instantiate(other),
@@ -169,7 +194,7 @@ impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
             handle,
             contract: Arc::clone(contract),
             component: self.sandbox.template().loaded().clone(),
-            typed: TypedExports::default(),
+            found: Found::default(),
         })
     }
 
@@ -181,8 +206,13 @@ impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
         if contract.kind != self.contract.kind {
             return Err(UpgradeError::OtherContract { now: self.contract.kind, new: contract.kind });
         }
-        cell.exports.lock().check(sandbox.template().loaded()).map_err(UpgradeError::Contract)?;
+        cell.exports.lock().check(sandbox.template().loaded()).map_err(|unfit| match unfit {
+            Unfit::Export(error) => UpgradeError::Contract(error),
+            Unfit::Callers(callers, fault) => UpgradeError::Callers { callers, fault },
+        })?;
         Ok(Self {
+            links: linked(sandbox.template().loaded(), &self.wanted)?,
+            wanted: Arc::clone(&self.wanted),
             sandbox: sandbox.with_name(cell.id().as_str()),
             contract,
             capabilities: Arc::clone(&self.capabilities),
@@ -253,6 +283,7 @@ impl<U: Send + 'static> Live for GuestLive<U> {
     ) -> Result<Handled, Crash> {
         let mut sandbox = self.sandbox();
         sandbox.ext_mut().trace = trace;
+        sandbox.ext_mut().deadline = message.deadline();
         let topic = message.topic().map(Arc::from);
         let payload = message.payload().clone();
         let (handled, mut sandbox) = match &self.handle {
@@ -294,18 +325,15 @@ impl<U: Send + 'static> Live for GuestLive<U> {
     async fn call(
         &mut self,
         call: &mut Call,
+        deadline: Option<Instant>,
         trace: Option<Box<TraceContext>>,
         interrupt: &CancellationToken,
     ) -> Result<(), Crash> {
-        let ext = |live: &mut Self, trace| {
-            if let Some(sandbox) = &mut live.sandbox {
-                sandbox.ext_mut().trace = trace;
-            }
-        };
-        ext(self, trace);
-        self.make(call, interrupt).await?;
-        ext(self, None);
-        Ok(())
+        if let Some(sandbox) = &mut self.sandbox {
+            let ext = sandbox.ext_mut();
+            (ext.trace, ext.deadline) = (trace, deadline);
+        }
+        self.make(call, interrupt).await
     }
 
     async fn health(&mut self, interrupt: &CancellationToken) -> Result<Result<(), HealthError>, Crash> {

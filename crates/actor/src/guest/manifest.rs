@@ -7,14 +7,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use airssys_wasm_engine::{LinkError, LoadError, Profile};
+use airssys_wasm_engine::{LoadError, Profile};
 use airssys_wasm_isolation::{SandboxManifest, SandboxSpec};
 use airssys_wasm_limits::{ByteSize, ManifestError, QuotaError};
 use airssys_wasm_registry::{ComponentId, TopicPattern};
 use serde::{Deserialize, de};
 
 use crate::{
-    ActorSpec, ActorState, Capabilities, ContractKind, Recycle, RestartPolicy,
+    ActorSpec, ActorState, Capabilities, ContractKind, Links, LinksError, Recycle, RestartPolicy,
     runtime::options::{DEFAULT_MAILBOX, DEFAULT_MAILBOX_BYTES, DEFAULT_MAILBOX_SHARES},
 };
 
@@ -28,6 +28,8 @@ pub struct ActorManifest {
     pub sandbox: SandboxManifest,
     /// `[messaging]`: grants for messages.
     pub messaging: Capabilities,
+    /// `[link]`: imports that lead to actors.
+    pub links: Links,
     /// `[supervision]`: its restarts.
     pub supervision: RestartPolicy,
     /// `[config]`: what its `init` receives. Numbers and booleans become text.
@@ -121,13 +123,13 @@ pub enum LoadManifestError {
     Load(#[from] LoadError),
     /// The component cannot be linked.
     #[error(transparent)]
-    Link(#[from] LinkError),
+    Link(#[from] LinksError),
     /// The limits do not fit the component.
     #[error(transparent)]
     Quota(#[from] QuotaError),
 }
 
-const TABLES: &[&str] = &["component", "resources", "wasi", "messaging", "supervision", "config"];
+const TABLES: &[&str] = &["component", "resources", "wasi", "messaging", "link", "supervision", "config"];
 
 impl ActorManifest {
     /// The actor's specification, with a sandbox made from the manifest's limits and grants.
@@ -136,6 +138,7 @@ impl ActorManifest {
         let mut spec = ActorSpec::new(table.name, sandbox);
         spec.contract = table.contract;
         spec.with_capabilities(self.messaging)
+            .with_links(self.links)
             .with_config(self.config)
             .with_subscriptions(table.subscriptions)
             .with_mailbox(table.mailbox as usize)
@@ -156,6 +159,7 @@ impl ActorManifest {
         let mut manifest: toml::Table = text.parse()?;
         let sandbox = SandboxManifest::take_from(&mut manifest)?;
         let messaging = take(&mut manifest, "messaging")?.unwrap_or_default();
+        let links = take(&mut manifest, "link")?.unwrap_or_default();
         let supervision = take(&mut manifest, "supervision")?.unwrap_or_default();
         let config = match manifest.remove("config") {
             None => BTreeMap::new(),
@@ -179,7 +183,7 @@ impl ActorManifest {
             return Err(ManifestError::Toml(de::Error::custom(error)));
         }
         match manifest.into_iter().next() {
-            None => Ok(Self { component, sandbox, messaging, supervision, config }),
+            None => Ok(Self { component, sandbox, messaging, links, supervision, config }),
             Some((key, _)) => Err(ManifestError::UnknownKey { table: String::new(), key, known: TABLES.to_vec() }),
         }
     }

@@ -4,6 +4,7 @@ pub(crate) mod calls;
 pub(crate) mod capabilities;
 pub(crate) mod imports;
 pub(crate) mod incarnation;
+pub(crate) mod links;
 pub(crate) mod manifest;
 pub(crate) mod spec;
 pub(crate) mod wire;

@@ -6,10 +6,11 @@ use airssys_wasm_engine::ComponentTemplate;
 use airssys_wasm_isolation::{HostState, SandboxSpec};
 use airssys_wasm_registry::{ComponentId, TraceContext};
 use futures_util::TryFutureExt;
+use tokio::time::Instant;
 
 use crate::{
-    BoxError, Capabilities, ContractKind, Recycle,
-    guest::incarnation::MakeState,
+    BoxError, Capabilities, ContractKind, Links, Recycle,
+    guest::{incarnation::MakeState, links::Fitting},
     runtime::{
         cell::Cell,
         options::{ActorOptions, option_methods},
@@ -25,6 +26,7 @@ pub struct ActorSpec<U: 'static = ()> {
     pub(crate) state: Option<MakeState<U>>,
     /// Found out where it is not said.
     pub(crate) contract: Option<ContractKind>,
+    pub(crate) links: Links,
 }
 
 /// Attempts per message for [`ActorSpec::with_redelivery`], if no other number suggests itself.
@@ -40,6 +42,7 @@ impl<U: Send + 'static> ActorSpec<U> {
             config: BTreeMap::new(),
             state: None,
             contract: None,
+            links: Links::default(),
         }
     }
 
@@ -74,6 +77,14 @@ impl<U: Send + 'static> ActorSpec<U> {
     #[must_use]
     pub fn with_contract(mut self, contract: ContractKind) -> Self {
         self.contract = Some(contract);
+        self
+    }
+
+    /// Says which of its imports [`ActorSystem::link_with`](crate::ActorSystem::link_with) has linked to actors, and grants
+    /// calling them. Those that are there are held against the imports at each start.
+    #[must_use]
+    pub fn with_links(mut self, links: Links) -> Self {
+        self.links = links;
         self
     }
 
@@ -120,6 +131,7 @@ impl<U> Clone for ActorSpec<U> {
             config: self.config.clone(),
             state: self.state.clone(),
             contract: self.contract,
+            links: self.links.clone(),
         }
     }
 }
@@ -149,6 +161,9 @@ pub struct ActorState<U = ()> {
     pub(crate) capabilities: Arc<Capabilities>,
     /// The trace of the message in flight.
     pub(crate) trace: Option<Box<TraceContext>>,
+    /// Until when the sender of the message in flight waits.
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) fitting: Fitting,
     /// Calls denied in this incarnation.
     pub(crate) denials: u64,
 }

@@ -2,15 +2,16 @@
 
 use std::{
     any::{Any, TypeId},
+    fmt,
     sync::{Arc, Weak},
 };
 
 use airssys_wasm_engine::{
-    ExportError, LoadedComponent,
-    wasmtime::component::{ComponentNamedList, Lift, Lower},
+    ExportError, LoadedComponent, describe_func,
+    wasmtime::component::{ComponentNamedList, Lift, Lower, Val, types::ComponentFunc},
 };
 use airssys_wasm_isolation::ArgumentError;
-use airssys_wasm_registry::Refusal;
+use airssys_wasm_registry::{ComponentId, Refusal};
 use tokio::{
     sync::oneshot,
     time::{Instant, timeout_at},
@@ -48,6 +49,48 @@ pub enum CallError {
     OtherSystem,
 }
 
+/// A call by a link failed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum LinkFault {
+    /// Nobody has the name that the link leads to.
+    #[error("nobody is registered as `{0}`")]
+    Unknown(ComponentId),
+    /// The actor exports something else than the interface, or is native.
+    #[error("`{function}` is imported as `{imported}`, and the actor has {}", Found(exported.as_deref()))]
+    Mismatch {
+        /// `interface#function`.
+        function: String,
+        /// Its type as it is imported.
+        imported: String,
+        /// Its type as the actor exports it, if it does.
+        exported: Option<String>,
+    },
+    /// The caller has no grant for it.
+    #[error("the caller may not call it; grant it by `call`")]
+    Denied,
+    /// The actor waits for the caller, or is the caller.
+    #[error("the actor waits for its caller, directly or through others")]
+    Cycle,
+    /// The call was not taken, or did not come back.
+    #[error(transparent)]
+    Call(CallError),
+    /// The result is larger than a message to the caller may be.
+    #[error("the result was not taken: {0}")]
+    Result(Refusal),
+}
+
+struct Found<'a>(Option<&'a str>);
+
+impl fmt::Display for Found<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(exported) => write!(f, "`{exported}`"),
+            None => f.write_str("no such export"),
+        }
+    }
+}
+
 impl From<ExportError> for CallError {
     fn from(error: ExportError) -> Self {
         Self::Contract(Arc::new(error))
@@ -81,7 +124,7 @@ pub(crate) struct Used {
 }
 
 impl Used {
-    fn of<P, R>(name: &str) -> Self
+    pub(crate) fn of<P, R>(name: &str) -> Self
     where
         P: ComponentNamedList + Lower + 'static,
         R: ComponentNamedList + Lift + 'static,
@@ -92,6 +135,47 @@ impl Used {
             check: |component, name| component.check::<P, R>(name).map(drop),
         }
     }
+
+    /// With values.
+    pub(crate) fn any(name: &str) -> Self {
+        let check: fn(&LoadedComponent, &str) -> _ = |component, name| component.export(name).map(drop);
+        Self { name: name.into(), ty: TypeId::of::<Val>(), check }
+    }
+}
+
+/// The functions of an interface that a component imports, by `interface#function`.
+pub(crate) struct LinkedInterface {
+    pub(crate) name: Arc<str>,
+    pub(crate) functions: Vec<(Arc<str>, ComponentFunc)>,
+}
+
+impl LinkedInterface {
+    /// Whether a component exports all of it, with the same types.
+    fn fits(&self, component: Option<&LoadedComponent>) -> Result<(), LinkFault> {
+        for (name, imported) in &self.functions {
+            let export = component.and_then(|component| component.find_export(name));
+            if !export.as_ref().is_some_and(|export| same(imported, export.func())) {
+                return Err(LinkFault::Mismatch {
+                    function: name.to_string(),
+                    imported: describe_func("func", imported),
+                    exported: export.map(|export| describe_func("func", export.func())),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn same(one: &ComponentFunc, other: &ComponentFunc) -> bool {
+    one.async_() == other.async_() && one.params().eq(other.params()) && one.results().eq(other.results())
+}
+
+/// Somebody whose import leads to an actor.
+struct LinkedCaller {
+    /// Gone with the incarnation.
+    alive: Weak<()>,
+    id: ComponentId,
+    interface: Arc<LinkedInterface>,
 }
 
 /// The component of an actor's present version, and what of it is used with which types.
@@ -99,6 +183,7 @@ impl Used {
 pub(crate) struct Exports {
     component: Option<LoadedComponent>,
     used: Vec<Weak<Used>>,
+    callers: Vec<LinkedCaller>,
 }
 
 impl Exports {
@@ -125,10 +210,41 @@ impl Exports {
         Ok(used)
     }
 
-    /// Holds another version against all that is used.
-    pub(crate) fn check(&self, next: &LoadedComponent) -> Result<(), ExportError> {
-        self.used.iter().filter_map(Weak::upgrade).try_for_each(|used| (used.check)(next, &used.name))
+    /// Holds the component to an interface that somebody imports, as long as the token lives.
+    pub(crate) fn hold_to(
+        &mut self,
+        caller: &ComponentId,
+        interface: &Arc<LinkedInterface>,
+        token: &Arc<()>,
+    ) -> Result<(), LinkFault> {
+        interface.fits(self.component.as_ref())?;
+        self.callers.retain(|caller| caller.alive.strong_count() > 0);
+        let (alive, interface) = (Arc::downgrade(token), Arc::clone(interface));
+        self.callers.push(LinkedCaller { alive, id: caller.clone(), interface });
+        Ok(())
     }
+
+    /// Holds another version against all that is used.
+    pub(crate) fn check(&self, next: &LoadedComponent) -> Result<(), Unfit> {
+        let used = self.used.iter().filter_map(Weak::upgrade);
+        used.map(|used| (used.check)(next, &used.name)).collect::<Result<(), _>>().map_err(Unfit::Export)?;
+        let (mut callers, mut first) = (Vec::new(), None);
+        for caller in self.callers.iter().filter(|caller| caller.alive.strong_count() > 0) {
+            if let Err(fault) = caller.interface.fits(Some(next)) {
+                callers.push(caller.id.clone());
+                first.get_or_insert(fault);
+            }
+        }
+        callers.sort();
+        callers.dedup();
+        first.map_or(Ok(()), |fault| Err(Unfit::Callers(callers, fault)))
+    }
+}
+
+/// Why a version does not fit those who call the actor.
+pub(crate) enum Unfit {
+    Export(ExportError),
+    Callers(Vec<ComponentId>, LinkFault),
 }
 
 /// Where the result of a call goes. Dropping it tells the caller that the actor has stopped.

@@ -81,6 +81,7 @@ pub enum SystemEvent {
 pub enum DeniedAction {
     Send,
     Request,
+    Call,
     Publish,
     Subscribe,
 }
@@ -90,6 +91,7 @@ impl fmt::Display for DeniedAction {
         f.write_str(match self {
             Self::Send => "send",
             Self::Request => "request",
+            Self::Call => "call",
             Self::Publish => "publish",
             Self::Subscribe => "subscribe",
         })

@@ -14,6 +14,7 @@ use airssys_wasm_limits::CancellationToken;
 use airssys_wasm_registry::{MessageEnvelope, TraceContext};
 use bytes::Bytes;
 use futures_util::FutureExt;
+use tokio::time::Instant;
 
 use crate::{
     CallError, CrashReport, During, HealthError, StartError, UpgradeError,
@@ -65,10 +66,11 @@ pub(crate) trait Live: Send + Sized + 'static {
         interrupt: &CancellationToken,
     ) -> impl Future<Output = Result<Handled, Crash>> + Send;
 
-    /// Makes a call, and tells its caller what came of it, unless it crashes. Only guests have exports.
+    /// Makes a call with a deadline, and tells its caller what came of it, unless it crashes. Only guests have exports.
     fn call(
         &mut self,
         call: &mut Call,
+        _deadline: Option<Instant>,
         _trace: Option<Box<TraceContext>>,
         _interrupt: &CancellationToken,
     ) -> impl Future<Output = Result<(), Crash>> + Send {

@@ -367,7 +367,7 @@ impl<B: Blueprint> ActorTask<B> {
         }
         let taken = self.cell.metrics.taken(|| self.inbox.messages.len());
         let (trace, span) = traced(&self.cell, &mut self.random, &delivery.message);
-        match live.call(&mut call, trace, &self.interrupt).instrument(span).await {
+        match live.call(&mut call, delivery.message.deadline(), trace, &self.interrupt).instrument(span).await {
             Ok(()) => {
                 self.cell.set_memory(live.memory());
                 self.cell.metrics.done(taken, live.memory());

@@ -3,12 +3,12 @@
 use std::{any::Any, sync::Arc};
 
 use airssys_wasm_engine::ExportError;
-use airssys_wasm_registry::{ResolveError, TopicPattern};
+use airssys_wasm_registry::{ComponentId, ResolveError, TopicPattern};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::{
-    ContractKind, CrashReport, During, NoHandler, StartError, SystemEvent,
+    ContractKind, CrashReport, During, LinkFault, LinksError, NoHandler, StartError, SystemEvent,
     failure::report::Failure,
     runtime::{
         incarnation::{Blueprint, Live},
@@ -50,6 +50,17 @@ pub enum UpgradeError {
     /// The new component lacks an export that is called, or has it with another type.
     #[error("the new version does not fit those who call it: {0}")]
     Contract(ExportError),
+    /// The new component does not fit actors whose imports lead to this one.
+    #[error("the new version does not fit {}, whose imports lead to it: {fault}", names(callers))]
+    Callers {
+        /// Who they are.
+        callers: Vec<ComponentId>,
+        /// What does not fit the first of them.
+        fault: LinkFault,
+    },
+    /// The new component cannot be linked to the actors that the present one is linked to.
+    #[error(transparent)]
+    Links(#[from] LinksError),
     /// The present version can snapshot its state, and the new one cannot restore it.
     #[error(
         "the actor's state would be lost: the other version does not export `airssys:actor/state`; set \
@@ -77,6 +88,10 @@ pub enum UpgradeError {
     /// The actor stopped before the upgrade.
     #[error("the actor has stopped")]
     Stopped,
+}
+
+fn names(ids: &[ComponentId]) -> String {
+    ids.iter().map(|id| format!("`{id}`")).collect::<Vec<_>>().join(", ")
 }
 
 /// Rolls a new version back if it fails before it has handled `messages` more messages.

@@ -32,11 +32,13 @@ use tokio::{
 pub use self::{spawn::SpawnError, subscription::HostSubscription, tree::SupervisorSpec};
 use crate::{
     ActorInfo, ActorManifest, ActorRef, ActorSandbox, ActorSpec, ActorState, ActorTemplate, DeadLetterLimits,
-    DeadLetters, LoadManifestError, NativeActor, NativeSpec, SystemEvent, UpgradeError, UpgradeOptions,
+    DeadLetters, Links, LinksError, LoadManifestError, NativeActor, NativeSpec, SystemEvent, UpgradeError,
+    UpgradeOptions,
     failure::policy::later,
     guest::{
         imports,
         incarnation::{GuestBlueprint, MakeState},
+        links,
     },
     runtime::{
         endpoint::Endpoint,
@@ -231,12 +233,28 @@ impl<U: Send + 'static> ActorSystem<U> {
     ///
     /// [`LinkError`] when the component imports anything else.
     pub fn link(&self, component: &LoadedComponent) -> Result<ActorTemplate<U>, LinkError> {
+        component.link(&self.linker(component)?)
+    }
+
+    fn linker(&self, component: &LoadedComponent) -> Result<Linker<HostState<ActorState<U>>>, LinkError> {
         let mut linker = component.linker();
         add_wasi(&mut linker)
             .and_then(|()| imports::link(&mut linker))
             .and_then(|()| (self.0.link)(&mut linker))
             .map_err(|source| LinkError::HostFunctions { source })?;
-        component.link(&linker)
+        Ok(linker)
+    }
+
+    /// [`link`](Self::link) with imports that lead to actors, which need not be there yet. The specification says the same
+    /// by [`ActorSpec::with_links`].
+    ///
+    /// # Errors
+    ///
+    /// [`LinksError`].
+    pub fn link_with(&self, component: &LoadedComponent, links: &Links) -> Result<ActorTemplate<U>, LinksError> {
+        let mut linker = self.linker(component)?;
+        links::define(&mut linker, component, links)?;
+        Ok(component.link(&linker)?)
     }
 
     /// Spawns an actor. It is registered first, so that it can be found from its `init` on; it is started here, and lives
@@ -322,7 +340,8 @@ impl<U: Send + 'static> ActorSystem<U> {
         component: &LoadedComponent,
     ) -> Result<ActorSpec<U>, LoadManifestError> {
         let sandbox = manifest.sandbox.clone();
-        let mut sandbox = SandboxSpec::new(self.link(component)?, sandbox.limits)?.with_wasi(sandbox.wasi);
+        let mut sandbox =
+            SandboxSpec::new(self.link_with(component, &manifest.links)?, sandbox.limits)?.with_wasi(sandbox.wasi);
         if let Some(budget) = &self.0.memory {
             sandbox = sandbox.with_budget(budget.clone());
         }

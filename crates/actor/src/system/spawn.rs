@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::{
-    ActorRef, NoHandler, RestartPolicy, StartError,
+    ActorRef, LinksError, NoHandler, RestartPolicy, StartError,
     failure::{policy::History, report::Failure},
     runtime::{
         cell::Cell,
@@ -31,6 +31,9 @@ pub enum SpawnError {
     /// The component is no actor.
     #[error(transparent)]
     NoHandler(#[from] NoHandler),
+    /// It cannot be linked to actors as its specification says.
+    #[error(transparent)]
+    Links(#[from] LinksError),
     /// An actor that it depends on is not there.
     #[error("`{of}` depends on `{missing}`, and nobody is registered under that name; spawn that first")]
     Dependency {

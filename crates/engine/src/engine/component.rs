@@ -250,6 +250,15 @@ impl LoadedComponent {
         }
     }
 
+    /// Whether a function of the component, imported or exported, has this type.
+    pub fn has_type<P, R>(&self, func: &ComponentFunc) -> bool
+    where
+        P: ComponentNamedList + Lower,
+        R: ComponentNamedList + Lift,
+    {
+        func.typecheck::<P, R>(&self.0.component.component_type().instance_type()).is_ok()
+    }
+
     /// Resolves the imports once, so that instantiating needs no look-ups.
     ///
     /// # Errors

@@ -1,0 +1,477 @@
+//! Imports that lead to other actors: each function of a linked interface is a call of the actor's export of that name.
+
+use std::{collections::BTreeMap, num::NonZeroU64, sync::Arc};
+
+use airssys_wasm_engine::{
+    LinkError, Linker, LoadedComponent,
+    wasmtime::{
+        self, StoreContextMut,
+        component::{
+            ComponentNamedList, Lift, LinkerInstance, Lower, Val,
+            types::{ComponentFunc, ComponentItem, Type},
+        },
+    },
+};
+use airssys_wasm_isolation::{HostState, LinkFailed};
+use airssys_wasm_limits::Metered;
+use airssys_wasm_registry::{ComponentId, Refusal};
+use bytes::Bytes;
+use serde::Deserialize;
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    ActorState, Argument, CallError, DeniedAction, LinkFault,
+    failure::policy::later,
+    guest::calls::{by_values_of, size_of, typed},
+    runtime::{
+        call::{Call, LinkedInterface, Used},
+        cell::Cell,
+        endpoint::Endpoint,
+        mailbox::Delivery,
+        waits::Waiting,
+    },
+};
+
+type Ctx<'a, U> = StoreContextMut<'a, HostState<ActorState<U>>>;
+
+/// Imports of a component that lead to actors: the `[link]` table of a `Component.toml`.
+///
+/// ```toml
+/// [link]
+/// "acme:kv/store@1.0.0" = "kv"
+/// ```
+///
+/// An interface is met by its name and any version that is compatible with it: 1.2.0 by 1.0.0, 0.2.1 by 0.2.0.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(transparent)]
+pub struct Links(BTreeMap<String, ComponentId>);
+
+impl Links {
+    /// Adds one: an interface, and the actor or group that its functions call.
+    #[must_use]
+    pub fn with(mut self, interface: impl Into<String>, to: ComponentId) -> Self {
+        self.0.insert(interface.into(), to);
+        self
+    }
+
+    /// The interfaces and where each of them leads.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &ComponentId)> {
+        self.0.iter().map(|(interface, to)| (interface.as_str(), to))
+    }
+}
+
+/// A component cannot be linked to actors.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LinksError {
+    /// It does not import the interface.
+    #[error("the component does not import `{interface}`; it imports {}", imports.join(", "))]
+    NoImport {
+        /// The interface.
+        interface: String,
+        /// What it imports.
+        imports: Vec<String>,
+    },
+    /// A function takes or gives something that is bound to one store.
+    #[error("`{function}` has a {what} in its type, which cannot go to another actor; plain values can")]
+    NotPlain {
+        /// `interface#function`.
+        function: String,
+        /// `resource`, `stream`, `future`, …
+        what: &'static str,
+    },
+    /// The import is no interface of functions.
+    #[error("`{interface}` is not an interface that is imported with functions")]
+    NoFunctions {
+        /// The import.
+        interface: String,
+    },
+    /// The rest cannot be linked.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+}
+
+/// A function of a linked interface.
+#[derive(Clone)]
+struct Function {
+    link: Arc<Link>,
+    /// Its place in the interface.
+    at: usize,
+    used: Arc<Used>,
+}
+
+/// A linked interface.
+pub(crate) struct Link {
+    to: ComponentId,
+    interface: Arc<LinkedInterface>,
+}
+
+/// Defines the functions of linked imports in a linker.
+pub(crate) fn define<U: Send + 'static>(
+    linker: &mut Linker<HostState<ActorState<U>>>,
+    component: &LoadedComponent,
+    links: &Links,
+) -> Result<(), LinksError> {
+    for (interface, to) in links.iter() {
+        let linked = Arc::new(linked_interface(component, interface)?);
+        let link = Arc::new(Link { to: to.clone(), interface: Arc::clone(&linked) });
+        let mut instance = linker.instance(&linked.name).map_err(|source| LinkError::HostFunctions { source })?;
+        for (at, (name, _)) in linked.functions.iter().enumerate() {
+            let function = Function { link: Arc::clone(&link), at, used: Arc::new(Used::any(name)) };
+            fast(component, &mut instance, &function)
+                .unwrap_or_else(|| by_values(&mut instance, function))
+                .map_err(|source| LinkError::HostFunctions { source })?;
+        }
+    }
+    Ok(())
+}
+
+/// What of it a component imports: by that name, or in a version that is compatible.
+pub(crate) fn linked_interface(component: &LoadedComponent, interface: &str) -> Result<LinkedInterface, LinksError> {
+    let engine = component.wasmtime();
+    let ty = component.component().component_type();
+    let Some((name, item)) = ty
+        .get_import(engine, interface)
+        .map(|item| (interface, item))
+        .or_else(|| ty.imports(engine).find(|(name, _)| compatible(name, interface)))
+    else {
+        let imports = ty.imports(engine).map(|(name, _)| format!("`{}`", name.escape_debug())).collect();
+        return Err(LinksError::NoImport { interface: interface.to_owned(), imports });
+    };
+    let ComponentItem::ComponentInstance(instance) = item.ty else {
+        return Err(LinksError::NoFunctions { interface: name.to_owned() });
+    };
+    let mut functions = Vec::new();
+    for (function, item) in instance.exports(engine) {
+        let full = format!("{name}#{function}");
+        match item.ty {
+            ComponentItem::ComponentFunc(ty) => {
+                let types = ty.params().map(|(_, ty)| ty).chain(ty.results());
+                if let Some(what) = types.filter_map(|ty| bound(&ty)).next() {
+                    return Err(LinksError::NotPlain { function: full, what });
+                }
+                functions.push((full.into(), ty));
+            }
+            ComponentItem::Resource(_) => return Err(LinksError::NotPlain { function: full, what: "resource" }),
+            _ => {}
+        }
+    }
+    Ok(LinkedInterface { name: name.into(), functions })
+}
+
+/// Whether two versions of an interface are compatible, as the component model has it.
+fn compatible(one: &str, other: &str) -> bool {
+    fn track(name: &str) -> Option<(&str, &str)> {
+        let (interface, version) = name.rsplit_once('@')?;
+        if version.contains(['-', '+']) {
+            return None;
+        }
+        let (major, rest) = version.split_once('.')?;
+        let (minor, _) = rest.split_once('.')?;
+        match (major, minor) {
+            ("0", "0") => None,
+            ("0", _) => Some((interface, &version[..major.len() + 1 + minor.len()])),
+            _ => Some((interface, major)),
+        }
+    }
+    track(one).is_some_and(|track_of_one| track(other) == Some(track_of_one))
+}
+
+/// What in a type is bound to one store.
+fn bound(ty: &Type) -> Option<&'static str> {
+    match ty {
+        Type::Own(_) | Type::Borrow(_) => Some("resource"),
+        Type::Future(_) => Some("future"),
+        Type::Stream(_) => Some("stream"),
+        Type::ErrorContext => Some("error-context"),
+        Type::List(list) => bound(&list.ty()),
+        Type::FixedLengthList(list) => bound(&list.ty()),
+        Type::Map(map) => bound(&map.key()).or_else(|| bound(&map.value())),
+        Type::Record(record) => record.fields().find_map(|field| bound(&field.ty)),
+        Type::Tuple(tuple) => tuple.types().find_map(|ty| bound(&ty)),
+        Type::Variant(variant) => variant.cases().filter_map(|case| case.ty).find_map(|ty| bound(&ty)),
+        Type::Option(option) => bound(&option.ty()),
+        Type::Result(result) => [result.ok(), result.err()].into_iter().flatten().find_map(|ty| bound(&ty)),
+        _ => None,
+    }
+}
+
+/// Results that static types have in a linked call.
+trait Outcome: Argument + ComponentNamedList + Lift + Lower + Send + Sync + 'static {
+    /// A failed call, if the type has a word for it.
+    fn failed(why: &str) -> Option<Self>;
+}
+
+macro_rules! outcomes {
+    ($($silent:ty),*; $($speaking:ty),*) => {
+        $(impl Outcome for $silent {
+            fn failed(_: &str) -> Option<Self> {
+                None
+            }
+        })*
+        $(impl Outcome for (Result<$speaking, String>,) {
+            fn failed(why: &str) -> Option<Self> {
+                Some((Err(why.to_owned()),))
+            }
+        })*
+    };
+}
+
+outcomes!((), (Bytes,), (Option<Bytes>,); (), Bytes, Option<Bytes>);
+
+/// The finite set of signatures with static types: those in which a list of bytes goes either way. By values it takes some
+/// 40 bytes for each of them.
+fn fast<U: Send + 'static>(
+    component: &LoadedComponent,
+    instance: &mut LinkerInstance<'_, HostState<ActorState<U>>>,
+    function: &Function,
+) -> Option<wasmtime::Result<()>> {
+    macro_rules! first_of {
+        ($($params:ty => [$($result:ty),*]),*) => {
+            $($(if component.has_type::<$params, $result>(function.ty()) {
+                return Some(by_types::<U, $params, $result>(instance, function));
+            })*)*
+        };
+    }
+    first_of!(
+        (Bytes,) => [(), (Bytes,), (Option<Bytes>,), (Result<(), String>,), (Result<Bytes, String>,),
+            (Result<Option<Bytes>, String>,)],
+        (String, Bytes) => [(), (Bytes,), (Option<Bytes>,), (Result<(), String>,), (Result<Bytes, String>,),
+            (Result<Option<Bytes>, String>,)],
+        (String,) => [(Bytes,), (Option<Bytes>,), (Result<Bytes, String>,), (Result<Option<Bytes>, String>,)],
+        () => [(Bytes,), (Option<Bytes>,), (Result<Bytes, String>,), (Result<Option<Bytes>, String>,)]
+    );
+    None
+}
+
+fn by_types<U, P, R>(
+    instance: &mut LinkerInstance<'_, HostState<ActorState<U>>>,
+    function: &Function,
+) -> wasmtime::Result<()>
+where
+    U: Send + 'static,
+    P: Argument + ComponentNamedList + Lift + Lower + Send + Sync + 'static,
+    R: Outcome,
+{
+    let function = Arc::new(Function { used: Arc::new(Used::of::<P, R>(function.full())), ..function.clone() });
+    let name = function.short().to_owned();
+    instance.func_wrap_async(&name, move |mut store: Ctx<'_, U>, params: P| {
+        let function = Arc::clone(&function);
+        Box::new(async move {
+            let (call, result) = typed::<U, P, R>(&function.used, params);
+            let called = function.call(&mut store, call, result).await;
+            let called = called.and_then(|result| function.heard(&store, result.size(), result));
+            called.or_else(|fault| R::failed(&fault.to_string()).ok_or_else(|| function.failed(fault)))
+        })
+    })
+}
+
+fn by_values<U: Send + 'static>(
+    instance: &mut LinkerInstance<'_, HostState<ActorState<U>>>,
+    function: Function,
+) -> wasmtime::Result<()> {
+    let (name, speaks, function) = (function.short().to_owned(), Speaks::of(function.ty()), Arc::new(function));
+    let speaks = Arc::new(speaks);
+    instance.func_new_async(&name, move |mut store: Ctx<'_, U>, _, params, results| {
+        let (function, speaks) = (Arc::clone(&function), Arc::clone(&speaks));
+        Box::new(async move {
+            let (call, result) = by_values_of(&function.used, params.to_vec());
+            let called = function.call(&mut store, call, result).await;
+            let called = called.and_then(|values| function.heard(&store, values.iter().map(size_of).sum(), values));
+            match called {
+                Ok(values) => results.iter_mut().zip(values).for_each(|(to, value)| *to = value),
+                Err(fault) => match (speaks.say(&fault), results) {
+                    (Some(said), [result]) => *result = said,
+                    _ => return Err(function.failed(fault)),
+                },
+            }
+            Ok(())
+        })
+    })
+}
+
+/// How a function can say that a call failed: by a `result` whose error is a string, or has a case that is one.
+enum Speaks {
+    Text,
+    Case(String),
+    Not,
+}
+
+impl Speaks {
+    fn of(ty: &ComponentFunc) -> Self {
+        let error = match ty.results().next() {
+            Some(Type::Result(result)) => result.err(),
+            _ => None,
+        };
+        match error {
+            Some(Type::String) => Self::Text,
+            Some(Type::Variant(variant)) => variant
+                .cases()
+                .find(|case| matches!(case.ty, Some(Type::String)))
+                .map_or(Self::Not, |case| Self::Case(case.name.to_owned())),
+            _ => Self::Not,
+        }
+    }
+
+    fn say(&self, fault: &LinkFault) -> Option<Val> {
+        let text = Val::String(fault.to_string());
+        let error = match self {
+            Self::Text => text,
+            Self::Case(name) => Val::Variant(name.clone(), Some(Box::new(text))),
+            Self::Not => return None,
+        };
+        Some(Val::Result(Err(Some(Box::new(error)))))
+    }
+}
+
+impl Function {
+    fn full(&self) -> &str {
+        &self.link.interface.functions[self.at].0
+    }
+
+    fn short(&self) -> &str {
+        self.full().rsplit_once('#').map_or(self.full(), |(_, short)| short)
+    }
+
+    fn ty(&self) -> &ComponentFunc {
+        &self.link.interface.functions[self.at].1
+    }
+
+    fn failed(&self, fault: LinkFault) -> wasmtime::Error {
+        let (function, to) = (self.full().to_owned(), self.link.to.to_string());
+        wasmtime::Error::new(LinkFailed { function, to, cause: Arc::new(fault) })
+    }
+
+    /// Holds a result against what a message to the caller may have, into whose memory it is lowered.
+    fn heard<U, R>(&self, store: &Ctx<'_, U>, size: usize, result: R) -> Result<R, LinkFault> {
+        match store.data().ext.cell.mailbox.check_size(size) {
+            Ok(()) => Ok(result),
+            Err(reason) => Err(LinkFault::Result(reason)),
+        }
+    }
+
+    /// Sends the call to the first receiver that takes it. If all are full, waits for the first.
+    async fn call<U: Send + 'static, R>(
+        &self,
+        store: &mut Ctx<'_, U>,
+        call: Call,
+        result: oneshot::Receiver<Result<R, CallError>>,
+    ) -> Result<R, LinkFault> {
+        let data = store.data_mut();
+        let longest = data.meter().quota().limits().deadline;
+        let state = &mut data.ext;
+        let to = &self.link.to;
+        if !state.capabilities.may_call(to) {
+            state.deny(DeniedAction::Call, to.as_str());
+            return Err(LinkFault::Denied);
+        }
+        let until = later(Instant::now(), longest);
+        let until = state.deadline.map_or(until, |deadline| deadline.min(until));
+        let mut delivery = Delivery::of_call(state.envelope(Bytes::new()).with_deadline(until), call);
+        let cell = Arc::clone(&state.cell);
+        let exchange = async {
+            let (mut fault, mut full) = (LinkFault::Unknown(to.clone()), None);
+            for receiver in actors(&cell, to) {
+                let Some(_waiting) = Waiting::begin(&cell, &receiver) else {
+                    fault = LinkFault::Cycle;
+                    continue;
+                };
+                if let Err(unfit) = state.fitting.fit(&cell, &receiver, &self.link.interface) {
+                    fault = unfit;
+                    continue;
+                }
+                match receiver.try_push(delivery) {
+                    Ok(()) => return come_back(result).await,
+                    Err((reason, back)) => {
+                        (delivery, fault) = (back, LinkFault::Call(CallError::NotSent(reason)));
+                        if matches!(reason, Refusal::Full | Refusal::Restarting) && full.is_none() {
+                            full = Some(receiver);
+                        }
+                    }
+                }
+            }
+            let Some(receiver) = full else { return Err(fault) };
+            let Some(_waiting) = Waiting::begin(&cell, &receiver) else { return Err(LinkFault::Cycle) };
+            let pushed = receiver.push(delivery).await;
+            pushed.map_err(|(reason, _)| LinkFault::Call(CallError::NotSent(reason)))?;
+            come_back(result).await
+        };
+        timeout_at(until, exchange).await.unwrap_or(Err(LinkFault::Call(CallError::Deadline)))
+    }
+}
+
+async fn come_back<R>(result: oneshot::Receiver<Result<R, CallError>>) -> Result<R, LinkFault> {
+    result.await.unwrap_or(Err(CallError::Stopped)).map_err(LinkFault::Call)
+}
+
+/// The actor of a name, or the members of a group.
+fn actors(asker: &Cell, to: &ComponentId) -> impl Iterator<Item = Arc<Cell>> {
+    asker.services.registry.sinks(to).filter_map(|receiver| match &*receiver {
+        Endpoint::Actor(cell) => Some(Arc::clone(cell)),
+        Endpoint::Host(_) => None,
+    })
+}
+
+/// Who was found to fit the links of an incarnation, and is held to it while that lives.
+#[derive(Default)]
+pub(crate) struct Fitting {
+    token: Arc<()>,
+    with: Vec<(NonZeroU64, usize)>,
+}
+
+/// Receivers that are remembered.
+const REMEMBERED: usize = 64;
+
+impl Fitting {
+    fn fit(&mut self, caller: &Cell, receiver: &Cell, interface: &Arc<LinkedInterface>) -> Result<(), LinkFault> {
+        let this = (receiver.address.generation(), Arc::as_ptr(interface).addr());
+        if self.with.contains(&this) {
+            return Ok(());
+        }
+        receiver.exports.lock().hold_to(caller.id(), interface, &self.token)?;
+        if self.with.len() >= REMEMBERED {
+            self.with.clear();
+        }
+        self.with.push(this);
+        Ok(())
+    }
+
+    /// Holds those that are there already against a link.
+    pub(crate) fn begin(
+        &mut self,
+        caller: &Cell,
+        to: &ComponentId,
+        interface: &Arc<LinkedInterface>,
+    ) -> Result<(), LinkFault> {
+        if caller.id() == to {
+            return Err(LinkFault::Cycle);
+        }
+        actors(caller, to).try_for_each(|receiver| self.fit(caller, &receiver, interface))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compatible_as_the_component_model_has_it() {
+        let table = [
+            ("a:b/c@1.0.0", "a:b/c@1.2.3", true),
+            ("a:b/c@1.0.0", "a:b/c@2.0.0", false),
+            ("a:b/c@0.2.0", "a:b/c@0.2.9", true),
+            ("a:b/c@0.2.0", "a:b/c@0.3.0", false),
+            ("a:b/c@0.0.1", "a:b/c@0.0.2", false),
+            ("a:b/c@1.0.0-rc.1", "a:b/c@1.0.0", false),
+            ("a:b/c@1.0.0", "a:b/d@1.0.0", false),
+            ("a:b/c", "a:b/c", false),
+            ("a:b/c@1", "a:b/c@1", false),
+        ];
+        for (one, other, expected) in table {
+            assert_eq!(compatible(one, other), expected, "{one} {other}");
+        }
+    }
+}
