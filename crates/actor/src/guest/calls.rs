@@ -105,13 +105,16 @@ struct How<U: 'static>(Run<U>);
 type Run<U> =
     for<'a> fn(&'a mut dyn Pending, &'a mut GuestLive<U>, &'a CancellationToken) -> BoxFuture<'a, Result<(), Crash>>;
 
+/// A call, and where its result comes.
+pub(crate) type Made<R> = (Call, oneshot::Receiver<Result<R, CallError>>);
+
 /// An export of one actor, looked up and type-checked once, and again at each upgrade: a version that lacks it, or has it
 /// with another type, is refused as [`UpgradeError::Contract`](crate::UpgradeError::Contract). Made by
 /// [`ActorSystem::export`](crate::ActorSystem::export). Cheap to clone.
 pub struct ActorExport<P, R> {
     actor: ActorRef,
     used: Arc<Used>,
-    make: fn(&Arc<Used>, P) -> (Call, oneshot::Receiver<Result<R, CallError>>),
+    make: fn(&Arc<Used>, P) -> Made<R>,
 }
 
 impl<P, R> Clone for ActorExport<P, R> {
@@ -226,7 +229,7 @@ impl Found {
 }
 
 /// A typed call, for an incarnation with state of this type.
-pub(crate) fn typed<U, P, R>(used: &Arc<Used>, params: P) -> (Call, oneshot::Receiver<Result<R, CallError>>)
+pub(crate) fn typed<U, P, R>(used: &Arc<Used>, params: P) -> Made<R>
 where
     U: Send + 'static,
     P: Argument + ComponentNamedList + Lower + Send + Sync + 'static,
@@ -396,10 +399,7 @@ impl ActorRef {
 }
 
 /// A call with values. An incarnation remembers the export as long as somebody uses it.
-pub(crate) fn by_values_of(
-    used: &Arc<Used>,
-    params: Vec<Val>,
-) -> (Call, oneshot::Receiver<Result<Vec<Val>, CallError>>) {
+pub(crate) fn by_values_of(used: &Arc<Used>, params: Vec<Val>) -> Made<Vec<Val>> {
     let (caller, result) = Caller::new();
     let size = params.iter().map(size_of).sum();
     let pending = Box::new(Dynamic { used: Arc::clone(used), params, size, caller });

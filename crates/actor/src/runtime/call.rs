@@ -57,13 +57,11 @@ pub enum LinkFault {
     #[error("nobody is registered as `{0}`")]
     Unknown(ComponentId),
     /// The actor exports something else than the interface, or is native.
-    #[error("`{function}` is imported as `{imported}`, and the actor has {}", Found(exported.as_deref()))]
+    #[error("`{imported}` is imported, and the actor has {}", Found(exported.as_deref()))]
     Mismatch {
-        /// `interface#function`.
-        function: String,
-        /// Its type as it is imported.
+        /// The function and its type, as it is imported.
         imported: String,
-        /// Its type as the actor exports it, if it does.
+        /// The same as the actor exports it, if it does.
         exported: Option<String>,
     },
     /// The caller has no grant for it.
@@ -156,9 +154,8 @@ impl LinkedInterface {
             let export = component.and_then(|component| component.find_export(name));
             if !export.as_ref().is_some_and(|export| same(imported, export.func())) {
                 return Err(LinkFault::Mismatch {
-                    function: name.to_string(),
-                    imported: describe_func("func", imported),
-                    exported: export.map(|export| describe_func("func", export.func())),
+                    imported: describe_func(name, imported),
+                    exported: export.map(|export| export.ty().to_owned()),
                 });
             }
         }
@@ -226,8 +223,8 @@ impl Exports {
 
     /// Holds another version against all that is used.
     pub(crate) fn check(&self, next: &LoadedComponent) -> Result<(), Unfit> {
-        let used = self.used.iter().filter_map(Weak::upgrade);
-        used.map(|used| (used.check)(next, &used.name)).collect::<Result<(), _>>().map_err(Unfit::Export)?;
+        let mut used = self.used.iter().filter_map(Weak::upgrade);
+        used.try_for_each(|used| (used.check)(next, &used.name)).map_err(Unfit::Export)?;
         let (mut callers, mut first) = (Vec::new(), None);
         for caller in self.callers.iter().filter(|caller| caller.alive.strong_count() > 0) {
             if let Err(fault) = caller.interface.fits(Some(next)) {

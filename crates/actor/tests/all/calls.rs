@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use airssys_wasm_actor::{
-    ActorExport, ActorRef, ActorSpec, ActorSystem, Argument, AskError, CallError, ContractKind, During, Lifecycle,
-    SpawnError, Stop, SystemConfig, UpgradeError, UpgradeOptions,
+    ActorExport, ActorRef, ActorSpec, ActorSystem, Argument, AskError, Backoff, CallError, ContractKind, During,
+    Lifecycle, SpawnError, Stop, SystemConfig, UpgradeError, UpgradeOptions,
 };
 use airssys_wasm_engine::{
     ExportError, Profile, WasmEngine,
@@ -275,6 +275,23 @@ async fn a_call_waits_for_room_no_longer_than_its_deadline() {
     host.gate.open.notify_one();
     waits.await.unwrap().unwrap();
     assert_eq!(dropped.call(()).await.unwrap(), (0,));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_of_an_actor_that_restarts_waits_for_it() {
+    let host = host();
+    let backoff = Backoff { first: Duration::from_secs(2), ..Backoff::default() };
+    let spec = host.spec("guest", COUNTERS, limits()).with_restart(backoff).with_mailbox(1);
+    let actor = host.system.spawn(spec).await.unwrap();
+    actor.call("fixture:calls/counters#trap", []).await.unwrap_err();
+    assert_eq!(actor.state(), Lifecycle::Restarting);
+    let dropped = host.system.export::<(), (u32,)>(&actor, "fixture:calls/counters#dropped").unwrap();
+    let second = Duration::from_secs(1);
+    // One lies in the mailbox and is late when its turn comes; the other finds no room.
+    let (first, other) = tokio::join!(dropped.call_within(second, ()), dropped.call_within(second, ()));
+    assert!(matches!((first, other), (Err(CallError::Deadline), Err(CallError::Deadline))));
+    assert_eq!(dropped.call(()).await.unwrap(), (0,));
+    assert_eq!((actor.info().incarnation, actor.state()), (2, Lifecycle::Running));
 }
 
 #[tokio::test(start_paused = true)]
