@@ -58,16 +58,16 @@ pub use airssys_wasm_registry as registry;
 pub use bytes::Bytes;
 
 pub use contract::{ContractKind, NoHandler, NoHandlerKind, WIT};
+pub use failure::call::{CallError, LinkFault, LinksError};
 pub use failure::policy::{Backoff, Directive, Intensity, Restart, RestartPolicy};
 pub use failure::report::{BoxError, CrashReport, During, StartError};
 pub use guest::calls::{ActorExport, Argument};
 pub use guest::capabilities::{Capabilities, NamePattern};
-pub use guest::links::{Links, LinksError};
+pub use guest::links::Links;
 pub use guest::manifest::{ActorManifest, ComponentTable, LoadManifestError};
 pub use guest::spec::{ActorSandbox, ActorSpec, ActorState, ActorTemplate, DEFAULT_REDELIVERY};
 pub use native::{NativeActor, NativeContext, NativeSpec};
 pub use runtime::actor_ref::{ActorInfo, ActorRef, AskError, HealthError, Stop};
-pub use runtime::call::{CallError, LinkFault};
 pub use runtime::dead_letters::{DeadLetter, DeadLetterLimits, DeadLetters, DeadReason};
 pub use runtime::events::{DeniedAction, SystemEvent};
 pub use runtime::lifecycle::Lifecycle;

@@ -1,4 +1,5 @@
 //! How incarnations fail, and which failures restart an actor.
 
+pub(crate) mod call;
 pub(crate) mod policy;
 pub(crate) mod report;

@@ -6,7 +6,7 @@ use airssys_wasm_isolation::{Crash, CrashKind, InstantiateError};
 use airssys_wasm_registry::{ActorAddress, ComponentId};
 use serde::{Deserialize, Serialize};
 
-use crate::LinkFault;
+use crate::failure::call::LinkFault;
 
 /// A crash of an actor's incarnation.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::{
     ActorSandbox, ActorSpec, ActorState, BoxError, Capabilities, ContractKind, During, HealthError, Links, LinksError,
-    NoHandler, SpawnError, StartError, UpgradeError,
+    NoHandler, StartError, UpgradeError,
     contract::Contract,
     guest::{
         calls::Found,
@@ -76,18 +76,18 @@ pub(crate) struct GuestBlueprint<U: 'static> {
 }
 
 /// The linked interfaces of a component, and where they lead.
-type Linked = Arc<Vec<(ComponentId, Arc<LinkedInterface>)>>;
+pub(crate) type Linked = Arc<Vec<(ComponentId, Arc<LinkedInterface>)>>;
 
-fn linked(component: &LoadedComponent, links: &Links) -> Result<Linked, LinksError> {
+pub(crate) fn linked(component: &LoadedComponent, links: &Links) -> Result<Linked, LinksError> {
     let linked =
         |(interface, to): (&str, &ComponentId)| Ok((to.clone(), Arc::new(linked_interface(component, interface)?)));
     links.iter().map(linked).collect::<Result<_, _>>().map(Arc::new)
 }
 
 impl<U: Send + 'static> GuestBlueprint<U> {
-    pub(crate) fn new(spec: &ActorSpec<U>, default: &MakeState<U>) -> Result<Self, SpawnError> {
+    pub(crate) fn new(spec: &ActorSpec<U>, links: Linked, default: &MakeState<U>) -> Result<Self, NoHandler> {
         Ok(Self {
-            links: linked(spec.sandbox.template().loaded(), &spec.links)?,
+            links,
             wanted: Arc::new(spec.links.clone()),
             contract: match spec.contract {
                 Some(ContractKind::Exports) => Arc::new(Contract::of_exports(spec.sandbox.template().loaded())),

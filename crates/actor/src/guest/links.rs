@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use crate::{
-    ActorState, Argument, CallError, DeniedAction, LinkFault,
+    ActorState, Argument, CallError, DeniedAction, LinkFault, LinksError,
     failure::policy::later,
     guest::calls::{by_values_of, size_of, typed},
     runtime::{
@@ -61,37 +61,6 @@ impl Links {
     pub fn iter(&self) -> impl Iterator<Item = (&str, &ComponentId)> {
         self.0.iter().map(|(interface, to)| (interface.as_str(), to))
     }
-}
-
-/// A component cannot be linked to actors.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum LinksError {
-    /// It does not import the interface.
-    #[error("the component does not import `{interface}`; it imports {}", imports.join(", "))]
-    NoImport {
-        /// The interface.
-        interface: String,
-        /// What it imports.
-        imports: Vec<String>,
-    },
-    /// A function takes or gives something that is bound to one store.
-    #[error("`{function}` has a {what} in its type, which cannot go to another actor; plain values can")]
-    NotPlain {
-        /// `interface#function`.
-        function: String,
-        /// `resource`, `stream`, `future`, …
-        what: &'static str,
-    },
-    /// The import is no interface of functions.
-    #[error("`{interface}` is not an interface that is imported with functions")]
-    NoFunctions {
-        /// The import.
-        interface: String,
-    },
-    /// The rest cannot be linked.
-    #[error(transparent)]
-    Link(#[from] LinkError),
 }
 
 /// A function of a linked interface.

@@ -2,7 +2,6 @@
 
 use std::{
     any::{Any, TypeId},
-    fmt,
     sync::{Arc, Weak},
 };
 
@@ -10,7 +9,6 @@ use airssys_wasm_engine::{
     ExportError, LoadedComponent, describe_func,
     wasmtime::component::{ComponentNamedList, Lift, Lower, Val, types::ComponentFunc},
 };
-use airssys_wasm_isolation::ArgumentError;
 use airssys_wasm_registry::{ComponentId, Refusal};
 use tokio::{
     sync::oneshot,
@@ -18,82 +16,9 @@ use tokio::{
 };
 
 use crate::{
-    CrashReport,
+    CallError, LinkFault,
     runtime::{cell::Cell, mailbox::Delivery},
 };
-
-/// A call of an actor's export failed. The call was made at most once.
-#[derive(Debug, Clone, thiserror::Error)]
-#[non_exhaustive]
-pub enum CallError {
-    /// The actor refused the call, which was not made.
-    #[error("the call was not taken: {0}")]
-    NotSent(Refusal),
-    /// The deadline passed before the end of the call. A call that had begun goes on.
-    #[error("the call did not come back within its deadline")]
-    Deadline,
-    /// The actor crashed over this call.
-    #[error("the actor crashed: {0}")]
-    Crashed(Arc<CrashReport>),
-    /// The component has no such export, or one of another type. The call was not made.
-    #[error(transparent)]
-    Contract(Arc<ExportError>),
-    /// The export takes other arguments. The call was not made.
-    #[error(transparent)]
-    Arguments(#[from] ArgumentError),
-    /// The actor stopped, or was given up, before the call's turn.
-    #[error("the actor stopped before it came to this call")]
-    Stopped,
-    /// The actor is native, or its system has state of another type.
-    #[error("the actor is not a component of this system")]
-    OtherSystem,
-}
-
-/// A call by a link failed.
-#[derive(Debug, Clone, thiserror::Error)]
-#[non_exhaustive]
-pub enum LinkFault {
-    /// Nobody has the name that the link leads to.
-    #[error("nobody is registered as `{0}`")]
-    Unknown(ComponentId),
-    /// The actor exports something else than the interface, or is native.
-    #[error("`{imported}` is imported, and the actor has {}", Found(exported.as_deref()))]
-    Mismatch {
-        /// The function and its type, as it is imported.
-        imported: String,
-        /// The same as the actor exports it, if it does.
-        exported: Option<String>,
-    },
-    /// The caller has no grant for it.
-    #[error("the caller may not call it; grant it by `call`")]
-    Denied,
-    /// The actor waits for the caller, or is the caller.
-    #[error("the actor waits for its caller, directly or through others")]
-    Cycle,
-    /// The call was not taken, or did not come back.
-    #[error(transparent)]
-    Call(CallError),
-    /// The result is larger than a message to the caller may be.
-    #[error("the result was not taken: {0}")]
-    Result(Refusal),
-}
-
-struct Found<'a>(Option<&'a str>);
-
-impl fmt::Display for Found<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(exported) => write!(f, "`{exported}`"),
-            None => f.write_str("no such export"),
-        }
-    }
-}
-
-impl From<ExportError> for CallError {
-    fn from(error: ExportError) -> Self {
-        Self::Contract(Arc::new(error))
-    }
-}
 
 /// A call that waits for its turn.
 pub(crate) trait Pending: Any + Send {

@@ -37,7 +37,7 @@ use crate::{
     failure::policy::later,
     guest::{
         imports,
-        incarnation::{GuestBlueprint, MakeState},
+        incarnation::{GuestBlueprint, MakeState, linked},
         links,
     },
     runtime::{
@@ -272,7 +272,8 @@ impl<U: Send + 'static> ActorSystem<U> {
     }
 
     fn guest(&self, spec: ActorSpec<U>) -> Result<Spawn<GuestBlueprint<U>>, SpawnError> {
-        let blueprint = GuestBlueprint::new(&spec, &self.0.state)?;
+        let links = linked(spec.sandbox.template().loaded(), &spec.links)?;
+        let blueprint = GuestBlueprint::new(&spec, links, &self.0.state)?;
         Ok(Spawn { options: spec.options, blueprint })
     }
 
