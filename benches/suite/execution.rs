@@ -13,6 +13,7 @@ use wasmtime::{
 
 pub(crate) fn describe(suite: &mut Suite) {
     minimal_overhead(suite);
+    call_with(suite);
     compute(suite);
     cost_of_limits(suite);
     traps(suite);
@@ -51,6 +52,43 @@ fn raw_add(pre: InstancePre<()>) -> Measure {
     timed_async((store, add), async |(store, add)| {
         assert_eq!(add.call_async(&mut *store, (black_box(42), black_box(42))).await.unwrap(), (84,));
     })
+}
+
+/// The world of [`ADD`].
+mod adder {
+    wasmtime::component::bindgen!({
+        inline: "package fixture:add; world adder { export add: func(a: s32, b: s32) -> s32; }",
+        exports: { default: async },
+    });
+}
+
+use adder::Adder;
+
+/// Warm calls by generated bindings, which are made once.
+fn call_with(suite: &mut Suite) {
+    suite
+        .bench("isolation/call_with", || {
+            let sandbox = now(guests::spec(ADD).instantiate(())).unwrap();
+            let made = sandbox.call_with(async |mut store, instance| Adder::new(&mut store, &instance));
+            let (adder, sandbox) = now(made).unwrap();
+            timed_async((Some(sandbox), adder), async |(sandbox, adder)| {
+                let live = sandbox.take().expect("put back below");
+                let called =
+                    live.call_with(async |mut store, _| adder.call_add(&mut store, black_box(42), black_box(42)).await);
+                let (sum, live) = called.await.unwrap();
+                assert_eq!(sum, 84);
+                *sandbox = Some(live);
+            })
+        })
+        .twin("raw", 1.1, || {
+            let pre = bare::raw(ADD);
+            let mut store = bare::store(pre.engine(), ());
+            let instance = now(pre.instantiate_async(&mut store)).unwrap();
+            let adder = Adder::new(&mut store, &instance).unwrap();
+            timed_async((store, adder), async |(store, adder)| {
+                assert_eq!(adder.call_add(&mut *store, black_box(42), black_box(42)).await.unwrap(), 84);
+            })
+        });
 }
 
 /// A warm call of a function of one number in a sandbox.

@@ -1,7 +1,8 @@
 //! Runs each example, and looks at what came of it.
 
-use airssys_wasm_actor::{AskError, DeniedAction, ShutdownReport, SystemEvent};
+use airssys_wasm_actor::{AskError, CallError, DeniedAction, ShutdownReport, SystemEvent};
 use airssys_wasm_engine::EngineConfig;
+use airssys_wasm_isolation::CrashClass;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -21,6 +22,8 @@ macro_rules! examples {
 examples! {
     axum_service = "../axum.rs",
     counter = "../counter.rs",
+    links = "../links.rs",
+    plugin = "../plugin.rs",
     pubsub = "../pubsub.rs",
     request = "../request.rs",
     upgrade = "../upgrade.rs",
@@ -53,6 +56,23 @@ async fn whoever_subscribed_hears() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upgrade_keeps_the_count() {
     assert_eq!(upgrade::run().await.unwrap(), ["5", "count: 7", "7"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_of_a_world_of_its_own_is_supervised() {
+    let (order, refused, crashed, after) = plugin::run().await.unwrap();
+    assert_eq!((order, after), (162, 120));
+    assert_eq!(refused, "the shop does not sell `plum`");
+    let CallError::Crashed(report) = crashed else { panic!("{crashed}") };
+    assert_eq!(report.crash.kind().class(), CrashClass::Trap);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_leads_to_an_actor_that_crashes_and_is_there_again() {
+    let heard = links::run(&["clerk"]).await.unwrap();
+    let [(before, crashed, after)] = &heard[..] else { panic!("{heard:?}") };
+    assert_eq!((&**before, &**after), ("blue, says clerk", "red, says clerk"));
+    assert!(crashed.starts_with("the actor crashed: kv#"), "{crashed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 //!
 //! On one worker all runs on one thread; on two, the client is a task among the others.
 
+mod calls;
 mod density;
 mod latency;
 mod lifecycle;
@@ -22,6 +23,7 @@ pub(crate) fn describe(suite: &mut Suite) {
         lifecycle::restart(suite, workers);
         lifecycle::upgrade(suite, workers);
     }
+    calls::calls(suite);
     messages::throughput(suite);
     messages::capabilities(suite);
     messages::observability(suite);

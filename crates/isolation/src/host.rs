@@ -86,6 +86,13 @@ impl<U> HostState<U> {
         &mut self.wasi_parts().table
     }
 
+    /// The table of [`table`](Self::table) and the embedder's own state, for host functions that need both.
+    pub fn table_and_ext(&mut self) -> (&mut ResourceTable, &mut U) {
+        self.wasi_parts();
+        let Self { wasi, ext, .. } = self;
+        (&mut wasi.as_mut().expect("made above").table, ext)
+    }
+
     pub(crate) fn file_streams(&mut self) -> &FileStreams {
         &self.wasi_parts().streams
     }

@@ -469,8 +469,23 @@ impl<U: Send + 'static> Sandbox<U> {
         self.call_dynamic_inner(export, params, Some(cancel)).await
     }
 
+    /// [`call_dynamic_until`](Self::call_dynamic_until) for arguments whose types are known to be those of the export:
+    /// they are not looked at first, and others end the sandbox.
+    ///
+    /// # Errors
+    ///
+    /// [`Crash`].
+    pub async fn call_dynamic_checked(
+        self,
+        export: &DynamicExport,
+        params: &[Val],
+        cancel: &CancellationToken,
+    ) -> Result<(Vec<Val>, Self), Crash> {
+        self.call_dynamic_unchecked(export, params, Some(cancel)).await
+    }
+
     async fn call_dynamic_inner(
-        mut self,
+        self,
         export: &DynamicExport,
         params: &[Val],
         cancel: Option<&CancellationToken>,
@@ -478,11 +493,20 @@ impl<U: Send + 'static> Sandbox<U> {
         if let Err(error) = check_arguments(&export.params, params) {
             return Err(DynamicCallError::Arguments { error, sandbox: self });
         }
+        self.call_dynamic_unchecked(export, params, cancel).await.map_err(DynamicCallError::Crash)
+    }
+
+    async fn call_dynamic_unchecked(
+        mut self,
+        export: &DynamicExport,
+        params: &[Val],
+        cancel: Option<&CancellationToken>,
+    ) -> Result<(Vec<Val>, Self), Crash> {
         let started = self.begin(CallPhase::Message);
         let mut results = vec![Val::Bool(false); export.results];
         let call = export.func.call_async(&mut self.0.store, params, &mut results);
         let outcome = guard(call, cancel, &self.0.guarded).await.map(|result| result.map(|()| results));
-        self.end(started, &export.name, Phase::Calling, outcome).map_err(DynamicCallError::Crash)
+        self.end(started, &export.name, Phase::Calling, outcome)
     }
 
     /// One call in which a closure does with the instance what it likes, under the limits of one call: what

@@ -339,6 +339,8 @@ struct Dynamic {
     used: Arc<Used>,
     params: Vec<Val>,
     size: usize,
+    /// Whether they are known to be of the export's types.
+    checked: bool,
     caller: Caller<Vec<Val>>,
 }
 
@@ -393,16 +395,17 @@ impl ActorRef {
         export: &str,
         params: Vec<Val>,
     ) -> Result<Vec<Val>, CallError> {
-        let (call, result) = by_values_of(&Arc::new(Used::any(export)), params);
+        let (call, result) = by_values(&Arc::new(Used::any(export)), params, false);
         self.0.called(delivery(deadline, call), result).await
     }
 }
 
-/// A call with values. An incarnation remembers the export as long as somebody uses it.
-pub(crate) fn by_values_of(used: &Arc<Used>, params: Vec<Val>) -> Made<Vec<Val>> {
+/// A call with values, which may be known to be of the export's types. An incarnation remembers the export as long as
+/// somebody uses it.
+pub(crate) fn by_values(used: &Arc<Used>, params: Vec<Val>, checked: bool) -> Made<Vec<Val>> {
     let (caller, result) = Caller::new();
     let size = params.iter().map(size_of).sum();
-    let pending = Box::new(Dynamic { used: Arc::clone(used), params, size, caller });
+    let pending = Box::new(Dynamic { used: Arc::clone(used), params, size, checked, caller });
     (Call { pending, how: &WithValues }, result)
 }
 
@@ -451,6 +454,12 @@ impl<U: Send + 'static> GuestLive<U> {
                 return Ok(());
             }
         };
+        if call.checked {
+            let (results, sandbox) = sandbox.call_dynamic_checked(export, &call.params, interrupt).await?;
+            self.back(sandbox);
+            call.caller.tell(Ok(results));
+            return Ok(());
+        }
         match sandbox.call_dynamic_until(export, &call.params, interrupt).await {
             Ok((results, sandbox)) => {
                 self.back(sandbox);

@@ -25,7 +25,7 @@ use tokio::{
 use crate::{
     ActorState, Argument, CallError, DeniedAction, LinkFault, LinksError,
     failure::policy::later,
-    guest::calls::{by_values_of, size_of, typed},
+    guest::calls::{self, size_of, typed},
     runtime::{
         call::{Call, LinkedInterface, Used},
         cell::Cell,
@@ -247,7 +247,7 @@ fn by_values<U: Send + 'static>(
     instance.func_new_async(&name, move |mut store: Ctx<'_, U>, _, params, results| {
         let (function, speaks) = (Arc::clone(&function), Arc::clone(&speaks));
         Box::new(async move {
-            let (call, result) = by_values_of(&function.used, params.to_vec());
+            let (call, result) = calls::by_values(&function.used, params.to_vec(), true);
             let called = function.call(&mut store, call, result).await;
             let called = called.and_then(|values| function.heard(&store, values.iter().map(size_of).sum(), values));
             match called {

@@ -286,7 +286,7 @@ impl<B: Blueprint> ActorTask<B> {
     async fn handle(&mut self, live: &mut B::Live) -> Result<(), Failure> {
         let Some(delivery) = &mut self.in_flight else { return Ok(()) };
         if let Some(call) = delivery.take_call() {
-            return Box::pin(self.call(live, call)).await;
+            return self.call(live, call).await;
         }
         self.attempted = true;
         let mut reply = delivery.reply.take();
@@ -367,7 +367,13 @@ impl<B: Blueprint> ActorTask<B> {
         }
         let taken = self.cell.metrics.taken(|| self.inbox.messages.len());
         let (trace, span) = traced(&self.cell, &mut self.random, &delivery.message);
-        match live.call(&mut call, delivery.message.deadline(), trace, &self.interrupt).instrument(span).await {
+        let deadline = delivery.message.deadline();
+        let called = if span.is_disabled() {
+            live.call(&mut call, deadline, trace, &self.interrupt).await
+        } else {
+            Box::pin(live.call(&mut call, deadline, trace, &self.interrupt).instrument(span)).await
+        };
+        match called {
             Ok(()) => {
                 self.cell.set_memory(live.memory());
                 self.cell.metrics.done(taken, live.memory());
