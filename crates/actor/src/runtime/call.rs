@@ -141,6 +141,12 @@ impl Exports {
     ) -> Result<(), LinkFault> {
         interface.fits(self.component.as_ref())?;
         self.callers.retain(|caller| caller.alive.strong_count() > 0);
+        let same = |known: &LinkedCaller| {
+            known.alive.as_ptr() == Arc::as_ptr(token) && Arc::ptr_eq(&known.interface, interface)
+        };
+        if self.callers.iter().any(same) {
+            return Ok(());
+        }
         let (alive, interface) = (Arc::downgrade(token), Arc::clone(interface));
         self.callers.push(LinkedCaller { alive, id: caller.clone(), interface });
         Ok(())
