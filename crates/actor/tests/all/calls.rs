@@ -16,7 +16,9 @@ use airssys_wasm_limits::{ByteSize, ResourceLimits};
 use airssys_wasm_registry::Refusal;
 use tokio::sync::Notify;
 
-use crate::support::{COUNTER, Probe, at_once, id, limits, poll_once, settle, spawn, system};
+use crate::support::{
+    COUNTER, COUNTER_V2, NO_HANDLER, Probe, at_once, id, limits, poll_once, settle, spawn, spec, system,
+};
 
 mod guest {
     airssys_wasm_engine::wasmtime::component::bindgen!({
@@ -336,6 +338,37 @@ async fn an_actor_of_exports_takes_no_messages_and_all_else_is_as_for_others() {
     let spec = host.spec("other", RUST, limits());
     let found_out = ActorSpec::new(id("other"), spec.sandbox().clone());
     assert!(matches!(host.system.spawn(found_out).await, Err(SpawnError::NoHandler(_))));
+}
+
+#[tokio::test]
+async fn what_else_an_actor_exports_is_called_for_one_of_exports_too() {
+    let system = system();
+    let spec = |name: &str, guest| spec(&system, name, guest).with_contract(ContractKind::Exports);
+    let well = system.spawn(spec("well", &NO_HANDLER)).await.unwrap();
+    well.health().await.unwrap();
+
+    // The state goes over to another version. By its exports, for it takes no messages.
+    let counter = system.spawn(spec("counter", &COUNTER)).await.unwrap();
+    let state = async |name: &str, state: Vec<Val>| {
+        counter.call(&format!("airssys:actor/state@0.1.0#{name}"), state).await.unwrap()
+    };
+    let seven = Val::List(7_u64.to_le_bytes().map(Val::U8).to_vec());
+    state("restore", vec![seven.clone()]).await;
+    let next = spec("counter", &COUNTER_V2).sandbox().clone();
+    system.upgrade(counter.address(), next, UpgradeOptions::default()).await.unwrap();
+    assert_eq!(counter.info().incarnation, 2);
+    assert_eq!(state("snapshot", vec![]).await, [Val::Result(Ok(Some(Box::new(seven))))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_has_begun_goes_on_without_its_caller() {
+    let (host, actor, waits) = waiting().await;
+    waits.abort();
+    settle().await;
+    assert_eq!(actor.info().incarnation, 1);
+    host.gate.open.notify_one();
+    actor.call("fixture:calls/counters#dropped", []).await.unwrap();
+    assert_eq!((actor.info().incarnation, actor.info().restarts), (1, 0));
 }
 
 #[tokio::test]

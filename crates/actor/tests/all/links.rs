@@ -234,6 +234,65 @@ async fn links_go_on_over_several_actors_and_not_in_circles() {
 }
 
 #[tokio::test]
+async fn a_failure_is_said_by_a_case_that_is_text() {
+    // `f: func() -> result<u32, variant { none, other(string) }>`, imported and exported.
+    let types = r#"(type $e' (variant (case "none") (case "other" string)))
+        (export "error" (type $e (eq $e')))
+        (export "f" (func (result (result u32 (error $e)))))"#;
+    let component = format!(
+        r#"(component
+            (import "test:link/said" (instance $host {types}))
+            (core module $memory (memory (export "memory") 1)
+                (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024)))
+            (core instance $memory (instantiate $memory))
+            (alias core export $memory "memory" (core memory $mem))
+            (alias core export $memory "realloc" (core func $realloc))
+            (core func $f (canon lower (func $host "f") (memory $mem) (realloc $realloc)))
+            (core module $m
+                (import "" "f" (func $f (param i32)))
+                (import "" "memory" (memory 1))
+                (func (export "g") (result i32)
+                    (call $f (i32.const 0))
+                    ;; The tag of the result, that of the case, and the length of the text.
+                    (i32.add
+                        (i32.mul (i32.load8_u (i32.const 0)) (i32.const 1000))
+                        (i32.add
+                            (i32.mul (i32.load8_u (i32.const 4)) (i32.const 100))
+                            (i32.load (i32.const 12))))))
+            (core instance $i (instantiate $m (with "" (instance
+                (export "f" (func $f)) (export "memory" (memory $mem))))))
+            (func (export "g") (result u32) (canon lift (core func $i "g"))))"#
+    );
+    let system = system();
+    let links = Links::default().with("test:link/said", id("kv"));
+    let actor = system.spawn(spec_of(&system, "caller", component, links, limits())).await.unwrap();
+    let text = "nobody is registered as `kv`".len() as u32;
+    assert_eq!(actor.call("g", []).await.unwrap(), [Val::U32(1_100 + text)]);
+}
+
+#[tokio::test]
+async fn a_later_minor_version_does_for_an_earlier_one() {
+    let system = system();
+    let versioned =
+        |component: &str, version: &str| component.replace("test:link/f\"", &format!("test:link/f@{version}\""));
+    let end = |version| spec_of(&system, "end", versioned(END, version), Links::default(), limits());
+    let relay = versioned(&RELAY.replace("(export \"test:link/f\" (instance $exports))", ""), "1.0.0")
+        .replace("(instance $exports (export \"f\" (func $g)))", "(export \"g\" (func $g))");
+    let links = Links::default().with("test:link/f@1.0.0", id("end"));
+    let relay = system.spawn(spec_of(&system, "relay", relay, links, limits())).await.unwrap();
+    for (version, fits) in [("1.0.0", true), ("1.2.0", true), ("2.0.0", false)] {
+        let end = system.spawn(end(version)).await.unwrap();
+        let called = relay.call("g", []).await;
+        match fits {
+            true => assert_eq!(called.unwrap(), [Val::U32(41)], "{version}"),
+            false => assert!(matches!(called, Err(CallError::Crashed(_))), "{version}"),
+        }
+        end.stop(Stop::Now);
+        end.ended().await;
+    }
+}
+
+#[tokio::test]
 async fn a_link_needs_a_grant_which_its_specification_gives() {
     let system = system();
     spawn_kv(&system, "kv").await;
