@@ -161,6 +161,8 @@ fn refused(reason: Refusal) -> GuestSendError {
         Refusal::Full => GuestSendError::Full,
         Refusal::Restarting => GuestSendError::Restarting,
         Refusal::TooLarge { allowed, .. } => GuestSendError::TooLarge(allowed),
+        // Nobody who takes messages.
+        Refusal::NoHandler => GuestSendError::Unknown,
         _ => GuestSendError::Stopped,
     }
 }

@@ -1,15 +1,15 @@
 //! What guests do with messages: send, request, publish, subscribe; and what they are not granted.
 
 use airssys_wasm_actor::{
-    AskError, Bytes, Capabilities, DeniedAction, NativeActor, NativeContext, NativeSpec, SpawnError, StartError, Stop,
-    SystemEvent, UpgradeError, UpgradeOptions,
+    AskError, Bytes, Capabilities, ContractKind, DeniedAction, NativeActor, NativeContext, NativeSpec, SpawnError,
+    StartError, Stop, SystemEvent, UpgradeError, UpgradeOptions,
 };
 use airssys_wasm_isolation::CrashKind;
 use airssys_wasm_limits::{ByteSize, ResourceLimits};
 use airssys_wasm_registry::{MessageEnvelope, Refusal, Topic, TraceContext, WhenFull};
 use tokio::sync::broadcast;
 
-use crate::support::{ACTOR, Probe, WASMCLOUD, ask, id, limited, limits, spawn, spec, system};
+use crate::support::{ACTOR, COUNTER, Probe, WASMCLOUD, ask, id, limited, limits, spawn, spec, system};
 
 /// What a command failed with, as the guest wrote it.
 async fn failed(actor: &airssys_wasm_actor::ActorRef, command: &str) -> String {
@@ -27,6 +27,10 @@ async fn a_guest_sends_to_another() {
     assert_eq!(ask(&sender, "self").await.unwrap(), "sender");
     assert_eq!(ask(&sender, "send probe hello").await.unwrap(), "done");
     assert_eq!(failed(&sender, "send nobody x").await, "SendError::Unknown");
+    // Nobody who takes messages.
+    let called = spec(&system, "called", &COUNTER).with_contract(ContractKind::Exports);
+    system.spawn(called).await.unwrap();
+    assert_eq!(failed(&sender, "send called x").await, "SendError::Unknown");
     assert!(failed(&sender, "send a*b x").await.starts_with("SendError::Invalid"));
     while probe.log.lock().is_empty() {
         tokio::task::yield_now().await;
