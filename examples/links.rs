@@ -49,7 +49,7 @@ pub(crate) async fn run(guests: &[&str]) -> Result<Vec<Heard>> {
         remember.call(("colour".into(), format!("red, says {guest}"))).await?.0.expect("it is there again");
         let (after,) = recall.call(("colour".into(),)).await?;
         let this = (before.unwrap_or_default(), crashed.expect_err("it crashed"), after.unwrap_or_default());
-        println!("{}\n  {}\n  {}", this.0, this.1.lines().next().unwrap_or_default(), this.2);
+        println!("{}\n  {}\n  {}", this.0, this.1, this.2);
         heard.push(this);
     }
     println!("the store was restarted {} times", store.info().restarts);

@@ -64,6 +64,16 @@ pub enum LinkFault {
     Result(Refusal),
 }
 
+impl LinkFault {
+    /// What the guest that called is told. Of a crash the kind alone: the rest is another's, and for the host.
+    pub(crate) fn said(&self) -> String {
+        match self {
+            Self::Call(CallError::Crashed(report)) => format!("the actor crashed: {}", report.crash.kind().class()),
+            other => other.to_string(),
+        }
+    }
+}
+
 struct Found<'a>(Option<&'a str>);
 
 impl fmt::Display for Found<'_> {

@@ -315,9 +315,7 @@ impl<U: Send + 'static> Live for GuestLive<U> {
                 (handled.map(|()| None), sandbox)
             }
         };
-        if message.trace().is_some() {
-            sandbox.ext_mut().trace = None;
-        }
+        sandbox.ext_mut().end_message();
         self.sandbox = Some(sandbox);
         Ok(handled)
     }
@@ -333,7 +331,11 @@ impl<U: Send + 'static> Live for GuestLive<U> {
             let ext = sandbox.ext_mut();
             (ext.trace, ext.deadline) = (trace, deadline);
         }
-        self.make(call, interrupt).await
+        self.make(call, interrupt).await?;
+        if let Some(sandbox) = &mut self.sandbox {
+            sandbox.ext_mut().end_message();
+        }
+        Ok(())
     }
 
     async fn health(&mut self, interrupt: &CancellationToken) -> Result<Result<(), HealthError>, Crash> {

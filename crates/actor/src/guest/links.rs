@@ -27,7 +27,7 @@ use crate::{
     failure::policy::later,
     guest::calls::{self, size_of, typed},
     runtime::{
-        call::{Call, LinkedInterface, Used},
+        call::{Call, LinkedInterface, Used, come_back},
         cell::Cell,
         endpoint::Endpoint,
         mailbox::Delivery,
@@ -233,7 +233,7 @@ where
             let (call, result) = typed::<U, P, R>(&function.used, params);
             let called = function.call(&mut store, call, result).await;
             let called = called.and_then(|result| function.heard(&store, result.size(), result));
-            called.or_else(|fault| R::failed(&fault.to_string()).ok_or_else(|| function.failed(fault)))
+            called.or_else(|fault| R::failed(&fault.said()).ok_or_else(|| function.failed(fault)))
         })
     })
 }
@@ -286,7 +286,7 @@ impl Speaks {
     }
 
     fn say(&self, fault: &LinkFault) -> Option<Val> {
-        let text = Val::String(fault.to_string());
+        let text = Val::String(fault.said());
         let error = match self {
             Self::Text => text,
             Self::Case(name) => Val::Variant(name.clone(), Some(Box::new(text))),
@@ -353,7 +353,7 @@ impl Function {
                     continue;
                 }
                 match receiver.try_push(delivery) {
-                    Ok(()) => return come_back(result).await,
+                    Ok(()) => return come_back(result, None).await.map_err(LinkFault::Call),
                     Err((reason, back)) => {
                         (delivery, fault) = (back, LinkFault::Call(CallError::NotSent(reason)));
                         if matches!(reason, Refusal::Full | Refusal::Restarting) && full.is_none() {
@@ -366,14 +366,10 @@ impl Function {
             let Some(_waiting) = Waiting::begin(&cell, &receiver) else { return Err(LinkFault::Cycle) };
             let pushed = receiver.push(delivery).await;
             pushed.map_err(|(reason, _)| LinkFault::Call(CallError::NotSent(reason)))?;
-            come_back(result).await
+            come_back(result, None).await.map_err(LinkFault::Call)
         };
         timeout_at(until, exchange).await.unwrap_or(Err(LinkFault::Call(CallError::Deadline)))
     }
-}
-
-async fn come_back<R>(result: oneshot::Receiver<Result<R, CallError>>) -> Result<R, LinkFault> {
-    result.await.unwrap_or(Err(CallError::Stopped)).map_err(LinkFault::Call)
 }
 
 /// The actor of a name, or the members of a group.
@@ -418,7 +414,9 @@ impl Fitting {
         if caller.id() == to {
             return Err(LinkFault::Cycle);
         }
-        actors(caller, to).try_for_each(|receiver| self.fit(caller, &receiver, interface))
+        // A member of its own group calls the others.
+        let mut others = actors(caller, to).filter(|receiver| receiver.address != caller.address);
+        others.try_for_each(|receiver| self.fit(caller, &receiver, interface))
     }
 }
 

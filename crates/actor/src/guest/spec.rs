@@ -174,6 +174,14 @@ impl<U> ActorState<U> {
         self.cell.id()
     }
 
+    /// What held for the message in flight holds no longer.
+    pub(crate) fn end_message(&mut self) {
+        if self.trace.is_some() {
+            self.trace = None;
+        }
+        self.deadline = None;
+    }
+
     /// The trace of the message in flight. Its `parent_id` is the span under which this actor sends.
     pub fn trace(&self) -> Option<&TraceContext> {
         self.trace.as_deref()

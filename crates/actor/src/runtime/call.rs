@@ -224,7 +224,8 @@ impl Cell {
     }
 }
 
-async fn come_back<R>(
+/// Waits for the result of a call that was sent.
+pub(crate) async fn come_back<R>(
     result: oneshot::Receiver<Result<R, CallError>>,
     deadline: Option<Instant>,
 ) -> Result<R, CallError> {
