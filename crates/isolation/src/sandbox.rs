@@ -241,7 +241,7 @@ struct Live<U: 'static> {
     elapsed_ns: Option<u64>,
     probes: Probes<HostState<U>>,
     /// Since the first [`Sandbox::call_with`].
-    probe: Option<Probe>,
+    probe: Option<Box<Probe>>,
     /// Given back after the store is.
     _place: Option<Place>,
 }
@@ -623,7 +623,7 @@ impl<U: Send + 'static> Sandbox<U> {
             let Live { store, probes, probe, .. } = &mut *self.0;
             let handles = store.data().quota().limits().handles;
             match probes.probe(store, handles).await {
-                Ok(made) => *probe = Some(made),
+                Ok(made) => *probe = Some(Box::new(made)),
                 Err(error) => return Err(Crash::new(CrashKind::refused(&error), Some(CALL_WITH), self.usage())),
             }
         }

@@ -22,7 +22,7 @@ use crate::{
     contract::Contract,
     guest::{
         calls::Found,
-        links::{Fitting, linked_interface},
+        links::linked_interface,
         wire::{BrokerMessage, Message},
     },
     runtime::{
@@ -70,33 +70,42 @@ pub(crate) struct GuestBlueprint<U: 'static> {
     capabilities: Arc<Capabilities>,
     config: Arc<BTreeMap<String, String>>,
     state: MakeState<U>,
-    links: Linked,
-    /// What they are made from, for other versions.
-    wanted: Arc<Links>,
+    links: Option<Arc<Linked>>,
 }
 
-/// The linked interfaces of a component, and where they lead.
-pub(crate) type Linked = Arc<Vec<(ComponentId, Arc<LinkedInterface>)>>;
+/// The linked interfaces of a component, where they lead, and what said so.
+pub(crate) struct Linked {
+    interfaces: Vec<(ComponentId, Arc<LinkedInterface>)>,
+    links: Links,
+}
 
-pub(crate) fn linked(component: &LoadedComponent, links: &Links) -> Result<Linked, LinksError> {
-    let linked =
-        |(interface, to): (&str, &ComponentId)| Ok((to.clone(), Arc::new(linked_interface(component, interface)?)));
-    links.iter().map(linked).collect::<Result<_, _>>().map(Arc::new)
+pub(crate) fn linked(component: &LoadedComponent, links: &Links) -> Result<Option<Arc<Linked>>, LinksError> {
+    let mut interfaces = Vec::new();
+    for (interface, to) in links.iter() {
+        interfaces.push((to.clone(), Arc::new(linked_interface(component, interface)?)));
+    }
+    Ok((!interfaces.is_empty()).then(|| Arc::new(Linked { interfaces, links: links.clone() })))
 }
 
 impl<U: Send + 'static> GuestBlueprint<U> {
-    pub(crate) fn new(spec: &ActorSpec<U>, links: Linked, default: &MakeState<U>) -> Result<Self, NoHandler> {
+    pub(crate) fn new(
+        spec: &ActorSpec<U>,
+        links: Option<Arc<Linked>>,
+        default: &MakeState<U>,
+    ) -> Result<Self, NoHandler> {
         Ok(Self {
-            links,
-            wanted: Arc::new(spec.links.clone()),
             contract: match spec.contract {
                 Some(ContractKind::Exports) => Arc::new(Contract::of_exports(spec.sandbox.template().loaded())),
                 _ => contract_of(&spec.sandbox)?,
             },
             sandbox: spec.sandbox.clone().with_name(spec.options.id.as_str()),
-            capabilities: Arc::new(spec.capabilities.clone().with_links(&spec.links)),
+            capabilities: match &links {
+                None => Arc::clone(&spec.capabilities),
+                Some(_) => Arc::new(Capabilities::clone(&spec.capabilities).with_links(&spec.links)),
+            },
             config: Arc::new(spec.config.clone()),
             state: spec.state.as_ref().unwrap_or(default).clone(),
+            links,
         })
     }
 }
@@ -154,11 +163,11 @@ impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
             capabilities: Arc::clone(&self.capabilities),
             trace: None,
             deadline: None,
-            fitting: Fitting::default(),
+            fitting: None,
             denials: 0,
         };
-        for (to, interface) in self.links.iter() {
-            ext.fitting.begin(cell, to, interface).map_err(|fault| StartError::Link {
+        for (to, interface) in self.links.iter().flat_map(|links| &links.interfaces) {
+            ext.fitting.get_or_insert_default().begin(cell, to, interface).map_err(|fault| StartError::Link {
                 interface: interface.name.to_string(),
                 to: to.clone(),
                 fault,
@@ -211,8 +220,10 @@ impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
             Unfit::Callers(callers, fault) => UpgradeError::Callers { callers, fault },
         })?;
         Ok(Self {
-            links: linked(sandbox.template().loaded(), &self.wanted)?,
-            wanted: Arc::clone(&self.wanted),
+            links: match &self.links {
+                None => None,
+                Some(links) => linked(sandbox.template().loaded(), &links.links)?,
+            },
             sandbox: sandbox.with_name(cell.id().as_str()),
             contract,
             capabilities: Arc::clone(&self.capabilities),

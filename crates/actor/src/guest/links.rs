@@ -348,7 +348,7 @@ impl Function {
                     fault = LinkFault::Cycle;
                     continue;
                 };
-                if let Err(unfit) = state.fitting.fit(&cell, &receiver, &self.link.interface) {
+                if let Err(unfit) = state.fitting.get_or_insert_default().fit(&cell, &receiver, &self.link.interface) {
                     fault = unfit;
                     continue;
                 }

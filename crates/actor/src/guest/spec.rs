@@ -21,7 +21,7 @@ use crate::{
 pub struct ActorSpec<U: 'static = ()> {
     pub(crate) options: ActorOptions,
     pub(crate) sandbox: ActorSandbox<U>,
-    pub(crate) capabilities: Capabilities,
+    pub(crate) capabilities: Arc<Capabilities>,
     pub(crate) config: BTreeMap<String, String>,
     pub(crate) state: Option<MakeState<U>>,
     /// Found out where it is not said.
@@ -38,7 +38,7 @@ impl<U: Send + 'static> ActorSpec<U> {
         Self {
             options: ActorOptions::new(id),
             sandbox,
-            capabilities: Capabilities::default(),
+            capabilities: Arc::default(),
             config: BTreeMap::new(),
             state: None,
             contract: None,
@@ -61,7 +61,7 @@ impl<U: Send + 'static> ActorSpec<U> {
     /// Grants the use of messages. Default: none.
     #[must_use]
     pub fn with_capabilities(mut self, capabilities: Capabilities) -> Self {
-        self.capabilities = capabilities;
+        self.capabilities = Arc::new(capabilities);
         self
     }
 
@@ -127,7 +127,7 @@ impl<U> Clone for ActorSpec<U> {
         Self {
             options: self.options.clone(),
             sandbox: self.sandbox.clone(),
-            capabilities: self.capabilities.clone(),
+            capabilities: Arc::clone(&self.capabilities),
             config: self.config.clone(),
             state: self.state.clone(),
             contract: self.contract,
@@ -163,7 +163,8 @@ pub struct ActorState<U = ()> {
     pub(crate) trace: Option<Box<TraceContext>>,
     /// Until when the sender of the message in flight waits.
     pub(crate) deadline: Option<Instant>,
-    pub(crate) fitting: Fitting,
+    /// Where links were called.
+    pub(crate) fitting: Option<Box<Fitting>>,
     /// Calls denied in this incarnation.
     pub(crate) denials: u64,
 }

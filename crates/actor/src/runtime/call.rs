@@ -104,6 +104,12 @@ struct LinkedCaller {
 #[derive(Default)]
 pub(crate) struct Exports {
     component: Option<LoadedComponent>,
+    /// Most actors have none.
+    users: Option<Box<Users>>,
+}
+
+#[derive(Default)]
+struct Users {
     used: Vec<Weak<Used>>,
     callers: Vec<LinkedCaller>,
 }
@@ -121,14 +127,15 @@ impl Exports {
     {
         let component = self.component.as_ref().ok_or(CallError::OtherSystem)?;
         let used = Used::of::<P, R>(name);
-        let mut known = self.used.iter().filter_map(Weak::upgrade);
+        let users = self.users.get_or_insert_default();
+        let mut known = users.used.iter().filter_map(Weak::upgrade);
         if let Some(known) = known.find(|known| *known.name == *name && known.ty == used.ty) {
             return Ok(known);
         }
         (used.check)(component, name)?;
         let used = Arc::new(used);
-        self.used.retain(|used| used.strong_count() > 0);
-        self.used.push(Arc::downgrade(&used));
+        users.used.retain(|used| used.strong_count() > 0);
+        users.used.push(Arc::downgrade(&used));
         Ok(used)
     }
 
@@ -140,24 +147,26 @@ impl Exports {
         token: &Arc<()>,
     ) -> Result<(), LinkFault> {
         interface.fits(self.component.as_ref())?;
-        self.callers.retain(|caller| caller.alive.strong_count() > 0);
+        let callers = &mut self.users.get_or_insert_default().callers;
+        callers.retain(|caller| caller.alive.strong_count() > 0);
         let same = |known: &LinkedCaller| {
             known.alive.as_ptr() == Arc::as_ptr(token) && Arc::ptr_eq(&known.interface, interface)
         };
-        if self.callers.iter().any(same) {
+        if callers.iter().any(same) {
             return Ok(());
         }
         let (alive, interface) = (Arc::downgrade(token), Arc::clone(interface));
-        self.callers.push(LinkedCaller { alive, id: caller.clone(), interface });
+        callers.push(LinkedCaller { alive, id: caller.clone(), interface });
         Ok(())
     }
 
     /// Holds another version against all that is used.
     pub(crate) fn check(&self, next: &LoadedComponent) -> Result<(), Unfit> {
-        let mut used = self.used.iter().filter_map(Weak::upgrade);
+        let Some(users) = &self.users else { return Ok(()) };
+        let mut used = users.used.iter().filter_map(Weak::upgrade);
         used.try_for_each(|used| (used.check)(next, &used.name)).map_err(Unfit::Export)?;
         let (mut callers, mut first) = (Vec::new(), None);
-        for caller in self.callers.iter().filter(|caller| caller.alive.strong_count() > 0) {
+        for caller in users.callers.iter().filter(|caller| caller.alive.strong_count() > 0) {
             if let Err(fault) = caller.interface.fits(Some(next)) {
                 callers.push(caller.id.clone());
                 first.get_or_insert(fault);

@@ -4,7 +4,7 @@ use std::{
     num::NonZeroU32,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -33,6 +33,13 @@ pub(crate) struct Delivery {
     pub(crate) place: Option<Place>,
     /// What few have. In one box, because deliveries are moved.
     rare: Option<Box<Rare>>,
+}
+
+impl Rare {
+    #[cold]
+    fn size(&self) -> usize {
+        self.call.as_ref().map_or(0, |call| call.pending.size())
+    }
 }
 
 #[derive(Default)]
@@ -86,9 +93,9 @@ impl Delivery {
     }
 
     /// Bytes that its sender chose.
+    #[inline]
     pub(crate) fn size(&self) -> usize {
-        let call = self.rare.as_ref().and_then(|rare| rare.call.as_ref());
-        self.message.size() + call.map_or(0, |call| call.pending.size())
+        self.message.size() + self.rare.as_ref().map_or(0, |rare| rare.size())
     }
 }
 
@@ -137,11 +144,13 @@ pub(crate) struct Mailbox {
     kib: u32,
     /// What each sender may hold of it, unless that is all.
     shares: Option<Shares>,
-    /// Bytes of payload that a message may have.
-    message_size: AtomicU64,
-    /// Whether calls are all that it takes.
-    only_calls: AtomicBool,
+    /// Bytes of payload that a message may have, and whether calls are all that it takes: in one word, which every sender
+    /// reads.
+    takes: AtomicU64,
 }
+
+/// Says that calls are all that a mailbox takes. No message is as large.
+const ONLY_CALLS: u64 = 1 << 63;
 
 impl Mailbox {
     pub(crate) fn new(
@@ -152,31 +161,36 @@ impl Mailbox {
         let (messages, receiver) = mpsc::channel(messages);
         let permits = shared(Arc::new(Semaphore::new(kib as usize)));
         let messages = shared(messages);
-        (
-            Self {
-                messages,
-                permits,
-                kib,
-                shares,
-                message_size: AtomicU64::new(u64::MAX),
-                only_calls: AtomicBool::new(false),
-            },
-            shared(receiver),
-        )
+        (Self { messages, permits, kib, shares, takes: AtomicU64::new(!ONLY_CALLS) }, shared(receiver))
     }
 
     pub(crate) fn set_message_size(&self, bytes: u64) {
-        self.message_size.store(bytes, Ordering::Relaxed);
+        let only_calls = self.takes.load(Ordering::Relaxed) & ONLY_CALLS;
+        self.takes.store(bytes.min(!ONLY_CALLS) | only_calls, Ordering::Relaxed);
     }
 
     pub(crate) fn set_only_calls(&self) {
-        self.only_calls.store(true, Ordering::Relaxed);
+        self.takes.fetch_or(ONLY_CALLS, Ordering::Relaxed);
     }
 
     /// Holds what is to be lowered into the actor's memory against what a message may have.
     pub(crate) fn check_size(&self, size: usize) -> Result<(), Refusal> {
-        let allowed = self.message_size.load(Ordering::Relaxed);
+        let allowed = self.takes.load(Ordering::Relaxed) & !ONLY_CALLS;
         if size as u64 > allowed { Err(Refusal::TooLarge { size: size as u64, allowed }) } else { Ok(()) }
+    }
+
+    /// Whether it takes such a delivery of so many bytes, room aside.
+    #[inline]
+    fn check(&self, delivery: &Delivery, size: usize) -> Result<(), Refusal> {
+        let takes = self.takes.load(Ordering::Relaxed);
+        // Neither too large, nor one that takes only calls.
+        if size as u64 <= takes && takes < ONLY_CALLS {
+            return Ok(());
+        }
+        if takes >= ONLY_CALLS && !delivery.is_call() {
+            return Err(Refusal::NoHandler);
+        }
+        self.check_size(size)
     }
 
     /// KiB that a message takes up of the mailbox's: none for a small one, all of them for one that is larger than that.
@@ -187,11 +201,8 @@ impl Mailbox {
     /// Puts a message into the mailbox at once.
     #[inline]
     pub(crate) fn try_push(&self, mut delivery: Delivery) -> Result<(), (Refusal, Delivery)> {
-        if self.only_calls.load(Ordering::Relaxed) && !delivery.is_call() {
-            return Err((Refusal::NoHandler, delivery));
-        }
         let size = delivery.size();
-        if let Err(refusal) = self.check_size(size) {
+        if let Err(refusal) = self.check(&delivery, size) {
             return Err((refusal, delivery));
         }
         // Messages of the host are in no share.

@@ -286,7 +286,8 @@ impl<B: Blueprint> ActorTask<B> {
     async fn handle(&mut self, live: &mut B::Live) -> Result<(), Failure> {
         let Some(delivery) = &mut self.in_flight else { return Ok(()) };
         if let Some(call) = delivery.take_call() {
-            return self.call(live, call).await;
+            // Boxed: rare, and its future would lie in that of every actor.
+            return Box::pin(self.call(live, call)).await;
         }
         self.attempted = true;
         let mut reply = delivery.reply.take();
