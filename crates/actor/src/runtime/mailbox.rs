@@ -74,6 +74,7 @@ impl Delivery {
         }
     }
 
+    #[inline]
     pub(crate) fn is_call(&self) -> bool {
         self.rare.as_ref().is_some_and(|rare| rare.call.is_some())
     }
@@ -85,10 +86,11 @@ impl Delivery {
     /// It is out of the mailbox.
     #[inline]
     pub(crate) fn taken(&mut self) {
-        if self.place.take().is_some()
-            && let Some(rare) = &mut self.rare
-        {
-            rare.kib = None;
+        if self.place.is_some() {
+            self.place = None;
+            if let Some(rare) = &mut self.rare {
+                rare.kib = None;
+            }
         }
     }
 

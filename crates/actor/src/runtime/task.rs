@@ -285,7 +285,9 @@ impl<B: Blueprint> ActorTask<B> {
     /// Handles the message in flight.
     async fn handle(&mut self, live: &mut B::Live) -> Result<(), Failure> {
         let Some(delivery) = &mut self.in_flight else { return Ok(()) };
-        if let Some(call) = delivery.take_call() {
+        if delivery.is_call()
+            && let Some(call) = delivery.take_call()
+        {
             // Boxed: rare, and its future would lie in that of every actor.
             return Box::pin(self.call(live, call)).await;
         }
@@ -573,6 +575,7 @@ impl<B: Blueprint> ActorTask<B> {
 }
 
 /// The trace of what a message makes its handler send, with the span of the handler as parent, and that span.
+#[inline(always)]
 fn traced(cell: &Cell, random: &mut fastrand::Rng, message: &MessageEnvelope) -> (Option<Box<TraceContext>>, Span) {
     let trace = message.trace().map(|parent| Box::new(TraceContext { parent_id: random.u64(1..), ..*parent }));
     let hex = |number: Option<u128>| number.map(|number| field::display(format!("{number:x}")));
