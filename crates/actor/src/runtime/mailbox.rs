@@ -87,10 +87,16 @@ impl Delivery {
     #[inline]
     pub(crate) fn taken(&mut self) {
         if self.place.is_some() {
-            self.place = None;
-            if let Some(rare) = &mut self.rare {
-                rare.kib = None;
-            }
+            self.give_back();
+        }
+    }
+
+    // Out of the way of the host's messages, which have no share.
+    #[inline(never)]
+    fn give_back(&mut self) {
+        self.place = None;
+        if let Some(rare) = &mut self.rare {
+            rare.kib = None;
         }
     }
 
