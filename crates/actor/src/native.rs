@@ -179,7 +179,7 @@ impl<N: NativeActor> Blueprint for NativeBlueprint<N> {
         Ok(NativeLive { actor, context })
     }
 
-    fn upgraded(&self, _: &Cell, version: Infallible) -> Result<Self, UpgradeError> {
+    fn upgraded(&self, _: &ComponentId, version: Infallible) -> Result<Self, UpgradeError> {
         match version {}
     }
 

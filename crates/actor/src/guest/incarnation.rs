@@ -26,7 +26,7 @@ use crate::{
         wire::{BrokerMessage, Message},
     },
     runtime::{
-        call::{Call, LinkedInterface, Unfit},
+        call::{Call, LinkedInterface},
         cell::Cell,
         incarnation::{Blueprint, Handled, Live, call, crashed, made},
         mailbox::ReplyTo,
@@ -207,7 +207,7 @@ impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
         })
     }
 
-    fn upgraded(&self, cell: &Cell, sandbox: ActorSandbox<U>) -> Result<Self, UpgradeError> {
+    fn upgraded(&self, id: &ComponentId, sandbox: ActorSandbox<U>) -> Result<Self, UpgradeError> {
         let contract = match self.contract.kind {
             ContractKind::Exports => Arc::new(Contract::of_exports(sandbox.template().loaded())),
             _ => contract_of(&sandbox)?,
@@ -215,16 +215,12 @@ impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
         if contract.kind != self.contract.kind {
             return Err(UpgradeError::OtherContract { now: self.contract.kind, new: contract.kind });
         }
-        cell.exports.lock().check(sandbox.template().loaded()).map_err(|unfit| match unfit {
-            Unfit::Export(error) => UpgradeError::Contract(error),
-            Unfit::Callers(callers, fault) => UpgradeError::Callers { callers, fault },
-        })?;
         Ok(Self {
             links: match &self.links {
                 None => None,
                 Some(links) => linked(sandbox.template().loaded(), &links.links)?,
             },
-            sandbox: sandbox.with_name(cell.id().as_str()),
+            sandbox: sandbox.with_name(id.as_str()),
             contract,
             capabilities: Arc::clone(&self.capabilities),
             config: Arc::clone(&self.config),

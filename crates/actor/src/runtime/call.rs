@@ -127,12 +127,13 @@ impl Exports {
     {
         let component = self.component.as_ref().ok_or(CallError::OtherSystem)?;
         let used = Used::of::<P, R>(name);
+        // Also where it is known: a version on probation may have been rolled back since.
+        (used.check)(component, name)?;
         let users = self.users.get_or_insert_default();
         let mut known = users.used.iter().filter_map(Weak::upgrade);
         if let Some(known) = known.find(|known| *known.name == *name && known.ty == used.ty) {
             return Ok(known);
         }
-        (used.check)(component, name)?;
         let used = Arc::new(used);
         users.used.retain(|used| used.strong_count() > 0);
         users.used.push(Arc::downgrade(&used));

@@ -11,7 +11,7 @@ use std::{
 use airssys_wasm_engine::LoadedComponent;
 use airssys_wasm_isolation::{Crash, CrashKind};
 use airssys_wasm_limits::CancellationToken;
-use airssys_wasm_registry::{MessageEnvelope, TraceContext};
+use airssys_wasm_registry::{ComponentId, MessageEnvelope, TraceContext};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::time::Instant;
@@ -36,7 +36,7 @@ pub(crate) trait Blueprint: Send + Sync + Sized + 'static {
     ) -> impl Future<Output = Result<Self::Live, StartError>> + Send;
 
     /// The blueprint of another version.
-    fn upgraded(&self, cell: &Cell, version: Self::Version) -> Result<Self, UpgradeError>;
+    fn upgraded(&self, id: &ComponentId, version: Self::Version) -> Result<Self, UpgradeError>;
 
     /// Whether incarnations are only called, and handle no messages.
     fn takes_only_calls(&self) -> bool {

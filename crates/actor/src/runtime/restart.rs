@@ -118,7 +118,7 @@ impl<B: Blueprint> ActorTask<B> {
         self.cell.set_state(Lifecycle::Restarting);
         self.state = probation.state;
         self.cell.set_patterns(&probation.patterns);
-        self.cell.mailbox.set_message_size(previous.message_size());
+        self.announce(&previous);
         self.blueprint = previous;
         self.event(|actor| SystemEvent::RolledBack { actor: actor.cell.address.clone() });
         true

@@ -16,7 +16,7 @@ use std::{
 
 use airssys_wasm_isolation::{Crash, CrashKind};
 use airssys_wasm_limits::CancellationToken;
-use airssys_wasm_registry::{ActorAddress, MessageEnvelope, TraceContext};
+use airssys_wasm_registry::{ActorAddress, ComponentId, MessageEnvelope, TraceContext};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use shuttle::{
@@ -93,7 +93,7 @@ impl Blueprint for Script {
         }
     }
 
-    fn upgraded(&self, _: &Cell, start: Start) -> Result<Self, UpgradeError> {
+    fn upgraded(&self, _: &ComponentId, start: Start) -> Result<Self, UpgradeError> {
         Ok(Self { start, started: AtomicBool::new(false), handled: Arc::clone(&self.handled) })
     }
 

@@ -106,15 +106,11 @@ impl<B: Blueprint> ActorTask<B> {
         recycle: Recycle,
         owner: Owner,
     ) -> Self {
-        cell.mailbox.set_message_size(blueprint.message_size());
         if blueprint.takes_only_calls() {
             cell.mailbox.set_only_calls();
         }
-        if let Some(component) = blueprint.component() {
-            cell.exports.lock().set_component(component);
-        }
         cell.metrics.actors.increment(1);
-        Self {
+        let task = Self {
             random: cell.services.random(),
             // A placeholder until the first incarnation.
             interrupt: cell.ended.clone(),
@@ -136,6 +132,16 @@ impl<B: Blueprint> ActorTask<B> {
             checks: VecDeque::new(),
             checked: false,
             terminated: false,
+        };
+        task.announce(&task.blueprint);
+        task
+    }
+
+    /// Tells callers and senders what the version takes and exports.
+    pub(super) fn announce(&self, version: &B) {
+        self.cell.mailbox.set_message_size(version.message_size());
+        if let Some(component) = version.component() {
+            self.cell.exports.lock().set_component(component);
         }
     }
 

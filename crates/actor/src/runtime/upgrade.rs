@@ -11,6 +11,7 @@ use crate::{
     ContractKind, CrashReport, During, LinkFault, LinksError, NoHandler, StartError, SystemEvent,
     failure::report::Failure,
     runtime::{
+        call::Unfit,
         incarnation::{Blueprint, Live},
         task::{ActorTask, Exit},
     },
@@ -125,9 +126,20 @@ type Done = oneshot::Sender<Result<u64, UpgradeError>>;
 impl<B: Blueprint> ActorTask<B> {
     /// The blueprint of `version`, or of the previous version.
     pub(super) fn next_version(&self, version: Option<Box<dyn Any + Send>>) -> Result<Arc<B>, UpgradeError> {
-        let Some(version) = version else { return self.previous.clone().ok_or(UpgradeError::NothingBefore) };
-        let version = version.downcast::<B::Version>().map_err(|_| UpgradeError::OtherSystem)?;
-        self.blueprint.upgraded(&self.cell, *version).map(Arc::new)
+        let next = match version {
+            None => self.previous.clone().ok_or(UpgradeError::NothingBefore)?,
+            Some(version) => {
+                let version = version.downcast::<B::Version>().map_err(|_| UpgradeError::OtherSystem)?;
+                Arc::new(self.blueprint.upgraded(self.cell.id(), *version)?)
+            }
+        };
+        if let Some(component) = next.component() {
+            self.cell.exports.lock().check(component).map_err(|unfit| match unfit {
+                Unfit::Export(error) => UpgradeError::Contract(error),
+                Unfit::Callers(callers, fault) => UpgradeError::Callers { callers, fault },
+            })?;
+        }
+        Ok(next)
     }
 
     /// Replaces the version. Returns how the present incarnation ended, if it did.
@@ -199,10 +211,7 @@ impl<B: Blueprint> ActorTask<B> {
     }
 
     pub(super) fn adopt(&mut self, next: Arc<B>, probation: u32, state: Option<Bytes>, patterns: Vec<TopicPattern>) {
-        self.cell.mailbox.set_message_size(next.message_size());
-        if let Some(component) = next.component() {
-            self.cell.exports.lock().set_component(component);
-        }
+        self.announce(&next);
         self.previous = Some(std::mem::replace(&mut self.blueprint, next));
         self.probation = (probation > 0).then_some(Probation { messages: probation, state, patterns });
         self.event(|actor| SystemEvent::Upgraded {

@@ -403,6 +403,43 @@ async fn an_upgrade_to_a_version_that_does_not_fit_its_callers_is_refused() {
     assert_eq!(actor.call("f", []).await.unwrap(), [Val::U64(8 - 1)]);
 }
 
+#[tokio::test]
+async fn a_version_that_is_rolled_back_to_is_held_against_the_callers_too() {
+    let host = host();
+    let with = |names: &[&str]| {
+        let exports: String = names
+            .iter()
+            .map(|name| format!(r#"(func (export "{name}") (result u32) (canon lift (core func $i "f")))"#))
+            .collect();
+        format!(
+            r#"(component
+                (core module $m (func (export "f") (result i32) (i32.const 7)) (func (export "crash") unreachable))
+                (core instance $i (instantiate $m))
+                {exports}
+                (func (export "crash") (canon lift (core func $i "crash"))))"#
+        )
+    };
+    let actor = host.spawn(with(&["f"])).await;
+    let next = host.spec("guest", with(&["f", "g"]), limits()).sandbox().clone();
+    host.system.upgrade(actor.address(), next.clone(), UpgradeOptions::default()).await.unwrap();
+    let g = host.system.export::<(), (u32,)>(&actor, "g").unwrap();
+    let back = async || host.system.rollback(actor.address(), UpgradeOptions::default()).await;
+    assert!(matches!(back().await, Err(UpgradeError::Contract(ExportError::Missing { .. }))));
+    assert_eq!(g.call(()).await.unwrap(), (7,));
+    drop(g);
+    back().await.unwrap();
+    assert!(matches!(host.system.export::<(), (u32,)>(&actor, "g"), Err(CallError::Contract(_))));
+
+    // One on probation goes back whoever calls it, who hears of it.
+    let options = UpgradeOptions { probation: 5, ..UpgradeOptions::default() };
+    host.system.upgrade(actor.address(), next, options).await.unwrap();
+    let g = host.system.export::<(), (u32,)>(&actor, "g").unwrap();
+    actor.call("crash", []).await.unwrap_err();
+    assert!(matches!(g.call(()).await, Err(CallError::Contract(_))));
+    assert!(matches!(host.system.export::<(), (u32,)>(&actor, "g"), Err(CallError::Contract(_))));
+    assert_eq!(actor.call("f", []).await.unwrap(), [Val::U32(7)]);
+}
+
 const MINIMAL_WITHOUT_F: &str = r#"(component
     (core module $m (func (export "g")))
     (core instance $i (instantiate $m))
