@@ -226,8 +226,8 @@ const SET_2: &[Plant] = &[
         sort: Sort::Fifth,
         edits: &[Edit {
             file: "crates/actor/src/guest/incarnation.rs",
-            from: "                _ => contract_of(&spec.sandbox)?,\n",
-            to: "                _ => {\n                    let loaded = spec.sandbox.template().loaded();\n                    std::hint::black_box((Contract::of(loaded).is_ok(), loaded.exports()));\n                    contract_of(&spec.sandbox)?\n                }\n",
+            from: "            contract: contract_of(&spec.sandbox, spec.contract)?,\n",
+            to: "            contract: {\n                let loaded = spec.sandbox.template().loaded();\n                std::hint::black_box((Contract::of(loaded).is_ok(), loaded.exports()));\n                contract_of(&spec.sandbox, spec.contract)?\n            },\n",
         }],
         shows_in: &["actor/spawn/guest/one_worker", "actor/restart/spawn/one_worker"],
     },

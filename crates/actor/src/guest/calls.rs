@@ -184,14 +184,14 @@ fn delivery(deadline: Option<Instant>, call: Call) -> Delivery {
     Delivery::of_call(message, call)
 }
 
-struct Typed<P, R> {
-    used: Arc<Used>,
-    params: Option<P>,
+/// What is called, the bytes of its arguments, and who waits for it.
+struct Asked<W, R> {
+    what: W,
     size: usize,
     caller: Caller<R>,
 }
 
-impl<P: Send + 'static, R: Send + 'static> Pending for Typed<P, R> {
+impl<W: Send + 'static, R: Send + 'static> Pending for Asked<W, R> {
     fn size(&self) -> usize {
         self.size
     }
@@ -203,6 +203,12 @@ impl<P: Send + 'static, R: Send + 'static> Pending for Typed<P, R> {
     fn fail(&mut self, error: CallError) {
         self.caller.tell(Err(error));
     }
+}
+
+/// An export with its arguments, until it is called.
+struct Typed<P> {
+    used: Arc<Used>,
+    params: Option<P>,
 }
 
 /// What the exports that somebody uses are in an incarnation.
@@ -237,8 +243,8 @@ where
 {
     let (caller, result) = Caller::new();
     let size = params.size();
-    let pending = Typed::<P, R> { used: Arc::clone(used), params: Some(params), size, caller };
-    (Call { pending: Box::new(pending), how: const { &How::<U>(run_typed::<U, P, R>) } }, result)
+    let what = Typed { used: Arc::clone(used), params: Some(params) };
+    (Call { pending: Box::new(Asked { what, size, caller }), how: const { &How::<U>(run_typed::<U, P, R>) } }, result)
 }
 
 fn run_typed<'a, U, P, R>(
@@ -252,7 +258,7 @@ where
     R: ComponentNamedList + Lift + Send + Sync + 'static,
 {
     Box::pin(async move {
-        let Typed::<P, R> { used, params, caller, .. } =
+        let Asked::<Typed<P>, R> { what: Typed { used, params }, caller, .. } =
             (pending as &mut dyn Any).downcast_mut().expect("it is made with how it is called");
         let Some(params) = params.take() else { return Ok(()) };
         let mut sandbox = live.sandbox();
@@ -274,26 +280,7 @@ where
     })
 }
 
-/// A call by a closure.
-struct With<F, R> {
-    call: Option<F>,
-    caller: Caller<R>,
-}
-
-impl<F: Send + 'static, R: Send + 'static> Pending for With<F, R> {
-    fn size(&self) -> usize {
-        0
-    }
-
-    fn is_wanted(&self) -> bool {
-        self.caller.is_there()
-    }
-
-    fn fail(&mut self, error: CallError) {
-        self.caller.tell(Err(error));
-    }
-}
-
+/// A call by a closure, which is there until it is called.
 pub(crate) fn call_with<U, R, F>(
     deadline: Option<Instant>,
     call: F,
@@ -306,7 +293,8 @@ where
         + 'static,
 {
     let (caller, result) = Caller::new();
-    let pending = Box::new(With { call: Some(call), caller });
+    // What a closure holds is unknown.
+    let pending = Box::new(Asked { what: Some(call), size: 0, caller });
     (delivery(deadline, Call { pending, how: const { &How::<U>(run_with::<U, R, F>) } }), result)
 }
 
@@ -323,7 +311,7 @@ where
         + 'static,
 {
     Box::pin(async move {
-        let With::<F, R> { call, caller } =
+        let Asked::<Option<F>, R> { what: call, caller, .. } =
             (pending as &mut dyn Any).downcast_mut().expect("it is made with how it is called");
         let Some(call) = call.take() else { return Ok(()) };
         let sandbox = live.sandbox();
@@ -334,29 +322,15 @@ where
     })
 }
 
-/// A call with values.
-struct Dynamic {
+/// An export with values for it.
+struct Values {
     used: Arc<Used>,
     params: Vec<Val>,
-    size: usize,
     /// Whether they are known to be of the export's types.
     checked: bool,
-    caller: Caller<Vec<Val>>,
 }
 
-impl Pending for Dynamic {
-    fn size(&self) -> usize {
-        self.size
-    }
-
-    fn is_wanted(&self) -> bool {
-        self.caller.is_there()
-    }
-
-    fn fail(&mut self, error: CallError) {
-        self.caller.tell(Err(error));
-    }
-}
+type Dynamic = Asked<Values, Vec<Val>>;
 
 /// Says that a call is [`Dynamic`], which is made whatever the embedder's state is.
 struct WithValues;
@@ -405,7 +379,7 @@ impl ActorRef {
 pub(crate) fn by_values(used: &Arc<Used>, params: Vec<Val>, checked: bool) -> Made<Vec<Val>> {
     let (caller, result) = Caller::new();
     let size = params.iter().map(size_of).sum();
-    let pending = Box::new(Dynamic { used: Arc::clone(used), params, size, checked, caller });
+    let pending = Box::new(Asked { what: Values { used: Arc::clone(used), params, checked }, size, caller });
     (Call { pending, how: &WithValues }, result)
 }
 
@@ -442,10 +416,10 @@ impl<U: Send + 'static> GuestLive<U> {
     }
 
     async fn call_dynamic(&mut self, call: &mut Dynamic, interrupt: &CancellationToken) -> Result<(), Crash> {
+        let Values { used, params, checked } = &call.what;
         let mut sandbox = self.sandbox();
-        let found = self
-            .found
-            .get(&call.used, || self.component.export(&call.used.name).and_then(|export| sandbox.dynamic(&export)));
+        let found =
+            self.found.get(used, || self.component.export(&used.name).and_then(|export| sandbox.dynamic(&export)));
         let export: &DynamicExport = match found {
             Ok(export) => export,
             Err(error) => {
@@ -454,13 +428,13 @@ impl<U: Send + 'static> GuestLive<U> {
                 return Ok(());
             }
         };
-        if call.checked {
-            let (results, sandbox) = sandbox.call_dynamic_checked(export, &call.params, interrupt).await?;
+        if *checked {
+            let (results, sandbox) = sandbox.call_dynamic_checked(export, params, interrupt).await?;
             self.back(sandbox);
             call.caller.tell(Ok(results));
             return Ok(());
         }
-        match sandbox.call_dynamic_until(export, &call.params, interrupt).await {
+        match sandbox.call_dynamic_until(export, params, interrupt).await {
             Ok((results, sandbox)) => {
                 self.back(sandbox);
                 call.caller.tell(Ok(results));

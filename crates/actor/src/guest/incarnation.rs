@@ -94,10 +94,7 @@ impl<U: Send + 'static> GuestBlueprint<U> {
         default: &MakeState<U>,
     ) -> Result<Self, NoHandler> {
         Ok(Self {
-            contract: match spec.contract {
-                Some(ContractKind::Exports) => Arc::new(Contract::of_exports(spec.sandbox.template().loaded())),
-                _ => contract_of(&spec.sandbox)?,
-            },
+            contract: contract_of(&spec.sandbox, spec.contract)?,
             sandbox: spec.sandbox.clone().with_name(spec.options.id.as_str()),
             capabilities: match &links {
                 None => Arc::clone(&spec.capabilities),
@@ -110,9 +107,16 @@ impl<U: Send + 'static> GuestBlueprint<U> {
     }
 }
 
-/// Found out once for each component.
-fn contract_of<U: Send + 'static>(sandbox: &ActorSandbox<U>) -> Result<Arc<Contract>, NoHandler> {
-    let contract = sandbox.template().loaded().memo(|component| Contract::of(component).map(Arc::new));
+/// Found out once for each component, unless it is said to take no messages.
+fn contract_of<U: Send + 'static>(
+    sandbox: &ActorSandbox<U>,
+    said: Option<ContractKind>,
+) -> Result<Arc<Contract>, NoHandler> {
+    let component = sandbox.template().loaded();
+    if said == Some(ContractKind::Exports) {
+        return Ok(Arc::new(Contract::of_exports(component)));
+    }
+    let contract = component.memo(|component| Contract::of(component).map(Arc::new));
     (*contract).clone()
 }
 
@@ -208,10 +212,7 @@ impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
     }
 
     fn upgraded(&self, id: &ComponentId, sandbox: ActorSandbox<U>) -> Result<Self, UpgradeError> {
-        let contract = match self.contract.kind {
-            ContractKind::Exports => Arc::new(Contract::of_exports(sandbox.template().loaded())),
-            _ => contract_of(&sandbox)?,
-        };
+        let contract = contract_of(&sandbox, Some(self.contract.kind))?;
         if contract.kind != self.contract.kind {
             return Err(UpgradeError::OtherContract { now: self.contract.kind, new: contract.kind });
         }

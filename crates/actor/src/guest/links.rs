@@ -73,7 +73,7 @@ struct Function {
 }
 
 /// A linked interface.
-pub(crate) struct Link {
+struct Link {
     to: ComponentId,
     interface: Arc<LinkedInterface>,
 }

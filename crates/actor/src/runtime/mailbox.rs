@@ -38,13 +38,6 @@ pub(crate) struct Delivery {
     _padding: u64,
 }
 
-impl Rare {
-    #[cold]
-    fn size(&self) -> usize {
-        self.call.as_ref().map_or(0, |call| call.pending.size())
-    }
-}
-
 #[derive(Default)]
 struct Rare {
     /// What a large message holds of the mailbox's bytes.
@@ -52,6 +45,13 @@ struct Rare {
     kib: Option<Kib>,
     /// What is to be called instead of the handler.
     call: Option<Call>,
+}
+
+impl Rare {
+    #[cold]
+    fn size(&self) -> usize {
+        self.call.as_ref().map_or(0, |call| call.pending.size())
+    }
 }
 
 impl Delivery {
