@@ -58,8 +58,9 @@ macro_rules! long_arguments {
 long_arguments!(str, String, Box<str>, Arc<str>, Bytes);
 
 impl<T: Argument> Argument for Vec<T> {
+    /// Each element weighs what it takes up in the list, even if it is an empty text or list.
     fn size(&self) -> usize {
-        self.iter().map(Argument::size).sum()
+        self.iter().map(|element| element.size().max(size_of::<T>())).sum()
     }
 }
 
@@ -378,26 +379,26 @@ impl ActorRef {
 /// somebody uses it.
 pub(crate) fn by_values(used: &Arc<Used>, params: Vec<Val>, checked: bool) -> Made<Vec<Val>> {
     let (caller, result) = Caller::new();
-    let size = params.iter().map(size_of).sum();
+    let size = params.iter().map(weight).sum();
     let pending = Box::new(Asked { what: Values { used: Arc::clone(used), params, checked }, size, caller });
     (Call { pending, how: &WithValues }, result)
 }
 
-/// Bytes of a value: what is text or a number as it is lowered, and a name for each case that is named.
-pub(crate) fn size_of(value: &Val) -> usize {
-    match value {
+/// Bytes that the host keeps for a value.
+pub(crate) fn weight(value: &Val) -> usize {
+    let text = |text: &String| size_of_val(text) + text.len();
+    let boxed = |value: &Option<Box<Val>>| value.as_deref().map_or(0, weight);
+    let pointed_to = match value {
         Val::String(text) | Val::Enum(text) => text.len(),
-        Val::List(values) | Val::Tuple(values) => values.iter().map(size_of).sum(),
-        Val::Record(fields) => fields.iter().map(|(_, value)| size_of(value)).sum(),
-        Val::Variant(name, value) => name.len() + value.as_deref().map_or(0, size_of),
-        Val::Option(value) => 1 + value.as_deref().map_or(0, size_of),
-        Val::Result(Ok(value) | Err(value)) => 1 + value.as_deref().map_or(0, size_of),
-        Val::Flags(names) => names.iter().map(String::len).sum(),
-        Val::Bool(_) | Val::S8(_) | Val::U8(_) => 1,
-        Val::S16(_) | Val::U16(_) => 2,
-        Val::S32(_) | Val::U32(_) | Val::Float32(_) | Val::Char(_) => 4,
-        _ => 8,
-    }
+        Val::List(values) | Val::Tuple(values) | Val::FixedLengthList(values) => values.iter().map(weight).sum(),
+        Val::Map(entries) => entries.iter().map(|(key, value)| weight(key) + weight(value)).sum(),
+        Val::Record(fields) => fields.iter().map(|(name, value)| text(name) + weight(value)).sum(),
+        Val::Variant(name, value) => name.len() + boxed(value),
+        Val::Option(value) | Val::Result(Ok(value) | Err(value)) => boxed(value),
+        Val::Flags(names) => names.iter().map(text).sum(),
+        _ => 0,
+    };
+    size_of_val(value) + pointed_to
 }
 
 impl<U: Send + 'static> GuestLive<U> {
@@ -447,6 +448,52 @@ impl<U: Send + 'static> GuestLive<U> {
             }
             Err(DynamicCallError::Crash(crash)) => Err(crash),
             Err(_) => unreachable!("there are two reasons"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{any, prop, prop_assert, proptest};
+
+    use super::*;
+
+    #[test]
+    fn a_million_of_nothing_weighs_what_it_takes_up() {
+        let million = 1_000_000;
+        let nothing = || {
+            [
+                Val::U8(0),
+                Val::String(String::new()),
+                Val::List(Vec::new()),
+                Val::Map(Vec::new()),
+                Val::Tuple(Vec::new()),
+                Val::Flags(Vec::new()),
+                Val::Option(None),
+                Val::Result(Err(None)),
+            ]
+        };
+        for nothing in nothing() {
+            let room = million * size_of::<Val>();
+            assert!(weight(&Val::List(vec![nothing.clone(); million])) >= room);
+            assert!(weight(&Val::Map(vec![(Val::U8(0), nothing.clone()); million])) >= 2 * room);
+            assert!(weight(&Val::Record(vec![(String::new(), nothing); million])) >= room);
+        }
+        let deep = (0..1_000).fold(Val::U8(0), |inner, _| Val::Option(Some(Box::new(inner))));
+        assert!(weight(&deep) >= 1_000 * size_of::<Val>());
+        assert!(vec![Vec::<u8>::new(); million].size() >= million * size_of::<Vec<u8>>());
+    }
+
+    proptest! {
+        #[test]
+        fn a_list_weighs_at_least_what_its_elements_take_up(
+            texts in prop::collection::vec("[a-z]{0,40}", 0..20),
+            lists in prop::collection::vec(prop::collection::vec(any::<u16>(), 0..9), 0..20),
+            options in prop::collection::vec(prop::option::of("[a-z]{0,40}"), 0..20),
+        ) {
+            prop_assert!(texts.size() >= size_of_val(&texts[..]));
+            prop_assert!(lists.size() >= size_of_val(&lists[..]));
+            prop_assert!(options.size() >= size_of_val(&options[..]));
         }
     }
 }

@@ -25,7 +25,7 @@ use tokio::{
 use crate::{
     ActorState, Argument, CallError, DeniedAction, LinkFault, LinksError,
     failure::policy::later,
-    guest::calls::{self, size_of, typed},
+    guest::calls::{self, typed, weight},
     runtime::{
         call::{Call, LinkedInterface, Used, come_back},
         cell::Cell,
@@ -249,7 +249,7 @@ fn by_values<U: Send + 'static>(
         Box::new(async move {
             let (call, result) = calls::by_values(&function.used, params.to_vec(), true);
             let called = function.call(&mut store, call, result).await;
-            let called = called.and_then(|values| function.heard(&store, values.iter().map(size_of).sum(), values));
+            let called = called.and_then(|values| function.heard(&store, values.iter().map(weight).sum(), values));
             match called {
                 Ok(values) => results.iter_mut().zip(values).for_each(|(to, value)| *to = value),
                 Err(fault) => match (speaks.say(&fault), results) {
