@@ -408,7 +408,8 @@ impl<U: Send + 'static> GuestLive<U> {
             return run(&mut *call.pending, self, interrupt).await;
         }
         match (&mut *call.pending as &mut dyn Any).downcast_mut::<Dynamic>() {
-            Some(dynamic) => self.call_dynamic(dynamic, interrupt).await,
+            // Boxed: rare, and its future would lie in that of every actor.
+            Some(dynamic) => Box::pin(self.call_dynamic(dynamic, interrupt)).await,
             None => {
                 call.pending.fail(CallError::OtherSystem);
                 Ok(())

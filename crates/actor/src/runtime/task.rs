@@ -294,8 +294,7 @@ impl<B: Blueprint> ActorTask<B> {
         if delivery.is_call()
             && let Some(call) = delivery.take_call()
         {
-            // Boxed: rare, and its future would lie in that of every actor.
-            return Box::pin(self.call(live, call)).await;
+            return self.call(live, call).await;
         }
         self.attempted = true;
         let mut reply = delivery.reply.take();
