@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{CacheError, digest::Digest};
+use crate::{CacheError, Features, digest::Digest};
 
 /// A folder of compiled components. An entry is mapped in about a millisecond whatever its size, and processes share
 /// its pages.
@@ -22,7 +22,7 @@ use crate::{CacheError, digest::Digest};
 ///   fails otherwise. On systems other than Unix this is not checked: use a folder that only the user can write.
 /// - An entry is named by a digest of the component's bytes, of the settings of the engine, its version and the
 ///   processor's features. wasmtime checks the engine part again in the file's own header.
-/// - An entry ends with a trailer that repeats its name and length. An entry that is truncated, misnamed or has another
+/// - An entry ends with a trailer that repeats its name and length, and says what it needs. An entry that is truncated, misnamed or has another
 ///   header is compiled anew and replaced, never trusted.
 ///
 /// Not detected: a change inside the code of an entry by somebody who can write to it (the same user, root, or a
@@ -34,8 +34,8 @@ pub struct CodeCache {
     folder: PathBuf,
 }
 
-const MAGIC: [u8; 8] = *b"AWCODE\x00\x01";
-const TRAILER: usize = MAGIC.len() + size_of::<Digest>() + size_of::<u64>();
+const MAGIC: [u8; 8] = *b"AWCODE\x00\x02";
+const TRAILER: usize = MAGIC.len() + size_of::<Digest>() + size_of::<u64>() + 1;
 
 impl CodeCache {
     /// Opens a folder. A missing one is created, private to the user.
@@ -71,8 +71,8 @@ impl CodeCache {
         self.folder.join(name)
     }
 
-    /// The file with this entry, if it is there and its trailer is right.
-    pub(crate) fn find(&self, key: &Digest) -> Option<PathBuf> {
+    /// The file with this entry and what its code needs, if it is there and its trailer is right.
+    pub(crate) fn find(&self, key: &Digest) -> Option<(PathBuf, Features)> {
         let path = self.path(key);
         let mut file = File::open(&path).ok()?;
         let meta = file.metadata().ok()?;
@@ -81,20 +81,25 @@ impl CodeCache {
         file.seek(SeekFrom::Start(code_len)).ok()?;
         let mut found = [0; TRAILER];
         file.read_exact(&mut found).ok()?;
-        if found != trailer(key, code_len) {
+        let features = Features::ALL.combinations().find(|features| found == trailer(key, code_len, *features));
+        if features.is_none() {
             tracing::warn!(path = %path.display(), "code cache entry with a wrong trailer: compiling again");
-            return None;
         }
-        Some(path)
+        Some((path, features?))
     }
 
     /// Writes an entry atomically.
-    pub(crate) fn store(&self, key: &Digest, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<PathBuf> {
+    pub(crate) fn store(
+        &self,
+        key: &Digest,
+        features: Features,
+        write: impl FnOnce(&mut File) -> io::Result<()>,
+    ) -> io::Result<PathBuf> {
         let path = self.path(key);
         let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(&self.folder)?;
         write(file.as_file_mut())?;
         let code_len = file.as_file_mut().stream_position()?;
-        file.write_all(&trailer(key, code_len))?;
+        file.write_all(&trailer(key, code_len, features))?;
         // A crash of the system must not leave a right name and trailer on code that never reached the disk.
         file.as_file().sync_data()?;
         file.persist(&path)?;
@@ -102,13 +107,15 @@ impl CodeCache {
     }
 }
 
-fn trailer(key: &Digest, code_len: u64) -> [u8; TRAILER] {
+fn trailer(key: &Digest, code_len: u64, features: Features) -> [u8; TRAILER] {
     let mut trailer = [0; TRAILER];
     let (magic, rest) = trailer.split_at_mut(MAGIC.len());
-    let (name, len) = rest.split_at_mut(key.len());
+    let (name, rest) = rest.split_at_mut(key.len());
+    let (len, needed) = rest.split_at_mut(size_of::<u64>());
     magic.copy_from_slice(&MAGIC);
     name.copy_from_slice(key);
     len.copy_from_slice(&code_len.to_le_bytes());
+    needed[0] = features.index() as u8;
     trailer
 }
 

@@ -9,7 +9,8 @@ use crate::config::{DENSE_IMAGE, Profile};
 /// A 256-bit BLAKE3 digest.
 pub(crate) type Digest = [u8; blake3::OUT_LEN];
 
-/// What native code depends on beside the component: wasmtime, the processor, the profile and the settings.
+/// What native code depends on beside the component and what it needs: wasmtime, the processor, the profile and the
+/// settings. The engine is that for components which need nothing.
 pub(crate) fn code_digest(engine: &Engine, profile: Profile) -> Digest {
     hashed(|hasher| {
         engine.precompile_compatibility_hash().hash(hasher);

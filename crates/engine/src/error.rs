@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    config::{Profile, SHORTEST_TICK},
+    config::{Feature, Profile, SHORTEST_TICK},
     wasi::WASI_VERSION,
 };
 
@@ -104,8 +104,8 @@ pub enum LoadError {
         /// What is wrong, and where. Its text quotes a line of the input.
         error: wasmtime::Error,
     },
-    /// The bytes are truncated, damaged, or use a feature that this engine does not have.
-    #[error("the component is damaged or uses an unsupported feature: {}", Escaped(error))]
+    /// The bytes are truncated or damaged, or use a feature that nobody here knows.
+    #[error("the component is damaged: {}", Escaped(error))]
     Invalid {
         /// What is wrong, with its offset. Its text may contain names of the component's, unescaped.
         error: wasmtime::Error,
@@ -129,6 +129,12 @@ pub enum LoadError {
     UnknownInstance {
         /// `core modules` or `components`.
         what: &'static str,
+    },
+    /// It needs what this engine does not have.
+    #[error("the component needs {feature}, which this engine does not have: {}", feature.advice())]
+    Unsupported {
+        /// What it needs.
+        feature: Feature,
     },
     /// The compiler panicked. The host goes on.
     #[error("the compiler panicked over the component: {}; that is a bug of wasmtime's", message.escape_debug())]
@@ -191,6 +197,7 @@ impl LoadError {
             Self::Invalid { error } => Self::Invalid { error: text(error) },
             &Self::TooComplex { what, found, allowed } => Self::TooComplex { what, found, allowed },
             &Self::UnknownInstance { what } => Self::UnknownInstance { what },
+            &Self::Unsupported { feature } => Self::Unsupported { feature },
             Self::CompilerPanicked { message } => Self::CompilerPanicked { message: message.clone() },
             &Self::Compiler { end } => Self::Compiler { end },
             Self::CompilerStart { source } => Self::CompilerStart { source: again(source) },
@@ -267,7 +274,7 @@ pub enum LinkError {
         #[source]
         source: wasmtime::Error,
     },
-    /// The linker was made for another engine, or for another profile of this one.
+    /// The linker was made for another engine, or for another profile or other features of this one.
     #[error("the linker belongs to another engine; make it with `LoadedComponent::linker`")]
     OtherEngine,
 }

@@ -11,11 +11,13 @@ use rustix::stdio;
 use wasmtime::Engine;
 
 use super::{
-    admit, compile,
+    admit,
     protocol::{self, Job, Reply, Settings},
     sandbox,
 };
-use crate::{CompileLimits, LoadError, Profile, complexity::Form, digest::code_digest};
+use crate::{
+    CompileLimits, EngineConfig, Features, LoadError, Profile, complexity::Form, config::Kind, digest::code_digest,
+};
 
 static IS_HOOKED: AtomicBool = AtomicBool::new(false);
 
@@ -56,8 +58,7 @@ fn serve(settings: &Settings) -> io::Result<Infallible> {
     // Panics go to the parent over the socket, not to standard error.
     std::panic::set_hook(Box::new(|_| {}));
     let config = settings.engine();
-    let engine = |profile| Engine::new(&config.wasmtime(profile, None)).map_err(io::Error::other);
-    let plain = engine(Profile::Plain)?;
+    let plain = engine(&config, Profile::Plain.into()).map_err(io::Error::other)?;
     warm_up(&plain).map_err(io::Error::other)?;
     let ready = if sandbox::enter(settings)? { protocol::READY } else { protocol::READY_UNFILTERED };
 
@@ -66,13 +67,16 @@ fn serve(settings: &Settings) -> io::Result<Infallible> {
     let job: Job = protocol::read_frame(&mut parent)?;
     let mut bytes = vec![0; job.bytes as usize];
     io::Read::read_exact(&mut parent, &mut bytes)?;
-    let engine = if job.profile == Profile::Plain { plain } else { engine(job.profile)? };
-    let reply = if code_digest(&engine, job.profile) == job.code_digest {
-        match run(&engine, &bytes, job.form, settings) {
-            Ok(code) => {
+    let without_features = match job.profile {
+        Profile::Plain => plain,
+        Profile::Metered => engine(&config, job.profile.into()).map_err(io::Error::other)?,
+    };
+    let reply = if code_digest(&without_features, job.profile) == job.code_digest {
+        match run(&config, without_features, &bytes, &job) {
+            Ok((code, features)) => {
                 drop(bytes);
                 io::Write::write_all(&mut Fd(stdio::stdout()), &code)?;
-                Reply::Code(code.len() as u64)
+                Reply::Code { bytes: code.len() as u64, features }
             }
             Err(error) => Reply::Refused(error.into()),
         }
@@ -88,11 +92,27 @@ fn serve(settings: &Settings) -> io::Result<Infallible> {
 
 /// Compiles a component of our own, without limits.
 fn warm_up(engine: &Engine) -> Result<Vec<u8>, LoadError> {
-    compile(engine, &admit(WARM_UP, Form::Text, &CompileLimits::NONE)?, &CompileLimits::NONE)
+    admit(WARM_UP, Form::Text, &CompileLimits::NONE, Features::NONE)?.compile(engine)
 }
 
-fn run(engine: &Engine, bytes: &[u8], form: Form, settings: &Settings) -> Result<Vec<u8>, LoadError> {
-    compile(engine, &admit(bytes, form, &settings.limits)?, &settings.limits)
+fn engine(config: &EngineConfig, kind: Kind) -> wasmtime::Result<Engine> {
+    Engine::new(&config.wasmtime(kind, None))
+}
+
+/// The code, and what it needs.
+fn run(
+    config: &EngineConfig,
+    without_features: Engine,
+    bytes: &[u8],
+    job: &Job,
+) -> Result<(Vec<u8>, Features), LoadError> {
+    let admitted = admit(bytes, job.form, &config.compile_limits, config.features)?;
+    let features = admitted.features;
+    let engine = match features {
+        Features::NONE => without_features,
+        _ => engine(config, Kind { profile: job.profile, features }).map_err(|error| LoadError::Invalid { error })?,
+    };
+    Ok((admitted.compile(&engine)?, features))
 }
 
 /// A standard stream without std's buffer.
@@ -117,11 +137,10 @@ impl io::Write for Fd {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::EngineConfig;
 
     #[test]
     fn what_warms_a_compiler_up_is_compiled() {
-        let engine = Engine::new(&EngineConfig::on_demand().wasmtime(Profile::Plain, None)).unwrap();
+        let engine = engine(&EngineConfig::on_demand(), Profile::Plain.into()).unwrap();
         assert!(!warm_up(&engine).unwrap().is_empty());
     }
 }

@@ -33,8 +33,8 @@ use super::{
     protocol::{self, Job, Reply, Settings},
 };
 use crate::{
-    CompilerEnd, CompilerProcess, CompilerProgram, EngineConfig, EngineError, LoadError, Profile, complexity::Form,
-    digest::Digest,
+    CompilerEnd, CompilerProcess, CompilerProgram, EngineConfig, EngineError, Features, LoadError, Profile,
+    complexity::Form, digest::Digest,
 };
 
 /// Compiler processes, some of them idle.
@@ -83,8 +83,8 @@ impl Compilers {
             .and_then(|()| talk.write_all(bytes))
             .and_then(|()| protocol::read_frame(&mut talk));
         match reply {
-            Ok(Reply::Code(bytes)) if bytes <= self.code_bytes => process.code(bytes),
-            Ok(Reply::Code(_)) => None,
+            Ok(Reply::Code { bytes, features }) if bytes <= self.code_bytes => process.code(bytes, features),
+            Ok(Reply::Code { .. }) => None,
             Ok(Reply::OtherCode) => return Err(LoadError::OtherCompiler),
             Ok(Reply::Refused(refusal)) => return Err(refusal.error().unwrap_or(end(CompilerEnd::Nonsense))),
             Err(error) => return Err(self.ended(process, error.kind())),
@@ -179,12 +179,12 @@ impl Process {
     }
 
     /// The code that it has written, sealed against changes.
-    fn code(self, bytes: u64) -> Option<Code> {
+    fn code(self, bytes: u64, features: Features) -> Option<Code> {
         let code = File::from(self.code.try_clone().ok()?);
         // It may hold mappings of the file, and those are gone with it.
         drop(self);
         fcntl_add_seals(&code, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL).ok()?;
-        (code.metadata().ok()?.len() == bytes).then_some(Code(code))
+        (code.metadata().ok()?.len() == bytes).then_some(Code { file: code, features })
     }
 }
 
@@ -197,17 +197,21 @@ impl Drop for Process {
 }
 
 /// Native code in a sealed file in memory.
-pub(crate) struct Code(File);
+pub(crate) struct Code {
+    file: File,
+    /// What it needs.
+    pub(crate) features: Features,
+}
 
 impl Code {
     /// A path to open it by, valid while this lives.
     pub(crate) fn path(&self) -> PathBuf {
-        format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
+        format!("/proc/self/fd/{}", self.file.as_raw_fd()).into()
     }
 
     pub(crate) fn file(&mut self) -> io::Result<&mut File> {
-        io::Seek::rewind(&mut self.0)?;
-        Ok(&mut self.0)
+        io::Seek::rewind(&mut self.file)?;
+        Ok(&mut self.file)
     }
 }
 

@@ -10,6 +10,7 @@ mod host;
 mod protocol;
 #[cfg(target_os = "linux")]
 mod sandbox;
+mod unsupported;
 
 use std::borrow::Cow;
 
@@ -17,7 +18,8 @@ use wasmtime::Engine;
 
 #[cfg(target_os = "linux")]
 pub(crate) use self::host::Compilers;
-use crate::{CompileLimits, Complexity, LoadError, complexity::Form, error::contained};
+use self::unsupported::missing_feature;
+use crate::{CompileLimits, Complexity, Features, LoadError, complexity::Form, error::contained};
 
 /// Turns this process into a compiler if it was started as one, and returns at once if it was not.
 ///
@@ -40,8 +42,21 @@ pub fn compiler_hook() {
     child::hook();
 }
 
-/// A component in its binary form that the compiler may see.
-pub(crate) fn admit<'a>(bytes: &'a [u8], form: Form, limits: &CompileLimits) -> Result<Cow<'a, [u8]>, LoadError> {
+/// A component that the compiler may see.
+pub(crate) struct Admitted<'a> {
+    pub(crate) binary: Cow<'a, [u8]>,
+    /// What it needs.
+    pub(crate) features: Features,
+    limits: CompileLimits,
+}
+
+/// Holds a component against limits, and what it needs against what is offered.
+pub(crate) fn admit<'a>(
+    bytes: &'a [u8],
+    form: Form,
+    limits: &CompileLimits,
+    offered: Features,
+) -> Result<Admitted<'a>, LoadError> {
     limits.check_form(form, bytes.len() as u64)?;
     contained(|| {
         let binary = match form {
@@ -49,22 +64,32 @@ pub(crate) fn admit<'a>(bytes: &'a [u8], form: Form, limits: &CompileLimits) -> 
             Form::Text => wat::parse_bytes(bytes).map_err(|error| LoadError::Text { error: error.into() })?,
         };
         check_header(&binary)?;
-        Complexity::of(&binary, limits)?;
-        Ok(binary)
+        let features = Complexity::of(&binary, limits)?.features;
+        match offered.lacking(features) {
+            Some(feature) => Err(LoadError::Unsupported { feature }),
+            None => Ok(Admitted { binary, features, limits: *limits }),
+        }
     })
 }
 
-/// Native code for what was admitted.
-pub(crate) fn compile(engine: &Engine, binary: &[u8], limits: &CompileLimits) -> Result<Vec<u8>, LoadError> {
-    let code = call(|| engine.precompile_component(binary))?;
-    limits.check_code(code.len() as u64)?;
-    Ok(code)
-}
+impl Admitted<'_> {
+    /// Native code for it.
+    pub(crate) fn compile(&self, engine: &Engine) -> Result<Vec<u8>, LoadError> {
+        let code = self.call(|binary| engine.precompile_component(binary))?;
+        self.limits.check_code(code.len() as u64)?;
+        Ok(code)
+    }
 
-/// Calls the compiler and catches its panics: it reads untrusted input, and a bug in it must not end the host. What it
-/// leaves half done belongs to this component alone.
-pub(crate) fn call<R>(compile: impl FnOnce() -> wasmtime::Result<R>) -> Result<R, LoadError> {
-    contained(|| compile().map_err(|error| LoadError::Invalid { error }))
+    /// Calls the compiler and catches its panics: it reads untrusted input, and a bug in it must not end the host. What
+    /// it leaves half done belongs to this component alone.
+    pub(crate) fn call<R>(&self, compile: impl FnOnce(&[u8]) -> wasmtime::Result<R>) -> Result<R, LoadError> {
+        contained(|| {
+            compile(&self.binary).map_err(|error| match missing_feature(&self.binary, self.features) {
+                Some(feature) => LoadError::Unsupported { feature },
+                None => LoadError::Invalid { error },
+            })
+        })
+    }
 }
 
 /// Tells a component from a core module and from anything else by its first eight bytes.
@@ -83,7 +108,8 @@ mod tests {
 
     #[test]
     fn a_panic_of_the_compiler_is_an_error() {
-        let error = call(|| -> wasmtime::Result<()> { panic!("over\x1b[31m") }).unwrap_err();
+        let admitted = admit(b"(component)", Form::Text, &CompileLimits::NONE, Features::NONE).unwrap();
+        let error = admitted.call(|_| -> wasmtime::Result<()> { panic!("over\x1b[31m") }).unwrap_err();
         assert!(matches!(&error, LoadError::CompilerPanicked { message } if message == "over\x1b[31m"), "{error:?}");
         assert!(error.to_string().contains(r"over\u{1b}[31m"), "{error}");
     }

@@ -6,11 +6,12 @@ use std::io::{self, Read, Write};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    CompileLimits, CompilerProcess, EngineConfig, LoadError, PoolConfig, Profile, complexity::Form, digest::Digest,
+    CompileLimits, CompilerProcess, EngineConfig, Feature, Features, LoadError, PoolConfig, Profile, complexity::Form,
+    digest::Digest,
 };
 
 /// The first argument of a compiler process, with the version of this protocol.
-pub(super) const MARK: &str = "--airssys-wasm-compiler=1";
+pub(super) const MARK: &str = "--airssys-wasm-compiler=2";
 
 /// Written by the process once it is warmed up and sandboxed.
 pub(super) const READY: u8 = b'r';
@@ -27,6 +28,7 @@ pub(super) struct Settings {
     copy_on_write: bool,
     parallel_compilation: bool,
     pub(super) limits: CompileLimits,
+    features: Features,
     /// Bytes of private memory.
     pub(super) memory: u64,
     pub(super) cpu_seconds: u64,
@@ -39,6 +41,7 @@ impl Settings {
             copy_on_write: config.copy_on_write(),
             parallel_compilation: config.parallel_compilation,
             limits: config.compile_limits,
+            features: config.features,
             memory: process.memory,
             // What it had used before it was given a job counts as well.
             cpu_seconds: process.deadline.as_secs().saturating_add(2),
@@ -52,6 +55,7 @@ impl Settings {
             signals_based_traps: self.signals_based_traps,
             parallel_compilation: self.parallel_compilation,
             compile_limits: self.limits,
+            features: self.features,
             ..EngineConfig::default()
         }
     }
@@ -69,8 +73,11 @@ pub(super) struct Job {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Reply {
-    /// The file has this many bytes of code.
-    Code(u64),
+    /// The file has this many bytes of code, which needs these features.
+    Code {
+        bytes: u64,
+        features: Features,
+    },
     Refused(Refusal),
     /// The process would generate other code than its parent expects: it is another program or another build.
     OtherCode,
@@ -85,6 +92,7 @@ pub(super) enum Refusal {
     Invalid(String),
     TooComplex { what: String, found: u64, allowed: u64 },
     UnknownInstance { modules: bool },
+    Unsupported(Feature),
     CompilerPanicked(String),
 }
 
@@ -104,6 +112,7 @@ impl From<LoadError> for Refusal {
                 Self::TooComplex { what: what.to_owned(), found, allowed }
             }
             LoadError::UnknownInstance { what } => Self::UnknownInstance { modules: what == MODULES },
+            LoadError::Unsupported { feature } => Self::Unsupported(feature),
             LoadError::CompilerPanicked { message } => Self::CompilerPanicked(cut(message)),
             LoadError::Invalid { error } => Self::Invalid(cut(format!("{error:#}"))),
             other => Self::Invalid(cut(other.to_string())),
@@ -126,6 +135,7 @@ impl Refusal {
             Self::UnknownInstance { modules } => {
                 LoadError::UnknownInstance { what: if modules { MODULES } else { "components" } }
             }
+            Self::Unsupported(feature) => LoadError::Unsupported { feature },
             Self::CompilerPanicked(message) => LoadError::CompilerPanicked { message },
         })
     }
@@ -163,6 +173,7 @@ mod tests {
             LoadError::TooComplex { what: "items", found: 3, allowed: 2 },
             LoadError::UnknownInstance { what: "core modules" },
             LoadError::UnknownInstance { what: "components" },
+            LoadError::Unsupported { feature: Feature::Threads },
             LoadError::CompilerPanicked { message: "oh".to_owned() },
         ];
         for error in errors {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use wasmparser::{BinaryReaderError, Parser};
 
 use self::survey::Survey;
-use crate::{CompileLimits, LoadError};
+use crate::{CompileLimits, Features, LoadError};
 
 /// Whether a component is given as it is or as text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -65,6 +65,8 @@ pub struct Complexity {
     pub image_bytes: u64,
     pub function_work: u64,
     pub work: u64,
+    /// What it needs.
+    pub features: Features,
 }
 
 impl Complexity {

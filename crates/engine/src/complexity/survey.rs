@@ -3,8 +3,9 @@
 use std::ops::Range;
 
 use wasmparser::{
-    BinaryReader, CanonicalFunction, ComponentAlias, ComponentDefinedType, ComponentExternalKind, ComponentInstance,
-    ComponentOuterAliasKind, ComponentType, ComponentTypeDeclaration, CoreType, Encoding, Instance, Payload,
+    BinaryReader, CanonicalFunction, CanonicalOption, ComponentAlias, ComponentDefinedType, ComponentExternalKind,
+    ComponentInstance, ComponentOuterAliasKind, ComponentType, ComponentTypeDeclaration, CoreType, Encoding, Instance,
+    Payload,
 };
 
 use super::{Complexity, Size, Tally, check, module::Module, weights};
@@ -88,7 +89,9 @@ impl<'a> Survey<'a> {
             Payload::ComponentTypeSection(section) => self.types(section.range())?,
             Payload::ComponentCanonicalSection(section) => {
                 for function in section {
-                    let work = match function? {
+                    let function = function?;
+                    tally.found.features.component_async |= function_is_async(&function);
+                    let work = match function {
                         CanonicalFunction::Lift { .. } => weights::LIFTED_FUNCTION,
                         CanonicalFunction::Lower { .. } => weights::LOWERED_FUNCTION,
                         _ => weights::INTRINSIC,
@@ -196,8 +199,9 @@ impl<'a> Survey<'a> {
                     check("nesting", depth.into(), self.tally.limits.nesting.into())?;
                 }
                 _ => {
-                    let parts = parts(&reader.read()?);
-                    self.tally.items(parts, &mut Size::default())?;
+                    let ty = reader.read()?;
+                    self.tally.found.features.component_async |= type_is_async(&ty);
+                    self.tally.items(parts(&ty), &mut Size::default())?;
                 }
             }
         }
@@ -259,6 +263,35 @@ fn items_in(payload: &Payload<'_>) -> u32 {
 /// compiler.
 fn find(known: &[Option<Size>], index: u32, what: &'static str) -> Result<Size, LoadError> {
     known.get(index as usize).map_or(Ok(Size::default()), |size| size.ok_or(LoadError::UnknownInstance { what }))
+}
+
+/// Whether a type is one of the component model's async.
+fn type_is_async(ty: &ComponentType<'_>) -> bool {
+    match ty {
+        ComponentType::Func(function) => function.async_,
+        ComponentType::Defined(ComponentDefinedType::Future(_) | ComponentDefinedType::Stream(_)) => true,
+        _ => false,
+    }
+}
+
+/// Whether a canonical function is one of the component model's async. The others are few.
+fn function_is_async(function: &CanonicalFunction) -> bool {
+    match function {
+        CanonicalFunction::Lift { options, .. } | CanonicalFunction::Lower { options, .. } => {
+            options.iter().any(|option| matches!(option, CanonicalOption::Async | CanonicalOption::Callback(_)))
+        }
+        CanonicalFunction::ResourceNew { .. }
+        | CanonicalFunction::ResourceDrop { .. }
+        | CanonicalFunction::ResourceRep { .. }
+        // These are features of their own.
+        | CanonicalFunction::ErrorContextNew { .. }
+        | CanonicalFunction::ErrorContextDebugMessage { .. }
+        | CanonicalFunction::ErrorContextDrop
+        | CanonicalFunction::ThreadSpawnRef { .. }
+        | CanonicalFunction::ThreadSpawnIndirect { .. }
+        | CanonicalFunction::ThreadAvailableParallelism => false,
+        _ => true,
+    }
 }
 
 /// The parts of a type, each of which the host stores.

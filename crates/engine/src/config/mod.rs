@@ -2,6 +2,7 @@
 //! `airssys-wasm-limits`.
 
 mod compiler;
+mod features;
 mod limits;
 
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     compiler::{Compiler, CompilerProcess, CompilerProgram},
+    features::{Feature, Features},
     limits::CompileLimits,
 };
 
@@ -28,8 +30,7 @@ pub(crate) const DENSE_IMAGE: u64 = 16 << 20;
 
 /// The fixed settings of a [`WasmEngine`](crate::WasmEngine).
 ///
-/// Besides what can be chosen here, every engine has epoch interruption on, component-model async off (a guest that
-/// needs none of it calls three to four times faster), debug information and 64-bit memories off, and
+/// Besides what can be chosen here, every engine has epoch interruption on, debug information and 64-bit memories off, and
 /// shared memories, GC and threads left out at compile time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineConfig {
@@ -58,6 +59,9 @@ pub struct EngineConfig {
     pub compiler: Compiler,
     /// What is refused before the compiler sees it. Default: [`CompileLimits::default`].
     pub compile_limits: CompileLimits,
+    /// What components may need that costs also those who do not use it. Default: [`Features::NONE`]. A component that
+    /// needs none of it calls three to four times faster than it would with the component model's async.
+    pub features: Features,
     /// Wasm frames that a crash keeps. Default: 16. At least 1: a frame tells a failure below a guest from one outside.
     pub backtrace_frames: NonZeroUsize,
     /// The folder of the on-disk code cache, see [`CodeCache`](crate::CodeCache). Default: none.
@@ -75,6 +79,7 @@ impl Default for EngineConfig {
             compile_jobs: const { NonZeroUsize::new(2).expect("not zero") },
             compiler: Compiler::default(),
             compile_limits: CompileLimits::default(),
+            features: Features::NONE,
             backtrace_frames: const { NonZeroUsize::new(16).expect("not zero") },
             code_cache: None,
         }
@@ -110,20 +115,27 @@ impl EngineConfig {
         Self { compiler: Compiler::InProcess, ..self }
     }
 
+    /// An engine that also takes components with async functions, streams and futures; see
+    /// [`Features::component_async`].
+    #[must_use]
+    pub fn with_component_async(self) -> Self {
+        Self { features: Features { component_async: true }, ..self }
+    }
+
     pub(crate) fn copy_on_write(&self) -> bool {
         self.pool.as_ref().is_none_or(|pool| pool.copy_on_write)
     }
 
-    /// The wasmtime configuration for one profile, with or without the pool.
+    /// The wasmtime configuration for one kind of code, with or without the pool.
     ///
-    /// Everything that is compiled into the code depends on the profile alone, so that the same artefact loads into a
+    /// Everything that is compiled into the code depends on the kind alone, so that the same artefact loads into a
     /// pooling and into an on-demand engine.
-    pub(crate) fn wasmtime(&self, profile: Profile, pool: Option<&PoolConfig>) -> Config {
+    pub(crate) fn wasmtime(&self, kind: Kind, pool: Option<&PoolConfig>) -> Config {
         let mut config = Config::new();
         config
-            .concurrency_support(false)
+            .concurrency_support(kind.features.component_async)
             .epoch_interruption(true)
-            .consume_fuel(profile == Profile::Metered)
+            .consume_fuel(kind.profile == Profile::Metered)
             .parallel_compilation(self.parallel_compilation)
             .signals_based_traps(self.signals_based_traps)
             .max_wasm_stack(self.max_wasm_stack)
@@ -242,6 +254,29 @@ pub enum Profile {
     /// Interrupted by epochs and metered by fuel, an exact and repeatable count of instructions. Code with loops runs
     /// two to three times slower.
     Metered,
+}
+
+/// Code of one kind runs in one kind of wasmtime engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct Kind {
+    pub(crate) profile: Profile,
+    pub(crate) features: Features,
+}
+
+impl Kind {
+    pub(crate) const COUNT: usize = 2 * Features::COMBINATIONS;
+
+    /// Which of the kinds it is.
+    pub(crate) fn index(self) -> usize {
+        2 * self.features.index() + usize::from(self.profile == Profile::Metered)
+    }
+}
+
+impl From<Profile> for Kind {
+    /// Without features.
+    fn from(profile: Profile) -> Self {
+        Self { profile, features: Features::NONE }
+    }
 }
 
 /// What advances the epoch.

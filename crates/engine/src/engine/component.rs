@@ -13,7 +13,8 @@ use wasmtime::component::{
 };
 
 use crate::{
-    EpochClock, ExportError, LinkError, Profile, WasmEngine,
+    EpochClock, ExportError, Features, LinkError, Profile, WasmEngine,
+    config::Kind,
     describe::describe_func,
     engine::{link::unsatisfied, load::CacheKey},
 };
@@ -25,7 +26,7 @@ pub struct LoadedComponent(Arc<Loaded>);
 pub(crate) struct Loaded {
     pub(crate) engine: WasmEngine,
     pub(crate) component: Component,
-    pub(crate) profile: Profile,
+    pub(crate) kind: Kind,
     pub(crate) allocation: Allocation,
     pub(crate) origin: Origin,
     /// The engine's key for it, forgotten with the last clone.
@@ -80,7 +81,8 @@ pub enum Origin {
 impl fmt::Debug for LoadedComponent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LoadedComponent")
-            .field("profile", &self.0.profile)
+            .field("profile", &self.0.kind.profile)
+            .field("features", &self.0.kind.features)
             .field("allocation", &self.0.allocation)
             .field("origin", &self.0.origin)
             .finish_non_exhaustive()
@@ -98,7 +100,12 @@ impl LoadedComponent {
 
     /// Whether the code is metered.
     pub fn profile(&self) -> Profile {
-        self.0.profile
+        self.0.kind.profile
+    }
+
+    /// What it needs. Instances of components that need the same live in the same wasmtime engine.
+    pub fn features(&self) -> Features {
+        self.0.kind.features
     }
 
     /// Where its instances come from.
@@ -134,7 +141,7 @@ impl LoadedComponent {
             return Ok(None);
         }
         let components = self.engine().config().pool.as_ref().map_or(0, |pool| pool.components);
-        let place = Arc::clone(self.engine().places(self.0.profile)).try_acquire_owned();
+        let place = Arc::clone(self.engine().places(self.0.kind)).try_acquire_owned();
         place.map(|place| Some(Place(place))).map_err(|_| PoolFull { components })
     }
 
@@ -265,7 +272,7 @@ impl LoadedComponent {
     ///
     /// [`LinkError::Unsatisfied`] with every import that is missing or has another type, and
     /// [`LinkError::OtherEngine`] for a linker that was not made by [`linker`](Self::linker) of a component with the
-    /// same profile and allocation.
+    /// same profile, features and allocation.
     pub fn link<T: 'static>(&self, linker: &Linker<T>) -> Result<ComponentTemplate<T>, LinkError> {
         if !wasmtime::Engine::same(linker.engine(), self.wasmtime()) {
             return Err(LinkError::OtherEngine);

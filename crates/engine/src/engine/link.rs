@@ -78,6 +78,9 @@ impl<'a> Import<'a> {
         item: &ComponentItem,
     ) -> wasmtime::Result<()> {
         match item {
+            ComponentItem::ComponentFunc(func) if func.async_() => {
+                linker.func_new_concurrent(name, |_, _, _, _| Box::pin(async { Ok(()) }))
+            }
             ComponentItem::ComponentFunc(_) => linker.func_new(name, |_, _, _, _| Ok(())),
             ComponentItem::Resource(resource) if self.resources.contains(resource) => {
                 linker.resource(name, ResourceType::host::<()>(), |_, _| Ok(()))

@@ -17,11 +17,13 @@ use futures_util::{
     future::{BoxFuture, Shared, WeakShared},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use wasmtime::component::Component;
+use wasmtime::{Engine, component::Component};
 
 use crate::{
-    Allocation, CompileLimits, LoadError, LoadedComponent, Origin, Profile, WasmEngine, compiler,
+    Allocation, CompileLimits, CompilerEnd, Features, LoadError, LoadedComponent, Origin, Profile, WasmEngine,
+    compiler,
     complexity::Form,
+    config::Kind,
     digest::{Digest, code_digest, hashed},
     engine::component::Loaded,
 };
@@ -146,19 +148,20 @@ impl WasmEngine {
     ///
     /// See [`LoadError`].
     pub fn precompile_blocking(&self, bytes: &[u8], profile: Profile) -> Result<Vec<u8>, LoadError> {
-        let engine = self.main(profile)?;
+        let main = self.main(profile.into())?;
         let limits = &self.config().compile_limits;
         limits.check_form(Form::Binary, bytes.len() as u64)?;
         #[cfg(target_os = "linux")]
         if let Some(compilers) = &self.inner.compilers {
-            let mut code = compilers.compile(bytes, Form::Binary, profile, code_digest(engine, profile), None)?;
+            let mut code = compilers.compile(bytes, Form::Binary, profile, code_digest(main, profile), None)?;
             let mut all = Vec::new();
             return match code.file().and_then(|file| file.read_to_end(&mut all)) {
                 Ok(_) => Ok(all),
                 Err(source) => Err(LoadError::CompilerStart { source }),
             };
         }
-        compiler::compile(engine, &compiler::admit(bytes, Form::Binary, limits)?, limits)
+        let admitted = compiler::admit(bytes, Form::Binary, limits, self.config().features)?;
+        admitted.compile(self.main(Kind { profile, features: admitted.features })?)
     }
 
     /// Loads native code made by [`precompile_blocking`](Self::precompile_blocking). It is copied; for large components
@@ -181,10 +184,9 @@ impl WasmEngine {
             return Ok(known);
         }
         // SAFETY: promised by the caller.
-        let (component, allocation) = self
-            .adopt(profile, |engine| unsafe { Component::deserialize(engine, code) })
-            .map_err(|error| LoadError::Incompatible { profile, error })?;
-        Ok(self.keep(key, component, allocation, Origin::Precompiled))
+        let adopted = self.adopt_unknown(profile, |engine| unsafe { Component::deserialize(engine, code) });
+        let (kind, component, allocation) = adopted?;
+        Ok(self.keep(key, kind, component, allocation, Origin::Precompiled))
     }
 
     /// Loads native code from a file, by mapping it. Nothing is hashed, so the same file again is mapped again: keep
@@ -208,10 +210,27 @@ impl WasmEngine {
             return Err(LoadError::File { path: path.to_owned(), source });
         }
         // SAFETY: promised by the caller.
-        let (component, allocation) = self
-            .adopt(profile, |engine| unsafe { Component::deserialize_file(engine, path) })
-            .map_err(|error| LoadError::Incompatible { profile, error })?;
-        Ok(self.loaded(None, profile, component, allocation, Origin::Precompiled))
+        let adopted = self.adopt_unknown(profile, |engine| unsafe { Component::deserialize_file(engine, path) });
+        let (kind, component, allocation) = adopted?;
+        Ok(self.loaded(None, kind, component, allocation, Origin::Precompiled))
+    }
+
+    /// Gives code to the first engine that takes it: it does not say what it needs.
+    fn adopt_unknown(
+        &self,
+        profile: Profile,
+        make: impl Fn(&Engine) -> wasmtime::Result<Component>,
+    ) -> Result<(Kind, Component, Allocation), LoadError> {
+        let mut first = None;
+        for features in self.config().features.combinations() {
+            let kind = Kind { profile, features };
+            match self.adopt(kind, &make) {
+                Ok((component, allocation)) => return Ok((kind, component, allocation)),
+                Err(error) => _ = first.get_or_insert(error),
+            }
+        }
+        let error = first.expect("there is always the combination of nothing");
+        Err(LoadError::Incompatible { profile, error })
     }
 
     async fn load_form(
@@ -323,9 +342,16 @@ impl WasmEngine {
     }
 
     /// Registers a component, unless another with the same bytes was registered meanwhile.
-    fn keep(&self, key: CacheKey, component: Component, allocation: Allocation, origin: Origin) -> LoadedComponent {
+    fn keep(
+        &self,
+        key: CacheKey,
+        kind: Kind,
+        component: Component,
+        allocation: Allocation,
+        origin: Origin,
+    ) -> LoadedComponent {
         // Declared before the entry's guard, so that it is dropped after it.
-        let loaded = self.loaded(Some(key), key.profile, component, allocation, origin);
+        let loaded = self.loaded(Some(key), kind, component, allocation, origin);
         let mut known = self.inner.loads.known.entry(key).or_default();
         match known.upgrade() {
             Some(other) => LoadedComponent::new(other),
@@ -345,24 +371,29 @@ impl WasmEngine {
     fn loaded(
         &self,
         key: Option<CacheKey>,
-        profile: Profile,
+        kind: Kind,
         component: Component,
         allocation: Allocation,
         origin: Origin,
     ) -> LoadedComponent {
         let engine = Self { inner: Arc::clone(&self.inner), lane: None };
         let memo = OnceLock::new();
-        LoadedComponent::new(Arc::new(Loaded { engine, component, profile, allocation, origin, key, memo }))
+        LoadedComponent::new(Arc::new(Loaded { engine, component, kind, allocation, origin, key, memo }))
     }
 
     #[expect(unsafe_code, reason = "code in a private folder is trusted")]
     fn find_in_code_cache(&self, key: CacheKey) -> Option<LoadedComponent> {
         let cache = self.inner.code_cache.as_ref()?;
-        let path = cache.find(&self.entry_name(&key).ok()?)?;
+        let (path, features) = cache.find(&self.entry_name(&key).ok()?)?;
+        if !self.config().features.offers(features) {
+            // Compiled when they were offered.
+            return None;
+        }
+        let kind = Kind { profile: key.profile, features };
         // SAFETY: the folder and the file belong to this user and nobody else can write to them, and the file's name and
         // length are those it was written with; see `CodeCache` for what is trusted beyond that.
-        match self.adopt(key.profile, |engine| unsafe { Component::deserialize_file(engine, &path) }) {
-            Ok((component, allocation)) => Some(self.keep(key, component, allocation, Origin::CodeCache)),
+        match self.adopt(kind, |engine| unsafe { Component::deserialize_file(engine, &path) }) {
+            Ok((component, allocation)) => Some(self.keep(key, kind, component, allocation, Origin::CodeCache)),
             Err(error) => {
                 let error = format_args!("{error:#}");
                 tracing::warn!(path = %path.display(), %error, "code cache entry refused: compiling again");
@@ -380,45 +411,52 @@ impl WasmEngine {
         cancel: Option<&PipeReader>,
     ) -> Result<LoadedComponent, LoadError> {
         let profile = key.profile;
-        let main = self.main(profile)?;
+        let main = self.main(profile.into())?;
         let invalid = |error| LoadError::Invalid { error };
         #[cfg(target_os = "linux")]
         if let Some(compilers) = &self.inner.compilers {
             let mut code = compilers.compile(bytes, form, profile, code_digest(main, profile), cancel)?;
-            let entry = self.store(&key, |entry| io::copy(code.file()?, entry).map(|_| ()))?;
+            let kind = Kind { profile, features: code.features };
+            if !self.config().features.offers(kind.features) {
+                return Err(LoadError::Compiler { end: CompilerEnd::Nonsense });
+            }
+            let entry = self.store(&key, kind.features, |entry| io::copy(code.file()?, entry).map(|_| ()))?;
             let path = entry.unwrap_or_else(|| code.path());
             // SAFETY: a compiler of this version says that it has made them for these settings, in a file that nobody can
             // write to any more, or that is in a private folder. What is trusted is that compiler; see `SECURITY.md`.
-            let adopted = self.adopt(profile, |engine| unsafe { Component::deserialize_file(engine, &path) });
+            let adopted = self.adopt(kind, |engine| unsafe { Component::deserialize_file(engine, &path) });
             let (component, allocation) = adopted.map_err(invalid)?;
-            return Ok(self.keep(key, component, allocation, Origin::Compiled));
+            return Ok(self.keep(key, kind, component, allocation, Origin::Compiled));
         }
         // It cannot be stopped.
         _ = cancel;
         let limits = &self.config().compile_limits;
-        let binary = compiler::admit(bytes, form, limits)?;
-        let (component, allocation) = if self.inner.code_cache.is_none() && binary.len() <= COMPILE_IN_PLACE {
-            let made = compiler::call(|| self.adopt(profile, |engine| Component::from_binary(engine, &binary)))?;
+        let admitted = compiler::admit(bytes, form, limits, self.config().features)?;
+        let kind = Kind { profile, features: admitted.features };
+        let in_place = self.inner.code_cache.is_none() && admitted.binary.len() <= COMPILE_IN_PLACE;
+        let (component, allocation) = if in_place {
+            let made = admitted.call(|binary| self.adopt(kind, |engine| Component::from_binary(engine, binary)))?;
             let image = made.0.image_range();
             limits.check_code((image.end as usize - image.start as usize) as u64)?;
             made
         } else {
-            let code = compiler::compile(main, &binary, limits)?;
-            self.store(&key, |entry| io::Write::write_all(entry, &code))?;
+            let code = admitted.compile(self.main(kind)?)?;
+            self.store(&key, kind.features, |entry| io::Write::write_all(entry, &code))?;
             // SAFETY: wasmtime made these bytes a moment ago, for these settings.
-            self.adopt(profile, |engine| unsafe { Component::deserialize(engine, &code) }).map_err(invalid)?
+            self.adopt(kind, |engine| unsafe { Component::deserialize(engine, &code) }).map_err(invalid)?
         };
-        Ok(self.keep(key, component, allocation, Origin::Compiled))
+        Ok(self.keep(key, kind, component, allocation, Origin::Compiled))
     }
 
     /// Writes an entry of the code cache, if there is one, and says where it is.
     fn store(
         &self,
         key: &CacheKey,
+        features: Features,
         write: impl FnOnce(&mut fs::File) -> io::Result<()>,
     ) -> Result<Option<std::path::PathBuf>, LoadError> {
         let Some(cache) = &self.inner.code_cache else { return Ok(None) };
-        let entry = cache.store(&self.entry_name(key)?, write);
+        let entry = cache.store(&self.entry_name(key)?, features, write);
         Ok(entry
             .inspect_err(|error| {
                 tracing::warn!(folder = %cache.folder().display(), %error, "cannot write to the code cache");
@@ -428,7 +466,7 @@ impl WasmEngine {
 
     /// The name of a code cache entry: everything that the code depends on.
     fn entry_name(&self, key: &CacheKey) -> Result<Digest, LoadError> {
-        let code = code_digest(self.main(key.profile)?, key.profile);
+        let code = code_digest(self.main(key.profile.into())?, key.profile);
         Ok(hashed(|hasher| {
             code.hash(hasher);
             // Cached code is not checked again: its component was within these limits.
@@ -521,7 +559,8 @@ mod tests {
         let engine = on_demand();
         let first = engine.load_wat_blocking("(component)", Profile::Plain).unwrap();
         let key = CacheKey { digest: digest(Form::Text, b"(component)"), profile: Profile::Plain };
-        let second = engine.keep(key, first.component().clone(), first.allocation(), Origin::Compiled);
+        let second =
+            engine.keep(key, Profile::Plain.into(), first.component().clone(), first.allocation(), Origin::Compiled);
         assert!(first.same(&second));
         drop((first, second));
         assert_eq!(engine.inner.loads.known.len(), 0);

@@ -16,14 +16,17 @@ use wasmtime::{Engine, component::Component};
 #[cfg(target_os = "linux")]
 use crate::compiler::Compilers;
 use crate::{
-    Allocation, CodeCache, Compiler, EngineConfig, EngineError, EpochClock, Profile, Ticking, config::SHORTEST_TICK,
-    engine::load::Loads, error::Escaped,
+    Allocation, CodeCache, Compiler, EngineConfig, EngineError, EpochClock, Profile, Ticking,
+    config::{Kind, SHORTEST_TICK},
+    engine::load::Loads,
+    error::Escaped,
 };
 
 /// The engine: compiles, caches and links components. Cheap to clone and safe to share; one is enough for a process.
 ///
-/// It owns up to four wasmtime engines, for [plain and metered](Profile) code, [pooled and on demand](Allocation).
-/// All but the plain pooled one are made when first needed. One thread advances the epoch of them all.
+/// It owns up to eight wasmtime engines, for [plain and metered](Profile) code, [pooled and on demand](Allocation), without
+/// and with [features](crate::Features) that cost something. All but the plain pooled one without are made when first
+/// needed. One thread advances the epoch of them all.
 #[derive(Clone)]
 pub struct WasmEngine {
     pub(crate) inner: Arc<Inner>,
@@ -34,8 +37,8 @@ pub struct WasmEngine {
 pub(crate) struct Inner {
     config: EngineConfig,
     clock: EpochClock,
-    plain: Backend,
-    metered: Backend,
+    /// By [`Kind::index`].
+    backends: [Backend; Kind::COUNT],
     pub(crate) code_cache: Option<CodeCache>,
     pub(crate) loads: Loads,
     pub(crate) compile_jobs: Arc<Semaphore>,
@@ -43,7 +46,7 @@ pub(crate) struct Inner {
     pub(crate) compilers: Option<Compilers>,
 }
 
-/// The wasmtime engines of one profile.
+/// The wasmtime engines for one kind of code.
 #[derive(Default)]
 struct Backend {
     pooled: OnceLock<Engine>,
@@ -81,8 +84,7 @@ impl WasmEngine {
         let engine = Self {
             inner: Arc::new(Inner {
                 clock,
-                plain: Backend::default(),
-                metered: Backend::default(),
+                backends: Default::default(),
                 code_cache: config.code_cache.as_ref().map(CodeCache::open).transpose()?,
                 loads: Loads::default(),
                 compile_jobs: Arc::new(Semaphore::new(config.compile_jobs.get())),
@@ -95,7 +97,7 @@ impl WasmEngine {
             }),
             lane: None,
         };
-        engine.main(Profile::Plain)?;
+        engine.main(Profile::Plain.into())?;
         Ok(engine)
     }
 
@@ -127,36 +129,33 @@ impl WasmEngine {
         self.inner.clock.pass_time(time);
     }
 
-    /// The bare wasmtime engine for a profile: the pooled one, or the on-demand one where there is no pool.
+    /// The bare wasmtime engine for a profile without features: the pooled one, or the on-demand one where there is no pool.
     ///
     /// # Errors
     ///
     /// When it had to be made and could not.
     pub fn wasmtime(&self, profile: Profile) -> Result<&Engine, EngineError> {
-        self.main(profile)
+        self.main(profile.into())
     }
 
-    fn backend(&self, profile: Profile) -> &Backend {
-        match profile {
-            Profile::Plain => &self.inner.plain,
-            Profile::Metered => &self.inner.metered,
-        }
+    fn backend(&self, kind: Kind) -> &Backend {
+        &self.inner.backends[kind.index()]
     }
 
-    pub(crate) fn places(&self, profile: Profile) -> &Arc<Semaphore> {
+    pub(crate) fn places(&self, kind: Kind) -> &Arc<Semaphore> {
         let components = self.inner.config.pool.as_ref().map_or(0, |pool| pool.components as usize);
-        self.backend(profile).places.get_or_init(|| Arc::new(Semaphore::new(components.min(Semaphore::MAX_PERMITS))))
+        self.backend(kind).places.get_or_init(|| Arc::new(Semaphore::new(components.min(Semaphore::MAX_PERMITS))))
     }
 
-    pub(crate) fn main(&self, profile: Profile) -> Result<&Engine, EngineError> {
+    pub(crate) fn main(&self, kind: Kind) -> Result<&Engine, EngineError> {
         match self.inner.config.pool {
-            Some(_) => self.engine(profile, Allocation::Pooled),
-            None => self.engine(profile, Allocation::OnDemand),
+            Some(_) => self.engine(kind, Allocation::Pooled),
+            None => self.engine(kind, Allocation::OnDemand),
         }
     }
 
-    fn engine(&self, profile: Profile, allocation: Allocation) -> Result<&Engine, EngineError> {
-        let backend = self.backend(profile);
+    fn engine(&self, kind: Kind, allocation: Allocation) -> Result<&Engine, EngineError> {
+        let backend = self.backend(kind);
         let (slot, pool) = match allocation {
             Allocation::Pooled => (&backend.pooled, self.inner.config.pool.as_ref()),
             Allocation::OnDemand => (&backend.on_demand, None),
@@ -164,8 +163,8 @@ impl WasmEngine {
         if let Some(engine) = slot.get() {
             return Ok(engine);
         }
-        let engine = Engine::new(&self.inner.config.wasmtime(profile, pool))
-            .map_err(|source| EngineError::Wasmtime { source })?;
+        let engine =
+            Engine::new(&self.inner.config.wasmtime(kind, pool)).map_err(|source| EngineError::Wasmtime { source })?;
         let mut is_new = false;
         let engine = slot.get_or_init(|| {
             is_new = true;
@@ -180,16 +179,16 @@ impl WasmEngine {
     /// Gives code to the pool, or to the on-demand engine if it does not fit there.
     pub(crate) fn adopt(
         &self,
-        profile: Profile,
+        kind: Kind,
         make: impl Fn(&Engine) -> wasmtime::Result<Component>,
     ) -> wasmtime::Result<(Component, Allocation)> {
         if self.inner.config.pool.is_some() {
-            match make(self.engine(profile, Allocation::Pooled)?) {
+            match make(self.engine(kind, Allocation::Pooled)?) {
                 Ok(component) => return Ok((component, Allocation::Pooled)),
                 // wasmtime has no type for "does not fit"; what fails for another reason fails again below.
                 Err(error) => tracing::debug!(error = %Escaped(&error), "not for the pool"),
             }
         }
-        Ok((make(self.engine(profile, Allocation::OnDemand)?)?, Allocation::OnDemand))
+        Ok((make(self.engine(kind, Allocation::OnDemand)?)?, Allocation::OnDemand))
     }
 }

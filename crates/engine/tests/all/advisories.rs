@@ -117,7 +117,7 @@ fn what_is_off_stays_off() {
     for (name, with, without) in OFF.iter().map(of).chain([async_lift]) {
         for profile in [Profile::Plain, Profile::Metered] {
             let error = load(&with, profile).expect_err(name);
-            assert!(matches!(error, LoadError::Invalid { .. }), "{name}: {error:?}");
+            assert!(matches!(error, LoadError::Unsupported { .. }), "{name}: {error:?}");
             load(&without, profile).unwrap_or_else(|error| panic!("without {name}: {error}"));
         }
     }

@@ -9,8 +9,8 @@ use std::{
 };
 
 use airssys_wasm_engine::{
-    CompileLimits, Compiler, CompilerEnd, CompilerProcess, CompilerProgram, EngineConfig, EngineError, LoadError,
-    Origin, Profile, WasmEngine, wasmtime::Store,
+    CompileLimits, Compiler, CompilerEnd, CompilerProcess, CompilerProgram, EngineConfig, EngineError, Feature,
+    LoadError, Origin, Profile, WasmEngine, wasmtime::Store,
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -140,6 +140,22 @@ fn code_has_so_many_bytes_however_it_is_made() {
 }
 
 #[test]
+fn what_a_component_needs_comes_back_from_its_compiler() {
+    let stream = binary("(component (type (stream u8)))");
+    let load = |config: EngineConfig| WasmEngine::new(config).unwrap().load_blocking(&stream, Profile::Plain);
+    let component = load(config(compiler()).with_component_async()).unwrap();
+    assert!(component.features().component_async);
+    let refused = |result| match result {
+        Err(LoadError::Unsupported { feature }) => feature,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(refused(load(config(compiler()))), Feature::ComponentAsync);
+    let memory = binary("(component (core module (memory i64 1)))");
+    let engine = WasmEngine::new(config(compiler())).unwrap();
+    assert_eq!(refused(engine.load_blocking(&memory, Profile::Plain)), Feature::Memory64);
+}
+
+#[test]
 fn what_was_compiled_is_mapped_from_the_code_cache_the_next_time() {
     let folder = tempfile::tempdir().unwrap();
     let load = || {
@@ -207,7 +223,15 @@ fn what_is_no_compiler_is_an_error_that_says_how_it_ended() {
         // A frame that claims to have four gigabytes, one that is no message, and code that is not there.
         (r"printf 'r\377\377\377\377' >&0; exec sleep 1000", CompilerEnd::Nonsense),
         (r"printf 'r\002\000\000\000{}' >&0; exec sleep 1000", CompilerEnd::Nonsense),
-        (r#"printf 'r\012\000\000\000{"Code":9}' >&0; exec sleep 1000"#, CompilerEnd::Nonsense),
+        (
+            r#"printf 'r\071\000\000\000{"Code":{"bytes":9,"features":{"component_async":false}}}' >&0; exec sleep 1000"#,
+            CompilerEnd::Nonsense,
+        ),
+        // Code that needs what nobody has asked for.
+        (
+            r#"printf 123456789; printf 'r\070\000\000\000{"Code":{"bytes":9,"features":{"component_async":true}}}' >&0; exec sleep 1000"#,
+            CompilerEnd::Nonsense,
+        ),
     ] {
         let program = script(folder.path(), text);
         assert_eq!(end_of(config(process(program)), &component), end, "{text}");
@@ -216,8 +240,10 @@ fn what_is_no_compiler_is_an_error_that_says_how_it_ended() {
     let error = missing.load_blocking(&component, Profile::Plain).unwrap_err();
     assert!(matches!(error, LoadError::CompilerStart { .. }), "{error:?}");
     // Code that is there and is none.
-    let program =
-        script(folder.path(), r#"printf 123456789; printf 'r\012\000\000\000{"Code":9}' >&0; exec sleep 1000"#);
+    let program = script(
+        folder.path(),
+        r#"printf 123456789; printf 'r\071\000\000\000{"Code":{"bytes":9,"features":{"component_async":false}}}' >&0; exec sleep 1000"#,
+    );
     let error =
         WasmEngine::new(config(process(program))).unwrap().load_blocking(&component, Profile::Plain).unwrap_err();
     assert!(matches!(error, LoadError::Invalid { .. }), "{error:?}");

@@ -7,6 +7,7 @@ mod bounds;
 mod cache;
 #[cfg(target_os = "linux")]
 mod compiler;
+mod features;
 mod link;
 mod load;
 

@@ -1,0 +1,155 @@
+//! What of WebAssembly is not for everybody: what an embedder switches on, and what no engine here has.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Features that cost also those guests which do not use them. A component that needs some is compiled and run by a
+/// wasmtime engine of its own, made when the first such component comes; all others go on as if there were none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub struct Features {
+    /// Async functions, streams and futures of the component model, of which WASI 0.3 is made.
+    pub component_async: bool,
+}
+
+impl Features {
+    /// None of them.
+    pub const NONE: Self = Self { component_async: false };
+
+    /// All of them.
+    pub(crate) const ALL: Self = Self { component_async: true };
+
+    /// How many combinations there are.
+    pub(crate) const COMBINATIONS: usize = 2;
+
+    /// All combinations of these, none of them first.
+    pub(crate) fn combinations(self) -> impl Iterator<Item = Self> {
+        [false, true].map(|component_async| Self { component_async }).into_iter().filter(move |some| self.offers(*some))
+    }
+
+    /// Which of the combinations it is.
+    pub(crate) fn index(self) -> usize {
+        usize::from(self.component_async)
+    }
+
+    /// Whether all of those are among these.
+    pub(crate) fn offers(self, needed: Self) -> bool {
+        self.component_async || !needed.component_async
+    }
+
+    /// The first of those that is not among these.
+    pub(crate) fn lacking(self, needed: Self) -> Option<Feature> {
+        (!self.offers(needed)).then_some(Feature::ComponentAsync)
+    }
+}
+
+/// A feature that a component needs and this engine lacks, see [`LoadError::Unsupported`](crate::LoadError::Unsupported).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Feature {
+    /// [`Features::component_async`].
+    ComponentAsync,
+    /// Async builtins that are not in WASI 0.3.
+    MoreAsyncBuiltins,
+    /// Async functions without a callback.
+    StackfulAsync,
+    /// Threads that a component starts in its own instance.
+    ComponentThreads,
+    /// `error-context`.
+    ErrorContext,
+    /// Exceptions.
+    Exceptions,
+    /// Exceptions as they were before they were standardised.
+    LegacyExceptions,
+    /// Garbage collection.
+    GarbageCollection,
+    /// Values of garbage collection in the component model's calls.
+    ComponentGarbageCollection,
+    /// Shared memories and atomic instructions.
+    Threads,
+    /// Shared tables, globals and functions.
+    SharedEverythingThreads,
+    /// Memories of 64 bits.
+    Memory64,
+    /// Memories of 64 bits in the component model's calls.
+    ComponentMemory64,
+    /// Stack switching.
+    StackSwitching,
+    /// Memories with pages of other sizes than 64 KiB.
+    CustomPageSizes,
+    /// Instructions that discard memory.
+    MemoryControl,
+    /// Arithmetic with 128 bits.
+    WideArithmetic,
+    /// Custom descriptors of types.
+    CustomDescriptors,
+    /// Values as imports and exports of components.
+    ComponentValues,
+    /// Nested names of components' imports and exports.
+    NestedNames,
+    /// Canonical names of interfaces.
+    CanonicalNames,
+    /// Lists of a fixed length.
+    FixedLengthLists,
+    /// Maps.
+    Maps,
+    /// `implements` of imports and exports.
+    Implements,
+}
+
+impl Feature {
+    /// What it is called, and what usually makes a component need it.
+    fn description(self) -> (&'static str, &'static str) {
+        const UNUSUAL: &str = "no toolchain uses it unless told to";
+        match self {
+            Self::ComponentAsync => (
+                "the component model's async",
+                "it comes with WASI 0.3 and with async functions in WIT; switch it on by `EngineConfig::features`, or build for \
+                 WASI 0.2",
+            ),
+            Self::MoreAsyncBuiltins | Self::StackfulAsync => {
+                ("async beyond WASI 0.3", "build it with callbacks, as `wit-bindgen` does")
+            }
+            Self::ComponentThreads => ("threads in a component", "build it without threads"),
+            Self::ErrorContext => ("`error-context`", "it was left out of WASI 0.3; use a newer toolchain"),
+            Self::Exceptions => (
+                "exceptions",
+                "they come with Kotlin, Dart, Java and Scala, and with C++ built by `-fwasm-exceptions`: build that with \
+                 `-fno-exceptions`",
+            ),
+            Self::LegacyExceptions => {
+                ("exceptions of the old kind", "build C++ with `-fno-exceptions`, or newer tools")
+            }
+            Self::GarbageCollection | Self::ComponentGarbageCollection => (
+                "garbage collection",
+                "it comes with Kotlin, Dart, Java and Scala, whose components this host does not take",
+            ),
+            Self::Threads | Self::SharedEverythingThreads => {
+                ("threads", "build it without shared memories: without `-pthread` and the target feature `atomics`")
+            }
+            Self::Memory64 | Self::ComponentMemory64 => ("64-bit memories", "build it for wasm32"),
+            Self::StackSwitching => ("stack switching", UNUSUAL),
+            Self::CustomPageSizes => ("pages of a custom size", UNUSUAL),
+            Self::MemoryControl => ("memory control", UNUSUAL),
+            Self::WideArithmetic => ("wide arithmetic", "build it without the target feature `wide-arithmetic`"),
+            Self::CustomDescriptors => ("custom descriptors", UNUSUAL),
+            Self::ComponentValues => ("values as imports or exports", UNUSUAL),
+            Self::NestedNames => ("nested names", UNUSUAL),
+            Self::CanonicalNames => ("canonical names of interfaces", UNUSUAL),
+            Self::FixedLengthLists => ("lists of a fixed length", "write `list<T>` in its WIT"),
+            Self::Maps => ("maps", "write `list<tuple<K, V>>` in its WIT"),
+            Self::Implements => ("`implements`", UNUSUAL),
+        }
+    }
+
+    /// What to do about it.
+    pub fn advice(self) -> &'static str {
+        self.description().1
+    }
+}
+
+impl fmt::Display for Feature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.description().0)
+    }
+}
