@@ -33,6 +33,7 @@ impl From<&LoadError> for Outcome {
             LoadError::Invalid { .. } => "invalid".to_owned(),
             LoadError::TooComplex { what, .. } => format!("too complex: {what}"),
             LoadError::UnknownInstance { .. } => "unknown instance".to_owned(),
+            LoadError::Unsupported { .. } => "unsupported".to_owned(),
             LoadError::CompilerPanicked { .. } => "the compiler panicked".to_owned(),
             LoadError::Compiler { end: CompilerEnd::Deadline(_) } => "the compiler took too long".to_owned(),
             LoadError::Compiler { end: CompilerEnd::Aborted { .. } } => "the compiler wanted too much".to_owned(),

@@ -7,6 +7,7 @@ use crate::{Feature, Features};
 /// What an engine takes without any feature being offered: wasmtime's defaults, without what is off in its configuration
 /// or left out at compile time.
 const ALWAYS: WasmFeatures = WasmFeatures::WASM3
+    .difference(WasmFeatures::GC)
     .difference(WasmFeatures::GC_TYPES)
     .difference(WasmFeatures::EXCEPTIONS)
     .difference(WasmFeatures::THREADS)
@@ -26,7 +27,7 @@ const KNOWN: [(Feature, WasmFeatures); 24] = [
     (Feature::MemoryControl, WasmFeatures::MEMORY_CONTROL),
     (Feature::WideArithmetic, WasmFeatures::WIDE_ARITHMETIC),
     (Feature::CustomDescriptors, WasmFeatures::CUSTOM_DESCRIPTORS),
-    (Feature::GarbageCollection, WasmFeatures::GC_TYPES),
+    (Feature::GarbageCollection, WasmFeatures::GC.union(WasmFeatures::GC_TYPES)),
     (Feature::Exceptions, WasmFeatures::EXCEPTIONS),
     (Feature::ComponentGarbageCollection, WasmFeatures::CM_GC),
     (Feature::ComponentValues, WasmFeatures::CM_VALUES),
@@ -74,6 +75,7 @@ mod tests {
         assert_eq!(module("(memory 1 2 shared)"), Some(Feature::Threads));
         assert_eq!(module("(tag)"), Some(Feature::Exceptions));
         assert_eq!(module("(type (struct))"), Some(Feature::GarbageCollection));
+        assert_eq!(module("(type (sub (func)))"), Some(Feature::GarbageCollection));
         assert_eq!(module("(memory 1 (pagesize 1))"), Some(Feature::CustomPageSizes));
         assert_eq!(module("(func i64.const 1 i64.const 1 i64.mul_wide_s drop drop)"), Some(Feature::WideArithmetic));
         assert_eq!(module("(func try catch_all end)"), Some(Feature::LegacyExceptions));
@@ -106,6 +108,8 @@ mod tests {
             ("(tag)", false),
             ("(type (struct))", false),
             ("(func (param anyref))", false),
+            ("(type (sub (func)))", false),
+            ("(func (param externref))", false),
             ("(memory 1 (pagesize 1))", false),
         ];
         for (fields, is_taken) in cases {

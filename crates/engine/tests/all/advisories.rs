@@ -86,6 +86,27 @@ const OFF: &[Feature] = &[
         without: "(component (core module (type $f (func)) (func (param (ref null $f)))))",
     },
     Feature {
+        // A call by reference of such a type ends the process: wasmtime compares it by a function that is not built in.
+        name: "types that others extend",
+        with: "(component (core module
+            (type $a (sub (func))) (type $b (sub (func (param i32)))) (table 1 1 funcref) (elem (i32.const 0) func $f)
+            (func $f (type $b)) (func (export \"run\") (call_indirect (type $a) (i32.const 0)))))",
+        without: "(component (core module
+            (type $a (func)) (type $b (func (param i32))) (table 1 1 funcref) (elem (i32.const 0) func $f)
+            (func $f (type $b)) (func (export \"run\") (call_indirect (type $a) (i32.const 0)))))",
+    },
+    Feature {
+        name: "groups of types with one that is final",
+        with: "(component (core module (rec (type (sub (func))) (type (sub final 0 (func))))))",
+        without: "(component (core module (type (func)) (type (sub final (func)))))",
+    },
+    Feature {
+        name: "casts",
+        with: "(component (core module (type $f (func))
+            (func (param funcref) (result i32) (ref.test (ref $f) (local.get 0)))))",
+        without: "(component (core module (func (param funcref) (result i32) (ref.is_null (local.get 0)))))",
+    },
+    Feature {
         name: "tags",
         with: "(component (core module (tag)))",
         without: "(component (core module (global i32 (i32.const 0))))",
