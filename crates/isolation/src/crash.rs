@@ -4,7 +4,7 @@ use std::{any::Any, fmt, sync::Arc, time::Duration};
 
 use airssys_wasm_engine::{
     panic_message,
-    wasmtime::{self, Trap, WasmBacktrace, component::ResourceTableError},
+    wasmtime::{self, Trap, WasmBacktrace, WasmtimeBug, component::ResourceTableError},
     wasmtime_wasi::I32Exit,
 };
 use airssys_wasm_limits::{Interrupted, LimitExceeded, Quota, Usage};
@@ -164,6 +164,12 @@ pub enum CrashKind {
     /// The guest trapped in a [`call_with`](crate::Sandbox::call_with) whose closure did not pass the error on.
     #[error("the guest crashed, and the closure that called it did not pass the error on")]
     Swallowed,
+    /// wasmtime takes what the guest does for a bug of its own. Guests with async functions can make it.
+    #[error("wasmtime takes it for a bug of its own: {}", message.escape_debug())]
+    WasmtimeBug {
+        /// What it says.
+        message: String,
+    },
     /// The caller cancelled the call.
     #[error("the call was cancelled")]
     Cancelled,
@@ -387,6 +393,7 @@ impl CrashKind {
             | Self::HostPanic { message }
             | Self::BadValue { message }
             | Self::Refused { message }
+            | Self::WasmtimeBug { message }
             | Self::Link { cause: message, .. } => message,
             _ => "",
         }
@@ -430,6 +437,9 @@ impl CrashKind {
         }
         if let Some(LinkFailed { function, to, cause }) = error.downcast_ref() {
             return Some(Self::Link { function: function.clone(), to: to.clone(), cause: text_of(cause).0 });
+        }
+        if let Some(bug) = error.downcast_ref::<WasmtimeBug>() {
+            return Some(Self::WasmtimeBug { message: text_of(bug).0 });
         }
         if let Some(ResourceTableError::Full) = error.downcast_ref() {
             return Some(Self::Handles { allowed: quota.limits().handles });

@@ -1,6 +1,6 @@
 //! One instance in one store, and the only way to call it.
 
-use std::{fmt, pin::Pin, sync::Arc, time::Instant};
+use std::{fmt, future::poll_fn, pin::Pin, sync::Arc, time::Instant};
 
 use airssys_wasm_engine::{
     ComponentTemplate, Export, ExportError, Place,
@@ -207,6 +207,7 @@ impl<U: Send + 'static> SandboxSpec<U> {
                 guarded,
                 measure_time: *measure_time,
                 elapsed_ns: None,
+                is_concurrent: template.loaded().features().component_async,
                 probes: probes.clone(),
                 probe: None,
                 _place: place,
@@ -239,6 +240,8 @@ struct Live<U: 'static> {
     guarded: Guarded,
     measure_time: bool,
     elapsed_ns: Option<u64>,
+    /// Whether the guest may have several tasks.
+    is_concurrent: bool,
     probes: Probes<HostState<U>>,
     /// Since the first [`Sandbox::call_with`].
     probe: Option<Box<Probe>>,
@@ -382,7 +385,7 @@ impl<U: Send + 'static> Sandbox<U> {
         R: ComponentNamedList + Lift + Send + Sync + 'static,
     {
         // Not an `async fn`: one future around another would move the sandbox twice.
-        self.call_inner(CallPhase::Message, export, params, None)
+        self.call_inner(CallPhase::Message, export, params, None, |result| result)
     }
 
     /// [`call`](Self::call), ended when the token is cancelled: with
@@ -401,7 +404,29 @@ impl<U: Send + 'static> Sandbox<U> {
         P: ComponentNamedList + Lower + Send + Sync + 'static,
         R: ComponentNamedList + Lift + Send + Sync + 'static,
     {
-        self.call_inner(CallPhase::Message, export, params, Some(cancel))
+        self.call_inner(CallPhase::Message, export, params, Some(cancel), |result| result)
+    }
+
+    /// [`call_until`](Self::call_until), which tells the result as soon as the guest returns it. A guest with
+    /// [async functions](airssys_wasm_engine::Features::component_async) may go on after that: the call ends when all its
+    /// tasks have ended.
+    ///
+    /// # Errors
+    ///
+    /// [`Crash`], also after the result was told.
+    pub fn call_telling<P, R, T>(
+        self,
+        export: &TypedExport<P, R>,
+        params: P,
+        cancel: &CancellationToken,
+        tell: impl FnOnce(R) -> T + Send,
+    ) -> impl Future<Output = Result<(T, Self), Crash>> + Send
+    where
+        P: ComponentNamedList + Lower + Send + Sync + 'static,
+        R: ComponentNamedList + Lift + Send + Sync + 'static,
+        T: Send,
+    {
+        self.call_inner(CallPhase::Message, export, params, Some(cancel), tell)
     }
 
     /// [`call_until`](Self::call_until) under the limits of that phase.
@@ -420,22 +445,35 @@ impl<U: Send + 'static> Sandbox<U> {
         P: ComponentNamedList + Lower + Send + Sync + 'static,
         R: ComponentNamedList + Lift + Send + Sync + 'static,
     {
-        self.call_inner(phase, export, params, Some(cancel))
+        self.call_inner(phase, export, params, Some(cancel), |result| result)
     }
 
-    async fn call_inner<P, R>(
+    async fn call_inner<P, R, T>(
         mut self,
         phase: CallPhase,
         export: &TypedExport<P, R>,
         params: P,
         cancel: Option<&CancellationToken>,
-    ) -> Result<(R, Self), Crash>
+        tell: impl FnOnce(R) -> T + Send,
+    ) -> Result<(T, Self), Crash>
     where
         P: ComponentNamedList + Lower + Send + Sync + 'static,
         R: ComponentNamedList + Lift + Send + Sync + 'static,
+        T: Send,
     {
         let started = self.begin(phase);
-        let outcome = guard(export.func.call_async(&mut self.0.store, params), cancel, &self.0.guarded).await;
+        let Live { store, guarded, is_concurrent, .. } = &mut *self.0;
+        let outcome = if *is_concurrent {
+            let call = async {
+                let told = tell(export.func.call_async(&mut *store, params).await?);
+                settle(store).await?;
+                Ok(told)
+            };
+            // Boxed, so that its future does not lie in that of guests with one task.
+            guard(Box::pin(call), cancel, guarded).await
+        } else {
+            guard(export.func.call_async(store, params), cancel, guarded).await.map(|result| result.map(tell))
+        };
         self.end(started, &export.name, Phase::Calling, outcome)
     }
 
@@ -504,8 +542,12 @@ impl<U: Send + 'static> Sandbox<U> {
     ) -> Result<(Vec<Val>, Self), Crash> {
         let started = self.begin(CallPhase::Message);
         let mut results = vec![Val::Bool(false); export.results];
-        let call = export.func.call_async(&mut self.0.store, params, &mut results);
-        let outcome = guard(call, cancel, &self.0.guarded).await.map(|result| result.map(|()| results));
+        let Live { store, guarded, is_concurrent, .. } = &mut *self.0;
+        let call = async {
+            export.func.call_async(&mut *store, params, &mut results).await?;
+            if *is_concurrent { settle(store).await } else { Ok(()) }
+        };
+        let outcome = guard(call, cancel, guarded).await.map(|result| result.map(|()| results));
         self.end(started, &export.name, Phase::Calling, outcome)
     }
 
@@ -600,9 +642,16 @@ impl<U: Send + 'static> Sandbox<U> {
         ) -> Pin<Box<dyn Future<Output = wasmtime::Result<R>> + Send + 'a>>,
     {
         let (mut sandbox, started) = self.begin_with().await?;
-        let Live { store, instance, guarded, .. } = &mut *sandbox.0;
-        // In a block: it may panic before it gives a future.
-        let outcome = guard(async { call(store.as_context_mut(), *instance).await }, Some(cancel), guarded).await;
+        let Live { store, instance, guarded, is_concurrent, .. } = &mut *sandbox.0;
+        let call = async {
+            // In a block: it may panic before it gives a future.
+            let result = call(store.as_context_mut(), *instance).await?;
+            if *is_concurrent {
+                settle(store).await?;
+            }
+            Ok(result)
+        };
+        let outcome = guard(call, Some(cancel), guarded).await;
         sandbox.end_with(started, outcome).await
     }
 
@@ -612,9 +661,16 @@ impl<U: Send + 'static> Sandbox<U> {
         cancel: Option<&CancellationToken>,
     ) -> Result<(R, Self), Crash> {
         let (mut sandbox, started) = self.begin_with().await?;
-        let Live { store, instance, guarded, .. } = &mut *sandbox.0;
-        // In a block: it may panic before it gives a future.
-        let outcome = guard(async { call(store.as_context_mut(), *instance).await }, cancel, guarded).await;
+        let Live { store, instance, guarded, is_concurrent, .. } = &mut *sandbox.0;
+        let call = async {
+            // In a block: it may panic before it gives a future.
+            let result = call(store.as_context_mut(), *instance).await?;
+            if *is_concurrent {
+                settle(store).await?;
+            }
+            Ok(result)
+        };
+        let outcome = guard(call, cancel, guarded).await;
         sandbox.end_with(started, outcome).await
     }
 
@@ -694,6 +750,11 @@ impl<U: Send + 'static> Sandbox<U> {
     pub fn ext_mut(&mut self) -> &mut U {
         &mut self.0.store.data_mut().ext
     }
+}
+
+/// Waits until all tasks of a guest have ended, so that none of them goes on in the next call.
+async fn settle<T: Send + 'static>(store: &mut Store<T>) -> wasmtime::Result<()> {
+    store.run_concurrent(async |tasks| poll_fn(|cx| tasks.poll_no_interesting_tasks(cx)).await).await
 }
 
 /// The export that crashes of closures name.

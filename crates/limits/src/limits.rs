@@ -34,9 +34,11 @@ pub struct ResourceLimits {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fuel: Option<u64>,
     /// Transitions from the guest to the host in a call: imports, growth, resource handles made or dropped, and ends of
-    /// epochs. Not counted for a component that imports no function. Default: 1,000,000.
+    /// epochs; with async functions, also what has to do with tasks, streams and futures, a return included. Not counted
+    /// for a component without async functions that imports none. Default: 1,000,000.
     pub host_calls: u64,
-    /// Bytes that one host call may carry out of the guest. Default: 1 MiB.
+    /// Bytes that one host call may carry out of the guest, with async functions no more than `message_size`. Default: 1
+    /// MiB.
     #[serde(serialize_with = "exact")]
     pub host_call_bytes: ByteSize,
     /// Resource handles that live at the same time. Default: 1,000.
@@ -324,6 +326,7 @@ struct Checked {
     cpu_ticks: u64,
     profile: Profile,
     watches_host: bool,
+    host_call_bytes: ByteSize,
     /// Those of the other phases, where they have limits of their own.
     init: Option<Quota>,
     snapshot: Option<Quota>,
@@ -427,11 +430,18 @@ impl Quota {
             }
         }
         let clock = component.engine().clock();
+        let is_async = component.features().component_async;
         let checked = |limits: ResourceLimits| Checked {
             cpu_ticks: clock.ticks_in(limits.cpu_time),
             clock: clock.clone(),
             profile: component.profile(),
-            watches_host: component.imports_functions(),
+            // Tasks turn to the host without importing anything.
+            watches_host: component.imports_functions() || is_async,
+            // An async function returns its result by a host call.
+            host_call_bytes: match is_async {
+                true => limits.host_call_bytes.min(limits.message_size),
+                false => limits.host_call_bytes,
+            },
             init: None,
             snapshot: None,
             shutdown: None,
@@ -483,9 +493,13 @@ impl Quota {
         (self.0.profile == Profile::Metered).then(|| self.0.limits.fuel.unwrap_or(u64::MAX))
     }
 
-    /// Whether the component imports functions, so that host calls are counted.
+    /// Whether the component can turn to the host, so that host calls are counted.
     pub(crate) fn watches_host(&self) -> bool {
         self.0.watches_host
+    }
+
+    pub(crate) fn host_call_bytes(&self) -> u64 {
+        self.0.host_call_bytes.as_u64()
     }
 }
 

@@ -360,6 +360,10 @@ pub fn install<T: Metered>(store: &mut Store<T>) {
     store.epoch_deadline_callback(on_epoch);
     store.set_max_component_handles(limits.handles as usize);
     store.set_hostcall_fuel(limits.message_size.as_u64() as usize);
+    // What wasmtime keeps of tasks, streams and futures: up to three entries for each handle, and some without one.
+    if let Some(tasks) = store.concurrent_resource_table() {
+        tasks.set_max_capacity((limits.handles as usize).saturating_mul(3).saturating_add(64));
+    }
     if quota.watches_host() {
         store.call_hook(on_transition);
     }
@@ -400,8 +404,8 @@ fn on_transition<T: Metered>(mut store: StoreContextMut<'_, T>, hook: CallHook) 
         CallHook::CallingHost => {
             let meter = store.data_mut().meter();
             meter.enter_host()?;
-            let limits = meter.quota().limits();
-            let (bytes, returned) = (limits.host_call_bytes.as_u64(), limits.message_size.as_u64());
+            let quota = meter.quota();
+            let (bytes, returned) = (quota.host_call_bytes(), quota.limits().message_size.as_u64());
             if bytes != returned {
                 store.set_hostcall_fuel(bytes as usize);
             }

@@ -50,13 +50,23 @@ pub(super) fn missing_feature(binary: &[u8], offered: Features) -> Option<Featur
     let is_valid = |features| Validator::new_with_features(features).validate_all(binary).is_ok();
     let mut always = ALWAYS;
     always.set(WasmFeatures::CM_ASYNC, offered.component_async);
-    let all = KNOWN.iter().fold(always, |all, (_, flag)| all.union(*flag));
-    if is_valid(always) || !is_valid(all) {
+    if is_valid(always) {
         return None;
     }
-    let without = |flag: WasmFeatures| all.difference(flag.difference(always));
-    KNOWN.iter().find(|(_, flag)| !always.contains(*flag) && !is_valid(without(*flag))).map(|(feature, _)| *feature)
+    let missing = || KNOWN.iter().filter(|(_, flag)| !always.contains(*flag));
+    let all = missing()
+        .map(|(_, flag)| *flag)
+        .filter(|flag| !CHANGES_NAMES.contains(*flag))
+        .fold(always, WasmFeatures::union);
+    // Nearly all lack one.
+    let found = missing()
+        .find(|(_, flag)| is_valid(always.union(*flag)))
+        .or_else(|| missing().find(|(_, flag)| is_valid(all) && !is_valid(all.difference(flag.difference(always)))));
+    found.map(|(feature, _)| *feature)
 }
+
+/// With these, names are not valid that are valid without.
+const CHANGES_NAMES: WasmFeatures = WasmFeatures::CM_NESTED_NAMES.union(WasmFeatures::CM_CANON_NAMES);
 
 #[cfg(test)]
 mod tests {
@@ -84,6 +94,11 @@ mod tests {
         assert_eq!(missing("(component (core func (canon error-context.drop)))"), Some(Feature::ErrorContext));
         assert_eq!(missing("(component (type (stream u8)))"), Some(Feature::ComponentAsync));
         assert_eq!(missing("(component (core func (canon thread.index)))"), Some(Feature::ComponentThreads));
+        // Two at once, and names as interfaces have them.
+        let both = r#"(component (import "a:b/c@0.1.0" (instance)) (core module (memory i64 1) (tag)))"#;
+        assert_eq!(missing(both), Some(Feature::Memory64));
+        let named = r#"(component (import "a:b/c@0.1.0" (instance)) (core module (tag)))"#;
+        assert_eq!(missing(named), Some(Feature::Exceptions));
     }
 
     /// What this module takes an engine to have is what it has.

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 /// wasmtime engine of its own, made when the first such component comes; all others go on as if there were none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Features {
-    /// Async functions, streams and futures of the component model, of which WASI 0.3 is made.
+    /// Async functions, streams and futures of the component model, of which WASI 0.3 is made. Their instances come
+    /// [on demand](crate::Allocation::OnDemand), never from the pool.
     pub component_async: bool,
 }
 

@@ -273,6 +273,12 @@ impl Kind {
     pub(crate) fn index(self) -> usize {
         2 * self.features.index() + usize::from(self.profile == Profile::Metered)
     }
+
+    /// Whether instances can come from a pool. Not if they may have several stacks each, of which the pool has one for each
+    /// component: one instance could take those of others.
+    pub(crate) fn is_pooled(self) -> bool {
+        !self.features.component_async
+    }
 }
 
 impl From<Profile> for Kind {

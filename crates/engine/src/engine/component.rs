@@ -50,7 +50,8 @@ pub enum Allocation {
     /// The engine's pool.
     Pooled,
     /// The system, because the component has more memories, tables, instances or table elements than a slot of the
-    /// pool, or because the engine has no pool.
+    /// pool, because it has async functions, so that an instance may need several stacks, or because the engine has no
+    /// pool.
     OnDemand,
 }
 

@@ -24,8 +24,8 @@ use crate::{
 
 /// The engine: compiles, caches and links components. Cheap to clone and safe to share; one is enough for a process.
 ///
-/// It owns up to eight wasmtime engines, for [plain and metered](Profile) code, [pooled and on demand](Allocation), without
-/// and with [features](crate::Features) that cost something. All but the plain pooled one without are made when first
+/// It owns up to six wasmtime engines: for [plain and metered](Profile) code, [pooled and on demand](Allocation), and, on
+/// demand only, for code with [features](crate::Features) that cost something. All but the plain pooled one without are made when first
 /// needed. One thread advances the epoch of them all.
 #[derive(Clone)]
 pub struct WasmEngine {
@@ -149,8 +149,8 @@ impl WasmEngine {
 
     pub(crate) fn main(&self, kind: Kind) -> Result<&Engine, EngineError> {
         match self.inner.config.pool {
-            Some(_) => self.engine(kind, Allocation::Pooled),
-            None => self.engine(kind, Allocation::OnDemand),
+            Some(_) if kind.is_pooled() => self.engine(kind, Allocation::Pooled),
+            _ => self.engine(kind, Allocation::OnDemand),
         }
     }
 
@@ -182,7 +182,7 @@ impl WasmEngine {
         kind: Kind,
         make: impl Fn(&Engine) -> wasmtime::Result<Component>,
     ) -> wasmtime::Result<(Component, Allocation)> {
-        if self.inner.config.pool.is_some() {
+        if self.inner.config.pool.is_some() && kind.is_pooled() {
             match make(self.engine(kind, Allocation::Pooled)?) {
                 Ok(component) => return Ok((component, Allocation::Pooled)),
                 // wasmtime has no type for "does not fit"; what fails for another reason fails again below.

@@ -13,13 +13,14 @@ mod limits;
 mod manifest;
 mod probe;
 mod sockets;
+mod tasks;
 mod time;
 mod wasi;
 mod wasi_bounds;
 
 use std::{sync::Arc, time::Duration};
 
-use airssys_wasm_engine::{EngineConfig, Linker, Profile, WasmEngine};
+use airssys_wasm_engine::{EngineConfig, Linker, Profile, WasmEngine, wasmtime::component::Accessor};
 use airssys_wasm_isolation::{Crash, HostState, InstantiateError, Sandbox, SandboxSpec, add_wasi};
 use airssys_wasm_limits::{ByteSize, ResourceLimits, give_way};
 use tokio::sync::Notify;
@@ -76,6 +77,17 @@ fn spec_in(engine: &WasmEngine, component: &[u8], profile: Profile, limits: Reso
     let component = engine.load_blocking(&binary, profile).unwrap();
     let mut linker = component.linker();
     define_host(&mut linker);
+    if component.features().component_async {
+        let wait_async = |tasks: &Accessor<HostState<Host>>| {
+            let Host { gate, waiting, .. } = tasks.with(|mut store| store.data_mut().ext.clone());
+            async move {
+                waiting.notify_one();
+                gate.notified().await;
+                Ok(())
+            }
+        };
+        linker.root().func_wrap_concurrent("wait-async", move |tasks, (): ()| Box::pin(wait_async(tasks))).unwrap();
+    }
     add_wasi(&mut linker).unwrap();
     SandboxSpec::new(component.link(&linker).unwrap(), limits).unwrap()
 }

@@ -18,13 +18,16 @@ use crate::{Host, call, engine, limits, spec_in, start_crash};
 
 /// A task that is a guest's only neighbour on its worker: it does something whenever it gets a turn, and each turn has
 /// a thread end the epoch, which gives it the next.
-struct Neighbour {
+pub(super) struct Neighbour {
     task: JoinHandle<()>,
     done: Arc<AtomicBool>,
 }
 
 impl Neighbour {
-    fn spawn<F: Future<Output = ()> + Send>(engine: &WasmEngine, turn: impl Fn() -> F + Send + 'static) -> Self {
+    pub(super) fn spawn<F: Future<Output = ()> + Send>(
+        engine: &WasmEngine,
+        turn: impl Fn() -> F + Send + 'static,
+    ) -> Self {
         let turns = Arc::new(AtomicU32::new(0));
         let done = Arc::new(AtomicBool::new(false));
         std::thread::spawn({
@@ -56,7 +59,7 @@ impl Neighbour {
         Self { task, done }
     }
 
-    async fn end(self) {
+    pub(super) async fn end(self) {
         self.done.store(true, Ordering::Relaxed);
         self.task.await.unwrap();
     }
