@@ -8,6 +8,9 @@ use serde::Deserialize;
 /// The guests' interface in WIT: the text of `airssys:actor@0.1.0`.
 pub const WIT: &str = include_str!("../wit/actor.wit");
 
+/// The same with async functions: the text of `airssys:actor@0.2.0`.
+pub const WIT_ASYNC: &str = include_str!("../wit/async/actor.wit");
+
 /// The interface by which a component takes messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -15,6 +18,9 @@ pub const WIT: &str = include_str!("../wit/actor.wit");
 pub enum ContractKind {
     /// `airssys:actor/handler@0.1.0`.
     Actor,
+    /// `airssys:actor/handler@0.2.0`, whose functions are async.
+    #[serde(rename = "async-actor")]
+    AsyncActor,
     /// `wasmcloud:messaging/handler@0.2.0`.
     WasmCloud,
     /// None: it is called by its exports, whatever they are.
@@ -25,6 +31,7 @@ impl fmt::Display for ContractKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Actor => "airssys:actor@0.1.0",
+            Self::AsyncActor => "airssys:actor@0.2.0",
             Self::WasmCloud => "wasmcloud:messaging@0.2.0",
             Self::Exports => "calls of its exports",
         })
@@ -120,6 +127,7 @@ fn listed(exports: &[String]) -> String {
 }
 
 pub(crate) const ACTOR_HANDLE: &str = "airssys:actor/handler@0.1.0#handle";
+pub(crate) const ASYNC_ACTOR_HANDLE: &str = "airssys:actor/handler@0.2.0#handle";
 pub(crate) const WASMCLOUD_HANDLE: &str = "wasmcloud:messaging/handler@0.2.0#handle-message";
 
 /// A component's exports that the host calls.
@@ -138,25 +146,32 @@ pub(crate) struct Contract {
 impl Contract {
     pub(crate) fn of(component: &LoadedComponent) -> Result<Self, NoHandler> {
         let find = |name| component.find_export(name);
-        let (kind, handle) = match (find(ACTOR_HANDLE), find(WASMCLOUD_HANDLE)) {
-            (Some(handle), _) => (ContractKind::Actor, handle),
-            (None, Some(handle)) => (ContractKind::WasmCloud, handle),
-            (None, None) => return Err(NoHandler::of(component.exports())),
-        };
+        let handles = [
+            (ContractKind::AsyncActor, ASYNC_ACTOR_HANDLE),
+            (ContractKind::Actor, ACTOR_HANDLE),
+            (ContractKind::WasmCloud, WASMCLOUD_HANDLE),
+        ];
+        let found = handles.into_iter().find_map(|(kind, name)| Some((kind, find(name)?)));
+        let Some((kind, handle)) = found else { return Err(NoHandler::of(component.exports())) };
         Ok(Self { kind, handle: Some(handle), ..Self::of_exports(component) })
     }
 
     /// Of a component that takes no messages.
     pub(crate) fn of_exports(component: &LoadedComponent) -> Self {
-        let find = |name| component.find_export(name);
+        let find = |interface, function| {
+            let versions = if component.features().component_async { &["0.2.0", "0.1.0"][..] } else { &["0.1.0"] };
+            versions
+                .iter()
+                .find_map(|version| component.find_export(&format!("airssys:actor/{interface}@{version}#{function}")))
+        };
         Self {
             kind: ContractKind::Exports,
             handle: None,
-            init: find("airssys:actor/init@0.1.0#init"),
-            health: find("airssys:actor/health@0.1.0#check"),
-            shutdown: find("airssys:actor/shutdown@0.1.0#shutdown"),
-            snapshot: find("airssys:actor/state@0.1.0#snapshot"),
-            restore: find("airssys:actor/state@0.1.0#restore"),
+            init: find("init", "init"),
+            health: find("health", "check"),
+            shutdown: find("shutdown", "shutdown"),
+            snapshot: find("state", "snapshot"),
+            restore: find("state", "restore"),
         }
     }
 }
@@ -178,7 +193,7 @@ mod tests {
             ("wasi:cli/run@0.2.6".to_owned(), NoHandlerKind::Command, "it is a command"),
             ("wasi:http/incoming-handler@0.2.0".to_owned(), NoHandlerKind::HttpHandler, "it is an HTTP handler"),
             other("wasmcloud:messaging/handler@0.3.0", "wasmcloud:messaging/handler@0.2.0"),
-            other("airssys:actor/handler@0.2.0", "airssys:actor/handler@0.1.0"),
+            other("airssys:actor/handler@0.3.0", "airssys:actor/handler@0.1.0"),
             ("some:thing/else".to_owned(), NoHandlerKind::Library, "but some:thing/else#f: func()"),
             // The supported interface without the handler function.
             (

@@ -14,8 +14,8 @@ use crate::{
     runtime::{
         cell::Cell,
         incarnation::{Blueprint, Handled, Live, call, crashed, made},
-        mailbox::ReplyTo,
         options::{ActorOptions, option_methods},
+        turn::Turn,
     },
 };
 
@@ -197,7 +197,7 @@ impl<N: NativeActor> Live for NativeLive<N> {
         &mut self,
         message: &MessageEnvelope,
         trace: Option<Box<TraceContext>>,
-        _: &mut Option<ReplyTo>,
+        _: &mut Turn<'_>,
         interrupt: &CancellationToken,
     ) -> Result<Handled, Crash> {
         self.context.trace = trace;

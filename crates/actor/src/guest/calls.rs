@@ -274,9 +274,8 @@ where
                 return Ok(());
             }
         };
-        let (result, sandbox) = sandbox.call_until(export, params, interrupt).await?;
+        let ((), sandbox) = sandbox.call_telling(export, params, interrupt, |result| caller.tell(Ok(result))).await?;
         live.back(sandbox);
-        caller.tell(Ok(result));
         Ok(())
     })
 }

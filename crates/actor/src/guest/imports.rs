@@ -4,8 +4,11 @@
 use std::{sync::Arc, time::Duration};
 
 use airssys_wasm_engine::{
-    Linker,
-    wasmtime::{self, StoreContextMut},
+    Linker, LoadedComponent,
+    wasmtime::{
+        self, StoreContextMut,
+        component::{Accessor, LinkerInstance},
+    },
 };
 use airssys_wasm_isolation::HostState;
 use airssys_wasm_limits::{LogLine, Metered};
@@ -19,20 +22,104 @@ use crate::{
         policy::later,
         report::{LONGEST_TEXT, is_news, shown},
     },
-    guest::wire::{BrokerMessage, GuestRequestError, GuestSendError, GuestSubscribeError, Level},
+    guest::{
+        in_flight::Share,
+        wire::{BrokerMessage, GuestRequestError, GuestSendError, GuestSubscribeError, Level},
+    },
     runtime::{
         cell::Cell,
         endpoint::Endpoint,
         mailbox::{Answer, Delivery, ReplyTo, Unanswered},
-        waits::Waiting,
     },
 };
 
 type Ctx<'a, U> = StoreContextMut<'a, HostState<ActorState<U>>>;
 
-/// Defines the imports in a linker.
-pub(crate) fn link<U: Send + 'static>(linker: &mut Linker<HostState<ActorState<U>>>) -> wasmtime::Result<()> {
-    let mut messaging = linker.instance("airssys:actor/messaging@0.1.0")?;
+/// Defines the imports of a component in a linker.
+pub(crate) fn link<U: Send + 'static>(
+    linker: &mut Linker<HostState<ActorState<U>>>,
+    component: &LoadedComponent,
+) -> wasmtime::Result<()> {
+    link_messaging(&mut linker.instance("airssys:actor/messaging@0.1.0")?)?;
+    link_logging(&mut linker.instance("airssys:actor/logging@0.1.0")?)?;
+    link_wasmcloud(&mut linker.instance("wasmcloud:messaging/consumer@0.2.0")?)?;
+    if component.features().component_async {
+        link_async_messaging(&mut linker.instance("airssys:actor/messaging@0.2.0")?)?;
+        link_logging(&mut linker.instance("airssys:actor/logging@0.2.0")?)?;
+    }
+    Ok(())
+}
+
+type Instance<'a, U> = LinkerInstance<'a, HostState<ActorState<U>>>;
+
+fn link_messaging<U: Send + 'static>(messaging: &mut Instance<'_, U>) -> wasmtime::Result<()> {
+    link_what_does_not_wait(messaging)?;
+    messaging.func_wrap_async(
+        "request",
+        |mut store: Ctx<'_, U>, (to, payload, timeout_ms): (String, Bytes, u32)| {
+            Box::new(async move {
+                let timeout = Duration::from_millis(timeout_ms.into());
+                let request = Request::new(&mut store.data_mut().ext, &to, payload);
+                Ok((request_by(request, timeout).await,))
+            })
+        },
+    )?;
+    messaging.func_wrap_async("publish", |mut store: Ctx<'_, U>, (topic, payload): (String, Bytes)| {
+        Box::new(async move { Ok((publish(&mut store.data_mut().ext, &topic, payload).await,)) })
+    })
+}
+
+/// For guests of which several tasks may wait at the same time.
+fn link_async_messaging<U: Send + 'static>(messaging: &mut Instance<'_, U>) -> wasmtime::Result<()> {
+    link_what_does_not_wait(messaging)?;
+    messaging.func_wrap_concurrent(
+        "request",
+        |tasks: &Accessor<HostState<ActorState<U>>>, (to, payload, timeout_ms): (String, Bytes, u32)| {
+            Box::pin(async move {
+                let timeout = Duration::from_millis(timeout_ms.into());
+                let request = tasks.with(|mut store| {
+                    let data = store.data_mut();
+                    let share = share(data, payload.len())?;
+                    Ok((Request::new(&mut data.ext, &to, payload)?, share))
+                });
+                let (request, _share) = match request {
+                    Ok((request, share)) => (Ok(request), Some(share)),
+                    Err(error) => (Err(error), None),
+                };
+                Ok((request_by(request, timeout).await,))
+            })
+        },
+    )?;
+    messaging.func_wrap_concurrent(
+        "publish",
+        |tasks: &Accessor<HostState<ActorState<U>>>, (topic, payload): (String, Bytes)| {
+            Box::pin(async move {
+                let publication = tasks.with(|mut store| {
+                    let data = store.data_mut();
+                    let share = share(data, payload.len())?;
+                    Ok((Publication::new(&mut data.ext, &topic, payload)?, share))
+                });
+                let published = match publication {
+                    Ok((publication, _share)) => Ok(publication.publish().await),
+                    Err(error) => Err::<_, GuestSendError>(error),
+                };
+                Ok((published,))
+            })
+        },
+    )
+}
+
+/// Counts a payload among those that are on their way. There is no room for one that would make them more than one host call
+/// may carry.
+fn share<U>(data: &mut HostState<ActorState<U>>, bytes: usize) -> Result<Share, GuestSendError>
+where
+    U: Send + 'static,
+{
+    let most = data.meter().quota().limits().host_call_bytes.as_u64();
+    data.ext.in_flight.get_or_insert_default().take(bytes, most).ok_or(GuestSendError::Full)
+}
+
+fn link_what_does_not_wait<U: Send + 'static>(messaging: &mut Instance<'_, U>) -> wasmtime::Result<()> {
     messaging.func_wrap("self-id", |store: Ctx<'_, U>, (): ()| Ok((Arc::<str>::from(store.data().ext.id()),)))?;
     messaging.func_wrap(
         "send",
@@ -40,18 +127,6 @@ pub(crate) fn link<U: Send + 'static>(linker: &mut Linker<HostState<ActorState<U
             Ok((send(&mut store.data_mut().ext, &to, payload, content_type),))
         },
     )?;
-    messaging.func_wrap_async(
-        "request",
-        |mut store: Ctx<'_, U>, (to, payload, timeout_ms): (String, Bytes, u32)| {
-            Box::new(async move {
-                let timeout = Duration::from_millis(timeout_ms.into());
-                Ok((request(&mut store.data_mut().ext, &to, payload, timeout).await,))
-            })
-        },
-    )?;
-    messaging.func_wrap_async("publish", |mut store: Ctx<'_, U>, (topic, payload): (String, Bytes)| {
-        Box::new(async move { Ok((publish(&mut store.data_mut().ext, &topic, payload).await,)) })
-    })?;
     messaging.func_wrap("subscribe", |mut store: Ctx<'_, U>, (pattern,): (String,)| {
         Ok((subscribe(&mut store.data_mut().ext, &pattern),))
     })?;
@@ -60,25 +135,25 @@ pub(crate) fn link<U: Send + 'static>(linker: &mut Linker<HostState<ActorState<U
             store.data().ext.cell.unsubscribe(&pattern);
         }
         Ok(())
-    })?;
+    })
+}
 
-    linker.instance("airssys:actor/logging@0.1.0")?.func_wrap(
-        "log",
-        |mut store: Ctx<'_, U>, (level, line): (Level, String)| {
-            let data = store.data_mut();
-            match data.meter().log().line(line.len().min(LONGEST_TEXT)) {
-                LogLine::Kept { left_out } => log(&data.ext.cell, level, left_out, &line),
-                LogLine::LeftOut { first: true } => {
-                    let actor = data.ext.id();
-                    tracing::warn!(target: "guest", %actor, "writes more than its `log_bytes`: lines are left out");
-                }
-                LogLine::LeftOut { first: false } => {}
+fn link_logging<U: Send + 'static>(logging: &mut Instance<'_, U>) -> wasmtime::Result<()> {
+    logging.func_wrap("log", |mut store: Ctx<'_, U>, (level, line): (Level, String)| {
+        let data = store.data_mut();
+        match data.meter().log().line(line.len().min(LONGEST_TEXT)) {
+            LogLine::Kept { left_out } => log(&data.ext.cell, level, left_out, &line),
+            LogLine::LeftOut { first: true } => {
+                let actor = data.ext.id();
+                tracing::warn!(target: "guest", %actor, "writes more than its `log_bytes`: lines are left out");
             }
-            Ok(())
-        },
-    )?;
+            LogLine::LeftOut { first: false } => {}
+        }
+        Ok(())
+    })
+}
 
-    let mut consumer = linker.instance("wasmcloud:messaging/consumer@0.2.0")?;
+fn link_wasmcloud<U: Send + 'static>(consumer: &mut Instance<'_, U>) -> wasmtime::Result<()> {
     consumer.func_wrap_async(
         "request",
         |mut store: Ctx<'_, U>, (subject, body, timeout_ms): (String, Bytes, u32)| {
@@ -167,19 +242,28 @@ fn refused(reason: Refusal) -> GuestSendError {
     }
 }
 
-async fn request<U>(
-    state: &mut ActorState<U>,
-    to: &str,
-    payload: Bytes,
-    timeout: Duration,
-) -> Result<Bytes, GuestRequestError> {
-    let to = ComponentId::new(to).map_err(|error| GuestRequestError::NotSent(invalid(error)))?;
-    if !state.capabilities.may_request(&to) {
-        state.deny(DeniedAction::Request, to.as_str());
-        return Err(GuestRequestError::NotSent(GuestSendError::Denied));
+/// A request that may be made.
+struct Request {
+    asker: Arc<Cell>,
+    to: ComponentId,
+    message: MessageEnvelope,
+}
+
+impl Request {
+    fn new<U>(state: &mut ActorState<U>, to: &str, payload: Bytes) -> Result<Self, GuestSendError> {
+        let to = ComponentId::new(to).map_err(invalid)?;
+        if !state.capabilities.may_request(&to) {
+            state.deny(DeniedAction::Request, to.as_str());
+            return Err(GuestSendError::Denied);
+        }
+        Ok(Self { asker: Arc::clone(&state.cell), to, message: state.envelope(payload) })
     }
-    let receivers = state.cell.services.registry.sinks(&to);
-    ask_any(&state.cell, receivers, &state.envelope(payload), timeout, Silence::IsAnAnswer).await
+}
+
+async fn request_by(request: Result<Request, GuestSendError>, timeout: Duration) -> Result<Bytes, GuestRequestError> {
+    let Request { asker, to, message } = request.map_err(GuestRequestError::NotSent)?;
+    let receivers = asker.services.registry.sinks(&to);
+    ask_any(&asker, receivers, &message, timeout, Silence::IsAnAnswer).await
 }
 
 /// Asks a topic's subscribers, one after the other, until one answers.
@@ -224,7 +308,7 @@ async fn ask_any(
         let mut last = GuestRequestError::NotSent(GuestSendError::Unknown);
         let mut full = None;
         for receiver in actors {
-            let Some(_waiting) = Waiting::begin(asker, &receiver) else {
+            let Some(_waiting) = asker.waits_for(&receiver) else {
                 last = GuestRequestError::Cycle;
                 continue;
             };
@@ -248,7 +332,7 @@ async fn ask_any(
         }
         let Some(receiver) = full else { return Err(last) };
         // Register again: the table of waits holds one receiver per asker.
-        let Some(_waiting) = Waiting::begin(asker, &receiver) else { return Err(GuestRequestError::Cycle) };
+        let Some(_waiting) = asker.waits_for(&receiver) else { return Err(GuestRequestError::Cycle) };
         let (delivery, answer) = question(message, &receiver, until);
         receiver.push(delivery).await.map_err(|(reason, _)| GuestRequestError::NotSent(refused(reason)))?;
         heard(asker, answer.await)
@@ -284,16 +368,35 @@ fn heard(asker: &Cell, answer: Result<Answer, oneshot::error::RecvError>) -> Res
     }
 }
 
-async fn publish<U>(state: &mut ActorState<U>, topic: &str, payload: Bytes) -> Result<u32, GuestSendError> {
-    let topic = Topic::new(topic).map_err(invalid)?;
-    if !state.capabilities.may_publish(&topic) {
-        state.deny(DeniedAction::Publish, topic.as_str());
-        return Err(GuestSendError::Denied);
+/// A message to a topic that may be published.
+struct Publication {
+    by: Arc<Cell>,
+    topic: Topic,
+    message: MessageEnvelope,
+}
+
+impl Publication {
+    fn new<U>(state: &mut ActorState<U>, topic: &str, payload: Bytes) -> Result<Self, GuestSendError> {
+        let topic = Topic::new(topic).map_err(invalid)?;
+        if !state.capabilities.may_publish(&topic) {
+            state.deny(DeniedAction::Publish, topic.as_str());
+            return Err(GuestSendError::Denied);
+        }
+        Ok(Self { by: Arc::clone(&state.cell), topic, message: state.envelope(payload) })
     }
-    let report = state.cell.services.broker.publish(&topic, state.envelope(payload)).await;
-    // The guest gets the number of deliveries, the metrics the number of refusals.
-    state.cell.metrics.refused_publications.increment((report.refused.len() + report.dropped) as u64);
-    Ok(report.delivered as u32)
+
+    /// Tells how many took it.
+    async fn publish(self) -> u32 {
+        let Self { by, topic, message } = self;
+        let report = by.services.broker.publish(&topic, message).await;
+        // The guest gets the number of deliveries, the metrics the number of refusals.
+        by.metrics.refused_publications.increment((report.refused.len() + report.dropped) as u64);
+        report.delivered as u32
+    }
+}
+
+async fn publish<U>(state: &mut ActorState<U>, topic: &str, payload: Bytes) -> Result<u32, GuestSendError> {
+    Ok(Publication::new(state, topic, payload)?.publish().await)
 }
 
 /// Resolves the ask that waits on this reply subject.
@@ -377,7 +480,7 @@ mod tests {
         let long = Duration::from_secs(60);
         let mut asking = pin!(ask_any(&cells[0], group.into_iter(), &question, long, Silence::IsAnAnswer));
         assert!(asking.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-        assert!(Waiting::begin(&cells[1], &cells[0]).is_none(), "it would wait for itself");
-        assert!(Waiting::begin(&cells[2], &cells[0]).is_some(), "the asker waits for the first alone");
+        assert!(cells[1].waits_for(&cells[0]).is_none(), "it would wait for itself");
+        assert!(cells[2].waits_for(&cells[0]).is_some(), "the asker waits for the first alone");
     }
 }

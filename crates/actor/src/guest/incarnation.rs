@@ -29,7 +29,7 @@ use crate::{
         call::{Call, LinkedInterface},
         cell::Cell,
         incarnation::{Blueprint, Handled, Live, call, crashed, made},
-        mailbox::ReplyTo,
+        turn::Turn,
     },
 };
 
@@ -167,6 +167,7 @@ impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
             capabilities: Arc::clone(&self.capabilities),
             trace: None,
             deadline: None,
+            in_flight: None,
             fitting: None,
             denials: 0,
         };
@@ -183,7 +184,7 @@ impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
         })?;
         let contract = &self.contract;
         let handle = match (contract.kind, &contract.handle) {
-            (ContractKind::Actor, Some(handle)) => Handle::Actor(sandbox.typed(handle)?),
+            (ContractKind::Actor | ContractKind::AsyncActor, Some(handle)) => Handle::Actor(sandbox.typed(handle)?),
             (ContractKind::WasmCloud, Some(handle)) => Handle::WasmCloud(sandbox.typed(handle)?),
             _ => Handle::None,
         };
@@ -286,7 +287,7 @@ impl<U: Send + 'static> Live for GuestLive<U> {
         &mut self,
         message: &MessageEnvelope,
         trace: Option<Box<TraceContext>>,
-        reply: &mut Option<ReplyTo>,
+        turn: &mut Turn<'_>,
         interrupt: &CancellationToken,
     ) -> Result<Handled, Crash> {
         let mut sandbox = self.sandbox();
@@ -294,6 +295,7 @@ impl<U: Send + 'static> Live for GuestLive<U> {
         sandbox.ext_mut().deadline = message.deadline();
         let topic = message.topic().map(Arc::from);
         let payload = message.payload().clone();
+        let goes_on = self.component.features().component_async;
         let (handled, mut sandbox) = match &self.handle {
             Handle::Actor(export) => {
                 let message = Message {
@@ -301,16 +303,23 @@ impl<U: Send + 'static> Live for GuestLive<U> {
                     sender: message.sender().map(|sender| sender.id().into()),
                     topic,
                     content_type: message.content_type().map(|ty| Arc::clone(&ty.0)),
-                    wants_answer: reply.is_some(),
+                    wants_answer: turn.is_asked(),
                 };
-                let ((handled,), sandbox) = sandbox.call_until(export, (message,), interrupt).await?;
-                (handled, sandbox)
+                // Before its tasks have ended.
+                let tell = |(handled,): (Handled,)| {
+                    if goes_on {
+                        turn.end(handled);
+                        return Ok(None);
+                    }
+                    handled
+                };
+                sandbox.call_telling(export, (message,), interrupt, tell).await?
             }
             // Its mailbox refuses them.
             Handle::None => (Err("it takes no messages".to_owned()), sandbox),
             Handle::WasmCloud(export) => {
                 let cell = Arc::clone(&sandbox.ext().cell);
-                let reply_to = reply.take().map(|reply| {
+                let reply_to = turn.reply.take().map(|reply| {
                     let subject = next_reply_subject(&cell);
                     *cell.reply_subject.lock() = Some((Arc::clone(&subject), reply));
                     subject
@@ -319,7 +328,7 @@ impl<U: Send + 'static> Live for GuestLive<U> {
                 let message = BrokerMessage { subject, body: payload, reply_to };
                 let ((handled,), sandbox) = sandbox.call_until(export, (message,), interrupt).await?;
                 // Still there if nothing was published to it.
-                *reply = cell.reply_subject.lock().take().map(|(_, reply)| reply);
+                turn.reply = cell.reply_subject.lock().take().map(|(_, reply)| reply);
                 (handled.map(|()| None), sandbox)
             }
         };

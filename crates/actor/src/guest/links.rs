@@ -31,7 +31,6 @@ use crate::{
         cell::Cell,
         endpoint::Endpoint,
         mailbox::Delivery,
-        waits::Waiting,
     },
 };
 
@@ -344,7 +343,7 @@ impl Function {
         let exchange = async {
             let (mut fault, mut full) = (LinkFault::Unknown(to.clone()), None);
             for receiver in actors(&cell, to) {
-                let Some(_waiting) = Waiting::begin(&cell, &receiver) else {
+                let Some(_waiting) = cell.waits_for(&receiver) else {
                     fault = LinkFault::Cycle;
                     continue;
                 };
@@ -363,7 +362,7 @@ impl Function {
                 }
             }
             let Some(receiver) = full else { return Err(fault) };
-            let Some(_waiting) = Waiting::begin(&cell, &receiver) else { return Err(LinkFault::Cycle) };
+            let Some(_waiting) = cell.waits_for(&receiver) else { return Err(LinkFault::Cycle) };
             let pushed = receiver.push(delivery).await;
             pushed.map_err(|(reason, _)| LinkFault::Call(CallError::NotSent(reason)))?;
             come_back(result, None).await.map_err(LinkFault::Call)

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::{
     BoxError, Capabilities, ContractKind, Links, Recycle,
-    guest::{incarnation::MakeState, links::Fitting},
+    guest::{in_flight::InFlight, incarnation::MakeState, links::Fitting},
     runtime::{
         cell::Cell,
         options::{ActorOptions, option_methods},
@@ -163,6 +163,8 @@ pub struct ActorState<U = ()> {
     pub(crate) trace: Option<Box<TraceContext>>,
     /// Until when the sender of the message in flight waits.
     pub(crate) deadline: Option<Instant>,
+    /// Requests on their way, of a guest that can have several.
+    pub(crate) in_flight: Option<InFlight>,
     /// Where links were called.
     pub(crate) fitting: Option<Box<Fitting>>,
     /// Calls denied in this incarnation.

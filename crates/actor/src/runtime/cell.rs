@@ -27,6 +27,7 @@ use crate::{
         orders::{Control, Orders},
         services::Services,
         sync::{Shared, shared},
+        waits::Waiting,
     },
 };
 
@@ -225,6 +226,11 @@ impl Cell {
 
     pub(crate) fn load(&self) -> Load {
         self.mailbox.load()
+    }
+
+    /// Notes that this actor waits for another. `None` if that one waits for this, directly or through others.
+    pub(crate) fn waits_for(&self, receiver: &Self) -> Option<Waiting<'_>> {
+        self.services.waits.begin(self.address.generation(), receiver.address.generation())
     }
 
     /// Disposes of a message that is not handled. Dropping its `ReplyTo` resolves an ask; else it is a dead letter.

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::{
     CallError, CrashReport, During, HealthError, StartError, UpgradeError,
-    runtime::{call::Call, cell::Cell, mailbox::ReplyTo},
+    runtime::{call::Call, cell::Cell, turn::Turn},
 };
 
 /// Makes incarnations.
@@ -57,12 +57,12 @@ pub(crate) trait Blueprint: Send + Sync + Sized + 'static {
 
 /// An incarnation. After a crash it is dropped without another call.
 pub(crate) trait Live: Send + Sized + 'static {
-    /// Handles a message, in its trace if it has one. May take the reply and answer itself.
+    /// Handles a message, in its trace if it has one. May end its turn before it returns.
     fn handle(
         &mut self,
         message: &MessageEnvelope,
         trace: Option<Box<TraceContext>>,
-        reply: &mut Option<ReplyTo>,
+        turn: &mut Turn<'_>,
         interrupt: &CancellationToken,
     ) -> impl Future<Output = Result<Handled, Crash>> + Send;
 

@@ -22,5 +22,6 @@ pub(crate) mod services;
 pub(crate) mod shares;
 pub(crate) mod sync;
 pub(crate) mod task;
+pub(crate) mod turn;
 pub(crate) mod upgrade;
 pub(crate) mod waits;

@@ -38,6 +38,7 @@ use crate::{
         services::Services,
         sync::{point, shared},
         task::ActorTask,
+        turn::Turn,
     },
 };
 
@@ -113,7 +114,7 @@ impl Live for Notes {
         &mut self,
         message: &MessageEnvelope,
         _: Option<Box<TraceContext>>,
-        _: &mut Option<ReplyTo>,
+        _: &mut Turn<'_>,
         _: &CancellationToken,
     ) -> Result<Handled, Crash> {
         self.0.lock().push(message.payload().clone());

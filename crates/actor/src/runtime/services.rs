@@ -1,6 +1,6 @@
 //! The services that all actors of a system share.
 
-use std::{collections::HashMap, num::NonZeroU64, sync::Arc};
+use std::sync::Arc;
 
 use airssys_wasm_registry::{ActorAddress, ComponentId, ComponentRegistry, MessageBroker, MessageRouter, Name};
 use parking_lot::Mutex;
@@ -8,7 +8,7 @@ use tokio::sync::broadcast;
 
 use crate::{
     ActorRef, DeadLetterLimits, DeadLetters, SystemEvent,
-    runtime::{endpoint::Endpoint, events::EVENTS, metrics::Metrics},
+    runtime::{endpoint::Endpoint, events::EVENTS, metrics::Metrics, waits::Waits},
 };
 
 pub(crate) struct Services {
@@ -16,8 +16,7 @@ pub(crate) struct Services {
     pub(crate) router: MessageRouter<Endpoint>,
     pub(crate) broker: MessageBroker<Endpoint>,
     pub(crate) dead_letters: DeadLetters,
-    /// Waiting requests, from asker to receiver, by generation.
-    pub(crate) waits: Mutex<HashMap<NonZeroU64, NonZeroU64>>,
+    pub(crate) waits: Waits,
     events: broadcast::Sender<SystemEvent>,
     metrics: Arc<Metrics>,
     metrics_per_actor: bool,
@@ -38,7 +37,7 @@ impl Services {
             registry,
             broker: MessageBroker::new(),
             dead_letters: DeadLetters::new(dead_letters),
-            waits: Mutex::default(),
+            waits: Waits::default(),
             events: broadcast::Sender::new(EVENTS),
             metrics: Arc::new(Metrics::new(None, latencies)),
             metrics_per_actor,

@@ -16,16 +16,17 @@ use tracing::{Instrument, Span, field};
 use crate::{
     CallError, CrashReport, DeadReason, During, HealthError, Lifecycle, Recycle, RestartPolicy, StartError,
     SystemEvent,
-    failure::report::{Failure, Short, is_news, shown},
+    failure::report::{Failure, Short, shown},
     runtime::{
         call::Call,
         cell::{Cell, Inbox},
-        incarnation::{Blueprint, Handled, Live},
-        mailbox::{Delivery, ReplyTo, Unanswered},
+        incarnation::{Blueprint, Live},
+        mailbox::{Delivery, Unanswered},
         orders::{Control, HealthDone, Upgrade},
         owner::{ChildEvent, ChildEventKind, Owner},
         recycle::Recycling,
         sync::shared,
+        turn::Turn,
         upgrade::Probation,
     },
 };
@@ -297,7 +298,7 @@ impl<B: Blueprint> ActorTask<B> {
             return self.call(live, call).await;
         }
         self.attempted = true;
-        let mut reply = delivery.reply.take();
+        let reply = delivery.reply.take();
         if delivery.message.is_late() {
             match reply {
                 Some(reply) => _ = reply.send(Err(Unanswered::Late)),
@@ -317,15 +318,15 @@ impl<B: Blueprint> ActorTask<B> {
             }
             return Ok(());
         }
-        let asked = reply.is_some();
+        let mut turn = Turn::new(&self.cell, reply, &mut self.unheard);
         let message = &delivery.message;
         let taken = self.cell.metrics.taken(|| self.inbox.messages.len());
         let (trace, span) = traced(&self.cell, &mut self.random, message);
         // Entering a span costs time even if it is disabled. Boxed, so that the future holds only one of the two.
         let handled = if span.is_disabled() {
-            live.handle(message, trace, &mut reply, &self.interrupt).await
+            live.handle(message, trace, &mut turn, &self.interrupt).await
         } else {
-            Box::pin(live.handle(message, trace, &mut reply, &self.interrupt).instrument(span)).await
+            Box::pin(live.handle(message, trace, &mut turn, &self.interrupt).instrument(span)).await
         };
         match handled {
             Ok(handled) => {
@@ -333,12 +334,19 @@ impl<B: Blueprint> ActorTask<B> {
                 self.failed_attempts = None;
                 self.cell.set_memory(live.memory());
                 self.cell.metrics.done(taken, live.memory());
+                turn.end(handled);
                 self.count_for_probation();
-                self.answer(reply, asked, handled);
                 Ok(())
             }
             Err(crash) => {
+                let (reply, asked, is_over) = (turn.reply.take(), turn.is_asked(), turn.is_over());
                 let report = self.report(During::Message, crash);
+                if is_over {
+                    // It was handled, and crashed over what came after.
+                    self.in_flight = None;
+                    self.failed_attempts = None;
+                    return Err(Failure::Crash(report));
+                }
                 let asker = reply.or_else(|| self.cell.reply_subject.lock().take().map(|(_, reply)| reply));
                 if let Some(asker) = asker {
                     asker.send(Err(Unanswered::Crashed(Arc::clone(&report))));
@@ -413,30 +421,6 @@ impl<B: Blueprint> ActorTask<B> {
                 None => reason,
             };
             self.cell.dead_letter(message, reason);
-        }
-    }
-
-    /// Sends the answer to the asker.
-    fn answer(&mut self, reply: Option<ReplyTo>, asked: bool, handled: Handled) {
-        if let Err(message) = &handled {
-            self.cell.metrics.failures.increment(1);
-            // Log errors that reach no asker.
-            if !asked || reply.is_none() {
-                self.unheard += 1;
-                if is_news(self.unheard) {
-                    tracing::warn!(actor = %self.cell.id(), nth = self.unheard, "the handler failed: {}", shown(message));
-                }
-            }
-        }
-        let Some(reply) = reply else { return };
-        let answer = match handled {
-            Ok(Some(answer)) => Ok(answer),
-            Ok(None) => Err(Unanswered::NoReply),
-            Err(message) => Err(Unanswered::Failed(message)),
-        };
-        if !reply.send(answer) {
-            self.cell.metrics.unclaimed.increment(1);
-            tracing::debug!(actor = %self.cell.id(), "nobody waits for the answer any more");
         }
     }
 

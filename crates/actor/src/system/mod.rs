@@ -239,7 +239,7 @@ impl<U: Send + 'static> ActorSystem<U> {
     fn linker(&self, component: &LoadedComponent) -> Result<Linker<HostState<ActorState<U>>>, LinkError> {
         let mut linker = component.linker();
         add_wasi(&mut linker)
-            .and_then(|()| imports::link(&mut linker))
+            .and_then(|()| imports::link(&mut linker, component))
             .and_then(|()| (self.0.link)(&mut linker))
             .map_err(|source| LinkError::HostFunctions { source })?;
         Ok(linker)

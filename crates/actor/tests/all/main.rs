@@ -18,5 +18,6 @@ mod shares;
 mod shutdown;
 mod supervision;
 mod support;
+mod tasks;
 mod upgrade;
 mod wasmcloud;

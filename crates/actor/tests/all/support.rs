@@ -22,7 +22,8 @@ use tokio::sync::Notify;
 
 static ENGINE: LazyLock<WasmEngine> = LazyLock::new(|| {
     let pool = Some(PoolConfig::for_components(256));
-    WasmEngine::new(EngineConfig { pool, ..EngineConfig::default().compile_in_process() }).unwrap()
+    let config = EngineConfig { pool, ..EngineConfig::default() };
+    WasmEngine::new(config.with_component_async().compile_in_process()).unwrap()
 });
 
 /// Compiled once for all tests.
@@ -35,6 +36,7 @@ macro_rules! guests {
 
 guests! {
     ACTOR = ACTOR,
+    ASYNC_ACTOR = ASYNC_ACTOR,
     COUNTER = COUNTER,
     COUNTER_V2 = COUNTER_V2,
     LISTENER = LISTENER,

@@ -1,0 +1,169 @@
+//! Actors with async functions: one message at a time, and several requests.
+
+use std::time::Duration;
+
+use airssys_wasm_actor::{AskError, CallError, ContractKind, Stop, SystemEvent};
+use airssys_wasm_engine::{EngineConfig, Feature, LoadError, Profile, WasmEngine, wasmtime::component::Val};
+use airssys_wasm_limits::{ByteSize, ResourceLimits};
+
+use crate::support::{ASYNC_ACTOR, Probe, Shared, ask, at_once, limited, limits, settle, spawn, spec, system};
+
+#[tokio::test]
+async fn it_answers_fails_and_crashes_like_any_other() {
+    let system = system();
+    let actor = spawn(&system, "a", &ASYNC_ACTOR).await;
+    for n in 0..20 {
+        assert_eq!(ask(&actor, &format!("hello {n}")).await.unwrap(), format!("hello {n}"));
+    }
+    assert!(matches!(ask(&actor, "fail").await, Err(AskError::Failed { message }) if message == "as it was told"));
+    assert!(matches!(ask(&actor, "panic").await, Err(AskError::Crashed(_))));
+    assert_eq!(ask(&actor, "again").await.unwrap(), "again");
+    assert_eq!(actor.info().incarnation, 2);
+}
+
+#[test]
+fn without_the_switch_it_is_not_loaded() {
+    let engine = WasmEngine::new(EngineConfig::small().compile_in_process()).unwrap();
+    let error = engine.load_blocking(airssys_wasm_fixtures::ASYNC_ACTOR, Profile::Plain).unwrap_err();
+    assert!(matches!(error, LoadError::Unsupported { feature: Feature::ComponentAsync }), "{error:?}");
+}
+
+/// A native actor that is busy until it is let go.
+async fn busy(system: &airssys_wasm_actor::ActorSystem, name: &str) -> Shared {
+    let (actor, shared) = Probe::spawn(system, name).await;
+    actor.tell("wait").await.unwrap();
+    while shared.log.lock().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    shared
+}
+
+#[tokio::test]
+async fn it_asks_several_at_the_same_time() {
+    let system = system();
+    let actor = spawn(&system, "a", &ASYNC_ACTOR).await;
+    let (one, other) = (busy(&system, "one").await, busy(&system, "other").await);
+    Probe::spawn(&system, "third").await;
+    let asked = tokio::spawn({
+        let actor = actor.clone();
+        async move { ask(&actor, "ask one third other nobody").await.unwrap() }
+    });
+    // Each is let go alone: whoever waited for one after the other would ask none of the rest.
+    settle().await;
+    other.gate.notify_one();
+    settle().await;
+    assert_eq!(other.handled(), "wait,get");
+    assert_eq!(one.handled(), "wait");
+    one.gate.notify_one();
+    assert_eq!(asked.await.unwrap(), "get get get RequestError::NotSent(SendError::Unknown)");
+}
+
+#[tokio::test]
+async fn the_answer_is_given_at_once_and_the_next_message_comes_when_all_tasks_have_ended() {
+    let system = system();
+    let actor = spawn(&system, "a", &ASYNC_ACTOR).await;
+    for n in 0..5 {
+        let (answer, next) = tokio::join!(ask(&actor, "later 20"), ask(&actor, "ended"));
+        assert_eq!((answer.unwrap(), next.unwrap()), (n.to_string(), (n + 1).to_string()));
+    }
+}
+
+#[tokio::test]
+async fn a_crash_after_the_answer_is_told_to_nobody_who_was_answered() {
+    let system = system();
+    let mut events = system.events();
+    let mut spec = spec(&system, "a", &ASYNC_ACTOR);
+    spec = spec.with_redelivery(Some(3)).with_restart(at_once(100));
+    let actor = system.spawn(spec).await.unwrap();
+    assert_eq!(ask(&actor, "later-panic").await.unwrap(), "answered");
+    assert_eq!(ask(&actor, "hello").await.unwrap(), "hello");
+    assert_eq!(actor.info().incarnation, 2);
+    // Nobody waits for this one: it was handled, and so does not come again.
+    actor.tell("later-panic").await.unwrap();
+    assert_eq!(ask(&actor, "hello").await.unwrap(), "hello");
+    assert_eq!(actor.info().incarnation, 3);
+    assert_eq!(system.dead_letters().len(), 0);
+    let mut crashes = 0;
+    while let Ok(event) = events.try_recv() {
+        crashes += u32::from(matches!(event, SystemEvent::Crashed { .. }));
+    }
+    assert_eq!(crashes, 2);
+}
+
+#[tokio::test]
+async fn a_task_without_end_ends_the_incarnation() {
+    let system = system();
+    let few = ResourceLimits { cpu_time: Duration::from_millis(20), ..limits() };
+    let actor = system.spawn(limited(spec(&system, "a", &ASYNC_ACTOR), few)).await.unwrap();
+    assert_eq!(ask(&actor, "later-forever").await.unwrap(), "answered");
+    assert_eq!(ask(&actor, "hello").await.unwrap(), "hello");
+    assert_eq!(actor.info().incarnation, 2);
+}
+
+#[tokio::test]
+async fn what_is_on_its_way_is_bounded() {
+    let system = system();
+    let narrow = ResourceLimits { host_call_bytes: ByteSize::kib(10), ..limits() };
+    let actor = system.spawn(limited(spec(&system, "a", &ASYNC_ACTOR), narrow)).await.unwrap();
+    let busy = busy(&system, "busy").await;
+    let asked = tokio::spawn({
+        let actor = actor.clone();
+        async move { ask(&actor, "burden busy 20 1024").await.unwrap() }
+    });
+    settle().await;
+    busy.gate.notify_one();
+    assert_eq!(asked.await.unwrap(), "10");
+    // All were given back.
+    assert_eq!(ask(&actor, "burden busy 10 1024").await.unwrap(), "0");
+}
+
+#[tokio::test]
+async fn a_circle_of_requests_is_found_among_several() {
+    let system = system();
+    let a = spawn(&system, "a", &ASYNC_ACTOR).await;
+    Probe::spawn(&system, "probe").await;
+    assert_eq!(ask(&a, "ask probe a probe").await.unwrap(), "get RequestError::Cycle get");
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_stopped_while_it_waits() {
+    let system = system();
+    let actor = spawn(&system, "a", &ASYNC_ACTOR).await;
+    let shared = busy(&system, "busy").await;
+    let asked = tokio::spawn({
+        let actor = actor.clone();
+        async move { ask(&actor, "ask busy busy").await }
+    });
+    settle().await;
+    actor.stop(Stop::Now);
+    actor.ended().await;
+    assert!(matches!(asked.await.unwrap(), Err(AskError::Stopped | AskError::Crashed(_))));
+    shared.gate.notify_one();
+}
+
+#[tokio::test]
+async fn its_exports_are_called_like_others() {
+    let system = system();
+    let called = spec(&system, "called", &ASYNC_ACTOR).with_contract(ContractKind::Exports);
+    let actor = system.spawn(called).await.unwrap();
+    let message = |text: &str| {
+        let bytes = text.bytes().map(Val::U8).collect();
+        let none = |name: &str| (name.to_owned(), Val::Option(None));
+        Val::Record(vec![
+            ("payload".to_owned(), Val::List(bytes)),
+            none("sender"),
+            none("topic"),
+            none("content-type"),
+            ("wants-answer".to_owned(), Val::Bool(false)),
+        ])
+    };
+    let handle = "airssys:actor/handler@0.2.0#handle";
+    for before in [0, 1] {
+        let [Val::Result(Ok(Some(answer)))] = &actor.call(handle, [message("later 5")]).await.unwrap()[..] else {
+            panic!()
+        };
+        let Val::Option(Some(answer)) = &**answer else { panic!() };
+        assert_eq!(**answer, Val::List(vec![Val::U8(b'0' + before)]));
+    }
+    assert!(matches!(actor.call("nothing", []).await, Err(CallError::Contract(_))));
+}
