@@ -79,7 +79,7 @@ fn link_async_messaging<U: Send + 'static>(messaging: &mut Instance<'_, U>) -> w
                 let timeout = Duration::from_millis(timeout_ms.into());
                 let request = tasks.with(|mut store| {
                     let data = store.data_mut();
-                    let share = share(data, payload.len())?;
+                    let share = share(data, payload.len()).ok_or(GuestSendError::Full)?;
                     Ok((Request::new(&mut data.ext, &to, payload)?, share))
                 });
                 let (request, _share) = match request {
@@ -96,7 +96,7 @@ fn link_async_messaging<U: Send + 'static>(messaging: &mut Instance<'_, U>) -> w
             Box::pin(async move {
                 let publication = tasks.with(|mut store| {
                     let data = store.data_mut();
-                    let share = share(data, payload.len())?;
+                    let share = share(data, payload.len()).ok_or(GuestSendError::Full)?;
                     Ok((Publication::new(&mut data.ext, &topic, payload)?, share))
                 });
                 let published = match publication {
@@ -107,16 +107,6 @@ fn link_async_messaging<U: Send + 'static>(messaging: &mut Instance<'_, U>) -> w
             })
         },
     )
-}
-
-/// Counts a payload among those that are on their way. There is no room for one that would make them more than one host call
-/// may carry.
-fn share<U>(data: &mut HostState<ActorState<U>>, bytes: usize) -> Result<Share, GuestSendError>
-where
-    U: Send + 'static,
-{
-    let most = data.meter().quota().limits().host_call_bytes.as_u64();
-    data.ext.in_flight.get_or_insert_default().take(bytes, most).ok_or(GuestSendError::Full)
 }
 
 fn link_what_does_not_wait<U: Send + 'static>(messaging: &mut Instance<'_, U>) -> wasmtime::Result<()> {
@@ -175,6 +165,13 @@ fn link_wasmcloud<U: Send + 'static>(consumer: &mut Instance<'_, U>) -> wasmtime
             Ok((published.map(|_| ()).map_err(|error| error.to_string()),))
         })
     })
+}
+
+/// Counts bytes among those that are on their way. There is no room for what would make them more than one host call may
+/// carry.
+pub(super) fn share<U: Send + 'static>(data: &mut HostState<ActorState<U>>, bytes: usize) -> Option<Share> {
+    let most = data.meter().quota().limits().host_call_bytes.as_u64();
+    data.ext.in_flight.get_or_insert_default().take(bytes, most)
 }
 
 impl<U> ActorState<U> {

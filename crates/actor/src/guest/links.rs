@@ -5,29 +5,29 @@ use std::{collections::BTreeMap, num::NonZeroU64, sync::Arc};
 use airssys_wasm_engine::{
     LinkError, Linker, LoadedComponent,
     wasmtime::{
-        self, StoreContextMut,
+        self, AsContextMut, StoreContextMut,
         component::{
-            ComponentNamedList, Lift, LinkerInstance, Lower, Val,
+            Accessor, ComponentNamedList, Lift, LinkerInstance, Lower, Val,
             types::{ComponentFunc, ComponentItem, Type},
         },
     },
 };
 use airssys_wasm_isolation::{HostState, LinkFailed};
 use airssys_wasm_limits::Metered;
-use airssys_wasm_registry::{ComponentId, Refusal};
+use airssys_wasm_registry::{ComponentId, MessageEnvelope, Refusal};
 use bytes::Bytes;
 use serde::Deserialize;
-use tokio::{
-    sync::oneshot,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     ActorState, Argument, CallError, DeniedAction, LinkFault, LinksError,
     failure::policy::later,
-    guest::calls::{self, typed, weight},
+    guest::{
+        calls::{self, Made, typed, weight},
+        imports::share,
+    },
     runtime::{
-        call::{Call, LinkedInterface, Used, come_back},
+        call::{LinkedInterface, Used, come_back},
         cell::Cell,
         endpoint::Endpoint,
         mailbox::Delivery,
@@ -89,9 +89,13 @@ pub(crate) fn define<U: Send + 'static>(
         let mut instance = linker.instance(&linked.name).map_err(|source| LinkError::HostFunctions { source })?;
         for (at, (name, _)) in linked.functions.iter().enumerate() {
             let function = Function { link: Arc::clone(&link), at, used: Arc::new(Used::any(name)) };
-            fast(component, &mut instance, &function)
-                .unwrap_or_else(|| by_values(&mut instance, function))
-                .map_err(|source| LinkError::HostFunctions { source })?;
+            let defined = match function.ty().async_() {
+                true => by_values_of_an_async_one(&mut instance, function),
+                false => {
+                    fast(component, &mut instance, &function).unwrap_or_else(|| by_values(&mut instance, function))
+                }
+            };
+            defined.map_err(|source| LinkError::HostFunctions { source })?;
         }
     }
     Ok(())
@@ -229,8 +233,7 @@ where
     instance.func_wrap_async(&name, move |mut store: Ctx<'_, U>, params: P| {
         let function = Arc::clone(&function);
         Box::new(async move {
-            let (call, result) = typed::<U, P, R>(&function.used, params);
-            let called = function.call(&mut store, call, result).await;
+            let called = function.call(&mut store, typed::<U, P, R>(&function.used, params)).await;
             let called = called.and_then(|result| function.heard(&store, result.size(), result));
             called.or_else(|fault| R::failed(&fault.said()).ok_or_else(|| function.failed(fault)))
         })
@@ -246,17 +249,42 @@ fn by_values<U: Send + 'static>(
     instance.func_new_async(&name, move |mut store: Ctx<'_, U>, _, params, results| {
         let (function, speaks) = (Arc::clone(&function), Arc::clone(&speaks));
         Box::new(async move {
-            let (call, result) = calls::by_values(&function.used, params.to_vec(), true);
-            let called = function.call(&mut store, call, result).await;
+            let called = function.call(&mut store, calls::by_values(&function.used, params.to_vec(), true)).await;
             let called = called.and_then(|values| function.heard(&store, values.iter().map(weight).sum(), values));
-            match called {
-                Ok(values) => results.iter_mut().zip(values).for_each(|(to, value)| *to = value),
-                Err(fault) => match (speaks.say(&fault), results) {
-                    (Some(said), [result]) => *result = said,
-                    _ => return Err(function.failed(fault)),
-                },
-            }
-            Ok(())
+            function.give(called, &speaks, results)
+        })
+    })
+}
+
+/// For an async function, of which a guest may have several calls on their way.
+fn by_values_of_an_async_one<U: Send + 'static>(
+    instance: &mut LinkerInstance<'_, HostState<ActorState<U>>>,
+    function: Function,
+) -> wasmtime::Result<()> {
+    let (name, speaks, function) = (function.short().to_owned(), Speaks::of(function.ty()), Arc::new(function));
+    let speaks = Arc::new(speaks);
+    instance.func_new_concurrent(&name, move |tasks: &Accessor<HostState<ActorState<U>>>, _, params, results| {
+        let (function, speaks) = (Arc::clone(&function), Arc::clone(&speaks));
+        Box::pin(async move {
+            let weighs = params.iter().map(weight).sum();
+            let begun = tasks.with(|mut store| {
+                let data = store.data_mut();
+                let share = share(data, weighs).ok_or(LinkFault::Call(CallError::NotSent(Refusal::Full)))?;
+                Ok((function.begin(data)?, share))
+            });
+            let called = match begun {
+                Ok((begun, _share)) => {
+                    let made = calls::by_values(&function.used, params.to_vec(), true);
+                    let fits = |receiver: &Cell| tasks.with(|mut store| function.fits(store.data_mut(), receiver));
+                    function.exchange(begun, made, fits).await
+                }
+                Err(fault) => Err(fault),
+            };
+            let called = called.and_then(|values| {
+                let size = values.iter().map(weight).sum();
+                tasks.with(|mut store| function.heard(&store.as_context_mut(), size, values))
+            });
+            function.give(called, &speaks, results)
         })
     })
 }
@@ -321,14 +349,25 @@ impl Function {
         }
     }
 
-    /// Sends the call to the first receiver that takes it. If all are full, waits for the first.
-    async fn call<U: Send + 'static, R>(
-        &self,
-        store: &mut Ctx<'_, U>,
-        call: Call,
-        result: oneshot::Receiver<Result<R, CallError>>,
-    ) -> Result<R, LinkFault> {
-        let data = store.data_mut();
+    /// Writes down what a call by values gave.
+    fn give(&self, called: Result<Vec<Val>, LinkFault>, speaks: &Speaks, results: &mut [Val]) -> wasmtime::Result<()> {
+        match called {
+            Ok(values) => results.iter_mut().zip(values).for_each(|(to, value)| *to = value),
+            Err(fault) => match (speaks.say(&fault), results) {
+                (Some(said), [result]) => *result = said,
+                _ => return Err(self.failed(fault)),
+            },
+        }
+        Ok(())
+    }
+
+    async fn call<U: Send + 'static, R>(&self, store: &mut Ctx<'_, U>, made: Made<R>) -> Result<R, LinkFault> {
+        let begun = self.begin(store.data_mut())?;
+        self.exchange(begun, made, |receiver| self.fits(store.data_mut(), receiver)).await
+    }
+
+    /// Whether the caller may call, and until when.
+    fn begin<U: Send + 'static>(&self, data: &mut HostState<ActorState<U>>) -> Result<Begun, LinkFault> {
         let longest = data.meter().quota().limits().deadline;
         let state = &mut data.ext;
         let to = &self.link.to;
@@ -338,16 +377,32 @@ impl Function {
         }
         let until = later(Instant::now(), longest);
         let until = state.deadline.map_or(until, |deadline| deadline.min(until));
-        let mut delivery = Delivery::of_call(state.envelope(Bytes::new()).with_deadline(until), call);
-        let cell = Arc::clone(&state.cell);
+        Ok(Begun { caller: Arc::clone(&state.cell), message: state.envelope(Bytes::new()).with_deadline(until), until })
+    }
+
+    /// Whether a receiver has what the caller imports.
+    fn fits<U>(&self, data: &mut HostState<ActorState<U>>, receiver: &Cell) -> Result<(), LinkFault> {
+        let ActorState { cell, fitting, .. } = &mut data.ext;
+        fitting.get_or_insert_default().fit(cell, receiver, &self.link.interface)
+    }
+
+    /// Sends the call to the first receiver that takes it. If all are full, waits for the first.
+    async fn exchange<R>(
+        &self,
+        Begun { caller, message, until }: Begun,
+        (call, result): Made<R>,
+        mut fits: impl FnMut(&Cell) -> Result<(), LinkFault>,
+    ) -> Result<R, LinkFault> {
+        let to = &self.link.to;
+        let mut delivery = Delivery::of_call(message, call);
         let exchange = async {
             let (mut fault, mut full) = (LinkFault::Unknown(to.clone()), None);
-            for receiver in actors(&cell, to) {
-                let Some(_waiting) = cell.waits_for(&receiver) else {
+            for receiver in actors(&caller, to) {
+                let Some(_waiting) = caller.waits_for(&receiver) else {
                     fault = LinkFault::Cycle;
                     continue;
                 };
-                if let Err(unfit) = state.fitting.get_or_insert_default().fit(&cell, &receiver, &self.link.interface) {
+                if let Err(unfit) = fits(&receiver) {
                     fault = unfit;
                     continue;
                 }
@@ -362,13 +417,20 @@ impl Function {
                 }
             }
             let Some(receiver) = full else { return Err(fault) };
-            let Some(_waiting) = cell.waits_for(&receiver) else { return Err(LinkFault::Cycle) };
+            let Some(_waiting) = caller.waits_for(&receiver) else { return Err(LinkFault::Cycle) };
             let pushed = receiver.push(delivery).await;
             pushed.map_err(|(reason, _)| LinkFault::Call(CallError::NotSent(reason)))?;
             come_back(result, None).await.map_err(LinkFault::Call)
         };
         timeout_at(until, exchange).await.unwrap_or(Err(LinkFault::Call(CallError::Deadline)))
     }
+}
+
+/// A call that may be made.
+struct Begun {
+    caller: Arc<Cell>,
+    message: MessageEnvelope,
+    until: Instant,
 }
 
 /// The actor of a name, or the members of a group.

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use airssys_wasm_actor::{AskError, CallError, ContractKind, Stop, SystemEvent};
+use airssys_wasm_actor::{
+    ActorSpec, AskError, CallError, Capabilities, ContractKind, Links, Stop, SystemEvent, UpgradeError, UpgradeOptions,
+};
 use airssys_wasm_engine::{EngineConfig, Feature, LoadError, Profile, WasmEngine, wasmtime::component::Val};
+use airssys_wasm_isolation::{CrashKind, SandboxSpec};
 use airssys_wasm_limits::{ByteSize, ResourceLimits};
 
-use crate::support::{ASYNC_ACTOR, Probe, Shared, ask, at_once, limited, limits, settle, spawn, spec, system};
+use crate::support::{ASYNC_ACTOR, Probe, Shared, ask, at_once, id, limited, limits, settle, spawn, spec, system};
 
 #[tokio::test]
 async fn it_answers_fails_and_crashes_like_any_other() {
@@ -166,4 +169,66 @@ async fn its_exports_are_called_like_others() {
         assert_eq!(**answer, Val::List(vec![Val::U8(b'0' + before)]));
     }
     assert!(matches!(actor.call("nothing", []).await, Err(CallError::Contract(_))));
+}
+
+/// Exports an async function in an interface: one more than it got.
+const NEXT: &str = r#"(component
+    (core module $m
+        (import "" "return" (func $return (param i32)))
+        (func (export "next") (param i32) (result i32)
+            (if (i32.eq (local.get 0) (i32.const 13)) (then unreachable))
+            (call $return (i32.add (local.get 0) (i32.const 1)))
+            (i32.const 0))
+        (func (export "callback") (param i32 i32 i32) (result i32) unreachable))
+    (core func $return (canon task.return (result u32)))
+    (core instance $i (instantiate $m (with "" (instance (export "return" (func $return))))))
+    (func $next async (param "n" u32) (result u32)
+        (canon lift (core func $i "next") async (callback (core func $i "callback"))))
+    (instance (export "acme:numbers/numbers@1.0.0") (export "next" (func $next))))"#;
+
+/// Imports it, and exports `twice`: two more than it got.
+const TWICE: &str = r#"(component
+    (import "acme:numbers/numbers@1.0.0" (instance $numbers
+        (export "next" (func async (param "n" u32) (result u32)))))
+    (core func $next (canon lower (func $numbers "next")))
+    (core func $return (canon task.return (result u32)))
+    (core module $m
+        (import "" "return" (func $return (param i32)))
+        (import "" "next" (func $next (param i32) (result i32)))
+        (func (export "twice") (param i32) (result i32)
+            (call $return (call $next (call $next (local.get 0))))
+            (i32.const 0))
+        (func (export "callback") (param i32 i32 i32) (result i32) unreachable))
+    (core instance $i (instantiate $m
+        (with "" (instance (export "return" (func $return)) (export "next" (func $next))))))
+    (func (export "twice") async (param "n" u32) (result u32)
+        (canon lift (core func $i "twice") async (callback (core func $i "callback")))))"#;
+
+#[tokio::test]
+async fn an_async_import_leads_to_an_actor() {
+    let system = system();
+    let spec_of = |name: &str, text: &str, links: Links| {
+        let component = system.engine().load_wat_blocking(text, Profile::Plain).unwrap();
+        let sandbox = SandboxSpec::new(system.link_with(&component, &links).unwrap(), limits()).unwrap();
+        let spec = ActorSpec::new(id(name), sandbox).with_contract(ContractKind::Exports).with_links(links);
+        spec.with_restart(at_once(100)).with_capabilities(Capabilities::all())
+    };
+    let links = Links::default().with("acme:numbers/numbers@1.0.0", id("numbers"));
+    let numbers = system.spawn(spec_of("numbers", NEXT, Links::default())).await.unwrap();
+    let caller = system.spawn(spec_of("caller", TWICE, links)).await.unwrap();
+    let twice = system.export::<(u32,), (u32,)>(&caller, "twice").unwrap();
+    assert_eq!(twice.call((5,)).await.unwrap(), (7,));
+    // It has no word for a failure, so it crashes, and both are there again.
+    let Err(CallError::Crashed(report)) = twice.call((12,)).await else { panic!() };
+    assert!(matches!(report.crash.kind(), CrashKind::Link { to, .. } if to == "numbers"), "{report}");
+    assert_eq!(twice.call((20,)).await.unwrap(), (22,));
+    assert_eq!((numbers.info().incarnation, caller.info().incarnation), (2, 2));
+    // A function that is not async is another one.
+    let sync = NEXT.replace("$next async", "$next").replace(r#"async (callback (core func $i "callback"))"#, "");
+    let sync =
+        sync.replace("(call $return (i32.add (local.get 0) (i32.const 1)))\n            (i32.const 0)", "i32.const 0");
+    let sync = system.engine().load_wat_blocking(&sync, Profile::Plain).unwrap();
+    let version = SandboxSpec::new(system.link(&sync).unwrap(), limits()).unwrap();
+    let refused = system.upgrade(numbers.address(), version, UpgradeOptions::default()).await.unwrap_err();
+    assert!(matches!(&refused, UpgradeError::Callers { .. }), "{refused}");
 }
