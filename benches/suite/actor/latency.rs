@@ -8,7 +8,7 @@ use airssys_wasm_harness::{Reading, Suite};
 use airssys_wasm_limits::{ByteSize, ResourceLimits};
 use airssys_wasm_measurements::Kind;
 use airssys_wasm_twins::{
-    actors::{ACTOR, ECHO},
+    actors::{ACTOR, ASYNC_ACTOR, ECHO, Guest},
     bare::engine,
     receivers::Receiver,
     work::{OpenLoop, Twin, Workers, payload},
@@ -64,14 +64,29 @@ enum Neighbour {
     Floods,
     /// Takes memory until it has too much, and is restarted at once.
     Hoards,
+    /// Has a hundred requests on their way at the same time.
+    AsyncAsks,
+    /// Has answered, and gives way without end.
+    AsyncYields,
 }
 
-const NEIGHBOURS: [(&str, Neighbour); 5] = [
+impl Neighbour {
+    fn guest(self) -> &'static Guest {
+        match self {
+            Self::AsyncAsks | Self::AsyncYields => &ASYNC_ACTOR,
+            _ => &ACTOR,
+        }
+    }
+}
+
+const NEIGHBOURS: [(&str, Neighbour); 7] = [
     ("alone", Neighbour::Nobody),
     ("spins", Neighbour::Spins),
     ("traps", Neighbour::Traps),
     ("floods", Neighbour::Floods),
     ("hoards", Neighbour::Hoards),
+    ("async_asks", Neighbour::AsyncAsks),
+    ("async_yields", Neighbour::AsyncYields),
 ];
 
 /// The 99th percentile of asks of a healthy actor, a thousand a second, beside each kind of neighbour. In rounds, so that
@@ -110,7 +125,7 @@ fn beside(workers: Workers, kind: Neighbour, asks: u64) -> Histogram<u64> {
         let echo = sandbox(&ECHO, &system, limits.clone());
         let healthy = system.spawn(spec("healthy", &echo)).await.unwrap();
         system.spawn(spec("sink", &echo)).await.unwrap();
-        let hostile = system.spawn(spec("hostile", &sandbox(&ACTOR, &system, limits))).await.unwrap();
+        let hostile = system.spawn(spec("hostile", &sandbox(kind.guest(), &system, limits))).await.unwrap();
         tokio::spawn(async move {
             let order = match kind {
                 Neighbour::Nobody => return,
@@ -118,6 +133,8 @@ fn beside(workers: Workers, kind: Neighbour, asks: u64) -> Histogram<u64> {
                 Neighbour::Traps => "divide",
                 Neighbour::Floods => "send sink x",
                 Neighbour::Hoards => "hoard 1000000",
+                Neighbour::AsyncAsks => "burden sink 100 64",
+                Neighbour::AsyncYields => "later-forever",
             };
             // Until the runtime ends, and the actor with it.
             while hostile.state() != Lifecycle::Stopped {

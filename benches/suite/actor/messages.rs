@@ -12,7 +12,7 @@ use airssys_wasm_actor::{Capabilities, NamePattern};
 use airssys_wasm_harness::{Suite, timed};
 use airssys_wasm_registry::{ComponentId, Topic, TopicPattern};
 use airssys_wasm_twins::{
-    actors::ECHO,
+    actors::{self as twins, ECHO, SMALLEST_ASYNC},
     bare::engine,
     work::{self, RECEIVERS, Twin, Work, Workers, through},
 };
@@ -57,6 +57,17 @@ fn beside_all(suite: &mut Suite, operation: &str, work: Work, workers: Workers, 
 
 pub(super) fn ask(suite: &mut Suite, workers: Workers) {
     beside_all(suite, "ask", Work::Asks, workers, Goals { guest: Some(1.25), ..Goals::default() });
+}
+
+/// A guest with async functions, which has more of wasmtime around it, beside the same one without.
+pub(super) fn ask_async(suite: &mut Suite) {
+    const ASYNC: &str = "actor/ask/async_guest/64b";
+    const SMALLEST: &str = "actor/ask/smallest_guest/64b";
+    suite
+        .bench(ASYNC, || Work::Asks.measure(Workers::One, Ours::guest(&SMALLEST_ASYNC), 64))
+        .twin("raw", Some(1.25), || work::asks_of(&SMALLEST_ASYNC))
+        .and(SMALLEST, || Work::Asks.measure(Workers::One, Ours::guest(&twins::SMALLEST), 64))
+        .ratio(ASYNC, SMALLEST, None);
 }
 
 pub(super) fn tell(suite: &mut Suite, workers: Workers) {

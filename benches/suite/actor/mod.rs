@@ -23,6 +23,7 @@ pub(crate) fn describe(suite: &mut Suite) {
         lifecycle::restart(suite, workers);
         lifecycle::upgrade(suite, workers);
     }
+    messages::ask_async(suite);
     calls::calls(suite);
     messages::throughput(suite);
     messages::capabilities(suite);

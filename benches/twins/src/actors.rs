@@ -21,10 +21,18 @@ pub struct Guest {
 
 /// [`fixtures::ECHO_ACTOR`].
 pub static ECHO: LazyLock<Guest> = LazyLock::new(|| Guest::new(bare::engine(), fixtures::ECHO_ACTOR));
+/// [`fixtures::SMALLEST_ACTOR`].
+pub static SMALLEST: LazyLock<Guest> =
+    LazyLock::new(|| Guest::new(bare::engine(), &bare::binary(fixtures::SMALLEST_ACTOR)));
+/// [`fixtures::SMALLEST_ASYNC_ACTOR`].
+pub static SMALLEST_ASYNC: LazyLock<Guest> =
+    LazyLock::new(|| Guest::new(bare::engine(), &bare::binary(fixtures::SMALLEST_ASYNC_ACTOR)));
 /// [`fixtures::COUNTER`].
 pub static COUNTER: LazyLock<Guest> = LazyLock::new(|| Guest::new(bare::engine(), fixtures::COUNTER));
 /// [`fixtures::COUNTER_V2`].
 pub static COUNTER_V2: LazyLock<Guest> = LazyLock::new(|| Guest::new(bare::engine(), fixtures::COUNTER_V2));
+/// [`fixtures::ASYNC_ACTOR`].
+pub static ASYNC_ACTOR: LazyLock<Guest> = LazyLock::new(|| Guest::new(bare::engine(), fixtures::ASYNC_ACTOR));
 /// [`fixtures::ACTOR`].
 pub static ACTOR: LazyLock<Guest> = LazyLock::new(|| Guest::new(bare::engine(), fixtures::ACTOR));
 
@@ -35,7 +43,8 @@ impl Guest {
         let mut linker = Linker::new(loaded.wasmtime());
         linker.define_unknown_imports_as_traps(loaded.component()).expect("functions only");
         let pre = linker.instantiate_pre(loaded.component()).expect("all of it is defined");
-        let handle = loaded.export("airssys:actor/handler@0.1.0#handle").expect("an actor");
+        let version = if loaded.features().component_async { "0.2.0" } else { "0.1.0" };
+        let handle = loaded.export(&format!("airssys:actor/handler@{version}#handle")).expect("an actor");
         Self { loaded, pre, handle }
     }
 

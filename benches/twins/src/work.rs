@@ -259,6 +259,11 @@ impl Twin {
     }
 }
 
+/// [`Work::Asks`] of a task with this guest.
+pub fn asks_of(guest: &'static Guest) -> Measure {
+    Work::Asks.measure(Workers::One, async { Plain::guest(guest).await.0 }, 64)
+}
+
 async fn plain_guest() -> Plain {
     Plain::guest(&ECHO).await.0
 }

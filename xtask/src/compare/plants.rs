@@ -236,8 +236,8 @@ const SET_2: &[Plant] = &[
         sort: Sort::Fifth,
         edits: &[Edit {
             file: "crates/actor/src/runtime/task.rs",
-            from: "            Box::pin(live.handle(message, trace, &mut reply, &self.interrupt).instrument(span)).await\n",
-            to: "            std::hint::black_box(format!(\"{:?}\", message.payload()));\n            Box::pin(live.handle(message, trace, &mut reply, &self.interrupt).instrument(span)).await\n",
+            from: "            Box::pin(live.handle(message, trace, &mut turn, &self.interrupt).instrument(span)).await\n",
+            to: "            std::hint::black_box(format!(\"{:?}\", message.payload()));\n            Box::pin(live.handle(message, trace, &mut turn, &self.interrupt).instrument(span)).await\n",
         }],
         shows_in: &["actor/observability/tracing_debug"],
     },
