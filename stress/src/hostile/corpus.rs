@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
 use airssys_wasm_actor::{Capabilities, DeadLetterLimits};
 use airssys_wasm_engine::{Compiler, EngineConfig, PoolConfig};
-use airssys_wasm_fixtures::{HOSTILE, HOSTILE_ACTOR, HOSTILE_COMPONENTS};
+use airssys_wasm_fixtures::{HOSTILE, HOSTILE_ACTOR, HOSTILE_ASYNC_ACTOR, HOSTILE_COMPONENTS};
 use airssys_wasm_limits::{ByteSize, ResourceLimits};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
@@ -33,6 +33,8 @@ pub struct Guest {
     memory: String,
     #[serde(default)]
     code: String,
+    #[serde(default)]
+    async_code: String,
     component: Option<String>,
     generated: Option<String>,
     #[serde(default)]
@@ -132,21 +134,22 @@ impl Guest {
                 let known = HOSTILE_COMPONENTS.iter().find(|(known, _)| known == name);
                 known.with_context(|| format!("there is no component {name}"))?.1.to_owned()
             }
-            None => actor(&self.memory, &self.code),
+            None if self.async_code.is_empty() => actor(HOSTILE_ACTOR, &self.memory, &self.code),
+            None => actor(HOSTILE_ASYNC_ACTOR, &self.memory, &self.async_code),
         };
         Ok(wat::parse_str(text)?)
     }
 }
 
-/// What `actor.wat` is with a guest's memory and code in it.
-fn actor(memory: &str, code: &str) -> String {
+/// What a template is with a guest's memory and code in it.
+fn actor(template: &str, memory: &str, code: &str) -> String {
     let exported = |line: &str| {
         let name =
             line.trim().strip_prefix("(memory (export \"").or_else(|| line.trim().strip_prefix("(func (export \""));
         name.and_then(|rest| rest.split('"').next()).map(|name| format!("(export \"{name}\")"))
     };
     let mut text = String::new();
-    for line in HOSTILE_ACTOR.lines() {
+    for line in template.lines() {
         match (line.trim(), exported(line)) {
             (";; MEMORY", _) => text.push_str(memory),
             (";; CODE", _) => text.push_str(code),
@@ -184,7 +187,8 @@ impl Limits {
         manifest.insert("resources".to_owned(), guest.limits.clone().into());
         Ok(Self {
             resources: ResourceLimits::take_from(&mut manifest)?,
-            engine: EngineConfig { pool: Some(PoolConfig::for_components(64)), ..EngineConfig::default() },
+            engine: EngineConfig { pool: Some(PoolConfig::for_components(64)), ..EngineConfig::default() }
+                .with_component_async(),
             budget: guest.budget << 20,
             mailbox: 64,
             mailbox_bytes: 1 << 20,
