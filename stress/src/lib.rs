@@ -5,5 +5,6 @@
 //! well, is started by `cargo xtask`.
 
 pub mod calibration;
+pub mod conformance;
 pub mod hostile;
 pub mod soak;

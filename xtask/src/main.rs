@@ -6,6 +6,7 @@ mod check;
 #[cfg(test)]
 mod circles;
 mod compare;
+mod conformance;
 #[cfg(test)]
 mod edges;
 mod figures;
@@ -44,6 +45,7 @@ enum Command {
     /// Run the benchmarks beside bare wasmtime and print every figure with its target
     Bench(bench::Args),
     Compare(compare::Args),
+    Conformance(conformance::Args),
     #[command(hide = true)]
     Disturb(compare::disturbance::Args),
     Report(report::Args),
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args).map(done),
         // What could not be made is not what found something.
         Command::Compare(args) => return compare::run(&args),
+        Command::Conformance(args) => conformance::run(&args).map(done),
         Command::Disturb(args) => compare::disturbance::run(&args).map(done),
         Command::Report(args) => report::run(&args).map(done),
         Command::Figures(args) => figures::run(&args).map(done),

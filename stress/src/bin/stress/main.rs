@@ -1,6 +1,7 @@
 //! All that looks for faults, in one program: each would carry wasmtime's generics once more. Run by `cargo xtask`.
 
 mod calibrate;
+mod conformance;
 mod hostile;
 mod leak_check;
 mod soak;
@@ -21,6 +22,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Calibrate(calibrate::Args),
+    Conformance(conformance::Args),
     Hostile(hostile::Args),
     LeakCheck(leak_check::Args),
     Soak(soak::Args),
@@ -30,6 +32,7 @@ fn main() -> Result<ExitCode> {
     airssys_wasm_engine::compiler_hook();
     match Cli::parse().command {
         Command::Calibrate(args) => calibrate::run(&args),
+        Command::Conformance(args) => conformance::run(&args),
         Command::Hostile(args) => hostile::run(&args),
         Command::LeakCheck(args) => leak_check::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Soak(args) => soak::run(&args),

@@ -1,0 +1,71 @@
+//! Runs scripts of component-model tests (`.wast`) through sandboxes with limits on, and tells what came of each component
+//! and each assertion.
+
+mod script;
+mod values;
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use airssys_wasm_engine::{EngineConfig, WasmEngine};
+use anyhow::{Context, Result};
+
+/// What came of a folder.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Scripts that were read.
+    pub scripts: usize,
+    /// Components that are live, or could be.
+    pub loaded: usize,
+    /// Components that are not taken, by reason: how many, and where the first of them is.
+    pub refused: BTreeMap<String, (usize, String)>,
+    /// Assertions that hold.
+    pub held: usize,
+    /// Assertions about components that are not taken, or that have trapped.
+    pub left_out: usize,
+    /// Assertions whose guest was ended by a limit, by the limit: how many, and where the first of them is. A call ends with
+    /// all its tasks, and a component has 4 GiB in all.
+    pub limited: BTreeMap<String, (usize, String)>,
+    /// Directives that are not about components, such as those about modules.
+    pub others: usize,
+    /// What is not as it should be.
+    pub faults: Vec<String>,
+}
+
+fn count(table: &mut BTreeMap<String, (usize, String)>, what: String, place: &str) {
+    table.entry(what).or_insert((0, place.to_owned())).0 += 1;
+}
+
+/// Runs all scripts in a folder and those below it, in the order of their names.
+///
+/// # Errors
+///
+/// When the folder cannot be read.
+pub fn run(folder: &Path) -> Result<Report> {
+    let engine = WasmEngine::new(EngineConfig::default().with_component_async().compile_in_process())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let mut scripts = Vec::new();
+    find(folder, &mut scripts).with_context(|| format!("cannot read {}", folder.display()))?;
+    scripts.sort();
+    let mut report = Report::default();
+    for path in scripts {
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let name = path.strip_prefix(folder).unwrap_or(&path).display().to_string();
+        report.scripts += 1;
+        if let Err(error) = runtime.block_on(script::run(&engine, &name, &text, &mut report)) {
+            report.faults.push(format!("{name}: {error:#}"));
+        }
+    }
+    Ok(report)
+}
+
+fn find(folder: &Path, scripts: &mut Vec<std::path::PathBuf>) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            find(&path, scripts)?;
+        } else if path.extension().is_some_and(|extension| extension == "wast") {
+            scripts.push(path);
+        }
+    }
+    Ok(())
+}
