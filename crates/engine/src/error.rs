@@ -125,7 +125,10 @@ pub enum LoadError {
     },
     /// It instantiates something that it is given at run time, whose cost is unknown beforehand. No toolchain makes
     /// such components.
-    #[error("the component instantiates {what} that it imports or finds in an instance; define them in it instead")]
+    #[error(
+        "the component instantiates {what} that it imports or finds in an instance; define them in it instead, or say by \
+         `CompileLimits::imported` what they cost"
+    )]
     UnknownInstance {
         /// `core modules` or `components`.
         what: &'static str,

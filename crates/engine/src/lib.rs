@@ -53,8 +53,8 @@ pub use cache::CodeCache;
 pub use compiler::compiler_hook;
 pub use complexity::Complexity;
 pub use config::{
-    CompileLimits, Compiler, CompilerProcess, CompilerProgram, EngineConfig, Feature, Features, MAX_MEMORY, PoolConfig,
-    Profile, Ticking,
+    CompileLimits, Compiler, CompilerProcess, CompilerProgram, EngineConfig, Feature, Features, Imported, MAX_MEMORY,
+    PoolConfig, Profile, Ticking,
 };
 pub use describe::describe_func;
 pub use engine::WasmEngine;

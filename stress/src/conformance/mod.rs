@@ -6,7 +6,7 @@ mod values;
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use airssys_wasm_engine::{EngineConfig, WasmEngine};
+use airssys_wasm_engine::{CompileLimits, EngineConfig, Imported, WasmEngine};
 use anyhow::{Context, Result};
 
 /// What came of a folder.
@@ -41,7 +41,11 @@ fn count(table: &mut BTreeMap<String, (usize, String)>, what: String, place: &st
 ///
 /// When the folder cannot be read.
 pub fn run(folder: &Path) -> Result<Report> {
-    let engine = WasmEngine::new(EngineConfig::default().with_component_async().compile_in_process())?;
+    // What scripts define for each other is small.
+    let imported = Some(Imported { items: 1_000, instances: 10 });
+    let compile_limits = CompileLimits { imported, ..CompileLimits::default() };
+    let config = EngineConfig { compile_limits, ..EngineConfig::default() };
+    let engine = WasmEngine::new(config.with_component_async().compile_in_process())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let mut scripts = Vec::new();
     find(folder, &mut scripts).with_context(|| format!("cannot read {}", folder.display()))?;

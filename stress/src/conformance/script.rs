@@ -266,6 +266,9 @@ fn define_host(linker: &mut Linker<HostState<()>>, loaded: &LoadedComponent) -> 
     let mut host = linker.instance("host")?;
     host.func_wrap("return-three", |_, (): ()| Ok((3_u32,)))?;
     host.func_wrap("return-hi", |_, (): ()| Ok(("hi".to_owned(),)))?;
+    // Another engine takes no module of this one, which is none of the script's business.
+    let module = r#"(module (global (export "g") i32 i32.const 100) (func (export "f") (result i32) i32.const 101))"#;
+    host.module("simple-module", &wasmtime::Module::new(loaded.wasmtime(), wat::parse_str(module)?)?)?;
     host.instance("nested")?.func_wrap("return-four", |_, (): ()| Ok((4_u32,)))?;
     if loaded.features().component_async {
         host.func_wrap_concurrent(

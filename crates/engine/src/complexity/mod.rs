@@ -149,6 +149,7 @@ impl From<BinaryReaderError> for LoadError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Imported;
 
     fn complexity(text: &str) -> Complexity {
         Complexity::of(&wat::parse_str(text).unwrap(), &CompileLimits::NONE).unwrap()
@@ -212,6 +213,32 @@ mod tests {
         let imported = r#"(component (component (import "c" (component $c)) (instance (instantiate $c))))"#;
         let error = Complexity::of(&wat::parse_str(imported).unwrap(), &CompileLimits::NONE).unwrap_err();
         assert!(matches!(error, LoadError::UnknownInstance { what: "components" }), "{error}");
+    }
+
+    #[test]
+    fn what_comes_from_outside_counts_as_much_as_was_said() {
+        let of = |text: &str, imported| {
+            Complexity::of(&wat::parse_str(text).unwrap(), &CompileLimits { imported, ..CompileLimits::NONE })
+        };
+        let module = r#"(component (import "m" (core module $m))
+            (core instance (instantiate $m)) (core instance (instantiate $m)))"#;
+        let component = r#"(component (import "c" (component $c)) (instance (instantiate $c)))"#;
+        for text in [module, component] {
+            assert!(matches!(of(text, None), Err(LoadError::UnknownInstance { .. })));
+        }
+        let cheap = Imported { items: 10, instances: 3 };
+        assert_eq!(of(module, Some(cheap)).unwrap().instances, 2 * (3 + 1));
+        assert_eq!(of(component, Some(cheap)).unwrap().instances, 3);
+        let dear = Imported { items: 1_000, ..cheap };
+        let (cheap, dear) = (of(module, Some(cheap)).unwrap(), of(module, Some(dear)).unwrap());
+        assert_eq!(dear.items - cheap.items, 2 * 990);
+        let most = Imported { items: u64::MAX, instances: u64::MAX };
+        let found = of(module, Some(most)).unwrap();
+        assert_eq!((found.items, found.instances), (u64::MAX, u64::MAX));
+        let few =
+            CompileLimits { instances: 7, imported: Some(Imported { items: 1, instances: 3 }), ..CompileLimits::NONE };
+        let error = Complexity::of(&wat::parse_str(module).unwrap(), &few).unwrap_err();
+        assert!(matches!(error, LoadError::TooComplex { what: "instances", found: 8, allowed: 7 }), "{error}");
     }
 
     #[test]

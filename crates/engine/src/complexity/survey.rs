@@ -9,7 +9,7 @@ use wasmparser::{
 };
 
 use super::{Complexity, Size, Tally, check, module::Module, weights};
-use crate::LoadError;
+use crate::{Imported, LoadError};
 
 /// The state of a walk.
 pub(super) struct Survey<'a> {
@@ -57,7 +57,7 @@ impl<'a> Survey<'a> {
                 for instance in section {
                     match instance? {
                         Instance::Instantiate { module_index, args } => {
-                            here.size.add(find(&here.modules, module_index, "core modules")?);
+                            here.size.add(find(&here.modules, module_index, "core modules", tally)?);
                             here.size.add(Size { items: args.len() as u64, instances: 1, work: 0 });
                         }
                         Instance::FromExports(exports) => {
@@ -71,7 +71,7 @@ impl<'a> Survey<'a> {
                 for instance in section {
                     match instance? {
                         ComponentInstance::Instantiate { component_index, args } => {
-                            here.size.add(find(&here.components, component_index, "components")?);
+                            here.size.add(find(&here.components, component_index, "components", tally)?);
                             here.size.add(Size { items: args.len() as u64, ..Size::default() });
                         }
                         ComponentInstance::FromExports(exports) => {
@@ -259,10 +259,12 @@ fn items_in(payload: &Payload<'_>) -> u32 {
     }
 }
 
-/// What is to be instantiated. An import is an error, because its cost is unknown; a wrong index is left to the
-/// compiler.
-fn find(known: &[Option<Size>], index: u32, what: &'static str) -> Result<Size, LoadError> {
-    known.get(index as usize).map_or(Ok(Size::default()), |size| size.ok_or(LoadError::UnknownInstance { what }))
+/// What is to be instantiated. An import is an error unless its cost was said, because it is unknown; a wrong index is left
+/// to the compiler.
+fn find(known: &[Option<Size>], index: u32, what: &'static str, tally: &Tally<'_>) -> Result<Size, LoadError> {
+    let Some(size) = known.get(index as usize) else { return Ok(Size::default()) };
+    let said = tally.limits.imported.map(|Imported { items, instances }| Size { items, instances, work: items });
+    size.or(said).ok_or(LoadError::UnknownInstance { what })
 }
 
 /// Whether a type is one of the component model's async.

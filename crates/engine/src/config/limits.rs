@@ -54,9 +54,22 @@ pub struct CompileLimits {
     /// Work in all functions together, one for each item, 20 for each module, and 1,000 for each function that a guest calls
     /// of its component's. Default: 60 million.
     pub work: u64,
+    /// What a core module or component counts as that a component imports, or finds in an instance, and instantiates: the most
+    /// that any of those has which you define in a linker. `None` refuses such a component, because what it costs is unknown.
+    /// Default: `None`.
+    pub imported: Option<Imported>,
     /// Bytes of native code with all that belongs to it, as it is mapped and as the code cache stores it. Known only after
     /// compiling. Default: 256 MiB.
     pub code_bytes: u64,
+}
+
+/// What a core module or component counts as that comes from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Imported {
+    /// As [`CompileLimits::items`] counts them, with all that it instantiates.
+    pub items: u64,
+    /// As [`CompileLimits::instances`] counts them, beside itself if it is a module.
+    pub instances: u64,
 }
 
 impl Default for CompileLimits {
@@ -74,6 +87,7 @@ impl Default for CompileLimits {
             image_bytes: 32 << 20,
             function_work: 2_000_000,
             work: 60_000_000,
+            imported: None,
             code_bytes: 256 << 20,
         }
     }
@@ -94,6 +108,7 @@ impl CompileLimits {
         image_bytes: u64::MAX,
         function_work: u64::MAX,
         work: u64::MAX,
+        imported: None,
         code_bytes: u64::MAX,
     };
 

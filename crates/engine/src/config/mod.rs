@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     compiler::{Compiler, CompilerProcess, CompilerProgram},
     features::{Feature, Features},
-    limits::CompileLimits,
+    limits::{CompileLimits, Imported},
 };
 
 /// Bytes that a linear memory can have: what 32 bits can address, and what each slot of the pool reserves.

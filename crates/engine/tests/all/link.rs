@@ -1,12 +1,14 @@
 //! Imports and exports.
 
 use airssys_wasm_engine::{
-    EngineConfig, ExportError, LinkError, Profile, WASI_VERSION, WasmEngine, add_bare_wasi, wasmtime::Store,
+    CompileLimits, EngineConfig, ExportError, Imported, LinkError, LoadError, Profile, WASI_VERSION, WasmEngine,
+    add_bare_wasi,
+    wasmtime::{self, Store},
     wasmtime_wasi,
 };
 use airssys_wasm_fixtures::{ADD, C, HOST_CALLS, RUST};
 
-use crate::engine;
+use crate::{binary, engine};
 
 #[test]
 fn missing_imports_are_named_with_their_types() {
@@ -208,4 +210,31 @@ async fn wasi_goes_with_any_view() {
     });
     let run = instance.get_typed_func::<(), (Result<(), ()>,)>(&mut store, run.unwrap().index()).unwrap();
     assert_eq!(run.call_async(&mut store, ()).await.unwrap(), (Ok(()),));
+}
+
+#[test]
+fn a_module_that_is_imported_is_instantiated_where_its_cost_was_said() {
+    let component = binary(
+        r#"(component
+            (import "m" (core module $m (export "seven" (func (result i32)))))
+            (core instance $i (instantiate $m))
+            (func (export "seven") (result u32) (canon lift (core func $i "seven"))))"#,
+    );
+    let load = |imported| {
+        let compile_limits = CompileLimits { imported, ..CompileLimits::default() };
+        let config = EngineConfig { compile_limits, ..EngineConfig::small().compile_in_process() };
+        WasmEngine::new(config).unwrap().load_blocking(&component, Profile::Plain)
+    };
+    assert!(matches!(load(None), Err(LoadError::UnknownInstance { what: "core modules" })));
+    let component = load(Some(Imported { items: 100, instances: 0 })).unwrap();
+    let module = r#"(module (func (export "seven") (result i32) (i32.const 7)))"#;
+    let module = wasmtime::Module::new(component.wasmtime(), wat::parse_str(module).unwrap()).unwrap();
+    let mut linker = component.linker::<()>();
+    linker.root().module("m", &module).unwrap();
+    let template = component.link(&linker).unwrap();
+    let mut store = Store::new(component.wasmtime(), ());
+    store.set_epoch_deadline(1_000);
+    let instance = template.pre().instantiate(&mut store).unwrap();
+    let seven = instance.get_typed_func::<(), (u32,)>(&mut store, "seven").unwrap();
+    assert_eq!(seven.call(&mut store, ()).unwrap(), (7,));
 }
