@@ -5,7 +5,7 @@ use std::path::Path;
 use airssys_wasm_stress::conformance::{Report, run};
 
 fn report(folder: &str) -> Report {
-    run(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts").join(folder)).unwrap()
+    run(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts").join(folder)).expect("scripts of our own")
 }
 
 #[test]
