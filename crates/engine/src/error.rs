@@ -306,6 +306,11 @@ impl MissingImport {
                 false => "define it in the linker, or leave it out of the component".to_owned(),
             };
         };
+        // Proposals that are no part of WASI 0.2, such as `wasi:config` and `wasi:keyvalue`.
+        let package = interface.split_once('/').map_or(interface, |(package, _)| package);
+        if !["cli", "clocks", "filesystem", "http", "io", "random", "sockets"].contains(&package) {
+            return "the host does not offer it; an embedder can define it in the linker".to_owned();
+        }
         let minor = |version: &str| version.strip_prefix("0.2.").and_then(|minor| minor.parse::<u32>().ok());
         if self.offered.is_some() && minor(version) > minor(WASI_VERSION) {
             return format!("newer than WASI {WASI_VERSION}, which the host offers");

@@ -113,8 +113,9 @@ fn versions_of_wasi_are_told_apart() {
         (
             r#""wasi:keyvalue/store@0.2.0-draft" (instance (export "open" (func)))"#,
             None,
-            "the host offers WASI 0.2, up to",
+            "an embedder can define it in the linker",
         ),
+        (r#""wasi:config/store@0.2.0-rc.1" (instance (export "get" (func)))"#, None, "an embedder can define it"),
         (r#""wasi:other/thing@0.2.0" (instance (export "open" (func)))"#, None, "the host does not offer it"),
         (
             r#""wasi:cli/environment@0.2.0" (instance (export "get-arguments" (func)))"#,
