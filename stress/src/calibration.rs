@@ -227,7 +227,7 @@ pub fn of_instructions(calibration: &Calibration, mut at: impl FnMut(&Reading)) 
 }
 
 /// Shapes of which the compiler's work grows faster than their size, each at a few sizes.
-const SHAPES: [(&str, [usize; 3]); 21] = [
+const SHAPES: [(&str, [usize; 3]); 20] = [
     ("functions", [100, 1_000, 10_000]),
     ("exports", [100, 1_000, 10_000]),
     ("elements", [100, 1_000, 10_000]),
@@ -243,7 +243,6 @@ const SHAPES: [(&str, [usize; 3]); 21] = [
     ("branch_tables", [30, 100, 300]),
     ("wide_types", [30, 100, 300]),
     ("wide_results", [10, 30, 100]),
-    ("types_in_a_group", [1_000, 10_000, 100_000]),
     ("escaping_functions", [100, 1_000, 5_000]),
     ("data_segments", [1_000, 3_000, 10_000]),
     ("modules", [30, 100, 300]),
