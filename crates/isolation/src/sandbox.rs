@@ -542,10 +542,10 @@ impl<U: Send + 'static> Sandbox<U> {
     ) -> Result<(Vec<Val>, Self), Crash> {
         let started = self.begin(CallPhase::Message);
         let mut results = vec![Val::Bool(false); export.results];
-        let Live { store, guarded, is_concurrent, .. } = &mut *self.0;
+        let Live { store, guarded, .. } = &mut *self.0;
         let call = async {
             export.func.call_async(&mut *store, params, &mut results).await?;
-            if *is_concurrent { settle(store).await } else { Ok(()) }
+            settle(store).await
         };
         let outcome = guard(call, cancel, guarded).await.map(|result| result.map(|()| results));
         self.end(started, &export.name, Phase::Calling, outcome)
@@ -642,13 +642,11 @@ impl<U: Send + 'static> Sandbox<U> {
         ) -> Pin<Box<dyn Future<Output = wasmtime::Result<R>> + Send + 'a>>,
     {
         let (mut sandbox, started) = self.begin_with().await?;
-        let Live { store, instance, guarded, is_concurrent, .. } = &mut *sandbox.0;
+        let Live { store, instance, guarded, .. } = &mut *sandbox.0;
         let call = async {
             // In a block: it may panic before it gives a future.
             let result = call(store.as_context_mut(), *instance).await?;
-            if *is_concurrent {
-                settle(store).await?;
-            }
+            settle(store).await?;
             Ok(result)
         };
         let outcome = guard(call, Some(cancel), guarded).await;
@@ -661,13 +659,11 @@ impl<U: Send + 'static> Sandbox<U> {
         cancel: Option<&CancellationToken>,
     ) -> Result<(R, Self), Crash> {
         let (mut sandbox, started) = self.begin_with().await?;
-        let Live { store, instance, guarded, is_concurrent, .. } = &mut *sandbox.0;
+        let Live { store, instance, guarded, .. } = &mut *sandbox.0;
         let call = async {
             // In a block: it may panic before it gives a future.
             let result = call(store.as_context_mut(), *instance).await?;
-            if *is_concurrent {
-                settle(store).await?;
-            }
+            settle(store).await?;
             Ok(result)
         };
         let outcome = guard(call, cancel, guarded).await;
@@ -752,7 +748,8 @@ impl<U: Send + 'static> Sandbox<U> {
     }
 }
 
-/// Waits until all tasks of a guest have ended, so that none of them goes on in the next call.
+/// Waits until all tasks of a guest have ended, so that none of them goes on in the next call. A guest without async functions
+/// has none.
 async fn settle<T: Send + 'static>(store: &mut Store<T>) -> wasmtime::Result<()> {
     // Each task has an entry. To run the loop only to hear that there is none takes as long as a call does.
     if store.concurrent_resource_table().is_none_or(|tasks| tasks.is_empty()) {
