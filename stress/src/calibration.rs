@@ -172,7 +172,7 @@ impl Repeatable {
 
     fn is_valid(&self) -> bool {
         // What an engine here takes: no garbage collection, exceptions, threads or wide memories.
-        let features = WasmFeatures::WASM3 - WasmFeatures::GC_TYPES - WasmFeatures::EXCEPTIONS;
+        let features = WasmFeatures::WASM3 - WasmFeatures::GC - WasmFeatures::GC_TYPES - WasmFeatures::EXCEPTIONS;
         let features = features - WasmFeatures::THREADS - WasmFeatures::MEMORY64;
         let features = features | WasmFeatures::COMPONENT_MODEL;
         self.component(1).is_ok_and(|component| Validator::new_with_features(features).validate_all(&component).is_ok())
