@@ -59,8 +59,11 @@ fn link_messaging<U: Send + 'static>(messaging: &mut Instance<'_, U>) -> wasmtim
         |mut store: Ctx<'_, U>, (to, payload, timeout_ms): (String, Bytes, u32)| {
             Box::new(async move {
                 let timeout = Duration::from_millis(timeout_ms.into());
-                let request = Request::new(&mut store.data_mut().ext, &to, payload);
-                Ok((request_by(request, timeout).await,))
+                let answer = match Request::new(&mut store.data_mut().ext, &to, payload) {
+                    Ok(request) => request.answer(timeout).await,
+                    Err(error) => Err(GuestRequestError::NotSent(error)),
+                };
+                Ok((answer,))
             })
         },
     )?;
@@ -82,11 +85,11 @@ fn link_async_messaging<U: Send + 'static>(messaging: &mut Instance<'_, U>) -> w
                     let share = share(data, payload.len()).ok_or(GuestSendError::Full)?;
                     Ok((Request::new(&mut data.ext, &to, payload)?, share))
                 });
-                let (request, _share) = match request {
-                    Ok((request, share)) => (Ok(request), Some(share)),
-                    Err(error) => (Err(error), None),
+                let answer = match request {
+                    Ok((request, _share)) => request.answer(timeout).await,
+                    Err(error) => Err(GuestRequestError::NotSent(error)),
                 };
-                Ok((request_by(request, timeout).await,))
+                Ok((answer,))
             })
         },
     )?;
@@ -255,12 +258,12 @@ impl Request {
         }
         Ok(Self { asker: Arc::clone(&state.cell), to, message: state.envelope(payload) })
     }
-}
 
-async fn request_by(request: Result<Request, GuestSendError>, timeout: Duration) -> Result<Bytes, GuestRequestError> {
-    let Request { asker, to, message } = request.map_err(GuestRequestError::NotSent)?;
-    let receivers = asker.services.registry.sinks(&to);
-    ask_any(&asker, receivers, &message, timeout, Silence::IsAnAnswer).await
+    async fn answer(self, timeout: Duration) -> Result<Bytes, GuestRequestError> {
+        let Self { asker, to, message } = self;
+        let receivers = asker.services.registry.sinks(&to);
+        ask_any(&asker, receivers, &message, timeout, Silence::IsAnAnswer).await
+    }
 }
 
 /// Asks a topic's subscribers, one after the other, until one answers.
@@ -270,14 +273,10 @@ async fn request_topic<U>(
     payload: Bytes,
     timeout: Duration,
 ) -> Result<Bytes, GuestRequestError> {
-    let topic = Topic::new(topic).map_err(|error| GuestRequestError::NotSent(invalid(error)))?;
-    if !state.capabilities.may_publish(&topic) {
-        state.deny(DeniedAction::Publish, topic.as_str());
-        return Err(GuestRequestError::NotSent(GuestSendError::Denied));
-    }
-    let receivers = state.cell.services.broker.sinks(&topic);
-    let message = state.envelope(payload).with_topic(topic);
-    ask_any(&state.cell, receivers.into_iter(), &message, timeout, Silence::IsPassedOver).await
+    let question = Publication::new(state, topic, payload).map_err(GuestRequestError::NotSent)?;
+    let Publication { by, topic, message } = question;
+    let receivers = by.services.broker.sinks(&topic);
+    ask_any(&by, receivers.into_iter(), &message.with_topic(topic), timeout, Silence::IsPassedOver).await
 }
 
 /// How a handler's return without an answer counts.

@@ -266,7 +266,8 @@ fn by_values_of_an_async_one<U: Send + 'static>(
     instance.func_new_concurrent(&name, move |tasks: &Accessor<HostState<ActorState<U>>>, _, params, results| {
         let (function, speaks) = (Arc::clone(&function), Arc::clone(&speaks));
         Box::pin(async move {
-            let weighs = params.iter().map(weight).sum();
+            let made = calls::by_values(&function.used, params.to_vec(), true);
+            let weighs = made.0.pending.size();
             let begun = tasks.with(|mut store| {
                 let data = store.data_mut();
                 let share = share(data, weighs).ok_or(LinkFault::Call(CallError::NotSent(Refusal::Full)))?;
@@ -274,7 +275,6 @@ fn by_values_of_an_async_one<U: Send + 'static>(
             });
             let called = match begun {
                 Ok((begun, _share)) => {
-                    let made = calls::by_values(&function.used, params.to_vec(), true);
                     let fits = |receiver: &Cell| tasks.with(|mut store| function.fits(store.data_mut(), receiver));
                     function.exchange(begun, made, fits).await
                 }
