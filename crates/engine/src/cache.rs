@@ -22,8 +22,8 @@ use crate::{CacheError, Features, digest::Digest};
 ///   fails otherwise. On systems other than Unix this is not checked: use a folder that only the user can write.
 /// - An entry is named by a digest of the component's bytes, of the settings of the engine, its version and the
 ///   processor's features. wasmtime checks the engine part again in the file's own header.
-/// - An entry ends with a trailer that repeats its name and length, and says what it needs. An entry that is truncated, misnamed or has another
-///   header is compiled anew and replaced, never trusted.
+/// - An entry ends with a trailer that repeats its name and length, and says what it needs. An entry that is truncated,
+///   misnamed or has another header is compiled anew and replaced, never trusted.
 ///
 /// Not detected: a change inside the code of an entry by somebody who can write to it (the same user, root, or a
 /// failing disk), and a folder swapped through a parent that others can write to.

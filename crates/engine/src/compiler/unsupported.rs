@@ -43,6 +43,9 @@ const KNOWN: [(Feature, WasmFeatures); 24] = [
     (Feature::ComponentAsync, WasmFeatures::CM_ASYNC),
 ];
 
+/// With these, names are not valid that are valid without.
+const CHANGES_NAMES: WasmFeatures = WasmFeatures::CM_NESTED_NAMES.union(WasmFeatures::CM_CANON_NAMES);
+
 /// The feature without which what was refused is not valid. `None` if features have nothing to do with it.
 ///
 /// Validates the component up to some twenty times, so only after it was refused.
@@ -59,14 +62,12 @@ pub(super) fn missing_feature(binary: &[u8], offered: Features) -> Option<Featur
         .filter(|flag| !CHANGES_NAMES.contains(*flag))
         .fold(always, WasmFeatures::union);
     // Nearly all lack one.
-    let found = missing()
-        .find(|(_, flag)| is_valid(always.union(*flag)))
-        .or_else(|| missing().find(|(_, flag)| is_valid(all) && !is_valid(all.difference(flag.difference(always)))));
+    let mut found = missing().find(|(_, flag)| is_valid(always.union(*flag)));
+    if found.is_none() && is_valid(all) {
+        found = missing().find(|(_, flag)| !is_valid(all.difference(flag.difference(always))));
+    }
     found.map(|(feature, _)| *feature)
 }
-
-/// With these, names are not valid that are valid without.
-const CHANGES_NAMES: WasmFeatures = WasmFeatures::CM_NESTED_NAMES.union(WasmFeatures::CM_CANON_NAMES);
 
 #[cfg(test)]
 mod tests {
