@@ -40,6 +40,7 @@
 //! Who the component is, what happens after a crash, and how messages reach it belong to the layer above. A crash names
 //! no component. A `result::err` that a guest returns is an answer, not a crash.
 
+mod arguments;
 mod crash;
 mod demangle;
 mod host;
@@ -49,11 +50,10 @@ mod probe;
 mod sandbox;
 mod wasi;
 
+pub use arguments::ArgumentError;
 pub use crash::{Crash, CrashClass, CrashKind, Frame, LinkFailed, TrapCode};
 pub use host::HostState;
 pub use link::add_wasi;
 pub use manifest::SandboxManifest;
-pub use sandbox::{
-    ArgumentError, DynamicCallError, DynamicExport, InstantiateError, Sandbox, SandboxSpec, TypedExport,
-};
+pub use sandbox::{DynamicCallError, DynamicExport, InstantiateError, Sandbox, SandboxSpec, TypedExport};
 pub use wasi::{FileJobs, Folder, Permissions, Stdio, WasiError, WasiGrants};
