@@ -143,9 +143,10 @@ impl EngineConfig {
             .wasm_backtrace_max_frames(Some(self.backtrace_frames))
             // The limits count in 32 bits' worth of memory, and so do the toolchains.
             .wasm_memory64(false)
-            // On by default, also where wasmtime is built without it. A call by reference of a type that others extend then
-            // ends the process, as of 48.0.8.
+            // On by default, each by itself.
+            .gc_support(false)
             .wasm_gc(false)
+            .wasm_exceptions(false)
             .memory_init_cow(self.copy_on_write())
             .memory_guaranteed_dense_image_size(DENSE_IMAGE)
             // Off, each instance fills its tables anew. What a table becomes in the code is counted as items.
