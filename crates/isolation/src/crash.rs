@@ -4,10 +4,12 @@ use std::{any::Any, fmt, sync::Arc, time::Duration};
 
 use airssys_wasm_engine::{
     panic_message,
-    wasmtime::{self, Trap, WasmBacktrace, WasmtimeBug, component::ResourceTableError},
+    wasmtime::{
+        self, GcHeapOutOfMemory, ThrownException, Trap, WasmBacktrace, WasmtimeBug, component::ResourceTableError,
+    },
     wasmtime_wasi::I32Exit,
 };
-use airssys_wasm_limits::{Interrupted, LimitExceeded, Quota, Usage};
+use airssys_wasm_limits::{Interrupted, LimitExceeded, Meter, Quota, Usage};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::demangle::Demangled;
@@ -76,7 +78,7 @@ pub enum CrashKind {
         /// How long it may take.
         allowed: Duration,
     },
-    /// Growth beyond the memory limit.
+    /// Growth beyond the memory limit: of a linear memory, or of the collected heap when no collection could make room.
     #[error("the component asked for {asked} bytes of memory in all and may have {allowed}; raise `memory`")]
     Memory {
         /// Bytes it would have had in all.
@@ -84,6 +86,12 @@ pub enum CrashKind {
         /// Bytes it may have.
         allowed: u64,
     },
+    /// The collected heap has no room for an object, and no limit is the reason: it is as large as one can be.
+    #[error("the collected heap is full, and cannot be larger")]
+    HeapFull,
+    /// The guest threw an exception that it did not catch.
+    #[error("the guest threw an exception that it did not catch")]
+    Exception,
     /// Growth beyond the table limit.
     #[error("the component asked for {asked} table elements in all and may have {allowed}; raise `table_elements`")]
     TableElements {
@@ -260,10 +268,10 @@ impl Crash {
         error: wasmtime::Error,
         phase: Phase,
         export: Option<&str>,
-        quota: &Quota,
+        meter: &Meter,
         usage: Usage,
     ) -> Self {
-        let (kind, error_bytes) = CrashKind::classify(&error, phase, quota);
+        let (kind, error_bytes) = CrashKind::classify(&error, phase, meter.quota(), meter.refused());
         let mut crash = Self::new(kind, export, usage);
         crash.0.backtrace = error.downcast_ref::<WasmBacktrace>().map_or_else(Vec::new, frames);
         if let CrashKind::HostCall { .. } | CrashKind::Link { .. } = crash.kind() {
@@ -402,13 +410,21 @@ impl CrashKind {
     /// Classifies a wasmtime error without its backtrace. This is the whole cost of classifying a trap.
     #[doc(hidden)]
     pub fn of_call(error: &wasmtime::Error, quota: &Quota) -> Self {
-        Self::classify(error, Phase::Calling, quota).0
+        Self::classify(error, Phase::Calling, quota, None).0
     }
 
     /// The kind, and the bytes of the error's whole text where that was needed.
-    fn classify(error: &wasmtime::Error, phase: Phase, quota: &Quota) -> (Self, usize) {
+    fn classify(
+        error: &wasmtime::Error,
+        phase: Phase,
+        quota: &Quota,
+        refused: Option<&LimitExceeded>,
+    ) -> (Self, usize) {
         if let Some(kind) = Self::of_type(error, quota) {
             return (kind, 0);
+        }
+        if error.is::<GcHeapOutOfMemory<()>>() {
+            return (refused.map_or(Self::HeapFull, Self::of_limit), 0);
         }
         let (message, bytes) = text_of(&WithoutBacktrace(error));
         // wasmtime attaches a backtrace to what happens below wasm frames: only the host can fail there without a trap.
@@ -437,6 +453,9 @@ impl CrashKind {
         }
         if let Some(LinkFailed { function, to, cause }) = error.downcast_ref() {
             return Some(Self::Link { function: function.clone(), to: to.clone(), cause: text_of(cause).0 });
+        }
+        if error.is::<ThrownException>() {
+            return Some(Self::Exception);
         }
         if let Some(bug) = error.downcast_ref::<WasmtimeBug>() {
             return Some(Self::WasmtimeBug { message: text_of(bug).0 });

@@ -62,6 +62,10 @@ impl<U> HostState<U> {
         Box::new(Wasi { stderr, ctx: builder.build(), table, streams })
     }
 
+    pub(crate) fn metered(&self) -> &Meter {
+        &self.meter
+    }
+
     pub(crate) fn quota(&self) -> &Quota {
         self.meter.quota()
     }

@@ -217,8 +217,13 @@ impl<U: Send + 'static> SandboxSpec<U> {
                 Err(InstantiateError::PoolExhausted { source: error })
             }
             Ok(Err(error)) => {
-                let crash =
-                    Crash::from_error(error, Phase::Instantiating, None, store.data().quota(), usage_of(&store, None));
+                let crash = Crash::from_error(
+                    error,
+                    Phase::Instantiating,
+                    None,
+                    store.data().metered(),
+                    usage_of(&store, None),
+                );
                 Err(crash.with_stderr(stderr_of(&store)).into())
             }
             Err(interrupted) => {
@@ -698,14 +703,12 @@ impl<U: Send + 'static> Sandbox<U> {
         self.0.elapsed_ns = started.map(|started| started.elapsed().as_nanos() as u64);
         let crash = match outcome {
             Ok(Ok(value)) => return Ok((value, self)),
-            Ok(Err(error)) => Crash::from_error(error, phase, Some(export), self.quota(), self.usage()),
+            Ok(Err(error)) => {
+                Crash::from_error(error, phase, Some(export), self.0.store.data().metered(), self.usage())
+            }
             Err(interrupted) => Crash::from_interruption(interrupted, Some(export), self.usage()),
         };
         Err(crash.with_stderr(stderr_of(&self.0.store)))
-    }
-
-    fn quota(&self) -> &Quota {
-        self.0.store.data().quota()
     }
 
     /// What the guest has now, and what its last call used.
@@ -713,7 +716,7 @@ impl<U: Send + 'static> Sandbox<U> {
         usage_of(&self.0.store, self.0.elapsed_ns)
     }
 
-    /// Bytes of linear memory that the guest has now.
+    /// Bytes of linear memory and of the collected heap that the guest has now.
     pub fn memory(&self) -> u64 {
         self.0.store.data().memory()
     }

@@ -327,6 +327,7 @@ struct Checked {
     profile: Profile,
     watches_host: bool,
     host_call_bytes: ByteSize,
+    host_calls: u64,
     /// Those of the other phases, where they have limits of their own.
     init: Option<Quota>,
     snapshot: Option<Quota>,
@@ -442,6 +443,11 @@ impl Quota {
                 true => limits.host_call_bytes.min(limits.message_size),
                 false => limits.host_call_bytes,
             },
+            // What the collector does for a guest cannot be told from what the guest asks of the host.
+            host_calls: match component.features().garbage_collection {
+                true => u64::MAX,
+                false => limits.host_calls,
+            },
             init: None,
             snapshot: None,
             shutdown: None,
@@ -496,6 +502,10 @@ impl Quota {
     /// Whether the component can turn to the host, so that host calls are counted.
     pub(crate) fn watches_host(&self) -> bool {
         self.0.watches_host
+    }
+
+    pub(crate) fn host_calls(&self) -> u64 {
+        self.0.host_calls
     }
 
     pub(crate) fn host_call_bytes(&self) -> u64 {

@@ -21,7 +21,7 @@ use crate::{BudgetExhausted, CallPhase, LogAllowance, MemoryBudget, MemoryGrant,
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LimitExceeded {
-    /// Linear memory.
+    /// Linear memory, or the collected heap.
     #[error("the component asked for {asked} bytes of memory in all and may have {allowed}; raise `memory`")]
     Memory {
         /// Bytes it would have had in all.
@@ -66,9 +66,9 @@ pub enum LimitExceeded {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Usage {
-    /// Bytes of linear memory.
+    /// Bytes of linear memory, and of the collected heap if there is one.
     pub memory: u64,
-    /// Peak bytes of linear memory.
+    /// Peak bytes of these.
     pub memory_peak: u64,
     /// Elements in tables.
     pub table_elements: u64,
@@ -96,6 +96,8 @@ pub struct Meter {
     table_elements: u64,
     /// What the last permitted growth added, in case it fails afterwards. Gone once it was taken back.
     last_growth: Option<u64>,
+    /// Why the last growth was refused, unless one was permitted since.
+    refused: Option<LimitExceeded>,
     host_calls: u64,
     slice: Arc<Slice>,
     /// Made when something is first written.
@@ -217,6 +219,7 @@ impl Meter {
             memory_peak: 0,
             table_elements: 0,
             last_growth: None,
+            refused: None,
             host_calls: 0,
             log: OnceCell::new(),
         }
@@ -227,7 +230,13 @@ impl Meter {
         &self.quota
     }
 
-    /// Bytes of linear memory that there are now.
+    /// Why the last growth of this call was refused, unless one was permitted since. For a heap that is collected: wasmtime
+    /// says of a refusal only that the heap is full.
+    pub fn refused(&self) -> Option<&LimitExceeded> {
+        self.refused.as_ref()
+    }
+
+    /// Bytes of linear memory and of the collected heap that there are now.
     pub fn memory(&self) -> u64 {
         self.memory
     }
@@ -262,6 +271,7 @@ impl Meter {
         }
         self.slice.start_call();
         self.host_calls = 0;
+        self.refused = None;
     }
 
     /// Charges for the epochs that ended since the last time. What the guard charged when the call gave way counts too.
@@ -277,11 +287,12 @@ impl Meter {
     fn enter_host(&mut self) -> Result<(), LimitExceeded> {
         self.charge_cpu_time()?;
         self.host_calls += 1;
-        let allowed = self.quota.limits().host_calls;
+        let allowed = self.quota.host_calls();
         if self.host_calls > allowed { Err(LimitExceeded::HostCalls { allowed }) } else { Ok(()) }
     }
 
-    fn refuse(&self, exceeded: LimitExceeded) -> wasmtime::Result<bool> {
+    fn refuse(&mut self, exceeded: LimitExceeded) -> wasmtime::Result<bool> {
+        self.refused = Some(exceeded);
         match self.quota.limits().on_growth_refused {
             OnGrowthRefused::Crash => Err(exceeded.into()),
             OnGrowthRefused::TellGuest => Ok(false),
@@ -309,6 +320,7 @@ impl ResourceLimiter for Meter {
         self.memory = asked;
         self.memory_peak = self.memory_peak.max(asked);
         self.last_growth = Some(more);
+        self.refused = None;
         Ok(true)
     }
 

@@ -28,7 +28,7 @@ const KNOWN: [(Feature, WasmFeatures); 24] = [
     (Feature::WideArithmetic, WasmFeatures::WIDE_ARITHMETIC),
     (Feature::CustomDescriptors, WasmFeatures::CUSTOM_DESCRIPTORS),
     (Feature::GarbageCollection, WasmFeatures::GC.union(WasmFeatures::GC_TYPES)),
-    (Feature::Exceptions, WasmFeatures::EXCEPTIONS),
+    (Feature::Exceptions, WasmFeatures::EXCEPTIONS.union(WasmFeatures::GC_TYPES)),
     (Feature::ComponentGarbageCollection, WasmFeatures::CM_GC),
     (Feature::ComponentValues, WasmFeatures::CM_VALUES),
     (Feature::NestedNames, WasmFeatures::CM_NESTED_NAMES),
@@ -53,6 +53,9 @@ pub(super) fn missing_feature(binary: &[u8], offered: Features) -> Option<Featur
     let is_valid = |features| Validator::new_with_features(features).validate_all(binary).is_ok();
     let mut always = ALWAYS;
     always.set(WasmFeatures::CM_ASYNC, offered.component_async);
+    always.set(WasmFeatures::EXCEPTIONS, offered.exceptions);
+    always.set(WasmFeatures::GC, offered.garbage_collection);
+    always.set(WasmFeatures::GC_TYPES, offered.has_collected_heap());
     if is_valid(always) {
         return None;
     }
@@ -72,6 +75,8 @@ pub(super) fn missing_feature(binary: &[u8], offered: Features) -> Option<Featur
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const ASYNC: Features = Features { component_async: true, ..Features::NONE };
 
     fn missing(text: &str) -> Option<Feature> {
         missing_feature(&wat::parse_str(text).unwrap(), Features::NONE)
@@ -109,7 +114,7 @@ mod tests {
             let kind = crate::config::Kind { profile: crate::Profile::Plain, features };
             wasmtime::Engine::new(&crate::EngineConfig::on_demand().wasmtime(kind, None)).unwrap()
         };
-        let (none, with_async) = (engine(Features::NONE), engine(Features { component_async: true }));
+        let (none, with_async) = (engine(Features::NONE), engine(ASYNC));
         let cases = [
             ("(func)", true),
             ("(memory 1) (memory 1)", true),
@@ -137,6 +142,6 @@ mod tests {
         let stream = wat::parse_str("(component (type (stream u8)))").unwrap();
         assert!(none.precompile_component(&stream).is_err());
         assert!(with_async.precompile_component(&stream).is_ok());
-        assert_eq!(missing_feature(&stream, Features { component_async: true }), None);
+        assert_eq!(missing_feature(&stream, ASYNC), None);
     }
 }

@@ -2,10 +2,13 @@
 
 use std::collections::HashSet;
 
-use wasmparser::{BlockType, ContType, FrameKind, FuncType, FunctionBody, ModuleArity, Operator, RefType, SubType};
+use wasmparser::{
+    BlockType, Catch, CompositeInnerType, ContType, FrameKind, FuncType, FunctionBody, ModuleArity, Operator, RefType,
+    SubType, TryTable,
+};
 
 use super::weights;
-use crate::LoadError;
+use crate::{Features, LoadError};
 
 /// The functions of a module, as far as their calls' arity goes.
 #[derive(Default)]
@@ -13,12 +16,23 @@ pub(super) struct Functions {
     pub(super) types: Vec<SubType>,
     /// The type of each function, imported ones first.
     pub(super) declared: Vec<u32>,
+    /// The type of each tag, imported ones first.
+    pub(super) tags: Vec<u32>,
     /// The function whose body comes next.
     pub(super) next: usize,
     /// Those that can be called from outside, by index.
     escaped: HashSet<u32>,
     /// Open blocks of the current body, the function itself first. Kept to reuse its memory.
     blocks: Vec<Block>,
+}
+
+/// What the body of a function is found to be.
+#[derive(Default)]
+pub(super) struct Body {
+    pub(super) work: u64,
+    /// The most exception handlers that one of its calls is in the scope of.
+    pub(super) handlers: u64,
+    pub(super) features: Features,
 }
 
 #[derive(Clone, Copy)]
@@ -29,6 +43,11 @@ struct Block {
     base: u64,
     /// Locals that were set before it began.
     sets: u64,
+    /// Calls before it began.
+    calls: u64,
+    /// Its exception handlers, and the parameters of their tags.
+    handlers: u64,
+    caught: u64,
 }
 
 impl Functions {
@@ -41,39 +60,65 @@ impl Functions {
         ty.map_or(0, weights::of_type)
     }
 
-    /// The work that the next body makes; see [`CompileLimits::function_work`].
-    pub(super) fn work(&mut self, body: &FunctionBody<'_>) -> Result<u64, LoadError> {
+    /// What the next body makes; see [`CompileLimits::function_work`].
+    pub(super) fn body(&mut self, body: &FunctionBody<'_>) -> Result<Body, LoadError> {
+        let mut found = Body::default();
         let ty = self.declared.get(self.next).copied().unwrap_or(u32::MAX);
         self.next += 1;
         let params = self.sub_type_at(ty).and_then(|ty| self.sub_type_arity(ty)).map_or(0, |(params, _)| params);
         let mut locals = u64::from(params);
         for group in body.get_locals_reader()? {
-            locals += u64::from(group?.0);
+            let (count, ty) = group?;
+            locals += u64::from(count);
+            found.features.need_value(ty);
         }
         self.blocks.clear();
-        self.blocks.push(Block { ty: BlockType::FuncType(ty), kind: FrameKind::Block, base: 0, sets: 0 });
+        let whole = Block {
+            ty: BlockType::FuncType(ty),
+            kind: FrameKind::Block,
+            base: 0,
+            sets: 0,
+            calls: 0,
+            handlers: 0,
+            caught: 0,
+        };
+        self.blocks.push(whole);
         // Operands now and at the most, blocks, loops that are open, and locals set so far.
         let (mut operands, mut most, mut blocks, mut loops, mut sets) = (0_u64, 0, 1_u64, 0, 0);
+        // Calls so far, handlers in scope, and the values that go from calls to handlers.
+        let (mut calls, mut handlers, mut edges) = (0_u64, 0_u64, 0_u64);
         // What comes by the instruction, by the depth of blocks, and by loops with what is set in them.
         let (mut linear, mut depths, mut looped, mut host_calls) = (60, 0, 0_u64, 0);
         let mut reader = body.get_operators_reader()?;
         while !reader.eof() {
             let operator = reader.read()?;
+            found.features.need_operator(&operator);
             let (takes, leaves) = operator.operator_arity(&*self).unwrap_or((0, 1));
             let (takes, leaves) = (u64::from(takes), u64::from(leaves));
             let weight = weights::of(&operator);
-            linear += 1 + takes + leaves + weight.work;
+            linear += 1 + takes + leaves + weight.work + self.work_of_fields(&operator);
             blocks += weight.blocks;
             host_calls += u64::from(weight.calls_host);
+            if weight.may_throw {
+                calls += 1;
+                found.handlers = found.handlers.max(handlers);
+            }
             match operator {
-                Operator::Block { blockty: ty } | Operator::Loop { blockty: ty } | Operator::If { blockty: ty } => {
+                Operator::Block { blockty: ty }
+                | Operator::Loop { blockty: ty }
+                | Operator::If { blockty: ty }
+                | Operator::TryTable { try_table: TryTable { ty, .. } } => {
                     let kind = match operator {
                         Operator::Loop { .. } => FrameKind::Loop,
                         Operator::If { .. } => FrameKind::If,
                         _ => FrameKind::Block,
                     };
                     let base = operands.saturating_sub(takes);
-                    self.blocks.push(Block { ty, kind, base, sets });
+                    let (handlers_of_it, caught) = self.handlers(&operator);
+                    linear += 4 * caught;
+                    handlers += handlers_of_it;
+                    blocks += handlers_of_it;
+                    self.blocks.push(Block { ty, kind, base, sets, calls, handlers: handlers_of_it, caught });
                     loops += u64::from(kind == FrameKind::Loop);
                     blocks += 1;
                     depths += self.blocks.len() as u64;
@@ -87,10 +132,14 @@ impl Functions {
                 }
                 Operator::End => {
                     let Some(block) = self.blocks.pop() else { break };
+                    let set = (sets - block.sets).min(locals);
                     if block.kind == FrameKind::Loop {
-                        looped = looped.saturating_add(loops * (sets - block.sets).min(locals));
+                        looped = looped.saturating_add(loops * set);
                         loops -= 1;
                     }
+                    handlers -= block.handlers;
+                    let values = block.handlers.saturating_mul(1 + set).saturating_add(block.caught);
+                    edges = edges.saturating_add(values.saturating_mul(calls - block.calls));
                     operands = block.base + leaves;
                 }
                 Operator::LocalSet { .. } | Operator::LocalTee { .. } => {
@@ -109,7 +158,45 @@ impl Functions {
         let squared = alive.saturating_mul(alive) / 16;
         let spread = alive.saturating_mul(blocks) / 4;
         let host_calls = weights::of_host_calls(host_calls);
-        Ok([squared, spread, depths / 64, looped, linear, host_calls].into_iter().fold(0, u64::saturating_add))
+        let edges = weights::of_exception_edges(edges);
+        found.work =
+            [squared, spread, depths / 64, looped, linear, host_calls, edges].into_iter().fold(0, u64::saturating_add);
+        Ok(found)
+    }
+
+    /// The handlers of a block, and the parameters of the tags that they catch.
+    fn handlers(&self, operator: &Operator<'_>) -> (u64, u64) {
+        let Operator::TryTable { try_table } = operator else { return (0, 0) };
+        let params = |catch: &Catch| match catch {
+            Catch::One { tag, .. } | Catch::OneRef { tag, .. } => {
+                self.tag_type_arity(*tag).map_or(0, |(params, _)| params)
+            }
+            Catch::All { .. } | Catch::AllRef { .. } => 0,
+        };
+        (try_table.catches.len() as u64, try_table.catches.iter().map(|catch| u64::from(params(catch))).sum())
+    }
+
+    /// The work that comes with the fields of the object which an instruction makes or looks into.
+    pub(super) fn work_of_fields(&self, operator: &Operator<'_>) -> u64 {
+        let fields = |ty: u32| match self.sub_type_at(ty).map(|ty| &ty.composite_type.inner) {
+            Some(CompositeInnerType::Struct(fields)) => fields.fields.len() as u64,
+            _ => 0,
+        };
+        match *operator {
+            Operator::StructNew { struct_type_index: ty } | Operator::StructNewDefault { struct_type_index: ty } => {
+                4 * fields(ty)
+            }
+            Operator::Throw { tag_index } => {
+                4 * self.tag_type_arity(tag_index).map_or(0, |(params, _)| u64::from(params))
+            }
+            // Each function finds out anew where they are.
+            Operator::StructGet { struct_type_index: ty, .. }
+            | Operator::StructGetS { struct_type_index: ty, .. }
+            | Operator::StructGetU { struct_type_index: ty, .. }
+            | Operator::StructSet { struct_type_index: ty, .. } => fields(ty) / 16,
+            Operator::ArrayNewFixed { array_size, .. } => 20 * u64::from(array_size),
+            _ => 0,
+        }
     }
 }
 
@@ -118,8 +205,8 @@ impl ModuleArity for Functions {
         self.types.get(index as usize)
     }
 
-    fn tag_type_arity(&self, _: u32) -> Option<(u32, u32)> {
-        None
+    fn tag_type_arity(&self, tag: u32) -> Option<(u32, u32)> {
+        self.sub_type_arity(self.sub_type_at(*self.tags.get(tag as usize)?)?)
     }
 
     fn type_index_of_function(&self, index: u32) -> Option<u32> {

@@ -5,6 +5,7 @@
 
 mod function;
 mod module;
+mod needs;
 mod survey;
 mod weights;
 
@@ -64,6 +65,7 @@ pub struct Complexity {
     pub instances: u64,
     pub image_bytes: u64,
     pub function_work: u64,
+    pub handlers: u64,
     pub work: u64,
     /// What it needs.
     pub features: Features,
@@ -111,6 +113,11 @@ impl Tally<'_> {
         self.found.work = self.found.work.saturating_add(more);
         check("function_work", function, self.limits.function_work)?;
         check("work", self.found.work, self.limits.work)
+    }
+
+    fn handlers(&mut self, in_scope: u64) -> Result<(), LoadError> {
+        self.found.handlers = self.found.handlers.max(in_scope);
+        check("handlers", in_scope, self.limits.handlers)
     }
 
     fn imports(&mut self, more: u32) -> Result<(), LoadError> {

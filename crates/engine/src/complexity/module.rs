@@ -55,8 +55,10 @@ impl Module {
             Payload::TypeSection(section) => {
                 for group in section {
                     let group = group?;
+                    tally.found.features.need_group(&group);
                     // The group was counted as one.
-                    tally.items((group.types().len() as u64).saturating_sub(1), size)?;
+                    let items: u64 = group.types().map(weights::items_of_type).sum();
+                    tally.items(items.saturating_sub(1), size)?;
                     for ty in group.into_types() {
                         let work = weights::of_type(&ty);
                         tally.work(work, work)?;
@@ -71,11 +73,14 @@ impl Module {
                         // Several can be written as one.
                         tally.items(1, size)?;
                     }
-                    match import?.ty {
+                    let ty = import?.ty;
+                    tally.found.features.need_item(&ty);
+                    match ty {
                         TypeRef::Func(ty) | TypeRef::FuncExact(ty) => self.functions.declared.push(ty),
                         TypeRef::Memory(_) => self.imported_memories += 1,
                         TypeRef::Table(_) => self.imported_tables += 1,
-                        _ => {}
+                        TypeRef::Tag(tag) => self.functions.tags.push(tag.func_type_idx),
+                        TypeRef::Global(_) => {}
                     }
                 }
             }
@@ -96,9 +101,17 @@ impl Module {
                 let none = Extent { first: u64::MAX, end: 0, data: 0, segments: 0 };
                 self.memories.resize(section.count() as usize, none);
             }
+            Payload::TagSection(section) => {
+                tally.found.features.exceptions = true;
+                for tag in section {
+                    self.functions.tags.push(tag?.func_type_idx);
+                }
+            }
             Payload::GlobalSection(section) => {
                 for global in section {
-                    self.initial(&global?.init_expr, tally)?;
+                    let global = global?;
+                    tally.found.features.need_value(global.ty.content_type);
+                    self.initial(&global.init_expr, tally)?;
                 }
             }
             Payload::ExportSection(section) => {
@@ -118,8 +131,10 @@ impl Module {
                 }
             }
             Payload::CodeSectionEntry(body) => {
-                let work = self.functions.work(&body)?;
-                tally.work(work, work)?;
+                let found = self.functions.body(&body)?;
+                tally.found.features |= found.features;
+                tally.handlers(found.handlers)?;
+                tally.work(found.work, found.work)?;
             }
             Payload::DataSection(section) => {
                 for segment in section {
@@ -150,6 +165,7 @@ impl Module {
 
     fn table(&mut self, table: Table<'_>, tally: &mut Tally<'_>) -> Result<(), LoadError> {
         let elements = table.ty.initial;
+        tally.found.features.need_reference(table.ty.element_type);
         let mut to = 0;
         if let TableInit::Expr(expression) = table.init {
             self.initial(&expression, tally)?;
@@ -170,7 +186,8 @@ impl Module {
                 }
                 count
             }
-            ElementItems::Expressions(_, expressions) => {
+            ElementItems::Expressions(ty, expressions) => {
+                tally.found.features.need_reference(ty);
                 tally.items(expressions.count().into(), size)?;
                 let count = expressions.count();
                 for expression in expressions {
@@ -215,11 +232,13 @@ impl Module {
     fn initial(&mut self, expression: &ConstExpr<'_>, tally: &mut Tally<'_>) -> Result<(), LoadError> {
         let mut operators = 0;
         for operator in expression.get_operators_reader() {
-            if let Operator::RefFunc { function_index } = operator? {
+            let operator = operator?;
+            tally.found.features.need_operator(&operator);
+            if let Operator::RefFunc { function_index } = operator {
                 let work = self.functions.escape(function_index);
                 tally.work(work, work)?;
             }
-            operators += 1;
+            operators += 1 + self.functions.work_of_fields(&operator);
         }
         // With the end.
         self.add_start(if operators <= 2 { 1 } else { 32 * operators }, tally)

@@ -5,7 +5,7 @@ use std::ops::Range;
 use wasmparser::{
     BinaryReader, CanonicalFunction, CanonicalOption, ComponentAlias, ComponentDefinedType, ComponentExternalKind,
     ComponentInstance, ComponentOuterAliasKind, ComponentType, ComponentTypeDeclaration, CoreType, Encoding, Instance,
-    Payload,
+    ModuleTypeDeclaration, Payload, RecGroup,
 };
 
 use super::{Complexity, Size, Tally, check, module::Module, weights};
@@ -83,7 +83,9 @@ impl<'a> Survey<'a> {
             }
             Payload::CoreTypeSection(section) => {
                 for ty in section {
-                    tally.items(parts_of_core_type(&ty?), &mut here.size)?;
+                    let ty = ty?;
+                    tally.found.features.need_core_type(&ty);
+                    tally.items(parts_of_core_type(&ty), &mut here.size)?;
                 }
             }
             Payload::ComponentTypeSection(section) => self.types(section.range())?,
@@ -180,6 +182,7 @@ impl<'a> Survey<'a> {
                     0x01 => _ = reader.read_u8()?,
                     _ => {
                         if let ComponentTypeDeclaration::CoreType(ty) = reader.read()? {
+                            self.tally.found.features.need_core_type(&ty);
                             self.tally.items(parts_of_core_type(&ty), &mut Size::default())?;
                         }
                         continue;
@@ -310,8 +313,15 @@ fn parts(ty: &ComponentType<'_>) -> u64 {
 }
 
 fn parts_of_core_type(ty: &CoreType<'_>) -> u64 {
+    let in_group = |group: &RecGroup| group.types().map(weights::items_of_type).sum();
     match ty {
-        CoreType::Rec(group) => group.types().len() as u64,
-        CoreType::Module(declarations) => declarations.len() as u64,
+        CoreType::Rec(group) => in_group(group),
+        CoreType::Module(declarations) => declarations
+            .iter()
+            .map(|declaration| match declaration {
+                ModuleTypeDeclaration::Type(group) => in_group(group),
+                _ => 1,
+            })
+            .sum(),
     }
 }

@@ -11,6 +11,8 @@ pub(super) struct Weight {
     pub(super) blocks: u64,
     /// Whether it calls the host, or may. The more of these a function has, the longer each takes.
     pub(super) calls_host: bool,
+    /// Whether it may throw, and so leads to each exception handler that it is in the scope of.
+    pub(super) may_throw: bool,
 }
 
 pub(super) fn of(operator: &Operator<'_>) -> Weight {
@@ -44,14 +46,56 @@ pub(super) fn of(operator: &Operator<'_>) -> Weight {
         | Operator::I64RemU => (5, 1, false),
         Operator::Call { .. } | Operator::ReturnCall { .. } => (3, 0, false),
         Operator::BrIf { .. } | Operator::BrOnNull { .. } | Operator::BrOnNonNull { .. } => (1, 1, false),
+        Operator::StructNew { .. }
+        | Operator::StructNewDefault { .. }
+        | Operator::ArrayNew { .. }
+        | Operator::ArrayNewDefault { .. }
+        | Operator::ArrayNewFixed { .. }
+        | Operator::ArrayNewData { .. }
+        | Operator::ArrayNewElem { .. } => (80, 5, true),
+        Operator::ArrayFill { .. }
+        | Operator::ArrayCopy { .. }
+        | Operator::ArrayInitData { .. }
+        | Operator::ArrayInitElem { .. } => (150, 5, true),
+        Operator::StructGet { .. }
+        | Operator::StructGetS { .. }
+        | Operator::StructGetU { .. }
+        | Operator::StructSet { .. }
+        | Operator::ArrayGet { .. }
+        | Operator::ArrayGetS { .. }
+        | Operator::ArrayGetU { .. }
+        | Operator::ArraySet { .. }
+        | Operator::ArrayLen => (30, 3, true),
+        Operator::RefTestNonNull { .. }
+        | Operator::RefTestNullable { .. }
+        | Operator::RefCastNonNull { .. }
+        | Operator::RefCastNullable { .. }
+        | Operator::BrOnCast { .. }
+        | Operator::BrOnCastFail { .. } => (40, 5, true),
+        Operator::I31GetS | Operator::I31GetU | Operator::RefI31 => (3, 1, false),
+        Operator::Throw { .. } => (80, 5, true),
+        Operator::ThrowRef => (20, 2, true),
         _ => (0, 0, false),
     };
-    Weight { work, blocks, calls_host }
+    let may_throw = matches!(
+        operator,
+        Operator::Call { .. }
+            | Operator::CallIndirect { .. }
+            | Operator::CallRef { .. }
+            | Operator::Throw { .. }
+            | Operator::ThrowRef
+    );
+    Weight { work, blocks, calls_host, may_throw }
 }
 
 /// The cost of this many instructions that call the host, beyond their own work.
 pub(super) fn of_host_calls(calls: u64) -> u64 {
     calls.saturating_mul(calls) / 64
+}
+
+/// The cost of this many values, each from a call to an exception handler.
+pub(super) fn of_exception_edges(values: u64) -> u64 {
+    values.saturating_mul(values) / 1_500
 }
 
 /// `canon lift`: makes a core function one of its component's.
@@ -68,6 +112,15 @@ pub(super) fn of_type(ty: &SubType) -> u64 {
     let CompositeInnerType::Func(function) = &ty.composite_type.inner else { return 0 };
     let values = (function.params().len() + function.results().len()) as u64;
     60 + 16 * values + values * values / 16
+}
+
+/// Items that a type counts as: more where it is an object's, for which the host keeps more.
+pub(super) fn items_of_type(ty: &SubType) -> u64 {
+    match &ty.composite_type.inner {
+        CompositeInnerType::Struct(fields) => 8 + fields.fields.len() as u64,
+        CompositeInnerType::Array(_) => 9,
+        CompositeInnerType::Func(_) | CompositeInnerType::Cont(_) => 1,
+    }
 }
 
 /// The function that copies this many data segments at instantiation, of which each copy may fail.

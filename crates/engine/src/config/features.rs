@@ -1,46 +1,78 @@
 //! What of WebAssembly is not for everybody: what an embedder switches on, and what no engine here has.
 
-use std::fmt;
+use std::{fmt, ops::BitOrAssign};
 
 use serde::{Deserialize, Serialize};
 
 /// Features that cost also those guests which do not use them. A component that needs some is compiled and run by a
 /// wasmtime engine of its own, made when the first such component comes; all others go on as if there were none.
+///
+/// Instances that need some come [on demand](crate::Allocation::OnDemand), never from the pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Features {
-    /// Async functions, streams and futures of the component model, of which WASI 0.3 is made. Their instances come
-    /// [on demand](crate::Allocation::OnDemand), never from the pool.
+    /// Async functions, streams and futures of the component model, of which WASI 0.3 is made.
     pub component_async: bool,
+    /// Exceptions, as C++ and Rust can be built with. An exception that is thrown is an object of the collected heap, see
+    /// [`garbage_collection`](Self::garbage_collection), and takes at least 64 KiB of the component's memory.
+    pub exceptions: bool,
+    /// Garbage collection, which Kotlin, Dart, Java and Scala need together with exceptions. The heap is charged to the
+    /// component's memory as a linear memory is; half of it is free when it is collected. A collection gives way to other
+    /// tasks, but blocks its worker for up to a millisecond for each MiB of heap at a time, and a kill waits for its end.
+    pub garbage_collection: bool,
 }
 
 impl Features {
     /// None of them.
-    pub const NONE: Self = Self { component_async: false };
+    pub const NONE: Self = Self { component_async: false, exceptions: false, garbage_collection: false };
 
     /// All of them.
-    pub(crate) const ALL: Self = Self { component_async: true };
+    pub const ALL: Self = Self { component_async: true, exceptions: true, garbage_collection: true };
 
     /// How many combinations there are.
-    pub(crate) const COMBINATIONS: usize = 2;
+    pub(crate) const COMBINATIONS: usize = 8;
 
     /// All combinations of these, none of them first.
     pub(crate) fn combinations(self) -> impl Iterator<Item = Self> {
-        [false, true].map(|component_async| Self { component_async }).into_iter().filter(move |some| self.offers(*some))
+        (0..Self::COMBINATIONS).map(Self::of_index).filter(move |some| self.offers(*some))
     }
 
     /// Which of the combinations it is.
     pub(crate) fn index(self) -> usize {
-        usize::from(self.component_async)
+        let bit = |is_on, at: usize| usize::from(is_on) << at;
+        bit(self.component_async, 0) | bit(self.exceptions, 1) | bit(self.garbage_collection, 2)
+    }
+
+    fn of_index(index: usize) -> Self {
+        let bit = |at: usize| index >> at & 1 == 1;
+        Self { component_async: bit(0), exceptions: bit(1), garbage_collection: bit(2) }
     }
 
     /// Whether all of those are among these.
     pub(crate) fn offers(self, needed: Self) -> bool {
-        self.component_async || !needed.component_async
+        self.lacking(needed).is_none()
     }
 
     /// The first of those that is not among these.
     pub(crate) fn lacking(self, needed: Self) -> Option<Feature> {
-        (!self.offers(needed)).then_some(Feature::ComponentAsync)
+        let features = [
+            (Feature::GarbageCollection, needed.garbage_collection, self.garbage_collection),
+            (Feature::Exceptions, needed.exceptions, self.exceptions),
+            (Feature::ComponentAsync, needed.component_async, self.component_async),
+        ];
+        features.into_iter().find(|(_, needed, has)| *needed && !has).map(|(feature, ..)| feature)
+    }
+
+    /// Whether its instances may have a heap that is collected.
+    pub fn has_collected_heap(self) -> bool {
+        self.exceptions || self.garbage_collection
+    }
+}
+
+impl BitOrAssign for Features {
+    fn bitor_assign(&mut self, others: Self) {
+        self.component_async |= others.component_async;
+        self.exceptions |= others.exceptions;
+        self.garbage_collection |= others.garbage_collection;
     }
 }
 
@@ -58,11 +90,11 @@ pub enum Feature {
     ComponentThreads,
     /// `error-context`.
     ErrorContext,
-    /// Exceptions.
+    /// [`Features::exceptions`].
     Exceptions,
     /// Exceptions as they were before they were standardised.
     LegacyExceptions,
-    /// Garbage collection.
+    /// [`Features::garbage_collection`].
     GarbageCollection,
     /// Values of garbage collection in the component model's calls.
     ComponentGarbageCollection,
@@ -115,16 +147,17 @@ impl Feature {
             Self::ErrorContext => ("`error-context`", "it was left out of WASI 0.3; use a newer toolchain"),
             Self::Exceptions => (
                 "exceptions",
-                "they come with Kotlin, Dart, Java and Scala, and with C++ built by `-fwasm-exceptions`: build that with \
-                 `-fno-exceptions`",
+                "they come with Kotlin, Dart, Java and Scala, and with C++ built by `-fwasm-exceptions`; switch them on by \
+                 `EngineConfig::features`, or build C++ with `-fno-exceptions`",
             ),
             Self::LegacyExceptions => {
                 ("exceptions of the old kind", "build C++ with `-fno-exceptions`, or newer tools")
             }
-            Self::GarbageCollection | Self::ComponentGarbageCollection => (
+            Self::GarbageCollection => (
                 "garbage collection",
-                "it comes with Kotlin, Dart, Java and Scala, whose components this host does not take",
+                "it comes with Kotlin, Dart, Java and Scala; switch it on by `EngineConfig::features`",
             ),
+            Self::ComponentGarbageCollection => ("collected values in the component model's calls", UNUSUAL),
             Self::Threads | Self::SharedEverythingThreads => {
                 ("threads", "build it without shared memories: without `-pthread` and the target feature `atomics`")
             }

@@ -42,7 +42,10 @@ pub struct CompileLimits {
     /// - a 16th of the square of the values that may be alive at a time (its locals and operands), and a fourth of these
     ///   values times its blocks;
     /// - a 64th of the depth of each block, and for each loop its depth times the locals that are set in it;
-    /// - a 64th of the square of the instructions that may call the host.
+    /// - a 64th of the square of the instructions that may call the host;
+    /// - 4 for each field of an object that it makes, and 20 for each element of an array that it makes from operands;
+    /// - a 1,500th of the square of the values that go from calls to exception handlers: for each call and each handler that
+    ///   it is in the scope of, one, the locals that are set in that scope, and the values that are caught.
     ///
     /// These count as functions as well:
     ///
@@ -51,6 +54,9 @@ pub struct CompileLimits {
     /// - the code for each type of functions and for each function that the host can call: 60, 16 for each parameter and
     ///   result, and a 16th of their square.
     pub function_work: u64,
+    /// Exception handlers that a call may be in the scope of. Each is looked at when an exception passes, in every frame, and
+    /// nothing interrupts that. Default: 64.
+    pub handlers: u64,
     /// Work in all functions together, one for each item, 20 for each module, and 1,000 for each function that a guest calls
     /// of its component's. Default: 60 million.
     pub work: u64,
@@ -86,6 +92,7 @@ impl Default for CompileLimits {
             instances: 1_000,
             image_bytes: 32 << 20,
             function_work: 2_000_000,
+            handlers: 64,
             work: 60_000_000,
             imported: None,
             code_bytes: 256 << 20,
@@ -107,13 +114,14 @@ impl CompileLimits {
         instances: u64::MAX,
         image_bytes: u64::MAX,
         function_work: u64::MAX,
+        handlers: u64::MAX,
         work: u64::MAX,
         imported: None,
         code_bytes: u64::MAX,
     };
 
     /// The names of the fields, as [`LoadError::TooComplex`] has them.
-    pub(crate) const FIELDS: [&str; 13] = [
+    pub(crate) const FIELDS: [&str; 14] = [
         "bytes",
         "text_bytes",
         "nesting",
@@ -125,6 +133,7 @@ impl CompileLimits {
         "instances",
         "image_bytes",
         "function_work",
+        "handlers",
         "work",
         "code_bytes",
     ];

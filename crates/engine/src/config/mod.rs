@@ -7,7 +7,7 @@ mod limits;
 
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
-use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{Collector, Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use serde::{Deserialize, Serialize};
 
@@ -31,7 +31,7 @@ pub(crate) const DENSE_IMAGE: u64 = 16 << 20;
 /// The fixed settings of a [`WasmEngine`](crate::WasmEngine).
 ///
 /// Besides what can be chosen here, every engine has epoch interruption on, debug information and 64-bit memories off, and
-/// shared memories, GC and threads left out at compile time.
+/// shared memories and threads left out at compile time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineConfig {
     /// The pool that instances come from. `None` allocates every instance on demand: nothing is reserved, and each
@@ -119,7 +119,20 @@ impl EngineConfig {
     /// [`Features::component_async`].
     #[must_use]
     pub fn with_component_async(self) -> Self {
-        Self { features: Features { component_async: true }, ..self }
+        Self { features: Features { component_async: true, ..self.features }, ..self }
+    }
+
+    /// An engine that also takes components with exceptions; see [`Features::exceptions`].
+    #[must_use]
+    pub fn with_exceptions(self) -> Self {
+        Self { features: Features { exceptions: true, ..self.features }, ..self }
+    }
+
+    /// An engine that also takes components with garbage collection and exceptions, as languages that have the one have the
+    /// other; see [`Features::garbage_collection`].
+    #[must_use]
+    pub fn with_garbage_collection(self) -> Self {
+        Self { features: Features { garbage_collection: true, exceptions: true, ..self.features }, ..self }
     }
 
     pub(crate) fn copy_on_write(&self) -> bool {
@@ -131,9 +144,10 @@ impl EngineConfig {
     /// Everything that is compiled into the code depends on the kind alone, so that the same artefact loads into a
     /// pooling and into an on-demand engine.
     pub(crate) fn wasmtime(&self, kind: Kind, pool: Option<&PoolConfig>) -> Config {
+        let Features { component_async, exceptions, garbage_collection } = kind.features;
         let mut config = Config::new();
         config
-            .concurrency_support(kind.features.component_async)
+            .concurrency_support(component_async)
             .epoch_interruption(true)
             .consume_fuel(kind.profile == Profile::Metered)
             .parallel_compilation(self.parallel_compilation)
@@ -143,10 +157,12 @@ impl EngineConfig {
             .wasm_backtrace_max_frames(Some(self.backtrace_frames))
             // The limits count in 32 bits' worth of memory, and so do the toolchains.
             .wasm_memory64(false)
-            // On by default, each by itself.
-            .gc_support(false)
-            .wasm_gc(false)
-            .wasm_exceptions(false)
+            // Each is on by default, and one that stays on alone lets guests in that end the process, as of 48.0.8.
+            .gc_support(kind.features.has_collected_heap())
+            .wasm_gc(garbage_collection)
+            .wasm_exceptions(exceptions)
+            // Collected in steps, charged to the guest. The others leak or count references.
+            .collector(Collector::Copying)
             .memory_init_cow(self.copy_on_write())
             .memory_guaranteed_dense_image_size(DENSE_IMAGE)
             // Off, each instance fills its tables anew. What a table becomes in the code is counted as items.
@@ -276,9 +292,10 @@ impl Kind {
     }
 
     /// Whether instances can come from a pool. Not if they may have several stacks each, of which the pool has one for each
-    /// component: one instance could take those of others.
+    /// component, nor if they have collected heaps, which the pool takes for memories: one instance could take those of
+    /// others.
     pub(crate) fn is_pooled(self) -> bool {
-        !self.features.component_async
+        self.features == Features::NONE
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use airssys_wasm_engine::{
     CompileLimits, Compiler, CompilerEnd, CompilerProcess, CompilerProgram, EngineConfig, EngineError, Feature,
-    LoadError, Origin, Profile, WasmEngine, wasmtime::Store,
+    Features, LoadError, Origin, Profile, WasmEngine, wasmtime::Store,
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -210,6 +210,15 @@ fn script(folder: &Path, text: &str) -> PathBuf {
     path
 }
 
+/// The reply that says so, and then nothing for a while.
+fn code_of_nine_bytes(features: Features) -> String {
+    let Features { component_async, exceptions, garbage_collection } = features;
+    let reply = format!(
+        r#"{{"Code":{{"bytes":9,"features":{{"component_async":{component_async},"exceptions":{exceptions},"garbage_collection":{garbage_collection}}}}}}}"#
+    );
+    format!(r"printf 'r\{:03o}\000\000\000{reply}' >&0; exec sleep 1000", reply.len())
+}
+
 #[test]
 fn what_is_no_compiler_is_an_error_that_says_how_it_ended() {
     let folder = tempfile::tempdir().unwrap();
@@ -223,15 +232,9 @@ fn what_is_no_compiler_is_an_error_that_says_how_it_ended() {
         // A frame that claims to have four gigabytes, one that is no message, and code that is not there.
         (r"printf 'r\377\377\377\377' >&0; exec sleep 1000", CompilerEnd::Nonsense),
         (r"printf 'r\002\000\000\000{}' >&0; exec sleep 1000", CompilerEnd::Nonsense),
-        (
-            r#"printf 'r\071\000\000\000{"Code":{"bytes":9,"features":{"component_async":false}}}' >&0; exec sleep 1000"#,
-            CompilerEnd::Nonsense,
-        ),
+        (&code_of_nine_bytes(Features::NONE), CompilerEnd::Nonsense),
         // Code that needs what nobody has asked for.
-        (
-            r#"printf 123456789; printf 'r\070\000\000\000{"Code":{"bytes":9,"features":{"component_async":true}}}' >&0; exec sleep 1000"#,
-            CompilerEnd::Nonsense,
-        ),
+        (&format!("printf 123456789; {}", code_of_nine_bytes(Features::ALL)), CompilerEnd::Nonsense),
     ] {
         let program = script(folder.path(), text);
         assert_eq!(end_of(config(process(program)), &component), end, "{text}");
@@ -240,10 +243,7 @@ fn what_is_no_compiler_is_an_error_that_says_how_it_ended() {
     let error = missing.load_blocking(&component, Profile::Plain).unwrap_err();
     assert!(matches!(error, LoadError::CompilerStart { .. }), "{error:?}");
     // Code that is there and is none.
-    let program = script(
-        folder.path(),
-        r#"printf 123456789; printf 'r\071\000\000\000{"Code":{"bytes":9,"features":{"component_async":false}}}' >&0; exec sleep 1000"#,
-    );
+    let program = script(folder.path(), &format!("printf 123456789; {}", code_of_nine_bytes(Features::NONE)));
     let error =
         WasmEngine::new(config(process(program))).unwrap().load_blocking(&component, Profile::Plain).unwrap_err();
     assert!(matches!(error, LoadError::Invalid { .. }), "{error:?}");

@@ -21,7 +21,7 @@ const ASYNC_ADD: &str = r#"(component
     (func (export "add") async (param "a" s32) (param "b" s32) (result s32)
         (canon lift (core func $i "add") async (callback (core func $i "callback")))))"#;
 
-const ASYNC: Features = Features { component_async: true };
+const ASYNC: Features = Features { component_async: true, ..Features::NONE };
 
 fn engine(config: EngineConfig) -> WasmEngine {
     WasmEngine::new(config.compile_in_process()).unwrap()
@@ -173,4 +173,123 @@ fn async_functions_that_are_missing_are_named_beside_others() {
     let Err(LinkError::Unsatisfied { imports, .. }) = component.link(&component.linker::<()>()) else { panic!() };
     let names: Vec<_> = imports.iter().map(|import| (import.name.as_str(), import.functions.len())).collect();
     assert_eq!(names, [("a:a/a", 2), ("b", 1)]);
+}
+
+const THROWS: &str = r#"(component
+    (core module $m
+        (tag $e (param i32))
+        (func $throw (param i32) (throw $e (local.get 0)))
+        (func (export "add") (param i32 i32) (result i32)
+            (block $caught (result i32)
+                (try_table (catch $e $caught) (call $throw (i32.add (local.get 0) (local.get 1))))
+                unreachable)))
+    (core instance $i (instantiate $m))
+    (func (export "add") (param "a" s32) (param "b" s32) (result s32) (canon lift (core func $i "add"))))"#;
+
+const COLLECTS: &str = r#"(component
+    (core module $m
+        (type $pair (struct (field i32) (field i32)))
+        (func (export "add") (param i32 i32) (result i32)
+            (local $pair (ref null $pair))
+            (local.set $pair (struct.new $pair (local.get 0) (local.get 1)))
+            (i32.add (struct.get $pair 0 (local.get $pair)) (struct.get $pair 1 (local.get $pair)))))
+    (core instance $i (instantiate $m))
+    (func (export "add") (param "a" s32) (param "b" s32) (result s32) (canon lift (core func $i "add"))))"#;
+
+const EXCEPTIONS: Features = Features { exceptions: true, ..Features::NONE };
+const COLLECTION: Features = Features { garbage_collection: true, ..Features::NONE };
+
+#[tokio::test]
+async fn exceptions_and_garbage_collection_have_engines_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = EngineConfig { code_cache: Some(Path::to_owned(folder.path())), ..EngineConfig::small() };
+    let both = || engine(config.clone().with_garbage_collection());
+    for profile in [Profile::Plain, Profile::Metered] {
+        for origin in [Origin::Compiled, Origin::CodeCache] {
+            let engine = both();
+            for (text, features) in [(ADD, Features::NONE), (THROWS, EXCEPTIONS), (COLLECTS, COLLECTION)] {
+                let component = engine.load_wat_blocking(text, profile).unwrap();
+                assert_eq!((component.features(), component.origin()), (features, origin));
+                let is_plain = wasmtime::Engine::same(component.wasmtime(), engine.wasmtime(profile).unwrap());
+                assert_eq!(is_plain, features == Features::NONE);
+                adds(&component).await;
+            }
+        }
+    }
+    // Exceptions alone, and neither.
+    let some = engine(config.clone().with_exceptions());
+    adds(&some.load_wat_blocking(THROWS, Profile::Plain).unwrap()).await;
+    let error = some.load_wat_blocking(COLLECTS, Profile::Plain).unwrap_err();
+    assert_eq!(lacks(&error), Feature::GarbageCollection);
+    assert!(error.to_string().contains("`EngineConfig::features`"), "{error}");
+    let error = engine(config).load_wat_blocking(THROWS, Profile::Plain).unwrap_err();
+    assert_eq!(lacks(&error), Feature::Exceptions);
+}
+
+/// What a component needs is found before it is compiled: all of it, or it is refused as invalid, and no more, or it is
+/// slower than it could be.
+#[test]
+fn what_exceptions_and_garbage_collection_are_in_is_seen_wherever_it_is() {
+    let engine = engine(EngineConfig::small().with_garbage_collection().with_component_async());
+    let found = |fields: &str| {
+        let component = engine.load_wat_blocking(&format!("(component {fields})"), Profile::Plain);
+        component.unwrap_or_else(|error| panic!("{fields}: {error}")).features()
+    };
+    for module in [
+        "(tag)",
+        "(type (func (param exnref)))",
+        "(func (local exnref))",
+        "(table 1 exnref)",
+        "(global exnref (ref.null exn))",
+        "(global i32 (i32.const 0)) (func (drop (ref.null exn)))",
+        "(func (try_table))",
+        "(func (param exnref) (throw_ref (local.get 0)))",
+        r#"(import "" "" (tag))"#,
+        r#"(import "" "" (global exnref))"#,
+        "(func (block (result exnref) unreachable) drop)",
+        "(elem exnref)",
+    ] {
+        assert_eq!(found(&format!("(core module {module})")), EXCEPTIONS, "{module}");
+    }
+    for module in [
+        "(type (struct))",
+        "(type (array i8))",
+        "(type (sub (func)))",
+        "(rec (type (func)))",
+        "(rec)",
+        "(func (param externref))",
+        "(func (local anyref))",
+        "(func (drop (ref.null none)))",
+        "(func (drop (ref.null nofunc)))",
+        "(table 1 i31ref)",
+        "(table 1 funcref (ref.null nofunc))",
+        "(elem i31ref)",
+        "(global eqref (ref.null eq))",
+        "(func (param funcref) (drop (ref.test nullfuncref (local.get 0))))",
+        "(func (result i32) (i31.get_s (ref.i31 (i32.const 0))))",
+        "(func (block (result anyref) unreachable) drop)",
+        "(func unreachable (select (result anyref)) drop)",
+        r#"(import "" "" (global externref))"#,
+        r#"(import "" "" (table 1 externref))"#,
+    ] {
+        assert_eq!(found(&format!("(core module {module})")), COLLECTION, "{module}");
+    }
+    for types in [
+        "(core type (struct))",
+        r#"(core type (module (import "" "" (table 1 anyref))))"#,
+        "(core type (module (type (array i8))))",
+        "(type (component (core type (module (type (struct))))))",
+    ] {
+        assert_eq!(found(types), COLLECTION, "{types}");
+    }
+    let both = "(core module (tag) (type (struct))) (type (stream u8))";
+    assert_eq!(found(both), Features::ALL);
+    for plain in [
+        "(core module (func (param funcref) (drop (ref.is_null (local.get 0)))))",
+        "(core module (type $f (func)) (func (param (ref $f)) (call_ref $f (local.get 0))))",
+        "(core module (table 1 funcref (ref.null func)))",
+        r#"(core type (module (import "" "" (func))))"#,
+    ] {
+        assert_eq!(found(plain), Features::NONE, "{plain}");
+    }
 }

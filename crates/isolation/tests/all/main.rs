@@ -5,6 +5,7 @@
 mod advisories;
 mod call_with;
 mod calls;
+mod collected;
 mod crashes;
 mod files;
 #[cfg(unix)]
