@@ -13,7 +13,7 @@ use wasm_encoder::{
 };
 use wasmparser::{Operator, Validator, WasmFeatures};
 
-use crate::hostile::generate;
+use crate::hostile::generate::{self, objects::EACH};
 
 /// One reading.
 #[derive(Debug, Clone)]
@@ -45,7 +45,8 @@ impl Calibration {
     ///
     /// When it cannot be made.
     pub fn new() -> Result<Self> {
-        let config = EngineConfig { compile_limits: CompileLimits::NONE, ..EngineConfig::on_demand() };
+        let config =
+            EngineConfig { compile_limits: CompileLimits::NONE, ..EngineConfig::on_demand().with_garbage_collection() };
         Ok(Self(WasmEngine::new(config.compile_in_process())?))
     }
 
@@ -227,7 +228,7 @@ pub fn of_instructions(calibration: &Calibration, mut at: impl FnMut(&Reading)) 
 }
 
 /// Shapes of which the compiler's work grows faster than their size, each at a few sizes.
-const SHAPES: [(&str, [usize; 3]); 20] = [
+const SHAPES: [(&str, [usize; 3]); 28] = [
     ("functions", [100, 1_000, 10_000]),
     ("exports", [100, 1_000, 10_000]),
     ("elements", [100, 1_000, 10_000]),
@@ -248,6 +249,14 @@ const SHAPES: [(&str, [usize; 3]); 20] = [
     ("modules", [30, 100, 300]),
     ("lowered_functions", [10, 100, 500]),
     ("adapters", [10, 30, 100]),
+    ("exception_edges", [100, 1_000, 5_000]),
+    ("exceptions_over_locals", [100, 300, 1000]),
+    ("many_handlers", [100, 300, 800]),
+    ("caught_values", [10, 30, 100]),
+    ("fields", [100, 1_000, 5_000]),
+    ("fixed_array", [100, 1_000, 4_000]),
+    ("references_over_calls", [100, 300, 1_000]),
+    ("object_types", [100, 1_000, 10_000]),
 ];
 
 /// Reads all shapes.
@@ -256,7 +265,8 @@ const SHAPES: [(&str, [usize; 3]); 20] = [
 ///
 /// When one cannot be compiled.
 pub fn of_shapes(calibration: &Calibration, mut at: impl FnMut(&Reading)) -> Result<()> {
-    for (name, sizes) in SHAPES {
+    let objects = EACH.iter().map(|(name, _)| (*name, [100, 1_000, 3_000]));
+    for (name, sizes) in SHAPES.into_iter().chain(objects) {
         for n in sizes {
             at(&calibration.read(name, n, &generate::binary(name, n)?)?);
         }

@@ -188,7 +188,8 @@ impl Limits {
         Ok(Self {
             resources: ResourceLimits::take_from(&mut manifest)?,
             engine: EngineConfig { pool: Some(PoolConfig::for_components(64)), ..EngineConfig::default() }
-                .with_component_async(),
+                .with_component_async()
+                .with_garbage_collection(),
             budget: guest.budget << 20,
             mailbox: 64,
             mailbox_bytes: 1 << 20,
@@ -242,6 +243,7 @@ impl Limits {
             "items" => compile.items = u64::MAX,
             "compile_instances" => compile.instances = u64::MAX,
             "function_work" => compile.function_work = u64::MAX,
+            "handlers" => compile.handlers = u64::MAX,
             "work" => compile.work = u64::MAX,
             "modules" => compile.modules = u64::MAX,
             "image_bytes" => compile.image_bytes = u64::MAX,

@@ -1,5 +1,7 @@
 //! Guests that are too large to be written down, by their number.
 
+pub(crate) mod objects;
+
 use anyhow::{Result, bail};
 use wasm_encoder::{
     BlockType, CodeSection, Component, CompositeInnerType, CompositeType, ConstExpr, DataSection, ElementSection,
@@ -90,7 +92,19 @@ pub fn binary(generator: &str, n: usize) -> Result<Vec<u8>> {
         "lowered_functions" => lowered_functions(n)?,
         "adapters" => adapters(n)?,
         "long_names_exported" => long_names_exported(n)?,
-        _ => bail!("there is no generator {generator:?}"),
+        "exception_edges" => objects::exception_edges(n, 1, 0)?,
+        "exceptions_over_locals" => objects::exception_edges(1000, 1, n / 10)?,
+        "many_handlers" => objects::exception_edges(n, 60, 0)?,
+        "nested_handlers" => objects::nested_handlers(n)?,
+        "caught_values" => objects::caught_values(n)?,
+        "fields" => objects::fields(n)?,
+        "fixed_array" => objects::fixed_array(n)?,
+        "references_over_calls" => objects::references_over_calls(n)?,
+        "object_types" => objects::object_types(n)?,
+        each => match objects::EACH.iter().find(|(name, _)| *name == each) {
+            Some((_, instruction)) => objects::each(instruction, n)?,
+            None => bail!("there is no generator {generator:?}"),
+        },
     })
 }
 

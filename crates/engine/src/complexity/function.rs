@@ -156,7 +156,9 @@ impl Functions {
         }
         let alive = locals + most;
         let squared = alive.saturating_mul(alive) / 16;
-        let spread = alive.saturating_mul(blocks) / 4;
+        // References that are collected are noted down wherever a collection may happen.
+        let places = if found.features.garbage_collection { 1 } else { 4 };
+        let spread = alive.saturating_mul(blocks) / places;
         let host_calls = weights::of_host_calls(host_calls);
         let edges = weights::of_exception_edges(edges);
         found.work =

@@ -51,12 +51,9 @@ pub(super) fn of(operator: &Operator<'_>) -> Weight {
         | Operator::ArrayNew { .. }
         | Operator::ArrayNewDefault { .. }
         | Operator::ArrayNewFixed { .. }
-        | Operator::ArrayNewData { .. }
-        | Operator::ArrayNewElem { .. } => (80, 5, true),
-        Operator::ArrayFill { .. }
-        | Operator::ArrayCopy { .. }
-        | Operator::ArrayInitData { .. }
-        | Operator::ArrayInitElem { .. } => (150, 5, true),
+        | Operator::ArrayNewData { .. } => (80, 5, true),
+        Operator::ArrayNewElem { .. } | Operator::ArrayCopy { .. } => (250, 5, true),
+        Operator::ArrayFill { .. } | Operator::ArrayInitData { .. } | Operator::ArrayInitElem { .. } => (150, 5, true),
         Operator::StructGet { .. }
         | Operator::StructGetS { .. }
         | Operator::StructGetU { .. }

@@ -40,7 +40,7 @@ pub struct CompileLimits {
     /// - 60 for itself, and one for each instruction, each value that one takes or leaves, and each target of a branch;
     ///   more for instructions that are slow to compile;
     /// - a 16th of the square of the values that may be alive at a time (its locals and operands), and a fourth of these
-    ///   values times its blocks;
+    ///   values times its blocks, with garbage collection all of that;
     /// - a 64th of the depth of each block, and for each loop its depth times the locals that are set in it;
     /// - a 64th of the square of the instructions that may call the host;
     /// - 4 for each field of an object that it makes, and 20 for each element of an array that it makes from operands;
