@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     config::{Feature, Profile, SHORTEST_TICK},
-    wasi::WASI_VERSION,
+    wasi::{WASI_P3_VERSION, WASI_VERSION},
 };
 
 /// An engine could not be made.
@@ -306,17 +306,22 @@ impl MissingImport {
                 false => "define it in the linker, or leave it out of the component".to_owned(),
             };
         };
-        // Proposals that are no part of WASI 0.2, such as `wasi:config` and `wasi:keyvalue`.
+        // Proposals that are no part of WASI 0.2 or 0.3, such as `wasi:config` and `wasi:keyvalue`.
         let package = interface.split_once('/').map_or(interface, |(package, _)| package);
         if !["cli", "clocks", "filesystem", "http", "io", "random", "sockets"].contains(&package) {
             return "the host does not offer it; an embedder can define it in the linker".to_owned();
         }
-        let minor = |version: &str| version.strip_prefix("0.2.").and_then(|minor| minor.parse::<u32>().ok());
-        if self.offered.is_some() && minor(version) > minor(WASI_VERSION) {
-            return format!("newer than WASI {WASI_VERSION}, which the host offers");
+        let minor = |version: &str, line| version.strip_prefix(line).and_then(|minor| minor.parse::<u32>().ok());
+        for (line, offered) in [("0.2.", WASI_VERSION), ("0.3.", WASI_P3_VERSION)] {
+            if self.offered.is_some() && minor(version, line) > minor(offered, line) {
+                return format!("newer than WASI {offered}, which the host offers");
+            }
         }
-        if minor(version).is_none() {
-            return format!("the host offers WASI 0.2, up to {WASI_VERSION}");
+        if minor(version, "0.2.").or(minor(version, "0.3.")).is_none() {
+            return match version.starts_with("0.3.") {
+                true => format!("built for a draft of WASI 0.3; build it for {WASI_P3_VERSION}"),
+                false => format!("the host offers WASI 0.2, up to {WASI_VERSION}"),
+            };
         }
         if interface.starts_with("http/") {
             return "the host offers no HTTP; build without it (componentize-js: `--disable http --disable \

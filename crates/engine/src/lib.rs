@@ -63,7 +63,7 @@ pub use error::{
     CacheError, CompilerEnd, EngineError, ExportError, LinkError, LoadError, MissingImport, panic_message, shown,
 };
 pub use ticker::EpochClock;
-pub use wasi::{WASI_VERSION, add_bare_wasi};
+pub use wasi::{WASI_P3_VERSION, WASI_VERSION, add_bare_wasi, takes_wasi_p3};
 pub use wasmtime;
 pub use wasmtime::component::Linker;
 pub use wasmtime_wasi;

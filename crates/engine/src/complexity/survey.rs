@@ -9,7 +9,7 @@ use wasmparser::{
 };
 
 use super::{Complexity, Size, Tally, check, module::Module, weights};
-use crate::{Imported, LoadError};
+use crate::{Imported, LoadError, wasi::is_wasi_p3};
 
 /// The state of a walk.
 pub(super) struct Survey<'a> {
@@ -45,6 +45,7 @@ impl<'a> Survey<'a> {
             Payload::End(_) => return self.finish(),
             _ => {}
         }
+        let is_outermost = self.open.len() == 1;
         let Some(here) = self.open.last_mut() else { return Ok(()) };
         let tally = &mut self.tally;
         // Counted before any of them is looked at.
@@ -110,7 +111,9 @@ impl<'a> Survey<'a> {
             Payload::ComponentImportSection(section) => {
                 tally.imports(section.count())?;
                 for import in section {
-                    match import?.ty.kind() {
+                    let import = import?;
+                    tally.found.features.component_async |= is_outermost && is_wasi_p3(import.name.name);
+                    match import.ty.kind() {
                         ComponentExternalKind::Module => here.modules.push(None),
                         ComponentExternalKind::Component => here.components.push(None),
                         _ => {}

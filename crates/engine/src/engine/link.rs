@@ -2,7 +2,7 @@
 
 use wasmtime::component::{Component, Linker, LinkerInstance, ResourceType, types::ComponentItem};
 
-use crate::{MissingImport, WASI_VERSION, describe::describe_func};
+use crate::{MissingImport, WASI_P3_VERSION, WASI_VERSION, describe::describe_func};
 
 /// Finds which imports a linker lacks. wasmtime checks them in order and stops at the first failure. So this finds the
 /// first by bisection, with stand-ins for those after it, then the next with a stand-in for the first, and so on, up to
@@ -97,9 +97,11 @@ impl<'a> Import<'a> {
 
     /// What is missing of it: of the version that the linker has, where that is another one of WASI.
     fn missing<T: 'static>(&self, engine: &wasmtime::Engine, linker: &Linker<T>) -> MissingImport {
-        let interface = self.name.strip_prefix("wasi:").and_then(|name| name.split_once("@0.2."));
-        let offered = interface.map(|(interface, _)| format!("wasi:{interface}@{WASI_VERSION}"));
-        let offered = offered.filter(|offered| offered != self.name && is_defined(linker, offered));
+        let offered = [("@0.2.", WASI_VERSION), ("@0.3.", WASI_P3_VERSION)].into_iter().find_map(|(asked, version)| {
+            let (interface, _) = self.name.strip_prefix("wasi:")?.split_once(asked)?;
+            let offered = format!("wasi:{interface}@{version}");
+            (offered != self.name && is_defined(linker, &offered)).then_some(offered)
+        });
         let functions = undefined_functions(engine, linker, offered.as_deref().unwrap_or(self.name), &self.item);
         MissingImport { name: self.name.to_owned(), offered, functions }
     }

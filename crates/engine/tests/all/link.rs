@@ -1,8 +1,8 @@
 //! Imports and exports.
 
 use airssys_wasm_engine::{
-    CompileLimits, EngineConfig, ExportError, Imported, LinkError, LoadError, Profile, WASI_VERSION, WasmEngine,
-    add_bare_wasi,
+    CompileLimits, EngineConfig, ExportError, Imported, LinkError, LoadError, Profile, WASI_P3_VERSION,
+    WASI_VERSION, WasmEngine, add_bare_wasi,
     wasmtime::{self, Store},
     wasmtime_wasi,
 };
@@ -77,7 +77,10 @@ impl wasmtime_wasi::WasiView for View {
 
 /// What a component is told that is linked with WASI alone.
 fn told(text: &str) -> (Vec<(String, Option<String>)>, String) {
-    let engine = engine();
+    told_by(&engine(), text)
+}
+
+fn told_by(engine: &WasmEngine, text: &str) -> (Vec<(String, Option<String>)>, String) {
     let component = engine.load_wat_blocking(text, Profile::Plain).unwrap();
     let mut linker = component.linker::<View>();
     add_bare_wasi(&mut linker).unwrap();
@@ -105,10 +108,11 @@ fn versions_of_wasi_are_told_apart() {
             Some(format!("wasi:cli/environment@{WASI_VERSION}")),
             "(fancy: func()): newer than WASI 0.2.12",
         ),
+        (r#""wasi:cli/environment@0.1.0" (instance (export "now" (func)))"#, None, "the host offers WASI 0.2, up to"),
         (
-            r#""wasi:clocks/system-clock@0.3.0" (instance (export "now" (func)))"#,
+            r#""wasi:clocks/system-clock@0.3.0-rc-2026-03-15" (instance (export "now" (func)))"#,
             None,
-            "the host offers WASI 0.2, up to",
+            "built for a draft of WASI 0.3; build it for 0.3.0",
         ),
         (
             r#""wasi:keyvalue/store@0.2.0-draft" (instance (export "open" (func)))"#,
@@ -127,6 +131,41 @@ fn versions_of_wasi_are_told_apart() {
         assert_eq!((imports.len(), imports[0].1.as_ref()), (1, offered.as_ref()), "{text}");
         assert!(text.contains(said), "{text}");
     }
+}
+
+#[test]
+fn versions_of_wasi_0_3_are_told_apart() {
+    let config = EngineConfig::small().with_component_async().compile_in_process();
+    let engine = WasmEngine::new(config).unwrap();
+    let clock = format!("wasi:clocks/system-clock@{WASI_P3_VERSION}");
+    for (import, offered, said) in [
+        (
+            r#""wasi:clocks/system-clock@0.3.9" (instance (export "fancy" (func)))"#,
+            Some(&clock),
+            "(fancy: func()): newer than WASI 0.3.0",
+        ),
+        (
+            r#""wasi:clocks/system-clock@0.3.0" (instance (export "now" (func)))"#,
+            None,
+            "the linker has it with another type",
+        ),
+        (r#""wasi:clocks/timezone@0.3.0" (instance (export "id" (func)))"#, None, "the host does not offer it"),
+        (r#""wasi:http/client@0.3.0" (instance (export "send" (func)))"#, None, "the host offers no HTTP"),
+    ] {
+        let (imports, text) = told_by(&engine, &format!("(component (import {import}))"));
+        assert_eq!((imports.len(), imports[0].1.as_ref()), (1, offered), "{text}");
+        assert!(text.contains(said), "{text}");
+    }
+    // Nothing in it is async, and WASI 0.3 is there for components with async only.
+    let seed = r#"(component (import "wasi:random/random@0.3.0" (instance
+        (export "get-random-u64" (func (result u64))))))"#;
+    let component = engine.load_wat_blocking(seed, Profile::Plain).unwrap();
+    assert!(component.features().component_async);
+    let mut linker = component.linker::<View>();
+    add_bare_wasi(&mut linker).unwrap();
+    component.link(&linker).unwrap();
+    let error = self::engine().load_wat_blocking(seed, Profile::Plain).unwrap_err();
+    assert!(matches!(error, LoadError::Unsupported { .. }), "{error}");
 }
 
 #[test]
