@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     FileJobs, WasiError, WasiGrants,
-    wasi::{FileStreams, Tail, drop_resources},
+    wasi::{FileStreams, Tail, drop_resources, p3::InFlight},
 };
 
 /// The data of a sandbox's store: the meter, the WASI context, and whatever the embedder's host functions need.
@@ -25,6 +25,8 @@ struct Wasi {
     ctx: WasiCtx,
     table: ResourceTable,
     streams: FileStreams,
+    /// Since the first async call of WASI 0.3.
+    in_flight: Option<InFlight>,
 }
 
 impl Drop for Wasi {
@@ -59,7 +61,7 @@ impl<U> HostState<U> {
         builder.max_random_size(limits.host_call_bytes.as_u64());
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.handles as usize);
-        Box::new(Wasi { stderr, ctx: builder.build(), table, streams })
+        Box::new(Wasi { stderr, ctx: builder.build(), table, streams, in_flight: None })
     }
 
     pub(crate) fn metered(&self) -> &Meter {
@@ -99,6 +101,10 @@ impl<U> HostState<U> {
 
     pub(crate) fn file_streams(&mut self) -> &FileStreams {
         &self.wasi_parts().streams
+    }
+
+    pub(crate) fn in_flight(&mut self) -> InFlight {
+        self.wasi_parts().in_flight.get_or_insert_default().clone()
     }
 
     fn wasi_parts(&mut self) -> &mut Wasi {

@@ -1,8 +1,8 @@
 //! Imports and exports.
 
 use airssys_wasm_engine::{
-    CompileLimits, EngineConfig, ExportError, Imported, LinkError, LoadError, Profile, WASI_P3_VERSION,
-    WASI_VERSION, WasmEngine, add_bare_wasi,
+    CompileLimits, EngineConfig, ExportError, Imported, LinkError, LoadError, Profile, WASI_P3_VERSION, WASI_VERSION,
+    WasmEngine, add_bare_wasi,
     wasmtime::{self, Store},
     wasmtime_wasi,
 };

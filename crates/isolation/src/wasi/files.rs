@@ -22,7 +22,7 @@ use tokio::{
 use super::FileJobs;
 
 /// Bytes that a stream reads or writes at once, and so the most that it holds.
-const UNDER_WAY: usize = 64 << 10;
+pub(crate) const UNDER_WAY: usize = 64 << 10;
 
 /// Bytes that are read for who waits and has not said how much.
 const READ_AHEAD: usize = 4 << 10;
@@ -103,7 +103,8 @@ pub(crate) fn drop_resources(mut table: ResourceTable) {
     }
 }
 
-fn ended<R>(job: Result<R, JoinError>) -> R {
+/// The result of a job, or its panic.
+pub(crate) fn ended<R>(job: Result<R, JoinError>) -> R {
     job.unwrap_or_else(|error| resume_unwind(error.into_panic()))
 }
 

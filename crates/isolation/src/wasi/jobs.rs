@@ -42,7 +42,7 @@ impl FileJobs {
         })
     }
 
-    pub(super) async fn permit(&self) -> OwnedSemaphorePermit {
+    pub(crate) async fn permit(&self) -> OwnedSemaphorePermit {
         Arc::clone(&self.0).acquire_owned().await.expect("never closed")
     }
 

@@ -1,0 +1,101 @@
+//! Host names and datagrams: a few in flight.
+
+use airssys_wasm_engine::{
+    Linker,
+    wasmtime::{
+        self,
+        component::{Accessor, AccessorTask, Resource},
+    },
+    wasmtime_wasi::{
+        p3::bindings::sockets::{
+            ip_name_lookup::{self, HostWithStore as _},
+            types::{ErrorCode, HostUdpSocketWithStore as _, IpAddress, IpSocketAddress},
+        },
+        sockets::{UdpSocket, WasiSockets, WasiSocketsView},
+    },
+};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::{super::LONGEST_HOST_NAME, versioned};
+use crate::HostState;
+
+pub(super) fn bound<U: Send + 'static>(linker: &mut Linker<HostState<U>>) -> wasmtime::Result<()> {
+    linker
+        .instance(&versioned("wasi:sockets/ip-name-lookup"))?
+        .func_wrap_concurrent("resolve-addresses", |store, (name,)| Box::pin(resolve_addresses(store, name)))?;
+    let mut sockets = linker.instance(&versioned("wasi:sockets/types"))?;
+    sockets.func_wrap_concurrent("[method]udp-socket.send", |store, (socket, data, to)| {
+        Box::pin(send(store, socket, data, to))
+    })?;
+    sockets.func_wrap_concurrent("[method]udp-socket.receive", |store, (socket,)| Box::pin(receive(store, socket)))
+}
+
+type Addresses = Result<Vec<IpAddress>, ip_name_lookup::ErrorCode>;
+
+async fn resolve_addresses<U: Send + 'static>(
+    store: &Accessor<HostState<U>>,
+    name: String,
+) -> wasmtime::Result<(Addresses,)> {
+    if name.len() > LONGEST_HOST_NAME {
+        return Ok((Err(ip_name_lookup::ErrorCode::InvalidArgument),));
+    }
+    let in_flight = store.with(|mut store| store.get().in_flight());
+    let permit = in_flight.look_up().await;
+    let (addresses, resolved) = oneshot::channel();
+    store.spawn(LookUp { name, addresses, _permit: permit })?;
+    Ok((resolved.await?,))
+}
+
+/// A look-up that goes on when its call is cancelled, because its thread does.
+struct LookUp {
+    name: String,
+    addresses: oneshot::Sender<Addresses>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl<U: Send + 'static> AccessorTask<HostState<U>> for LookUp {
+    async fn run(self, store: &Accessor<HostState<U>>) -> wasmtime::Result<()> {
+        let sockets = store.with_getter::<WasiSockets>(|state| state.sockets());
+        let addresses = WasiSockets::resolve_addresses(&sockets, self.name).await?;
+        // The call may be cancelled.
+        _ = self.addresses.send(addresses);
+        Ok(())
+    }
+}
+
+async fn send<U: Send + 'static>(
+    store: &Accessor<HostState<U>>,
+    socket: Resource<UdpSocket>,
+    data: Vec<u8>,
+    to: Option<IpSocketAddress>,
+) -> wasmtime::Result<(Result<(), ErrorCode>,)> {
+    let in_flight = store.with(|mut store| store.get().in_flight());
+    // Datagrams that wait are held, too.
+    if data.len() > LARGEST_DATAGRAM {
+        return Ok((Err(ErrorCode::DatagramTooLarge),));
+    }
+    let _permit = in_flight.send().await;
+    let sockets = store.with_getter::<WasiSockets>(|state| state.sockets());
+    match WasiSockets::send(&sockets, socket, data, to).await {
+        Ok(()) => Ok((Ok(()),)),
+        Err(error) => Ok((Err(error.downcast()?),)),
+    }
+}
+
+/// Bytes of a datagram, as wasmtime-wasi has it.
+const LARGEST_DATAGRAM: usize = u16::MAX as usize;
+
+type Received = Result<(Vec<u8>, IpSocketAddress), ErrorCode>;
+
+async fn receive<U: Send + 'static>(
+    store: &Accessor<HostState<U>>,
+    socket: Resource<UdpSocket>,
+) -> wasmtime::Result<(Received,)> {
+    let in_flight = store.with(|mut store| store.get().in_flight());
+    let Some(_permit) = in_flight.try_receive() else { return Ok((Err(ErrorCode::OutOfMemory),)) };
+    let sockets = store.with_getter::<WasiSockets>(|state| state.sockets());
+    match WasiSockets::receive(&sockets, socket).await {
+        Ok(datagram) => Ok((Ok(datagram),)),
+        Err(error) => Ok((Err(error.downcast()?),)),
+    }
+}

@@ -1,0 +1,82 @@
+//! How many async calls of a kind a sandbox may have in flight.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Jobs on files that a sandbox has in flight, so that it does not fill the queue of those that share its
+/// [`FileJobs`](crate::FileJobs).
+const FILE_JOBS: usize = 8;
+
+/// Datagrams in flight in each direction. Each takes up to 64 KiB.
+const DATAGRAMS: usize = 16;
+
+/// Permits of one sandbox. Each call waits for its own, which is held until the work ends, also when the guest has
+/// cancelled the call.
+#[derive(Clone)]
+pub(crate) struct InFlight {
+    files: Arc<Semaphore>,
+    sends: Arc<Semaphore>,
+    receives: Arc<Semaphore>,
+    look_ups: Arc<Semaphore>,
+}
+
+impl Default for InFlight {
+    fn default() -> Self {
+        let of = |permits| Arc::new(Semaphore::new(permits));
+        Self { files: of(FILE_JOBS), sends: of(DATAGRAMS), receives: of(DATAGRAMS), look_ups: of(1) }
+    }
+}
+
+impl InFlight {
+    pub(crate) async fn file(self) -> OwnedSemaphorePermit {
+        permit(self.files).await
+    }
+
+    pub(crate) async fn send(self) -> OwnedSemaphorePermit {
+        permit(self.sends).await
+    }
+
+    /// A permit, if one is free. A datagram may never come, and to wait behind others that wait would be to hang.
+    pub(crate) fn try_receive(self) -> Option<OwnedSemaphorePermit> {
+        self.receives.try_acquire_owned().ok()
+    }
+
+    pub(crate) async fn look_up(self) -> OwnedSemaphorePermit {
+        permit(self.look_ups).await
+    }
+}
+
+async fn permit(semaphore: Arc<Semaphore>) -> OwnedSemaphorePermit {
+    semaphore.acquire_owned().await.expect("never closed")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::pin,
+        task::{Context, Waker},
+    };
+
+    use super::*;
+
+    #[test]
+    fn calls_in_flight_are_limited() {
+        let mut cx = Context::from_waker(Waker::noop());
+        let in_flight = InFlight::default();
+        let mut received: Vec<_> = (0..DATAGRAMS).map(|_| in_flight.clone().try_receive()).collect();
+        assert!(received.iter().all(Option::is_some));
+        assert!(in_flight.clone().try_receive().is_none());
+        received.pop();
+        assert!(in_flight.clone().try_receive().is_some());
+
+        let first = match pin!(in_flight.clone().look_up()).poll(&mut cx) {
+            std::task::Poll::Ready(permit) => permit,
+            std::task::Poll::Pending => panic!("none is in flight"),
+        };
+        let mut second = pin!(in_flight.look_up());
+        assert!(second.as_mut().poll(&mut cx).is_pending());
+        drop(first);
+        assert!(second.as_mut().poll(&mut cx).is_ready());
+    }
+}
