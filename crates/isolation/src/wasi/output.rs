@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker, ready},
 };
 
 use airssys_wasm_engine::wasmtime_wasi::{
@@ -114,11 +114,20 @@ pub(super) struct GuestOutput {
     tail: Option<Tail>,
     /// What was written and is not handed over yet.
     rest: Bytes,
+    /// In 0.3: the other tasks' turn, while this waits for it.
+    turn: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
 }
 
 enum Sink {
     Discard,
-    Tracing { stream: &'static str, actor: Option<Arc<str>>, log: LogAllowance, line: Vec<u8> },
+    Tracing {
+        stream: &'static str,
+        actor: Option<Arc<str>>,
+        log: LogAllowance,
+        line: Vec<u8>,
+        /// Lines since other tasks had their turn, as far as 0.3 is used.
+        lines: usize,
+    },
     Writer(Arc<Mutex<dyn Write + Send>>),
 }
 
@@ -142,14 +151,16 @@ impl GuestOutput {
     ) -> Self {
         let sink = match stdio {
             Stdio::Discard => Sink::Discard,
-            Stdio::Tracing => Sink::Tracing { stream, actor: actor.cloned(), log: log.clone(), line: Vec::new() },
+            Stdio::Tracing => {
+                Sink::Tracing { stream, actor: actor.cloned(), log: log.clone(), line: Vec::new(), lines: 0 }
+            }
             Stdio::Writer(writer) => Sink::Writer(Arc::clone(writer)),
         };
-        Self { sink: Arc::new(Mutex::new(sink)), tail, rest: Bytes::new() }
+        Self { sink: Arc::new(Mutex::new(sink)), tail, rest: Bytes::new(), turn: None }
     }
 
     fn another(&self) -> Self {
-        Self { sink: Arc::clone(&self.sink), tail: self.tail.clone(), rest: Bytes::new() }
+        Self { sink: Arc::clone(&self.sink), tail: self.tail.clone(), rest: Bytes::new(), turn: None }
     }
 
     /// Hands over what waits, or a part of it.
@@ -166,21 +177,51 @@ impl GuestOutput {
     }
 
     fn permit(&self) -> usize {
-        match &*self.sink.lock() {
-            _ if !self.rest.is_empty() => 0,
-            Sink::Tracing { .. } => LARGEST_WRITE_TO_TRACING,
-            Sink::Writer(_) | Sink::Discard => LARGEST_WRITE,
+        if self.rest.is_empty() { self.sink.lock().permit() } else { 0 }
+    }
+
+    /// Ready when other tasks had their turn, if many lines were logged since they had.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.turn.is_none() && !self.sink.lock().is_due() {
+            return Poll::Ready(());
         }
+        // wasmtime polls first with a waker that wakes nobody, and then at once with the task's: only that one waits.
+        if cx.waker().will_wake(Waker::noop()) {
+            return Poll::Pending;
+        }
+        let turn = self.turn.get_or_insert_with(|| Box::pin(tokio::task::yield_now()));
+        ready!(turn.as_mut().poll(cx));
+        self.turn = None;
+        self.sink.lock().had_turn();
+        Poll::Ready(())
     }
 }
 
 impl Sink {
+    fn permit(&self) -> usize {
+        match self {
+            Self::Tracing { .. } => LARGEST_WRITE_TO_TRACING,
+            Self::Writer(_) | Self::Discard => LARGEST_WRITE,
+        }
+    }
+
+    /// Whether other tasks are to have their turn.
+    fn is_due(&self) -> bool {
+        matches!(self, Self::Tracing { lines: LINES.., .. })
+    }
+
+    fn had_turn(&mut self) {
+        if let Self::Tracing { lines, .. } = self {
+            *lines = 0;
+        }
+    }
+
     /// Takes as much as is good at once, and says how many bytes these were.
     fn accept(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Discard => {}
             Self::Writer(writer) => writer.lock().write_all(bytes)?,
-            Self::Tracing { stream, actor, log, line } => {
+            Self::Tracing { stream, actor, log, line, lines: logged } => {
                 let mut lines = 0;
                 for (i, &byte) in bytes.iter().enumerate() {
                     if byte == b'\n' || line.len() == LONGEST_LINE {
@@ -188,6 +229,7 @@ impl Sink {
                             return Ok(i);
                         }
                         lines += 1;
+                        *logged += 1;
                         emit(stream, actor.as_deref(), log, line);
                     }
                     if byte != b'\n' {
@@ -218,7 +260,7 @@ impl Drop for GuestOutput {
 
 impl Drop for Sink {
     fn drop(&mut self) {
-        if let Self::Tracing { stream, actor, log, line } = self {
+        if let Self::Tracing { stream, actor, log, line, .. } = self {
             emit(stream, actor.as_deref(), log, line);
         }
     }
@@ -304,10 +346,14 @@ impl Pollable for GuestOutput {
     }
 }
 
+/// For 0.3, which hands over all that a guest writes at once.
 impl AsyncWrite for GuestOutput {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.note(bytes);
-        Poll::Ready(self.sink.lock().accept(bytes))
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_turn(cx));
+        let bytes = &bytes[..bytes.len().min(self.permit())];
+        let taken = self.sink.lock().accept(bytes)?;
+        self.note(&bytes[..taken]);
+        Poll::Ready(Ok(taken))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -321,6 +367,8 @@ impl AsyncWrite for GuestOutput {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use airssys_wasm_engine::{EngineConfig, Profile, WasmEngine};
     use airssys_wasm_limits::{ByteSize, Meter, Quota, ResourceLimits};
 
@@ -397,6 +445,53 @@ mod tests {
             stream.write(Bytes::from(vec![b'x'; largest])).unwrap();
             assert!(matches!(stream.write(Bytes::from(vec![b'x'; largest + 1])), Err(StreamError::Trap(_))));
         }
+    }
+
+    /// Writes once, as wasmtime polls: first with a waker that wakes nobody.
+    async fn write(output: &mut Pin<Box<dyn AsyncWrite + Send + Sync>>, bytes: &[u8]) -> (usize, bool) {
+        let first = output.as_mut().poll_write(&mut Context::from_waker(Waker::noop()), bytes);
+        match first {
+            Poll::Ready(taken) => (taken.unwrap(), false),
+            Poll::Pending => (poll_fn(|cx| output.as_mut().poll_write(cx, bytes)).await.unwrap(), true),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_large_write_is_cut_and_what_is_taken_is_noted() {
+        for (stdio, largest) in [(Stdio::Tracing, LARGEST_WRITE_TO_TRACING), (Stdio::writer(io::sink()), LARGEST_WRITE)]
+        {
+            let tail = Tail::default();
+            let mut written = output(&stdio);
+            written.tail = Some(tail.clone());
+            let mut stream = Box::into_pin(written.async_stream());
+            let mut bytes = vec![b'x'; largest];
+            bytes.extend_from_slice(b"\nbeyond");
+            assert_eq!(write(&mut stream, &bytes).await, (largest, false));
+            assert_eq!(tail.text(), "x".repeat(TAIL));
+            // The control: what is not too large is taken whole.
+            assert_eq!(write(&mut stream, &bytes[largest..]).await.0, 7);
+            assert_eq!(tail.text(), "beyond");
+        }
+    }
+
+    #[tokio::test]
+    async fn other_tasks_have_their_turn_after_many_lines() {
+        let (lines, _guard) = Lines::logged();
+        let output = output(&Stdio::Tracing);
+        let mut stream = Box::into_pin(output.async_stream());
+        assert_eq!(write(&mut stream, "x\n".repeat(LINES - 1).as_bytes()).await, (2 * (LINES - 1), false));
+        assert_eq!(write(&mut stream, b"x\n").await, (2, false), "the last before a turn");
+        // Another stream of the same output is no way around it.
+        let mut another = Box::into_pin(output.async_stream());
+        let turns = Arc::new(AtomicBool::new(false));
+        tokio::spawn({
+            let turns = Arc::clone(&turns);
+            async move { turns.store(true, Ordering::Relaxed) }
+        });
+        assert_eq!(write(&mut another, b"x\n").await, (2, true));
+        assert!(turns.load(Ordering::Relaxed), "the other task");
+        assert_eq!(write(&mut stream, b"x\n").await, (2, false));
+        assert_eq!(lines.count(), LINES + 2);
     }
 
     #[test]
