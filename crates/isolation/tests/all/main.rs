@@ -17,6 +17,7 @@ mod sockets;
 mod tasks;
 mod time;
 mod wasi;
+mod wasi3;
 mod wasi_bounds;
 
 use std::{sync::Arc, time::Duration};
