@@ -32,14 +32,15 @@ pub struct WasiGrants {
     pub env: BTreeMap<String, String>,
     /// Folders of the host.
     pub folders: Vec<Folder>,
-    /// Streams of files open at a time, of 64 KiB each. One more fails as `insufficient-memory`. Default: 32.
+    /// Streams of files open at a time, of 64 KiB each. One more fails as `insufficient-memory`. In WASI 0.3 the listing of
+    /// a folder is one, too. Default: 32.
     pub file_streams: u32,
     /// Addresses that the guest may connect and send to. Port 0 stands for every port.
     pub connect: Vec<SocketAddr>,
     /// Addresses that the guest may listen on and receive at. Port 0 stands for every port.
     pub listen: Vec<SocketAddr>,
     /// Whether the guest may look up host names. Each look-up takes a blocking thread of the runtime for as long as the
-    /// system's resolver does, and only `host_calls` limits how many a guest starts.
+    /// system's resolver does. In WASI 0.2 only `host_calls` limits how many a guest starts; in 0.3 it is one at a time.
     pub name_lookup: bool,
     /// Where its standard output goes.
     pub stdout: Stdio,

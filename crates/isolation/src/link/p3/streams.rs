@@ -10,7 +10,7 @@ use airssys_wasm_engine::{
     wasmtime_wasi::{
         filesystem::{Descriptor, WasiFilesystemCtxView, WasiFilesystemView as _},
         p2::{
-            FsResult,
+            DynOutputStream, FsResult,
             bindings::filesystem::types::{HostDescriptor, HostDirectoryEntryStream as _},
         },
         p3::bindings::filesystem::types::{DirectoryEntry, ErrorCode},
@@ -78,10 +78,7 @@ fn write<U: Send + 'static>(
     mut store: StoreContextMut<'_, HostState<U>>,
     file: Resource<Descriptor>,
     mut data: StreamReader<u8>,
-    opened: impl FnOnce(
-        &mut WasiFilesystemCtxView<'_>,
-        Resource<Descriptor>,
-    ) -> FsResult<Resource<airssys_wasm_engine::wasmtime_wasi::p2::DynOutputStream>>,
+    opened: impl FnOnce(&mut WasiFilesystemCtxView<'_>, Resource<Descriptor>) -> FsResult<Resource<DynOutputStream>>,
 ) -> wasmtime::Result<Ended> {
     match open(&mut store, file, opened)? {
         Ok((stream, file, slot)) => {
