@@ -8,6 +8,8 @@ use tokio::runtime::Handle;
 
 use crate::{
     FileJobs, WasiError, WasiGrants,
+    config::Config,
+    keyvalue::KeyValueAccess,
     wasi::{FileStreams, Tail, drop_resources, p3::InFlight},
 };
 
@@ -15,8 +17,16 @@ use crate::{
 pub struct HostState<U> {
     meter: Meter,
     wasi: Option<Box<Wasi>>,
+    shared: Shared,
     /// The embedder's own.
     pub ext: U,
+}
+
+/// What all sandboxes of a specification share, for components that import it.
+#[derive(Clone, Default)]
+pub(crate) struct Shared {
+    pub(crate) config: Option<Config>,
+    pub(crate) keyvalue: Option<Arc<KeyValueAccess>>,
 }
 
 struct Wasi {
@@ -43,9 +53,10 @@ impl<U> HostState<U> {
         name: Option<&Arc<str>>,
         grants: Option<&Arc<WasiGrants>>,
         jobs: &FileJobs,
+        shared: Shared,
         ext: U,
     ) -> Result<Self, WasiError> {
-        let mut state = Self { meter, wasi: None, ext };
+        let mut state = Self { meter, wasi: None, shared, ext };
         if let Some(grants) = grants {
             let stderr = Tail::default();
             let builder = opened(grants, name, state.meter.log(), &stderr).await?;
@@ -74,6 +85,14 @@ impl<U> HostState<U> {
 
     pub(crate) fn memory(&self) -> u64 {
         self.meter.memory()
+    }
+
+    pub(crate) fn config(&self) -> Option<&Config> {
+        self.shared.config.as_ref()
+    }
+
+    pub(crate) fn keyvalue(&self) -> Option<&Arc<KeyValueAccess>> {
+        self.shared.keyvalue.as_ref()
     }
 
     /// What the guest has written to its standard error in the present call.

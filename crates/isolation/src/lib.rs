@@ -41,9 +41,11 @@
 //! no component. A `result::err` that a guest returns is an answer, not a crash.
 
 mod arguments;
+mod config;
 mod crash;
 mod demangle;
 mod host;
+mod keyvalue;
 mod link;
 mod manifest;
 mod probe;
@@ -53,7 +55,11 @@ mod wasi;
 pub use arguments::ArgumentError;
 pub use crash::{Crash, CrashClass, CrashKind, Frame, LinkFailed, TrapCode};
 pub use host::HostState;
-pub use link::add_wasi;
+pub use keyvalue::{
+    Account, Bucket, Charge, ENTRY_COST, KeyPage, KeyValueError, KeyValueGrants, KeyValueStore, MemoryStore,
+    QuotaExceeded, StoreFuture,
+};
+pub use link::{add_config, add_keyvalue, add_wasi};
 pub use manifest::SandboxManifest;
 pub use sandbox::{DynamicCallError, DynamicExport, InstantiateError, Sandbox, SandboxSpec, TypedExport};
 pub use wasi::{FileJobs, Folder, Permissions, Stdio, WasiError, WasiGrants};

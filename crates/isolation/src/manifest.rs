@@ -1,10 +1,16 @@
 //! The tables of a `Component.toml` that this layer and those below read.
 
+use std::collections::BTreeMap;
+
 use airssys_wasm_limits::{ManifestError, ResourceLimits};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, Error as _},
+};
 
-use crate::WasiGrants;
+use crate::{KeyValueGrants, WasiGrants};
 
-/// The `[resources]` and `[wasi]` tables of a `Component.toml`.
+/// The `[resources]`, `[wasi]`, `[keyvalue]` and `[config]` tables of a `Component.toml`.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct SandboxManifest {
@@ -12,7 +18,13 @@ pub struct SandboxManifest {
     pub limits: ResourceLimits,
     /// What it is granted.
     pub wasi: WasiGrants,
+    /// The buckets it is granted, and its quota.
+    pub keyvalue: KeyValueGrants,
+    /// Its configuration. Numbers and booleans become text.
+    pub config: BTreeMap<String, String>,
 }
+
+const TABLES: &[&str] = &["resources", "wasi", "keyvalue", "config"];
 
 impl SandboxManifest {
     /// Reads a whole `Component.toml` that has no tables but these.
@@ -25,9 +37,7 @@ impl SandboxManifest {
         let this = Self::take_from(&mut manifest)?;
         match manifest.into_iter().next() {
             None => Ok(this),
-            Some((key, _)) => {
-                Err(ManifestError::UnknownKey { table: String::new(), key, known: vec!["resources", "wasi"] })
-            }
+            Some((key, _)) => Err(ManifestError::UnknownKey { table: String::new(), key, known: TABLES.to_vec() }),
         }
     }
 
@@ -37,16 +47,41 @@ impl SandboxManifest {
     ///
     /// [`ManifestError`].
     pub fn take_from(manifest: &mut toml::Table) -> Result<Self, ManifestError> {
-        let limits = ResourceLimits::take_from(manifest)?;
-        let wasi = match manifest.remove("wasi") {
-            None => WasiGrants::default(),
-            Some(wasi) => {
-                if let Some(table) = wasi.as_table() {
-                    ManifestError::check_keys("wasi", table, WasiGrants::KEYS)?;
+        Ok(Self {
+            limits: ResourceLimits::take_from(manifest)?,
+            wasi: take(manifest, "wasi", WasiGrants::KEYS)?,
+            keyvalue: take(manifest, "keyvalue", KeyValueGrants::KEYS)?,
+            config: match manifest.remove("config") {
+                None => BTreeMap::new(),
+                Some(config) => {
+                    let text = |(key, value): (String, _)| text_of(&key, value).map(|text| (key, text));
+                    toml::Table::deserialize(config)?.into_iter().map(text).collect::<Result<_, _>>()?
                 }
-                wasi.try_into()?
-            }
-        };
-        Ok(Self { limits, wasi })
+            },
+        })
+    }
+}
+
+fn take<T: DeserializeOwned + Default>(
+    manifest: &mut toml::Table,
+    name: &str,
+    known: &[&'static str],
+) -> Result<T, ManifestError> {
+    let Some(value) = manifest.remove(name) else { return Ok(T::default()) };
+    if let Some(table) = value.as_table() {
+        ManifestError::check_keys(name, table, known)?;
+    }
+    Ok(value.try_into()?)
+}
+
+fn text_of(key: &str, value: toml::Value) -> Result<String, ManifestError> {
+    match value {
+        toml::Value::String(text) => Ok(text),
+        toml::Value::Integer(number) => Ok(number.to_string()),
+        toml::Value::Float(number) => Ok(number.to_string()),
+        toml::Value::Boolean(truth) => Ok(truth.to_string()),
+        _ => Err(ManifestError::Toml(toml::de::Error::custom(format_args!(
+            "[config] holds text, numbers and booleans, and `{key}` is none of them"
+        )))),
     }
 }

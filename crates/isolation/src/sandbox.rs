@@ -15,9 +15,12 @@ use airssys_wasm_limits::{
 };
 
 use crate::{
-    ArgumentError, Crash, CrashKind, FileJobs, HostState, WasiError, WasiGrants,
+    Account, ArgumentError, Crash, CrashKind, FileJobs, HostState, KeyValueGrants, KeyValueStore, WasiError,
+    WasiGrants,
     arguments::check_arguments,
     crash::Phase,
+    host::Shared,
+    keyvalue::KeyValueAccess,
     probe::{Probe, Probes},
     wasi::Tail,
 };
@@ -32,6 +35,7 @@ struct Spec<U: 'static> {
     /// Only for a component that imports WASI.
     grants: Option<Arc<WasiGrants>>,
     jobs: FileJobs,
+    shared: Shared,
     budget: Option<MemoryBudget>,
     measure_time: bool,
     probes: Probes<HostState<U>>,
@@ -51,6 +55,7 @@ impl<U> Clone for Spec<U> {
             name: self.name.clone(),
             grants: self.grants.clone(),
             jobs: self.jobs.clone(),
+            shared: self.shared.clone(),
             budget: self.budget.clone(),
             measure_time: self.measure_time,
             probes: self.probes.clone(),
@@ -83,6 +88,9 @@ pub enum InstantiateError {
     Crash(#[from] Crash),
 }
 
+const CONFIG: &str = "wasi:config/";
+const KEYVALUE: &str = "wasi:keyvalue/";
+
 impl<U: Send + 'static> SandboxSpec<U> {
     /// A component with these limits and no grants.
     ///
@@ -97,6 +105,7 @@ impl<U: Send + 'static> SandboxSpec<U> {
             name: None,
             grants: None,
             jobs: FileJobs::default(),
+            shared: Shared::default(),
             budget: None,
             measure_time: false,
             probes: Probes::default(),
@@ -106,11 +115,82 @@ impl<U: Send + 'static> SandboxSpec<U> {
     /// With these grants. They do nothing for a component that does not import WASI.
     #[must_use]
     pub fn with_wasi(mut self, grants: WasiGrants) -> Self {
-        let imports_wasi = self.0.template.loaded().imports().iter().any(|name| name.starts_with("wasi:"));
-        if imports_wasi {
+        let is_of_wasi = |name: &str| {
+            // Those two need no context.
+            name.starts_with("wasi:") && ![CONFIG, KEYVALUE].iter().any(|package| name.starts_with(package))
+        };
+        if self.0.template.loaded().imports().iter().any(|name| is_of_wasi(name)) {
             Arc::make_mut(&mut self.0).grants = Some(Arc::new(grants));
         }
         self
+    }
+
+    /// With these entries for `wasi:config`, besides those that it has. They do nothing for a component that does not import
+    /// that. All sandboxes share them. See [`add_config`](crate::add_config).
+    #[must_use]
+    pub fn with_config<K: Into<String>, V: Into<String>>(mut self, entries: impl IntoIterator<Item = (K, V)>) -> Self {
+        if self.imports(CONFIG) {
+            let config = &mut Arc::make_mut(&mut self.0).shared.config;
+            *config = Some(config.take().unwrap_or_default().with(entries));
+        }
+        self
+    }
+
+    /// With these buckets of a store for `wasi:keyvalue`. They do nothing for a component that does not import that. All
+    /// sandboxes share the quota, with a count that begins at zero. See [`add_keyvalue`](crate::add_keyvalue).
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use airssys_wasm_engine::{EngineConfig, Profile, WasmEngine};
+    /// # use airssys_wasm_isolation::{KeyValueStore, MemoryStore, SandboxManifest, SandboxSpec, add_keyvalue};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let manifest = SandboxManifest::from_toml(
+    ///     r#"
+    ///     [resources]
+    ///     memory = "8MiB"
+    ///
+    ///     [keyvalue]
+    ///     buckets = { "" = "carts" }
+    ///     bytes = "1MiB"
+    ///     "#,
+    /// )?;
+    /// let store: Arc<dyn KeyValueStore> = Arc::new(MemoryStore::new());
+    /// # let engine = WasmEngine::new(EngineConfig::small().compile_in_process())?;
+    /// # let component = engine.load_wat_blocking("(component)", Profile::Plain)?;
+    /// let mut linker = component.linker();
+    /// add_keyvalue(&mut linker)?;
+    /// let spec = SandboxSpec::<()>::new(component.link(&linker)?, manifest.limits)?
+    ///     .with_keyvalue(Arc::clone(&store), manifest.keyvalue);
+    /// # drop(spec);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn with_keyvalue(mut self, store: Arc<dyn KeyValueStore>, grants: KeyValueGrants) -> Self {
+        if self.imports(KEYVALUE) {
+            Arc::make_mut(&mut self.0).shared.keyvalue = Some(Arc::new(KeyValueAccess::new(store, grants)));
+        }
+        self
+    }
+
+    /// With the count of an earlier version's account, under the quota that was given to
+    /// [`with_keyvalue`](Self::with_keyvalue).
+    #[must_use]
+    pub fn with_keyvalue_account(mut self, account: &Account) -> Self {
+        if let Some(access) = &self.0.shared.keyvalue {
+            let access = Arc::new(access.counting_with(account));
+            Arc::make_mut(&mut self.0).shared.keyvalue = Some(access);
+        }
+        self
+    }
+
+    /// What its sandboxes have stored by `wasi:keyvalue`, if they may.
+    pub fn keyvalue_account(&self) -> Option<&Account> {
+        self.0.shared.keyvalue.as_ref().map(|access| access.account())
+    }
+
+    fn imports(&self, package: &str) -> bool {
+        self.0.template.loaded().imports().iter().any(|name| name.starts_with(package))
     }
 
     /// With this name in the `tracing` events of its guests' output.
@@ -191,12 +271,12 @@ impl<U: Send + 'static> SandboxSpec<U> {
         ext: U,
         cancel: Option<&CancellationToken>,
     ) -> Result<Sandbox<U>, InstantiateError> {
-        let Spec { template, quota, name, grants, jobs, budget, measure_time, probes } = &*self.0;
+        let Spec { template, quota, name, grants, jobs, shared, budget, measure_time, probes } = &*self.0;
         let meter = Meter::new(quota.clone(), budget.as_ref());
         let guarded = Guarded::by(&meter);
         let place =
             template.loaded().place().map_err(|full| InstantiateError::PoolExhausted { source: full.into() })?;
-        let state = HostState::new(meter, name.as_ref(), grants.as_ref(), jobs, ext).await?;
+        let state = HostState::new(meter, name.as_ref(), grants.as_ref(), jobs, shared.clone(), ext).await?;
         let mut store = Store::new(template.loaded().wasmtime(), state);
         install(&mut store);
         begin_call(&mut store, CallPhase::Init);

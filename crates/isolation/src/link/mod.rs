@@ -2,6 +2,8 @@
 //!
 //! The bounded ones add only their bound to wasmtime-wasi's. Their resources are in `wasi`.
 
+mod config;
+mod keyvalue;
 mod p2;
 mod p3;
 
@@ -12,6 +14,7 @@ use airssys_wasm_engine::{
 };
 use airssys_wasm_limits::give_way;
 
+pub use self::{config::add_config, keyvalue::add_keyvalue};
 use crate::{HostState, wasi::OpenFile};
 
 /// Adds WASI (`wasi:cli`, `wasi:filesystem`, `wasi:sockets`, …) to the linker of a component that runs in sandboxes: 0.2,
