@@ -306,8 +306,18 @@ impl MissingImport {
                 false => "define it in the linker, or leave it out of the component".to_owned(),
             };
         };
-        // Proposals that are no part of WASI 0.2 or 0.3, such as `wasi:config` and `wasi:keyvalue`.
+        // Proposals that are no part of WASI 0.2 or 0.3.
         let package = interface.split_once('/').map_or(interface, |(package, _)| package);
+        let by_name = match package {
+            "config" => Some(("wasi:config@0.2.0-rc.1", "add_config")),
+            "keyvalue" => Some(("wasi:keyvalue@0.2.0-draft", "add_keyvalue")),
+            _ => None,
+        };
+        if let Some((package, function)) = by_name {
+            return format!(
+                "an embedder adds `{package}`, and no other version, by `airssys_wasm_isolation::{function}`"
+            );
+        }
         if !["cli", "clocks", "filesystem", "http", "io", "random", "sockets"].contains(&package) {
             return "the host does not offer it; an embedder can define it in the linker".to_owned();
         }

@@ -95,7 +95,7 @@ impl<U: Send + 'static> GuestBlueprint<U> {
     ) -> Result<Self, NoHandler> {
         Ok(Self {
             contract: contract_of(&spec.sandbox, spec.contract)?,
-            sandbox: spec.sandbox.clone().with_name(spec.options.id.as_str()),
+            sandbox: configured(spec.sandbox.clone().with_name(spec.options.id.as_str()), &spec.config),
             capabilities: match &links {
                 None => Arc::clone(&spec.capabilities),
                 Some(_) => Arc::new(Capabilities::clone(&spec.capabilities).with_links(&spec.links)),
@@ -105,6 +105,11 @@ impl<U: Send + 'static> GuestBlueprint<U> {
             links,
         })
     }
+}
+
+/// With the actor's entries for `wasi:config`.
+fn configured<U: Send + 'static>(sandbox: ActorSandbox<U>, config: &BTreeMap<String, String>) -> ActorSandbox<U> {
+    sandbox.with_config(config.iter().map(|(key, value)| (key.as_str(), value.as_str())))
 }
 
 /// Found out once for each component, unless it is said to take no messages.
@@ -214,6 +219,11 @@ impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
 
     fn upgraded(&self, id: &ComponentId, sandbox: ActorSandbox<U>) -> Result<Self, UpgradeError> {
         let contract = contract_of(&sandbox, Some(self.contract.kind))?;
+        // What the version before has stored counts against the quota of the new one.
+        let sandbox = match self.sandbox.keyvalue_account() {
+            Some(account) => sandbox.with_keyvalue_account(account),
+            None => sandbox,
+        };
         if contract.kind != self.contract.kind {
             return Err(UpgradeError::OtherContract { now: self.contract.kind, new: contract.kind });
         }
@@ -222,7 +232,7 @@ impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
                 None => None,
                 Some(links) => linked(sandbox.template().loaded(), &links.links)?,
             },
-            sandbox: sandbox.with_name(id.as_str()),
+            sandbox: configured(sandbox, &self.config).with_name(id.as_str()),
             contract,
             capabilities: Arc::clone(&self.capabilities),
             config: Arc::clone(&self.config),

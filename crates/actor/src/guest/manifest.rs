@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs, io, mem,
     num::NonZeroU32,
     path::{Path, PathBuf},
 };
@@ -24,7 +24,7 @@ use crate::{
 pub struct ActorManifest {
     /// `[component]`: its name, file and mailbox.
     pub component: ComponentTable,
-    /// `[resources]` and `[wasi]`.
+    /// `[resources]`, `[wasi]` and `[keyvalue]`. Its `config` is empty: it is the actor's, below.
     pub sandbox: SandboxManifest,
     /// `[messaging]`: grants for messages.
     pub messaging: Capabilities,
@@ -32,7 +32,7 @@ pub struct ActorManifest {
     pub links: Links,
     /// `[supervision]`: its restarts.
     pub supervision: RestartPolicy,
-    /// `[config]`: what its `init` receives. Numbers and booleans become text.
+    /// `[config]`: what its `init` and `wasi:config` receive. Numbers and booleans become text.
     pub config: BTreeMap<String, String>,
 }
 
@@ -129,7 +129,7 @@ pub enum LoadManifestError {
     Quota(#[from] QuotaError),
 }
 
-const TABLES: &[&str] = &["component", "resources", "wasi", "messaging", "link", "supervision", "config"];
+const TABLES: &[&str] = &["component", "resources", "wasi", "keyvalue", "messaging", "link", "supervision", "config"];
 
 impl ActorManifest {
     /// The actor's specification, with a sandbox made from the manifest's limits and grants.
@@ -157,18 +157,11 @@ impl ActorManifest {
     /// [`ManifestError`], also for an unknown table or key.
     pub fn from_toml(text: &str) -> Result<Self, ManifestError> {
         let mut manifest: toml::Table = text.parse()?;
-        let sandbox = SandboxManifest::take_from(&mut manifest)?;
+        let mut sandbox = SandboxManifest::take_from(&mut manifest)?;
+        let config = mem::take(&mut sandbox.config);
         let messaging = take(&mut manifest, "messaging")?.unwrap_or_default();
         let links = take(&mut manifest, "link")?.unwrap_or_default();
         let supervision = take(&mut manifest, "supervision")?.unwrap_or_default();
-        let config = match manifest.remove("config") {
-            None => BTreeMap::new(),
-            Some(config) => {
-                let table: toml::Table = config.try_into()?;
-                let text = |(key, value): (String, _)| text_of(&key, value).map(|text| (key, text));
-                table.into_iter().map(text).collect::<Result<_, _>>()?
-            }
-        };
         let component: toml::Value = manifest
             .remove("component")
             .ok_or_else(|| de::Error::custom("there is no [component] table; add one with a `name`"))
@@ -230,16 +223,4 @@ fn only_wasm(folder: &Path, manifest: &Path) -> Result<PathBuf, LoadManifestErro
 
 fn take<T: de::DeserializeOwned>(manifest: &mut toml::Table, table: &str) -> Result<Option<T>, ManifestError> {
     Ok(manifest.remove(table).map(toml::Value::try_into).transpose()?)
-}
-
-fn text_of(key: &str, value: toml::Value) -> Result<String, ManifestError> {
-    match value {
-        toml::Value::String(text) => Ok(text),
-        toml::Value::Integer(number) => Ok(number.to_string()),
-        toml::Value::Float(number) => Ok(number.to_string()),
-        toml::Value::Boolean(truth) => Ok(truth.to_string()),
-        _ => Err(ManifestError::Toml(de::Error::custom(format_args!(
-            "[config] holds text, numbers and booleans, and `{key}` is none of them"
-        )))),
-    }
 }

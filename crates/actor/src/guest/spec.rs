@@ -65,7 +65,7 @@ impl<U: Send + 'static> ActorSpec<U> {
         self
     }
 
-    /// Adds entries to the configuration that `init` receives.
+    /// Adds entries to the configuration that `init` and `wasi:config` receive.
     #[must_use]
     pub fn with_config<K: Into<String>, V: Into<String>>(mut self, entries: impl IntoIterator<Item = (K, V)>) -> Self {
         self.config.extend(entries.into_iter().map(|(key, value)| (key.into(), value.into())));

@@ -17,7 +17,7 @@ use std::{
 };
 
 use airssys_wasm_engine::{LinkError, Linker, LoadError, LoadedComponent, WasmEngine, wasmtime};
-use airssys_wasm_isolation::{HostState, SandboxSpec, add_wasi};
+use airssys_wasm_isolation::{HostState, KeyValueStore, SandboxSpec, add_config, add_keyvalue, add_wasi};
 use airssys_wasm_limits::{CancellationToken, MemoryBudget};
 use airssys_wasm_registry::{
     ActorAddress, ComponentId, GroupError, MessageEnvelope, Name, NameTaken, PublishReport, SendError, Topic,
@@ -61,6 +61,9 @@ pub struct SystemConfig {
     pub latencies: bool,
     /// What the memory of components that are loaded by their manifest comes out of. Default: no budget.
     pub memory: Option<MemoryBudget>,
+    /// Where components that are loaded by their manifest find the buckets of their `[keyvalue]` table. Default: nowhere, and
+    /// opening one is `no-such-store`.
+    pub keyvalue: Option<Arc<dyn KeyValueStore>>,
     /// What jitter begins with, for runs that can be repeated. Default: at random.
     pub seed: Option<u64>,
 }
@@ -100,6 +103,7 @@ struct Handle<U: 'static> {
     state: MakeState<U>,
     link: LinkHook<U>,
     memory: Option<MemoryBudget>,
+    keyvalue: Option<Arc<dyn KeyValueStore>>,
 }
 
 type LinkHook<U> = Box<dyn Fn(&mut Linker<HostState<ActorState<U>>>) -> wasmtime::Result<()> + Send + Sync>;
@@ -198,7 +202,7 @@ impl<U: Send + 'static> ActorSystem<U> {
         user: impl Fn(&ComponentId) -> U + Send + Sync + 'static,
         link: impl Fn(&mut Linker<HostState<ActorState<U>>>) -> wasmtime::Result<()> + Send + Sync + 'static,
     ) -> Self {
-        let SystemConfig { dead_letters, metrics_per_actor, latencies, memory, seed } = config;
+        let SystemConfig { dead_letters, metrics_per_actor, latencies, memory, keyvalue, seed } = config;
         let core = SystemCore {
             services: Arc::new(Services::new(dead_letters, metrics_per_actor, latencies, seed)),
             roots: Arc::default(),
@@ -211,6 +215,7 @@ impl<U: Send + 'static> ActorSystem<U> {
             state: MakeState::Sync(Arc::new(user)),
             link: Box::new(link),
             memory,
+            keyvalue,
         }))
     }
 
@@ -227,7 +232,7 @@ impl<U: Send + 'static> ActorSystem<U> {
         &self.0.engine
     }
 
-    /// Links a component with WASI, with what actors import, and with the embedder's own host functions.
+    /// Links a component with WASI, `wasi:config` and `wasi:keyvalue`, with what actors import, and with the embedder's own host functions.
     ///
     /// # Errors
     ///
@@ -239,6 +244,8 @@ impl<U: Send + 'static> ActorSystem<U> {
     fn linker(&self, component: &LoadedComponent) -> Result<Linker<HostState<ActorState<U>>>, LinkError> {
         let mut linker = component.linker();
         add_wasi(&mut linker)
+            .and_then(|()| add_config(&mut linker))
+            .and_then(|()| add_keyvalue(&mut linker))
             .and_then(|()| imports::link(&mut linker, component))
             .and_then(|()| (self.0.link)(&mut linker))
             .map_err(|source| LinkError::HostFunctions { source })?;
@@ -343,6 +350,9 @@ impl<U: Send + 'static> ActorSystem<U> {
         let sandbox = manifest.sandbox.clone();
         let mut sandbox =
             SandboxSpec::new(self.link_with(component, &manifest.links)?, sandbox.limits)?.with_wasi(sandbox.wasi);
+        if let Some(store) = &self.0.keyvalue {
+            sandbox = sandbox.with_keyvalue(Arc::clone(store), manifest.sandbox.keyvalue.clone());
+        }
         if let Some(budget) = &self.0.memory {
             sandbox = sandbox.with_budget(budget.clone());
         }

@@ -115,11 +115,15 @@ fn versions_of_wasi_are_told_apart() {
             "built for a draft of WASI 0.3; build it for 0.3.0",
         ),
         (
-            r#""wasi:keyvalue/store@0.2.0-draft" (instance (export "open" (func)))"#,
+            r#""wasi:keyvalue/store@0.2.0-draft2" (instance (export "open" (func)))"#,
             None,
-            "an embedder can define it in the linker",
+            "an embedder adds `wasi:keyvalue@0.2.0-draft`, and no other version, by `airssys_wasm_isolation::add_keyvalue`",
         ),
-        (r#""wasi:config/store@0.2.0-rc.1" (instance (export "get" (func)))"#, None, "an embedder can define it"),
+        (
+            r#""wasi:config/store@0.2.0-rc.1" (instance (export "get" (func)))"#,
+            None,
+            "an embedder adds `wasi:config@0.2.0-rc.1`, and no other version, by `airssys_wasm_isolation::add_config`",
+        ),
         (r#""wasi:other/thing@0.2.0" (instance (export "open" (func)))"#, None, "the host does not offer it"),
         (
             r#""wasi:cli/environment@0.2.0" (instance (export "get-arguments" (func)))"#,

@@ -141,3 +141,162 @@ impl Bucket for MemoryBucket {
         Box::pin(async move { self.0.lock().increment(key, delta, account) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use airssys_wasm_limits::ByteSize;
+
+    use super::*;
+    use crate::{ENTRY_COST, QuotaExceeded};
+
+    /// Numbers that are the same in each run.
+    struct Numbers(u64);
+
+    impl Numbers {
+        fn below(&mut self, end: u64) -> u64 {
+            // Xorshift.
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            self.0 % end
+        }
+    }
+
+    /// What is expected of a bucket: the entries, with who pays for each.
+    type Model = BTreeMap<String, (Vec<u8>, usize)>;
+
+    const KEYS: [u64; 2] = [12, 8];
+    const BYTES: [u64; 2] = [12 * (ENTRY_COST + 40), 8 * (ENTRY_COST + 8)];
+
+    fn used(model: &Model, of: usize) -> (u64, u64) {
+        let entries = model.iter().filter(|(_, (_, payer))| *payer == of);
+        entries.fold((0, 0), |(bytes, keys), (key, (value, _))| {
+            (bytes + ENTRY_COST + (key.len() + value.len()) as u64, keys + 1)
+        })
+    }
+
+    /// The entry, unless it is beyond the quota.
+    fn set(model: &mut Model, key: &str, value: Vec<u8>, of: usize) -> bool {
+        let mut after = model.clone();
+        after.insert(key.to_owned(), (value, of));
+        let (bytes, keys) = used(&after, of);
+        let fits = bytes <= BYTES[of] && keys <= KEYS[of];
+        if fits {
+            *model = after;
+        }
+        fits
+    }
+
+    async fn all_keys(bucket: &dyn Bucket, numbers: &mut Numbers) -> Vec<String> {
+        let (mut all, mut cursor) = (Vec::new(), None);
+        loop {
+            let most = 1 + numbers.below(5) as usize;
+            let mut page = bucket.list(cursor, most, 20).await.unwrap();
+            assert!(page.keys.len() <= most);
+            all.append(&mut page.keys);
+            cursor = page.cursor;
+            if cursor.is_none() {
+                all.sort();
+                return all;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn random_operations_do_what_a_map_with_a_quota_does() {
+        let mut refused = 0;
+        for seed in 1..=40 {
+            let mut numbers = Numbers(seed * 0x9e37_79b9_7f4a_7c15);
+            let store = MemoryStore::new();
+            let bucket = store.open("b").await.unwrap();
+            let accounts = [0, 1].map(|of| Account::new(ByteSize(BYTES[of]), KEYS[of]));
+            let mut model = Model::new();
+            for _ in 0..400 {
+                let key = format!("k{}", "x".repeat(numbers.below(20) as usize));
+                let of = numbers.below(2) as usize;
+                match numbers.below(10) {
+                    0..4 => {
+                        let value = vec![b'9'; numbers.below(60) as usize];
+                        let done = bucket.set(&key, value.clone().into(), &accounts[of]).await;
+                        assert_eq!(done.is_ok(), set(&mut model, &key, value, of));
+                        refused += u32::from(done.is_err());
+                    }
+                    4..6 => {
+                        bucket.delete(&key).await.unwrap();
+                        model.remove(&key);
+                    }
+                    6..8 => {
+                        let old = model
+                            .get(&key)
+                            .map_or(Ok(0), |(value, _)| str::from_utf8(value).unwrap().parse::<u64>().map_err(|_| ()));
+                        let sum = old.ok().and_then(|old| old.checked_add(3));
+                        let done = bucket.increment(&key, 3, &accounts[of]).await.ok();
+                        let sum = sum.filter(|sum| set(&mut model, &key, sum.to_string().into(), of));
+                        assert_eq!(done, sum);
+                    }
+                    8 => assert_eq!(all_keys(&*bucket, &mut numbers).await, model.keys().cloned().collect::<Vec<_>>()),
+                    _ => {
+                        let value = model.get(&key).map(|(value, _)| Bytes::from(value.clone()));
+                        assert_eq!(bucket.exists(&key).await.unwrap(), value.is_some());
+                        assert_eq!(bucket.get(&key).await.unwrap(), value);
+                    }
+                }
+                for (of, account) in accounts.iter().enumerate() {
+                    assert_eq!((account.bytes_used(), account.keys_used()), used(&model, of));
+                }
+            }
+            drop(bucket);
+            store.remove("b");
+            assert!(accounts.iter().all(|account| account.bytes_used() == 0 && account.keys_used() == 0));
+        }
+        assert!(refused > 100, "{refused} times only was a quota reached");
+    }
+
+    #[tokio::test]
+    async fn a_page_has_one_key_at_least() {
+        let store = MemoryStore::new();
+        let bucket = store.open("b").await.unwrap();
+        for key in ["long", "longer"] {
+            bucket.set(key, Bytes::new(), &Account::unlimited()).await.unwrap();
+        }
+        let first = bucket.list(None, 0, 0).await.unwrap();
+        assert_eq!(first.keys, ["long"]);
+        let second = bucket.list(first.cursor, 0, 0).await.unwrap();
+        assert_eq!(second, KeyPage { keys: vec!["longer".to_owned()], cursor: None });
+    }
+
+    #[tokio::test]
+    async fn increments_from_several_threads_are_not_lost() {
+        let store = MemoryStore::new();
+        let (bucket, account) = (store.open("b").await.unwrap(), Account::unlimited());
+        let runtime = || tokio::runtime::Builder::new_current_thread().build().unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    runtime().block_on(async {
+                        for _ in 0..500 {
+                            bucket.increment("n", 1, &account).await.unwrap();
+                        }
+                    });
+                });
+            }
+        });
+        assert_eq!(bucket.get("n").await.unwrap().unwrap(), "2000");
+    }
+
+    #[tokio::test]
+    async fn a_removed_bucket_is_empty_when_it_is_opened_again() {
+        let (store, account) = (MemoryStore::new(), Account::new(ByteSize::mib(1), 1));
+        let old = store.open("b").await.unwrap();
+        old.set("k", "v".into(), &account).await.unwrap();
+        store.remove("b");
+        let new = store.open("b").await.unwrap();
+        assert!(!new.exists("k").await.unwrap());
+        // The handle still holds the entry, and the account pays for it.
+        assert!(old.exists("k").await.unwrap());
+        let error = new.set("k", "v".into(), &account).await.unwrap_err();
+        assert!(matches!(error, KeyValueError::Quota(QuotaExceeded::Keys { asked: 2, allowed: 1 })));
+        drop(old);
+        new.set("k", "v".into(), &account).await.unwrap();
+    }
+}

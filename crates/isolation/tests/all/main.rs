@@ -10,6 +10,7 @@ mod crashes;
 mod files;
 #[cfg(unix)]
 mod folders;
+mod keyvalue;
 mod limits;
 mod manifest;
 mod probe;
