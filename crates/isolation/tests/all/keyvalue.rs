@@ -175,7 +175,7 @@ fn guest(interfaces: &[&str]) -> String {
         with += &format!("(export \"{export}\" (func ${export}))");
         exports += &format!(
             "(func (export \"{export}\") {ty} (canon lift (core func $main \"{export}\") (memory $memory)
-                (realloc $realloc) (post-return (func $libc \"reset\"))))\n"
+                (realloc $realloc) (post-return (core func $libc \"reset\"))))\n"
         );
     }
     if has("store") {
