@@ -7,6 +7,7 @@ mod calls;
 mod children;
 mod dead_letters;
 mod ecosystem;
+mod keyvalue;
 mod links;
 mod manifest;
 mod messaging;

@@ -206,7 +206,7 @@ mod tests {
     async fn random_operations_do_what_a_map_with_a_quota_does() {
         let mut refused = 0;
         for seed in 1..=40 {
-            let mut numbers = Numbers(seed * 0x9e37_79b9_7f4a_7c15);
+            let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed));
             let store = MemoryStore::new();
             let bucket = store.open("b").await.unwrap();
             let accounts = [0, 1].map(|of| Account::new(ByteSize(BYTES[of]), KEYS[of]));
