@@ -33,12 +33,12 @@ pub fn manifest(data: &[u8]) {
     if let Some(sandbox) = shown(SandboxManifest::from_toml(&text)) {
         assert_eq!(Some(&sandbox.limits), limits.as_ref());
         let table: Table = text.parse().expect("it was read before");
-        assert!(table.keys().all(|key| ["resources", "wasi"].contains(&key.as_str())), "{table}");
+        assert!(table.keys().all(|key| ["resources", "wasi", "keyvalue", "config"].contains(&key.as_str())), "{table}");
     }
     let Some(manifest) = shown(ActorManifest::from_toml(&text)) else { return };
     assert_eq!(Some(&manifest.sandbox.limits), limits.as_ref());
     let table: Table = text.parse().expect("it was read before");
-    let known = ["component", "resources", "wasi", "messaging", "supervision", "config"];
+    let known = ["component", "resources", "wasi", "keyvalue", "messaging", "supervision", "config"];
     assert!(table.keys().all(|key| known.contains(&key.as_str())), "{table}");
     assert_eq!(table["component"]["name"].as_str(), Some(manifest.component.name.as_str()));
     let config = table.get("config").map_or_else(BTreeMap::new, as_config);

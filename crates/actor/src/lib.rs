@@ -83,3 +83,8 @@ pub use system::{
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;
+
+/// Compiles the examples about keys and values as doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/keyvalue.md")]
+struct KeyValue;

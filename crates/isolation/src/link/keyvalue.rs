@@ -238,8 +238,8 @@ async fn get_many<U: Send + 'static>(
     let allowed = allowed(&store);
     let mut found = Found::new();
     let mut bytes = 0;
-    for slice in slices(keys) {
-        if !found.is_empty() {
+    for (i, slice) in slices(keys).enumerate() {
+        if i > 0 {
             give_way(&mut store).await?;
         }
         if let Err(error) = get_slice(&*bucket, slice, &mut found, &mut bytes, allowed).await {
@@ -279,14 +279,16 @@ async fn set_many<U: Send + 'static>(
     entries: Vec<(String, Bytes)>,
 ) -> Answer<()> {
     let Handle { bucket, account } = handle(&mut store, &bucket)?;
-    for slice in slices(entries) {
+    for (i, slice) in slices(entries).enumerate() {
+        if i > 0 {
+            give_way(&mut store).await?;
+        }
         if let Err(error) = slice.iter().try_for_each(|(key, _)| check_key(key)) {
             return answer(Err(error));
         }
         if let Err(error) = bucket.set_many(slice, &account).await {
             return answer(Err(error));
         }
-        give_way(&mut store).await?;
     }
     answer(Ok(()))
 }
@@ -297,14 +299,16 @@ async fn delete_many<U: Send + 'static>(
     keys: Vec<String>,
 ) -> Answer<()> {
     let Handle { bucket, .. } = handle(&mut store, &bucket)?;
-    for slice in slices(keys) {
+    for (i, slice) in slices(keys).enumerate() {
+        if i > 0 {
+            give_way(&mut store).await?;
+        }
         if let Err(error) = slice.iter().try_for_each(|key| check_key(key)) {
             return answer(Err(error));
         }
         if let Err(error) = bucket.delete_many(&slice).await {
             return answer(Err(error));
         }
-        give_way(&mut store).await?;
     }
     answer(Ok(()))
 }

@@ -516,6 +516,19 @@ async fn a_value_that_is_too_large_for_its_reader_is_an_error() {
 }
 
 #[tokio::test]
+async fn a_value_beyond_host_call_bytes_is_not_taken() {
+    let limits = ResourceLimits { host_call_bytes: ByteSize(2_000), ..limits() };
+    let spec = spec(limits).with_keyvalue(store(), grants([("", "carts")]));
+    let mut guest = Guest::new(&spec).await;
+    let bucket = guest.open("").await.unwrap();
+    guest.set(bucket, "k", [0; 1_999]).await.unwrap();
+    let mut sandbox = guest.sandbox.unwrap();
+    let set = sandbox.typed::<_, Outcome<()>>(&spec.export("store-set").unwrap()).unwrap();
+    let crash = sandbox.call(&set, (bucket, "k".to_owned(), vec![0_u8; 2_000])).await.unwrap_err();
+    assert!(matches!(crash.kind(), CrashKind::HostCall { .. }), "{crash}");
+}
+
+#[tokio::test]
 async fn keys_have_a_kibibyte_at_the_most() {
     let (mut guest, bucket) = with_bucket().await;
     let (longest, longer) = ("k".repeat(1 << 10), "k".repeat((1 << 10) + 1));
