@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use airssys_wasm_limits::ByteSize;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::{Account, Bucket, KeyValueError, KeyValueStore};
 
@@ -23,6 +23,7 @@ pub struct KeyValueGrants {
     pub buckets: BTreeMap<String, String>,
     /// Bytes that its entries may take in all buckets together: their keys, their values, and
     /// [`ENTRY_COST`](crate::ENTRY_COST) for each. With zero it can read and delete. Default: 4 MiB.
+    #[serde(serialize_with = "exact")]
     pub bytes: ByteSize,
     /// The number of its entries in all buckets together. Default: 10,000.
     pub keys: u64,
@@ -36,6 +37,11 @@ impl Default for KeyValueGrants {
 
 impl KeyValueGrants {
     pub(crate) const KEYS: &[&str] = &["buckets", "bytes", "keys"];
+}
+
+/// To the byte: what people read of a size is rounded.
+fn exact<S: Serializer>(size: &ByteSize, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{} B", size.as_u64()))
 }
 
 /// A store with what a component is granted of it.

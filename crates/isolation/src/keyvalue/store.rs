@@ -11,7 +11,8 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, KeyValueErro
 
 /// A store of buckets. [`MemoryStore`](crate::MemoryStore) is one; an embedder can bring another.
 ///
-/// Futures must not block: a component that waits for one is not charged CPU time, and its `deadline` holds.
+/// Futures must not block: a component that waits for one is not charged CPU time, and its `deadline` holds. A call that
+/// ends at its deadline drops the future that it waits for, wherever that is.
 pub trait KeyValueStore: fmt::Debug + Send + Sync + 'static {
     /// The bucket of this name. Names come from [`KeyValueGrants::buckets`](crate::KeyValueGrants::buckets), never from a
     /// guest.

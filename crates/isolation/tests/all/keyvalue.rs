@@ -748,6 +748,9 @@ fn the_tables_are_read_and_what_nobody_knows_is_refused() {
         KeyValueGrants { bytes: ByteSize::mib(1), keys: 7, ..grants([("", "carts"), ("sessions", "shop-sessions")]) };
     assert_eq!(manifest.keyvalue, expected);
     assert_eq!(manifest.config.into_iter().collect::<Vec<_>>().join(), "greeting=hello,retries=3");
+    let written = KeyValueGrants { bytes: ByteSize((3 << 20) + 1), ..manifest.keyvalue };
+    let text = serde_json::to_string(&written).unwrap();
+    assert_eq!(serde_json::from_str::<KeyValueGrants>(&text).unwrap(), written);
     let default = read("").unwrap();
     assert!(default.keyvalue.buckets.is_empty() && default.config.is_empty());
     let unknown = read("[keyvalue]\nbucket = \"carts\"").unwrap_err();
