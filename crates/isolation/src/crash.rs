@@ -295,6 +295,7 @@ impl Crash {
     pub(crate) fn from_interruption(interrupted: Interrupted, export: Option<&str>, usage: Usage) -> Self {
         let kind = match interrupted {
             Interrupted::Deadline(allowed) => CrashKind::Deadline { allowed },
+            Interrupted::CpuTime(allowed) => CrashKind::CpuTime { allowed },
             Interrupted::Panicked(payload) => CrashKind::panicked(payload),
             _ => CrashKind::Cancelled,
         };

@@ -50,6 +50,7 @@ mod link;
 mod manifest;
 mod probe;
 mod sandbox;
+mod several;
 mod wasi;
 
 pub use arguments::ArgumentError;
@@ -62,4 +63,5 @@ pub use keyvalue::{
 pub use link::{add_config, add_keyvalue, add_wasi};
 pub use manifest::SandboxManifest;
 pub use sandbox::{DynamicCallError, DynamicExport, InstantiateError, Sandbox, SandboxSpec, TypedExport};
+pub use several::{Calls, SeveralCrashed};
 pub use wasi::{FileJobs, Folder, Permissions, Stdio, WasiError, WasiGrants};

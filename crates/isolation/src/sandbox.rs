@@ -317,13 +317,13 @@ impl<U: Send + 'static> SandboxSpec<U> {
 /// One component instance in a store of its own.
 ///
 /// Dropping it frees everything the guest had, on the spot.
-pub struct Sandbox<U: 'static>(Box<Live<U>>);
+pub struct Sandbox<U: 'static>(pub(crate) Box<Live<U>>);
 
 /// In a box, because a call moves the sandbox several times.
-struct Live<U: 'static> {
-    store: Store<HostState<U>>,
+pub(crate) struct Live<U: 'static> {
+    pub(crate) store: Store<HostState<U>>,
     instance: Instance,
-    guarded: Guarded,
+    pub(crate) guarded: Guarded,
     measure_time: bool,
     elapsed_ns: Option<u64>,
     /// Whether the guest may have several tasks.
@@ -348,6 +348,18 @@ pub struct DynamicExport {
     func: Func,
     params: Vec<Type>,
     results: usize,
+}
+
+impl<P, R> TypedExport<P, R> {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl<P: 'static, R: 'static> TypedExport<P, R> {
+    pub(crate) fn func(&self) -> TypedFunc<P, R> {
+        self.func
+    }
 }
 
 impl<P, R> fmt::Debug for TypedExport<P, R> {
@@ -765,7 +777,7 @@ impl<U: Send + 'static> Sandbox<U> {
         }
     }
 
-    fn begin(&mut self, phase: CallPhase) -> Option<Instant> {
+    pub(crate) fn begin(&mut self, phase: CallPhase) -> Option<Instant> {
         begin_call(&mut self.0.store, phase);
         if let Some(stderr) = self.0.store.data().stderr() {
             stderr.begin();
@@ -825,7 +837,7 @@ async fn settle<T: Send + 'static>(store: &mut Store<T>) -> wasmtime::Result<()>
 /// The export that crashes of closures name.
 const CALL_WITH: &str = "call_with";
 
-fn stderr_of<U>(store: &Store<HostState<U>>) -> String {
+pub(crate) fn stderr_of<U>(store: &Store<HostState<U>>) -> String {
     store.data().stderr().map(Tail::text).unwrap_or_default()
 }
 

@@ -4,14 +4,17 @@ use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
 
 use tokio::{
     task::{Unconstrained, unconstrained},
-    time::Sleep,
+    time::{Instant, Sleep, sleep, sleep_until},
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
@@ -24,6 +27,9 @@ pub enum Interrupted {
     /// Its deadline passed.
     #[error("the call did not end within its deadline of {0:?}")]
     Deadline(Duration),
+    /// The host has worked for it for longer than its CPU time, of so many ticks.
+    #[error("the call used its CPU time of {0} ticks")]
+    CpuTime(u64),
     /// It was cancelled.
     #[error("the call was cancelled")]
     Cancelled,
@@ -45,7 +51,45 @@ pub fn guard<'a, F: Future>(
     cancel: Option<&'a CancellationToken>,
     guarded: &'a Guarded,
 ) -> GuardFuture<'a, F> {
-    GuardFuture { call: Some(call), cancel, slice: &guarded.0, waiting: None }
+    GuardFuture { call: Some(call), cancel, slice: &guarded.0, due: None, waiting: None }
+}
+
+/// Runs several calls as [`guard`] does, until one of them is [`Due`]. CPU time is left to the meter, which counts it for
+/// each.
+pub fn guard_several<'a, F: Future>(
+    calls: F,
+    cancel: Option<&'a CancellationToken>,
+    guarded: &'a Guarded,
+    due: &'a Due,
+) -> GuardFuture<'a, F> {
+    GuardFuture { call: Some(calls), cancel, slice: &guarded.0, due: Some(due), waiting: None }
+}
+
+/// Until when the first of several calls must have ended. It may move on, and never back.
+#[derive(Debug)]
+pub struct Due {
+    since: Instant,
+    /// Nanoseconds from then on.
+    after: AtomicU64,
+}
+
+impl Due {
+    /// At this time.
+    pub fn at(due: Instant) -> Self {
+        Self { since: due, after: AtomicU64::new(0) }
+    }
+
+    /// Moves on.
+    pub fn move_to(&self, due: Instant) {
+        let after = u64::try_from(due.saturating_duration_since(self.since).as_nanos()).unwrap_or(u64::MAX);
+        self.after.store(after, Ordering::Relaxed);
+    }
+
+    fn when(&self) -> Instant {
+        let far = || self.since + Duration::from_secs(30 * 365 * 86_400);
+        let after = Duration::from_nanos(self.after.load(Ordering::Relaxed));
+        self.since.checked_add(after).unwrap_or_else(far)
+    }
 }
 
 /// State that a call's guard shares with the meter in the store, which is out of reach while the call runs.
@@ -68,6 +112,8 @@ pin_project_lite::pin_project! {
         call: Option<F>,
         cancel: Option<&'a CancellationToken>,
         slice: &'a Slice,
+        // For several calls at a time.
+        due: Option<&'a Due>,
         waiting: Option<Waiting>,
     }
 }
@@ -77,6 +123,19 @@ struct Waiting {
     /// Outside tokio's budget: a guest that uses it up must not keep its timer from being looked at.
     timer: Pin<Box<Unconstrained<Sleep>>>,
     cancelled: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+}
+
+impl Waiting {
+    fn is_late(&mut self, due: Option<&Due>, cx: &mut Context<'_>) -> bool {
+        while self.timer.as_mut().poll(cx).is_ready() {
+            match due.map(Due::when) {
+                // It has moved on since.
+                Some(due) if due > Instant::now() => self.timer.set(unconstrained(sleep_until(due))),
+                _ => return true,
+            }
+        }
+        false
+    }
 }
 
 impl<F: Future> Future for GuardFuture<'_, F> {
@@ -107,15 +166,20 @@ impl<F: Future> Future for GuardFuture<'_, F> {
             Err(payload) => return Poll::Ready(Err(Interrupted::Panicked(payload))),
         }
         let waiting = this.waiting.get_or_insert_with(|| Waiting {
-            timer: Box::pin(unconstrained(tokio::time::sleep(this.slice.deadline()))),
+            timer: Box::pin(unconstrained(match this.due {
+                None => sleep(this.slice.deadline()),
+                Some(due) => sleep_until(due.when()),
+            })),
             cancelled: this.cancel.map(|token| Box::pin(token.clone().cancelled_owned())),
         });
         let interrupted = if let Some(cancelled) = &mut waiting.cancelled
             && cancelled.as_mut().poll(cx).is_ready()
         {
             Interrupted::Cancelled
-        } else if waiting.timer.as_mut().poll(cx).is_ready() {
+        } else if waiting.is_late(*this.due, cx) {
             Interrupted::Deadline(this.slice.deadline())
+        } else if this.due.is_none() && this.slice.is_used_up() {
+            Interrupted::CpuTime(this.slice.cpu_ticks())
         } else {
             return Poll::Pending;
         };

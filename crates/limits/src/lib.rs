@@ -47,13 +47,14 @@ mod guard;
 mod limits;
 mod log;
 mod meter;
+mod tasks;
 
 pub use budget::{BudgetExhausted, MemoryBudget, MemoryGrant};
 pub use bytesize::ByteSize;
-pub use guard::{GuardFuture, Guarded, Interrupted, guard};
+pub use guard::{Due, GuardFuture, Guarded, Interrupted, guard, guard_several};
 pub use limits::{
     CallLimits, CallPhase, ManifestError, MessageTooLarge, OnGrowthRefused, Quota, QuotaError, ResourceLimits,
 };
 pub use log::{LogAllowance, LogLine};
-pub use meter::{LimitExceeded, Meter, Metered, Usage, begin_call, give_way, install};
+pub use meter::{LimitExceeded, Meter, Metered, Usage, begin_call, begin_calls, give_way, install};
 pub use tokio_util::sync::CancellationToken;

@@ -11,11 +11,13 @@ use std::{
 
 use airssys_wasm_engine::{
     EpochClock,
-    wasmtime::{self, CallHook, ResourceLimiter, Store, StoreContextMut, UpdateDeadline},
+    wasmtime::{self, CallHook, ResourceLimiter, Store, StoreContextMut, UpdateDeadline, component::GuestTaskId},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{BudgetExhausted, CallPhase, LogAllowance, MemoryBudget, MemoryGrant, OnGrowthRefused, Quota};
+use crate::{
+    BudgetExhausted, CallPhase, LogAllowance, MemoryBudget, MemoryGrant, OnGrowthRefused, Quota, tasks::Tasks,
+};
 
 /// A limit of a component was reached. Inside a guest this is what a trap carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -99,6 +101,8 @@ pub struct Meter {
     /// Why the last growth was refused, unless one was permitted since.
     refused: Option<LimitExceeded>,
     host_calls: u64,
+    /// Where calls run at the same time.
+    tasks: Option<Box<Tasks>>,
     slice: Arc<Slice>,
     /// Made when something is first written.
     log: OnceCell<LogAllowance>,
@@ -198,6 +202,21 @@ impl Slice {
     fn charged(&self) -> u64 {
         self.charged.load(Ordering::Relaxed)
     }
+
+    fn too_many(&self) -> u64 {
+        self.too_many.load(Ordering::Relaxed)
+    }
+
+    /// Whether more was charged than a guest can use before it is stopped by itself: where only the host works for it,
+    /// nothing else stops it.
+    pub(crate) fn is_used_up(&self) -> bool {
+        self.charged() >= self.too_many().saturating_add(2 * self.period)
+    }
+
+    /// Ticks that a call may take.
+    pub(crate) fn cpu_ticks(&self) -> u64 {
+        (self.too_many() / self.period).saturating_sub(1)
+    }
 }
 
 /// Store data that has a meter.
@@ -221,6 +240,7 @@ impl Meter {
             last_growth: None,
             refused: None,
             host_calls: 0,
+            tasks: None,
             log: OnceCell::new(),
         }
     }
@@ -272,23 +292,50 @@ impl Meter {
         self.slice.start_call();
         self.host_calls = 0;
         self.refused = None;
+        self.tasks = None;
     }
 
-    /// Charges for the epochs that ended since the last time. What the guard charged when the call gave way counts too.
-    fn charge_cpu_time(&self) -> Result<(), LimitExceeded> {
+    /// A call has begun beside others, see [`begin_calls`].
+    pub fn begin_call(&mut self, task: GuestTaskId, number: u64) {
+        self.tasks.get_or_insert_default().begin(task, number);
+    }
+
+    /// A call has returned. What its task does after that still counts as its own.
+    pub fn call_returned(&mut self, task: GuestTaskId) {
+        if let Some(tasks) = &mut self.tasks {
+            tasks.returned(task);
+        }
+    }
+
+    /// The number of the call that ran last, among calls that run at the same time.
+    pub fn running_call(&self) -> Option<u64> {
+        self.tasks.as_ref()?.running()
+    }
+
+    /// Charges for the epochs that ended since the last time: the running task, where there are several. What the guard
+    /// charged when the call gave way counts too.
+    fn charge_cpu_time(&mut self, task: Option<GuestTaskId>) -> Result<(), LimitExceeded> {
         self.slice.charge_if_a_tick_ended();
-        if self.slice.charged() < self.slice.too_many.load(Ordering::Relaxed) {
+        let charged = match &mut self.tasks {
+            None => self.slice.charged(),
+            Some(tasks) => tasks.charge(task, self.slice.charged()),
+        };
+        if charged < self.slice.too_many() {
             Ok(())
         } else {
             Err(LimitExceeded::CpuTime { allowed: self.quota.cpu_ticks() })
         }
     }
 
-    fn enter_host(&mut self) -> Result<(), LimitExceeded> {
-        self.charge_cpu_time()?;
+    fn enter_host(&mut self, task: Option<GuestTaskId>) -> Result<(), LimitExceeded> {
+        self.charge_cpu_time(task)?;
         self.host_calls += 1;
+        let host_calls = match &mut self.tasks {
+            None => self.host_calls,
+            Some(tasks) => tasks.host_call(),
+        };
         let allowed = self.quota.host_calls();
-        if self.host_calls > allowed { Err(LimitExceeded::HostCalls { allowed }) } else { Ok(()) }
+        if host_calls > allowed { Err(LimitExceeded::HostCalls { allowed }) } else { Ok(()) }
     }
 
     fn refuse(&mut self, exceeded: LimitExceeded) -> wasmtime::Result<bool> {
@@ -392,8 +439,23 @@ pub fn begin_call<T: Metered>(store: &mut Store<T>, phase: CallPhase) {
     }
 }
 
+/// Prepares a store for several calls that run at the same time, under the limits of one message each. Each is told to the
+/// meter when it [begins](Meter::begin_call) and when it [has returned](Meter::call_returned). Fuel cannot be counted for
+/// each of them.
+pub fn begin_calls<T: Metered>(store: &mut Store<T>) {
+    begin_call(store, CallPhase::Message);
+    store.data_mut().meter().tasks = Some(Box::default());
+}
+
+/// The task by which the host was called that led to what runs now, where that is asked for.
+fn running<T: Metered>(store: &mut StoreContextMut<'_, T>) -> Option<GuestTaskId> {
+    store.data_mut().meter().tasks.as_ref()?;
+    store.async_call_stack().ok()?.last()
+}
+
 fn on_epoch<T: Metered>(mut store: StoreContextMut<'_, T>) -> wasmtime::Result<UpdateDeadline> {
-    store.data_mut().meter().charge_cpu_time()?;
+    let task = running(&mut store);
+    store.data_mut().meter().charge_cpu_time(task)?;
     // Behind all other tasks: a plain yield would poll this one again at once.
     Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
 }
@@ -406,7 +468,8 @@ fn on_epoch<T: Metered>(mut store: StoreContextMut<'_, T>) -> wasmtime::Result<U
 /// [`LimitExceeded::CpuTime`].
 pub async fn give_way<T: Metered>(store: &mut StoreContextMut<'_, T>) -> Result<(), LimitExceeded> {
     // Before the wait: the guard moves the mark on when it polls again.
-    store.data_mut().meter().charge_cpu_time()?;
+    let task = running(store);
+    store.data_mut().meter().charge_cpu_time(task)?;
     tokio::task::yield_now().await;
     Ok(())
 }
@@ -414,8 +477,9 @@ pub async fn give_way<T: Metered>(store: &mut StoreContextMut<'_, T>) -> Result<
 fn on_transition<T: Metered>(mut store: StoreContextMut<'_, T>, hook: CallHook) -> wasmtime::Result<()> {
     match hook {
         CallHook::CallingHost => {
+            let task = running(&mut store);
             let meter = store.data_mut().meter();
-            meter.enter_host()?;
+            meter.enter_host(task)?;
             let quota = meter.quota();
             let (bytes, returned) = (quota.host_call_bytes(), quota.limits().message_size.as_u64());
             if bytes != returned {
@@ -426,7 +490,15 @@ fn on_transition<T: Metered>(mut store: StoreContextMut<'_, T>, hook: CallHook) 
             let returned = store.data_mut().meter().quota().limits().message_size.as_u64();
             store.set_hostcall_fuel(returned as usize);
         }
-        CallHook::CallingWasm | CallHook::ReturningFromHost => {}
+        CallHook::CallingWasm | CallHook::ReturningFromHost => {
+            if let Some(task) = running(&mut store) {
+                let meter = store.data_mut().meter();
+                let charged = meter.slice.charged();
+                if let Some(tasks) = &mut meter.tasks {
+                    tasks.switch(task, charged);
+                }
+            }
+        }
     }
     Ok(())
 }

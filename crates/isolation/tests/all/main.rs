@@ -14,6 +14,7 @@ mod keyvalue;
 mod limits;
 mod manifest;
 mod probe;
+mod several;
 mod sockets;
 mod tasks;
 mod time;
@@ -82,8 +83,13 @@ fn spec_in(engine: &WasmEngine, component: &[u8], profile: Profile, limits: Reso
     define_host(&mut linker);
     if component.features().component_async {
         let wait_async = |tasks: &Accessor<HostState<Host>>| {
-            let Host { gate, waiting, .. } = tasks.with(|mut store| store.data_mut().ext.clone());
+            let Host { gate, waiting, ticks_in_step, .. } = tasks.with(|mut store| store.data_mut().ext.clone());
             async move {
+                if let Some((engine, ticks)) = ticks_in_step {
+                    (0..ticks).for_each(|_| engine.tick());
+                    tokio::task::yield_now().await;
+                    return Ok(());
+                }
                 waiting.notify_one();
                 gate.notified().await;
                 Ok(())

@@ -1,0 +1,295 @@
+//! Calls that are in flight at the same time: each under limits of its own, and one that breaks them is named.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use airssys_wasm_engine::{EngineConfig, Profile, WasmEngine};
+use airssys_wasm_fixtures::SEVERAL;
+use airssys_wasm_isolation::{Calls, CrashKind, Sandbox, SandboxSpec, SeveralCrashed};
+use airssys_wasm_limits::{CancellationToken, ResourceLimits};
+use tokio::sync::mpsc;
+
+use crate::{Host, limits, spec_in, time::Neighbour};
+
+const RETURNS: u32 = 0;
+const WAITS: u32 = 1;
+const SPINS: u32 = 2;
+const GIVES_WAY: u32 = 3;
+const TRAPS: u32 = 4;
+const WAITS_AND_SPINS: u32 = 5;
+const RETURNS_AND_SPINS: u32 = 6;
+const CALLS_THE_HOST: u32 = 7;
+
+fn engine() -> WasmEngine {
+    WasmEngine::new(EngineConfig::small().with_component_async().compile_in_process().with_manual_ticks()).unwrap()
+}
+
+/// Calls that come from a list, or through a channel, and what they returned.
+struct Told {
+    list: VecDeque<(u32, u32)>,
+    channel: Option<mpsc::UnboundedReceiver<(u32, u32)>>,
+    begun: u64,
+    returned: BTreeMap<u64, u32>,
+    in_flight: usize,
+    most: usize,
+    /// Told of each return.
+    told: Option<mpsc::UnboundedSender<u64>>,
+    at_most: usize,
+}
+
+impl Told {
+    fn new(list: impl IntoIterator<Item = (u32, u32)>) -> Self {
+        Self {
+            list: list.into_iter().collect(),
+            channel: None,
+            begun: 0,
+            returned: BTreeMap::new(),
+            in_flight: 0,
+            most: 0,
+            told: None,
+            at_most: usize::MAX,
+        }
+    }
+}
+
+impl Calls<(u32, u32), (u32,), Host> for Told {
+    fn poll_next(&mut self, cx: &mut Context<'_>, _: &mut Host) -> Poll<Option<(u64, (u32, u32))>> {
+        let next = match (self.list.pop_front(), &mut self.channel) {
+            (Some(next), _) => Some(next),
+            (None, Some(channel)) => std::task::ready!(channel.poll_recv(cx)),
+            (None, None) => None,
+        };
+        let Some(next) = next else { return Poll::Ready(None) };
+        self.begun += 1;
+        self.in_flight += 1;
+        self.most = self.most.max(self.in_flight);
+        Poll::Ready(Some((self.begun, next)))
+    }
+
+    fn returned(&mut self, number: u64, (result,): (u32,), _: &mut Host, _: u64) -> bool {
+        self.in_flight -= 1;
+        self.returned.insert(number, result);
+        if let Some(told) = &self.told {
+            told.send(number).unwrap();
+        }
+        self.returned.len() < self.at_most
+    }
+}
+
+async fn run(
+    spec: &SandboxSpec<Host>,
+    mut sandbox: Sandbox<Host>,
+    at_a_time: usize,
+    calls: &mut Told,
+) -> Result<Sandbox<Host>, SeveralCrashed> {
+    let does = sandbox.typed::<(u32, u32), (u32,)>(&spec.export("does").unwrap()).unwrap();
+    sandbox.call_several(&does, at_a_time, calls, &CancellationToken::new()).await
+}
+
+async fn sandbox(limits: ResourceLimits) -> (WasmEngine, SandboxSpec<Host>, Sandbox<Host>) {
+    let engine = engine();
+    let spec = spec_in(&engine, SEVERAL.as_bytes(), Profile::Plain, limits);
+    let sandbox = spec.instantiate(Host::default()).await.unwrap();
+    (engine, spec, sandbox)
+}
+
+#[tokio::test]
+async fn so_many_are_in_flight_and_no_more() {
+    let (_, spec, mut sandbox) = sandbox(limits()).await;
+    for at_a_time in [1, 3, 100] {
+        let mut calls = Told::new((0..200).map(|n| (if n % 2 == 0 { RETURNS } else { GIVES_WAY }, n)));
+        sandbox = run(&spec, sandbox, at_a_time, &mut calls).await.unwrap();
+        let expected = (0..200).map(|n| if n % 2 == 0 { n } else { 0 }).zip(1..);
+        assert_eq!(calls.returned, expected.map(|(result, number)| (number, result)).collect());
+        assert_eq!(calls.most, at_a_time.min(200), "{at_a_time}");
+    }
+    // No more are begun when that is said.
+    let mut calls = Told { at_most: 10, ..Told::new((0..200).map(|n| (RETURNS, n))) };
+    sandbox = run(&spec, sandbox, 1, &mut calls).await.unwrap();
+    assert_eq!(calls.returned.len(), 10);
+    // And again, alone.
+    let mut calls = Told::new([(RETURNS, 7)]);
+    run(&spec, sandbox, 5, &mut calls).await.unwrap();
+    assert_eq!(calls.returned[&1], 7);
+}
+
+#[tokio::test]
+async fn one_that_waits_keeps_no_other_from_being_called() {
+    let (_, spec, sandbox) = sandbox(limits()).await;
+    let Host { gate, waiting, .. } = sandbox.ext().clone();
+    let (calls_to, channel) = mpsc::unbounded_channel();
+    let (told, mut returns) = mpsc::unbounded_channel();
+    let mut calls = Told { channel: Some(channel), told: Some(told), ..Told::new([]) };
+    calls_to.send((WAITS, 1)).unwrap();
+    let running = tokio::spawn(async move {
+        let sandbox = run(&spec, sandbox, 2, &mut calls).await;
+        (sandbox, calls)
+    });
+    waiting.notified().await;
+    for number in 2..10 {
+        calls_to.send((RETURNS, 0)).unwrap();
+        assert_eq!(returns.recv().await, Some(number));
+    }
+    gate.notify_waiters();
+    assert_eq!(returns.recv().await, Some(1));
+    drop(calls_to);
+    let (sandbox, calls) = running.await.unwrap();
+    sandbox.unwrap();
+    assert_eq!((calls.returned.len(), calls.most), (9, 2));
+}
+
+/// The experiment that CPU time is counted by task: whoever computes is named, whatever else is in flight.
+#[tokio::test]
+async fn the_task_that_computes_is_the_one_that_is_charged() {
+    for spins in 0..5_u32 {
+        // So much that nobody uses it whose thread is kept from running once.
+        let limits = ResourceLimits { cpu_time: Duration::from_millis(500), ..limits() };
+        let (engine, spec, sandbox) = sandbox(limits).await;
+        let mut calls = Told::new((0..5).map(|n| if n == spins { (SPINS, 0) } else { (GIVES_WAY, 100_000_000) }));
+        let neighbour = Neighbour::spawn(&engine, || async {});
+        let crashed = run(&spec, sandbox, 5, &mut calls).await.unwrap_err();
+        assert_eq!(*crashed.crash.kind(), CrashKind::CpuTime { allowed: 500 });
+        assert_eq!(crashed.call, Some(u64::from(spins) + 1), "{}", crashed.crash);
+        neighbour.end().await;
+    }
+}
+
+/// Together they use more than one may, and none of them does.
+#[tokio::test]
+async fn each_has_cpu_time_of_its_own() {
+    for (ticks, enough) in [(3, true), (30, true), (42, false)] {
+        let limits = ResourceLimits { cpu_time: Duration::from_millis(40), ..limits() };
+        let (engine, spec, mut sandbox) = sandbox(limits).await;
+        sandbox.ext_mut().ticks_in_step = Some((engine, ticks));
+        let mut calls = Told::new((0..20).map(|_| (WAITS, 0)));
+        match run(&spec, sandbox, 20, &mut calls).await {
+            Ok(sandbox) => {
+                assert!(enough && sandbox.usage().cpu_ticks >= u64::from(19 * ticks), "{:?}", sandbox.usage());
+                assert_eq!(calls.returned.len(), 20);
+            }
+            Err(crashed) => {
+                assert_eq!(*crashed.crash.kind(), CrashKind::CpuTime { allowed: 40 });
+                assert!(!enough && crashed.call == Some(1), "{ticks}: {crashed:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_computes_after_waiting_or_returning_is_named_too() {
+    for what in [WAITS_AND_SPINS, RETURNS_AND_SPINS] {
+        let limits = ResourceLimits { cpu_time: Duration::from_millis(500), ..limits() };
+        let (engine, spec, sandbox) = sandbox(limits).await;
+        let Host { gate, waiting, .. } = sandbox.ext().clone();
+        let mut calls = Told::new([(GIVES_WAY, 100_000_000), (what, 0)]);
+        let neighbour = Neighbour::spawn(&engine, || async {});
+        let running = run(&spec, sandbox, 5, &mut calls);
+        let host = async {
+            waiting.notified().await;
+            gate.notify_waiters();
+            std::future::pending().await
+        };
+        let crashed = tokio::select! { crashed = running => crashed.unwrap_err(), () = host => unreachable!() };
+        assert_eq!(
+            (crashed.crash.kind().clone(), crashed.call),
+            (CrashKind::CpuTime { allowed: 500 }, Some(2)),
+            "{what}"
+        );
+        assert_eq!(calls.returned.contains_key(&2), what == RETURNS_AND_SPINS);
+        neighbour.end().await;
+    }
+}
+
+#[tokio::test]
+async fn host_calls_are_counted_by_task() {
+    let limits = ResourceLimits { host_calls: 100, ..limits() };
+    let (_, spec, sandbox) = sandbox(limits).await;
+    // Two for each round, and some for the start and the return.
+    let mut calls = Told::new((0..10).map(|_| (CALLS_THE_HOST, 40)));
+    let sandbox = run(&spec, sandbox, 10, &mut calls).await.unwrap();
+    let mut calls = Told::new([(CALLS_THE_HOST, 40), (CALLS_THE_HOST, 60), (CALLS_THE_HOST, 40)]);
+    let crashed = run(&spec, sandbox, 10, &mut calls).await.unwrap_err();
+    assert_eq!((crashed.crash.kind().clone(), crashed.call), (CrashKind::HostCalls { allowed: 100 }, Some(2)));
+}
+
+#[tokio::test]
+async fn a_trap_is_that_of_its_task() {
+    let (_, spec, sandbox) = sandbox(limits()).await;
+    let mut calls = Told::new([(WAITS, 0), (TRAPS, 0), (WAITS, 0)]);
+    let crashed = run(&spec, sandbox, 10, &mut calls).await.unwrap_err();
+    assert!(matches!(crashed.crash.kind(), CrashKind::Trap { .. }), "{}", crashed.crash);
+    assert_eq!(crashed.call, Some(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_has_a_deadline_of_its_own() {
+    let deadline = Duration::from_secs(10);
+    let (_, spec, sandbox) = sandbox(ResourceLimits { deadline, ..limits() }).await;
+    let Host { gate, waiting, .. } = sandbox.ext().clone();
+    let (calls_to, channel) = mpsc::unbounded_channel();
+    let (told, mut returns) = mpsc::unbounded_channel();
+    let mut calls = Told { channel: Some(channel), told: Some(told), ..Told::new([]) };
+    let running = tokio::spawn(async move { run(&spec, sandbox, 10, &mut calls).await });
+    calls_to.send((WAITS, 0)).unwrap();
+    waiting.notified().await;
+    // For longer than one may take, but none takes as long: each begins six seconds after the one before, which then ends.
+    for number in 1..=5 {
+        tokio::time::advance(Duration::from_secs(6)).await;
+        calls_to.send((WAITS, 0)).unwrap();
+        waiting.notified().await;
+        gate.notify_one();
+        assert_eq!(returns.recv().await, Some(number));
+    }
+    tokio::time::advance(Duration::from_secs(6)).await;
+    calls_to.send((WAITS, 0)).unwrap();
+    waiting.notified().await;
+    // The sixth waits for six seconds when the seventh begins.
+    let now = tokio::time::Instant::now();
+    let crashed = running.await.unwrap().unwrap_err();
+    assert_eq!((crashed.crash.kind().clone(), crashed.call), (CrashKind::Deadline { allowed: deadline }, Some(6)));
+    assert_eq!(now.elapsed().as_secs(), 4);
+}
+
+#[tokio::test]
+async fn cancelled_and_dropped_all_end() {
+    let (_, spec, mut sandbox) = sandbox(limits()).await;
+    let does = sandbox.typed::<(u32, u32), (u32,)>(&spec.export("does").unwrap()).unwrap();
+    let token = CancellationToken::new();
+    let mut calls = Told::new([(WAITS, 0), (WAITS, 0)]);
+    {
+        let mut running = std::pin::pin!(sandbox.call_several(&does, 2, &mut calls, &token));
+        assert!(running.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        token.cancel();
+        let crashed = running.await.unwrap_err();
+        assert_eq!((crashed.crash.kind(), crashed.call), (&CrashKind::Cancelled, None));
+    }
+    let mut sandbox = spec.instantiate(Host::default()).await.unwrap();
+    let does = sandbox.typed::<(u32, u32), (u32,)>(&spec.export("does").unwrap()).unwrap();
+    let token = CancellationToken::new();
+    let mut calls = Told::new([(WAITS, 0), (WAITS, 0)]);
+    let mut running = Box::pin(sandbox.call_several(&does, 2, &mut calls, &token));
+    assert!(running.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    drop(running);
+}
+
+#[tokio::test]
+async fn without_async_it_is_an_error() {
+    let engine = engine();
+    let spec = spec_in(&engine, airssys_wasm_fixtures::ADD.as_bytes(), Profile::Plain, limits());
+    let mut sandbox = spec.instantiate(Host::default()).await.unwrap();
+    let add = sandbox.typed::<(i32, i32), (i32,)>(&spec.export("add").unwrap()).unwrap();
+    struct None;
+    impl Calls<(i32, i32), (i32,), Host> for None {
+        fn poll_next(&mut self, _: &mut Context<'_>, _: &mut Host) -> Poll<Option<(u64, (i32, i32))>> {
+            Poll::Ready(Option::None)
+        }
+        fn returned(&mut self, _: u64, _: (i32,), _: &mut Host, _: u64) -> bool {
+            unreachable!("nothing is called")
+        }
+    }
+    let crashed = sandbox.call_several(&add, 2, &mut None, &CancellationToken::new()).await.unwrap_err();
+    assert!(matches!(crashed.crash.kind(), CrashKind::BadValue { .. }), "{}", crashed.crash);
+}
