@@ -146,12 +146,13 @@ async fn one_that_waits_keeps_no_other_from_being_called() {
 async fn the_task_that_computes_is_the_one_that_is_charged() {
     for spins in 0..5_u32 {
         // So much that nobody uses it whose thread is kept from running once.
-        let limits = ResourceLimits { cpu_time: Duration::from_millis(500), ..limits() };
+        let limits =
+            ResourceLimits { cpu_time: Duration::from_millis(60), deadline: Duration::from_secs(600), ..limits() };
         let (engine, spec, sandbox) = sandbox(limits).await;
         let mut calls = Told::new((0..5).map(|n| if n == spins { (SPINS, 0) } else { (GIVES_WAY, 100_000_000) }));
         let neighbour = Neighbour::spawn(&engine, || async {});
         let crashed = run(&spec, sandbox, 5, &mut calls).await.unwrap_err();
-        assert_eq!(*crashed.crash.kind(), CrashKind::CpuTime { allowed: 500 });
+        assert_eq!(*crashed.crash.kind(), CrashKind::CpuTime { allowed: 60 });
         assert_eq!(crashed.call, Some(u64::from(spins) + 1), "{}", crashed.crash);
         neighbour.end().await;
     }
@@ -181,7 +182,8 @@ async fn each_has_cpu_time_of_its_own() {
 #[tokio::test]
 async fn who_computes_after_waiting_or_returning_is_named_too() {
     for what in [WAITS_AND_SPINS, RETURNS_AND_SPINS] {
-        let limits = ResourceLimits { cpu_time: Duration::from_millis(500), ..limits() };
+        let limits =
+            ResourceLimits { cpu_time: Duration::from_millis(60), deadline: Duration::from_secs(600), ..limits() };
         let (engine, spec, sandbox) = sandbox(limits).await;
         let Host { gate, waiting, .. } = sandbox.ext().clone();
         let mut calls = Told::new([(GIVES_WAY, 100_000_000), (what, 0)]);
@@ -195,7 +197,7 @@ async fn who_computes_after_waiting_or_returning_is_named_too() {
         let crashed = tokio::select! { crashed = running => crashed.unwrap_err(), () = host => unreachable!() };
         assert_eq!(
             (crashed.crash.kind().clone(), crashed.call),
-            (CrashKind::CpuTime { allowed: 500 }, Some(2)),
+            (CrashKind::CpuTime { allowed: 60 }, Some(2)),
             "{what}"
         );
         assert_eq!(calls.returned.contains_key(&2), what == RETURNS_AND_SPINS);
