@@ -48,6 +48,18 @@ pub struct NoHandler {
     pub exports: Vec<String>,
 }
 
+/// Several messages cannot be in flight at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConcurrencyError {
+    /// The component's handler is not async.
+    #[error("`concurrency` is for components that export `airssys:actor/handler@0.2.0`")]
+    NotAsync,
+    /// Fuel is counted for all of them together.
+    #[error("`concurrency` does not go with fuel, which cannot be counted for each message; use `cpu_time`")]
+    Metered,
+}
+
 /// What a component without a message handler is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

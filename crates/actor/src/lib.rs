@@ -58,7 +58,7 @@ pub use airssys_wasm_limits as limits;
 pub use airssys_wasm_registry as registry;
 pub use bytes::Bytes;
 
-pub use contract::{ContractKind, NoHandler, NoHandlerKind, WIT, WIT_ASYNC};
+pub use contract::{ConcurrencyError, ContractKind, NoHandler, NoHandlerKind, WIT, WIT_ASYNC};
 pub use failure::call::{CallError, LinkFault, LinksError};
 pub use failure::policy::{Backoff, Directive, Intensity, Restart, RestartPolicy};
 pub use failure::report::{BoxError, CrashReport, During, StartError};

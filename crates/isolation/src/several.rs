@@ -10,7 +10,7 @@ use airssys_wasm_engine::wasmtime::{
     self,
     component::{Accessor, ComponentNamedList, GuestTaskId, Lift, Lower},
 };
-use airssys_wasm_limits::{CancellationToken, Due, Interrupted, Metered, begin_calls, guard_several};
+use airssys_wasm_limits::{CancellationToken, Due, Interrupted, Metered, RunningCall, begin_calls, guard_several};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::time::Instant;
 
@@ -22,6 +22,9 @@ use crate::{
 
 /// Where calls come from that a sandbox has in flight at the same time, and where their results go.
 pub trait Calls<P, R, U>: Send {
+    /// Before the first.
+    fn begin(&mut self, _running: &RunningCall, _ext: &mut U) {}
+
     /// The next call with its number, which is larger than all before; `None` if no more are to be begun.
     fn poll_next(&mut self, cx: &mut Context<'_>, ext: &mut U) -> Poll<Option<(u64, P)>>;
 
@@ -67,16 +70,19 @@ impl<U: Send + 'static> Sandbox<U> {
         self.begin(airssys_wasm_limits::CallPhase::Message);
         let Live { store, guarded, .. } = &mut *self.0;
         begin_calls(store);
+        let state = store.data_mut();
+        let running = state.metered().running_call().cloned().unwrap_or_default();
+        calls.begin(&running, &mut state.ext);
         let deadline = store.data().quota().limits().deadline;
         let due = Due::at(Instant::now() + deadline);
         let mut in_flight = InFlight { begun: BTreeMap::new(), due: &due, deadline };
-        let running = store.run_concurrent(async |tasks| run(tasks, export, at_a_time, calls, &mut in_flight).await);
-        let outcome = guard_several(running, Some(cancel), guarded, &due).await;
+        let calls = store.run_concurrent(async |tasks| run(tasks, export, at_a_time, calls, &mut in_flight).await);
+        let outcome = guard_several(calls, Some(cancel), guarded, &due).await;
         let state = self.0.store.data();
         let (crash, call) = match outcome {
             Ok(Ok(Ok(()))) => return Ok(self),
             Ok(Ok(Err(error)) | Err(error)) => {
-                let call = state.metered().running_call();
+                let call = running.number();
                 (Crash::from_error(error, Phase::Calling, Some(export.name()), state.metered(), self.usage()), call)
             }
             Err(interrupted) => {

@@ -57,4 +57,5 @@ pub use limits::{
 };
 pub use log::{LogAllowance, LogLine};
 pub use meter::{LimitExceeded, Meter, Metered, Usage, begin_call, begin_calls, give_way, install};
+pub use tasks::RunningCall;
 pub use tokio_util::sync::CancellationToken;

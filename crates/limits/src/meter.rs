@@ -16,7 +16,8 @@ use airssys_wasm_engine::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BudgetExhausted, CallPhase, LogAllowance, MemoryBudget, MemoryGrant, OnGrowthRefused, Quota, tasks::Tasks,
+    BudgetExhausted, CallPhase, LogAllowance, MemoryBudget, MemoryGrant, OnGrowthRefused, Quota, RunningCall,
+    tasks::Tasks,
 };
 
 /// A limit of a component was reached. Inside a guest this is what a trap carries.
@@ -307,9 +308,9 @@ impl Meter {
         }
     }
 
-    /// The number of the call that ran last, among calls that run at the same time.
-    pub fn running_call(&self) -> Option<u64> {
-        self.tasks.as_ref()?.running()
+    /// Which call runs, among calls that run at the same time.
+    pub fn running_call(&self) -> Option<&RunningCall> {
+        self.tasks.as_ref().map(|tasks| &tasks.running_call)
     }
 
     /// Charges for the epochs that ended since the last time: the running task, where there are several. What the guard

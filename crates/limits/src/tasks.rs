@@ -1,8 +1,33 @@
 //! What several calls of an instance use that run at the same time, each by itself.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use airssys_wasm_engine::wasmtime::component::GuestTaskId;
+
+/// Which of several calls runs, for who has no meter at hand.
+#[derive(Debug, Clone)]
+pub struct RunningCall(Arc<AtomicU64>);
+
+const NONE: u64 = u64::MAX;
+
+impl RunningCall {
+    /// Its number: of the call that ran last, if none does.
+    pub fn number(&self) -> Option<u64> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|number| *number != NONE)
+    }
+}
+
+impl Default for RunningCall {
+    fn default() -> Self {
+        Self(Arc::new(AtomicU64::new(NONE)))
+    }
+}
 
 /// The calls that a store was told of, by their tasks. What a task starts beside itself counts as its own, also after it has
 /// returned.
@@ -12,6 +37,7 @@ pub(crate) struct Tasks {
     in_flight: usize,
     /// The task that was seen last.
     running: Option<GuestTaskId>,
+    pub(crate) running_call: RunningCall,
     /// Nanoseconds of the store's CPU time that were charged to one of them.
     shared_out: u64,
 }
@@ -42,20 +68,25 @@ impl Tasks {
         self.in_flight = self.in_flight.saturating_sub(1);
     }
 
-    /// The call whose task was seen last.
-    pub(crate) fn running(&self) -> Option<u64> {
-        self.calls.get(&self.running?)?.number
-    }
-
     /// A task was seen that did not run until now.
     pub(crate) fn switch(&mut self, to: GuestTaskId, cpu_ns: u64) {
         self.charge(None, cpu_ns);
-        self.running = Some(to);
+        self.run(to);
+    }
+
+    fn run(&mut self, task: GuestTaskId) {
+        if self.running != Some(task) {
+            self.running = Some(task);
+            let number = self.calls.get(&task).and_then(|call| call.number);
+            self.running_call.0.store(number.unwrap_or(NONE), Ordering::Relaxed);
+        }
     }
 
     /// Charges the task that runs for what was used since the last time. Says what it has used in all.
     pub(crate) fn charge(&mut self, running: Option<GuestTaskId>, cpu_ns: u64) -> u64 {
-        self.running = running.or(self.running);
+        if let Some(task) = running {
+            self.run(task);
+        }
         let used = cpu_ns.saturating_sub(self.shared_out);
         self.shared_out = cpu_ns;
         let Some(task) = self.running else { return 0 };

@@ -42,6 +42,8 @@ pub enum During {
     Init,
     /// Handling a message.
     Message,
+    /// Handling a message, while another that was in flight at the same time caused it.
+    OtherMessage,
     /// A call of an export.
     Call,
     /// `health`.
@@ -60,6 +62,7 @@ impl fmt::Display for During {
             Self::Start => "its start",
             Self::Init => "`init`",
             Self::Message => "a message",
+            Self::OtherMessage => "another message",
             Self::Call => "a call",
             Self::Health => "`health`",
             Self::Snapshot => "`snapshot`",

@@ -180,7 +180,7 @@ pub(super) fn share<U: Send + 'static>(data: &mut HostState<ActorState<U>>, byte
 impl<U> ActorState<U> {
     /// A message from this actor, in the trace of the message in flight.
     pub(super) fn envelope(&self, payload: Bytes) -> MessageEnvelope {
-        self.cell.envelope(MessageEnvelope::new(payload), self.trace.as_deref())
+        self.cell.envelope(MessageEnvelope::new(payload), self.trace())
     }
 
     pub(super) fn deny(&mut self, action: DeniedAction, target: &str) {

@@ -6,29 +6,32 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Context, Poll, ready},
 };
 
-use airssys_wasm_engine::{Export, ExportError, LoadedComponent, wasmtime::component::Lift};
-use airssys_wasm_isolation::{Crash, InstantiateError, Sandbox, TypedExport};
-use airssys_wasm_limits::{CallPhase, CancellationToken};
+use airssys_wasm_engine::{Export, ExportError, LoadedComponent, Profile, wasmtime::component::Lift};
+use airssys_wasm_isolation::{Calls, Crash, InstantiateError, Sandbox, SeveralCrashed, TypedExport};
+use airssys_wasm_limits::{CallPhase, CancellationToken, RunningCall};
 use airssys_wasm_registry::{ComponentId, MessageEnvelope, TraceContext};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use crate::{
-    ActorSandbox, ActorSpec, ActorState, BoxError, Capabilities, ContractKind, During, HealthError, Links, LinksError,
-    NoHandler, StartError, UpgradeError,
+    ActorSandbox, ActorSpec, ActorState, BoxError, Capabilities, ConcurrencyError, ContractKind, During, HealthError,
+    Links, LinksError, NoHandler, SpawnError, StartError, UpgradeError,
     contract::Contract,
     guest::{
         calls::Found,
         links::linked_interface,
+        spec::{TurnState, Turns},
         wire::{BrokerMessage, Message},
     },
     runtime::{
         call::{Call, LinkedInterface},
         cell::Cell,
         incarnation::{Blueprint, Handled, Live, call, crashed, made},
+        several::{Several, Taken},
         turn::Turn,
     },
 };
@@ -71,6 +74,8 @@ pub(crate) struct GuestBlueprint<U: 'static> {
     config: Arc<BTreeMap<String, String>>,
     state: MakeState<U>,
     links: Option<Arc<Linked>>,
+    /// Messages in flight at the same time.
+    at_a_time: usize,
 }
 
 /// The linked interfaces of a component, where they lead, and what said so.
@@ -92,9 +97,12 @@ impl<U: Send + 'static> GuestBlueprint<U> {
         spec: &ActorSpec<U>,
         links: Option<Arc<Linked>>,
         default: &MakeState<U>,
-    ) -> Result<Self, NoHandler> {
+    ) -> Result<Self, SpawnError> {
+        let contract = contract_of(&spec.sandbox, spec.contract)?;
+        check_concurrency(spec.concurrency.get() as usize, &contract, &spec.sandbox)?;
         Ok(Self {
-            contract: contract_of(&spec.sandbox, spec.contract)?,
+            contract,
+            at_a_time: spec.concurrency.get() as usize,
             sandbox: configured(spec.sandbox.clone().with_name(spec.options.id.as_str()), &spec.config),
             capabilities: match &links {
                 None => Arc::clone(&spec.capabilities),
@@ -110,6 +118,23 @@ impl<U: Send + 'static> GuestBlueprint<U> {
 /// With the actor's entries for `wasi:config`.
 fn configured<U: Send + 'static>(sandbox: ActorSandbox<U>, config: &BTreeMap<String, String>) -> ActorSandbox<U> {
     sandbox.with_config(config.iter().map(|(key, value)| (key.as_str(), value.as_str())))
+}
+
+fn check_concurrency<U: Send + 'static>(
+    at_a_time: usize,
+    contract: &Contract,
+    sandbox: &ActorSandbox<U>,
+) -> Result<(), ConcurrencyError> {
+    if at_a_time == 1 {
+        return Ok(());
+    }
+    if contract.kind != ContractKind::AsyncActor {
+        return Err(ConcurrencyError::NotAsync);
+    }
+    if sandbox.template().loaded().profile() == Profile::Metered {
+        return Err(ConcurrencyError::Metered);
+    }
+    Ok(())
 }
 
 /// Found out once for each component, unless it is said to take no messages.
@@ -129,6 +154,7 @@ pub(crate) struct GuestLive<U: 'static> {
     /// None during a call, and after one that crashed.
     sandbox: Option<Sandbox<ActorState<U>>>,
     handle: Handle,
+    at_a_time: usize,
     contract: Arc<Contract>,
     pub(crate) component: LoadedComponent,
     pub(crate) found: Found,
@@ -170,8 +196,8 @@ impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
             user: self.state.make(cell, interrupt).await?,
             cell: Arc::clone(cell),
             capabilities: Arc::clone(&self.capabilities),
-            trace: None,
-            deadline: None,
+            turn: TurnState::default(),
+            turns: None,
             in_flight: None,
             fitting: None,
             denials: 0,
@@ -211,6 +237,7 @@ impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
         Ok(GuestLive {
             sandbox: Some(sandbox),
             handle,
+            at_a_time: self.at_a_time,
             contract: Arc::clone(contract),
             component: self.sandbox.template().loaded().clone(),
             found: Found::default(),
@@ -227,7 +254,9 @@ impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
         if contract.kind != self.contract.kind {
             return Err(UpgradeError::OtherContract { now: self.contract.kind, new: contract.kind });
         }
+        check_concurrency(self.at_a_time, &contract, &sandbox)?;
         Ok(Self {
+            at_a_time: self.at_a_time,
             links: match &self.links {
                 None => None,
                 Some(links) => linked(sandbox.template().loaded(), &links.links)?,
@@ -238,6 +267,10 @@ impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
             config: Arc::clone(&self.config),
             state: self.state.clone(),
         })
+    }
+
+    fn at_a_time(&self) -> usize {
+        self.at_a_time
     }
 
     fn takes_only_calls(&self) -> bool {
@@ -292,6 +325,31 @@ impl<U: Send + 'static> GuestLive<U> {
     }
 }
 
+/// The messages of an actor as calls of its handler.
+struct OfActor<'a>(&'a mut dyn Several);
+
+impl<U: Send + 'static> Calls<(Message,), (Handled,), ActorState<U>> for OfActor<'_> {
+    fn begin(&mut self, running: &RunningCall, ext: &mut ActorState<U>) {
+        ext.turns = Some(Box::new(Turns { running: running.clone(), ..Turns::default() }));
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>, ext: &mut ActorState<U>) -> Poll<Option<(u64, (Message,))>> {
+        let Some(taken) = ready!(self.0.poll_next(cx)) else { return Poll::Ready(None) };
+        let Taken { number, message, trace, is_asked } = taken;
+        if let Some(turns) = &mut ext.turns {
+            turns.in_flight.insert(number, TurnState { trace, deadline: message.deadline() });
+        }
+        Poll::Ready(Some((number, (Message::of(message, is_asked),))))
+    }
+
+    fn returned(&mut self, number: u64, (handled,): (Handled,), ext: &mut ActorState<U>, memory: u64) -> bool {
+        if let Some(turns) = &mut ext.turns {
+            turns.in_flight.remove(&number);
+        }
+        self.0.handled(number, handled, memory)
+    }
+}
+
 impl<U: Send + 'static> Live for GuestLive<U> {
     async fn handle(
         &mut self,
@@ -301,20 +359,11 @@ impl<U: Send + 'static> Live for GuestLive<U> {
         interrupt: &CancellationToken,
     ) -> Result<Handled, Crash> {
         let mut sandbox = self.sandbox();
-        sandbox.ext_mut().trace = trace;
-        sandbox.ext_mut().deadline = message.deadline();
-        let topic = message.topic().map(Arc::from);
-        let payload = message.payload().clone();
+        sandbox.ext_mut().turn = TurnState { trace, deadline: message.deadline() };
         let goes_on = self.component.features().component_async;
         let (handled, mut sandbox) = match &self.handle {
             Handle::Actor(export) => {
-                let message = Message {
-                    payload,
-                    sender: message.sender().map(|sender| sender.id().into()),
-                    topic,
-                    content_type: message.content_type().map(|ty| Arc::clone(&ty.0)),
-                    wants_answer: turn.is_asked(),
-                };
+                let message = Message::of(message, turn.is_asked());
                 // Before its tasks have ended.
                 let tell = |(handled,): (Handled,)| {
                     if goes_on {
@@ -334,8 +383,8 @@ impl<U: Send + 'static> Live for GuestLive<U> {
                     *cell.reply_subject.lock() = Some((Arc::clone(&subject), reply));
                     subject
                 });
-                let subject = topic.unwrap_or_else(|| cell.id().into());
-                let message = BrokerMessage { subject, body: payload, reply_to };
+                let subject = message.topic().map_or_else(|| cell.id().into(), Arc::from);
+                let message = BrokerMessage { subject, body: message.payload().clone(), reply_to };
                 let ((handled,), sandbox) = sandbox.call_until(export, (message,), interrupt).await?;
                 // Still there if nothing was published to it.
                 turn.reply = cell.reply_subject.lock().take().map(|(_, reply)| reply);
@@ -347,6 +396,20 @@ impl<U: Send + 'static> Live for GuestLive<U> {
         Ok(handled)
     }
 
+    async fn handle_several(
+        &mut self,
+        messages: &mut dyn Several,
+        interrupt: &CancellationToken,
+    ) -> Result<(), SeveralCrashed> {
+        let mut sandbox = self.sandbox();
+        if let Handle::Actor(export) = &self.handle {
+            sandbox = sandbox.call_several(export, self.at_a_time, &mut OfActor(messages), interrupt).await?;
+        }
+        sandbox.ext_mut().turns = None;
+        self.sandbox = Some(sandbox);
+        Ok(())
+    }
+
     async fn call(
         &mut self,
         call: &mut Call,
@@ -356,7 +419,7 @@ impl<U: Send + 'static> Live for GuestLive<U> {
     ) -> Result<(), Crash> {
         if let Some(sandbox) = &mut self.sandbox {
             let ext = sandbox.ext_mut();
-            (ext.trace, ext.deadline) = (trace, deadline);
+            ext.turn = TurnState { trace, deadline };
         }
         self.make(call, interrupt).await?;
         if let Some(sandbox) = &mut self.sandbox {

@@ -376,7 +376,7 @@ impl Function {
             return Err(LinkFault::Denied);
         }
         let until = later(Instant::now(), longest);
-        let until = state.deadline.map_or(until, |deadline| deadline.min(until));
+        let until = state.deadline().map_or(until, |deadline| deadline.min(until));
         Ok(Begun { caller: Arc::clone(&state.cell), message: state.envelope(Bytes::new()).with_deadline(until), until })
     }
 

@@ -65,12 +65,19 @@ pub struct ComponentTable {
     /// is called by its exports.
     #[serde(default)]
     pub contract: Option<ContractKind>,
+    /// Messages in flight at the same time, see [`ActorSpec::with_concurrency`]. Default: 1.
+    #[serde(default = "one")]
+    pub concurrency: NonZeroU32,
     /// Subscriptions from the start.
     #[serde(default)]
     pub subscriptions: Vec<TopicPattern>,
     /// Actors that must exist before it, and are stopped after it.
     #[serde(default)]
     pub depends_on: Vec<ComponentId>,
+}
+
+fn one() -> NonZeroU32 {
+    NonZeroU32::MIN
 }
 
 fn mailbox() -> u32 {
@@ -137,6 +144,7 @@ impl ActorManifest {
         let table = self.component;
         let mut spec = ActorSpec::new(table.name, sandbox);
         spec.contract = table.contract;
+        spec.concurrency = table.concurrency;
         spec.with_capabilities(self.messaging)
             .with_links(self.links)
             .with_config(self.config)

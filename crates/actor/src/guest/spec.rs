@@ -1,9 +1,15 @@
 //! The specification of a guest, and the host's data in its store.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    num::NonZeroU32,
+    sync::Arc,
+};
 
 use airssys_wasm_engine::ComponentTemplate;
 use airssys_wasm_isolation::{HostState, SandboxSpec};
+use airssys_wasm_limits::RunningCall;
 use airssys_wasm_registry::{ComponentId, TraceContext};
 use futures_util::TryFutureExt;
 use tokio::time::Instant;
@@ -26,6 +32,7 @@ pub struct ActorSpec<U: 'static = ()> {
     pub(crate) state: Option<MakeState<U>>,
     /// Found out where it is not said.
     pub(crate) contract: Option<ContractKind>,
+    pub(crate) concurrency: NonZeroU32,
     pub(crate) links: Links,
 }
 
@@ -42,6 +49,7 @@ impl<U: Send + 'static> ActorSpec<U> {
             config: BTreeMap::new(),
             state: None,
             contract: None,
+            concurrency: NonZeroU32::MIN,
             links: Links::default(),
         }
     }
@@ -77,6 +85,20 @@ impl<U: Send + 'static> ActorSpec<U> {
     #[must_use]
     pub fn with_contract(mut self, contract: ContractKind) -> Self {
         self.contract = Some(contract);
+        self
+    }
+
+    /// Messages that it may have in flight at the same time. Default: one, so that nothing comes between the steps of a
+    /// message. More than one needs a component that exports `airssys:actor/handler@0.2.0`, and no fuel.
+    ///
+    /// Each message has its own CPU time, host calls and deadline. None can be ended alone: a crash over one ends all that are
+    /// in flight. Their askers are told by [`During::OtherMessage`](crate::During::OtherMessage), and the messages themselves
+    /// are redelivered, where there is [redelivery](Self::with_redelivery), without having used an attempt. Health checks,
+    /// calls, recycling, upgrades and stopping wait until none is in flight. Circles of requests are not seen, and end by the
+    /// requests' timeouts.
+    #[must_use]
+    pub fn with_concurrency(mut self, messages: NonZeroU32) -> Self {
+        self.concurrency = messages;
         self
     }
 
@@ -131,6 +153,7 @@ impl<U> Clone for ActorSpec<U> {
             config: self.config.clone(),
             state: self.state.clone(),
             contract: self.contract,
+            concurrency: self.concurrency,
             links: self.links.clone(),
         }
     }
@@ -159,10 +182,10 @@ pub struct ActorState<U = ()> {
     pub user: U,
     pub(crate) cell: Arc<Cell>,
     pub(crate) capabilities: Arc<Capabilities>,
-    /// The trace of the message in flight.
-    pub(crate) trace: Option<Box<TraceContext>>,
-    /// Until when the sender of the message in flight waits.
-    pub(crate) deadline: Option<Instant>,
+    /// Of the message in flight.
+    pub(crate) turn: TurnState,
+    /// Of each message in flight, where there may be several.
+    pub(crate) turns: Option<Box<Turns>>,
     /// Requests on their way, of a guest that can have several.
     pub(crate) in_flight: Option<InFlight>,
     /// Where links were called.
@@ -179,14 +202,42 @@ impl<U> ActorState<U> {
 
     /// What held for the message in flight holds no longer.
     pub(crate) fn end_message(&mut self) {
-        if self.trace.is_some() {
-            self.trace = None;
+        if self.turn.trace.is_some() {
+            self.turn.trace = None;
         }
-        self.deadline = None;
+        self.turn.deadline = None;
     }
 
-    /// The trace of the message in flight. Its `parent_id` is the span under which this actor sends.
-    pub fn trace(&self) -> Option<&TraceContext> {
-        self.trace.as_deref()
+    fn turn(&self) -> Option<&TurnState> {
+        match &self.turns {
+            None => Some(&self.turn),
+            Some(turns) => turns.in_flight.get(&turns.running.number()?),
+        }
     }
+
+    /// Until when the sender of the message in flight waits.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.turn()?.deadline
+    }
+
+    /// The trace of the message in flight; where there are several, of the one over which the host was called. Its
+    /// `parent_id` is the span under which this actor sends.
+    pub fn trace(&self) -> Option<&TraceContext> {
+        self.turn()?.trace.as_deref()
+    }
+}
+
+/// What is known of a message while it is handled.
+#[derive(Default)]
+pub(crate) struct TurnState {
+    pub(crate) trace: Option<Box<TraceContext>>,
+    /// Until when its sender waits.
+    pub(crate) deadline: Option<Instant>,
+}
+
+/// What is known of the messages in flight, by number.
+#[derive(Default)]
+pub(crate) struct Turns {
+    pub(crate) running: RunningCall,
+    pub(crate) in_flight: HashMap<u64, TurnState>,
 }

@@ -6,6 +6,7 @@ use airssys_wasm_engine::wasmtime::{
     self,
     component::{ComponentType, Lift, Lower},
 };
+use airssys_wasm_registry::MessageEnvelope;
 use bytes::Bytes;
 
 /// `airssys:actor/types.message`.
@@ -19,6 +20,18 @@ pub(crate) struct Message {
     pub(crate) content_type: Option<Arc<str>>,
     #[component(name = "wants-answer")]
     pub(crate) wants_answer: bool,
+}
+
+impl Message {
+    pub(crate) fn of(message: &MessageEnvelope, wants_answer: bool) -> Self {
+        Self {
+            payload: message.payload().clone(),
+            sender: message.sender().map(|sender| sender.id().into()),
+            topic: message.topic().map(Arc::from),
+            content_type: message.content_type().map(|ty| Arc::clone(&ty.0)),
+            wants_answer,
+        }
+    }
 }
 
 /// `airssys:actor/types.send-error`.

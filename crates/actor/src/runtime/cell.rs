@@ -43,6 +43,8 @@ pub(crate) struct Cell {
     pub(crate) orders: Orders,
     /// Whether it was killed, which no later incarnation takes back.
     killed: Shared<AtomicBool>,
+    /// Whether several of its messages may be in flight.
+    pub(super) handles_several: AtomicBool,
     state: AtomicU8,
     incarnation: AtomicU64,
     restarts: AtomicU64,
@@ -92,6 +94,7 @@ impl Cell {
             mailbox,
             late: Late::default(),
             orders,
+            handles_several: AtomicBool::new(false),
             state: AtomicU8::new(Lifecycle::Starting as u8),
             incarnation: AtomicU64::new(0),
             restarts: AtomicU64::new(0),
@@ -230,7 +233,13 @@ impl Cell {
 
     /// Notes that this actor waits for another. `None` if that one waits for this, directly or through others.
     pub(crate) fn waits_for(&self, receiver: &Self) -> Option<Waiting<'_>> {
-        self.services.waits.begin(self.address.generation(), receiver.address.generation())
+        // One that has other messages in flight may be asked while it waits: a circle that goes on for ever ends by the
+        // requests' timeouts.
+        let asker = self.address.generation();
+        if self.handles_several.load(Ordering::Relaxed) {
+            return Some(self.services.waits.nobody(asker));
+        }
+        self.services.waits.begin(asker, receiver.address.generation())
     }
 
     /// Disposes of a message that is not handled. Dropping its `ReplyTo` resolves an ask; else it is a dead letter.

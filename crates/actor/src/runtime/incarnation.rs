@@ -9,7 +9,7 @@ use std::{
 };
 
 use airssys_wasm_engine::LoadedComponent;
-use airssys_wasm_isolation::{Crash, CrashKind};
+use airssys_wasm_isolation::{Crash, CrashKind, SeveralCrashed};
 use airssys_wasm_limits::CancellationToken;
 use airssys_wasm_registry::{ComponentId, MessageEnvelope, TraceContext};
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::{
     CallError, CrashReport, During, HealthError, StartError, UpgradeError,
-    runtime::{call::Call, cell::Cell, turn::Turn},
+    runtime::{call::Call, cell::Cell, several::Several, turn::Turn},
 };
 
 /// Makes incarnations.
@@ -48,6 +48,11 @@ pub(crate) trait Blueprint: Send + Sync + Sized + 'static {
         None
     }
 
+    /// Messages that an incarnation may have in flight at the same time.
+    fn at_a_time(&self) -> usize {
+        1
+    }
+
     /// The largest payload that incarnations accept, in bytes.
     fn message_size(&self) -> u64;
 
@@ -65,6 +70,15 @@ pub(crate) trait Live: Send + Sized + 'static {
         turn: &mut Turn<'_>,
         interrupt: &CancellationToken,
     ) -> impl Future<Output = Result<Handled, Crash>> + Send;
+
+    /// Handles messages as they come, several at the same time, until there are none for the moment and all tasks have ended.
+    fn handle_several(
+        &mut self,
+        _messages: &mut dyn Several,
+        _interrupt: &CancellationToken,
+    ) -> impl Future<Output = Result<(), SeveralCrashed>> + Send {
+        ready(Ok(()))
+    }
 
     /// Makes a call with a deadline, and tells its caller what came of it, unless it crashes. Only guests have exports.
     fn call(

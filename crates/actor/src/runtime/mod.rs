@@ -19,6 +19,7 @@ mod restart;
 #[cfg(test)]
 mod schedules;
 pub(crate) mod services;
+pub(crate) mod several;
 pub(crate) mod shares;
 pub(crate) mod sync;
 pub(crate) mod task;

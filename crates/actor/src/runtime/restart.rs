@@ -164,19 +164,24 @@ impl<B: Blueprint> ActorTask<B> {
             if self.cell.is_killed() {
                 return Wake::Over;
             }
-            let order = match at {
-                Some(at) if at <= Instant::now() => match self.inbox.orders.try_recv() {
+            let kept = self.kept_order();
+            let is_kept = kept.is_some();
+            let order = match (kept, at) {
+                (Some(order), _) => order,
+                (None, Some(at)) if at <= Instant::now() => match self.inbox.orders.try_recv() {
                     Ok(order) => order,
                     Err(_) => return Wake::Start,
                 },
-                Some(at) => tokio::select! {
+                (None, Some(at)) => tokio::select! {
                     biased;
                     order = self.inbox.orders.recv() => order.expect("the cell holds a sender"),
                     () = sleep_until(at) => return Wake::Start,
                 },
-                None => self.inbox.orders.recv().await.expect("the cell holds a sender"),
+                (None, None) => self.inbox.orders.recv().await.expect("the cell holds a sender"),
             };
-            self.cell.orders.taken();
+            if !is_kept {
+                self.cell.orders.taken();
+            }
             let Upgrade { version, options, done } = match order {
                 Control::Kill | Control::Stop { .. } => return Wake::Over,
                 Control::Start { order } => {

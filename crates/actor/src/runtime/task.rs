@@ -1,7 +1,13 @@
 //! The task of an actor: handles messages, follows orders, ends and starts incarnations. A [`Blueprint`] makes the
 //! incarnations, guest or native.
 
-use std::{collections::VecDeque, future::poll_fn, pin::pin, sync::Arc, task::Poll};
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    pin::pin,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll},
+};
 
 use airssys_wasm_isolation::{Crash, CrashKind};
 use airssys_wasm_limits::CancellationToken;
@@ -21,10 +27,11 @@ use crate::{
         call::Call,
         cell::{Cell, Inbox},
         incarnation::{Blueprint, Live},
-        mailbox::{Delivery, Unanswered},
+        mailbox::{Delivery, ReplyTo, Unanswered},
         orders::{Control, HealthDone, Upgrade},
         owner::{ChildEvent, ChildEventKind, Owner},
         recycle::Recycling,
+        several::InFlight,
         sync::shared,
         turn::Turn,
         upgrade::Probation,
@@ -57,6 +64,8 @@ pub(crate) struct ActorTask<B: Blueprint> {
     pub(super) attempted: bool,
     /// Crashes over the message in flight, and the last of them.
     pub(super) failed_attempts: Option<(u32, Arc<CrashReport>)>,
+    /// Where several messages may be in flight.
+    pub(super) several: Option<Box<InFlight>>,
     /// Handler errors without an asker.
     pub(super) unheard: u64,
     /// `None` if the actor is never recycled.
@@ -86,7 +95,7 @@ fn next_check(checks: &mut VecDeque<HealthDone>) -> Option<HealthDone> {
 }
 
 /// What an actor receives.
-enum Received {
+pub(super) enum Received {
     /// A message, now in flight.
     Message,
     Order(Control),
@@ -110,6 +119,7 @@ impl<B: Blueprint> ActorTask<B> {
         if blueprint.takes_only_calls() {
             cell.mailbox.set_only_calls();
         }
+        cell.handles_several.store(blueprint.at_a_time() > 1, Ordering::Relaxed);
         cell.metrics.actors.increment(1);
         let task = Self {
             random: cell.services.random(),
@@ -128,6 +138,7 @@ impl<B: Blueprint> ActorTask<B> {
             in_flight: None,
             attempted: false,
             failed_attempts: None,
+            several: None,
             unheard: 0,
             recycling: Recycling::new(recycle),
             checks: VecDeque::new(),
@@ -219,11 +230,18 @@ impl<B: Blueprint> ActorTask<B> {
                     continue;
                 }
             }
-            if let Err(failure) = self.handle(live).await {
-                return Exit::Failed(failure);
-            }
-            if let Some(recycling) = &mut self.recycling
-                && let Some(because) = recycling.handled(live.memory())
+            let is_call = self.in_flight.as_ref().is_some_and(Delivery::is_call);
+            let handled = if self.blueprint.at_a_time() == 1 || is_call {
+                let handled = self.handle(live).await;
+                handled.map(|()| self.recycling.as_mut().and_then(|recycling| recycling.handled(live.memory())))
+            } else {
+                Box::pin(self.handle_several(live)).await
+            };
+            let because = match handled {
+                Ok(because) => because,
+                Err(failure) => return Exit::Failed(failure),
+            };
+            if let Some(because) = because
                 && self.probation.is_none()
                 && let Some(exit) = Box::pin(self.recycle(live, because)).await
             {
@@ -235,58 +253,94 @@ impl<B: Blueprint> ActorTask<B> {
     /// Receives orders first, then health checks and messages in turn. Orders given before a message was sent come
     /// before it, even if the message is taken out of the mailbox first.
     async fn receive(&mut self) -> Received {
-        let Self { cell, inbox: Inbox { messages, orders }, in_flight, attempted, checks, checked, .. } = self;
-        poll_fn(|cx| {
-            loop {
-                // Never `None`: the cell holds a sender. `unconstrained`, so that orders come first even if messages
-                // have used up the task's budget.
-                while cell.orders.pending()
-                    && let Poll::Ready(Some(order)) = pin!(unconstrained(orders.recv())).poll(cx)
-                {
-                    cell.orders.taken();
-                    match order {
-                        Control::Health { done } => checks.push_back(done),
-                        order => return Poll::Ready(Received::Order(order)),
-                    }
-                }
-                if in_flight.is_some() {
-                    *checked = false;
-                    return Poll::Ready(Received::Message);
-                }
-                if !*checked && let Some(done) = next_check(checks) {
-                    *checked = true;
-                    return Poll::Ready(Received::Check(done));
-                }
-                match messages.poll_recv(cx) {
-                    Poll::Ready(Some(mut delivery)) => {
-                        delivery.taken();
-                        *in_flight = Some(delivery);
-                        *attempted = false;
-                        continue;
-                    }
-                    Poll::Ready(None) => return Poll::Ready(Received::Drained),
-                    // Do not wait for senders that have reserved a slot: they may never be polled.
-                    Poll::Pending if messages.is_closed() && messages.is_empty() => {
-                        return Poll::Ready(Received::Drained);
-                    }
-                    Poll::Pending => {}
-                }
-                if let Some(done) = next_check(checks) {
-                    return Poll::Ready(Received::Check(done));
-                }
-                return match orders.poll_recv(cx) {
-                    Poll::Ready(Some(order)) => {
-                        cell.orders.taken();
-                        Poll::Ready(match order {
-                            Control::Health { done } => Received::Check(done),
-                            order => Received::Order(order),
-                        })
-                    }
-                    Poll::Ready(None) | Poll::Pending => Poll::Pending,
-                };
+        poll_fn(|cx| self.poll_received(cx)).await
+    }
+
+    pub(super) fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
+        if self.several.is_some() {
+            if let Some(order) = self.kept_order() {
+                return Poll::Ready(Received::Order(order));
             }
-        })
-        .await
+            if self.in_flight.is_none() {
+                self.take_again();
+            }
+        }
+        let Self { cell, inbox: Inbox { messages, orders }, in_flight, attempted, checks, checked, .. } = self;
+        loop {
+            // Never `None`: the cell holds a sender. `unconstrained`, so that orders come first even if messages
+            // have used up the task's budget.
+            while cell.orders.pending()
+                && let Poll::Ready(Some(order)) = pin!(unconstrained(orders.recv())).poll(cx)
+            {
+                cell.orders.taken();
+                match order {
+                    Control::Health { done } => checks.push_back(done),
+                    order => return Poll::Ready(Received::Order(order)),
+                }
+            }
+            if in_flight.is_some() {
+                *checked = false;
+                return Poll::Ready(Received::Message);
+            }
+            if !*checked && let Some(done) = next_check(checks) {
+                *checked = true;
+                return Poll::Ready(Received::Check(done));
+            }
+            match messages.poll_recv(cx) {
+                Poll::Ready(Some(mut delivery)) => {
+                    delivery.taken();
+                    *in_flight = Some(delivery);
+                    *attempted = false;
+                    continue;
+                }
+                Poll::Ready(None) => return Poll::Ready(Received::Drained),
+                // Do not wait for senders that have reserved a slot: they may never be polled.
+                Poll::Pending if messages.is_closed() && messages.is_empty() => {
+                    return Poll::Ready(Received::Drained);
+                }
+                Poll::Pending => {}
+            }
+            if let Some(done) = next_check(checks) {
+                return Poll::Ready(Received::Check(done));
+            }
+            return match orders.poll_recv(cx) {
+                Poll::Ready(Some(order)) => {
+                    cell.orders.taken();
+                    Poll::Ready(match order {
+                        Control::Health { done } => Received::Check(done),
+                        order => Received::Order(order),
+                    })
+                }
+                Poll::Ready(None) | Poll::Pending => Poll::Pending,
+            };
+        }
+    }
+
+    /// Takes who asks for the answer to the message in flight. `None` if the message is refused.
+    pub(super) fn begin_turn(&mut self) -> Option<Option<ReplyTo>> {
+        self.attempted = true;
+        let delivery = self.in_flight.as_mut()?;
+        let reply = delivery.reply.take();
+        if delivery.message.is_late() {
+            match reply {
+                Some(reply) => _ = reply.send(Err(Unanswered::Late)),
+                None => self.dead_letter_in_flight(DeadReason::Late),
+            }
+            self.in_flight = None;
+            return None;
+        }
+        // An upgrade to a smaller `message_size` does not remove waiting messages.
+        if let Err(reason @ Refusal::TooLarge { size, allowed }) = self.cell.mailbox.check_size(delivery.size()) {
+            match reply {
+                Some(reply) => {
+                    let Delivery { message, .. } = self.in_flight.take()?;
+                    reply.send(Err(Unanswered::TooLarge(Box::new(Undelivered::new(reason, message)))));
+                }
+                None => self.dead_letter_in_flight(DeadReason::TooLarge { size, allowed }),
+            }
+            return None;
+        }
+        Some(reply)
     }
 
     /// Handles the message in flight.
@@ -297,27 +351,8 @@ impl<B: Blueprint> ActorTask<B> {
         {
             return self.call(live, call).await;
         }
-        self.attempted = true;
-        let reply = delivery.reply.take();
-        if delivery.message.is_late() {
-            match reply {
-                Some(reply) => _ = reply.send(Err(Unanswered::Late)),
-                None => self.dead_letter_in_flight(DeadReason::Late),
-            }
-            self.in_flight = None;
-            return Ok(());
-        }
-        // An upgrade to a smaller `message_size` does not remove waiting messages.
-        if let Err(reason @ Refusal::TooLarge { size, allowed }) = self.cell.mailbox.check_size(delivery.size()) {
-            match reply {
-                Some(reply) => {
-                    let Some(Delivery { message, .. }) = self.in_flight.take() else { return Ok(()) };
-                    reply.send(Err(Unanswered::TooLarge(Box::new(Undelivered::new(reason, message)))));
-                }
-                None => self.dead_letter_in_flight(DeadReason::TooLarge { size, allowed }),
-            }
-            return Ok(());
-        }
+        let Some(reply) = self.begin_turn() else { return Ok(()) };
+        let Some(delivery) = &self.in_flight else { return Ok(()) };
         let mut turn = Turn::new(&self.cell, reply, &mut self.unheard);
         let message = &delivery.message;
         let taken = self.cell.metrics.taken(|| self.inbox.messages.len());
@@ -404,7 +439,7 @@ impl<B: Blueprint> ActorTask<B> {
         }
     }
 
-    fn count_for_probation(&mut self) {
+    pub(super) fn count_for_probation(&mut self) {
         if let Some(probation) = &mut self.probation {
             probation.messages -= 1;
             if probation.messages == 0 {
@@ -415,13 +450,23 @@ impl<B: Blueprint> ActorTask<B> {
 
     /// Moves the message in flight to the dead letters: as poison if it has crashed the actor, else for `reason`.
     fn dead_letter_in_flight(&mut self, reason: DeadReason) {
-        if let Some(Delivery { message, .. }) = self.in_flight.take() {
-            let reason = match self.failed_attempts.take() {
-                Some((attempts, report)) => DeadReason::Poison { attempts, report },
-                None => reason,
-            };
-            self.cell.dead_letter(message, reason);
+        if let Some(delivery) = self.in_flight.take() {
+            let attempts = self.failed_attempts.take();
+            self.dead_letter(delivery, attempts, reason);
         }
+    }
+
+    pub(super) fn dead_letter(
+        &self,
+        delivery: Delivery,
+        attempts: Option<(u32, Arc<CrashReport>)>,
+        reason: DeadReason,
+    ) {
+        let reason = match attempts {
+            Some((attempts, report)) => DeadReason::Poison { attempts, report },
+            None => reason,
+        };
+        self.cell.dead_letter(delivery.message, reason);
     }
 
     /// Follows an order. Returns how the incarnation ended, if it did.
@@ -505,6 +550,7 @@ impl<B: Blueprint> ActorTask<B> {
         } else if let Some(delivery) = self.in_flight.take() {
             self.cell.give_up(delivery);
         }
+        self.give_up_several();
         drop(self.cell.reply_subject.lock().take());
         self.give_up_all();
         let subscriptions = std::mem::take(&mut *self.cell.subscriptions.lock());
@@ -565,7 +611,11 @@ impl<B: Blueprint> ActorTask<B> {
 
 /// The trace of what a message makes its handler send, with the span of the handler as parent, and that span.
 #[inline(always)]
-fn traced(cell: &Cell, random: &mut fastrand::Rng, message: &MessageEnvelope) -> (Option<Box<TraceContext>>, Span) {
+pub(super) fn traced(
+    cell: &Cell,
+    random: &mut fastrand::Rng,
+    message: &MessageEnvelope,
+) -> (Option<Box<TraceContext>>, Span) {
     let trace = message.trace().map(|parent| Box::new(TraceContext { parent_id: random.u64(1..), ..*parent }));
     let hex = |number: Option<u128>| number.map(|number| field::display(format!("{number:x}")));
     let span = tracing::debug_span!(

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::{
-    ContractKind, CrashReport, During, LinkFault, LinksError, NoHandler, StartError, SystemEvent,
+    ConcurrencyError, ContractKind, CrashReport, During, LinkFault, LinksError, NoHandler, StartError, SystemEvent,
     failure::report::Failure,
     runtime::{
         call::Unfit,
@@ -40,6 +40,9 @@ pub enum UpgradeError {
     /// The new component exports no message handler.
     #[error(transparent)]
     NoHandler(#[from] NoHandler),
+    /// It cannot have several messages in flight, as the actor has.
+    #[error(transparent)]
+    Concurrency(#[from] ConcurrencyError),
     /// The new component takes messages by another interface than the present one.
     #[error("the actor is a component for {now}, and the new one is for {new}; spawn it under a name of its own")]
     OtherContract {

@@ -35,6 +35,11 @@ impl Waits {
         waits.entry(asker).and_modify(|waits| waits.others.push(receiver)).or_insert_with(new);
         Some(Waiting { waits: self, asker, receiver })
     }
+
+    /// An entry that is not in the table.
+    pub(crate) fn nobody(&self, asker: NonZeroU64) -> Waiting<'_> {
+        Waiting { waits: self, asker, receiver: asker }
+    }
 }
 
 impl Drop for Waiting<'_> {

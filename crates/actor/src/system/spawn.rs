@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::{
-    ActorRef, LinksError, NoHandler, RestartPolicy, StartError,
+    ActorRef, ConcurrencyError, LinksError, NoHandler, RestartPolicy, StartError,
     failure::{policy::History, report::Failure},
     runtime::{
         cell::Cell,
@@ -31,6 +31,9 @@ pub enum SpawnError {
     /// The component is no actor.
     #[error(transparent)]
     NoHandler(#[from] NoHandler),
+    /// It cannot have several messages in flight.
+    #[error(transparent)]
+    Concurrency(#[from] ConcurrencyError),
     /// It cannot be linked to actors as its specification says.
     #[error(transparent)]
     Links(#[from] LinksError),

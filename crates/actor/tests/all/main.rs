@@ -5,6 +5,7 @@
 mod actors;
 mod calls;
 mod children;
+mod concurrency;
 mod dead_letters;
 mod ecosystem;
 mod keyvalue;

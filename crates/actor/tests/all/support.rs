@@ -163,6 +163,16 @@ impl NativeActor for Probe {
     }
 }
 
+/// A native actor that is busy until it is let go.
+pub(crate) async fn busy(system: &ActorSystem, name: &str) -> Shared {
+    let (actor, shared) = Probe::spawn(system, name).await;
+    actor.tell("wait").await.unwrap();
+    while shared.log.lock().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    shared
+}
+
 /// A supervisor's policy: restarts at once, at most three within 5 s.
 pub(crate) fn policy(strategy: Strategy) -> SupervisorPolicy {
     SupervisorPolicy {

@@ -9,7 +9,7 @@ use airssys_wasm_engine::{EngineConfig, Feature, LoadError, Profile, WasmEngine,
 use airssys_wasm_isolation::{CrashKind, SandboxSpec};
 use airssys_wasm_limits::{ByteSize, ResourceLimits};
 
-use crate::support::{ASYNC_ACTOR, Probe, Shared, ask, at_once, id, limited, limits, settle, spawn, spec, system};
+use crate::support::{ASYNC_ACTOR, Probe, ask, at_once, busy, id, limited, limits, settle, spawn, spec, system};
 
 #[tokio::test]
 async fn it_answers_fails_and_crashes_like_any_other() {
@@ -29,16 +29,6 @@ fn without_the_switch_it_is_not_loaded() {
     let engine = WasmEngine::new(EngineConfig::small().compile_in_process()).unwrap();
     let error = engine.load_blocking(airssys_wasm_fixtures::ASYNC_ACTOR, Profile::Plain).unwrap_err();
     assert!(matches!(error, LoadError::Unsupported { feature: Feature::ComponentAsync }), "{error:?}");
-}
-
-/// A native actor that is busy until it is let go.
-async fn busy(system: &airssys_wasm_actor::ActorSystem, name: &str) -> Shared {
-    let (actor, shared) = Probe::spawn(system, name).await;
-    actor.tell("wait").await.unwrap();
-    while shared.log.lock().is_empty() {
-        tokio::task::yield_now().await;
-    }
-    shared
 }
 
 #[tokio::test]
