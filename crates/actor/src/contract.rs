@@ -23,6 +23,9 @@ pub enum ContractKind {
     AsyncActor,
     /// `wasmcloud:messaging/handler@0.2.0`.
     WasmCloud,
+    /// `wasmcloud:messaging/handler@0.3.0`, whose functions are async.
+    #[serde(rename = "async-wasmcloud")]
+    AsyncWasmCloud,
     /// None: it is called by its exports, whatever they are.
     Exports,
 }
@@ -33,6 +36,7 @@ impl fmt::Display for ContractKind {
             Self::Actor => "airssys:actor@0.1.0",
             Self::AsyncActor => "airssys:actor@0.2.0",
             Self::WasmCloud => "wasmcloud:messaging@0.2.0",
+            Self::AsyncWasmCloud => "wasmcloud:messaging@0.3.0",
             Self::Exports => "calls of its exports",
         })
     }
@@ -141,6 +145,7 @@ fn listed(exports: &[String]) -> String {
 pub(crate) const ACTOR_HANDLE: &str = "airssys:actor/handler@0.1.0#handle";
 pub(crate) const ASYNC_ACTOR_HANDLE: &str = "airssys:actor/handler@0.2.0#handle";
 pub(crate) const WASMCLOUD_HANDLE: &str = "wasmcloud:messaging/handler@0.2.0#handle-message";
+pub(crate) const ASYNC_WASMCLOUD_HANDLE: &str = "wasmcloud:messaging/handler@0.3.0#handle-message";
 
 /// A component's exports that the host calls.
 #[derive(Debug)]
@@ -161,6 +166,7 @@ impl Contract {
         let handles = [
             (ContractKind::AsyncActor, ASYNC_ACTOR_HANDLE),
             (ContractKind::Actor, ACTOR_HANDLE),
+            (ContractKind::AsyncWasmCloud, ASYNC_WASMCLOUD_HANDLE),
             (ContractKind::WasmCloud, WASMCLOUD_HANDLE),
         ];
         let found = handles.into_iter().find_map(|(kind, name)| Some((kind, find(name)?)));
@@ -204,7 +210,7 @@ mod tests {
         for (interface, kind, said) in [
             ("wasi:cli/run@0.2.6".to_owned(), NoHandlerKind::Command, "it is a command"),
             ("wasi:http/incoming-handler@0.2.0".to_owned(), NoHandlerKind::HttpHandler, "it is an HTTP handler"),
-            other("wasmcloud:messaging/handler@0.3.0", "wasmcloud:messaging/handler@0.2.0"),
+            other("wasmcloud:messaging/handler@0.4.0", "wasmcloud:messaging/handler@0.2.0"),
             other("airssys:actor/handler@0.3.0", "airssys:actor/handler@0.1.0"),
             ("some:thing/else".to_owned(), NoHandlerKind::Library, "but some:thing/else#f: func()"),
             // The supported interface without the handler function.

@@ -36,8 +36,8 @@
 //!
 //! A component is an actor if it exports `airssys:actor/handler@0.1.0`, or `0.2.0` with async functions. The interface is
 //! in this package, `wit/actor.wit` and `wit/async/actor.wit`, and in [`WIT`] and [`WIT_ASYNC`]. Components that export
-//! `wasmcloud:messaging/handler@0.2.0` run unchanged. [`Capabilities`] grant a guest the use of messages; the default
-//! grants nothing.
+//! `wasmcloud:messaging/handler@0.2.0` or `@0.3.0` run unchanged. [`Capabilities`] grant a guest the use of messages; the
+//! default grants nothing.
 //!
 //! # What it leaves to others
 //!

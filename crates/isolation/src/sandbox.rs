@@ -507,6 +507,36 @@ impl<U: Send + 'static> Sandbox<U> {
         self.call_inner(CallPhase::Message, export, params, Some(cancel), tell)
     }
 
+    /// [`call_telling`](Self::call_telling) with parameters that belong to the store, such as streams. The closure makes
+    /// them when the call begins. Its error ends the sandbox.
+    ///
+    /// # Errors
+    ///
+    /// [`Crash`], also after the result was told.
+    pub async fn call_making<P, R, T>(
+        mut self,
+        export: &TypedExport<P, R>,
+        make: impl FnOnce(StoreContextMut<'_, HostState<U>>) -> wasmtime::Result<P> + Send,
+        cancel: &CancellationToken,
+        tell: impl FnOnce(R) -> T + Send,
+    ) -> Result<(T, Self), Crash>
+    where
+        P: ComponentNamedList + Lower + Send + Sync + 'static,
+        R: ComponentNamedList + Lift + Send + Sync + 'static,
+        T: Send,
+    {
+        let started = self.begin(CallPhase::Message);
+        let Live { store, guarded, .. } = &mut *self.0;
+        let call = async {
+            let params = make(store.as_context_mut())?;
+            let told = tell(export.func.call_async(&mut *store, params).await?);
+            settle(store).await?;
+            Ok(told)
+        };
+        let outcome = guard(call, Some(cancel), guarded).await;
+        self.end(started, &export.name, Phase::Calling, outcome)
+    }
+
     /// [`call_until`](Self::call_until) under the limits of that phase.
     ///
     /// # Errors

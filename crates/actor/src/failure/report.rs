@@ -145,6 +145,11 @@ impl<T: fmt::Display> fmt::Display for Short<T> {
     }
 }
 
+/// A guest's reason at the end of a message, if there is one.
+pub(crate) fn because(reason: Option<&str>) -> String {
+    reason.map(|reason| format!(": {}", reason.escape_debug())).unwrap_or_default()
+}
+
 /// Whether to log the `nth` repetition: the first, second, fourth, and so on. Guests must not flood the log.
 pub(crate) fn is_news(nth: u64) -> bool {
     nth.is_power_of_two()

@@ -152,7 +152,10 @@ fn link_wasmcloud<U: Send + 'static>(consumer: &mut Instance<'_, U>) -> wasmtime
         |mut store: Ctx<'_, U>, (subject, body, timeout_ms): (String, Bytes, u32)| {
             Box::new(async move {
                 let timeout = Duration::from_millis(timeout_ms.into());
-                let answer = request_topic(&mut store.data_mut().ext, &subject, body, timeout).await;
+                let answer = match Publication::new(&mut store.data_mut().ext, &subject, body) {
+                    Ok(question) => request_topic(question, timeout).await,
+                    Err(error) => Err(GuestRequestError::NotSent(error)),
+                };
                 let message = |body| BrokerMessage { subject: subject.into(), body, reply_to: None };
                 Ok((answer.map(message).map_err(|error| error.to_string()),))
             })
@@ -161,7 +164,7 @@ fn link_wasmcloud<U: Send + 'static>(consumer: &mut Instance<'_, U>) -> wasmtime
     consumer.func_wrap_async("publish", |mut store: Ctx<'_, U>, (message,): (BrokerMessage,)| {
         Box::new(async move {
             let state = &mut store.data_mut().ext;
-            if answer_asker(&state.cell, &message) {
+            if answer_asker(&state.cell, &message.subject, &message.body) {
                 return Ok((Ok(()),));
             }
             let published = publish(state, &message.subject, message.body).await;
@@ -267,13 +270,7 @@ impl Request {
 }
 
 /// Asks a topic's subscribers, one after the other, until one answers.
-async fn request_topic<U>(
-    state: &mut ActorState<U>,
-    topic: &str,
-    payload: Bytes,
-    timeout: Duration,
-) -> Result<Bytes, GuestRequestError> {
-    let question = Publication::new(state, topic, payload).map_err(GuestRequestError::NotSent)?;
+pub(super) async fn request_topic(question: Publication, timeout: Duration) -> Result<Bytes, GuestRequestError> {
     let Publication { by, topic, message } = question;
     let receivers = by.services.broker.sinks(&topic);
     ask_any(&by, receivers.into_iter(), &message.with_topic(topic), timeout, Silence::IsPassedOver).await
@@ -348,6 +345,7 @@ fn heard(asker: &Cell, answer: Result<Answer, oneshot::error::RecvError>) -> Res
     let size = match &answer {
         Ok(Ok(answer)) => answer.len(),
         Ok(Err(Unanswered::Failed(message))) => message.len(),
+        Ok(Err(Unanswered::Declined(declined))) => declined.to_string().len(),
         _ => 0,
     };
     if let Err(Refusal::TooLarge { allowed, .. }) = asker.mailbox.check_size(size) {
@@ -357,6 +355,8 @@ fn heard(asker: &Cell, answer: Result<Answer, oneshot::error::RecvError>) -> Res
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(Unanswered::Crashed(_))) => Err(GuestRequestError::Crashed),
         Ok(Err(Unanswered::Failed(message))) => Err(GuestRequestError::Failed(message)),
+        // `request-error` has no case of its own for it.
+        Ok(Err(Unanswered::Declined(declined))) => Err(GuestRequestError::Failed(declined.to_string())),
         Ok(Err(Unanswered::NoReply)) => Err(GuestRequestError::NoAnswer),
         Ok(Err(Unanswered::Late)) => Err(GuestRequestError::Timeout),
         Ok(Err(Unanswered::TooLarge(undelivered))) => Err(GuestRequestError::NotSent(refused(undelivered.reason))),
@@ -365,14 +365,14 @@ fn heard(asker: &Cell, answer: Result<Answer, oneshot::error::RecvError>) -> Res
 }
 
 /// A message to a topic that may be published.
-struct Publication {
+pub(super) struct Publication {
     by: Arc<Cell>,
     topic: Topic,
     message: MessageEnvelope,
 }
 
 impl Publication {
-    fn new<U>(state: &mut ActorState<U>, topic: &str, payload: Bytes) -> Result<Self, GuestSendError> {
+    pub(super) fn new<U>(state: &mut ActorState<U>, topic: &str, payload: Bytes) -> Result<Self, GuestSendError> {
         let topic = Topic::new(topic).map_err(invalid)?;
         if !state.capabilities.may_publish(&topic) {
             state.deny(DeniedAction::Publish, topic.as_str());
@@ -382,7 +382,7 @@ impl Publication {
     }
 
     /// Tells how many took it.
-    async fn publish(self) -> u32 {
+    pub(super) async fn publish(self) -> u32 {
         let Self { by, topic, message } = self;
         let report = by.services.broker.publish(&topic, message).await;
         // The guest gets the number of deliveries, the metrics the number of refusals.
@@ -396,12 +396,12 @@ async fn publish<U>(state: &mut ActorState<U>, topic: &str, payload: Bytes) -> R
 }
 
 /// Resolves the ask that waits on this reply subject.
-fn answer_asker(cell: &Cell, message: &BrokerMessage) -> bool {
+pub(super) fn answer_asker(cell: &Cell, subject: &str, body: &Bytes) -> bool {
     let mut waiting = cell.reply_subject.lock();
-    match waiting.take_if(|(subject, _)| *subject == message.subject) {
+    match waiting.take_if(|(reply_to, _)| **reply_to == *subject) {
         Some((_, reply)) => {
             drop(waiting);
-            if !reply.send(Ok(message.body.clone())) {
+            if !reply.send(Ok(body.clone())) {
                 cell.metrics.unclaimed.increment(1);
             }
             true

@@ -27,6 +27,13 @@ impl InFlight {
     }
 }
 
+impl Share {
+    /// Adds another share of the same bytes.
+    pub(crate) fn add(&mut self, mut other: Self) {
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+}
+
 impl Drop for Share {
     fn drop(&mut self) {
         self.of.fetch_sub(self.bytes, Ordering::Relaxed);

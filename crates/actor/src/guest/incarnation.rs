@@ -9,8 +9,14 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use airssys_wasm_engine::{Export, ExportError, LoadedComponent, Profile, wasmtime::component::Lift};
-use airssys_wasm_isolation::{Calls, Crash, InstantiateError, Sandbox, SeveralCrashed, TypedExport};
+use airssys_wasm_engine::{
+    Export, ExportError, LoadedComponent, Profile,
+    wasmtime::{
+        StoreContextMut,
+        component::{Lift, StreamReader},
+    },
+};
+use airssys_wasm_isolation::{Calls, Crash, HostState, InstantiateError, Sandbox, SeveralCrashed, TypedExport};
 use airssys_wasm_limits::{CallPhase, CancellationToken, RunningCall};
 use airssys_wasm_registry::{ComponentId, MessageEnvelope, TraceContext};
 use bytes::Bytes;
@@ -21,11 +27,13 @@ use crate::{
     ActorSandbox, ActorSpec, ActorState, BoxError, Capabilities, ConcurrencyError, ContractKind, During, HealthError,
     Links, LinksError, NoHandler, SpawnError, StartError, UpgradeError,
     contract::Contract,
+    failure::declined::Declined,
     guest::{
+        bodies::MessageBody,
         calls::Found,
         links::linked_interface,
         spec::{TurnState, Turns},
-        wire::{BrokerMessage, Message},
+        wire::{BrokerMessage, HandleMessageError, Message, StreamedMessage},
     },
     runtime::{
         call::{Call, LinkedInterface},
@@ -162,10 +170,12 @@ pub(crate) struct GuestLive<U: 'static> {
 
 type ActorHandle = TypedExport<(Message,), (Result<Option<Bytes>, String>,)>;
 type WasmCloudHandle = TypedExport<(BrokerMessage,), (Result<(), String>,)>;
+type AsyncWasmCloudHandle = TypedExport<(StreamedMessage,), (Result<(), HandleMessageError>,)>;
 
 enum Handle {
     Actor(ActorHandle),
     WasmCloud(WasmCloudHandle),
+    AsyncWasmCloud(AsyncWasmCloudHandle),
     None,
 }
 
@@ -217,6 +227,7 @@ impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
         let handle = match (contract.kind, &contract.handle) {
             (ContractKind::Actor | ContractKind::AsyncActor, Some(handle)) => Handle::Actor(sandbox.typed(handle)?),
             (ContractKind::WasmCloud, Some(handle)) => Handle::WasmCloud(sandbox.typed(handle)?),
+            (ContractKind::AsyncWasmCloud, Some(handle)) => Handle::AsyncWasmCloud(sandbox.typed(handle)?),
             _ => Handle::None,
         };
         if let Some(export) = &contract.init {
@@ -378,17 +389,35 @@ impl<U: Send + 'static> Live for GuestLive<U> {
             Handle::None => (Err("it takes no messages".to_owned()), sandbox),
             Handle::WasmCloud(export) => {
                 let cell = Arc::clone(&sandbox.ext().cell);
-                let reply_to = turn.reply.take().map(|reply| {
-                    let subject = next_reply_subject(&cell);
-                    *cell.reply_subject.lock() = Some((Arc::clone(&subject), reply));
-                    subject
-                });
+                let reply_to = reply_to(&cell, turn);
                 let subject = message.topic().map_or_else(|| cell.id().into(), Arc::from);
                 let message = BrokerMessage { subject, body: message.payload().clone(), reply_to };
                 let ((handled,), sandbox) = sandbox.call_until(export, (message,), interrupt).await?;
                 // Still there if nothing was published to it.
                 turn.reply = cell.reply_subject.lock().take().map(|(_, reply)| reply);
                 (handled.map(|()| None), sandbox)
+            }
+            Handle::AsyncWasmCloud(export) => {
+                let cell = Arc::clone(&sandbox.ext().cell);
+                let reply_to = reply_to(&cell, turn);
+                let subject = message.topic().map_or_else(|| cell.id().into(), Arc::from);
+                // Until all tasks of the message have ended.
+                let body = MessageBody::new(message.payload().clone());
+                let stream = body.stream();
+                let tell = |(handled,): (Result<(), HandleMessageError>,)| {
+                    turn.reply = cell.reply_subject.lock().take().map(|(_, reply)| reply);
+                    match handled {
+                        Ok(()) => turn.end(Ok(None)),
+                        Err(HandleMessageError::Retry) => turn.decline(Declined::Retry),
+                        Err(HandleMessageError::Reject) => turn.decline(Declined::Reject(None)),
+                        Err(HandleMessageError::Other(reason)) => turn.decline(Declined::Reject(Some(reason))),
+                    }
+                };
+                let make = |store: StoreContextMut<'_, HostState<ActorState<U>>>| {
+                    Ok((StreamedMessage { subject, body: StreamReader::new(store, stream)?, reply_to },))
+                };
+                let ((), sandbox) = Box::pin(sandbox.call_making(export, make, interrupt, tell)).await?;
+                (Ok(None), sandbox)
             }
         };
         sandbox.ext_mut().end_message();
@@ -463,6 +492,14 @@ impl<U: Send + 'static> Live for GuestLive<U> {
     fn memory(&self) -> u64 {
         self.sandbox.as_ref().map_or(0, Sandbox::memory)
     }
+}
+
+/// Where the asker's answer is to be published, if somebody asks.
+fn reply_to(cell: &Cell, turn: &mut Turn<'_>) -> Option<Arc<str>> {
+    let reply = turn.reply.take()?;
+    let subject = next_reply_subject(cell);
+    *cell.reply_subject.lock() = Some((Arc::clone(&subject), reply));
+    Some(subject)
 }
 
 /// A subject that stands for one asker. Nobody else can publish to it: it means something in its own actor only.

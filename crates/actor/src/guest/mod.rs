@@ -1,5 +1,6 @@
 //! Actors that are components: their specifications, imports and incarnations.
 
+pub(crate) mod bodies;
 pub(crate) mod calls;
 pub(crate) mod capabilities;
 pub(crate) mod imports;
@@ -8,4 +9,5 @@ pub(crate) mod incarnation;
 pub(crate) mod links;
 pub(crate) mod manifest;
 pub(crate) mod spec;
+pub(crate) mod wasmcloud;
 pub(crate) mod wire;

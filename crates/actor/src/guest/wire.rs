@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use airssys_wasm_engine::wasmtime::{
     self,
-    component::{ComponentType, Lift, Lower},
+    component::{ComponentType, Lift, Lower, StreamReader},
 };
 use airssys_wasm_registry::MessageEnvelope;
 use bytes::Bytes;
@@ -114,6 +114,71 @@ pub(crate) struct BrokerMessage {
     pub(crate) body: Bytes,
     #[component(name = "reply-to")]
     pub(crate) reply_to: Option<Arc<str>>,
+}
+
+/// `wasmcloud:messaging/types@0.3.0.broker-message`, in both directions.
+#[derive(Debug, ComponentType, Lower, Lift)]
+#[component(record)]
+pub(crate) struct StreamedMessage {
+    pub(crate) subject: Arc<str>,
+    pub(crate) body: StreamReader<u8>,
+    #[component(name = "reply-to")]
+    pub(crate) reply_to: Option<Arc<str>>,
+}
+
+/// `wasmcloud:messaging/types@0.3.0.handle-message-error`.
+#[derive(Debug, ComponentType, Lift)]
+#[component(variant)]
+pub(crate) enum HandleMessageError {
+    #[component(name = "reject")]
+    Reject,
+    #[component(name = "retry")]
+    Retry,
+    #[component(name = "other")]
+    Other(String),
+}
+
+/// `wasmcloud:messaging/types@0.3.0.error`.
+#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lower)]
+#[component(variant)]
+pub(crate) enum BrokerError {
+    #[component(name = "subject-invalid")]
+    SubjectInvalid,
+    #[component(name = "access-denied")]
+    AccessDenied,
+    #[component(name = "timeout")]
+    Timeout,
+    #[component(name = "broker-unavailable")]
+    BrokerUnavailable,
+    #[component(name = "message-too-large")]
+    MessageTooLarge,
+    #[component(name = "quota-exceeded")]
+    QuotaExceeded,
+    #[component(name = "other")]
+    Other(String),
+}
+
+impl From<GuestSendError> for BrokerError {
+    fn from(error: GuestSendError) -> Self {
+        match error {
+            GuestSendError::Denied => Self::AccessDenied,
+            GuestSendError::Invalid(_) => Self::SubjectInvalid,
+            GuestSendError::Full => Self::QuotaExceeded,
+            GuestSendError::Restarting => Self::BrokerUnavailable,
+            GuestSendError::TooLarge(_) => Self::MessageTooLarge,
+            GuestSendError::Unknown | GuestSendError::Stopped => Self::Other(error.to_string()),
+        }
+    }
+}
+
+impl From<GuestRequestError> for BrokerError {
+    fn from(error: GuestRequestError) -> Self {
+        match error {
+            GuestRequestError::NotSent(error) => error.into(),
+            GuestRequestError::Timeout => Self::Timeout,
+            other => Self::Other(other.to_string()),
+        }
+    }
 }
 
 impl fmt::Display for GuestSendError {

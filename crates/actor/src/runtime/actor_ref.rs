@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     CrashReport, Lifecycle,
-    failure::policy::later,
+    failure::{declined::Declined, policy::later, report::because},
     runtime::{
         cell::Cell,
         endpoint::undelivered,
@@ -49,6 +49,17 @@ pub enum AskError {
     Failed {
         /// The handler's error message, unescaped.
         message: String,
+    },
+    /// The actor's handler did not handle the message, and may handle it later. It is not redelivered: ask again. Only
+    /// components for `wasmcloud:messaging@0.3.0` say so.
+    #[error("the actor's handler may take the message later; ask again")]
+    Retry,
+    /// The actor's handler rejected the message, so that asking again does not help. Only components for
+    /// `wasmcloud:messaging@0.3.0` say so.
+    #[error("the actor's handler rejected the message{}", because(reason.as_deref()))]
+    Rejected {
+        /// The handler's reason, unescaped.
+        reason: Option<String>,
     },
     /// The handler returned no answer.
     #[error("the actor's handler came back without an answer")]
@@ -288,6 +299,10 @@ impl From<Unanswered> for AskError {
         match unanswered {
             Unanswered::Crashed(report) => Self::Crashed(report),
             Unanswered::Failed(message) => Self::Failed { message },
+            Unanswered::Declined(declined) => match *declined {
+                Declined::Retry => Self::Retry,
+                Declined::Reject(reason) => Self::Rejected { reason },
+            },
             Unanswered::NoReply => Self::NoReply,
             Unanswered::Late => Self::Deadline,
             Unanswered::TooLarge(undelivered) => Self::NotSent(*undelivered),

@@ -11,7 +11,7 @@ use airssys_wasm_registry::{ActorAddress, ComponentId, MessageEnvelope};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::CrashReport;
+use crate::{CrashReport, failure::report::because};
 
 /// A message that was accepted and not handled.
 ///
@@ -39,10 +39,20 @@ pub struct DeadLetter {
 pub enum DeadReason {
     /// The message crashed the actor.
     Poison {
-        /// Attempts, each a crash: 1 without redelivery.
+        /// Attempts, each a crash or a request to retry: 1 without redelivery.
         attempts: u32,
         /// The last crash.
         report: Arc<CrashReport>,
+    },
+    /// The actor's handler rejected the message.
+    Rejected {
+        /// The handler's reason.
+        because: Option<String>,
+    },
+    /// The actor's handler asked to retry the message, and the attempts are used up.
+    RetriesExhausted {
+        /// Attempts, each a crash or a request to retry, which was the last: 1 without redelivery.
+        attempts: u32,
     },
     /// The actor was killed, or terminated by its supervisor, with the message in flight.
     Interrupted,
@@ -66,6 +76,12 @@ impl fmt::Display for DeadReason {
             Self::Poison { attempts, report } => {
                 write!(f, "it crashed its receiver {attempts} times, lastly: {report}")
             }
+            Self::Rejected { because: reason } => {
+                write!(f, "its receiver rejected it{}", because(reason.as_deref()))
+            }
+            Self::RetriesExhausted { attempts } => {
+                write!(f, "its receiver asked to retry it, and had it {attempts} times")
+            }
             Self::Interrupted => f.write_str("its receiver was ended while it had it"),
             Self::Stopped => f.write_str("its receiver stopped before it came to it"),
             Self::Late => f.write_str("its deadline was over when its turn came"),
@@ -83,7 +99,7 @@ pub struct DeadLetterLimits {
     pub letters: usize,
     /// Letters for one name. Default: 128.
     pub letters_per_actor: usize,
-    /// Bytes in total, of messages and crash reports. Default: 16 MiB.
+    /// Bytes in total, of messages, crash reports and handlers' reasons. Default: 16 MiB.
     pub bytes: usize,
     /// Bytes for one name. Default: 2 MiB.
     pub bytes_per_actor: usize,
@@ -118,13 +134,14 @@ struct Share {
 }
 
 impl DeadLetter {
-    /// Bytes that count against the limits: the message's, and the crash report's.
+    /// Bytes that count against the limits: the message's, and the crash report's or the handler's reason's.
     fn size(&self) -> usize {
-        let report = match &self.reason {
+        let reason = match &self.reason {
             DeadReason::Poison { report, .. } => report.crash.size(),
+            DeadReason::Rejected { because } => because.as_ref().map_or(0, String::len),
             _ => 0,
         };
-        self.message.size() + report
+        self.message.size() + reason
     }
 }
 
@@ -318,15 +335,31 @@ mod tests {
         let crash = Crash::of_host(CrashKind::OutOfFuel { allowed: 7 }, "handle");
         let report = CrashReport { actor: to.clone(), incarnation: 3, during: During::Message, crash };
         letters.add(to.clone(), "x".into(), DeadReason::Poison { attempts: 2, report: Arc::new(report) });
-        letters.add(to, MessageEnvelope::new("y"), DeadReason::Stopped);
+        letters.add(to.clone(), MessageEnvelope::new("y"), DeadReason::Stopped);
+        letters.add(to.clone(), "z".into(), DeadReason::Rejected { because: Some("so".to_owned()) });
+        letters.add(to, "z".into(), DeadReason::RetriesExhausted { attempts: 2 });
         let written = serde_json::to_value(letters.list()).unwrap();
         assert_eq!(written[0]["reason"], "poison");
         assert_eq!(written[0]["report"]["during"], "message");
         assert_eq!(written[1]["reason"], "stopped");
+        assert_eq!((&written[2]["reason"], &written[2]["because"]), (&"rejected".into(), &"so".into()));
+        assert_eq!((&written[3]["reason"], &written[3]["attempts"]), (&"retries-exhausted".into(), &2.into()));
         let read: Vec<DeadLetter> = serde_json::from_value(written).unwrap();
         for (read, letter) in read.iter().zip(letters.list()) {
             assert_eq!((read.number, &read.to, read.since), (letter.number, &letter.to, letter.since));
             assert_eq!((&read.message, read.reason.to_string()), (&letter.message, letter.reason.to_string()));
+        }
+    }
+
+    #[test]
+    fn the_reasons_that_letters_keep_count() {
+        let to = addresses(&["a"]);
+        for (because, kept) in [(Some("x".repeat(998)), 1), (None, 3)] {
+            let letters = DeadLetters::new(LIMITS);
+            for _ in 0..3 {
+                letters.add(to[0].clone(), "x".into(), DeadReason::Rejected { because: because.clone() });
+            }
+            assert_eq!(letters.len(), kept);
         }
     }
 

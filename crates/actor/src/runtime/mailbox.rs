@@ -18,6 +18,7 @@ use tokio::sync::{
 
 use crate::{
     CrashReport,
+    failure::declined::Declined,
     runtime::{
         call::Call,
         shares::{Free, Held, Kib, Place, Shares},
@@ -124,6 +125,8 @@ pub(crate) type Answer = Result<Bytes, Unanswered>;
 pub(crate) enum Unanswered {
     Crashed(Arc<CrashReport>),
     Failed(String),
+    /// The handler did not handle it, and says whether it could.
+    Declined(Box<Declined>),
     NoReply,
     Late,
     /// An upgrade came between: it is larger than the new version takes.

@@ -52,7 +52,7 @@ pub(super) struct InFlight {
     order: Option<Control>,
 }
 
-type Attempts = Option<(u32, Arc<CrashReport>)>;
+type Attempts = Option<(u32, Option<Arc<CrashReport>>)>;
 
 struct Begun {
     delivery: Delivery,
@@ -101,7 +101,7 @@ impl<B: Blueprint> ActorTask<B> {
                 reply.send(Err(Unanswered::Crashed(Arc::clone(told))));
             }
             if is_cause && !is_cancelled {
-                attempts = Some((attempts.map_or(0, |(attempts, _)| attempts) + 1, Arc::clone(&report)));
+                attempts = Some((attempts.map_or(0, |(attempts, _)| attempts) + 1, Some(Arc::clone(&report))));
             }
             let used = attempts.as_ref().map_or(0, |(attempts, _)| *attempts);
             if is_asked || used >= self.attempts_allowed || self.attempts_allowed == 1 {

@@ -4,7 +4,7 @@
 use std::{
     collections::VecDeque,
     future::poll_fn,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
 };
@@ -16,13 +16,18 @@ use bytes::Bytes;
 use tokio::{
     sync::mpsc::{self, error::TryRecvError},
     task::coop::unconstrained,
+    time::{Instant, Sleep, sleep_until},
 };
 use tracing::{Instrument, Span, field};
 
 use crate::{
     CallError, CrashReport, DeadReason, During, HealthError, Lifecycle, Recycle, RestartPolicy, StartError,
     SystemEvent,
-    failure::report::{Failure, Short, shown},
+    failure::{
+        declined::Declined,
+        policy::later,
+        report::{Failure, Short, shown},
+    },
     runtime::{
         call::Call,
         cell::{Cell, Inbox},
@@ -62,10 +67,12 @@ pub(crate) struct ActorTask<B: Blueprint> {
     pub(super) in_flight: Option<Delivery>,
     /// Whether handling of the message in flight has begun.
     pub(super) attempted: bool,
-    /// Crashes over the message in flight, and the last of them.
-    pub(super) failed_attempts: Option<(u32, Arc<CrashReport>)>,
+    /// Failed attempts at the message in flight, and the last one's crash. Without a crash its handler asked to retry.
+    pub(super) failed_attempts: Option<(u32, Option<Arc<CrashReport>>)>,
     /// Where several messages may be in flight.
     pub(super) several: Option<Box<InFlight>>,
+    /// Until when redelivery of the message in flight waits.
+    pub(super) pause: Option<Pin<Box<Sleep>>>,
     /// Handler errors without an asker.
     pub(super) unheard: u64,
     /// `None` if the actor is never recycled.
@@ -139,6 +146,7 @@ impl<B: Blueprint> ActorTask<B> {
             attempted: false,
             failed_attempts: None,
             several: None,
+            pause: None,
             unheard: 0,
             recycling: Recycling::new(recycle),
             checks: VecDeque::new(),
@@ -265,7 +273,7 @@ impl<B: Blueprint> ActorTask<B> {
                 self.take_again();
             }
         }
-        let Self { cell, inbox: Inbox { messages, orders }, in_flight, attempted, checks, checked, .. } = self;
+        let Self { cell, inbox: Inbox { messages, orders }, in_flight, attempted, pause, checks, checked, .. } = self;
         loop {
             // Never `None`: the cell holds a sender. `unconstrained`, so that orders come first even if messages
             // have used up the task's budget.
@@ -278,7 +286,10 @@ impl<B: Blueprint> ActorTask<B> {
                     order => return Poll::Ready(Received::Order(order)),
                 }
             }
-            if in_flight.is_some() {
+            let pauses =
+                in_flight.is_some() && pause.as_mut().is_some_and(|pause| pause.as_mut().poll(cx).is_pending());
+            if in_flight.is_some() && !pauses {
+                *pause = None;
                 *checked = false;
                 return Poll::Ready(Received::Message);
             }
@@ -286,19 +297,21 @@ impl<B: Blueprint> ActorTask<B> {
                 *checked = true;
                 return Poll::Ready(Received::Check(done));
             }
-            match messages.poll_recv(cx) {
-                Poll::Ready(Some(mut delivery)) => {
-                    delivery.taken();
-                    *in_flight = Some(delivery);
-                    *attempted = false;
-                    continue;
+            if !pauses {
+                match messages.poll_recv(cx) {
+                    Poll::Ready(Some(mut delivery)) => {
+                        delivery.taken();
+                        *in_flight = Some(delivery);
+                        *attempted = false;
+                        continue;
+                    }
+                    Poll::Ready(None) => return Poll::Ready(Received::Drained),
+                    // Do not wait for senders that have reserved a slot: they may never be polled.
+                    Poll::Pending if messages.is_closed() && messages.is_empty() => {
+                        return Poll::Ready(Received::Drained);
+                    }
+                    Poll::Pending => {}
                 }
-                Poll::Ready(None) => return Poll::Ready(Received::Drained),
-                // Do not wait for senders that have reserved a slot: they may never be polled.
-                Poll::Pending if messages.is_closed() && messages.is_empty() => {
-                    return Poll::Ready(Received::Drained);
-                }
-                Poll::Pending => {}
             }
             if let Some(done) = next_check(checks) {
                 return Poll::Ready(Received::Check(done));
@@ -365,21 +378,30 @@ impl<B: Blueprint> ActorTask<B> {
         };
         match handled {
             Ok(handled) => {
-                self.in_flight = None;
-                self.failed_attempts = None;
+                let (asked, declined) = (turn.is_asked(), turn.take_declined());
+                if declined.is_none() {
+                    self.in_flight = None;
+                    self.failed_attempts = None;
+                }
                 self.cell.set_memory(live.memory());
                 self.cell.metrics.done(taken, live.memory());
                 turn.end(handled);
+                if let Some(declined) = declined {
+                    self.declined(asked, *declined);
+                }
                 self.count_for_probation();
                 Ok(())
             }
             Err(crash) => {
                 let (reply, asked, is_over) = (turn.reply.take(), turn.is_asked(), turn.is_over());
+                let declined = turn.take_declined();
                 let report = self.report(During::Message, crash);
                 if is_over {
-                    // It was handled, and crashed over what came after.
-                    self.in_flight = None;
-                    self.failed_attempts = None;
+                    // Its turn was over, and it crashed over what came after.
+                    match declined {
+                        Some(declined) => self.declined(asked, *declined),
+                        None => (self.in_flight, self.failed_attempts) = (None, None),
+                    }
                     return Err(Failure::Crash(report));
                 }
                 let asker = reply.or_else(|| self.cell.reply_subject.lock().take().map(|(_, reply)| reply));
@@ -388,7 +410,7 @@ impl<B: Blueprint> ActorTask<B> {
                 }
                 if !matches!(report.crash.kind(), CrashKind::Cancelled) {
                     let attempts = self.failed_attempts.take().map_or(0, |(attempts, _)| attempts) + 1;
-                    self.failed_attempts = Some((attempts, Arc::clone(&report)));
+                    self.failed_attempts = Some((attempts, Some(Arc::clone(&report))));
                 }
                 let attempts = self.failed_attempts.as_ref().map_or(0, |(attempts, _)| *attempts);
                 // Redeliver a message without an asker until its attempts are used up.
@@ -439,6 +461,25 @@ impl<B: Blueprint> ActorTask<B> {
         }
     }
 
+    /// Redelivers the message in flight later, or moves it to the dead letters: its handler declined it, and no asker was
+    /// told.
+    #[cold]
+    fn declined(&mut self, asked: bool, declined: Declined) {
+        let attempts = self.failed_attempts.take().map_or(0, |(attempts, _)| attempts) + 1;
+        match declined {
+            Declined::Reject(because) => self.dead_letter_in_flight(DeadReason::Rejected { because }),
+            // An asker that was answered is not answered again.
+            Declined::Retry if asked || attempts >= self.attempts_allowed => {
+                self.dead_letter_in_flight(DeadReason::RetriesExhausted { attempts });
+            }
+            Declined::Retry => {
+                self.failed_attempts = Some((attempts, None));
+                let wait = self.policy.backoff.delay(attempts, &mut self.random);
+                self.pause = (!wait.is_zero()).then(|| Box::pin(sleep_until(later(Instant::now(), wait))));
+            }
+        }
+    }
+
     pub(super) fn count_for_probation(&mut self) {
         if let Some(probation) = &mut self.probation {
             probation.messages -= 1;
@@ -448,7 +489,7 @@ impl<B: Blueprint> ActorTask<B> {
         }
     }
 
-    /// Moves the message in flight to the dead letters: as poison if it has crashed the actor, else for `reason`.
+    /// Moves the message in flight to the dead letters: as poison if its last attempt was a crash, else for `reason`.
     fn dead_letter_in_flight(&mut self, reason: DeadReason) {
         if let Some(delivery) = self.in_flight.take() {
             let attempts = self.failed_attempts.take();
@@ -459,12 +500,12 @@ impl<B: Blueprint> ActorTask<B> {
     pub(super) fn dead_letter(
         &self,
         delivery: Delivery,
-        attempts: Option<(u32, Arc<CrashReport>)>,
+        attempts: Option<(u32, Option<Arc<CrashReport>>)>,
         reason: DeadReason,
     ) {
         let reason = match attempts {
-            Some((attempts, report)) => DeadReason::Poison { attempts, report },
-            None => reason,
+            Some((attempts, Some(report))) => DeadReason::Poison { attempts, report },
+            Some((_, None)) | None => reason,
         };
         self.cell.dead_letter(delivery.message, reason);
     }

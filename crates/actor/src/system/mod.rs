@@ -38,7 +38,7 @@ use crate::{
     guest::{
         imports,
         incarnation::{GuestBlueprint, MakeState, linked},
-        links,
+        links, wasmcloud,
     },
     runtime::{
         endpoint::Endpoint,
@@ -247,6 +247,7 @@ impl<U: Send + 'static> ActorSystem<U> {
             .and_then(|()| add_config(&mut linker))
             .and_then(|()| add_keyvalue(&mut linker))
             .and_then(|()| imports::link(&mut linker, component))
+            .and_then(|()| wasmcloud::link(&mut linker, component))
             .and_then(|()| (self.0.link)(&mut linker))
             .map_err(|source| LinkError::HostFunctions { source })?;
         Ok(linker)

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 mod actors;
+mod async_wasmcloud;
 mod calls;
 mod children;
 mod concurrency;
