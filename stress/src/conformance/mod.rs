@@ -45,7 +45,7 @@ pub fn run(folder: &Path) -> Result<Report> {
     let imported = Some(Imported { items: 1_000, instances: 10 });
     let compile_limits = CompileLimits { imported, ..CompileLimits::default() };
     let config = EngineConfig { compile_limits, ..EngineConfig::default() };
-    let engine = WasmEngine::new(config.with_component_async().compile_in_process())?;
+    let engine = WasmEngine::new(config.with_component_async().with_garbage_collection().compile_in_process())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let mut scripts = Vec::new();
     find(folder, &mut scripts).with_context(|| format!("cannot read {}", folder.display()))?;

@@ -252,6 +252,7 @@ fn is_the_guests_own(kind: &CrashKind) -> bool {
     matches!(
         kind,
         CrashKind::Trap { .. }
+            | CrashKind::Exception
             | CrashKind::StackOverflow
             | CrashKind::BadValue { .. }
             | CrashKind::HostCall { .. }

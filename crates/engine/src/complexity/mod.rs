@@ -273,6 +273,60 @@ mod tests {
     }
 
     #[test]
+    fn what_exceptions_may_lead_to_is_work() {
+        let of = |calls: usize, handlers: usize, locals: usize| {
+            let call = |n: usize| format!("(call $g) (local.set {} (i32.const 1))", n % locals.max(1));
+            let body = (0..calls).map(call).collect::<String>();
+            let catches = "(catch $e 0)".repeat(handlers);
+            let locals = "i32 ".repeat(locals.max(1));
+            complexity(&format!(
+                "(component (core module (tag $e) (func $g) (func (local {locals}) (try_table {catches} {body}))))"
+            ))
+        };
+        let (none, one, many) = (of(1_000, 0, 1), of(1_000, 1, 1), of(1_000, 30, 1));
+        assert_eq!((none.handlers, one.handlers, many.handlers), (0, 1, 30));
+        // The square of calls times handlers times what is set, and of one more.
+        let square = |edges: u64| edges * edges / 1_500;
+        let edges = |found: Complexity| found.function_work - none.function_work;
+        assert!((square(2_000)..square(2_000) + 100).contains(&edges(one)), "{}", edges(one));
+        assert!((square(60_000)..square(60_000) + 1_000).contains(&edges(many)), "{}", edges(many));
+        let locals = of(1_000, 1, 100).function_work - of(1_000, 0, 100).function_work;
+        assert!((square(101_000)..square(101_000) + 1_000).contains(&locals), "{locals}");
+        // Those around count too, and those that are over do not.
+        let nested = |body: &str| {
+            let found = complexity(&format!("(component (core module (tag $e) (func $g) (func {body})))"));
+            found.handlers
+        };
+        assert_eq!(nested("(try_table (catch $e 0) (try_table (catch $e 0) (catch_all 0) (call $g)))"), 3);
+        assert_eq!(nested("(try_table (catch $e 0)) (try_table (catch_all 0) (call $g))"), 1);
+        assert_eq!(nested("(call $g)"), 0);
+        let deep = format!("(func {} call $g {})", "try_table (catch_all 0) ".repeat(65), "end ".repeat(65));
+        let deep = wat::parse_str(format!("(component (core module (func $g) {deep}))")).unwrap();
+        let error = Complexity::of(&deep, &CompileLimits::default()).unwrap_err();
+        assert!(matches!(error, LoadError::TooComplex { what: "handlers", found: 65, allowed: 64 }), "{error}");
+    }
+
+    #[test]
+    fn objects_are_work_and_their_types_are_items() {
+        let module = |fields: &str| complexity(&format!("(component (core module {fields}))"));
+        let plain = module("(type (func))").items;
+        assert_eq!(module(&format!("(type (struct {}))", "(field i32)".repeat(100))).items, plain + 107);
+        assert_eq!(module("(rec (type (array i8)) (type (array i16)))").items, plain + 17);
+        let made = |instructions: &str| {
+            let types = format!("(type $s (struct {})) (type $a (array i32))", "(field i32)".repeat(1_000));
+            module(&format!("{types} (func {instructions})")).function_work
+        };
+        let none = made("");
+        assert!((4_000..4_500).contains(&(made("(drop (struct.new_default $s))") - none)));
+        let operands = "(i32.const 1)".repeat(500);
+        assert!(made(&format!("(drop (array.new_fixed $a 500 {operands}))")) - none > 500 * 20);
+        // In initial values, too.
+        let global =
+            module("(type $a (array i32)) (global (ref $a) (array.new_fixed $a 2 (i32.const 1) (i32.const 2)))");
+        assert!(global.function_work > 40 * 32, "{global:?}");
+    }
+
+    #[test]
     fn what_a_module_does_before_it_starts_is_work() {
         let module = |fields: &str| {
             complexity(&format!("(component (core module (func $f) (table 1000 funcref) (memory 1) {fields}))"))
