@@ -1,22 +1,27 @@
 //! How long answers take at fixed rates, and beside other actors.
 
-use std::time::{Duration, Instant};
+use std::{
+    num::NonZeroU32,
+    time::{Duration, Instant},
+};
 
-use airssys_wasm_actor::Lifecycle;
+use airssys_wasm_actor::{Lifecycle, NativeActor, NativeContext, NativeSpec};
 use airssys_wasm_engine::EngineConfig;
 use airssys_wasm_harness::{Reading, Suite};
 use airssys_wasm_limits::{ByteSize, ResourceLimits};
 use airssys_wasm_measurements::Kind;
+use airssys_wasm_registry::MessageEnvelope;
 use airssys_wasm_twins::{
-    actors::{ACTOR, ASYNC_ACTOR, ECHO, Guest},
+    actors::{ACTOR, ASYNC_ACTOR, COLLECTING, ECHO, Guest},
     bare::engine,
     receivers::Receiver,
     work::{OpenLoop, Twin, Workers, payload},
 };
+use bytes::Bytes;
 use hdrhistogram::Histogram;
 use tokio::{runtime::Handle, sync::mpsc};
 
-use super::ours::{Ours, sandbox, spec, system};
+use super::ours::{Ours, id, sandbox, spec, system};
 
 pub(super) fn describe(suite: &mut Suite) {
     suite.reading("actor/latency", latency);
@@ -68,18 +73,33 @@ enum Neighbour {
     AsyncAsks,
     /// Has answered, and gives way without end.
     AsyncYields,
+    /// Has a hundred messages in flight at the same time, each of which asks somebody.
+    AsyncSeveral,
+    /// Has a hundred messages in flight that wait for somebody who never answers.
+    AsyncWaits,
+    /// Keeps many objects, and makes garbage.
+    Collects,
 }
 
 impl Neighbour {
     fn guest(self) -> &'static Guest {
         match self {
-            Self::AsyncAsks | Self::AsyncYields => &ASYNC_ACTOR,
+            Self::AsyncAsks | Self::AsyncYields | Self::AsyncSeveral | Self::AsyncWaits => &ASYNC_ACTOR,
+            Self::Collects => &COLLECTING,
             _ => &ACTOR,
+        }
+    }
+
+    /// Messages that it is sent at the same time.
+    fn at_a_time(self) -> u32 {
+        match self {
+            Self::AsyncSeveral | Self::AsyncWaits => 100,
+            _ => 1,
         }
     }
 }
 
-const NEIGHBOURS: [(&str, Neighbour); 7] = [
+const NEIGHBOURS: [(&str, Neighbour); 10] = [
     ("alone", Neighbour::Nobody),
     ("spins", Neighbour::Spins),
     ("traps", Neighbour::Traps),
@@ -87,6 +107,9 @@ const NEIGHBOURS: [(&str, Neighbour); 7] = [
     ("hoards", Neighbour::Hoards),
     ("async_asks", Neighbour::AsyncAsks),
     ("async_yields", Neighbour::AsyncYields),
+    ("async_several", Neighbour::AsyncSeveral),
+    ("async_waits", Neighbour::AsyncWaits),
+    ("collects", Neighbour::Collects),
 ];
 
 /// The 99th percentile of asks of a healthy actor, a thousand a second, beside each kind of neighbour. In rounds, so that
@@ -120,35 +143,53 @@ fn neighbour(quick: bool) -> anyhow::Result<Vec<Reading>> {
 fn beside(workers: Workers, kind: Neighbour, asks: u64) -> Histogram<u64> {
     let runtime = workers.runtime();
     let system = system(engine());
-    let limits = ResourceLimits { cpu_time: Duration::from_secs(5), ..ResourceLimits::with_memory(ByteSize::mib(8)) };
+    let limits = ResourceLimits { cpu_time: Duration::from_secs(5), ..ResourceLimits::with_memory(ByteSize::mib(20)) };
     let healthy = runtime.block_on(async {
         let echo = sandbox(&ECHO, &system, limits.clone());
         let healthy = system.spawn(spec("healthy", &echo)).await.unwrap();
         system.spawn(spec("sink", &echo)).await.unwrap();
-        let hostile = system.spawn(spec("hostile", &sandbox(kind.guest(), &system, limits))).await.unwrap();
-        tokio::spawn(async move {
-            let order = match kind {
-                Neighbour::Nobody => return,
-                Neighbour::Spins => "spin",
-                Neighbour::Traps => "divide",
-                Neighbour::Floods => "send sink x",
-                Neighbour::Hoards => "hoard 1000000",
-                Neighbour::AsyncAsks => "burden sink 100 64",
-                Neighbour::AsyncYields => "later-forever",
-            };
-            // Until the runtime ends, and the actor with it.
-            while hostile.state() != Lifecycle::Stopped {
-                _ = match kind {
-                    Neighbour::Floods => hostile.tell(order).await.is_ok(),
-                    _ => hostile.ask(order).await.is_ok(),
+        system.spawn_native(NativeSpec::new(id("silent"), || Silent)).await.unwrap();
+        let at_a_time = NonZeroU32::new(kind.at_a_time()).unwrap();
+        let hostile = spec("hostile", &sandbox(kind.guest(), &system, limits)).with_concurrency(at_a_time);
+        let hostile = system.spawn(hostile).await.unwrap();
+        for _ in 0..kind.at_a_time() {
+            let hostile = hostile.clone();
+            tokio::spawn(async move {
+                let order = match kind {
+                    Neighbour::Nobody => return,
+                    Neighbour::Spins => "spin",
+                    Neighbour::Traps => "divide",
+                    Neighbour::Floods => "send sink x",
+                    Neighbour::Hoards => "hoard 1000000",
+                    Neighbour::AsyncAsks => "burden sink 100 64",
+                    Neighbour::AsyncYields => "later-forever",
+                    Neighbour::AsyncSeveral => "ask sink",
+                    Neighbour::AsyncWaits => "ask silent",
+                    Neighbour::Collects => "x",
                 };
-            }
-        });
+                // Until the runtime ends, and the actor with it.
+                while hostile.state() != Lifecycle::Stopped {
+                    _ = match kind {
+                        Neighbour::Floods => hostile.tell(order).await.is_ok(),
+                        _ => hostile.ask(order).await.is_ok(),
+                    };
+                }
+            });
+        }
         Ours { system: system.clone(), actor: healthy }
     });
     let latencies = runtime.block_on(paced(runtime.handle().clone(), healthy, asks));
     assert_eq!(latencies.len(), asks);
     latencies
+}
+
+/// Never answers.
+struct Silent;
+
+impl NativeActor for Silent {
+    async fn handle(&mut self, _: &MessageEnvelope, _: &NativeContext) -> Result<Option<Bytes>, String> {
+        std::future::pending().await
+    }
 }
 
 /// Asks once a millisecond, whether or not there are answers: each ask a task that a thread outside of the runtime hands to

@@ -9,11 +9,11 @@ use wasmtime::{
     component::{Component, ComponentNamedList, InstancePre, Lift, Linker, Lower, TypedFunc},
 };
 
-/// The engine that the benchmarks share, with everything as it is by default, and async functions. The twins run on its wasmtime.
+/// The engine that the benchmarks share, with everything as it is by default, and all features. The twins run on its wasmtime.
 pub fn engine() -> &'static WasmEngine {
     static ENGINE: LazyLock<WasmEngine> = LazyLock::new(|| {
         // Of which those who need it have an engine of their own.
-        let mut config = EngineConfig::default().with_component_async().compile_in_process();
+        let mut config = EngineConfig::default().with_component_async().with_garbage_collection().compile_in_process();
         if few() {
             // Twelve memories of 4 GiB.
             let (core_instances, tables_per_component) = (12, 8);
