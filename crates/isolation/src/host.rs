@@ -41,7 +41,7 @@ struct Wasi {
 
 impl Drop for Wasi {
     fn drop(&mut self) {
-        drop_resources(mem::take(&mut self.table));
+        drop_resources(mem::take(&mut self.table), self.streams.jobs());
     }
 }
 

@@ -77,8 +77,7 @@ const LONGEST_HOST_NAME: usize = 253;
 
 async fn close<U: Send + 'static>(mut store: StoreContextMut<'_, HostState<U>>, rep: u32) -> wasmtime::Result<()> {
     if let Descriptor::File(file) = store.data_mut().table().delete(Resource::new_own(rep))? {
-        let jobs = store.data_mut().file_streams().jobs().clone();
-        OpenFile::new(file.file).close(&jobs).await;
+        OpenFile::new(file.file, store.data_mut().file_streams().jobs()).close().await;
     }
     Ok(())
 }

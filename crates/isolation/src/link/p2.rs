@@ -123,7 +123,7 @@ fn stream<U: Send + 'static, S: Send + 'static>(
         Err(error) => return Ok((Err(error.downcast()?),)),
     };
     match (opened, slot) {
-        (Some(opened), Some(slot)) => Ok((Ok(files.table.push(bound(stream, OpenFile::new(opened), slot))?),)),
+        (Some(opened), Some(slot)) => Ok((Ok(files.table.push(bound(stream, slot.file(opened), slot))?),)),
         _ => Ok((Err(ErrorCode::InsufficientMemory),)),
     }
 }

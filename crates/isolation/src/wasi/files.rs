@@ -55,41 +55,59 @@ impl FileStreams {
     }
 }
 
-/// A file that is closed on a thread that may block: closing the last handle on an unlinked file frees its blocks, some
-/// 4 ms for 64 MiB.
-pub(crate) struct OpenFile(Option<Arc<File>>);
+impl Slot {
+    pub(crate) fn file(&self, file: Arc<File>) -> OpenFile {
+        OpenFile::new(file, &self.jobs)
+    }
+}
+
+/// A file that is closed by a job of its own, whoever drops it: closing the last handle on an unlinked file frees its
+/// blocks, some 4 ms for 64 MiB.
+pub(crate) struct OpenFile {
+    file: Option<Arc<File>>,
+    jobs: FileJobs,
+}
 
 impl OpenFile {
-    pub(crate) fn new(file: Arc<File>) -> Self {
-        Self(Some(file))
+    pub(crate) fn new(file: Arc<File>, jobs: &FileJobs) -> Self {
+        Self { file: Some(file), jobs: jobs.clone() }
     }
 
-    /// Drops the handle. If that closes the file, waits for a permit and for the end.
-    pub(crate) async fn close(mut self, jobs: &FileJobs) {
-        if self.0.as_ref().is_some_and(|file| Arc::strong_count(file) == 1) {
-            ended(jobs.start(move || drop(self.0.take())).await.await);
+    /// Drops the handle. If that closes the file, waits for the end.
+    pub(crate) async fn close(mut self) {
+        if let Some(closing) = self.closing() {
+            // To wait is all there is to do.
+            _ = closing.await;
         }
+    }
+
+    fn closing(&mut self) -> Option<JoinHandle<()>> {
+        close_elsewhere(self.file.take().and_then(Arc::into_inner)?, &self.jobs)
     }
 }
 
-/// For a sandbox that ends with the file open.
 impl Drop for OpenFile {
     fn drop(&mut self) {
-        if let Some(file) = self.0.take().and_then(Arc::into_inner) {
-            close_elsewhere(file);
-        }
+        drop(self.closing());
     }
 }
 
-fn close_elsewhere(files: impl Send + 'static) {
+/// Drops files by a job. If it must wait for a permit, it does so in a task of its own.
+fn close_elsewhere(files: impl Send + 'static, jobs: &FileJobs) -> Option<JoinHandle<()>> {
     // Outside a runtime there is no worker to block.
-    if let Ok(runtime) = Handle::try_current() {
-        drop(runtime.spawn_blocking(move || drop(files)));
+    let runtime = Handle::try_current().ok()?;
+    if let Some(permit) = jobs.try_permit() {
+        return Some(runtime.spawn_blocking(move || {
+            drop(files);
+            drop(permit);
+        }));
     }
+    let jobs = jobs.clone();
+    Some(runtime.spawn(async move { _ = jobs.start(move || drop(files)).await.await }))
 }
 
 /// Drops the resources of a sandbox, and closes its files elsewhere.
-pub(crate) fn drop_resources(mut table: ResourceTable) {
+pub(crate) fn drop_resources(mut table: ResourceTable, jobs: &FileJobs) {
     let files: Vec<_> = table
         .iter_mut()
         .filter_map(|resource| match resource.downcast_ref()? {
@@ -99,7 +117,7 @@ pub(crate) fn drop_resources(mut table: ResourceTable) {
         .collect();
     drop(table);
     if !files.is_empty() {
-        close_elsewhere(files);
+        drop(close_elsewhere(files, jobs));
     }
 }
 
@@ -202,7 +220,7 @@ impl InputStream for FileIn {
         }
         if let In::Idle(inner) | In::Have(inner, _) = mem::replace(&mut self.state, In::Closed) {
             drop(inner.stream);
-            inner.file.close(&self.slot.jobs).await;
+            inner.file.close().await;
         }
     }
 }
@@ -296,7 +314,7 @@ impl OutputStream for FileOut {
         self.ready().await;
         if let Out::Ready(inner) = mem::replace(&mut self.state, Out::Closed) {
             drop(inner.stream);
-            inner.file.close(&self.slot.jobs).await;
+            inner.file.close().await;
         }
     }
 }
@@ -360,7 +378,7 @@ mod tests {
     fn a_file_that_is_dropped_is_closed_by_a_thread_that_may_wait() {
         let (runtime, busy) = runtime();
         let (file, closed) = file();
-        let last = OpenFile::new(Arc::new(file));
+        let last = OpenFile::new(Arc::new(file), &FileJobs::default());
         let _inside = runtime.enter();
         drop(last);
         assert!(!closed(), "the thread is busy");
@@ -369,23 +387,34 @@ mod tests {
         assert!(closed());
     }
 
-    #[test]
-    fn closing_a_file_is_a_job() {
-        let runtime = Builder::new_current_thread().build().unwrap();
+    #[tokio::test]
+    async fn closing_a_file_is_a_job() {
         let (file, closed) = file();
-        runtime.block_on(async {
-            let jobs = FileJobs::new(1);
-            let permit = jobs.permit().await;
-            let closing = tokio::spawn({
-                let jobs = jobs.clone();
-                async move { OpenFile::new(Arc::new(file)).close(&jobs).await }
-            });
-            tokio::task::yield_now().await;
-            assert!(!closed());
-            drop(permit);
-            closing.await.unwrap();
-            assert!(closed());
+        let jobs = FileJobs::new(1);
+        let permit = jobs.permit().await;
+        let closing = tokio::spawn({
+            let jobs = jobs.clone();
+            async move { OpenFile::new(Arc::new(file), &jobs).close().await }
         });
+        tokio::task::yield_now().await;
+        assert!(!closed());
+        drop(permit);
+        closing.await.unwrap();
+        assert!(closed());
+    }
+
+    #[tokio::test]
+    async fn closing_a_file_that_nobody_waits_for_is_a_job() {
+        let (file, closed) = file();
+        let jobs = FileJobs::new(1);
+        let permit = jobs.permit().await;
+        // As when the call is cancelled that has opened it.
+        drop(OpenFile::new(Arc::new(file), &jobs));
+        tokio::task::spawn_blocking(|| ()).await.unwrap();
+        assert!(!closed());
+        drop(permit);
+        jobs.start(|| ()).await.await.unwrap();
+        assert!(closed());
     }
 
     #[test]
@@ -396,7 +425,7 @@ mod tests {
         let mut table = ResourceTable::new();
         table.push(Descriptor::File(file)).unwrap();
         let _inside = runtime.enter();
-        drop_resources(table);
+        drop_resources(table, &FileJobs::default());
         assert!(!closed());
         drop(busy);
         wait(&runtime);

@@ -203,8 +203,9 @@ where
 {
     let (files, in_flight, jobs) = store.with(|mut store| {
         let state = store.get();
-        let files = Descriptors::of(state.table(), descriptors)?;
-        Ok::<_, wasmtime::Error>((files, state.in_flight(), state.file_streams().jobs().clone()))
+        let jobs = state.file_streams().jobs().clone();
+        let files = Descriptors::of(state.table(), descriptors, &jobs)?;
+        Ok::<_, wasmtime::Error>((files, state.in_flight(), jobs))
     })?;
     if path > LONGEST_PATH {
         return Ok((Err(ErrorCode::NameTooLong),));

@@ -55,7 +55,7 @@ fn open<U: Send + 'static, S: Send + 'static>(
         Err(error) => return Ok(Err(p3::error(error.downcast()?))),
     };
     Ok(match (opened, slot) {
-        (Some(opened), Some(slot)) => Ok((stream, OpenFile::new(opened), slot)),
+        (Some(opened), Some(slot)) => Ok((stream, slot.file(opened), slot)),
         _ => Err(ErrorCode::InsufficientMemory),
     })
 }
@@ -102,7 +102,7 @@ fn list<U: Send + 'static>(
     let slot = state.file_streams().slot();
     let error = match (state.table().get(&folder)?, slot) {
         (Descriptor::Dir(_), Some(slot)) => {
-            let (descriptors, [folder]) = Descriptors::of(state.table(), [folder])?;
+            let (descriptors, [folder]) = Descriptors::of(state.table(), [folder], &jobs)?;
             let (end, ended) = End::new();
             let listing = Listing::new(listed(descriptors, folder, in_flight, jobs), end, slot);
             return Ok((StreamReader::new(&mut store, listing)?, FutureReader::new(&mut store, ended)?));

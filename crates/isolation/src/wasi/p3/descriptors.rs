@@ -8,7 +8,7 @@ use airssys_wasm_engine::wasmtime_wasi::{
     filesystem::{Descriptor, WasiFilesystemCtx, WasiFilesystemCtxView},
 };
 
-use crate::wasi::OpenFile;
+use crate::{FileJobs, wasi::OpenFile};
 
 /// Some descriptors in a table of their own. Files are closed elsewhere if the sandbox has closed its own meanwhile.
 pub(crate) struct Descriptors {
@@ -16,6 +16,7 @@ pub(crate) struct Descriptors {
     table: ResourceTable,
     ctx: WasiFilesystemCtx,
     _files: Vec<OpenFile>,
+    jobs: FileJobs,
 }
 
 impl Descriptors {
@@ -25,13 +26,18 @@ impl Descriptors {
     pub(crate) fn of<const N: usize>(
         sandbox: &ResourceTable,
         descriptors: [Resource<Descriptor>; N],
+        jobs: &FileJobs,
     ) -> Result<(Self, [Resource<Descriptor>; N]), ResourceTableError> {
-        let mut own =
-            Self { table: ResourceTable::new(), ctx: WasiFilesystemCtx::default(), _files: Vec::with_capacity(N) };
+        let mut own = Self {
+            table: ResourceTable::new(),
+            ctx: WasiFilesystemCtx::default(),
+            _files: Vec::with_capacity(N),
+            jobs: jobs.clone(),
+        };
         let mut moved = descriptors;
         for descriptor in &mut moved {
             let clone = sandbox.get(descriptor)?.clone();
-            own._files.extend(open_file(&clone));
+            own._files.extend(open_file(&clone, jobs));
             *descriptor = own.table.push(clone)?;
         }
         Ok((own, moved))
@@ -45,7 +51,7 @@ impl Descriptors {
     /// Takes what a function has opened.
     pub(crate) fn take(&mut self, opened: Resource<Descriptor>) -> Result<Opened, ResourceTableError> {
         let descriptor = self.table.delete(opened)?;
-        let file = open_file(&descriptor);
+        let file = open_file(&descriptor, &self.jobs);
         Ok(Opened { descriptor, file })
     }
 }
@@ -65,9 +71,9 @@ impl Opened {
     }
 }
 
-fn open_file(descriptor: &Descriptor) -> Option<OpenFile> {
+fn open_file(descriptor: &Descriptor, jobs: &FileJobs) -> Option<OpenFile> {
     match descriptor {
-        Descriptor::File(file) => Some(OpenFile::new(Arc::clone(&file.file))),
+        Descriptor::File(file) => Some(OpenFile::new(Arc::clone(&file.file), jobs)),
         Descriptor::Dir(_) => None,
     }
 }
