@@ -19,7 +19,7 @@ use tokio::{
     task::{JoinError, JoinHandle},
 };
 
-use super::FileJobs;
+use super::{FileJobs, Job};
 
 /// Bytes that a stream reads or writes at once, and so the most that it holds.
 pub(crate) const UNDER_WAY: usize = 64 << 10;
@@ -132,8 +132,8 @@ struct Inner<S> {
     file: OpenFile,
 }
 
-/// Work on a stream, and its result. It goes on when the sandbox is gone, and holds its permit until it ends.
-type Job<S, R> = JoinHandle<(Inner<S>, StreamResult<R>)>;
+/// Work on a stream, and its result.
+type Work<S, R> = Job<(Inner<S>, StreamResult<R>)>;
 
 /// What a guest reads from a file.
 pub(crate) struct FileIn {
@@ -143,7 +143,7 @@ pub(crate) struct FileIn {
 
 enum In {
     Idle(Inner<DynInputStream>),
-    Busy(Job<DynInputStream, Bytes>),
+    Busy(Work<DynInputStream, Bytes>),
     Have(Inner<DynInputStream>, Bytes),
     Failed(StreamError),
     Closed,
@@ -154,11 +154,10 @@ impl FileIn {
         Self { state: In::Idle(Inner { stream, file }), slot }
     }
 
-    fn start(&mut self, bytes: usize, permit: OwnedSemaphorePermit) {
+    fn start(&mut self, bytes: usize) {
         self.state = match mem::replace(&mut self.state, In::Closed) {
-            In::Idle(mut inner) => In::Busy(tokio::spawn(async move {
+            In::Idle(mut inner) => In::Busy(self.slot.jobs.spawn(async move {
                 let read = inner.stream.blocking_read(bytes.min(UNDER_WAY)).await;
-                drop(permit);
                 (inner, read)
             })),
             other => other,
@@ -167,12 +166,9 @@ impl FileIn {
 
     /// Waits for bytes, the end, or an error. Cancel-safe.
     async fn wait(&mut self, bytes: usize) {
-        if let In::Idle(_) = self.state {
-            let permit = self.slot.jobs.permit().await;
-            self.start(bytes, permit);
-        }
+        self.start(bytes);
         if let In::Busy(job) = &mut self.state {
-            self.state = match ended(job.await) {
+            self.state = match job.await {
                 (inner, Ok(bytes)) if bytes.is_empty() => In::Idle(inner),
                 (inner, Ok(bytes)) => In::Have(inner, bytes),
                 (_, Err(StreamError::Closed)) => In::Closed,
@@ -195,11 +191,8 @@ impl InputStream for FileIn {
             In::Closed => Err(StreamError::Closed),
             unready => {
                 self.state = unready;
-                if size > 0
-                    && let In::Idle(_) = self.state
-                    && let Some(permit) = self.slot.jobs.try_permit()
-                {
-                    self.start(size, permit);
+                if size > 0 {
+                    self.start(size);
                 }
                 Ok(Bytes::new())
             }
@@ -240,8 +233,7 @@ pub(crate) struct FileOut {
 
 enum Out {
     Ready(Inner<DynOutputStream>),
-    Queued(Inner<DynOutputStream>, Bytes),
-    Busy(Job<DynOutputStream, ()>),
+    Busy(Work<DynOutputStream, ()>),
     Failed(StreamError),
     Closed,
 }
@@ -249,25 +241,6 @@ enum Out {
 impl FileOut {
     pub(crate) fn new(stream: DynOutputStream, file: OpenFile, slot: Slot) -> Self {
         Self { state: Out::Ready(Inner { stream, file }), slot }
-    }
-
-    fn start(&mut self, permit: OwnedSemaphorePermit) {
-        self.state = match mem::replace(&mut self.state, Out::Closed) {
-            Out::Queued(mut inner, bytes) => Out::Busy(tokio::spawn(async move {
-                let written = inner.stream.blocking_write_and_flush(bytes).await;
-                drop(permit);
-                (inner, written)
-            })),
-            other => other,
-        };
-    }
-
-    fn try_start(&mut self) {
-        if let Out::Queued(..) = self.state
-            && let Some(permit) = self.slot.jobs.try_permit()
-        {
-            self.start(permit);
-        }
     }
 
     /// What went wrong, once.
@@ -291,11 +264,15 @@ impl OutputStream for FileOut {
             return Ok(());
         }
         match mem::replace(&mut self.state, Out::Closed) {
-            Out::Ready(inner) if bytes.len() <= UNDER_WAY => self.state = Out::Queued(inner, bytes),
-            _ => return Err(StreamError::trap("more bytes written than `check-write` permitted")),
+            Out::Ready(mut inner) if bytes.len() <= UNDER_WAY => {
+                self.state = Out::Busy(self.slot.jobs.spawn(async move {
+                    let written = inner.stream.blocking_write_and_flush(bytes).await;
+                    (inner, written)
+                }));
+                Ok(())
+            }
+            _ => Err(StreamError::trap("more bytes written than `check-write` permitted")),
         }
-        self.try_start();
-        Ok(())
     }
 
     fn flush(&mut self) -> StreamResult<()> {
@@ -305,7 +282,6 @@ impl OutputStream for FileOut {
 
     fn check_write(&mut self) -> StreamResult<usize> {
         self.failure()?;
-        self.try_start();
         Ok(if let Out::Ready(_) = self.state { UNDER_WAY } else { 0 })
     }
 
@@ -322,12 +298,8 @@ impl OutputStream for FileOut {
 #[async_trait]
 impl Pollable for FileOut {
     async fn ready(&mut self) {
-        if let Out::Queued(..) = self.state {
-            let permit = self.slot.jobs.permit().await;
-            self.start(permit);
-        }
         if let Out::Busy(job) = &mut self.state {
-            self.state = match ended(job.await) {
+            self.state = match job.await {
                 (inner, Ok(())) => Out::Ready(inner),
                 (_, Err(error)) => Out::Failed(error),
             };

@@ -11,5 +11,6 @@ pub(crate) mod p3;
 pub(crate) use files::{FileIn, FileOut, FileStreams, OpenFile, Slot, UNDER_WAY, drop_resources, ended};
 pub use grants::{Folder, Permissions, WasiError, WasiGrants};
 pub use jobs::FileJobs;
+pub(crate) use jobs::Job;
 pub use output::Stdio;
 pub(crate) use output::Tail;

@@ -7,6 +7,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, mpsc},
     task::Poll,
+    time::Duration,
 };
 
 use airssys_wasm_engine::{
@@ -234,6 +235,68 @@ async fn a_call_of_a_file_waits_for_a_permit() {
     assert!(stays_pending(synced.as_mut()).await, "the disk hangs");
     drop(hangs);
     assert_eq!(synced.await, WELL);
+}
+
+/// A guest that has opened `f`, of five bytes, and the jobs of its files, of which there is one at a time.
+async fn with_one_job() -> (Guest, FileJobs, tempfile::TempDir) {
+    let (grants, folder) = folder(Permissions::ReadWrite, 32);
+    fs::write(folder.path().join("f"), "bytes").unwrap();
+    let jobs = FileJobs::new(1);
+    let mut guest = Guest::of(spec(grants, limits()).with_file_jobs(jobs.clone())).await;
+    assert_eq!(guest.call("open", (1_u32,)).await, WELL);
+    (guest, jobs, folder)
+}
+
+/// Keeps the only job busy until it is dropped.
+async fn busy(jobs: &FileJobs) -> mpsc::Sender<()> {
+    let (hangs, until) = mpsc::channel::<()>();
+    drop(jobs.start(move || until.recv()).await);
+    hangs
+}
+
+/// What does not hang.
+async fn soon<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(30), future).await.expect("hangs")
+}
+
+/// Whether somebody else gets a job.
+async fn others_get_a_job(jobs: &FileJobs) -> bool {
+    soon(async { jobs.start(|| true).await.await.unwrap() }).await
+}
+
+#[tokio::test]
+async fn a_guest_that_returns_while_it_reads_holds_no_permit() {
+    let (mut guest, jobs, _folder) = with_one_job().await;
+    let hangs = busy(&jobs).await;
+    assert_eq!(guest.call("start-read", ()).await, u32::MAX, "it blocks");
+    drop(hangs);
+    assert!(others_get_a_job(&jobs).await);
+}
+
+#[tokio::test]
+async fn a_read_that_is_cancelled_holds_no_permit() {
+    for drop_them in [0_u32, 1] {
+        let (mut guest, jobs, _folder) = with_one_job().await;
+        let hangs = busy(&jobs).await;
+        assert_eq!(guest.call("cancel-reads", (10_u32, drop_them)).await, 10);
+        drop(hangs);
+        assert!(others_get_a_job(&jobs).await);
+        if drop_them == 0 {
+            assert_eq!(guest.call("read-on", ()).await, 5, "what was read is not lost");
+        }
+        assert_eq!(guest.call("sync", ()).await, WELL);
+    }
+}
+
+#[tokio::test]
+async fn a_file_can_be_closed_behind_a_read_of_the_same_guest() {
+    let (mut guest, jobs, _folder) = with_one_job().await;
+    assert_eq!(guest.call("open", (2_u32,)).await, WELL);
+    let hangs = busy(&jobs).await;
+    let mut closed = Box::pin(guest.call("start-read-and-drop", ()));
+    assert!(stays_pending(closed.as_mut()).await, "the disk hangs");
+    drop(hangs);
+    assert_eq!(soon(closed).await, 0);
 }
 
 /// Whether a future is pending, however often other tasks have had their turn.

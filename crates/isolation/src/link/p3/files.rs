@@ -15,10 +15,7 @@ use airssys_wasm_engine::{
 use super::super::close;
 use crate::{
     HostState,
-    wasi::{
-        ended,
-        p3::{self, Descriptors},
-    },
+    wasi::p3::{self, Descriptors},
 };
 
 type File = Resource<Descriptor>;
@@ -190,7 +187,7 @@ async fn open_at<U: Send + 'static>(
     }
 }
 
-/// Runs a function of 0.2 apart from the sandbox, in a task that holds the permits until it ends: a call may be cancelled,
+/// Runs a function of 0.2 apart from the sandbox, as a job that holds its permits until it ends: a call may be cancelled,
 /// a thread that waits for a disk may not.
 async fn job<U: Send + 'static, const N: usize, R: Send + 'static, W>(
     store: &Accessor<HostState<U>>,
@@ -211,13 +208,13 @@ where
         return Ok((Err(ErrorCode::NameTooLong),));
     }
     let work = work(files.0, files.1);
-    let permits = (in_flight.file().await, jobs.permit().await);
-    let task = tokio::spawn(async move {
+    let in_flight = in_flight.file().await;
+    let done = jobs.spawn(async move {
         let done = work.await;
-        drop(permits);
+        drop(in_flight);
         done
     });
-    match ended(task.await) {
+    match done.await {
         Ok(value) => Ok((Ok(value),)),
         Err(error) => Ok((Err(p3::error(error.downcast()?)),)),
     }

@@ -20,7 +20,7 @@ use airssys_wasm_engine::{
 use crate::{
     FileJobs, HostState,
     wasi::{
-        FileIn, FileOut, OpenFile, Slot, ended,
+        FileIn, FileOut, OpenFile, Slot,
         p3::{self, Descriptors, End, InFlight, Listed, Listing, Reading, Writing},
     },
 };
@@ -120,14 +120,14 @@ async fn listed(
     in_flight: InFlight,
     jobs: FileJobs,
 ) -> wasmtime::Result<Listed> {
-    let permits = (in_flight.file().await, jobs.permit().await);
-    let job = tokio::spawn(async move {
+    let in_flight = in_flight.file().await;
+    let job = jobs.spawn(async move {
         let mut entries = Vec::new();
         let listed = all(&mut descriptors, folder, &mut entries).await;
-        drop(permits);
+        drop(in_flight);
         (entries, listed)
     });
-    match ended(job.await) {
+    match job.await {
         (entries, Ok(())) => Ok((entries, Ok(()))),
         (entries, Err(error)) => Ok((entries, Err(p3::error(error.downcast()?)))),
     }

@@ -14,7 +14,7 @@ use airssys_wasm_engine::{
         p3::bindings::filesystem::types::ErrorCode,
     },
 };
-use tokio::{runtime::Handle, sync::oneshot};
+use tokio::sync::oneshot;
 
 pub(crate) use convert::{
     advice, descriptor_flags, error, hash, kind, open_flags, path_flags, shown_flags, stat, timestamp,
@@ -61,13 +61,5 @@ fn outcome<R>(result: StreamResult<R>) -> wasmtime::Result<Result<R, Option<Erro
             Ok(Err(Some(error.downcast_ref::<std::io::Error>().map_or(ErrorCode::Io, ErrorCode::from))))
         }
         Err(StreamError::Trap(error)) => Err(error),
-    }
-}
-
-/// Closes a stream that a guest has dropped, which may wait for a permit and for a thread.
-fn close_later(closing: impl Future<Output = ()> + Send + 'static) {
-    // Outside a runtime there is no worker to block.
-    if let Ok(runtime) = Handle::try_current() {
-        drop(runtime.spawn(closing));
     }
 }

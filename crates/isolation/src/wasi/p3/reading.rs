@@ -15,7 +15,7 @@ use airssys_wasm_engine::{
 };
 use bytes::Bytes;
 
-use super::{End, close_later, outcome};
+use super::{End, outcome};
 use crate::wasi::FileIn;
 
 /// Hands out what [`FileIn`] reads, which bounds it.
@@ -26,7 +26,6 @@ pub(crate) struct Reading {
 
 enum State {
     Idle(FileIn),
-    /// Kept until it ends: a future made anew would lose its place among those that wait for a permit.
     Busy(Busy),
     Over,
 }
@@ -84,15 +83,5 @@ impl<D> StreamProducer<D> for Reading {
                 StreamResult::Dropped
             }
         }))
-    }
-}
-
-impl Drop for Reading {
-    fn drop(&mut self) {
-        match mem::replace(&mut self.state, State::Over) {
-            State::Idle(mut file) => close_later(async move { file.cancel().await }),
-            State::Busy(reading) => close_later(async move { reading.await.0.cancel().await }),
-            State::Over => {}
-        }
     }
 }

@@ -15,7 +15,7 @@ use airssys_wasm_engine::{
 };
 use bytes::Bytes;
 
-use super::{End, close_later, outcome};
+use super::{End, outcome};
 use crate::wasi::{FileOut, UNDER_WAY};
 
 /// Passes what a guest writes to [`FileOut`], which bounds it. A write ends when its bytes are in the file.
@@ -51,7 +51,8 @@ async fn write(mut file: FileOut, bytes: Bytes) -> (FileOut, Result02<usize>) {
 impl<D> StreamConsumer<D> for Writing {
     type Item = u8;
 
-    // A write that has begun cannot be taken back, so nothing is cancelled.
+    // A write that has begun cannot be taken back, so nothing is cancelled. The guest cannot drop a stream that it writes
+    // to: a write that is dropped is of a store that is gone.
     fn poll_consume(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -87,15 +88,5 @@ impl<D> StreamConsumer<D> for Writing {
                 StreamResult::Dropped
             }
         }))
-    }
-}
-
-impl Drop for Writing {
-    fn drop(&mut self) {
-        match mem::replace(&mut self.state, State::Over) {
-            State::Idle(mut file) => close_later(async move { file.cancel().await }),
-            State::Busy(writing) => close_later(async move { writing.await.0.cancel().await }),
-            State::Over => {}
-        }
     }
 }
