@@ -25,15 +25,16 @@ use crate::{HostState, wasi::OpenFile};
 ///
 /// - random bytes are made in slices, and other tasks get their turn in between;
 /// - a host name of more than 253 bytes is `invalid-argument`, and nobody parses it;
-/// - streams of files are as many as [`file_streams`](crate::WasiGrants::file_streams) says, none takes more than it
-///   permits, and their work is among the [`FileJobs`](crate::FileJobs);
+/// - streams of files and listings of folders are as many as [`file_streams`](crate::WasiGrants::file_streams) says, none
+///   takes more than it permits, and their work is among the [`FileJobs`](crate::FileJobs);
+/// - a folder is listed by portions, each when the guest has read the one before; what is wrong with the folder is told for
+///   the first entry;
 /// - a file is closed by a thread that may wait.
 ///
 /// Of WASI 0.3 a guest may have many calls in flight, so more is bounded there:
 ///
 /// - all functions of files are [`FileJobs`](crate::FileJobs), eight at a time for each sandbox, and a path of more than
 ///   4 KiB is `name-too-long`;
-/// - the listing of a folder counts as a stream of a file;
 /// - host names are looked up one at a time;
 /// - of datagrams, sixteen are sent and sixteen awaited at a time; one more `receive` is `out-of-memory`.
 ///
@@ -101,6 +102,9 @@ mod tests {
             ("wasi:filesystem/types", "[method]descriptor.read-via-stream"),
             ("wasi:filesystem/types", "[method]descriptor.write-via-stream"),
             ("wasi:filesystem/types", "[method]descriptor.append-via-stream"),
+            ("wasi:filesystem/types", "[method]descriptor.read-directory"),
+            ("wasi:filesystem/types", "[method]directory-entry-stream.read-directory-entry"),
+            ("wasi:filesystem/types", "directory-entry-stream"),
             ("wasi:filesystem/types", "descriptor"),
         ] {
             let mut instance = linker.instance(&versioned(interface)).unwrap();

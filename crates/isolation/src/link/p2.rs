@@ -1,6 +1,6 @@
 //! The bounded functions of WASI 0.2.
 
-use std::sync::Arc;
+use std::{future::poll_fn, sync::Arc};
 
 use airssys_wasm_engine::{
     Linker, WASI_VERSION,
@@ -13,7 +13,7 @@ use airssys_wasm_engine::{
         p2::{
             FsResult, Network,
             bindings::{
-                filesystem::types::{ErrorCode, HostDescriptor},
+                filesystem::types::{DirectoryEntry, ErrorCode, HostDescriptor},
                 sockets::{
                     ip_name_lookup::{self, ResolveAddressStream},
                     network,
@@ -28,7 +28,7 @@ use airssys_wasm_limits::LimitExceeded;
 use super::{LONGEST_HOST_NAME, close, random_bytes};
 use crate::{
     HostState,
-    wasi::{FileIn, FileOut, OpenFile, Slot},
+    wasi::{FileIn, FileOut, FolderIn, OpenFile, Slot},
 };
 
 /// A definition under another version would leave wasmtime-wasi's in place.
@@ -70,6 +70,14 @@ pub(super) fn bound<U: Send + 'static>(linker: &mut Linker<HostState<U>>) -> was
             |files, file| files.append_via_stream(file),
             |s, f, slot| Box::new(FileOut::new(s, f, slot)),
         )
+    })?;
+    files.func_wrap("[method]descriptor.read-directory", |store, (folder,)| list(store, folder))?;
+    files.func_wrap_async("[method]directory-entry-stream.read-directory-entry", |store, (entries,)| {
+        Box::new(next_entry(store, entries))
+    })?;
+    files.resource("directory-entry-stream", ResourceType::host::<FolderIn>(), |mut store, rep| {
+        store.data_mut().table().delete(Resource::<FolderIn>::new_own(rep))?;
+        Ok(())
     })?;
     files.resource_async("descriptor", ResourceType::host::<Descriptor>(), |store, rep| Box::new(close(store, rep)))
 }
@@ -126,4 +134,32 @@ fn stream<U: Send + 'static, S: Send + 'static>(
         (Some(opened), Some(slot)) => Ok((Ok(files.table.push(bound(stream, slot.file(opened), slot))?),)),
         _ => Ok((Err(ErrorCode::InsufficientMemory),)),
     }
+}
+
+/// Nothing is read yet: what goes wrong is told for the first entry.
+fn list<U: Send + 'static>(
+    mut store: StoreContextMut<'_, HostState<U>>,
+    folder: Resource<Descriptor>,
+) -> wasmtime::Result<(Result<Resource<FolderIn>, ErrorCode>,)> {
+    let slot = store.data_mut().file_streams().slot();
+    let table = store.data_mut().table();
+    Ok((match (table.get(&folder)?, slot) {
+        (Descriptor::Dir(folder), Some(slot)) => {
+            let listing = FolderIn::new(Arc::clone(&folder.dir), slot);
+            Ok(table.push(listing)?)
+        }
+        (Descriptor::Dir(_), None) => Err(ErrorCode::InsufficientMemory),
+        (Descriptor::File(_), _) => Err(ErrorCode::NotDirectory),
+    },))
+}
+
+type NextEntry = Result<Option<DirectoryEntry>, ErrorCode>;
+
+async fn next_entry<U: Send + 'static>(
+    mut store: StoreContextMut<'_, HostState<U>>,
+    entries: Resource<FolderIn>,
+) -> wasmtime::Result<(NextEntry,)> {
+    let folder = store.data_mut().table().get_mut(&entries)?;
+    let entry = poll_fn(|cx| folder.poll_entries(cx).map(Iterator::next)).await;
+    Ok((entry.transpose(),))
 }

@@ -59,6 +59,10 @@ impl Slot {
     pub(crate) fn file(&self, file: Arc<File>) -> OpenFile {
         OpenFile::new(file, &self.jobs)
     }
+
+    pub(crate) fn jobs(&self) -> &FileJobs {
+        &self.jobs
+    }
 }
 
 /// A file that is closed by a job of its own, whoever drops it: closing the last handle on an unlinked file frees its

@@ -32,8 +32,8 @@ pub struct WasiGrants {
     pub env: BTreeMap<String, String>,
     /// Folders of the host.
     pub folders: Vec<Folder>,
-    /// Streams of files open at a time, of 64 KiB each. One more fails as `insufficient-memory`. In WASI 0.3 the listing of
-    /// a folder is one, too. Default: 32.
+    /// Streams of files open at a time, which hold at most 64 KiB each. One more fails as `insufficient-memory`. The listing
+    /// of a folder is one, too. Default: 32.
     pub file_streams: u32,
     /// Addresses that the guest may connect and send to. Port 0 stands for every port.
     pub connect: Vec<SocketAddr>,

@@ -5,6 +5,7 @@
 mod files;
 mod grants;
 mod jobs;
+mod listing;
 mod output;
 pub(crate) mod p3;
 
@@ -12,5 +13,6 @@ pub(crate) use files::{FileIn, FileOut, FileStreams, OpenFile, Slot, UNDER_WAY, 
 pub use grants::{Folder, Permissions, WasiError, WasiGrants};
 pub use jobs::FileJobs;
 pub(crate) use jobs::Job;
+pub(crate) use listing::FolderIn;
 pub use output::Stdio;
 pub(crate) use output::Tail;

@@ -11,6 +11,7 @@ use airssys_wasm_isolation::{
 use crate::{Host, limits, spec};
 
 const INSUFFICIENT_MEMORY: u32 = 22;
+const NOT_DIRECTORY: u32 = 24;
 
 /// A component with a folder to read and write, and the folder.
 fn files(file_streams: u32) -> (SandboxSpec<Host>, tempfile::TempDir) {
@@ -149,6 +150,49 @@ async fn streams_are_limited() {
     assert_eq!(guest.streams(2).await, (1, Some(INSUFFICIENT_MEMORY)));
     // Another sandbox has its own.
     assert_eq!(opened(&spec).await.streams(3).await, (3, None));
+}
+
+#[tokio::test]
+async fn a_folder_is_listed_and_a_file_is_not() {
+    let (spec, folder) = files(1);
+    let mut guest = opened(&spec).await;
+    for n in 0..1_999 {
+        fs::write(folder.path().join(n.to_string()), "").unwrap();
+    }
+    assert_eq!(guest.call::<_, (u32,)>("list", ()).await.unwrap(), (2_000,));
+    assert_eq!(guest.call::<_, (u32,)>("list-file", ()).await.unwrap(), (NOT_DIRECTORY,));
+}
+
+#[tokio::test]
+async fn listings_are_limited_together_with_streams() {
+    let (spec, _folder) = files(3);
+    let mut guest = opened(&spec).await;
+    assert_eq!(guest.streams(1).await, (1, None));
+    let (listed,) = guest.call::<_, (u32,)>("lists", (3_u32,)).await.unwrap();
+    assert_eq!((listed >> 8, listed & 0xff), (2, INSUFFICIENT_MEMORY));
+    assert_eq!(guest.streams(1).await, (0, Some(INSUFFICIENT_MEMORY)));
+}
+
+#[tokio::test]
+async fn listing_a_folder_waits_for_its_turn_and_then_leaves_it_to_others() {
+    let (spec, folder) = files(32);
+    let jobs = FileJobs::new(1);
+    let spec = spec.with_file_jobs(jobs.clone());
+    let mut guest = opened(&spec).await;
+    for n in 0..1_000 {
+        fs::write(folder.path().join(n.to_string()), "").unwrap();
+    }
+    let disk = occupy(&jobs, 1).await;
+    let listing = tokio::spawn(async move {
+        let listed = guest.call::<_, (u32,)>("lists", (10_u32,)).await.unwrap();
+        (listed, guest)
+    });
+    tokio::task::yield_now().await;
+    assert!(!listing.is_finished());
+    drop(disk);
+    let ((listed,), _guest) = listing.await.unwrap();
+    assert_eq!(listed >> 8, 10);
+    assert_eq!(jobs.start(|| 42).await.await.unwrap(), 42, "none is read on");
 }
 
 #[test]

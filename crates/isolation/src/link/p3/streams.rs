@@ -9,19 +9,16 @@ use airssys_wasm_engine::{
     },
     wasmtime_wasi::{
         filesystem::{Descriptor, WasiFilesystemCtxView, WasiFilesystemView as _},
-        p2::{
-            DynOutputStream, FsResult,
-            bindings::filesystem::types::{HostDescriptor, HostDirectoryEntryStream as _},
-        },
+        p2::{DynOutputStream, FsResult, bindings::filesystem::types::HostDescriptor},
         p3::bindings::filesystem::types::{DirectoryEntry, ErrorCode},
     },
 };
 
 use crate::{
-    FileJobs, HostState,
+    HostState,
     wasi::{
-        FileIn, FileOut, OpenFile, Slot,
-        p3::{self, Descriptors, End, InFlight, Listed, Listing, Reading, Writing},
+        FileIn, FileOut, FolderIn, OpenFile, Slot,
+        p3::{self, End, Listing, Reading, Writing},
     },
 };
 
@@ -97,55 +94,17 @@ fn list<U: Send + 'static>(
     mut store: StoreContextMut<'_, HostState<U>>,
     folder: Resource<Descriptor>,
 ) -> wasmtime::Result<(StreamReader<DirectoryEntry>, Ended)> {
-    let state = store.data_mut();
-    let (in_flight, jobs) = (state.in_flight(), state.file_streams().jobs().clone());
-    let slot = state.file_streams().slot();
-    let error = match (state.table().get(&folder)?, slot) {
-        (Descriptor::Dir(_), Some(slot)) => {
-            let (descriptors, [folder]) = Descriptors::of(state.table(), [folder], &jobs)?;
+    let slot = store.data_mut().file_streams().slot();
+    let error = match (store.data_mut().table().get(&folder)?, slot) {
+        (Descriptor::Dir(folder), Some(slot)) => {
             let (end, ended) = End::new();
-            let listing = Listing::new(listed(descriptors, folder, in_flight, jobs), end, slot);
+            let listing = Listing::new(FolderIn::new(Arc::clone(&folder.dir), slot), end);
             return Ok((StreamReader::new(&mut store, listing)?, FutureReader::new(&mut store, ended)?));
         }
         (Descriptor::Dir(_), None) => ErrorCode::InsufficientMemory,
         (Descriptor::File(_), _) => ErrorCode::NotDirectory,
     };
     Ok((StreamReader::new(&mut store, iter::empty())?, failed(&mut store, error)?))
-}
-
-/// Lists a folder, as one job.
-async fn listed(
-    mut descriptors: Descriptors,
-    folder: Resource<Descriptor>,
-    in_flight: InFlight,
-    jobs: FileJobs,
-) -> wasmtime::Result<Listed> {
-    let in_flight = in_flight.file().await;
-    let job = jobs.spawn(async move {
-        let mut entries = Vec::new();
-        let listed = all(&mut descriptors, folder, &mut entries).await;
-        drop(in_flight);
-        (entries, listed)
-    });
-    match job.await {
-        (entries, Ok(())) => Ok((entries, Ok(()))),
-        (entries, Err(error)) => Ok((entries, Err(p3::error(error.downcast()?)))),
-    }
-}
-
-async fn all(
-    descriptors: &mut Descriptors,
-    folder: Resource<Descriptor>,
-    entries: &mut Vec<DirectoryEntry>,
-) -> FsResult<()> {
-    let stream = descriptors.view().read_directory(folder).await?;
-    loop {
-        let stream = Resource::new_borrow(stream.rep());
-        match descriptors.view().read_directory_entry(stream).await? {
-            Some(entry) => entries.push(DirectoryEntry { type_: p3::kind(entry.type_), name: entry.name }),
-            None => return Ok(()),
-        }
-    }
 }
 
 fn failed<U: Send + 'static>(

@@ -1,10 +1,8 @@
 //! A stream of what is in a folder.
 
 use std::{
-    mem,
     pin::Pin,
     task::{Context, Poll},
-    vec,
 };
 
 use airssys_wasm_engine::{
@@ -12,41 +10,21 @@ use airssys_wasm_engine::{
         self, StoreContextMut,
         component::{Destination, StreamProducer, StreamResult, VecBuffer},
     },
-    wasmtime_wasi::p3::bindings::filesystem::types::{DirectoryEntry, ErrorCode},
+    wasmtime_wasi::p3::bindings::filesystem::types::DirectoryEntry,
 };
 
-use super::End;
-use crate::wasi::Slot;
+use super::{End, error, kind};
+use crate::wasi::FolderIn;
 
-/// Entries that are handed out at once.
-const AT_ONCE: usize = 256;
-
-/// The entries up to the first error, and that error.
-pub(crate) type Listed = (Vec<DirectoryEntry>, Result<(), ErrorCode>);
-
-/// Lists a folder when the guest begins to read, as one job, and holds the entries until they are read. A listing that
-/// nobody reads holds no thread.
+/// Hands out what [`FolderIn`] reads, which bounds it, up to the first error.
 pub(crate) struct Listing {
-    state: State,
+    folder: Option<FolderIn>,
     end: End,
-    _slot: Slot,
 }
-
-enum State {
-    Listing(List),
-    Have(vec::IntoIter<DirectoryEntry>, Result<(), ErrorCode>),
-    Over,
-}
-
-type List = Pin<Box<dyn Future<Output = wasmtime::Result<Listed>> + Send>>;
 
 impl Listing {
-    pub(crate) fn new(
-        list: impl Future<Output = wasmtime::Result<Listed>> + Send + 'static,
-        end: End,
-        slot: Slot,
-    ) -> Self {
-        Self { state: State::Listing(Box::pin(list)), end, _slot: slot }
+    pub(crate) fn new(folder: FolderIn, end: End) -> Self {
+        Self { folder: Some(folder), end }
     }
 }
 
@@ -61,26 +39,33 @@ impl<D> StreamProducer<D> for Listing {
         mut to: Destination<'a, DirectoryEntry, Self::Buffer>,
         finish: bool,
     ) -> Poll<wasmtime::Result<StreamResult>> {
-        let wanted = to.remaining(&mut store).unwrap_or(AT_ONCE).min(AT_ONCE);
+        let wanted = to.remaining(&mut store).unwrap_or(usize::MAX);
         if wanted == 0 {
             return Poll::Ready(Ok(StreamResult::Completed));
         }
-        if let State::Listing(list) = &mut self.state {
-            let Poll::Ready(listed) = list.as_mut().poll(cx) else {
-                return if finish { Poll::Ready(Ok(StreamResult::Cancelled)) } else { Poll::Pending };
-            };
-            let (entries, end) = listed?;
-            self.state = State::Have(entries.into_iter(), end);
+        let Some(folder) = &mut self.folder else { return Poll::Ready(Ok(StreamResult::Dropped)) };
+        let Poll::Ready(entries) = folder.poll_entries(cx) else {
+            // What is read by then is for the next read.
+            return if finish { Poll::Ready(Ok(StreamResult::Cancelled)) } else { Poll::Pending };
+        };
+        let (mut some, mut end) = (Vec::new(), Ok(()));
+        for entry in entries.take(wanted) {
+            match entry {
+                Ok(entry) => some.push(DirectoryEntry { type_: kind(entry.type_), name: entry.name }),
+                Err(failed) => {
+                    end = Err(error(failed));
+                    break;
+                }
+            }
         }
-        let State::Have(entries, _) = &mut self.state else { return Poll::Ready(Ok(StreamResult::Dropped)) };
-        let some: Vec<_> = entries.take(wanted).collect();
-        if !some.is_empty() {
-            to.set_buffer(some.into());
-            return Poll::Ready(Ok(StreamResult::Completed));
-        }
-        if let State::Have(_, end) = mem::replace(&mut self.state, State::Over) {
+        if some.is_empty() || end.is_err() {
+            self.folder = None;
             self.end.is(end);
         }
-        Poll::Ready(Ok(StreamResult::Dropped))
+        if some.is_empty() {
+            return Poll::Ready(Ok(StreamResult::Dropped));
+        }
+        to.set_buffer(some.into());
+        Poll::Ready(Ok(StreamResult::Completed))
     }
 }

@@ -21,7 +21,7 @@ pub(crate) use convert::{
 };
 pub(crate) use descriptors::Descriptors;
 pub(crate) use in_flight::InFlight;
-pub(crate) use listing::{Listed, Listing};
+pub(crate) use listing::Listing;
 pub(crate) use reading::Reading;
 pub(crate) use writing::Writing;
 
