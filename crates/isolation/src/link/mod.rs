@@ -36,7 +36,8 @@ use crate::{HostState, wasi::OpenFile};
 /// - all functions of files are [`FileJobs`](crate::FileJobs), eight at a time for each sandbox, and a path of more than
 ///   4 KiB is `name-too-long`;
 /// - host names are looked up one at a time;
-/// - of datagrams, sixteen are sent and sixteen awaited at a time; one more `receive` is `out-of-memory`.
+/// - of datagrams, sixteen are sent and sixteen awaited at a time, and sixteen more wait to be sent; one more `send` or
+///   `receive` is `out-of-memory`.
 ///
 /// [`WasiGrants`](crate::WasiGrants) decides what a guest is granted, not the linker. The linker does not allow
 /// shadowing afterwards.

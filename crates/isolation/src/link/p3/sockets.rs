@@ -70,11 +70,10 @@ async fn send<U: Send + 'static>(
     to: Option<IpSocketAddress>,
 ) -> wasmtime::Result<(Result<(), ErrorCode>,)> {
     let in_flight = store.with(|mut store| store.get().in_flight());
-    // Datagrams that wait are held, too.
     if data.len() > LARGEST_DATAGRAM {
         return Ok((Err(ErrorCode::DatagramTooLarge),));
     }
-    let _permit = in_flight.send().await;
+    let Some(_permits) = in_flight.send().await else { return Ok((Err(ErrorCode::OutOfMemory),)) };
     let sockets = store.with_getter::<WasiSockets>(|state| state.sockets());
     match WasiSockets::send(&sockets, socket, data, to).await {
         Ok(()) => Ok((Ok(()),)),

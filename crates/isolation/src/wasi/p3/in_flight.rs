@@ -11,12 +11,16 @@ const FILE_JOBS: usize = 8;
 /// Datagrams in flight in each direction. Each takes up to 64 KiB.
 const DATAGRAMS: usize = 16;
 
+/// Datagrams that are sent or wait until one is: those are held, too.
+const DATAGRAMS_TO_SEND: usize = 32;
+
 /// Permits of one sandbox. Each call waits for its own, which is held until the work ends, also when the guest has
 /// cancelled the call.
 #[derive(Clone)]
 pub(crate) struct InFlight {
     files: Arc<Semaphore>,
     sends: Arc<Semaphore>,
+    to_send: Arc<Semaphore>,
     receives: Arc<Semaphore>,
     look_ups: Arc<Semaphore>,
 }
@@ -24,7 +28,13 @@ pub(crate) struct InFlight {
 impl Default for InFlight {
     fn default() -> Self {
         let of = |permits| Arc::new(Semaphore::new(permits));
-        Self { files: of(FILE_JOBS), sends: of(DATAGRAMS), receives: of(DATAGRAMS), look_ups: of(1) }
+        Self {
+            files: of(FILE_JOBS),
+            sends: of(DATAGRAMS),
+            to_send: of(DATAGRAMS_TO_SEND),
+            receives: of(DATAGRAMS),
+            look_ups: of(1),
+        }
     }
 }
 
@@ -33,8 +43,10 @@ impl InFlight {
         permit(self.files).await
     }
 
-    pub(crate) async fn send(self) -> OwnedSemaphorePermit {
-        permit(self.sends).await
+    /// None if there is no place left to wait.
+    pub(crate) async fn send(self) -> Option<[OwnedSemaphorePermit; 2]> {
+        let place = self.to_send.try_acquire_owned().ok()?;
+        Some([permit(self.sends).await, place])
     }
 
     /// A permit, if one is free. A datagram may never come, and to wait behind others that wait would be to hang.
@@ -55,7 +67,7 @@ async fn permit(semaphore: Arc<Semaphore>) -> OwnedSemaphorePermit {
 mod tests {
     use std::{
         pin::pin,
-        task::{Context, Waker},
+        task::{Context, Poll, Waker},
     };
 
     use super::*;
@@ -70,9 +82,19 @@ mod tests {
         received.pop();
         assert!(in_flight.clone().try_receive().is_some());
 
+        let mut sends: Vec<_> = (0..DATAGRAMS_TO_SEND).map(|_| Box::pin(in_flight.clone().send())).collect();
+        let begun: Vec<_> = sends.iter_mut().map(|send| send.as_mut().poll(&mut cx)).collect();
+        assert_eq!(begun.iter().filter(|send| send.is_ready()).count(), DATAGRAMS);
+        let mut refused = Box::pin(in_flight.clone().send());
+        assert!(matches!(refused.as_mut().poll(&mut cx), Poll::Ready(None)), "to wait takes a place, too");
+        drop(sends.pop());
+        assert!(Box::pin(in_flight.clone().send()).as_mut().poll(&mut cx).is_pending(), "who is gone has none");
+        drop(begun);
+        assert!(matches!(sends[DATAGRAMS].as_mut().poll(&mut cx), Poll::Ready(Some(_))));
+
         let first = match pin!(in_flight.clone().look_up()).poll(&mut cx) {
-            std::task::Poll::Ready(permit) => permit,
-            std::task::Poll::Pending => panic!("none is in flight"),
+            Poll::Ready(permit) => permit,
+            Poll::Pending => panic!("none is in flight"),
         };
         let mut second = pin!(in_flight.look_up());
         assert!(second.as_mut().poll(&mut cx).is_pending());
