@@ -16,7 +16,7 @@ use airssys_wasm_engine::{
         component::{Lift, StreamReader},
     },
 };
-use airssys_wasm_isolation::{Calls, Crash, HostState, InstantiateError, Sandbox, SeveralCrashed, TypedExport};
+use airssys_wasm_isolation::{Account, Calls, Crash, HostState, InstantiateError, Sandbox, SeveralCrashed, TypedExport};
 use airssys_wasm_limits::{CallPhase, CancellationToken, RunningCall};
 use airssys_wasm_registry::{ComponentId, MessageEnvelope, TraceContext};
 use bytes::Bytes;
@@ -84,6 +84,8 @@ pub(crate) struct GuestBlueprint<U: 'static> {
     links: Option<Arc<Linked>>,
     /// Messages in flight at the same time.
     at_a_time: usize,
+    /// What all versions so far have stored, once one could.
+    stored: Option<Account>,
 }
 
 /// The linked interfaces of a component, where they lead, and what said so.
@@ -119,6 +121,7 @@ impl<U: Send + 'static> GuestBlueprint<U> {
             config: Arc::new(spec.config.clone()),
             state: spec.state.as_ref().unwrap_or(default).clone(),
             links,
+            stored: spec.sandbox.keyvalue_account().cloned(),
         })
     }
 }
@@ -257,8 +260,8 @@ impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
 
     fn upgraded(&self, id: &ComponentId, sandbox: ActorSandbox<U>) -> Result<Self, UpgradeError> {
         let contract = contract_of(&sandbox, Some(self.contract.kind))?;
-        // What the version before has stored counts against the quota of the new one.
-        let sandbox = match self.sandbox.keyvalue_account() {
+        // What the versions before have stored counts against the quota of the new one.
+        let sandbox = match &self.stored {
             Some(account) => sandbox.with_keyvalue_account(account),
             None => sandbox,
         };
@@ -272,6 +275,7 @@ impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
                 None => None,
                 Some(links) => linked(sandbox.template().loaded(), &links.links)?,
             },
+            stored: self.stored.as_ref().or(sandbox.keyvalue_account()).cloned(),
             sandbox: configured(sandbox, &self.config).with_name(id.as_str()),
             contract,
             capabilities: Arc::clone(&self.capabilities),

@@ -131,6 +131,20 @@ async fn a_new_version_goes_on_with_what_the_old_one_has_used() {
 }
 
 #[tokio::test]
+async fn a_version_that_stores_nothing_does_not_lose_the_count() {
+    let system = with_store();
+    let one_key = |bucket| format!("[keyvalue]\nbuckets = {{ \"\" = \"{bucket}\" }}\nkeys = 1");
+    let actor = spawn(&system, "one", &one_key("carts")).await;
+    assert_eq!(number(&actor, "bump").await, 1);
+    let empty = wat::parse_str("(component)").unwrap();
+    for (binary, bucket) in [(empty.clone(), "carts"), (empty, "carts"), (guest(), "elsewhere")] {
+        let version = system.load_bytes(manifest("one", &one_key(bucket)), binary).await.unwrap();
+        system.upgrade(actor.address(), version.sandbox().clone(), UpgradeOptions::default()).await.unwrap();
+    }
+    assert_eq!(number(&actor, "bump").await, u64::MAX, "it has a second key");
+}
+
+#[tokio::test]
 async fn the_config_table_is_what_wasi_config_gives() {
     let system = with_store();
     let actor = spawn(&system, "one", "[config]\ngreeting = \"hello\"").await;
