@@ -25,7 +25,7 @@ const BATCH: &str = "wasi:keyvalue/batch@0.2.0-draft";
 const LONGEST_KEY: usize = 1 << 10;
 /// Keys and bytes of a page of keys.
 const PAGE_KEYS: usize = 1_000;
-const PAGE_BYTES: u64 = 64 << 10;
+const PAGE_BYTES: usize = 64 << 10;
 /// Keys between two yields.
 const BATCH_SLICE: usize = 64;
 
@@ -39,11 +39,11 @@ const BATCH_SLICE: usize = 64;
 ///
 /// - a key of more than 1 KiB;
 /// - an entry beyond the quota;
-/// - an answer of more than `host_call_bytes`, a `get-many` as a whole;
+/// - an answer of `get`, or of `get-many` as a whole, of more than `host_call_bytes`;
 /// - an `increment` of what is no decimal number, or beyond 2⁶⁴ - 1.
 ///
-/// A page of keys has 1,000 keys and 64 KiB at the most. After each 64 keys of a batch other tasks get their turn. An open
-/// bucket is one of the sandbox's `handles`.
+/// A page of keys has 1,000 keys and 64 KiB at the most, whatever `host_call_bytes` is. After each 64 keys of a batch other
+/// tasks get their turn. An open bucket is one of the sandbox's `handles`.
 ///
 /// # Errors
 ///
@@ -204,13 +204,8 @@ async fn list_keys<U: Send + 'static>(
     cursor: Option<u64>,
 ) -> Answer<KeyResponse> {
     let Handle { bucket, .. } = handle(&mut store, &bucket)?;
-    let allowed = allowed(&store);
-    let list = async {
-        let KeyPage { keys, cursor } = bucket.list(cursor, PAGE_KEYS, PAGE_BYTES.min(allowed) as usize).await?;
-        check_size(keys.iter().map(|key| key.len() as u64).sum(), allowed)?;
-        Ok(KeyResponse { keys, cursor })
-    };
-    answer(list.await)
+    let page = bucket.list(cursor, PAGE_KEYS, PAGE_BYTES).await;
+    answer(page.map(|KeyPage { keys, cursor }| KeyResponse { keys, cursor }))
 }
 
 async fn increment<U: Send + 'static>(

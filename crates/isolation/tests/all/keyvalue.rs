@@ -585,6 +585,21 @@ async fn pages_of_long_keys_are_bounded_by_bytes() {
 }
 
 #[tokio::test]
+async fn keys_that_are_longer_than_a_host_call_carries_are_listed() {
+    let (store, granted) = (store(), grants([("", "shared")]));
+    let mut writer = Guest::new(&spec(limits()).with_keyvalue(Arc::clone(&store), granted.clone())).await;
+    let bucket = writer.open("").await.unwrap();
+    let keys = ["short".to_owned(), "x".repeat(1 << 10), "last".to_owned()];
+    for key in &keys {
+        writer.set(bucket, key, "").await.unwrap();
+    }
+    let limits = ResourceLimits { host_call_bytes: ByteSize(100), ..limits() };
+    let mut reader = Guest::new(&spec(limits).with_keyvalue(store, granted)).await;
+    let bucket = reader.open("").await.unwrap();
+    assert_eq!(reader.list(bucket, None).await, KeyResponse { keys: keys.to_vec(), cursor: None });
+}
+
+#[tokio::test]
 async fn what_is_stored_survives_a_crash() {
     let spec = spec(limits()).with_keyvalue(store(), grants([("", "carts")]));
     let mut guest = Guest::new(&spec).await;
