@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fmt,
+    fmt, mem,
     sync::Arc,
 };
 
@@ -21,10 +21,12 @@ impl MemoryStore {
         Self::default()
     }
 
-    /// Deletes a bucket. Handles to it go on with what they have; whoever opens it again finds it empty.
+    /// Deletes a bucket and all that it has. Handles to it find it empty, and can store nothing more: `no-such-store`.
+    /// Whoever opens it again gets another.
     pub fn remove(&self, name: &str) {
-        // Dropped without the lock: it may be large.
-        let removed = self.0.lock().remove(name);
+        let Some(bucket) = self.0.lock().remove(name) else { return };
+        let removed = mem::replace(&mut *bucket.0.lock(), Entries { is_removed: true, ..Entries::default() });
+        // Here, and not where the last handle is dropped, and without the locks: it may be large.
         drop(removed);
     }
 }
@@ -56,6 +58,7 @@ struct Entries {
     /// The keys in the order they were made, for [`Bucket::list`]: a cursor is a number in here.
     order: BTreeMap<u64, Arc<str>>,
     next: u64,
+    is_removed: bool,
 }
 
 struct Entry {
@@ -66,6 +69,9 @@ struct Entry {
 
 impl Entries {
     fn set(&mut self, key: &str, value: Bytes, account: &Account) -> Result<(), KeyValueError> {
+        if self.is_removed {
+            return Err(KeyValueError::NoSuchStore);
+        }
         match self.entries.get_mut(key) {
             Some(entry) => {
                 entry.charge = account.charge(key, value.len(), Some(&mut entry.charge))?;
@@ -147,7 +153,7 @@ mod tests {
     use airssys_wasm_limits::ByteSize;
 
     use super::*;
-    use crate::{ENTRY_COST, QuotaExceeded};
+    use crate::ENTRY_COST;
 
     /// Numbers that are the same in each run.
     struct Numbers(u64);
@@ -292,11 +298,12 @@ mod tests {
         store.remove("b");
         let new = store.open("b").await.unwrap();
         assert!(!new.exists("k").await.unwrap());
-        // The handle still holds the entry, and the account pays for it.
-        assert!(old.exists("k").await.unwrap());
-        let error = new.set("k", "v".into(), &account).await.unwrap_err();
-        assert!(matches!(error, KeyValueError::Quota(QuotaExceeded::Keys { asked: 2, allowed: 1 })));
-        drop(old);
+        assert_eq!(account.keys_used(), 0);
+        // A handle to the old one has no part in it, and holds nothing that would be freed with it.
+        assert!(!old.exists("k").await.unwrap());
+        assert!(matches!(old.set("k", "v".into(), &account).await, Err(KeyValueError::NoSuchStore)));
+        assert!(matches!(old.increment("k", 1, &account).await, Err(KeyValueError::NoSuchStore)));
         new.set("k", "v".into(), &account).await.unwrap();
+        assert_eq!(new.get("k").await.unwrap().unwrap(), "v");
     }
 }
