@@ -10,7 +10,7 @@ use crate::{
     FileJobs, WasiError, WasiGrants,
     config::Config,
     keyvalue::KeyValueAccess,
-    wasi::{FileStreams, Tail, drop_resources, p3::InFlight},
+    wasi::{FileStreams, LookUps, Tail, drop_resources, p3::InFlight},
 };
 
 /// The data of a sandbox's store: the meter, the WASI context, and whatever the embedder's host functions need.
@@ -27,6 +27,7 @@ pub struct HostState<U> {
 pub(crate) struct Shared {
     pub(crate) config: Option<Config>,
     pub(crate) keyvalue: Option<Arc<KeyValueAccess>>,
+    pub(crate) look_ups: LookUps,
 }
 
 struct Wasi {
@@ -35,6 +36,7 @@ struct Wasi {
     ctx: WasiCtx,
     table: ResourceTable,
     streams: FileStreams,
+    may_look_up: bool,
     /// Since the first async call of WASI 0.3.
     in_flight: Option<InFlight>,
 }
@@ -61,7 +63,9 @@ impl<U> HostState<U> {
             let stderr = Tail::default();
             let builder = opened(grants, name, state.meter.log(), &stderr).await?;
             let streams = FileStreams::new(grants.file_streams, jobs.clone());
-            state.wasi = Some(state.wasi_from(builder, stderr, streams));
+            let mut wasi = state.wasi_from(builder, stderr, streams);
+            wasi.may_look_up = grants.name_lookup;
+            state.wasi = Some(wasi);
         }
         Ok(state)
     }
@@ -72,7 +76,7 @@ impl<U> HostState<U> {
         builder.max_random_size(limits.host_call_bytes.as_u64());
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.handles as usize);
-        Box::new(Wasi { stderr, ctx: builder.build(), table, streams, in_flight: None })
+        Box::new(Wasi { stderr, ctx: builder.build(), table, streams, may_look_up: false, in_flight: None })
     }
 
     pub(crate) fn metered(&self) -> &Meter {
@@ -120,6 +124,11 @@ impl<U> HostState<U> {
 
     pub(crate) fn file_streams(&mut self) -> &FileStreams {
         &self.wasi_parts().streams
+    }
+
+    /// None where names are not granted to be looked up.
+    pub(crate) fn look_ups(&self) -> Option<&LookUps> {
+        self.wasi.as_ref().filter(|wasi| wasi.may_look_up).map(|_| &self.shared.look_ups)
     }
 
     pub(crate) fn in_flight(&mut self) -> InFlight {

@@ -24,7 +24,8 @@ use crate::{HostState, wasi::OpenFile};
 /// It differs from wasmtime-wasi in what a call may cost the host:
 ///
 /// - random bytes are made in slices, and other tasks get their turn in between;
-/// - a host name of more than 253 bytes is `invalid-argument`, and nobody parses it;
+/// - a host name of more than 253 bytes is `invalid-argument`, and nobody parses it; names are looked up eight at a time for
+///   all sandboxes of a [`SandboxSpec`](crate::SandboxSpec), those included that are gone;
 /// - streams of files and listings of folders are as many as [`file_streams`](crate::WasiGrants::file_streams) says, none
 ///   takes more than it permits, and their work is among the [`FileJobs`](crate::FileJobs);
 /// - a folder is listed by portions, each when the guest has read the one before; what is wrong with the folder is told for
@@ -35,7 +36,6 @@ use crate::{HostState, wasi::OpenFile};
 ///
 /// - all functions of files are [`FileJobs`](crate::FileJobs), eight at a time for each sandbox, and a path of more than
 ///   4 KiB is `name-too-long`;
-/// - host names are looked up one at a time;
 /// - of datagrams, sixteen are sent and sixteen awaited at a time, and sixteen more wait to be sent; one more `send` or
 ///   `receive` is `out-of-memory`.
 ///
@@ -74,9 +74,6 @@ async fn random_bytes<U: Send + 'static>(
     Ok((bytes,))
 }
 
-/// The longest name in the DNS, in bytes.
-const LONGEST_HOST_NAME: usize = 253;
-
 async fn close<U: Send + 'static>(mut store: StoreContextMut<'_, HostState<U>>, rep: u32) -> wasmtime::Result<()> {
     if let Descriptor::File(file) = store.data_mut().table().delete(Resource::new_own(rep))? {
         OpenFile::new(file.file, store.data_mut().file_streams().jobs()).close().await;
@@ -100,6 +97,9 @@ mod tests {
             ("wasi:random/random", "get-random-bytes"),
             ("wasi:random/insecure", "get-insecure-random-bytes"),
             ("wasi:sockets/ip-name-lookup", "resolve-addresses"),
+            ("wasi:sockets/ip-name-lookup", "[method]resolve-address-stream.resolve-next-address"),
+            ("wasi:sockets/ip-name-lookup", "[method]resolve-address-stream.subscribe"),
+            ("wasi:sockets/ip-name-lookup", "resolve-address-stream"),
             ("wasi:filesystem/types", "[method]descriptor.read-via-stream"),
             ("wasi:filesystem/types", "[method]descriptor.write-via-stream"),
             ("wasi:filesystem/types", "[method]descriptor.append-via-stream"),

@@ -1,6 +1,10 @@
 //! The bounded functions of WASI 0.2.
 
-use std::{future::poll_fn, sync::Arc};
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
 
 use airssys_wasm_engine::{
     Linker, WASI_VERSION,
@@ -14,21 +18,18 @@ use airssys_wasm_engine::{
             FsResult, Network,
             bindings::{
                 filesystem::types::{DirectoryEntry, ErrorCode, HostDescriptor},
-                sockets::{
-                    ip_name_lookup::{self, ResolveAddressStream},
-                    network,
-                },
+                sockets::network,
             },
+            subscribe,
         },
-        sockets::WasiSocketsView,
     },
 };
 use airssys_wasm_limits::LimitExceeded;
 
-use super::{LONGEST_HOST_NAME, close, random_bytes};
+use super::{close, random_bytes};
 use crate::{
     HostState,
-    wasi::{FileIn, FileOut, FolderIn, OpenFile, Slot},
+    wasi::{FileIn, FileOut, FolderIn, LookUp, OpenFile, Refused, Slot},
 };
 
 /// A definition under another version would leave wasmtime-wasi's in place.
@@ -43,9 +44,21 @@ pub(super) fn bound<U: Send + 'static>(linker: &mut Linker<HostState<U>>) -> was
     linker
         .instance(&versioned("wasi:random/insecure"))?
         .func_wrap_async("get-insecure-random-bytes", |store, (len,)| Box::new(exactly(store, len)))?;
-    linker
-        .instance(&versioned("wasi:sockets/ip-name-lookup"))?
-        .func_wrap("resolve-addresses", |store, (network, name)| resolve_addresses(store, network, name))?;
+    let mut names = linker.instance(&versioned("wasi:sockets/ip-name-lookup"))?;
+    names.func_wrap("resolve-addresses", |store, (network, name)| resolve_addresses(store, network, name))?;
+    names.func_wrap("[method]resolve-address-stream.resolve-next-address", |store, (look_up,)| {
+        resolve_next_address(store, look_up)
+    })?;
+    names.func_wrap(
+        "[method]resolve-address-stream.subscribe",
+        |mut store: StoreContextMut<'_, HostState<U>>, (look_up,): (Resource<LookUp>,)| {
+            Ok((subscribe(store.data_mut().table(), look_up)?,))
+        },
+    )?;
+    names.resource("resolve-address-stream", ResourceType::host::<LookUp>(), |mut store, rep| {
+        store.data_mut().table().delete(Resource::<LookUp>::new_own(rep))?;
+        Ok(())
+    })?;
     let mut files = linker.instance(&versioned("wasi:filesystem/types"))?;
     files.func_wrap("[method]descriptor.read-via-stream", |store, (file, at)| {
         stream(
@@ -94,23 +107,34 @@ async fn exactly<U: Send + 'static>(
     random_bytes(store, len).await
 }
 
-type Resolving = Result<Resource<ResolveAddressStream>, network::ErrorCode>;
+type Resolving = Result<Resource<LookUp>, network::ErrorCode>;
 
 fn resolve_addresses<U: Send + 'static>(
     mut store: StoreContextMut<'_, HostState<U>>,
     network: Resource<Network>,
     name: String,
 ) -> wasmtime::Result<(Resolving,)> {
-    let mut sockets = store.data_mut().sockets();
-    if name.len() > LONGEST_HOST_NAME {
-        // The handle is looked at all the same: to name a host takes a network.
-        sockets.table.get(&network)?;
-        return Ok((Err(network::ErrorCode::InvalidArgument),));
-    }
-    match ip_name_lookup::Host::resolve_addresses(&mut sockets, network, name) {
-        Ok(addresses) => Ok((Ok(addresses),)),
-        Err(error) => Ok((Err(error.downcast()?),)),
-    }
+    // To name a host takes a network.
+    store.data_mut().table().get(&network)?;
+    Ok((match LookUp::new(store.data().look_ups(), &name) {
+        Ok(look_up) => Ok(store.data_mut().table().push(look_up)?),
+        Err(Refused::NotGranted) => Err(network::ErrorCode::PermanentResolverFailure),
+        Err(Refused::NotAName) => Err(network::ErrorCode::InvalidArgument),
+    },))
+}
+
+type NextAddress = Result<Option<network::IpAddress>, network::ErrorCode>;
+
+fn resolve_next_address<U: Send + 'static>(
+    mut store: StoreContextMut<'_, HostState<U>>,
+    look_up: Resource<LookUp>,
+) -> wasmtime::Result<(NextAddress,)> {
+    let look_up = store.data_mut().table().get_mut(&look_up)?;
+    Ok((match look_up.poll_addresses(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Ok(addresses)) => Ok(addresses.next().map(Into::into)),
+        Poll::Ready(Err(_)) => Err(network::ErrorCode::NameUnresolvable),
+        Poll::Pending => Err(network::ErrorCode::WouldBlock),
+    },))
 }
 
 /// Opens a stream of wasmtime-wasi's, and wraps it.

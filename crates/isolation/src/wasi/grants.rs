@@ -40,7 +40,7 @@ pub struct WasiGrants {
     /// Addresses that the guest may listen on and receive at. Port 0 stands for every port.
     pub listen: Vec<SocketAddr>,
     /// Whether the guest may look up host names. Each look-up takes a blocking thread of the runtime for as long as the
-    /// system's resolver does. In WASI 0.2 only `host_calls` limits how many a guest starts; in 0.3 it is one at a time.
+    /// system's resolver does. All sandboxes of a spec have eight at a time, those included that are gone.
     pub name_lookup: bool,
     /// Where its standard output goes.
     pub stdout: Stdio,

@@ -6,6 +6,7 @@ mod files;
 mod grants;
 mod jobs;
 mod listing;
+mod look_ups;
 mod output;
 pub(crate) mod p3;
 
@@ -14,5 +15,6 @@ pub use grants::{Folder, Permissions, WasiError, WasiGrants};
 pub use jobs::FileJobs;
 pub(crate) use jobs::Job;
 pub(crate) use listing::FolderIn;
+pub(crate) use look_ups::{LookUp, LookUps, Refused};
 pub use output::Stdio;
 pub(crate) use output::Tail;

@@ -149,6 +149,17 @@ async fn random_bytes_are_cut_to_what_a_host_call_carries() {
 }
 
 #[tokio::test]
+async fn a_host_name_is_looked_up_if_that_is_granted() {
+    let mut guest = Guest::granted(WasiGrants { name_lookup: true, ..WasiGrants::default() }).await;
+    let (addresses, end) = guest.counted("look-up-localhost", ()).await;
+    assert!(addresses > 0 && end == WELL);
+    assert_eq!(
+        Guest::granted(WasiGrants::default()).await.counted("look-up-localhost", ()).await.1,
+        PERMANENT_RESOLVER_FAILURE
+    );
+}
+
+#[tokio::test]
 async fn a_host_name_is_only_parsed_if_it_can_be_one() {
     let mut guest = Guest::granted(WasiGrants::default()).await;
     for (letters, error) in [(253_u32, PERMANENT_RESOLVER_FAILURE), (254, INVALID_ARGUMENT), (60_000, INVALID_ARGUMENT)]

@@ -67,6 +67,21 @@ async fn a_poll_names_no_more_pollables_than_there_may_be_handles() {
 }
 
 #[tokio::test]
+async fn a_host_name_is_looked_up_and_waited_for_if_that_is_granted() {
+    const PERMANENT_RESOLVER_FAILURE: u32 = 20;
+    for name_lookup in [true, false] {
+        let spec = spec(HOST_NAME, limits()).with_wasi(WasiGrants { name_lookup, ..WasiGrants::default() });
+        let mut sandbox = spec.instantiate(Host::default()).await.unwrap();
+        let localhost = sandbox.typed::<(), (u32,)>(&spec.export("localhost").unwrap()).unwrap();
+        let ((answer,), _) = sandbox.call(&localhost, ()).await.unwrap();
+        match name_lookup {
+            true => assert!(answer > 256 && answer & 0xff == 255, "{answer}"),
+            false => assert_eq!(answer, PERMANENT_RESOLVER_FAILURE),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_host_name_is_only_parsed_if_it_can_be_one() {
     const INVALID_ARGUMENT: u32 = 3;
     const PERMANENT_RESOLVER_FAILURE: u32 = 20;

@@ -1,23 +1,27 @@
 //! Host names and datagrams: a few in flight.
 
+use std::{future::poll_fn, net::IpAddr, vec};
+
 use airssys_wasm_engine::{
     Linker,
     wasmtime::{
         self,
-        component::{Accessor, AccessorTask, Resource},
+        component::{Accessor, Resource},
     },
     wasmtime_wasi::{
         p3::bindings::sockets::{
-            ip_name_lookup::{self, HostWithStore as _},
+            ip_name_lookup,
             types::{ErrorCode, HostUdpSocketWithStore as _, IpAddress, IpSocketAddress},
         },
         sockets::{UdpSocket, WasiSockets, WasiSocketsView},
     },
 };
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::{super::LONGEST_HOST_NAME, versioned};
-use crate::HostState;
+use super::versioned;
+use crate::{
+    HostState,
+    wasi::{LookUp, Refused},
+};
 
 pub(super) fn bound<U: Send + 'static>(linker: &mut Linker<HostState<U>>) -> wasmtime::Result<()> {
     linker
@@ -36,31 +40,14 @@ async fn resolve_addresses<U: Send + 'static>(
     store: &Accessor<HostState<U>>,
     name: String,
 ) -> wasmtime::Result<(Addresses,)> {
-    if name.len() > LONGEST_HOST_NAME {
-        return Ok((Err(ip_name_lookup::ErrorCode::InvalidArgument),));
-    }
-    let in_flight = store.with(|mut store| store.get().in_flight());
-    let permit = in_flight.look_up().await;
-    let (addresses, resolved) = oneshot::channel();
-    store.spawn(LookUp { name, addresses, _permit: permit })?;
-    Ok((resolved.await?,))
-}
-
-/// A look-up that goes on when its call is cancelled, because its thread does.
-struct LookUp {
-    name: String,
-    addresses: oneshot::Sender<Addresses>,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl<U: Send + 'static> AccessorTask<HostState<U>> for LookUp {
-    async fn run(self, store: &Accessor<HostState<U>>) -> wasmtime::Result<()> {
-        let sockets = store.with_getter::<WasiSockets>(|state| state.sockets());
-        let addresses = WasiSockets::resolve_addresses(&sockets, self.name).await?;
-        // The call may be cancelled.
-        _ = self.addresses.send(addresses);
-        Ok(())
-    }
+    let mut look_up = match store.with(|mut store| LookUp::new(store.get().look_ups(), &name)) {
+        Ok(look_up) => look_up,
+        Err(Refused::NotGranted) => return Ok((Err(ip_name_lookup::ErrorCode::PermanentResolverFailure),)),
+        Err(Refused::NotAName) => return Ok((Err(ip_name_lookup::ErrorCode::InvalidArgument),)),
+    };
+    let answer = |addresses: &mut vec::IntoIter<IpAddr>| addresses.map(IpAddress::from).collect();
+    let addresses = poll_fn(|cx| look_up.poll_addresses(cx).map(|addresses| addresses.map(answer))).await;
+    Ok((addresses.map_err(|_| ip_name_lookup::ErrorCode::NameUnresolvable),))
 }
 
 async fn send<U: Send + 'static>(

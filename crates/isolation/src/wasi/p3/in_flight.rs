@@ -22,19 +22,12 @@ pub(crate) struct InFlight {
     sends: Arc<Semaphore>,
     to_send: Arc<Semaphore>,
     receives: Arc<Semaphore>,
-    look_ups: Arc<Semaphore>,
 }
 
 impl Default for InFlight {
     fn default() -> Self {
         let of = |permits| Arc::new(Semaphore::new(permits));
-        Self {
-            files: of(FILE_JOBS),
-            sends: of(DATAGRAMS),
-            to_send: of(DATAGRAMS_TO_SEND),
-            receives: of(DATAGRAMS),
-            look_ups: of(1),
-        }
+        Self { files: of(FILE_JOBS), sends: of(DATAGRAMS), to_send: of(DATAGRAMS_TO_SEND), receives: of(DATAGRAMS) }
     }
 }
 
@@ -53,10 +46,6 @@ impl InFlight {
     pub(crate) fn try_receive(self) -> Option<OwnedSemaphorePermit> {
         self.receives.try_acquire_owned().ok()
     }
-
-    pub(crate) async fn look_up(self) -> OwnedSemaphorePermit {
-        permit(self.look_ups).await
-    }
 }
 
 async fn permit(semaphore: Arc<Semaphore>) -> OwnedSemaphorePermit {
@@ -65,10 +54,7 @@ async fn permit(semaphore: Arc<Semaphore>) -> OwnedSemaphorePermit {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        pin::pin,
-        task::{Context, Poll, Waker},
-    };
+    use std::task::{Context, Poll, Waker};
 
     use super::*;
 
@@ -91,14 +77,5 @@ mod tests {
         assert!(Box::pin(in_flight.clone().send()).as_mut().poll(&mut cx).is_pending(), "who is gone has none");
         drop(begun);
         assert!(matches!(sends[DATAGRAMS].as_mut().poll(&mut cx), Poll::Ready(Some(_))));
-
-        let first = match pin!(in_flight.clone().look_up()).poll(&mut cx) {
-            Poll::Ready(permit) => permit,
-            Poll::Pending => panic!("none is in flight"),
-        };
-        let mut second = pin!(in_flight.look_up());
-        assert!(second.as_mut().poll(&mut cx).is_pending());
-        drop(first);
-        assert!(second.as_mut().poll(&mut cx).is_ready());
     }
 }
