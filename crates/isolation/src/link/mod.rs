@@ -34,8 +34,8 @@ use crate::{HostState, wasi::OpenFile};
 ///
 /// Of WASI 0.3 a guest may have many calls in flight, so more is bounded there:
 ///
-/// - all functions of files are [`FileJobs`](crate::FileJobs), eight at a time for each sandbox, and a path of more than
-///   4 KiB is `name-too-long`;
+/// - all functions of files are [`FileJobs`](crate::FileJobs), eight at a time for each sandbox besides its streams, and a
+///   path of more than 4 KiB is `name-too-long`;
 /// - of datagrams, sixteen are sent and sixteen awaited at a time, and sixteen more wait to be sent; one more `send` or
 ///   `receive` is `out-of-memory`.
 ///

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Jobs on files that a sandbox has in flight, so that it does not fill the queue of those that share its
-/// [`FileJobs`](crate::FileJobs).
+/// Calls on files that a sandbox has among the [`FileJobs`](crate::FileJobs), so that it does not fill the queue of those
+/// that share them. Its streams and listings are there besides, one job each: `file_streams` bounds them.
 const FILE_JOBS: usize = 8;
 
 /// Datagrams in flight in each direction. Each takes up to 64 KiB.
