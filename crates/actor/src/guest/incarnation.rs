@@ -16,7 +16,9 @@ use airssys_wasm_engine::{
         component::{Lift, StreamReader},
     },
 };
-use airssys_wasm_isolation::{Account, Calls, Crash, HostState, InstantiateError, Sandbox, SeveralCrashed, TypedExport};
+use airssys_wasm_isolation::{
+    Account, Calls, Crash, HostState, InstantiateError, Sandbox, SeveralCrashed, TypedExport,
+};
 use airssys_wasm_limits::{CallPhase, CancellationToken, RunningCall};
 use airssys_wasm_registry::{ComponentId, MessageEnvelope, TraceContext};
 use bytes::Bytes;
