@@ -32,7 +32,8 @@ use crate::host::{
 
 /// A guest and what is done with it. The first byte says what it is:
 ///
-/// - a core module as wasm-smith makes it out of the rest, in a component that exports what an actor may;
+/// - a core module as wasm-smith makes it out of the rest, in a component that exports what an actor may, some of them with
+///   exceptions and garbage collection;
 /// - or a component whose script is the rest: it follows it whenever it is called, calls what it imports with any
 ///   arguments, gives any pointers to the host, and answers with whatever lies there. It is an actor, a component for
 ///   `wasmcloud:messaging`, or a library that returns values of each type.
@@ -52,7 +53,7 @@ pub fn guest(data: &[u8]) {
         match kind % 4 {
             0 => {
                 let deeds = Deeds::read(&mut head);
-                if let Some(guest) = smith(head.0, profile) {
+                if let Some(guest) = smith(head.0, profile, kind & 4 != 0) {
                     actor(&guest, &deeds, limits, Script::default()).await;
                 }
             }
@@ -140,16 +141,16 @@ static LIARS: LazyLock<[Liars; 2]> = LazyLock::new(|| {
     })
 });
 
-/// A component around a core module that wasm-smith makes; none where there are too few bytes for one.
-fn smith(data: &[u8], profile: Profile) -> Option<Template> {
+/// A component around a core module that wasm-smith makes, with or without exceptions and garbage collection; none where there
+/// are too few bytes for one.
+fn smith(data: &[u8], profile: Profile, collected: bool) -> Option<Template> {
     let config = Config {
         exports: Some(MODULE.clone()),
-        // No more than the engine takes, and not all of that: wasm-smith makes references to functions by their types
-        // only together with garbage collection, which is left out.
-        exceptions_enabled: false,
-        gc_enabled: false,
+        // wasm-smith makes references to functions by their types only together with garbage collection.
+        exceptions_enabled: collected,
+        gc_enabled: collected,
         memory64_enabled: false,
-        reference_types_enabled: false,
+        reference_types_enabled: collected,
         relaxed_simd_enabled: false,
         threads_enabled: false,
         max_imports: 0,

@@ -26,7 +26,12 @@ use tracing::{Event, Metadata, Subscriber, field::Visit, span};
 
 /// The engine for guests. Its thread ends epochs in real time, which is how guests that compute without end are ended.
 pub(crate) static ENGINE: LazyLock<WasmEngine> =
-    LazyLock::new(|| WasmEngine::new(EngineConfig::small().compile_in_process()).expect("an engine"));
+    LazyLock::new(|| WasmEngine::new(config_of_engine()).expect("an engine"));
+
+/// With all features.
+pub(crate) fn config_of_engine() -> EngineConfig {
+    EngineConfig::small().compile_in_process().with_component_async().with_garbage_collection()
+}
 
 /// A component of the targets' own.
 pub(crate) fn component(wat: &str, profile: Profile) -> LoadedComponent {

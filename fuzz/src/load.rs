@@ -23,7 +23,7 @@ const MOST_VALUES: u32 = 1_000;
 static ENGINE: LazyLock<WasmEngine> = LazyLock::new(|| {
     let compile_limits =
         CompileLimits { function_work: 5_000, work: 20_000, items: 2_000, instances: 100, ..CompileLimits::default() };
-    WasmEngine::new(EngineConfig { compile_limits, ..EngineConfig::small().compile_in_process() }).expect("an engine")
+    WasmEngine::new(EngineConfig { compile_limits, ..host::config_of_engine() }).expect("an engine")
 });
 
 /// A component, as bytes; and as text, where it is text.
