@@ -20,6 +20,9 @@ mod tasks;
 mod time;
 mod wasi;
 mod wasi3;
+mod wasi3_files;
+mod wasi3_general;
+mod wasi3_sockets;
 mod wasi_bounds;
 
 use std::{sync::Arc, time::Duration};

@@ -1,15 +1,20 @@
-//! A sandbox of the guest that does one thing with WASI for each call.
+//! A sandbox of a guest that does one thing with WASI for each call.
 
 use std::sync::LazyLock;
 
-use airssys_wasm_engine::{Profile, WasmEngine};
-use airssys_wasm_fixtures::WASI_PROBE;
+use airssys_wasm_engine::{EngineConfig, Profile, WasmEngine};
+use airssys_wasm_fixtures::{WASI3_PROBE, WASI_PROBE};
 use airssys_wasm_isolation::{Crash, Sandbox, SandboxSpec, TypedExport, WasiGrants};
+use airssys_wasm_limits::ResourceLimits;
 
 use crate::{Host, engine, limits, spec_in};
 
 /// One for all tests, so that the guest is compiled once.
 static ENGINE: LazyLock<WasmEngine> = LazyLock::new(engine);
+static ASYNC_ENGINE: LazyLock<WasmEngine> = LazyLock::new(|| {
+    let config = EngineConfig::small().with_component_async().compile_in_process().with_manual_ticks();
+    WasmEngine::new(config).unwrap()
+});
 
 type Run = TypedExport<(Vec<String>,), (Result<String, String>,)>;
 
@@ -21,6 +26,15 @@ pub(crate) struct Probe {
 impl Probe {
     pub(crate) async fn new(grants: WasiGrants) -> Self {
         Self::of(spec_in(&ENGINE, WASI_PROBE, Profile::Plain, limits()).with_wasi(grants)).await
+    }
+
+    /// The one with WASI 0.3.
+    pub(crate) async fn wasi3(grants: WasiGrants) -> Self {
+        Self::of(Self::wasi3_spec(grants, limits())).await
+    }
+
+    pub(crate) fn wasi3_spec(grants: WasiGrants, limits: ResourceLimits) -> SandboxSpec<Host> {
+        spec_in(&ASYNC_ENGINE, WASI3_PROBE, Profile::Plain, limits).with_wasi(grants)
     }
 
     pub(crate) async fn of(spec: SandboxSpec<Host>) -> Self {

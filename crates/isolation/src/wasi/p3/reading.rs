@@ -20,6 +20,7 @@ use crate::wasi::FileIn;
 
 /// Hands out what [`FileIn`] reads, which bounds it.
 pub(crate) struct Reading {
+    // Dropped before the end is told, so that its slot is free by then.
     state: State,
     end: End,
 }

@@ -20,6 +20,7 @@ use crate::wasi::{FileOut, UNDER_WAY};
 
 /// Passes what a guest writes to [`FileOut`], which bounds it. A write ends when its bytes are in the file.
 pub(crate) struct Writing {
+    // Dropped before the end is told, so that its slot is free by then.
     state: State,
     end: End,
 }
