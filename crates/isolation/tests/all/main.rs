@@ -7,6 +7,7 @@ mod call_with;
 mod calls;
 mod collected;
 mod crashes;
+mod ecosystem;
 mod files;
 #[cfg(unix)]
 mod folders;
@@ -18,6 +19,7 @@ mod several;
 mod sockets;
 mod tasks;
 mod time;
+mod unwinding;
 mod wasi;
 mod wasi3;
 mod wasi3_files;
