@@ -11,9 +11,7 @@ use airssys_wasm_engine::{
         component::{ComponentType, Lift, Lower},
     },
 };
-use airssys_wasm_isolation::{
-    Crash, CrashKind, Folder, Permissions, Sandbox, SandboxSpec, TrapCode, WasiGrants,
-};
+use airssys_wasm_isolation::{Crash, CrashKind, Folder, Permissions, Sandbox, SandboxSpec, TrapCode, WasiGrants};
 use airssys_wasm_limits::{ByteSize, ResourceLimits};
 
 use crate::{Host, call, limits, probe::Probe, spec_in};

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use airssys_wasm_engine::{EngineConfig, Profile, WasmEngine};
-use airssys_wasm_fixtures::{WASI3_PROBE, WASI_PROBE};
+use airssys_wasm_fixtures::{WASI_PROBE, WASI3_PROBE};
 use airssys_wasm_isolation::{Crash, Sandbox, SandboxSpec, TypedExport, WasiGrants};
 use airssys_wasm_limits::ResourceLimits;
 

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use airssys_wasm_engine::{CompileLimits, Complexity, EngineConfig, Feature, LoadError, Profile, WasmEngine, wasmtime::Trap};
+use airssys_wasm_engine::{
+    CompileLimits, Complexity, EngineConfig, Feature, LoadError, Profile, WasmEngine, wasmtime::Trap,
+};
 use airssys_wasm_fixtures::UNWINDING;
 use airssys_wasm_isolation::{Crash, CrashKind, Sandbox, SandboxSpec, TrapCode};
 use airssys_wasm_limits::ResourceLimits;

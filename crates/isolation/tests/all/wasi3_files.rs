@@ -153,7 +153,8 @@ async fn nothing_is_reached_outside_the_folder() {
     #[cfg(unix)]
     std::os::unix::fs::symlink(outside.path(), folder.path().join("out")).unwrap();
     #[cfg(unix)]
-    all(&mut probe, &[("open data out/secret r s", "not-permitted"), ("stat-at data out/secret", "not-permitted")]).await;
+    all(&mut probe, &[("open data out/secret r s", "not-permitted"), ("stat-at data out/secret", "not-permitted")])
+        .await;
     let absolute = outside.path().join("secret");
     let absolute = absolute.to_str().unwrap();
     assert_eq!(probe.run(&format!("open data {absolute} r s")).await, "not-permitted");

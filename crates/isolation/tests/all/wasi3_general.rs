@@ -47,11 +47,8 @@ async fn nothing_is_granted_by_default() {
 #[tokio::test]
 async fn what_is_printed_arrives_where_it_was_granted() {
     let (out, err) = (Output::default(), Output::default());
-    let grants = WasiGrants {
-        stdout: Stdio::writer(out.clone()),
-        stderr: Stdio::writer(err.clone()),
-        ..WasiGrants::default()
-    };
+    let grants =
+        WasiGrants { stdout: Stdio::writer(out.clone()), stderr: Stdio::writer(err.clone()), ..WasiGrants::default() };
     let mut probe = Probe::wasi3(grants).await;
     assert_eq!(probe.run("stdout out").await, "done");
     assert_eq!(probe.run("stderr err").await, "done");

@@ -137,7 +137,10 @@ async fn datagrams_go_only_where_it_was_granted() {
             }
         }
     }
-    assert_eq!(Probe::wasi3(WasiGrants::default()).await.run(&format!("udp-bind {ANY}")).await, "create: access-denied");
+    assert_eq!(
+        Probe::wasi3(WasiGrants::default()).await.run(&format!("udp-bind {ANY}")).await,
+        "create: access-denied"
+    );
     socket.set_nonblocking(true).unwrap();
     assert!(socket.recv_from(&mut buffer).is_err(), "and no more has come");
 }
@@ -151,7 +154,11 @@ async fn a_datagram_is_no_larger_than_one_can_be() {
     assert_eq!(probe.run(&format!("udp-send-bytes {address} 60000")).await, "done");
     assert_eq!(socket.recv_from(&mut [0; 1 << 16]).unwrap().0, 60_000);
     for bytes in [65_535, 65_536, 1_000_000] {
-        assert_eq!(probe.run(&format!("udp-send-bytes {address} {bytes}")).await, "send: datagram-too-large", "{bytes}");
+        assert_eq!(
+            probe.run(&format!("udp-send-bytes {address} {bytes}")).await,
+            "send: datagram-too-large",
+            "{bytes}"
+        );
     }
 }
 
