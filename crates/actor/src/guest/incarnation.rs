@@ -130,6 +130,9 @@ impl<U: Send + 'static> GuestBlueprint<U> {
 
 /// With the actor's entries for `wasi:config`.
 fn configured<U: Send + 'static>(sandbox: ActorSandbox<U>, config: &BTreeMap<String, String>) -> ActorSandbox<U> {
+    if config.is_empty() {
+        return sandbox;
+    }
     sandbox.with_config(config.iter().map(|(key, value)| (key.as_str(), value.as_str())))
 }
 
