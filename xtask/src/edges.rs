@@ -13,6 +13,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("isolation", &["engine", "limits"]),
     ("registry", &[]),
     ("actor", &["engine", "isolation", "limits", "registry"]),
+    ("http", &["actor", "engine", "isolation", "limits"]),
 ];
 
 /// What cargo knows of the workspace.

@@ -6,7 +6,7 @@ use airssys_wasm_engine::{
     ComponentTemplate, Export, ExportError, Place,
     wasmtime::{
         self, AsContextMut, PoolConcurrencyLimitError, Store, StoreContextMut,
-        component::{ComponentNamedList, Func, Instance, Lift, Lower, TypedFunc, Val, types::Type},
+        component::{ComponentNamedList, Func, Instance, Lift, Lower, ResourceTable, TypedFunc, Val, types::Type},
     },
 };
 use airssys_wasm_limits::{
@@ -851,6 +851,12 @@ impl<U: Send + 'static> Sandbox<U> {
     /// The embedder's own state.
     pub fn ext_mut(&mut self) -> &mut U {
         &mut self.0.store.data_mut().ext
+    }
+
+    /// The table of resources that the guest holds handles to, and the embedder's own state: to make a resource that the
+    /// next call passes to the guest. It counts as one of the guest's `handles`.
+    pub fn table_and_ext(&mut self) -> (&mut ResourceTable, &mut U) {
+        self.0.store.data_mut().table_and_ext()
     }
 }
 

@@ -1,0 +1,110 @@
+//! Actors that are asked by HTTP, without a component in front.
+
+use std::{sync::Arc, time::Duration};
+
+use airssys_wasm_actor::{ActorRef, AskError, registry::Refusal};
+use bytes::Bytes;
+use http::{HeaderValue, Method, Response, header};
+use http_body::Body;
+use http_body_util::BodyExt;
+use tokio::{sync::Semaphore, time::Instant};
+
+use crate::{
+    answer::{HttpBody, Refused, ReportId, whole},
+    bounded::{Bounded, Fault, Side},
+    limits::RouteLimits,
+    request::Checked,
+};
+
+/// An actor as a target of routes: the body of a `POST` is a message, and what its handler returns is the body of the
+/// answer.
+///
+/// | what comes of it | status |
+/// |---|---|
+/// | an answer | 200 |
+/// | no answer of the handler | 204 |
+/// | another method | 405 |
+/// | an error of the handler | 422 |
+/// | a message larger than the actor's `message_size`, or than the route's `request_body` | 413 |
+/// | no room in the mailbox, or the actor has stopped | 503 |
+/// | no answer in time | 504 |
+/// | a crash | 500 |
+#[derive(Debug, Clone)]
+pub struct AskActor(pub(crate) Arc<Ask>);
+
+#[derive(Debug)]
+pub(crate) struct Ask {
+    actor: ActorRef,
+    deadline: Duration,
+    limits: RouteLimits,
+    permits: Arc<Semaphore>,
+}
+
+impl AskActor {
+    /// This actor, which has so long to answer, with the body and the time in the mailbox.
+    pub fn new(actor: ActorRef, deadline: Duration, limits: RouteLimits) -> Self {
+        let permits = Arc::new(Semaphore::new((limits.concurrency as usize).min(Semaphore::MAX_PERMITS)));
+        Self(Arc::new(Ask { actor, deadline, limits, permits }))
+    }
+}
+
+impl Ask {
+    pub(crate) async fn serve(self: Arc<Self>, request: Checked) -> Response<HttpBody> {
+        self.answer(request).await.unwrap_or_else(Refused::answer)
+    }
+
+    async fn answer(&self, request: Checked) -> Result<Response<HttpBody>, Refused> {
+        if request.parts.method != Method::POST {
+            return Err(Refused::Method);
+        }
+        if request.length.is_some_and(|length| length > self.limits.request_body.as_u64()) {
+            return Err(Refused::TooLarge);
+        }
+        let began = Instant::now();
+        let _permit = self.permits.try_acquire().map_err(|_| Refused::NoRoom(Duration::from_secs(1)))?;
+        let message = if request.body.is_end_stream() { Bytes::new() } else { self.collect(request).await? };
+        let left = self.deadline.saturating_sub(began.elapsed());
+        match self.actor.try_ask_within(left, message).await {
+            Ok(answer) => {
+                let mut response = Response::new(whole(answer));
+                let kind = HeaderValue::from_static("application/octet-stream");
+                response.headers_mut().insert(header::CONTENT_TYPE, kind);
+                Ok(response)
+            }
+            Err(AskError::NoReply) => {
+                let mut response = Response::new(crate::bounded::nothing());
+                *response.status_mut() = http::StatusCode::NO_CONTENT;
+                Ok(response)
+            }
+            Err(error) => Err(self.refused(&error)),
+        }
+    }
+
+    async fn collect(&self, request: Checked) -> Result<Bytes, Refused> {
+        let body = Bounded::new(request.body, self.limits.request_bounds(self.deadline), Side::Request);
+        let watch = body.watch();
+        match body.collect().await {
+            Ok(body) => Ok(body.to_bytes()),
+            Err(_) => Err(match watch.fault() {
+                Some(Fault::TooLarge) => Refused::TooLarge,
+                Some(Fault::TooSlow) => Refused::TooSlow,
+                _ => Refused::Malformed,
+            }),
+        }
+    }
+
+    fn refused(&self, error: &AskError) -> Refused {
+        match error {
+            AskError::NotSent(undelivered) if matches!(undelivered.reason, Refusal::TooLarge { .. }) => Refused::TooLarge,
+            AskError::NotSent(_) | AskError::Stopped => Refused::NoRoom(Duration::from_secs(1)),
+            AskError::Deadline => Refused::Deadline,
+            AskError::Failed { .. } => Refused::Unprocessable,
+            _ => {
+                // The system reports the crash, in its events and in the log.
+                let id = ReportId::new();
+                tracing::debug!(actor = %self.actor.id(), %id, "an ask by HTTP failed");
+                Refused::Failed(Some(id))
+            }
+        }
+    }
+}

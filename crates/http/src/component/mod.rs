@@ -1,0 +1,437 @@
+//! A component that answers requests, each by a call of its `wasi:http/incoming-handler` in a sandbox.
+
+mod body;
+mod reuse;
+
+use std::{
+    fmt,
+    future::poll_fn,
+    pin::Pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use airssys_wasm_actor::RestartPolicy;
+use airssys_wasm_engine::{
+    Export, ExportError,
+    wasmtime::{self, component::Resource},
+};
+use airssys_wasm_isolation::{Crash, CrashKind, InstantiateError, Sandbox, SandboxSpec, TypedExport};
+use airssys_wasm_limits::CancellationToken;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body::Body;
+use http_body_util::BodyExt;
+use tokio::{
+    sync::{Semaphore, broadcast, oneshot},
+    time::Instant,
+};
+use wasmtime_wasi_http::{
+    WasiBody,
+    p2::{
+        bindings::http::types::{ErrorCode, Scheme},
+        body::HostIncomingBody,
+        types::{HostFutureIncomingResponse, HostIncomingRequest, HostResponseOutparam},
+    },
+};
+
+use self::{
+    body::AnswerBody,
+    reuse::{Idle, Kept},
+};
+use crate::{
+    answer::{HttpBody, Refused, ReportId},
+    bounded::{Bounded, Fault, Side, Watch, nothing},
+    breaker::{Breaker, Verdict, default_policy},
+    events::{Events, HttpEvent},
+    host::{HttpHost, HttpState, view_of},
+    limits::RouteLimits,
+    outgoing::Outgoing,
+    request::Checked,
+};
+
+/// A component that exports `wasi:http/incoming-handler@0.2`, as a target of routes. Cheap to clone.
+pub struct HttpComponent<U: HttpHost = HttpState>(pub(crate) Arc<Component<U>>);
+
+impl<U: HttpHost> Clone for HttpComponent<U> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<U: HttpHost> fmt::Debug for HttpComponent<U> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("HttpComponent").field(&self.0.name).finish()
+    }
+}
+
+/// What an [`HttpComponent`] is made of.
+pub struct HttpComponentSpec<U: HttpHost = HttpState> {
+    name: Arc<str>,
+    sandbox: SandboxSpec<U>,
+    make: Box<dyn Fn() -> U + Send + Sync>,
+    limits: RouteLimits,
+    restart: RestartPolicy,
+    outgoing: Option<Outgoing>,
+}
+
+impl<U: HttpHost> fmt::Debug for HttpComponentSpec<U> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpComponentSpec").field("name", &self.name).field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl HttpComponentSpec {
+    /// A component under this name in log, events and metrics, without outgoing requests.
+    pub fn new(name: &str, sandbox: SandboxSpec<HttpState>) -> Self {
+        Self::with_state(name, sandbox, HttpState::default)
+    }
+}
+
+impl<U: HttpHost> HttpComponentSpec<U> {
+    /// A component whose sandboxes get the embedder's state, made for each.
+    pub fn with_state(name: &str, sandbox: SandboxSpec<U>, make: impl Fn() -> U + Send + Sync + 'static) -> Self {
+        let (limits, restart) = (RouteLimits::default(), default_policy());
+        Self { name: name.into(), sandbox, make: Box::new(make), limits, restart, outgoing: None }
+    }
+
+    /// With these limits of its requests.
+    #[must_use]
+    pub fn with_limits(mut self, limits: RouteLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// With this policy for crashes. More of them than its intensity permits close the component for its back-off, without
+    /// the jitter: requests are answered with 503. A kind of crash that is not restarted closes it until
+    /// [`HttpComponent::reopen`]. Default: twenty crashes within ten seconds, one second, up to a minute.
+    #[must_use]
+    pub fn with_restart(mut self, policy: RestartPolicy) -> Self {
+        self.restart = policy;
+        self
+    }
+
+    /// With these grants of outgoing requests, for all its sandboxes.
+    #[must_use]
+    pub fn with_outgoing(mut self, outgoing: Outgoing) -> Self {
+        self.outgoing = Some(outgoing);
+        self
+    }
+
+    /// The component, to be given to a route.
+    ///
+    /// # Errors
+    ///
+    /// [`ExportError::Missing`] when it does not export the handler.
+    pub fn build(self) -> Result<HttpComponent<U>, ExportError> {
+        let Self { name, sandbox, make, limits, restart, outgoing } = self;
+        let export = sandbox.export(HANDLER)?;
+        Ok(HttpComponent(Arc::new(Component {
+            export,
+            make,
+            permits: Arc::new(Semaphore::new((limits.concurrency as usize).min(Semaphore::MAX_PERMITS))),
+            idle: limits.reuse.map(Idle::new),
+            deadline: sandbox.quota().limits().deadline,
+            sandbox,
+            limits,
+            breaker: Breaker::new(restart),
+            outgoing,
+            events: Events::new(Arc::clone(&name)),
+            name,
+        })))
+    }
+}
+
+impl<U: HttpHost> HttpComponent<U> {
+    /// Its crashes from now on. A receiver that is more than 256 behind loses the oldest.
+    pub fn events(&self) -> broadcast::Receiver<HttpEvent> {
+        self.0.events.receiver()
+    }
+
+    /// How long it is closed after crashes; `None` if it is open. [`Duration::MAX`] is until [`reopen`](Self::reopen).
+    pub fn closed_for(&self) -> Option<Duration> {
+        self.0.breaker.closed_for(Instant::now())
+    }
+
+    /// Opens it, and forgets its crashes.
+    pub fn reopen(&self) {
+        self.0.breaker.reopen();
+    }
+
+    /// Requests that it may take now beside those in hand.
+    pub fn room(&self) -> usize {
+        self.0.permits.available_permits()
+    }
+}
+
+/// Any minor version of 0.2 is found by it.
+const HANDLER: &str = "wasi:http/incoming-handler@0.2.0#handle";
+
+type Params = (Resource<HostIncomingRequest>, Resource<HostResponseOutparam>);
+
+/// A sandbox and its handler.
+type Ready<U> = (Sandbox<U>, TypedExport<Params, ()>);
+
+pub(crate) struct Component<U: HttpHost> {
+    name: Arc<str>,
+    sandbox: SandboxSpec<U>,
+    export: Export,
+    make: Box<dyn Fn() -> U + Send + Sync>,
+    limits: RouteLimits,
+    deadline: Duration,
+    permits: Arc<Semaphore>,
+    /// Where sandboxes are used again.
+    idle: Option<Arc<Idle<Ready<U>>>>,
+    breaker: Breaker,
+    outgoing: Option<Outgoing>,
+    events: Events,
+}
+
+/// How a call ended.
+enum Ended {
+    Returned,
+    Crashed(Crash),
+}
+
+type Running = Pin<Box<dyn Future<Output = Ended> + Send>>;
+
+/// What a guest says first.
+type Head = Result<Response<WasiBody>, ErrorCode>;
+
+/// Bodies of one sandbox that clients may still read while it is used again.
+const READ_BY_OTHERS: usize = 16;
+
+/// When to come back, where nobody knows.
+const SOON: Duration = Duration::from_secs(1);
+
+impl<U: HttpHost> Component<U> {
+    pub(crate) async fn serve(self: Arc<Self>, request: Checked) -> Response<HttpBody> {
+        self.events.requests.increment(1);
+        match self.answer(request).await {
+            Ok(response) => response,
+            Err(refused) => {
+                self.events.refused.increment(1);
+                refused.answer()
+            }
+        }
+    }
+
+    async fn answer(self: &Arc<Self>, request: Checked) -> Result<Response<HttpBody>, Refused> {
+        if let Some(left) = self.breaker.closed_for(Instant::now()) {
+            return Err(Refused::NoRoom(left));
+        }
+        if request.length.is_some_and(|length| length > self.limits.request_body.as_u64()) {
+            return Err(Refused::TooLarge);
+        }
+        let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| Refused::NoRoom(SOON))?;
+        let mut kept = match self.idle.as_ref().and_then(|idle| idle.take(Instant::now())) {
+            Some(kept) => kept,
+            None => Kept { value: self.start().await?, requests: 0, born: Instant::now() },
+        };
+        let is_head = request.parts.method == Method::HEAD;
+        let (watch, params, mut answered) = self.pass(&mut kept.value.0, request).map_err(|error| {
+            let id = ReportId::new();
+            tracing::error!(component = %self.name, %id, "the request cannot be passed to the guest: {error:#}");
+            Refused::Failed(Some(id))
+        })?;
+
+        let token = CancellationToken::new();
+        // When this future is dropped, the client is gone: so is the sandbox then.
+        let mut running: Running = Box::pin({
+            let (this, token) = (Arc::clone(self), token.clone());
+            async move {
+                let Kept { value: (sandbox, handle), requests, born } = kept;
+                let ended = match sandbox.call_until(&handle, params, &token).await {
+                    Ok(((), sandbox)) => {
+                        this.give_back(Kept { value: (sandbox, handle), requests, born });
+                        Ended::Returned
+                    }
+                    Err(crash) => Ended::Crashed(crash),
+                };
+                drop(permit);
+                ended
+            }
+        });
+        let mut head: Option<Head> = None;
+        let ended = poll_fn(|cx| {
+            let polled = running.as_mut().poll(cx);
+            // Both are of this task alone: the guest does them while it is polled.
+            if head.is_none() {
+                head = answered.try_recv().ok();
+            }
+            match polled {
+                Poll::Ready(ended) => Poll::Ready(Some(ended)),
+                Poll::Pending if head.is_some() || watch.fault().is_some() => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await;
+        if let Some(fault) = watch.fault() {
+            return Err(match fault {
+                Fault::TooLarge => Refused::TooLarge,
+                Fault::TooSlow => Refused::TooSlow,
+                Fault::Broken => Refused::Malformed,
+            });
+        }
+        let is_running = match ended {
+            None => true,
+            Some(Ended::Returned) => false,
+            // Nothing has been sent yet, so nothing of the guest's is.
+            Some(Ended::Crashed(crash)) => return Err(self.crashed_before(crash, &watch)),
+        };
+        let head = match head {
+            Some(Ok(head)) => head,
+            declined => {
+                let id = ReportId::new();
+                let why = if declined.is_some() { "the guest answered with an error" } else { "the guest gave no answer" };
+                tracing::debug!(component = %self.name, %id, "{why}");
+                return Err(Refused::Failed(Some(id)));
+            }
+        };
+        let response = self.checked(head, is_head, token)?;
+        if is_running {
+            let this = Arc::clone(self);
+            tokio::spawn(async move {
+                if let Ended::Crashed(crash) = running.await {
+                    this.crashed_after(crash);
+                }
+            });
+        }
+        Ok(response)
+    }
+
+    /// A fresh sandbox.
+    async fn start(&self) -> Result<Ready<U>, Refused> {
+        let mut state = (self.make)();
+        if let Some(outgoing) = &self.outgoing {
+            state.http().grant(outgoing.clone());
+        }
+        let mut sandbox = self.sandbox.instantiate(state).await.map_err(|error| match error {
+            InstantiateError::PoolExhausted { .. } => Refused::NoRoom(SOON),
+            InstantiateError::Crash(crash) => self.crashed_before(crash, &Watch::default()),
+            error => self.failed(&error),
+        })?;
+        let handle = sandbox.typed(&self.export).map_err(|error| self.failed(&error))?;
+        Ok((sandbox, handle))
+    }
+
+    fn failed(&self, error: &dyn std::error::Error) -> Refused {
+        let id = ReportId::new();
+        tracing::error!(component = %self.name, %id, "no sandbox: {error}");
+        Refused::Failed(Some(id))
+    }
+
+    /// Gives the guest handles on the request and on its answer.
+    fn pass(
+        &self,
+        sandbox: &mut Sandbox<U>,
+        request: Checked,
+    ) -> wasmtime::Result<(Watch, Params, oneshot::Receiver<Head>)> {
+        let Checked { parts, body, https, .. } = request;
+        let (watch, body) = if body.is_end_stream() {
+            (Watch::default(), nothing())
+        } else {
+            let bounded = Bounded::new(body, self.limits.request_bounds(self.deadline), Side::Request);
+            (bounded.watch(), bounded.boxed_unsync())
+        };
+        let (head, answered) = oneshot::channel();
+        let (table, ext) = sandbox.table_and_ext();
+        let mut view = view_of(table, ext.http());
+        let scheme = if https { Scheme::Https } else { Scheme::Http };
+        let incoming = view.new_incoming_request(scheme, Request::from_parts(parts, body))?;
+        let out = view.new_response_outparam(head)?;
+        Ok((watch, (incoming, out), answered))
+    }
+
+    fn give_back(&self, mut kept: Kept<Ready<U>>) {
+        let Some(idle) = &self.idle else { return };
+        let sandbox = &mut kept.value.0;
+        let most = match self.limits.reuse.and_then(|reuse| reuse.memory) {
+            Some(memory) => memory.as_u64(),
+            None => self.sandbox.quota().limits().memory.as_u64() / 2,
+        };
+        if sandbox.memory() > most {
+            return;
+        }
+        let (table, ext) = sandbox.table_and_ext();
+        let keeps_request = table.iter_mut().any(|entry| {
+            entry.is::<HostIncomingRequest>()
+                || entry.is::<HostIncomingBody>()
+                || entry.is::<HostResponseOutparam>()
+                || entry.is::<HostFutureIncomingResponse>()
+        });
+        if !keeps_request && ext.http().live_bodies() < READ_BY_OTHERS {
+            idle.give(kept, Instant::now());
+        }
+    }
+
+    /// The guest's answer, as it goes out.
+    fn checked(
+        &self,
+        head: Response<WasiBody>,
+        is_head: bool,
+        token: CancellationToken,
+    ) -> Result<Response<HttpBody>, Refused> {
+        let (parts, inner) = head.into_parts();
+        let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        let has_none = is_head || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&parts.status);
+        // The guest made no body and promises one; or it wants the connection for itself.
+        let is_false = inner.is_end_stream() && !has_none && length.is_some_and(|length: u64| length > 0);
+        if is_false || parts.status.is_informational() {
+            let id = ReportId::new();
+            tracing::debug!(component = %self.name, %id, status = %parts.status, "the guest's answer is none");
+            return Err(Refused::Failed(Some(id)));
+        }
+        let guard = (!has_none && !inner.is_end_stream()).then(|| token.drop_guard());
+        let left = self.limits.response_body.as_u64();
+        let body = AnswerBody { inner, left, missing: length, guard, broken: false };
+        Ok(Response::from_parts(parts, body.boxed_unsync()))
+    }
+
+    /// A crash before anything was sent.
+    fn crashed_before(&self, crash: Crash, watch: &Watch) -> Refused {
+        match crash.kind() {
+            CrashKind::Budget { .. } => {
+                self.report(crash);
+                Refused::NoRoom(SOON)
+            }
+            CrashKind::Cancelled => Refused::NoRoom(SOON),
+            // The guest waited for the client.
+            CrashKind::Deadline { .. } if watch.is_awaited() => Refused::TooSlow,
+            CrashKind::Deadline { .. } => {
+                self.blame(crash);
+                Refused::Deadline
+            }
+            _ => Refused::Failed(Some(self.blame(crash))),
+        }
+    }
+
+    /// A crash after the head was sent. The body is broken off by itself.
+    fn crashed_after(&self, crash: Crash) {
+        match crash.kind() {
+            // The client is gone.
+            CrashKind::Cancelled => {}
+            // A client that reads slowly makes a guest wait; a shortage is the host's.
+            CrashKind::Deadline { .. } | CrashKind::Budget { .. } => _ = self.report(crash),
+            _ => _ = self.blame(crash),
+        }
+    }
+
+    fn report(&self, crash: Crash) -> ReportId {
+        let id = ReportId::new();
+        self.events.crashed(id, crash);
+        id
+    }
+
+    /// Reports a crash that counts against the component.
+    fn blame(&self, crash: Crash) -> ReportId {
+        let verdict = self.breaker.note(crash.kind(), Instant::now());
+        let id = self.report(crash);
+        match verdict {
+            Verdict::Open => {}
+            Verdict::ClosedFor(wait) => self.events.closed(Some(wait)),
+            Verdict::ClosedForGood => self.events.closed(None),
+        }
+        id
+    }
+}

@@ -1,0 +1,121 @@
+//! What happens at a service, for those who watch it.
+
+use std::{sync::Arc, time::Duration};
+
+use airssys_wasm_isolation::{Crash, CrashClass};
+use metrics::Counter;
+use parking_lot::Mutex;
+use tokio::{sync::broadcast, time::Instant};
+
+use crate::answer::ReportId;
+
+/// What happened at an [`HttpService`](crate::HttpService).
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum HttpEvent {
+    /// A guest crashed over a request.
+    Crashed {
+        /// The component's name.
+        component: Arc<str>,
+        /// What the client was told, if it was told anything.
+        id: ReportId,
+        /// How it crashed.
+        crash: Arc<Crash>,
+    },
+    /// A component crashed too often. Requests to it are answered with 503.
+    Closed {
+        /// The component's name.
+        component: Arc<str>,
+        /// For how long; `None` is until [`reopen`](crate::HttpComponent::reopen).
+        lasts: Option<Duration>,
+    },
+}
+
+/// Events that a receiver may be behind before it loses the oldest.
+const BEHIND: usize = 256;
+
+/// Where a component's events go: to receivers, into the log, and into metrics.
+pub(crate) struct Events {
+    component: Arc<str>,
+    sender: broadcast::Sender<HttpEvent>,
+    /// Indexed by [`CrashClass`].
+    crashes: Box<[Counter]>,
+    pub(crate) requests: Counter,
+    pub(crate) refused: Counter,
+    log: Mutex<Allowance>,
+}
+
+/// Reports of crashes that go into the log in one second.
+const REPORTS: u32 = 10;
+
+struct Allowance {
+    since: Instant,
+    written: u32,
+    left_out: u64,
+}
+
+impl Events {
+    pub(crate) fn new(component: Arc<str>) -> Self {
+        let name = || component.to_string();
+        let crashes = CrashClass::ALL.iter().map(|class| {
+            metrics::counter!("airssys_http_crashes_total", "component" => name(), "kind" => class.as_str())
+        });
+        Self {
+            crashes: crashes.collect(),
+            requests: metrics::counter!("airssys_http_requests_total", "component" => name()),
+            refused: metrics::counter!("airssys_http_refused_total", "component" => name()),
+            sender: broadcast::Sender::new(BEHIND),
+            log: Mutex::new(Allowance { since: Instant::now(), written: 0, left_out: 0 }),
+            component,
+        }
+    }
+
+    pub(crate) fn receiver(&self) -> broadcast::Receiver<HttpEvent> {
+        self.sender.subscribe()
+    }
+
+    pub(crate) fn crashed(&self, id: ReportId, crash: Crash) {
+        self.crashes[crash.kind().class() as usize].increment(1);
+        if let Some(left_out) = self.log.lock().take(Instant::now()) {
+            tracing::warn!(component = %self.component, %id, left_out, "{crash}");
+        }
+        // Fails if nobody listens.
+        _ = self.sender.send(HttpEvent::Crashed { component: Arc::clone(&self.component), id, crash: Arc::new(crash) });
+    }
+
+    pub(crate) fn closed(&self, lasts: Option<Duration>) {
+        tracing::error!(component = %self.component, ?lasts, "closed after too many crashes");
+        _ = self.sender.send(HttpEvent::Closed { component: Arc::clone(&self.component), lasts });
+    }
+}
+
+impl Allowance {
+    /// Reports left out before this one, or `None` if it is left out as well.
+    fn take(&mut self, now: Instant) -> Option<u64> {
+        if now.saturating_duration_since(self.since) >= Duration::from_secs(1) {
+            (self.since, self.written) = (now, 0);
+        }
+        if self.written < REPORTS {
+            self.written += 1;
+            Some(std::mem::take(&mut self.left_out))
+        } else {
+            self.left_out += 1;
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_log_has_so_many_reports_in_a_second_and_says_how_many_it_left_out() {
+        let now = Instant::now();
+        let mut allowance = Allowance { since: now, written: 0, left_out: 0 };
+        assert_eq!((0..15).filter_map(|_| allowance.take(now)).collect::<Vec<_>>(), [0; 10]);
+        let later = now + Duration::from_secs(1);
+        assert_eq!(allowance.take(later), Some(5));
+        assert_eq!(allowance.take(later), Some(0));
+    }
+}

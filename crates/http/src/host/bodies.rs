@@ -1,0 +1,148 @@
+//! Bodies that guests write, which end as complete only if the guest has said so.
+//!
+//! wasmtime-wasi-http takes a body whose writer is gone for complete. So a crash in the middle would look like the end, and a
+//! cache on the way would keep the half.
+
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use wasmtime_wasi_http::{Error, WasiBody};
+
+/// The bodies of one guest that it has not finished.
+#[derive(Default)]
+pub(super) struct Bodies {
+    /// Whether a body is finished, by the number of the guest's resource.
+    finished: HashMap<u32, Arc<AtomicBool>>,
+    live: Arc<AtomicUsize>,
+}
+
+/// Bodies that a guest may have at a time that nobody has read to the end. Each holds up to two of its writes.
+pub(super) const MOST_BODIES: usize = 64;
+
+impl Bodies {
+    pub(super) fn is_full(&self) -> bool {
+        self.live() >= MOST_BODIES
+    }
+
+    /// How many there are whose reader still holds them.
+    pub(super) fn live(&self) -> usize {
+        self.live.load(Ordering::Relaxed)
+    }
+
+    /// Of this resource, whose head promises this length.
+    pub(super) fn add(&mut self, resource: u32, length: Option<u64>, inner: WasiBody) -> WasiBody {
+        let finished = Arc::<AtomicBool>::default();
+        self.finished.insert(resource, Arc::clone(&finished));
+        self.live.fetch_add(1, Ordering::Relaxed);
+        let live = Live(Arc::clone(&self.live));
+        Written { inner, finished, length, written: 0, last: None, trailers: None, state: State::Open, _live: live }
+            .boxed_unsync()
+    }
+
+    /// The guest says that it is complete.
+    pub(super) fn finish(&mut self, resource: u32) {
+        if let Some(finished) = self.finished.remove(&resource) {
+            // Before the body hears of its end by a channel, which orders the two.
+            finished.store(true, Ordering::Release);
+        }
+    }
+}
+
+struct Live(Arc<AtomicUsize>);
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A body that a guest writes.
+struct Written {
+    inner: WasiBody,
+    finished: Arc<AtomicBool>,
+    /// What the head promises.
+    length: Option<u64>,
+    written: u64,
+    /// The frame by which the promise is kept. It waits for the guest to finish: with it, the body is complete to the client.
+    last: Option<Bytes>,
+    /// What comes after it.
+    trailers: Option<Frame<Bytes>>,
+    state: State,
+    _live: Live,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    Over,
+}
+
+impl Body for Written {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = &mut *self;
+        loop {
+            if this.state == State::Over {
+                return Poll::Ready(None);
+            }
+            if let Some(trailers) = this.trailers.take() {
+                this.state = State::Over;
+                return Poll::Ready(Some(Ok(trailers)));
+            }
+            match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) if data.is_empty() => {}
+                    Ok(data) => {
+                        this.written = this.written.saturating_add(data.len() as u64);
+                        if this.length.is_some_and(|length| this.written >= length) && this.last.is_none() {
+                            this.last = Some(data);
+                        } else {
+                            return Poll::Ready(Some(Ok(Frame::data(data))));
+                        }
+                    }
+                    // Sent by `finish`, and so the end.
+                    Err(frame) => {
+                        let Some(last) = this.last.take() else {
+                            this.state = State::Over;
+                            return Poll::Ready(Some(Ok(frame)));
+                        };
+                        this.trailers = Some(frame);
+                        return Poll::Ready(Some(Ok(Frame::data(last))));
+                    }
+                },
+                Some(Err(error)) => {
+                    this.state = State::Over;
+                    return Poll::Ready(Some(Err(error)));
+                }
+                None => {
+                    this.state = State::Over;
+                    if !this.finished.load(Ordering::Acquire) {
+                        return Poll::Ready(Some(Err(Error::HttpResponseIncomplete)));
+                    }
+                    return Poll::Ready(this.last.take().map(|last| Ok(Frame::data(last))));
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.state == State::Over
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        // The head says it.
+        SizeHint::default()
+    }
+}

@@ -1,0 +1,121 @@
+//! `wasi:http` for sandboxes: wasmtime-wasi-http's functions, and in place of some, ones that watch the bodies.
+
+use airssys_wasm_engine::{
+    Linker,
+    wasmtime::{self, StoreContextMut, component::{Resource, ResourceTable}},
+};
+use airssys_wasm_isolation::HostState;
+use wasmtime_wasi_http::{
+    FieldMap, WasiHttp, WasiHttpCtxView,
+    p2::{
+        bindings::{
+            LinkOptions,
+            http::{
+                outgoing_handler,
+                types::{self, ErrorCode, HostOutgoingBody as _},
+            },
+        },
+        body::HostOutgoingBody,
+        types::{HostOutgoingRequest, HostOutgoingResponse},
+    },
+};
+
+use super::state::{HttpHost, HttpState};
+
+/// The version of `wasi:http` 0.2 that [`add_http`] defines. A component that asks for another minor version of 0.2 is
+/// given this one.
+pub const WASI_HTTP_VERSION: &str = "0.2.12";
+
+/// Adds `wasi:http/types` and `wasi:http/outgoing-handler` of 0.2 to the linker of a component that runs in sandboxes. What
+/// else its world `proxy` has comes from [`add_wasi`](airssys_wasm_isolation::add_wasi).
+///
+/// It differs from wasmtime-wasi-http in this:
+///
+/// - a body that the guest does not finish, because it crashes for one, is broken off and never complete;
+/// - a guest may have 64 bodies at a time that are not read to the end: `body` of one more is an error;
+/// - outgoing requests are those that [`Outgoing`](crate::Outgoing) grants, by a client that checks addresses.
+///
+/// # Errors
+///
+/// When one of the interfaces is defined already.
+pub fn add_http<U: HttpHost>(linker: &mut Linker<HostState<U>>) -> wasmtime::Result<()> {
+    let options = LinkOptions::default();
+    outgoing_handler::add_to_linker::<_, WasiHttp>(linker, view::<U>)?;
+    types::add_to_linker::<_, WasiHttp>(linker, &(&options).into(), view::<U>)?;
+    linker.allow_shadowing(true);
+    let watched = watch(linker);
+    linker.allow_shadowing(false);
+    watched
+}
+
+/// A view on what `wasi:http` needs of a store.
+fn view<U: HttpHost>(state: &mut HostState<U>) -> WasiHttpCtxView<'_> {
+    let (table, ext) = state.table_and_ext();
+    view_of(table, ext.http())
+}
+
+/// The same for a store whose parts are at hand.
+pub(crate) fn view_of<'a>(table: &'a mut ResourceTable, state: &'a mut HttpState) -> WasiHttpCtxView<'a> {
+    let HttpState { ctx, hooks, .. } = state;
+    WasiHttpCtxView { hooks, table, ctx }
+}
+
+/// What the head of a message promises of its body. `FieldMap` takes only one value, of digits alone.
+fn length_of(headers: &FieldMap) -> Option<u64> {
+    headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn watch<U: HttpHost>(linker: &mut Linker<HostState<U>>) -> wasmtime::Result<()> {
+    let mut interface = linker.instance(&format!("wasi:http/types@{WASI_HTTP_VERSION}"))?;
+    interface.func_wrap(
+        "[method]outgoing-response.body",
+        |mut store: StoreContextMut<'_, HostState<U>>, (this,): (Resource<HostOutgoingResponse>,)| {
+            let state = store.data_mut();
+            if state.ext.http().bodies.is_full() {
+                return Ok((Err(()),));
+            }
+            let rep = this.rep();
+            let made = types::HostOutgoingResponse::body(&mut view(state), this)?;
+            if let Ok(body) = &made {
+                let (table, ext) = state.table_and_ext();
+                let response = table.get_mut(&Resource::<HostOutgoingResponse>::new_borrow(rep))?;
+                let length = length_of(&response.headers);
+                let inner = response.body.take();
+                response.body = inner.map(|inner| ext.http().bodies.add(body.rep(), length, inner));
+            }
+            Ok((made,))
+        },
+    )?;
+    interface.func_wrap(
+        "[method]outgoing-request.body",
+        |mut store: StoreContextMut<'_, HostState<U>>, (this,): (Resource<HostOutgoingRequest>,)| {
+            let state = store.data_mut();
+            if state.ext.http().bodies.is_full() {
+                return Ok((Err(()),));
+            }
+            let rep = this.rep();
+            let made = types::HostOutgoingRequest::body(&mut view(state), this)?;
+            if let Ok(body) = &made {
+                let (table, ext) = state.table_and_ext();
+                let request = table.get_mut(&Resource::<HostOutgoingRequest>::new_borrow(rep))?;
+                let length = length_of(&request.headers);
+                let inner = request.body.take();
+                request.body = inner.map(|inner| ext.http().bodies.add(body.rep(), length, inner));
+            }
+            Ok((made,))
+        },
+    )?;
+    interface.func_wrap(
+        "[static]outgoing-body.finish",
+        |mut store: StoreContextMut<'_, HostState<U>>,
+         (this, trailers): (Resource<HostOutgoingBody>, Option<Resource<FieldMap>>)| {
+            let state = store.data_mut();
+            state.ext.http().bodies.finish(this.rep());
+            let finished: Result<(), ErrorCode> = match view(state).finish(this, trailers) {
+                Ok(()) => Ok(()),
+                Err(error) => Err(error.downcast()?),
+            };
+            Ok((finished,))
+        },
+    )
+}

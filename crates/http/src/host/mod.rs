@@ -1,0 +1,9 @@
+//! `wasi:http` in a sandbox: its state, its functions, the bodies that guests write.
+
+mod bodies;
+mod link;
+mod state;
+
+pub(crate) use link::view_of;
+pub use link::{WASI_HTTP_VERSION, add_http};
+pub use state::{HttpHost, HttpState};

@@ -1,0 +1,120 @@
+//! What `wasi:http` needs in a store.
+
+use http::HeaderName;
+use wasmtime_wasi_http::{
+    Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpHooks,
+    p2::bindings::http::types::ErrorCode,
+};
+
+use super::bodies::Bodies;
+use crate::outgoing::Outgoing;
+
+/// An embedder's state that has a place for that of `wasi:http`. [`HttpState`] alone is one, and so is the state of an actor
+/// whose embedder's is.
+pub trait HttpHost: Send + 'static {
+    /// The state of `wasi:http`.
+    fn http(&mut self) -> &mut HttpState;
+}
+
+impl HttpHost for HttpState {
+    fn http(&mut self) -> &mut HttpState {
+        self
+    }
+}
+
+impl<U: HttpHost> HttpHost for airssys_wasm_actor::ActorState<U> {
+    fn http(&mut self) -> &mut HttpState {
+        self.user.http()
+    }
+}
+
+/// The state of `wasi:http` in a store. The default grants no outgoing request.
+pub struct HttpState {
+    pub(super) ctx: WasiHttpCtx,
+    pub(super) hooks: Hooks,
+    pub(super) bodies: Bodies,
+}
+
+/// Bytes that the fields of one header section may take that a guest makes, with some 70 for each name and value beside
+/// their own.
+const FIELDS: usize = 32 << 10;
+
+/// Bytes of a body that a guest may write at once.
+const CHUNK: usize = 64 << 10;
+
+impl Default for HttpState {
+    fn default() -> Self {
+        Self::new(Outgoing::default())
+    }
+}
+
+impl HttpState {
+    /// With these grants of outgoing requests.
+    pub fn new(outgoing: Outgoing) -> Self {
+        let mut ctx = WasiHttpCtx::new();
+        ctx.set_field_size_limit(FIELDS);
+        Self { ctx, hooks: Hooks { outgoing }, bodies: Bodies::default() }
+    }
+
+    /// Replaces the grants of outgoing requests.
+    pub fn grant(&mut self, outgoing: Outgoing) {
+        self.hooks.outgoing = outgoing;
+    }
+
+    /// Bodies that the guest wrote and that nobody has read to the end.
+    pub(crate) fn live_bodies(&self) -> usize {
+        self.bodies.live()
+    }
+}
+
+pub(super) struct Hooks {
+    outgoing: Outgoing,
+}
+
+impl WasiHttpHooks for Hooks {
+    fn send_request(
+        &mut self,
+        request: http::Request<WasiBody>,
+        options: Option<RequestOptions>,
+        _: Box<dyn Future<Output = Result<(), Error>> + Send>,
+    ) -> Box<
+        dyn Future<
+                Output = Result<
+                    (http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>),
+                    Error,
+                >,
+            > + Send,
+    > {
+        Box::new(self.outgoing.clone().send(request, options))
+    }
+
+    fn forbidden_header_filter(&mut self) -> ForbiddenHeaderFilter {
+        std::sync::Arc::new(is_forbidden)
+    }
+
+    fn is_forbidden_header(&mut self, name: &HeaderName) -> bool {
+        is_forbidden(name)
+    }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        CHUNK
+    }
+
+    // Those of wasmtime-wasi-http write each into the log, which a guest could flood.
+
+    fn p2_error_from_hyper(&mut self, _: &hyper::Error) -> ErrorCode {
+        ErrorCode::HttpProtocolError
+    }
+
+    fn p2_error_from_connect(&mut self, _: &std::io::Error) -> ErrorCode {
+        ErrorCode::ConnectionRefused
+    }
+
+    fn p2_error_from_tls(&mut self, _: &std::io::Error) -> ErrorCode {
+        ErrorCode::TlsProtocolError
+    }
+}
+
+fn is_forbidden(name: &HeaderName) -> bool {
+    wasmtime_wasi_http::DEFAULT_FORBIDDEN_HEADERS.contains(name)
+}

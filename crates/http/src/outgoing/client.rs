@@ -1,0 +1,185 @@
+//! One request to another host: checked, connected to the address that was checked, and bounded.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use http::{HeaderValue, Request, Response, Uri, header, uri::PathAndQuery};
+use http_body_util::BodyExt;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout_at},
+};
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
+
+use super::{
+    grants::{Allow, Destination, OutgoingLimits, OutgoingScheme, Permitted},
+    resolve::{Resolve, SystemResolver},
+    tls::Tls,
+};
+use crate::bounded::{Bounded, Bounds, Side};
+
+/// What a component may request of others, shared by all its sandboxes. Cheap to clone. The default grants nothing.
+#[derive(Debug, Clone)]
+pub struct Outgoing(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    allow: Vec<Allow>,
+    limits: OutgoingLimits,
+    connections: Arc<Semaphore>,
+    resolver: Arc<dyn Resolve>,
+    tls: Tls,
+}
+
+impl Default for Outgoing {
+    fn default() -> Self {
+        Self::new(Vec::new(), OutgoingLimits::default())
+    }
+}
+
+/// A body and the future that drives its connection.
+type Sent = (Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>);
+
+impl Outgoing {
+    /// These grants within these limits, by the system's resolver.
+    pub fn new(allow: Vec<Allow>, limits: OutgoingLimits) -> Self {
+        Self::with_resolver(allow, limits, Arc::new(SystemResolver))
+    }
+
+    /// These grants within these limits, by a resolver of the embedder's.
+    pub fn with_resolver(allow: Vec<Allow>, limits: OutgoingLimits, resolver: Arc<dyn Resolve>) -> Self {
+        let permits = (limits.connections as usize).min(Semaphore::MAX_PERMITS);
+        let tls = Tls::for_grants(&allow);
+        Self(Arc::new(Inner { allow, limits, connections: Arc::new(Semaphore::new(permits)), resolver, tls }))
+    }
+
+    /// Sends a request. Dropping the future, the body or the driver ends the connection.
+    pub(crate) async fn send(
+        self,
+        request: Request<WasiBody>,
+        options: Option<RequestOptions>,
+    ) -> Result<Sent, Error> {
+        let Inner { allow, limits, connections, resolver, tls } = &*self.0;
+        let options = options.unwrap_or_default();
+        let began = Instant::now();
+        let end = began + limits.time;
+        let (mut parts, body) = request.into_parts();
+        let authority = parts.uri.authority().cloned().ok_or(Error::HttpRequestUriInvalid)?;
+        if authority.as_str().contains('@') || authority.host().is_empty() {
+            return Err(Error::HttpRequestUriInvalid);
+        }
+        let scheme = match parts.uri.scheme_str() {
+            Some("http") => OutgoingScheme::Http,
+            Some("https") => OutgoingScheme::Https,
+            _ => return Err(Error::HttpProtocolError),
+        };
+        let port = match authority.port() {
+            Some(port) => port.as_u16(),
+            // `host:` with nothing behind the colon, or with too much.
+            None if authority.as_str() != authority.host() => return Err(Error::HttpRequestUriInvalid),
+            None => scheme.port(),
+        };
+        let host = authority.host();
+        let to = Destination { host, scheme, port, method: &parts.method };
+        let permitted = Permitted::by(allow, &to).ok_or(Error::HttpRequestDenied)?;
+        let permit = Arc::clone(connections).try_acquire_owned().map_err(|_| Error::ConnectionLimitReached)?;
+
+        let connect = options.connect_timeout.map_or(limits.connect, |wanted| wanted.min(limits.connect));
+        let until = (began + connect).min(end);
+        let addresses = match literal(host) {
+            Some(address) => vec![address],
+            None => timeout_at(until, resolver.resolve(host))
+                .await
+                .map_err(|_| Error::DnsTimeout)?
+                .map_err(|_| Error::DnsError { rcode: None, info_code: None })?,
+        };
+        // All of them, so that none can be hidden behind one that is refused or does not answer.
+        if !addresses.iter().all(|address| permitted.may_reach(*address)) {
+            return Err(Error::DestinationIpProhibited);
+        }
+        let stream = timeout_at(until, connect_to(&addresses, port)).await.map_err(|_| Error::ConnectionTimeout)??;
+        _ = stream.set_nodelay(true);
+
+        // As HTTP/1.1 has it: the path alone, and the authority that was checked as the one `Host`.
+        let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        parts.headers.insert(
+            header::HOST,
+            HeaderValue::from_str(authority.as_str()).map_err(|_| Error::HttpRequestUriInvalid)?,
+        );
+        parts.uri = Uri::from(path);
+        parts.version = http::Version::HTTP_11;
+        let bounds = |bytes: u64, idle: Duration| Bounds { bytes, idle, rate: 0, time: end - began };
+        let body = Bounded::new(body, bounds(limits.request_body.as_u64(), limits.time), Side::Request).boxed_unsync();
+        let request = Request::from_parts(parts, body);
+
+        let first_byte = options.first_byte_timeout.map_or(end, |wanted| end.min(Instant::now() + wanted.min(limits.time)));
+        let (response, driver) = match scheme {
+            OutgoingScheme::Http => exchange(stream, request, first_byte, permit).await?,
+            OutgoingScheme::Https => {
+                let stream = timeout_at(until, tls.connect(host, stream)).await.map_err(|_| Error::ConnectionTimeout)??;
+                exchange(stream, request, first_byte, permit).await?
+            }
+        };
+        let idle = options.between_bytes_timeout.map_or(limits.time, |wanted| wanted.min(limits.time));
+        let left = end.saturating_duration_since(Instant::now());
+        let response = response.map(|body| {
+            let body = body.map_err(Error::Hyper).boxed_unsync();
+            let bounds = Bounds { time: left, ..bounds(limits.response_body.as_u64(), idle) };
+            Bounded::new(body, bounds, Side::Response).boxed_unsync()
+        });
+        Ok((response, driver))
+    }
+}
+
+/// The address that a host is, if it is one.
+fn literal(host: &str) -> Option<IpAddr> {
+    match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(address) => address.parse().map(IpAddr::V6).ok(),
+        None => host.parse().map(IpAddr::V4).ok(),
+    }
+}
+
+/// Connects to the first of these that takes it.
+async fn connect_to(addresses: &[IpAddr], port: u16) -> Result<TcpStream, Error> {
+    let mut failed = Error::DestinationNotFound;
+    for address in addresses {
+        match TcpStream::connect(SocketAddr::new(*address, port)).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failed = Error::Connect(error),
+        }
+    }
+    Err(failed)
+}
+
+/// Bytes that a response's head may have, and that are read ahead of what is asked for.
+const READ_AHEAD: usize = 64 << 10;
+
+/// Headers that a response may have.
+const HEADERS: usize = 100;
+
+async fn exchange<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+    stream: S,
+    request: Request<WasiBody>,
+    until: Instant,
+    permit: OwnedSemaphorePermit,
+) -> Result<(Response<hyper::body::Incoming>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error> {
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(READ_AHEAD).max_headers(HEADERS);
+    let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
+    // Ends with its handle, and so with the guest.
+    let driver = airssys_wasm_engine::wasmtime_wasi::runtime::spawn(async move {
+        let ended = connection.await;
+        drop(permit);
+        ended
+    });
+    let response = timeout_at(until, sender.send_request(request)).await;
+    let response = response.map_err(|_| Error::ConnectionReadTimeout)??;
+    Ok((response, Box::new(async move { driver.await.map_err(Error::from) })))
+}

@@ -1,0 +1,11 @@
+//! Requests that guests send: what is granted, which addresses are refused, and the client.
+
+mod addresses;
+mod client;
+mod grants;
+mod resolve;
+mod tls;
+
+pub use client::Outgoing;
+pub use grants::{Allow, AllowedMethod, OutgoingLimits, OutgoingScheme};
+pub use resolve::{Resolve, SystemResolver};

@@ -1,0 +1,170 @@
+//! A client's connection: what was read ahead of it, and how long it may take nothing.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::{Buf, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep, sleep},
+};
+
+/// A connection whose client must take what is sent to it.
+pub(super) struct ClientIo<S> {
+    inner: S,
+    /// Read before anybody knew the protocol.
+    ahead: BytesMut,
+    write_idle: Duration,
+    /// Since the client takes nothing. Made when it first does so.
+    stalled: Option<Pin<Box<Sleep>>>,
+    is_stalled: bool,
+}
+
+/// What a client speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// What a client of HTTP/2 sends first.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+impl<S: AsyncRead + Unpin> ClientIo<S> {
+    pub(super) fn new(inner: S, write_idle: Duration) -> Self {
+        Self { inner, ahead: BytesMut::new(), write_idle, stalled: None, is_stalled: false }
+    }
+
+    /// Reads until it is clear what the client speaks. Nothing at all is HTTP/1.
+    pub(super) async fn protocol(&mut self) -> io::Result<Protocol> {
+        while self.ahead.len() < PREFACE.len() {
+            if !PREFACE.starts_with(&self.ahead) {
+                return Ok(Protocol::Http1);
+            }
+            if self.inner.read_buf(&mut self.ahead).await? == 0 {
+                return Ok(Protocol::Http1);
+            }
+        }
+        Ok(if self.ahead.starts_with(PREFACE) { Protocol::Http2 } else { Protocol::Http1 })
+    }
+}
+
+impl<S> ClientIo<S> {
+    fn watch<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.is_stalled = false;
+            return polled;
+        }
+        let write_idle = self.write_idle;
+        let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep(write_idle)));
+        if !self.is_stalled {
+            self.is_stalled = true;
+            timer.as_mut().reset(Instant::now() + write_idle);
+        }
+        timer.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for ClientIo<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.ahead.is_empty() {
+            return Pin::new(&mut this.inner).poll_read(cx, buffer);
+        }
+        let len = this.ahead.len().min(buffer.remaining());
+        buffer.put_slice(&this.ahead[..len]);
+        this.ahead.advance(len);
+        if this.ahead.is_empty() {
+            this.ahead = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for ClientIo<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        self.watch(cx, polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
+        self.watch(cx, polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.inner).poll_flush(cx);
+        self.watch(cx, polled)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.inner).poll_shutdown(cx);
+        self.watch(cx, polled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncWriteExt, duplex};
+
+    use super::*;
+
+    async fn spoken(bytes: &[&[u8]]) -> (Protocol, Vec<u8>) {
+        let (mut client, server) = duplex(100);
+        let mut io = ClientIo::new(server, Duration::from_secs(1));
+        let write = async {
+            for bytes in bytes {
+                client.write_all(bytes).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            drop(client);
+        };
+        let (protocol, ()) = tokio::join!(io.protocol(), write);
+        let mut all = Vec::new();
+        io.read_to_end(&mut all).await.unwrap();
+        (protocol.unwrap(), all)
+    }
+
+    #[tokio::test]
+    async fn what_was_read_ahead_is_read_again() {
+        let http1: &[u8] = b"GET / HTTP/1.1\r\n";
+        assert_eq!(spoken(&[http1]).await, (Protocol::Http1, http1.to_vec()));
+        assert_eq!(spoken(&[b"PRI ", b"/ HTTP"]).await, (Protocol::Http1, b"PRI / HTTP".to_vec()));
+        assert_eq!(spoken(&[b"PRI *"]).await, (Protocol::Http1, b"PRI *".to_vec()));
+        assert_eq!(spoken(&[]).await, (Protocol::Http1, Vec::new()));
+        let http2 = [PREFACE, b"more"].concat();
+        assert_eq!(spoken(&[&http2[..10], &http2[10..]]).await, (Protocol::Http2, http2.clone()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_is_given_up() {
+        let (mut client, server) = duplex(10);
+        let mut io = ClientIo::new(server, Duration::from_secs(30));
+        let began = Instant::now();
+        let writing = async {
+            let error = io.write_all(&[0; 100]).await.unwrap_err();
+            (error.kind(), began.elapsed().as_secs())
+        };
+        let reading = async {
+            // As long as it takes something now and then, it is not.
+            for _ in 0..5 {
+                tokio::time::sleep(Duration::from_secs(20)).await;
+                client.read_exact(&mut [0; 10]).await.unwrap();
+            }
+        };
+        let (given_up, ()) = tokio::join!(writing, reading);
+        assert_eq!(given_up, (io::ErrorKind::TimedOut, 100 + 30));
+    }
+}

@@ -1,0 +1,302 @@
+//! A server on a port: connections, their protocol, their bounds, and how they end.
+
+mod addresses;
+mod io;
+mod limits;
+
+use std::{
+    convert::Infallible,
+    io as std_io,
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use http::Request;
+use hyper::{body::Incoming, server::conn::{http1, http2}, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::graceful::GracefulConnection,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tower_service::Service as _;
+
+use self::{
+    addresses::{Addresses, Counted},
+    io::{ClientIo, Protocol},
+};
+pub use self::limits::ServerLimits;
+use crate::{request::ByTls, service::HttpService};
+
+/// Serves an [`HttpService`] on a port, by HTTP/1.1 and HTTP/2.
+///
+/// Upgrades are not offered: a request that asks for one is served as if it did not.
+#[derive(Debug)]
+pub struct HttpServer {
+    service: HttpService,
+    limits: ServerLimits,
+}
+
+/// How a server ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServerReport {
+    /// Connections that it accepted.
+    pub accepted: u64,
+    /// Connections that were closed at once, because their address had too many.
+    pub refused: u64,
+    /// Connections that were broken off, because their requests did not end within the time for that.
+    pub broken_off: u64,
+}
+
+impl HttpServer {
+    /// A server with the default limits.
+    pub fn new(service: HttpService) -> Self {
+        Self { service, limits: ServerLimits::default() }
+    }
+
+    /// With these limits.
+    #[must_use]
+    pub fn with_limits(mut self, limits: ServerLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Serves until it is told to stop. Then it accepts nothing, waits for the requests in hand, and breaks off those that are
+    /// not answered within [`ServerLimits::drain`]. Dropping the future breaks off all.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with timers.
+    pub async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()> + Send) -> ServerReport {
+        let Self { service, limits } = self;
+        let places = Arc::new(Semaphore::new((limits.connections as usize).min(Semaphore::MAX_PERMITS)));
+        let addresses = Addresses::new(limits.connections_per_address);
+        let stopping = CancellationToken::new();
+        let mut connections = JoinSet::new();
+        let mut report = ServerReport { accepted: 0, refused: 0, broken_off: 0 };
+        let mut stop = pin!(stop);
+        loop {
+            let accepting = async {
+                let place = Arc::clone(&places).acquire_owned().await.ok()?;
+                Some((listener.accept().await, place))
+            };
+            let accepted = tokio::select! {
+                biased;
+                () = &mut stop => break,
+                Some(_) = connections.join_next() => continue,
+                accepted = accepting => accepted,
+            };
+            let Some((accepted, place)) = accepted else { break };
+            match accepted {
+                Ok((stream, peer)) => match addresses.one_more(peer.ip()) {
+                    Some(counted) => {
+                        report.accepted += 1;
+                        let connection = Connection {
+                            service: service.clone(),
+                            limits,
+                            stopping: stopping.clone(),
+                            _held: (place, counted),
+                        };
+                        connections.spawn(connection.serve(stream));
+                    }
+                    None => report.refused += 1,
+                },
+                Err(error) if is_of_the_client(&error) => {}
+                Err(error) => {
+                    tracing::error!("no connection can be accepted, the next try is in {ACCEPT_AGAIN:?}: {error}");
+                    tokio::select! {
+                        () = &mut stop => break,
+                        () = sleep(ACCEPT_AGAIN) => {}
+                    }
+                }
+            }
+        }
+        drop(listener);
+        stopping.cancel();
+        let drained = timeout(limits.drain, async { while connections.join_next().await.is_some() {} }).await;
+        if drained.is_err() {
+            report.broken_off = connections.len() as u64;
+            connections.shutdown().await;
+        }
+        report
+    }
+}
+
+/// When to accept again after the host had no descriptor for a connection, or the like.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+fn is_of_the_client(error: &std_io::Error) -> bool {
+    use std_io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+/// Bytes that a connection reads ahead of what is asked for. A head must fit.
+const READ_AHEAD: usize = 64 << 10;
+
+/// Bytes in flight that a client of HTTP/2 may send ahead: for a stream, and for a connection.
+const WINDOWS: (u32, u32) = (64 << 10, 512 << 10);
+
+/// Bytes that wait to be sent on a stream of HTTP/2.
+const SEND_BUFFER: usize = 64 << 10;
+
+/// Streams that a client may reset before they are accepted, and errors of a client's that are answered by a reset.
+const RESETS: (usize, usize) = (20, 100);
+
+/// How often a client of HTTP/2 is asked whether it is there, and how long it may take to say so.
+const ALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
+
+/// One connection.
+struct Connection {
+    service: HttpService,
+    limits: ServerLimits,
+    stopping: CancellationToken,
+    _held: (OwnedSemaphorePermit, Counted),
+}
+
+impl Connection {
+    async fn serve(self, stream: TcpStream) {
+        // An answer in parts is not to wait for the client's acknowledgement.
+        _ = stream.set_nodelay(true);
+        self.serve_io(stream, None).await;
+    }
+
+    /// Serves a stream, which is of this protocol if both sides have agreed on it by TLS.
+    async fn serve_io<S>(&self, stream: S, agreed: Option<Protocol>)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let mut io = ClientIo::new(stream, self.limits.write_idle);
+        let protocol = match agreed {
+            Some(protocol) => protocol,
+            None => {
+                let protocol = tokio::select! {
+                    () = self.stopping.clone().cancelled_owned() => return,
+                    protocol = timeout(self.limits.head, io.protocol()) => protocol,
+                };
+                let Ok(Ok(protocol)) = protocol else { return };
+                protocol
+            }
+        };
+        let too_many_resets = CancellationToken::new();
+        let resets = Arc::new(Resets { left: AtomicI64::new(self.limits.resets.into()), too_many: too_many_resets.clone() });
+        let ends = Ends {
+            stopping: self.stopping.clone(),
+            too_many_resets,
+            age: self.limits.age,
+            drain: self.limits.drain,
+        };
+        let service = self.service.clone();
+        let by_tls = agreed.is_some();
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            if by_tls {
+                request.extensions_mut().insert(ByTls);
+            }
+            let answered = Unanswered::new(&resets);
+            let answer = service.clone().call(request);
+            async move {
+                let answer = answer.await;
+                answered.is_answered();
+                Ok::<_, Infallible>(answer.unwrap_or_else(|never| match never {}))
+            }
+        });
+        let head = self.service.head();
+        match protocol {
+            Protocol::Http1 => {
+                let mut builder = http1::Builder::new();
+                builder
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(self.limits.head)
+                    .max_headers(head.count)
+                    .max_buf_size(READ_AHEAD)
+                    .half_close(false);
+                boxed(drive(builder.serve_connection(TokioIo::new(io), service), ends)).await;
+            }
+            Protocol::Http2 => {
+                let mut builder = http2::Builder::new(TokioExecutor::new());
+                builder
+                    .timer(TokioTimer::new())
+                    .max_concurrent_streams(self.limits.streams)
+                    .max_pending_accept_reset_streams(RESETS.0)
+                    .max_local_error_reset_streams(RESETS.1)
+                    .max_header_list_size(u32::try_from(head.bytes).unwrap_or(u32::MAX))
+                    .initial_stream_window_size(WINDOWS.0)
+                    .initial_connection_window_size(WINDOWS.1)
+                    .max_send_buf_size(SEND_BUFFER)
+                    .keep_alive_interval(ALIVE.0)
+                    .keep_alive_timeout(ALIVE.1);
+                boxed(drive(builder.serve_connection(TokioIo::new(io), service), ends)).await;
+            }
+        }
+    }
+}
+
+/// What ends a connection from outside.
+struct Ends {
+    stopping: CancellationToken,
+    too_many_resets: CancellationToken,
+    age: Duration,
+    drain: Duration,
+}
+
+async fn drive<C: GracefulConnection>(connection: C, ends: Ends) {
+    let Ends { stopping, too_many_resets, age, drain } = ends;
+    let mut connection = pin!(connection);
+    tokio::select! {
+        // Errors are the client's: what it sent is no HTTP, or it is gone.
+        _ = connection.as_mut() => return,
+        () = too_many_resets.clone().cancelled_owned() => return,
+        () = stopping.cancelled_owned() => {}
+        () = sleep(age) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    tokio::select! {
+        _ = connection => {}
+        () = too_many_resets.clone().cancelled_owned() => {}
+        () = sleep(drain) => {}
+    }
+}
+
+/// Counts the requests of a connection that the client takes back.
+struct Resets {
+    left: AtomicI64,
+    too_many: CancellationToken,
+}
+
+/// A request in hand.
+struct Unanswered(Option<Arc<Resets>>);
+
+impl Unanswered {
+    fn new(resets: &Arc<Resets>) -> Self {
+        Self(Some(Arc::clone(resets)))
+    }
+
+    fn is_answered(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        if let Some(resets) = &self.0
+            && resets.left.fetch_sub(1, Ordering::Relaxed) <= 0
+        {
+            resets.too_many.cancel();
+        }
+    }
+}
+
+/// Says that a future can be sent where the compiler can still see it.
+fn boxed<'a>(future: impl Future<Output = ()> + Send + 'a) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+    Box::pin(future)
+}

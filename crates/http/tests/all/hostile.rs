@@ -1,0 +1,190 @@
+//! Clients that do their worst.
+
+use std::time::Duration;
+
+use airssys_wasm_http::ServerLimits;
+use http::Request;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::support::{Server, empty, read_all, service, spec, until_room};
+
+/// The status of an answer, 0 for none.
+fn status(answer: &str) -> u16 {
+    answer.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)).map_or(0, |status| status.parse().unwrap())
+}
+
+#[tokio::test]
+async fn requests_that_could_mean_two_things_are_400() {
+    let server = Server::of(spec().build().unwrap()).await;
+    for request in [
+        "GET /hello HTTP/1.1\r\n\r\n",
+        "GET /hello HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
+        "GET /hello HTTP/1.1\r\nhost: a@b\r\n\r\n",
+        "GET http://other.test/hello HTTP/1.1\r\nhost: a\r\n\r\n",
+        "POST /read HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\ncontent-length: 5\r\n\r\nxxxxx",
+        "POST /read HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST /read HTTP/1.1\r\nhost: a\r\ncontent-length: -1\r\n\r\n",
+        "POST /read HTTP/1.1\r\nhost: a\r\ncontent-length: +4\r\n\r\nxxxx",
+        "POST /read HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip\r\n\r\n",
+        "GET /hello HTTP/1.1\r\nhost: a\r\nbad header: x\r\n\r\n",
+        "GET /hello HTTP/1.1\r\nhost: a\r\nx : y\r\n\r\n",
+        "CONNECT web.test:443 HTTP/1.1\r\nhost: web.test:443\r\n\r\n",
+        "OPTIONS * HTTP/1.1\r\nhost: a\r\n\r\n",
+        "nonsense\r\n\r\n",
+    ] {
+        let answer = server.raw(request.as_bytes()).await;
+        assert_eq!(status(&answer), 400, "{request:?}: {answer}");
+        // One answer, and the end of the connection.
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{request:?}: {answer}");
+    }
+    server.get("/hello").await.is(200, "hello");
+}
+
+#[tokio::test]
+async fn a_request_behind_a_body_is_none() {
+    let server = Server::of(spec().build().unwrap()).await;
+    // The length comes behind, and is passed over: what follows the body's end is the next request, and no more.
+    let smuggled = "POST /read HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ncontent-length: 40\r\n\r\n\
+                    0\r\n\r\nGET /trap HTTP/1.1\r\nhost: a\r\n\r\n";
+    let answer = server.raw(smuggled.as_bytes()).await;
+    assert!(answer.matches("HTTP/1.1 ").count() <= 2, "{answer}");
+    // The control: an absolute URI of the same host.
+    let answer = server.raw(b"GET http://a/hello HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+    assert!(status(&answer) == 200 && answer.contains("hello"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_upgrade_is_not_offered() {
+    let server = Server::of(spec().build().unwrap()).await;
+    let answer = server
+        .raw(b"GET /hello HTTP/1.1\r\nhost: a\r\nconnection: upgrade, close\r\nupgrade: h2c\r\nhttp2-settings: x\r\n\r\n")
+        .await;
+    assert!(status(&answer) == 200 && answer.contains("hello"), "{answer}");
+}
+
+#[tokio::test]
+async fn heads_that_are_too_large_are_431_or_414() {
+    let server = Server::of(spec().build().unwrap()).await;
+    let head = |extra: &str| format!("GET /hello HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{extra}\r\n");
+    assert_eq!(status(&server.raw(head("").as_bytes()).await), 200);
+    let long = format!("x: {}\r\n", "x".repeat(17 << 10));
+    assert_eq!(status(&server.raw(head(&long).as_bytes()).await), 431);
+    let many = "x: y\r\n".repeat(101);
+    assert_eq!(status(&server.raw(head(&many).as_bytes()).await), 431);
+    let uri = format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "x".repeat(9 << 10));
+    assert_eq!(status(&server.raw(uri.as_bytes()).await), 414);
+    // Without an end.
+    let endless = format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}", "x".repeat(1 << 20));
+    let answer = server.raw(endless.as_bytes()).await;
+    assert!([0, 431].contains(&status(&answer)), "{answer}");
+    let mut sender = server.http2().await;
+    let request = Request::get("http://web.test/hello").header("x", "x".repeat(17 << 10)).body(empty()).unwrap();
+    let refused = sender.send_request(request).await;
+    assert!(refused.is_err() || refused.unwrap().status() == 431);
+    server.get("/hello").await.is(200, "hello");
+}
+
+#[tokio::test]
+async fn a_slow_head_is_given_up() {
+    let limits = ServerLimits { head: Duration::from_millis(100), ..ServerLimits::default() };
+    let server = Server::with(service(spec().build().unwrap()), limits).await;
+    // Nothing; a part of what HTTP/2 begins with; a part of a head; nothing after a request.
+    for begun in ["", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r", "GET /hello HTT", "GET /hello HTTP/1.1\r\nhost: a\r\n"] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(begun.as_bytes()).await.unwrap();
+        let answer = read_all(&mut stream).await;
+        assert!([0, 408].contains(&status(&answer)), "{begun:?}: {answer}");
+    }
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    stream.write_all(b"GET /hello HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let answer = read_all(&mut stream).await;
+    assert!(status(&answer) == 200 && answer.contains("hello"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_endless_chunked_body_is_413() {
+    let component = spec().build().unwrap();
+    let server = Server::of(component.clone()).await;
+    let stream = TcpStream::connect(server.address).await.unwrap();
+    let (mut reader, mut writer) = stream.into_split();
+    let flooding = tokio::spawn(async move {
+        let head = "POST /read HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+        let chunk = format!("10000\r\n{}\r\n", "x".repeat(1 << 16));
+        if writer.write_all(head.as_bytes()).await.is_ok() {
+            while writer.write_all(chunk.as_bytes()).await.is_ok() {}
+        }
+    });
+    let mut answer = [0; 12];
+    reader.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 413");
+    drop(reader);
+    flooding.await.unwrap();
+    until_room(&component, 64).await;
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_nobodys_crash() {
+    let component = spec().build().unwrap();
+    let mut events = component.events();
+    let server = Server::of(component.clone()).await;
+    for _ in 0..30 {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(b"POST /read HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\npart").await.unwrap();
+        drop(stream);
+    }
+    server.get("/hello").await.is(200, "hello");
+    until_room(&component, 64).await;
+    assert!(events.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn requests_that_are_taken_back_in_a_storm_close_the_connection() {
+    let component = spec().build().unwrap();
+    let limits = ServerLimits { resets: 20, ..ServerLimits::default() };
+    let server = Server::with(service(component.clone()), limits).await;
+    let mut sender = server.http2().await;
+    let mut taken_back = 0;
+    while sender.ready().await.is_ok() {
+        let request = Request::get("http://web.test/wait/25000").body(empty()).unwrap();
+        let mut waiting = Box::pin(sender.send_request(request));
+        // Until the guest runs, or the connection is gone.
+        while component.room() == 64 {
+            if futures_util::poll!(&mut waiting).is_ready() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        drop(waiting);
+        until_room(&component, 64).await;
+        taken_back += 1;
+        assert!(taken_back < 100, "the connection is still there");
+    }
+    assert!(taken_back >= 20);
+    // The control: answers do not count, and other connections are served.
+    let mut sender = server.http2().await;
+    for _ in 0..50 {
+        let request = Request::get("http://web.test/hello").body(empty()).unwrap();
+        assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn idle_connections_in_a_flood_keep_nobody_out() {
+    let limits = ServerLimits { connections_per_address: 1_000, ..ServerLimits::default() };
+    let server = Server::with(service(spec().build().unwrap()), limits).await;
+    let mut idle = Vec::new();
+    for _ in 0..300 {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(b"GET /hello HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        idle.push(stream);
+    }
+    for stream in &mut idle {
+        stream.read_exact(&mut [0; 12]).await.unwrap();
+    }
+    server.get("/hello").await.is(200, "hello");
+    // A server that stops closes them at once.
+    assert_eq!(server.ended().await.broken_off, 0);
+}

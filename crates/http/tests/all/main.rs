@@ -1,0 +1,12 @@
+//! Components and actors behind HTTP, by real clients.
+
+mod answers;
+mod asks;
+mod bodies;
+mod crashes;
+mod hostile;
+mod outgoing;
+mod reuse;
+mod routes;
+mod server;
+mod support;

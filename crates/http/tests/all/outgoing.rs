@@ -1,0 +1,266 @@
+//! Requests of guests to others.
+
+use std::{
+    future::Future,
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use airssys_wasm_http::{Allow, AllowedMethod, Outgoing, OutgoingLimits, OutgoingScheme, Resolve};
+use airssys_wasm_limits::ByteSize;
+use http::{Method, Request};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    sync::mpsc,
+};
+
+use crate::support::{Answer, Server, empty, shared, spec};
+
+/// Gives these addresses, each at one look-up, and counts them.
+#[derive(Debug)]
+struct Addresses {
+    answers: Vec<Vec<IpAddr>>,
+    asked: AtomicUsize,
+}
+
+impl Addresses {
+    fn of(answers: &[&[&str]]) -> std::sync::Arc<Self> {
+        let answers = answers.iter().map(|answer| answer.iter().map(|address| address.parse().unwrap()).collect());
+        shared(Self { answers: answers.collect(), asked: AtomicUsize::new(0) })
+    }
+}
+
+impl Resolve for Addresses {
+    fn resolve(&self, _: &str) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>> {
+        let nth = self.asked.fetch_add(1, Ordering::Relaxed);
+        let answer = self.answers[nth.min(self.answers.len() - 1)].clone();
+        Box::pin(async move { Ok(answer) })
+    }
+}
+
+/// Another host, which answers each request by these bytes and says what it got.
+async fn other(answer: &'static str) -> (SocketAddr, mpsc::UnboundedReceiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (got, received) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let got = got.clone();
+            tokio::spawn(async move {
+                let mut request = Vec::new();
+                // A body, if there is one, is chunked: it ends with an empty chunk and trailers.
+                loop {
+                    if stream.read_buf(&mut request).await.unwrap_or(0) == 0 {
+                        break;
+                    }
+                    let text = String::from_utf8_lossy(&request);
+                    let is_whole = match text.split_once("\r\n\r\n") {
+                        Some((head, body)) if head.contains("chunked") => {
+                            body.contains("0\r\n") && body.ends_with("\r\n\r\n")
+                        }
+                        Some(_) => true,
+                        None => false,
+                    };
+                    if is_whole {
+                        break;
+                    }
+                }
+                _ = got.send(String::from_utf8_lossy(&request).into_owned());
+                _ = stream.write_all(answer.as_bytes()).await;
+                // Until the client is gone.
+                _ = stream.read_to_end(&mut request).await;
+            });
+        }
+    });
+    (address, received)
+}
+
+const HELLO: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
+
+fn allow(host: &str, port: u16, addresses: &[&str]) -> Allow {
+    Allow {
+        scheme: OutgoingScheme::Http,
+        port: Some(port),
+        addresses: addresses.iter().map(|range| range.parse().unwrap()).collect(),
+        ..Allow::https(host.parse().unwrap())
+    }
+}
+
+async fn fetching(outgoing: Outgoing) -> Server {
+    Server::of(spec().with_outgoing(outgoing).build().unwrap()).await
+}
+
+async fn fetch(server: &Server, url: &str) -> Answer {
+    server.request(Request::post("/fetch").header("x-url", url).body(empty()).unwrap()).await
+}
+
+#[tokio::test]
+async fn nothing_is_granted_that_is_not_named() {
+    let (address, mut got) = other(HELLO).await;
+    let server = Server::of(spec().build().unwrap()).await;
+    fetch(&server, &format!("http://{address}/")).await.is(200, "ErrorCode::HttpRequestDenied");
+    let get = Allow {
+        methods: Some(vec![AllowedMethod(Method::GET)]),
+        ..allow("127.0.0.1", address.port(), &["127.0.0.1/32"])
+    };
+    let server = fetching(Outgoing::new(vec![get], OutgoingLimits::default())).await;
+    let port = address.port();
+    let with = |url: String, method: &str| {
+        Request::post("/fetch").header("x-url", url).header("x-method", method).body(empty()).unwrap()
+    };
+    for (url, method) in [
+        (format!("http://127.0.0.1:{port}/"), "POST"),
+        (format!("http://127.0.0.1:{port}/"), "CONNECT"),
+        (format!("http://127.0.0.1:{}/", port ^ 1), "GET"),
+        (format!("http://localhost:{port}/"), "GET"),
+        (format!("https://127.0.0.1:{port}/"), "GET"),
+    ] {
+        server.request(with(url.clone(), method)).await.is(200, "ErrorCode::HttpRequestDenied");
+    }
+    assert!(got.try_recv().is_err());
+    server.request(with(format!("http://127.0.0.1:{port}/"), "GET")).await.is(200, "hello");
+    assert!(got.recv().await.unwrap().starts_with("GET / HTTP/1.1\r\n"));
+}
+
+#[tokio::test]
+async fn an_address_that_is_not_public_is_refused_unless_it_is_granted() {
+    let (address, mut got) = other(HELLO).await;
+    let port = address.port();
+    // By name: what it resolves to counts, every one of it.
+    for addresses in [&["127.0.0.1"][..], &["1.1.1.1", "127.0.0.1"], &["::ffff:127.0.0.1"], &["169.254.169.254"]] {
+        let resolver = Addresses::of(&[addresses]);
+        let outgoing =
+            Outgoing::with_resolver(vec![allow("*", port, &[])], OutgoingLimits::default(), resolver);
+        let server = fetching(outgoing).await;
+        let answer = fetch(&server, &format!("http://evil.test:{port}/")).await;
+        answer.is(200, "ErrorCode::DestinationIpProhibited");
+    }
+    // By address, in all the ways to write one.
+    let server = fetching(Outgoing::new(vec![allow("*", port, &[])], OutgoingLimits::default())).await;
+    for host in ["127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "127.1", "2130706433", "0x7f000001", "localhost", "0.0.0.0"] {
+        let answer = fetch(&server, &format!("http://{host}:{port}/")).await;
+        answer.is(200, "ErrorCode::DestinationIpProhibited");
+    }
+    assert!(got.try_recv().is_err());
+    let resolver = Addresses::of(&[&["127.0.0.1"]]);
+    let granted = vec![allow("good.test", port, &["127.0.0.0/8"])];
+    let server = fetching(Outgoing::with_resolver(granted, OutgoingLimits::default(), resolver)).await;
+    fetch(&server, &format!("http://good.test:{port}/")).await.is(200, "hello");
+    assert!(got.recv().await.is_some());
+}
+
+#[tokio::test]
+async fn a_name_is_looked_up_once_and_what_was_checked_is_connected_to() {
+    let (address, mut got) = other(HELLO).await;
+    let port = address.port();
+    // The second answer would not be permitted, and is not asked for.
+    let resolver = Addresses::of(&[&["127.0.0.1"], &["169.254.169.254"]]);
+    let granted = vec![allow("rebind.test", port, &["127.0.0.1/32"])];
+    let server = fetching(Outgoing::with_resolver(granted, OutgoingLimits::default(), resolver.clone())).await;
+    fetch(&server, &format!("http://rebind.test:{port}/x?y")).await.is(200, "hello");
+    assert_eq!(resolver.asked.load(Ordering::Relaxed), 1);
+    let request = got.recv().await.unwrap();
+    assert!(request.starts_with("POST /x?y HTTP/1.1\r\n") || request.starts_with("GET /x?y HTTP/1.1\r\n"), "{request}");
+    assert_eq!(request.to_lowercase().matches("host:").count(), 1, "{request}");
+    assert!(request.contains(&format!("host: rebind.test:{port}\r\n")), "{request}");
+    // The next request asks again, and is refused.
+    fetch(&server, &format!("http://rebind.test:{port}/")).await.is(200, "ErrorCode::DestinationIpProhibited");
+}
+
+#[tokio::test]
+async fn a_guest_cannot_name_another_host() {
+    let (address, mut got) = other(HELLO).await;
+    let port = address.port();
+    let granted = vec![allow("127.0.0.1", port, &["127.0.0.1/32"])];
+    let server = fetching(Outgoing::new(granted, OutgoingLimits::default())).await;
+    for name in ["host", "transfer-encoding", "connection", "upgrade", "proxy-authorization"] {
+        let request = Request::post("/fetch").header("x-url", format!("http://127.0.0.1:{port}/"));
+        let request = request.header(format!("x-{name}"), "evil").body(empty()).unwrap();
+        server.request(request).await.is(200, &format!("header {name} refused"));
+    }
+    for url in [format!("http://evil@127.0.0.1:{port}/"), format!("http://127.0.0.1:{port}x/"), "http://127.0.0.1:/".into()]
+    {
+        let answer = fetch(&server, &url).await;
+        assert!(["not a request", "ErrorCode::HttpRequestUriInvalid"].contains(&&*answer.body), "{url}: {answer:?}");
+    }
+    assert!(got.try_recv().is_err());
+    let request = Request::post("/fetch").header("x-url", format!("http://127.0.0.1:{port}/")).header("x-mine", "yes");
+    server.request(request.body(empty()).unwrap()).await.is(200, "hello");
+    assert!(got.recv().await.unwrap().contains("mine: yes\r\n"));
+}
+
+#[tokio::test]
+async fn redirects_are_the_guests_business() {
+    let (address, mut got) =
+        other("HTTP/1.1 302 Found\r\nlocation: http://169.254.169.254/\r\ncontent-length: 0\r\n\r\n").await;
+    let granted = vec![allow("127.0.0.1", address.port(), &["127.0.0.1/32"])];
+    let server = fetching(Outgoing::new(granted, OutgoingLimits::default())).await;
+    let answer = fetch(&server, &format!("http://{address}/")).await;
+    assert_eq!(answer.status, 302);
+    assert_eq!(answer.headers["location"], "http://169.254.169.254/");
+    got.recv().await.unwrap();
+    assert!(got.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn trailers_of_a_response_survive() {
+    let (address, _got) = other(
+        "HTTP/1.1 200 OK\r\ntrailer: x-sum\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nx-sum: 12\r\n\r\n",
+    )
+    .await;
+    let granted = vec![allow("127.0.0.1", address.port(), &["127.0.0.1/32"])];
+    let server = fetching(Outgoing::new(granted, OutgoingLimits::default())).await;
+    let request = Request::post("/fetch").header("x-url", format!("http://{address}/")).header("te", "trailers");
+    let answer = server.request(request.body(empty()).unwrap()).await;
+    answer.is(200, "hello");
+    assert_eq!(answer.trailers["x-sum"], "12");
+}
+
+#[tokio::test]
+async fn responses_have_bounds() {
+    let (address, _got) = other(HELLO).await;
+    let granted = || vec![allow("127.0.0.1", address.port(), &["127.0.0.1/32"])];
+    let url = format!("http://{address}/");
+    let limits = OutgoingLimits { response_body: ByteSize::b(5), ..OutgoingLimits::default() };
+    fetch(&fetching(Outgoing::new(granted(), limits)).await, &url).await.is(200, "hello");
+    let limits = OutgoingLimits { response_body: ByteSize::b(4), ..limits };
+    assert!(!fetch(&fetching(Outgoing::new(granted(), limits)).await, &url).await.is_whole);
+    let limits = OutgoingLimits { connections: 0, ..OutgoingLimits::default() };
+    let answer = fetch(&fetching(Outgoing::new(granted(), limits)).await, &url).await;
+    answer.is(200, "ErrorCode::ConnectionLimitReached");
+}
+
+#[tokio::test]
+async fn a_host_that_does_not_answer_is_given_up() {
+    let (address, _got) = other("").await;
+    let granted = vec![allow("127.0.0.1", address.port(), &["127.0.0.1/32"])];
+    let limits = OutgoingLimits { time: Duration::from_millis(200), ..OutgoingLimits::default() };
+    let server = fetching(Outgoing::new(granted, limits)).await;
+    fetch(&server, &format!("http://{address}/")).await.is(200, "ErrorCode::ConnectionReadTimeout");
+}
+
+#[tokio::test]
+async fn connections_end_with_their_guest() {
+    let (address, mut got) = other("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n").await;
+    let granted = vec![allow("127.0.0.1", address.port(), &["127.0.0.1/32"])];
+    let limits = OutgoingLimits { connections: 1, ..OutgoingLimits::default() };
+    let server = fetching(Outgoing::new(granted, limits)).await;
+    let request = || Request::post("/fetch").header("x-url", format!("http://{address}/")).body(empty()).unwrap();
+    let hanging = server.response(request()).await;
+    got.recv().await.unwrap();
+    server.request(request()).await.is(200, "ErrorCode::ConnectionLimitReached");
+    drop(hanging);
+    let again = async {
+        loop {
+            let response = server.response(request()).await;
+            if let Ok(_request) = got.try_recv() {
+                break drop(response);
+            }
+        }
+    };
+    tokio::time::timeout(crate::support::PATIENCE, again).await.unwrap();
+}

@@ -1,0 +1,45 @@
+//! Sandboxes that are used for more than one request.
+
+use airssys_wasm_http::{Reuse, RouteLimits};
+use airssys_wasm_limits::ByteSize;
+
+use crate::support::{Server, spec};
+
+async fn reusing(reuse: Reuse) -> Server {
+    let limits = RouteLimits { reuse: Some(reuse), ..RouteLimits::default() };
+    Server::of(spec().with_limits(limits).build().unwrap()).await
+}
+
+#[tokio::test]
+async fn a_sandbox_is_used_so_many_times() {
+    let server = reusing(Reuse::requests(3)).await;
+    for expected in ["1", "2", "3", "1", "2"] {
+        server.get("/count").await.is(200, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_sandbox_with_too_much_memory_is_not_used_again() {
+    let server = reusing(Reuse { memory: Some(ByteSize::mib(6)), ..Reuse::requests(100) }).await;
+    server.get("/grow/4").await.is(200, "4");
+    server.get("/grow/4").await.is(200, "8");
+    server.get("/grow/4").await.is(200, "4");
+}
+
+#[tokio::test]
+async fn a_sandbox_is_not_used_after_a_crash() {
+    let server = reusing(Reuse::requests(100)).await;
+    server.get("/count").await.is(200, "1");
+    server.get("/count").await.is(200, "2");
+    assert_eq!(server.get("/trap").await.status, 500);
+    server.get("/count").await.is(200, "1");
+    assert!(!server.get("/trap-after").await.is_whole);
+    server.get("/count").await.is(200, "1");
+}
+
+#[tokio::test]
+async fn a_sandbox_that_keeps_a_request_is_not_used_again() {
+    let server = reusing(Reuse::requests(100)).await;
+    server.get("/keep").await.is(200, "1");
+    server.get("/keep").await.is(200, "1");
+}
