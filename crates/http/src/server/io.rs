@@ -3,7 +3,7 @@
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -22,7 +22,19 @@ pub(super) struct ClientIo<S> {
     /// Since the client takes nothing. Made when it first does so.
     stalled: Option<Pin<Box<Sleep>>>,
     is_stalled: bool,
+    /// Since our side is closed.
+    lingering: Option<Lingering>,
 }
+
+/// What a client still sends after our last word is read and thrown away for a while. To close at once would make the system
+/// tell the client that the connection is broken, and the client would not read what it was told.
+struct Lingering {
+    until: Pin<Box<Sleep>>,
+    left: usize,
+}
+
+/// How long, and how many bytes.
+const LINGER: (Duration, usize) = (Duration::from_secs(1), 1 << 20);
 
 /// What a client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +48,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 impl<S: AsyncRead + Unpin> ClientIo<S> {
     pub(super) fn new(inner: S, write_idle: Duration) -> Self {
-        Self { inner, ahead: BytesMut::new(), write_idle, stalled: None, is_stalled: false }
+        Self { inner, ahead: BytesMut::new(), write_idle, stalled: None, is_stalled: false, lingering: None }
     }
 
     /// Reads until it is clear what the client speaks. Nothing at all is HTTP/1.
@@ -85,7 +97,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ClientIo<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for ClientIo<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientIo<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.inner).poll_write(cx, bytes);
         self.watch(cx, polled)
@@ -110,8 +122,27 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ClientIo<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.inner).poll_shutdown(cx);
-        self.watch(cx, polled)
+        let this = &mut *self;
+        if this.lingering.is_none() {
+            let polled = Pin::new(&mut this.inner).poll_shutdown(cx);
+            ready!(this.watch(cx, polled))?;
+        }
+        let (time, bytes) = LINGER;
+        let lingering =
+            this.lingering.get_or_insert_with(|| Lingering { until: Box::pin(sleep(time)), left: bytes });
+        let mut thrown_away = [0; 8 << 10];
+        loop {
+            if lingering.until.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut buffer = ReadBuf::new(&mut thrown_away);
+            let read = ready!(Pin::new(&mut this.inner).poll_read(cx, &mut buffer));
+            let bytes = buffer.filled().len();
+            lingering.left = lingering.left.saturating_sub(bytes);
+            if read.is_err() || bytes == 0 || lingering.left == 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 }
 

@@ -228,7 +228,8 @@ async fn responses_have_bounds() {
     let limits = OutgoingLimits { response_body: ByteSize::b(5), ..OutgoingLimits::default() };
     fetch(&fetching(Outgoing::new(granted(), limits)).await, &url).await.is(200, "hello");
     let limits = OutgoingLimits { response_body: ByteSize::b(4), ..limits };
-    assert!(!fetch(&fetching(Outgoing::new(granted(), limits)).await, &url).await.is_whole);
+    let request = Request::post("/fetch").header("x-url", &url).body(empty()).unwrap();
+    assert!(fetching(Outgoing::new(granted(), limits)).await.is_broken_off(request).await);
     let limits = OutgoingLimits { connections: 0, ..OutgoingLimits::default() };
     let answer = fetch(&fetching(Outgoing::new(granted(), limits)).await, &url).await;
     answer.is(200, "ErrorCode::ConnectionLimitReached");

@@ -112,7 +112,23 @@ impl Server {
         Answer::of(self.response(request).await).await
     }
 
-    pub(crate) async fn response<B>(&self, mut request: Request<B>) -> Response<Incoming>
+    /// Whether an answer is broken off: at its head, or in its body.
+    pub(crate) async fn is_broken_off(&self, request: Request<UnsyncBoxBody<Bytes, std::convert::Infallible>>) -> bool {
+        match self.try_response(request).await {
+            Ok(response) => !Answer::of(response).await.is_whole,
+            Err(error) => error.is_incomplete_message(),
+        }
+    }
+
+    pub(crate) async fn response<B>(&self, request: Request<B>) -> Response<Incoming>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.try_response(request).await.unwrap()
+    }
+
+    async fn try_response<B>(&self, mut request: Request<B>) -> hyper::Result<Response<Incoming>>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -124,7 +140,7 @@ impl Server {
         if !request.headers().contains_key("host") {
             request.headers_mut().insert("host", "web.test".parse().unwrap());
         }
-        tokio::time::timeout(PATIENCE, sender.send_request(request)).await.unwrap().unwrap()
+        tokio::time::timeout(PATIENCE, sender.send_request(request)).await.unwrap()
     }
 
     /// A connection of HTTP/2.
@@ -175,7 +191,10 @@ impl Answer {
                 match frame.map(http_body::Frame::into_data) {
                     Ok(Ok(data)) => bytes.extend_from_slice(&data),
                     Ok(Err(frame)) => trailers = frame.into_trailers().unwrap(),
-                    Err(_) => is_whole = false,
+                    Err(_) => {
+                        is_whole = false;
+                        break;
+                    }
                 }
             }
         };
