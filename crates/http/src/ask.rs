@@ -95,7 +95,9 @@ impl Ask {
 
     fn refused(&self, error: &AskError) -> Refused {
         match error {
-            AskError::NotSent(undelivered) if matches!(undelivered.reason, Refusal::TooLarge { .. }) => Refused::TooLarge,
+            AskError::NotSent(undelivered) if matches!(undelivered.reason, Refusal::TooLarge { .. }) => {
+                Refused::TooLarge
+            }
             AskError::NotSent(_) | AskError::Stopped => Refused::NoRoom(Duration::from_secs(1)),
             AskError::Deadline => Refused::Deadline,
             AskError::Failed { .. } => Refused::Unprocessable,

@@ -146,7 +146,7 @@ impl Body for Bounded {
         let this = &mut *self;
         let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
         let polled = Pin::new(inner).poll_frame(cx);
-        if let Poll::Pending = polled {
+        if polled.is_pending() {
             this.watch.set(WAITING);
             ready!(this.poll_wait(cx));
             return this.fail(Fault::TooSlow);

@@ -89,7 +89,8 @@ impl Breaker {
             state.in_a_row = 0;
         }
         state.in_a_row = state.in_a_row.saturating_add(1);
-        let wait = wait(directive.and_then(|directive| directive.backoff).unwrap_or(self.policy.backoff), state.in_a_row);
+        let wait =
+            wait(directive.and_then(|directive| directive.backoff).unwrap_or(self.policy.backoff), state.in_a_row);
         // The crashes are kept: as long as they are recent, the first crash after the wait closes it again.
         for crash in &mut state.crashes {
             *crash += wait;

@@ -57,9 +57,9 @@ struct Allowance {
 impl Events {
     pub(crate) fn new(component: Arc<str>) -> Self {
         let name = || component.to_string();
-        let crashes = CrashClass::ALL.iter().map(|class| {
-            metrics::counter!("airssys_http_crashes_total", "component" => name(), "kind" => class.as_str())
-        });
+        let crashes = CrashClass::ALL.iter().map(
+            |class| metrics::counter!("airssys_http_crashes_total", "component" => name(), "kind" => class.as_str()),
+        );
         Self {
             crashes: crashes.collect(),
             requests: metrics::counter!("airssys_http_requests_total", "component" => name()),

@@ -44,12 +44,7 @@ impl Default for RouteLimits {
 
 impl RouteLimits {
     pub(crate) fn request_bounds(&self, time: Duration) -> Bounds {
-        Bounds {
-            bytes: self.request_body.as_u64(),
-            idle: self.request_idle,
-            rate: self.request_rate.as_u64(),
-            time,
-        }
+        Bounds { bytes: self.request_body.as_u64(), idle: self.request_idle, rate: self.request_rate.as_u64(), time }
     }
 }
 

@@ -134,7 +134,9 @@ mod tests {
 
     #[test]
     fn what_is_no_host_is_refused() {
-        for text in ["", "a b", "example.com:80", "http://example.com", "a..b", "*.*.com", "a*.com", "user@host", "[::1"] {
+        for text in
+            ["", "a b", "example.com:80", "http://example.com", "a..b", "*.*.com", "a*.com", "user@host", "[::1"]
+        {
             assert!(text.parse::<HostPattern>().is_err(), "{text}");
         }
     }

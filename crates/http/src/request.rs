@@ -87,7 +87,8 @@ impl Checked {
 }
 
 fn length_of(uri: &Uri) -> usize {
-    uri.authority().map_or(0, |authority| authority.as_str().len()) + uri.path_and_query().map_or(0, |path| path.as_str().len())
+    uri.authority().map_or(0, |authority| authority.as_str().len())
+        + uri.path_and_query().map_or(0, |path| path.as_str().len())
 }
 
 /// The one authority that a request names.

@@ -26,7 +26,7 @@ pub(super) struct AnswerBody {
 }
 
 impl AnswerBody {
-    fn is_whole(&mut self) {
+    fn disarm(&mut self) {
         if let Some(guard) = self.guard.take() {
             guard.disarm();
         }
@@ -56,7 +56,7 @@ impl Body for AnswerBody {
                 this.missing = this.missing.map(|missing| missing.saturating_sub(bytes));
                 // The last byte of a promised length comes when the guest has finished.
                 if this.inner.is_end_stream() || this.missing == Some(0) {
-                    this.is_whole();
+                    this.disarm();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -66,7 +66,7 @@ impl Body for AnswerBody {
                 Poll::Ready(Some(Err(BodyBroken::Guest)))
             }
             None => {
-                this.is_whole();
+                this.disarm();
                 Poll::Ready(None)
             }
         }

@@ -3,14 +3,7 @@
 mod body;
 mod reuse;
 
-use std::{
-    fmt,
-    future::poll_fn,
-    pin::Pin,
-    sync::Arc,
-    task::Poll,
-    time::Duration,
-};
+use std::{fmt, future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
 use airssys_wasm_actor::RestartPolicy;
 use airssys_wasm_engine::{
@@ -77,7 +70,10 @@ pub struct HttpComponentSpec<U: HttpHost = HttpState> {
 
 impl<U: HttpHost> fmt::Debug for HttpComponentSpec<U> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpComponentSpec").field("name", &self.name).field("limits", &self.limits).finish_non_exhaustive()
+        f.debug_struct("HttpComponentSpec")
+            .field("name", &self.name)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
     }
 }
 
@@ -283,7 +279,8 @@ impl<U: HttpHost> Component<U> {
             Some(Ok(head)) => head,
             declined => {
                 let id = ReportId::new();
-                let why = if declined.is_some() { "the guest answered with an error" } else { "the guest gave no answer" };
+                let why =
+                    if declined.is_some() { "the guest answered with an error" } else { "the guest gave no answer" };
                 tracing::debug!(component = %self.name, %id, "{why}");
                 return Err(Refused::Failed(Some(id)));
             }

@@ -2,7 +2,10 @@
 
 use airssys_wasm_engine::{
     Linker,
-    wasmtime::{self, StoreContextMut, component::{Resource, ResourceTable}},
+    wasmtime::{
+        self, StoreContextMut,
+        component::{Resource, ResourceTable},
+    },
 };
 use airssys_wasm_isolation::HostState;
 use wasmtime_wasi_http::{

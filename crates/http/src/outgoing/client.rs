@@ -61,11 +61,7 @@ impl Outgoing {
     }
 
     /// Sends a request. Dropping the future, the body or the driver ends the connection.
-    pub(crate) async fn send(
-        self,
-        request: Request<WasiBody>,
-        options: Option<RequestOptions>,
-    ) -> Result<Sent, Error> {
+    pub(crate) async fn send(self, request: Request<WasiBody>, options: Option<RequestOptions>) -> Result<Sent, Error> {
         let Inner { allow, limits, connections, resolver, tls } = &*self.0;
         let options = options.unwrap_or_default();
         let began = Instant::now();
@@ -109,21 +105,22 @@ impl Outgoing {
 
         // As HTTP/1.1 has it: the path alone, and the authority that was checked as the one `Host`.
         let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-        parts.headers.insert(
-            header::HOST,
-            HeaderValue::from_str(authority.as_str()).map_err(|_| Error::HttpRequestUriInvalid)?,
-        );
+        parts
+            .headers
+            .insert(header::HOST, HeaderValue::from_str(authority.as_str()).map_err(|_| Error::HttpRequestUriInvalid)?);
         parts.uri = Uri::from(path);
         parts.version = http::Version::HTTP_11;
         let bounds = |bytes: u64, idle: Duration| Bounds { bytes, idle, rate: 0, time: end - began };
         let body = Bounded::new(body, bounds(limits.request_body.as_u64(), limits.time), Side::Request).boxed_unsync();
         let request = Request::from_parts(parts, body);
 
-        let first_byte = options.first_byte_timeout.map_or(end, |wanted| end.min(Instant::now() + wanted.min(limits.time)));
+        let first_byte =
+            options.first_byte_timeout.map_or(end, |wanted| end.min(Instant::now() + wanted.min(limits.time)));
         let (response, driver) = match scheme {
             OutgoingScheme::Http => exchange(stream, request, first_byte, permit).await?,
             OutgoingScheme::Https => {
-                let stream = timeout_at(until, tls.connect(host, stream)).await.map_err(|_| Error::ConnectionTimeout)??;
+                let stream =
+                    timeout_at(until, tls.connect(host, stream)).await.map_err(|_| Error::ConnectionTimeout)??;
                 exchange(stream, request, first_byte, permit).await?
             }
         };

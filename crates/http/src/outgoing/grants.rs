@@ -167,7 +167,8 @@ mod tests {
     #[test]
     fn host_scheme_port_and_method_all_count() {
         use OutgoingScheme::{Http, Https};
-        let grants = grants(r#"allow = [{ host = "api.test", methods = ["GET"] }, { host = "*.x.test", scheme = "http" }]"#);
+        let grants =
+            grants(r#"allow = [{ host = "api.test", methods = ["GET"] }, { host = "*.x.test", scheme = "http" }]"#);
         assert!(permitted(&grants, Https, "api.test", 443, Method::GET));
         assert!(!permitted(&grants, Https, "api.test", 443, Method::POST));
         assert!(!permitted(&grants, Https, "api.test", 8443, Method::GET));

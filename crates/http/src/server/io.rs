@@ -128,8 +128,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientIo<S> {
             ready!(this.watch(cx, polled))?;
         }
         let (time, bytes) = LINGER;
-        let lingering =
-            this.lingering.get_or_insert_with(|| Lingering { until: Box::pin(sleep(time)), left: bytes });
+        let lingering = this.lingering.get_or_insert_with(|| Lingering { until: Box::pin(sleep(time)), left: bytes });
         let mut thrown_away = [0; 8 << 10];
         loop {
             if lingering.until.as_mut().poll(cx).is_ready() {

@@ -16,7 +16,11 @@ use std::{
 };
 
 use http::Request;
-use hyper::{body::Incoming, server::conn::{http1, http2}, service::service_fn};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::graceful::GracefulConnection,
@@ -31,11 +35,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
 
+pub use self::limits::ServerLimits;
 use self::{
     addresses::{Addresses, Counted},
     io::{ClientIo, Protocol},
 };
-pub use self::limits::ServerLimits;
 use crate::{request::ByTls, service::HttpService};
 
 /// Serves an [`HttpService`] on a port, by HTTP/1.1 and HTTP/2.
@@ -189,13 +193,10 @@ impl Connection {
             }
         };
         let too_many_resets = CancellationToken::new();
-        let resets = Arc::new(Resets { left: AtomicI64::new(self.limits.resets.into()), too_many: too_many_resets.clone() });
-        let ends = Ends {
-            stopping: self.stopping.clone(),
-            too_many_resets,
-            age: self.limits.age,
-            drain: self.limits.drain,
-        };
+        let resets =
+            Arc::new(Resets { left: AtomicI64::new(self.limits.resets.into()), too_many: too_many_resets.clone() });
+        let ends =
+            Ends { stopping: self.stopping.clone(), too_many_resets, age: self.limits.age, drain: self.limits.drain };
         let service = self.service.clone();
         let by_tls = agreed.is_some();
         let service = service_fn(move |mut request: Request<Incoming>| {
@@ -206,7 +207,7 @@ impl Connection {
             let answer = service.clone().call(request);
             async move {
                 let answer = answer.await;
-                answered.is_answered();
+                answered.disarm();
                 Ok::<_, Infallible>(answer.unwrap_or_else(|never| match never {}))
             }
         });
@@ -281,7 +282,7 @@ impl Unanswered {
         Self(Some(Arc::clone(resets)))
     }
 
-    fn is_answered(mut self) {
+    fn disarm(mut self) {
         self.0 = None;
     }
 }

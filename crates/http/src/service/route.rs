@@ -22,7 +22,7 @@ pub struct Route {
 /// The beginning of a path, at a border of segments: `/api` is that of `/api` and `/api/x`, and not of `/apix`.
 ///
 /// Paths are compared as the client wrote them: `/a/../b` and `/%61` begin with `/a` and `/%61`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PathPrefix(String);
 
@@ -60,12 +60,6 @@ impl PathPrefix {
     /// Whether a path begins with it.
     pub fn begins(&self, path: &str) -> bool {
         path.strip_prefix(&*self.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    }
-}
-
-impl Default for PathPrefix {
-    fn default() -> Self {
-        Self(String::new())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use airssys_wasm_actor::{ActorRef, ActorSpec, ActorSystem, SystemConfig};
+use airssys_wasm_actor::{ActorRef, ActorSandbox, ActorSpec, ActorSystem, SystemConfig};
 use airssys_wasm_engine::{EngineConfig, Profile, WasmEngine};
 use airssys_wasm_http::{AskActor, RouteLimits};
 use airssys_wasm_isolation::SandboxSpec;
@@ -11,12 +11,16 @@ use airssys_wasm_limits::{ByteSize, ResourceLimits};
 use crate::support::Server;
 
 async fn counter() -> (ActorSystem, ActorRef) {
+    actor(|sandbox| ActorSpec::new("counter".parse().unwrap(), sandbox)).await
+}
+
+pub(crate) async fn actor(spec: impl FnOnce(ActorSandbox) -> ActorSpec) -> (ActorSystem, ActorRef) {
     let engine = WasmEngine::new(EngineConfig::small().compile_in_process()).unwrap();
     let system = ActorSystem::new(engine, SystemConfig::default());
     let component = system.engine().load(airssys_wasm_fixtures::COUNTER, Profile::Plain).await.unwrap();
     let limits = ResourceLimits { message_size: ByteSize::kib(64), ..ResourceLimits::with_memory(ByteSize::mib(8)) };
     let sandbox = SandboxSpec::new(system.link(&component).unwrap(), limits).unwrap();
-    let actor = system.spawn(ActorSpec::new("counter".parse().unwrap(), sandbox)).await.unwrap();
+    let actor = system.spawn(spec(sandbox)).await.unwrap();
     (system, actor)
 }
 

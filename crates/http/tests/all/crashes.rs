@@ -52,11 +52,8 @@ async fn a_crash_in_the_body_breaks_the_stream() {
 
 #[tokio::test]
 async fn a_deadline_is_504_and_a_spinning_guest_500() {
-    let limits = ResourceLimits {
-        deadline: Duration::from_millis(300),
-        cpu_time: Duration::from_millis(20),
-        ..limits()
-    };
+    let limits =
+        ResourceLimits { deadline: Duration::from_millis(300), cpu_time: Duration::from_millis(20), ..limits() };
     let component = spec_with(limits).build().unwrap();
     let mut events = component.events();
     let server = Server::of(component).await;
@@ -132,7 +129,11 @@ async fn crashes_in_a_loop_close_the_route_and_others_stay_open() {
         ..RestartPolicy::default()
     };
     let policy = RestartPolicy {
-        backoff: airssys_wasm_actor::Backoff { first: Duration::from_secs(40), longest: Duration::from_secs(40), ..policy.backoff },
+        backoff: airssys_wasm_actor::Backoff {
+            first: Duration::from_secs(40),
+            longest: Duration::from_secs(40),
+            ..policy.backoff
+        },
         ..policy
     };
     let component = spec().with_restart(policy).build().unwrap();

@@ -46,7 +46,9 @@ async fn requests_that_could_mean_two_things_are_400() {
 async fn a_request_behind_a_body_is_none() {
     let server = Server::of(spec().build().unwrap()).await;
     // With two lengths: the first counts, and the connection ends with it.
-    for lengths in ["transfer-encoding: chunked\r\ncontent-length: 40", "content-length: 40\r\ntransfer-encoding: chunked"] {
+    for lengths in
+        ["transfer-encoding: chunked\r\ncontent-length: 40", "content-length: 40\r\ntransfer-encoding: chunked"]
+    {
         let smuggled = format!(
             "POST /read HTTP/1.1\r\nhost: a\r\n{lengths}\r\n\r\n0\r\n\r\nGET /trap HTTP/1.1\r\nhost: a\r\n\r\n"
         );

@@ -5,6 +5,7 @@ mod asks;
 mod bodies;
 mod crashes;
 mod hostile;
+mod manifest;
 mod outgoing;
 mod reuse;
 mod routes;

@@ -133,15 +133,16 @@ async fn an_address_that_is_not_public_is_refused_unless_it_is_granted() {
     // By name: what it resolves to counts, every one of it.
     for addresses in [&["127.0.0.1"][..], &["1.1.1.1", "127.0.0.1"], &["::ffff:127.0.0.1"], &["169.254.169.254"]] {
         let resolver = Addresses::of(&[addresses]);
-        let outgoing =
-            Outgoing::with_resolver(vec![allow("*", port, &[])], OutgoingLimits::default(), resolver);
+        let outgoing = Outgoing::with_resolver(vec![allow("*", port, &[])], OutgoingLimits::default(), resolver);
         let server = fetching(outgoing).await;
         let answer = fetch(&server, &format!("http://evil.test:{port}/")).await;
         answer.is(200, "ErrorCode::DestinationIpProhibited");
     }
     // By address, in all the ways to write one.
     let server = fetching(Outgoing::new(vec![allow("*", port, &[])], OutgoingLimits::default())).await;
-    for host in ["127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "127.1", "2130706433", "0x7f000001", "localhost", "0.0.0.0"] {
+    for host in
+        ["127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "127.1", "2130706433", "0x7f000001", "localhost", "0.0.0.0"]
+    {
         let answer = fetch(&server, &format!("http://{host}:{port}/")).await;
         answer.is(200, "ErrorCode::DestinationIpProhibited");
     }
@@ -182,7 +183,8 @@ async fn a_guest_cannot_name_another_host() {
         let request = request.header(format!("x-{name}"), "evil").body(empty()).unwrap();
         server.request(request).await.is(200, &format!("header {name} refused"));
     }
-    for url in [format!("http://evil@127.0.0.1:{port}/"), format!("http://127.0.0.1:{port}x/"), "http://127.0.0.1:/".into()]
+    for url in
+        [format!("http://evil@127.0.0.1:{port}/"), format!("http://127.0.0.1:{port}x/"), "http://127.0.0.1:/".into()]
     {
         let answer = fetch(&server, &url).await;
         assert!(["not a request", "ErrorCode::HttpRequestUriInvalid"].contains(&&*answer.body), "{url}: {answer:?}");

@@ -8,8 +8,8 @@ use std::{
 
 use airssys_wasm_engine::{EngineConfig, LoadedComponent, Profile, WasmEngine};
 use airssys_wasm_http::{
-    HttpComponent, HttpComponentSpec, HttpServer, HttpService, HttpState, HttpTarget, Route, ServerLimits, ServerReport,
-    add_http,
+    HttpComponent, HttpComponentSpec, HttpServer, HttpService, HttpState, HttpTarget, Route, ServerLimits,
+    ServerReport, add_http,
 };
 use airssys_wasm_isolation::{SandboxSpec, add_wasi};
 use airssys_wasm_limits::{ByteSize, ResourceLimits};
@@ -134,8 +134,7 @@ impl Server {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let stream = TcpStream::connect(self.address).await.unwrap();
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.unwrap();
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         if !request.headers().contains_key("host") {
             request.headers_mut().insert("host", "web.test".parse().unwrap());
