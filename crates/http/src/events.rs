@@ -45,6 +45,9 @@ pub(crate) struct Events {
     log: Mutex<Allowance>,
 }
 
+/// Bytes of a report in the log, some of which are the guest's.
+const LONGEST_REPORT: usize = 4 << 10;
+
 /// Reports of crashes that go into the log in one second.
 const REPORTS: u32 = 10;
 
@@ -77,7 +80,9 @@ impl Events {
     pub(crate) fn crashed(&self, id: ReportId, crash: Crash) {
         self.crashes[crash.kind().class() as usize].increment(1);
         if let Some(left_out) = self.log.lock().take(Instant::now()) {
-            tracing::warn!(component = %self.component, %id, left_out, "{crash}");
+            let report = crash.to_string();
+            let report = &report[..report.floor_char_boundary(LONGEST_REPORT)];
+            tracing::warn!(component = %self.component, %id, left_out, "{report}");
         }
         // Fails if nobody listens.
         _ = self.sender.send(HttpEvent::Crashed { component: Arc::clone(&self.component), id, crash: Arc::new(crash) });

@@ -23,8 +23,8 @@ use wasmtime_wasi_http::{
     WasiBody,
     p2::{
         bindings::http::types::{ErrorCode, Scheme},
-        body::HostIncomingBody,
-        types::{HostFutureIncomingResponse, HostIncomingRequest, HostResponseOutparam},
+        body::{HostFutureTrailers, HostIncomingBody},
+        types::{HostFutureIncomingResponse, HostIncomingRequest, HostIncomingResponse, HostResponseOutparam},
     },
 };
 
@@ -356,6 +356,8 @@ impl<U: HttpHost> Component<U> {
                 || entry.is::<HostIncomingBody>()
                 || entry.is::<HostResponseOutparam>()
                 || entry.is::<HostFutureIncomingResponse>()
+                || entry.is::<HostIncomingResponse>()
+                || entry.is::<HostFutureTrailers>()
         });
         if !keeps_request && ext.http().live_bodies() < READ_BY_OTHERS {
             idle.give(kept, Instant::now());

@@ -106,10 +106,14 @@ impl Body for Written {
                     Ok(data) if data.is_empty() => {}
                     Ok(data) => {
                         this.written = this.written.saturating_add(data.len() as u64);
-                        if this.length.is_some_and(|length| this.written >= length) && this.last.is_none() {
-                            this.last = Some(data);
-                        } else {
-                            return Poll::Ready(Some(Ok(Frame::data(data))));
+                        match this.length {
+                            // The guest hears of it by the error of its write, when the bytes are here already.
+                            Some(length) if this.written > length => {
+                                (this.state, this.last) = (State::Over, None);
+                                return Poll::Ready(Some(Err(Error::HttpResponseBodySize(Some(this.written)))));
+                            }
+                            Some(length) if this.written == length => this.last = Some(data),
+                            _ => return Poll::Ready(Some(Ok(Frame::data(data)))),
                         }
                     }
                     // Sent by `finish`, and so the end.
@@ -144,5 +148,79 @@ impl Body for Written {
     fn size_hint(&self) -> SizeHint {
         // The head says it.
         SizeHint::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderMap;
+    use http_body_util::StreamBody;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// What comes out of a body into which the guest writes these, and whether it breaks off.
+    async fn out(length: Option<u64>, frames: Vec<Frame<Bytes>>, finishes: bool) -> (Vec<Frame<Bytes>>, bool) {
+        let (sender, mut receiver) = mpsc::channel(8);
+        let stream = StreamBody::new(futures_util::stream::poll_fn(move |cx| receiver.poll_recv(cx)));
+        let mut bodies = Bodies::default();
+        let mut body = bodies.add(1, length, stream.boxed_unsync());
+        assert_eq!(bodies.live(), 1);
+        for frame in frames {
+            sender.send(Ok(frame)).await.unwrap();
+        }
+        if finishes {
+            bodies.finish(1);
+        }
+        drop(sender);
+        let mut out = Vec::new();
+        let broken = loop {
+            match body.frame().await {
+                None => break false,
+                Some(Ok(frame)) => out.push(frame),
+                Some(Err(_)) => break true,
+            }
+        };
+        assert!(body.frame().await.is_none());
+        drop(body);
+        assert_eq!(bodies.live(), 0);
+        (out, broken)
+    }
+
+    fn data(text: &'static str) -> Frame<Bytes> {
+        Frame::data(Bytes::from(text))
+    }
+
+    fn text(frames: &[Frame<Bytes>]) -> String {
+        frames.iter().filter_map(Frame::data_ref).map(|data| String::from_utf8_lossy(data)).collect()
+    }
+
+    #[tokio::test]
+    async fn a_body_is_complete_only_if_it_was_finished() {
+        for length in [None, Some(8)] {
+            let (frames, broken) = out(length, vec![data("part"), data("part")], true).await;
+            assert_eq!((&*text(&frames), broken), ("partpart", false));
+            let (frames, broken) = out(length, vec![data("part"), data("part")], false).await;
+            // The promised length is not reached.
+            let expected = if length.is_some() { "part" } else { "partpart" };
+            assert_eq!((&*text(&frames), broken), (expected, true));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_longer_than_was_promised_is_broken_off() {
+        for frames in [vec![data("part"), data("more")], vec![data("partmore")]] {
+            let (frames, broken) = out(Some(4), frames, true).await;
+            assert_eq!((&*text(&frames), broken), ("", true));
+        }
+    }
+
+    #[tokio::test]
+    async fn trailers_come_behind_the_last_byte() {
+        for length in [None, Some(4)] {
+            let trailers = HeaderMap::from_iter([("x".parse().unwrap(), "y".parse().unwrap())]);
+            let (frames, broken) = out(length, vec![data("part"), Frame::trailers(trailers)], true).await;
+            assert!(!broken && frames.len() == 2 && frames[1].is_trailers());
+        }
     }
 }

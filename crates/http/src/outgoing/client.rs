@@ -89,12 +89,17 @@ impl Outgoing {
 
         let connect = options.connect_timeout.map_or(limits.connect, |wanted| wanted.min(limits.connect));
         let until = (began + connect).min(end);
-        let addresses = match literal(host) {
-            Some(address) => vec![address],
-            None => timeout_at(until, resolver.resolve(host))
-                .await
-                .map_err(|_| Error::DnsTimeout)?
-                .map_err(|_| Error::DnsError { rcode: None, info_code: None })?,
+        let (addresses, permit) = match literal(host) {
+            Some(address) => (vec![address], permit),
+            None => {
+                let looking_up = resolver.resolve(host);
+                // A task of its own, which goes on when the guest is gone: its permit is held as long as its thread.
+                let looking_up = tokio::spawn(async move { (looking_up.await, permit) });
+                let looked_up = timeout_at(until, looking_up).await.map_err(|_| Error::DnsTimeout)?;
+                let no_address = || Error::DnsError { rcode: None, info_code: None };
+                let (found, permit) = looked_up.map_err(|_| no_address())?;
+                (found.map_err(|_| no_address())?, permit)
+            }
         };
         // All of them, so that none can be hidden behind one that is refused or does not answer.
         if !addresses.iter().all(|address| permitted.may_reach(*address)) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use airssys_wasm_actor::{ActorRef, ActorSandbox, ActorSpec, ActorSystem, SystemConfig};
 use airssys_wasm_engine::{EngineConfig, Profile, WasmEngine};
-use airssys_wasm_http::{AskActor, RouteLimits};
+use airssys_wasm_http::{AskActor, HttpState, Outgoing, RouteLimits, add_http};
 use airssys_wasm_isolation::SandboxSpec;
 use airssys_wasm_limits::{ByteSize, ResourceLimits};
 
@@ -42,6 +42,18 @@ async fn an_actor_answers_as_its_handler_does() {
     let gone = server.post("/", "get").await;
     gone.is(503, "");
     assert_eq!(gone.retry_after(), Some(1));
+}
+
+#[tokio::test]
+async fn actors_are_linked_in_the_same_way() {
+    let engine = WasmEngine::new(EngineConfig::small().compile_in_process()).unwrap();
+    let web = engine.load(airssys_wasm_fixtures::WEB, Profile::Plain).await.unwrap();
+    let without = ActorSystem::new(engine.clone(), SystemConfig::default());
+    assert!(without.link(&web).is_err());
+    let grants = Outgoing::default();
+    let state = move |_: &_| HttpState::new(grants.clone());
+    let system = ActorSystem::with_host(engine, SystemConfig::default(), state, add_http);
+    system.link(&web).unwrap();
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Components and actors behind HTTP, by real clients.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
 mod answers;
 mod asks;
 mod bodies;

@@ -90,7 +90,7 @@ async fn a_component_is_loaded_by_its_manifest() {
     server.request(request).await.is(200, "2");
     server.post("/hello", "x".repeat(11)).await.is(413, "");
     // One that answers no HTTP.
-    fs::write(&wasm, airssys_wasm_fixtures::RUST).unwrap();
+    fs::write(&wasm, airssys_wasm_fixtures::WASI_PROBE).unwrap();
     let (folder, engine) = (folder.path().join("Component.toml"), &engine);
     assert!(matches!(HttpManifest::load(engine, folder, None).await, Err(LoadHttpError::NoHandler(_))));
 }
