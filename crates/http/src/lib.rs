@@ -74,6 +74,11 @@ mod request;
 mod server;
 mod service;
 
+/// Compiles the examples of the page about HTTP as doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/http.md")]
+struct Page;
+
 pub use answer::{BodyBroken, HttpBody, ReportId};
 pub use ask::AskActor;
 pub use component::{HttpComponent, HttpComponentSpec};
