@@ -56,8 +56,12 @@
 //! # What it leaves to others
 //!
 //! What a guest may use is in `airssys-wasm-limits`, its sandbox in `airssys-wasm-isolation`, actors in
-//! `airssys-wasm-actor`. It speaks no TLS: put it behind what does, and outgoing `https` is refused. It offers neither upgrades
-//! nor WebSockets, and no `wasi:http@0.3`.
+//! `airssys-wasm-actor`. It offers neither upgrades nor WebSockets, and no `wasi:http@0.3`.
+//!
+//! # Features
+//!
+//! `tls` (default: off): TLS by rustls, for [`HttpServer`] and for outgoing requests by `https`. Without it these are
+//! `TLS-protocol-error`.
 
 mod answer;
 mod ask;
@@ -91,3 +95,5 @@ pub use pattern::{HostPattern, InvalidHostPattern};
 pub use request::HeadLimits;
 pub use server::{HttpServer, ServerLimits, ServerReport};
 pub use service::{HttpService, HttpServiceBuilder, HttpTarget, InvalidPathPrefix, PathPrefix, Route, SameRoute};
+#[cfg(feature = "tls")]
+pub use tokio_rustls::rustls;

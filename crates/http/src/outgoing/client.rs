@@ -56,8 +56,19 @@ impl Outgoing {
     /// These grants within these limits, by a resolver of the embedder's.
     pub fn with_resolver(allow: Vec<Allow>, limits: OutgoingLimits, resolver: Arc<dyn Resolve>) -> Self {
         let permits = (limits.connections as usize).min(Semaphore::MAX_PERMITS);
-        let tls = Tls::for_grants(&allow);
-        Self(Arc::new(Inner { allow, limits, connections: Arc::new(Semaphore::new(permits)), resolver, tls }))
+        let connections = Arc::new(Semaphore::new(permits));
+        Self(Arc::new(Inner { allow, limits, connections, resolver, tls: Tls::default() }))
+    }
+
+    /// With this configuration for `https`, in place of the roots that Mozilla trusts. Its protocols for ALPN must be none, or
+    /// `http/1.1`. What was sent before is not counted among the connections of the result.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn with_tls(self, config: Arc<tokio_rustls::rustls::ClientConfig>) -> Self {
+        let Inner { allow, limits, resolver, .. } = &*self.0;
+        let connections = Arc::new(Semaphore::new((limits.connections as usize).min(Semaphore::MAX_PERMITS)));
+        let (allow, limits, resolver) = (allow.clone(), *limits, Arc::clone(resolver));
+        Self(Arc::new(Inner { allow, limits, connections, resolver, tls: Tls::by(config) }))
     }
 
     /// Sends a request. Dropping the future, the body or the driver ends the connection.

@@ -3,6 +3,7 @@
 mod addresses;
 mod io;
 mod limits;
+mod tls;
 
 use std::{
     convert::Infallible,
@@ -39,6 +40,7 @@ pub use self::limits::ServerLimits;
 use self::{
     addresses::{Addresses, Counted},
     io::{ClientIo, Protocol},
+    tls::Tls,
 };
 use crate::{request::ByTls, service::HttpService};
 
@@ -49,6 +51,7 @@ use crate::{request::ByTls, service::HttpService};
 pub struct HttpServer {
     service: HttpService,
     limits: ServerLimits,
+    tls: Tls,
 }
 
 /// How a server ended.
@@ -66,13 +69,21 @@ pub struct ServerReport {
 impl HttpServer {
     /// A server with the default limits.
     pub fn new(service: HttpService) -> Self {
-        Self { service, limits: ServerLimits::default() }
+        Self { service, limits: ServerLimits::default(), tls: Tls::default() }
     }
 
     /// With these limits.
     #[must_use]
     pub fn with_limits(mut self, limits: ServerLimits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// With TLS on all connections. What the configuration says of ALPN is replaced by `h2` and `http/1.1`.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn with_tls(mut self, config: &tokio_rustls::rustls::ServerConfig) -> Self {
+        self.tls = Tls::by(config);
         self
     }
 
@@ -83,7 +94,7 @@ impl HttpServer {
     ///
     /// Outside a tokio runtime with timers.
     pub async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()> + Send) -> ServerReport {
-        let Self { service, limits } = self;
+        let Self { service, limits, tls } = self;
         let places = Arc::new(Semaphore::new((limits.connections as usize).min(Semaphore::MAX_PERMITS)));
         let addresses = Addresses::new(limits.connections_per_address);
         let stopping = CancellationToken::new();
@@ -109,6 +120,7 @@ impl HttpServer {
                         let connection = Connection {
                             service: service.clone(),
                             limits,
+                            tls: tls.clone(),
                             stopping: stopping.clone(),
                             _held: (place, counted),
                         };
@@ -164,6 +176,7 @@ const ALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_sec
 struct Connection {
     service: HttpService,
     limits: ServerLimits,
+    tls: Tls,
     stopping: CancellationToken,
     _held: (OwnedSemaphorePermit, Counted),
 }
@@ -172,7 +185,17 @@ impl Connection {
     async fn serve(self, stream: TcpStream) {
         // An answer in parts is not to wait for the client's acknowledgement.
         _ = stream.set_nodelay(true);
-        self.serve_io(stream, None).await;
+        if self.tls.is_off() {
+            return self.serve_io(stream, None).await;
+        }
+        let accepted = tokio::select! {
+            () = self.stopping.clone().cancelled_owned() => return,
+            accepted = timeout(self.limits.head, self.tls.accept(stream)) => accepted,
+        };
+        // Errors are the client's.
+        if let Ok(Ok((stream, protocol))) = accepted {
+            self.serve_io(stream, Some(protocol)).await;
+        }
     }
 
     /// Serves a stream, which is of this protocol if both sides have agreed on it by TLS.

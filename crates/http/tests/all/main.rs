@@ -13,3 +13,5 @@ mod reuse;
 mod routes;
 mod server;
 mod support;
+#[cfg(feature = "tls")]
+mod tls;
