@@ -4,10 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use airssys_wasm_isolation::{Crash, CrashClass};
 use metrics::Counter;
-use parking_lot::Mutex;
 use tokio::{sync::broadcast, time::Instant};
 
-use crate::answer::ReportId;
+use crate::{allowance::Allowance, answer::ReportId};
 
 /// What happened at an [`HttpService`](crate::HttpService).
 #[derive(Debug, Clone)]
@@ -42,7 +41,7 @@ pub(crate) struct Events {
     crashes: Box<[Counter]>,
     pub(crate) requests: Counter,
     pub(crate) refused: Counter,
-    log: Mutex<Allowance>,
+    log: Allowance,
 }
 
 /// Bytes of a report in the log, some of which are the guest's.
@@ -50,12 +49,6 @@ const LONGEST_REPORT: usize = 4 << 10;
 
 /// Reports of crashes that go into the log in one second.
 const REPORTS: u32 = 10;
-
-struct Allowance {
-    since: Instant,
-    written: u32,
-    left_out: u64,
-}
 
 impl Events {
     pub(crate) fn new(component: Arc<str>) -> Self {
@@ -68,7 +61,7 @@ impl Events {
             requests: metrics::counter!("airssys_http_requests_total", "component" => name()),
             refused: metrics::counter!("airssys_http_refused_total", "component" => name()),
             sender: broadcast::Sender::new(BEHIND),
-            log: Mutex::new(Allowance { since: Instant::now(), written: 0, left_out: 0 }),
+            log: Allowance::new(REPORTS),
             component,
         }
     }
@@ -79,7 +72,7 @@ impl Events {
 
     pub(crate) fn crashed(&self, id: ReportId, crash: Crash) {
         self.crashes[crash.kind().class() as usize].increment(1);
-        if let Some(left_out) = self.log.lock().take(Instant::now()) {
+        if let Some(left_out) = self.log.take(Instant::now()) {
             let report = crash.to_string();
             let report = &report[..report.floor_char_boundary(LONGEST_REPORT)];
             tracing::warn!(component = %self.component, %id, left_out, "{report}");
@@ -91,36 +84,5 @@ impl Events {
     pub(crate) fn closed(&self, lasts: Option<Duration>) {
         tracing::error!(component = %self.component, ?lasts, "closed after too many crashes");
         _ = self.sender.send(HttpEvent::Closed { component: Arc::clone(&self.component), lasts });
-    }
-}
-
-impl Allowance {
-    /// Reports left out before this one, or `None` if it is left out as well.
-    fn take(&mut self, now: Instant) -> Option<u64> {
-        if now.saturating_duration_since(self.since) >= Duration::from_secs(1) {
-            (self.since, self.written) = (now, 0);
-        }
-        if self.written < REPORTS {
-            self.written += 1;
-            Some(std::mem::take(&mut self.left_out))
-        } else {
-            self.left_out += 1;
-            None
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn the_log_has_so_many_reports_in_a_second_and_says_how_many_it_left_out() {
-        let now = Instant::now();
-        let mut allowance = Allowance { since: now, written: 0, left_out: 0 };
-        assert_eq!((0..15).filter_map(|_| allowance.take(now)).collect::<Vec<_>>(), [0; 10]);
-        let later = now + Duration::from_secs(1);
-        assert_eq!(allowance.take(later), Some(5));
-        assert_eq!(allowance.take(later), Some(0));
     }
 }

@@ -63,6 +63,7 @@
 //! `tls` (default: off): TLS by rustls, for [`HttpServer`] and for outgoing requests by `https`. Without it these are
 //! `TLS-protocol-error`.
 
+mod allowance;
 mod answer;
 mod ask;
 mod bounded;

@@ -1,5 +1,6 @@
 //! Requests to targets, by host and path.
 
+mod access;
 mod route;
 
 use std::{
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 
+use self::access::{Access, Asked};
 pub use self::route::{InvalidPathPrefix, PathPrefix, Route};
 use crate::{
     answer::{HttpBody, Refused},
@@ -74,6 +76,7 @@ struct Inner {
     /// Those that are tried first come first.
     routes: Vec<(Route, HttpTarget)>,
     head: HeadLimits,
+    access: Access,
 }
 
 /// A service in the making.
@@ -123,7 +126,7 @@ impl HttpServiceBuilder {
                 return Err(SameRoute(route.clone()));
             }
         }
-        Ok(HttpService(Arc::new(Inner { routes: self.routes, head: self.head })))
+        Ok(HttpService(Arc::new(Inner { routes: self.routes, head: self.head, access: Access::default() })))
     }
 }
 
@@ -162,12 +165,18 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        let asked = Asked::new(&request);
         let answer = self.answer(request);
+        let this = Arc::clone(&self.0);
         Box::pin(async move {
-            Ok(match answer {
+            let response = match answer {
                 Ok(answer) => answer.await,
                 Err(refused) => refused.answer(),
-            })
+            };
+            if let Some(asked) = asked {
+                this.access.log(&asked, response.status());
+            }
+            Ok(response)
         })
     }
 }

@@ -9,7 +9,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::support::{Server, empty, read_all, service, spec, until_room};
+use crate::support::{PATIENCE, Server, empty, read_all, service, spec, until_room};
 
 /// The status of an answer, 0 for none.
 fn status(answer: &str) -> u16 {
@@ -191,4 +191,36 @@ async fn idle_connections_in_a_flood_keep_nobody_out() {
     server.get("/hello").await.is(200, "hello");
     // A server that stops closes them at once.
     assert_eq!(server.ended().await.broken_off, 0);
+}
+
+#[tokio::test]
+async fn hostile_clients_leave_no_task_behind() {
+    let component = spec().build().unwrap();
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    let server = Server::of(component.clone()).await;
+    for _ in 0..10 {
+        for begun in [
+            "GET /hello HTT",
+            "POST /read HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\npart",
+            "GET /flood HTTP/1.1\r\nhost: a\r\n\r\n",
+            "GET /wait/25000 HTTP/1.1\r\nhost: a\r\n\r\n",
+            "GET /trap-after HTTP/1.1\r\nhost: a\r\n\r\n",
+        ] {
+            let mut stream = TcpStream::connect(server.address).await.unwrap();
+            stream.write_all(begun.as_bytes()).await.unwrap();
+            if begun.contains("flood") || begun.contains("after") {
+                stream.read_exact(&mut [0; 12]).await.unwrap();
+            }
+        }
+    }
+    server.get("/hello").await.is(200, "hello");
+    until_room(&component, 64).await;
+    server.ended().await;
+    let gone = async {
+        while tasks() > before {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.unwrap();
 }

@@ -3,7 +3,7 @@
 use airssys_wasm_http::{HttpService, Route, SameRoute, ServerLimits};
 use http::Request;
 
-use crate::support::{Server, empty, spec};
+use crate::support::{Server, empty, get, spec};
 
 #[tokio::test]
 async fn the_most_exact_route_gets_the_request() {
@@ -29,6 +29,18 @@ async fn the_most_exact_route_gets_the_request() {
     assert_eq!((status, took_it), (404, None));
     let request = Request::get("/count/x").header("host", "web.test").body(empty()).unwrap();
     server.request(request).await.is(200, "1");
+}
+
+#[tokio::test]
+async fn a_service_works_inside_a_program_of_ones_own() {
+    let router = axum::Router::new().route("/own", axum::routing::get(async || "own"));
+    let service = HttpService::builder().route(Route::all(), spec().build().unwrap()).build().unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(axum::serve(listener, router.fallback_service(service)).into_future());
+    get(address, "/own").await.is(200, "own");
+    get(address, "/hello").await.is(200, "hello");
+    assert_eq!(get(address, "/trap").await.status, 500);
 }
 
 #[test]

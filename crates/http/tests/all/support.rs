@@ -166,6 +166,15 @@ pub(crate) async fn read_all(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&read).into_owned()
 }
 
+/// Asks a server that is none of [`Server`]'s.
+pub(crate) async fn get(address: SocketAddr, path: &str) -> Answer {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::get(path).header("host", "web.test").body(empty()).unwrap();
+    Answer::of(sender.send_request(request).await.unwrap()).await
+}
+
 pub(crate) fn service(target: impl Into<HttpTarget>) -> HttpService {
     HttpService::builder().route(Route::all(), target).build().unwrap()
 }

@@ -1,0 +1,71 @@
+//! The access log: an event of `tracing` for each answer, as many as the log may have.
+
+use std::fmt;
+
+use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
+use tokio::time::Instant;
+
+use crate::allowance::Allowance;
+
+/// Lines in one second.
+const LINES: u32 = 1_000;
+
+/// Bytes of a host or path that a line has. The client chooses them.
+const LONGEST: usize = 256;
+
+/// The target of its events.
+const TARGET: &str = "airssys_http::access";
+
+pub(super) struct Access(Allowance);
+
+impl Default for Access {
+    fn default() -> Self {
+        Self(Allowance::new(LINES))
+    }
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Access")
+    }
+}
+
+/// What a line says of a request.
+pub(super) struct Asked {
+    began: Instant,
+    method: Method,
+    host: String,
+    path: String,
+}
+
+impl Asked {
+    /// `None` where nobody listens.
+    pub(super) fn new<B>(request: &Request<B>) -> Option<Self> {
+        tracing::enabled!(target: TARGET, tracing::Level::INFO).then(|| Self {
+            began: Instant::now(),
+            method: request.method().clone(),
+            host: shown(host_of(request.uri(), request.headers())),
+            // Without the query, which may have secrets in it.
+            path: shown(request.uri().path().as_bytes()),
+        })
+    }
+}
+
+fn host_of<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> &'a [u8] {
+    let host = || headers.get(header::HOST).map_or(&b""[..], |host| host.as_bytes());
+    uri.authority().map_or_else(host, |authority| authority.as_str().as_bytes())
+}
+
+fn shown(bytes: &[u8]) -> String {
+    bytes[..bytes.len().min(LONGEST)].escape_ascii().to_string()
+}
+
+impl Access {
+    /// When the head goes out; the body may take longer.
+    pub(super) fn log(&self, asked: &Asked, status: StatusCode) {
+        let Some(left_out) = self.0.take(Instant::now()) else { return };
+        let Asked { began, method, host, path } = asked;
+        let (status, micros) = (status.as_u16(), began.elapsed().as_micros() as u64);
+        tracing::info!(target: TARGET, %method, %host, %path, status, micros, left_out);
+    }
+}
