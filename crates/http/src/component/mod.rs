@@ -194,6 +194,11 @@ type Running = Pin<Box<dyn Future<Output = Ended> + Send>>;
 /// What a guest says first.
 type Head = Result<Response<WasiBody>, ErrorCode>;
 
+/// Whether a guest has exited as one does that is done.
+fn is_done(crash: &Crash) -> bool {
+    matches!(crash.kind(), CrashKind::Exit { code: 0 })
+}
+
 /// Bodies of one sandbox that clients may still read while it is used again.
 const READ_BY_OTHERS: usize = 16;
 
@@ -272,6 +277,8 @@ impl<U: HttpHost> Component<U> {
         let is_running = match ended {
             None => true,
             Some(Ended::Returned) => false,
+            // Some toolchains end each call by it.
+            Some(Ended::Crashed(crash)) if head.is_some() && is_done(&crash) => false,
             // Nothing has been sent yet, so nothing of the guest's is.
             Some(Ended::Crashed(crash)) => return Err(self.crashed_before(crash, &watch)),
         };
@@ -410,6 +417,7 @@ impl<U: HttpHost> Component<U> {
         match crash.kind() {
             // The client is gone.
             CrashKind::Cancelled => {}
+            CrashKind::Exit { code: 0 } => {}
             // A client that reads slowly makes a guest wait; a shortage is the host's.
             CrashKind::Deadline { .. } | CrashKind::Budget { .. } => _ = self.report(crash),
             _ => _ = self.blame(crash),

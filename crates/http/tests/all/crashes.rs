@@ -51,6 +51,20 @@ async fn a_crash_in_the_body_breaks_the_stream() {
 }
 
 #[tokio::test]
+async fn to_exit_after_the_answer_is_no_crash() {
+    let component = spec().build().unwrap();
+    let mut events = component.events();
+    let server = Server::of(component).await;
+    server.get("/exit").await.is(200, "done");
+    server.get("/hello").await.is(200, "hello");
+    assert!(events.try_recv().is_err());
+    // The control: as failed.
+    assert_eq!(server.get("/exit-failed").await.status, 500);
+    let HttpEvent::Crashed { crash, .. } = events.recv().await.unwrap() else { panic!("it crashed") };
+    assert_eq!(crash.kind(), &CrashKind::Exit { code: 1 });
+}
+
+#[tokio::test]
 async fn a_deadline_is_504_and_a_spinning_guest_500() {
     let limits =
         ResourceLimits { deadline: Duration::from_millis(300), cpu_time: Duration::from_millis(20), ..limits() };
