@@ -60,6 +60,24 @@ const STEPS: &[Step] = &[
         )
     },
     always("tests and doc tests", &[&["test", "--workspace", "--locked"]]),
+    always(
+        "TLS, which nobody switches on above",
+        &[
+            &[
+                "clippy",
+                "--package",
+                "airssys-wasm-http",
+                "--features",
+                "tls",
+                "--all-targets",
+                "--locked",
+                "--",
+                "--deny",
+                "warnings",
+            ],
+            &["test", "--package", "airssys-wasm-http", "--features", "tls", "--locked"],
+        ],
+    ),
     always("rustdoc", &[&["doc", "--workspace", "--no-deps", "--locked"]]),
     always("guests", &[&["xtask", "fixtures", "--check"]]),
     always(

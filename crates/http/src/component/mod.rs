@@ -340,6 +340,7 @@ impl<U: HttpHost> Component<U> {
         };
         let (head, answered) = oneshot::channel();
         let (table, ext) = sandbox.table_and_ext();
+        ext.http().follow(&parts.headers);
         let mut view = view_of(table, ext.http());
         let scheme = if https { Scheme::Https } else { Scheme::Http };
         let incoming = view.new_incoming_request(scheme, Request::from_parts(parts, body))?;

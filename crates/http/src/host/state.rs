@@ -1,6 +1,6 @@
 //! What `wasi:http` needs in a store.
 
-use http::HeaderName;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use wasmtime_wasi_http::{
     Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpHooks,
     p2::bindings::http::types::ErrorCode,
@@ -53,12 +53,18 @@ impl HttpState {
     pub fn new(outgoing: Outgoing) -> Self {
         let mut ctx = WasiHttpCtx::new();
         ctx.set_field_size_limit(FIELDS);
-        Self { ctx, hooks: Hooks { outgoing }, bodies: Bodies::default() }
+        Self { ctx, hooks: Hooks { outgoing, trace: Vec::new() }, bodies: Bodies::default() }
     }
 
     /// Replaces the grants of outgoing requests.
     pub fn grant(&mut self, outgoing: Outgoing) {
         self.hooks.outgoing = outgoing;
+    }
+
+    /// Takes the trace of the request in hand, which goes out with the guest's requests that have none of their own.
+    pub(crate) fn follow(&mut self, headers: &HeaderMap) {
+        let found = TRACE.into_iter().filter_map(|name| Some((name, headers.get(name)?.clone())));
+        self.hooks.trace = found.collect();
     }
 
     /// Bodies that the guest wrote and that nobody has read to the end.
@@ -69,12 +75,16 @@ impl HttpState {
 
 pub(super) struct Hooks {
     outgoing: Outgoing,
+    trace: Vec<(&'static str, HeaderValue)>,
 }
+
+/// Headers of a trace, as the W3C has them.
+const TRACE: [&str; 2] = ["traceparent", "tracestate"];
 
 impl WasiHttpHooks for Hooks {
     fn send_request(
         &mut self,
-        request: http::Request<WasiBody>,
+        mut request: http::Request<WasiBody>,
         options: Option<RequestOptions>,
         _: Box<dyn Future<Output = Result<(), Error>> + Send>,
     ) -> Box<
@@ -82,6 +92,11 @@ impl WasiHttpHooks for Hooks {
                 Output = Result<(http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>,
             > + Send,
     > {
+        // The two belong together.
+        if !request.headers().contains_key(TRACE[0]) {
+            let trace = self.trace.iter().map(|(name, value)| (HeaderName::from_static(name), value.clone()));
+            request.headers_mut().extend(trace);
+        }
         Box::new(self.outgoing.clone().send(request, options))
     }
 

@@ -68,7 +68,7 @@ mod off {
 
     /// No TLS.
     #[derive(Debug, Clone, Default)]
-    pub(in crate::outgoing) struct Tls;
+    pub(in crate::outgoing) struct Tls(());
 
     impl Tls {
         pub(in crate::outgoing) async fn connect(&self, _: &str, _: TcpStream) -> Result<TcpStream, Error> {

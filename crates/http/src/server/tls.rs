@@ -61,7 +61,7 @@ mod off {
 
     /// No TLS.
     #[derive(Debug, Clone, Default)]
-    pub(in crate::server) struct Tls;
+    pub(in crate::server) struct Tls(());
 
     impl Tls {
         pub(in crate::server) fn is_off(&self) -> bool {

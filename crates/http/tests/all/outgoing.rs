@@ -267,3 +267,18 @@ async fn connections_end_with_their_guest() {
     };
     tokio::time::timeout(crate::support::PATIENCE, again).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_trace_goes_on_unless_the_guest_has_its_own() {
+    let (address, mut got) = other(HELLO).await;
+    let granted = vec![allow("127.0.0.1", address.port(), &["127.0.0.1/32"])];
+    let server = fetching(Outgoing::new(granted, OutgoingLimits::default())).await;
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let request = || Request::post("/fetch").header("x-url", format!("http://{address}/")).header("traceparent", trace);
+    server.request(request().body(empty()).unwrap()).await.is(200, "hello");
+    let sent = got.recv().await.unwrap();
+    assert!(sent.contains(&format!("traceparent: {trace}\r\n")), "{sent}");
+    server.request(request().header("x-traceparent", "own").body(empty()).unwrap()).await.is(200, "hello");
+    let sent = got.recv().await.unwrap();
+    assert!(sent.contains("traceparent: own\r\n") && !sent.contains(trace), "{sent}");
+}
