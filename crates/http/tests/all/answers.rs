@@ -4,8 +4,9 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Answer, Server, empty, spec};
+use crate::support::{Answer, Server, empty, read_all, spec};
 
 #[tokio::test]
 async fn a_component_answers() {
@@ -100,4 +101,36 @@ async fn a_head_request_has_no_body() {
     let server = Server::of(spec().build().unwrap()).await;
     server.send(Method::HEAD, "/hello", Bytes::new()).await.is(200, "");
     server.send(Method::HEAD, "/too-short", Bytes::new()).await.is(200, "");
+}
+
+#[tokio::test]
+async fn a_connection_serves_one_request_after_the_other() {
+    let server = Server::of(spec().build().unwrap()).await;
+    let hello = "GET /hello HTTP/1.1\r\nhost: a\r\n\r\n";
+    let echo = "POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nyes";
+    // A crash is no reason to close it; a body that nobody reads is read over.
+    let trap = "POST /trap HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc";
+    let last = "GET /hello HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    let answers = server.raw([hello, echo, hello, trap, last].concat().as_bytes()).await;
+    let statuses: Vec<_> = answers.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
+    assert_eq!(statuses, ["200", "200", "200", "500", "200"], "{answers}");
+}
+
+#[tokio::test]
+async fn a_client_that_asks_first_is_told_to_go_on_when_the_guest_reads() {
+    let server = Server::of(spec().build().unwrap()).await;
+    let head = |path: &str| {
+        format!(
+            "POST {path} HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 3\r\nconnection: close\r\n\r\n"
+        )
+    };
+    let mut stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
+    stream.write_all(head("/read").as_bytes()).await.unwrap();
+    let mut go_on = [0; 25];
+    stream.read_exact(&mut go_on).await.unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(b"abc").await.unwrap();
+    assert!(read_all(&mut stream).await.starts_with("HTTP/1.1 200"));
+    // The control: one that does not read.
+    assert!(server.raw(head("/hello").as_bytes()).await.starts_with("HTTP/1.1 200"));
 }
