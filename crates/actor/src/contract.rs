@@ -52,6 +52,25 @@ pub struct NoHandler {
     pub exports: Vec<String>,
 }
 
+/// A component that cannot be what its specification says.
+#[derive(Debug)]
+pub(crate) enum Unfit {
+    NoHandler(NoHandler),
+    Concurrency(ConcurrencyError),
+}
+
+impl From<NoHandler> for Unfit {
+    fn from(error: NoHandler) -> Self {
+        Self::NoHandler(error)
+    }
+}
+
+impl From<ConcurrencyError> for Unfit {
+    fn from(error: ConcurrencyError) -> Self {
+        Self::Concurrency(error)
+    }
+}
+
 /// Several messages cannot be in flight at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

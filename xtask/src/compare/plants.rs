@@ -226,8 +226,8 @@ const SET_2: &[Plant] = &[
         sort: Sort::Fifth,
         edits: &[Edit {
             file: "crates/actor/src/guest/incarnation.rs",
-            from: "            contract: contract_of(&spec.sandbox, spec.contract)?,\n",
-            to: "            contract: {\n                let loaded = spec.sandbox.template().loaded();\n                std::hint::black_box((Contract::of(loaded).is_ok(), loaded.exports()));\n                contract_of(&spec.sandbox, spec.contract)?\n            },\n",
+            from: "        let contract = contract_of(&spec.sandbox, spec.contract)?;\n",
+            to: "        let contract = {\n            let loaded = spec.sandbox.template().loaded();\n            std::hint::black_box((Contract::of(loaded).is_ok(), loaded.exports()));\n            contract_of(&spec.sandbox, spec.contract)?\n        };\n",
         }],
         shows_in: &["actor/spawn/guest/one_worker", "actor/restart/spawn/one_worker"],
     },
@@ -382,8 +382,8 @@ const SET_3: &[Plant] = &[
         sort: Sort::Five,
         edits: &[Edit {
             file: "crates/actor/src/guest/incarnation.rs",
-            from: "        let topic = message.topic().map(Arc::from);\n",
-            to: "        for n in 0..std::hint::black_box(170_u32) {\n            std::hint::black_box(n);\n        }\n        let topic = message.topic().map(Arc::from);\n",
+            from: "        sandbox.ext_mut().turn = TurnState { trace, deadline: message.deadline() };\n",
+            to: "        for n in 0..std::hint::black_box(170_u32) {\n            std::hint::black_box(n);\n        }\n        sandbox.ext_mut().turn = TurnState { trace, deadline: message.deadline() };\n",
         }],
         shows_in: &[
             "actor/ask/guest/64b/one_worker",

@@ -27,8 +27,8 @@ use tokio::time::Instant;
 
 use crate::{
     ActorSandbox, ActorSpec, ActorState, BoxError, Capabilities, ConcurrencyError, ContractKind, During, HealthError,
-    Links, LinksError, NoHandler, SpawnError, StartError, UpgradeError,
-    contract::Contract,
+    Links, LinksError, NoHandler, StartError, UpgradeError,
+    contract::{Contract, Unfit},
     failure::declined::Declined,
     guest::{
         bodies::MessageBody,
@@ -105,11 +105,7 @@ pub(crate) fn linked(component: &LoadedComponent, links: &Links) -> Result<Optio
 }
 
 impl<U: Send + 'static> GuestBlueprint<U> {
-    pub(crate) fn new(
-        spec: &ActorSpec<U>,
-        links: Option<Arc<Linked>>,
-        default: &MakeState<U>,
-    ) -> Result<Self, SpawnError> {
+    pub(crate) fn new(spec: &ActorSpec<U>, links: Option<Arc<Linked>>, default: &MakeState<U>) -> Result<Self, Unfit> {
         let contract = contract_of(&spec.sandbox, spec.contract)?;
         check_concurrency(spec.concurrency.get() as usize, &contract, &spec.sandbox)?;
         Ok(Self {

@@ -8,6 +8,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::{
     ActorRef, ConcurrencyError, LinksError, NoHandler, RestartPolicy, StartError,
+    contract::Unfit,
     failure::{policy::History, report::Failure},
     runtime::{
         cell::Cell,
@@ -79,6 +80,15 @@ pub enum SpawnError {
     /// The system is shutting down.
     #[error("the system is shutting down")]
     ShuttingDown,
+}
+
+impl From<Unfit> for SpawnError {
+    fn from(unfit: Unfit) -> Self {
+        match unfit {
+            Unfit::NoHandler(error) => error.into(),
+            Unfit::Concurrency(error) => error.into(),
+        }
+    }
 }
 
 /// An actor that is about to be spawned.
