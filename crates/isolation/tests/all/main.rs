@@ -67,6 +67,8 @@ enum Wait {
     GivesWay,
     /// The same, after work that takes as long as a step.
     WorksAndGivesWay,
+    /// The same without end: the guest never comes to a place where it is held against its CPU time.
+    WorksWithoutEnd,
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -123,6 +125,13 @@ fn define_host(linker: &mut Linker<HostState<Host>>) {
         Box::new(async move {
             match wait {
                 Wait::GivesWay => tokio::task::yield_now().await,
+                Wait::WorksWithoutEnd => {
+                    let (engine, time) = time_in_step.unwrap();
+                    loop {
+                        engine.pass_time(time);
+                        tokio::task::yield_now().await;
+                    }
+                }
                 Wait::WorksAndGivesWay => {
                     let (engine, time) = time_in_step.unwrap();
                     engine.pass_time(time);

@@ -336,6 +336,17 @@ async fn what_the_host_works_before_it_waits_is_charged() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_the_host_works_without_end_is_ended_by_the_guests_cpu_time() {
+    let engine = engine();
+    let spec = spec_in(&engine, HOST_CALLS.as_bytes(), Profile::Plain, cpu_ticks(5));
+    let host = Host { wait: crate::Wait::WorksWithoutEnd, ..stepping(&engine, 1_000) };
+    let sandbox = spec.instantiate(host).await.unwrap();
+    let crash = call(&spec, sandbox, "waits", Some(1)).await.unwrap_err();
+    assert_eq!(*crash.kind(), CrashKind::CpuTime { allowed: 5 });
+    assert!((7..=9).contains(&crash.usage().cpu_ticks), "{:?}", crash.usage());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_guest_cannot_keep_the_deadline_from_being_looked_at() {
     let limits = ResourceLimits { deadline: Duration::from_secs(5), ..limits() };
     let spec = spec_in(&engine(), HOST_CALLS.as_bytes(), Profile::Plain, limits);
