@@ -64,6 +64,7 @@ pub use failure::policy::{Backoff, Directive, Intensity, Restart, RestartPolicy}
 pub use failure::report::{BoxError, CrashReport, During, StartError};
 pub use guest::calls::{ActorExport, Argument};
 pub use guest::capabilities::{Capabilities, NamePattern};
+pub use guest::front::Front;
 pub use guest::links::Links;
 pub use guest::manifest::{ActorManifest, ComponentTable, LoadManifestError};
 pub use guest::spec::{ActorSandbox, ActorSpec, ActorState, ActorTemplate, DEFAULT_REDELIVERY};
@@ -76,7 +77,7 @@ pub use runtime::recycle::{Recycle, RecycleReason};
 pub use runtime::upgrade::{UpgradeError, UpgradeOptions};
 pub use supervision::supervisor::{ChildError, Strategy, SupervisorPolicy, SupervisorRef};
 pub use system::{
-    ActorSystem, HostSubscription, ResendError, ShutdownReport, SpawnError, SupervisorSpec, SystemConfig,
+    ActorSystem, HostSubscription, ResendError, ShutdownReport, SpawnError, StateFactory, SupervisorSpec, SystemConfig,
 };
 
 /// Compiles the README's examples as doc tests.

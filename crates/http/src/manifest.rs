@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use airssys_wasm_actor::{ActorManifest, RestartPolicy};
+use airssys_wasm_actor::{ActorManifest, LoadManifestError, RestartPolicy, SpawnError};
 use airssys_wasm_engine::{ExportError, LinkError, LoadError, WasmEngine};
 use airssys_wasm_isolation::{KeyValueStore, SandboxManifest, SandboxSpec, add_config, add_keyvalue, add_wasi};
 use airssys_wasm_limits::{ManifestError, QuotaError};
@@ -84,7 +84,7 @@ impl HttpTable {
 }
 
 /// The `Component.toml` of a component that answers HTTP and is no actor: `[component]` with `name` and `wasm`, `[http]`,
-/// `[supervision]`, and the tables of sandboxes.
+/// `[supervision]`, and the tables of sandboxes. One that speaks with actors, or is one, is loaded by [`load`](crate::load).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct HttpManifest {
@@ -150,6 +150,12 @@ pub enum LoadHttpError {
     /// The component does not answer HTTP.
     #[error(transparent)]
     NoHandler(#[from] ExportError),
+    /// The component cannot be loaded for a system of actors.
+    #[error(transparent)]
+    Actor(#[from] LoadManifestError),
+    /// Its actor was not spawned.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
 }
 
 impl HttpManifest {
@@ -165,21 +171,7 @@ impl HttpManifest {
         if http.ask {
             return Err(custom("`ask` is for actors; read their manifest by `HttpTable::with_actor`"));
         }
-        let supervision = match manifest.remove("supervision") {
-            None => default_policy(),
-            Some(table) => {
-                let names = |key: &str| table.as_table().is_some_and(|table| table.contains_key(key));
-                let (intensity, backoff) = (names("intensity"), names("backoff"));
-                let mut policy: RestartPolicy = table.try_into()?;
-                if !intensity {
-                    policy.intensity = default_policy().intensity;
-                }
-                if !backoff {
-                    policy.backoff = default_policy().backoff;
-                }
-                policy
-            }
-        };
+        let supervision = supervision(&mut manifest)?;
         let component = manifest.remove("component");
         let component = component.ok_or_else(|| custom("there is no [component] table; add one with a `name`"))?;
         let ComponentTable { name, wasm } = component.try_into()?;
@@ -239,11 +231,26 @@ impl HttpManifest {
     }
 }
 
-fn custom(message: &str) -> ManifestError {
+/// The `[supervision]` table. What it leaves out is as in [`HttpComponentSpec::with_restart`].
+pub(crate) fn supervision(manifest: &mut toml::Table) -> Result<RestartPolicy, ManifestError> {
+    let Some(table) = manifest.remove("supervision") else { return Ok(default_policy()) };
+    let names = |key: &str| table.as_table().is_some_and(|table| table.contains_key(key));
+    let (intensity, backoff) = (names("intensity"), names("backoff"));
+    let mut policy: RestartPolicy = table.try_into()?;
+    if !intensity {
+        policy.intensity = default_policy().intensity;
+    }
+    if !backoff {
+        policy.backoff = default_policy().backoff;
+    }
+    Ok(policy)
+}
+
+pub(crate) fn custom(message: &str) -> ManifestError {
     ManifestError::Toml(de::Error::custom(message))
 }
 
-fn only_wasm(folder: &Path, manifest: &Path) -> Result<PathBuf, LoadHttpError> {
+pub(crate) fn only_wasm(folder: &Path, manifest: &Path) -> Result<PathBuf, LoadHttpError> {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let read = |source| LoadHttpError::Read { path: folder.to_owned(), source };
     let mut found = Vec::new();

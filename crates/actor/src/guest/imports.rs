@@ -250,6 +250,8 @@ struct Request {
     asker: Arc<Cell>,
     to: ComponentId,
     message: MessageEnvelope,
+    /// What the asker itself has time for.
+    ends: Option<Instant>,
 }
 
 impl Request {
@@ -259,21 +261,28 @@ impl Request {
             state.deny(DeniedAction::Request, to.as_str());
             return Err(GuestSendError::Denied);
         }
-        Ok(Self { asker: Arc::clone(&state.cell), to, message: state.envelope(payload) })
+        Ok(Self { asker: Arc::clone(&state.cell), to, message: state.envelope(payload), ends: state.ends })
     }
 
     async fn answer(self, timeout: Duration) -> Result<Bytes, GuestRequestError> {
-        let Self { asker, to, message } = self;
+        let Self { asker, to, message, ends } = self;
         let receivers = asker.services.registry.sinks(&to);
-        ask_any(&asker, receivers, &message, timeout, Silence::IsAnAnswer).await
+        ask_any(&asker, receivers, &message, earlier(timeout, ends), Silence::IsAnAnswer).await
     }
 }
 
 /// Asks a topic's subscribers, one after the other, until one answers.
 pub(super) async fn request_topic(question: Publication, timeout: Duration) -> Result<Bytes, GuestRequestError> {
-    let Publication { by, topic, message } = question;
+    let Publication { by, topic, message, ends } = question;
     let receivers = by.services.broker.sinks(&topic);
-    ask_any(&by, receivers.into_iter(), &message.with_topic(topic), timeout, Silence::IsPassedOver).await
+    let until = earlier(timeout, ends);
+    ask_any(&by, receivers.into_iter(), &message.with_topic(topic), until, Silence::IsPassedOver).await
+}
+
+/// When a request has ended.
+fn earlier(timeout: Duration, ends: Option<Instant>) -> Instant {
+    let until = later(Instant::now(), timeout);
+    ends.map_or(until, |ends| ends.min(until))
 }
 
 /// How a handler's return without an answer counts.
@@ -288,10 +297,9 @@ async fn ask_any(
     asker: &Cell,
     receivers: impl Iterator<Item = Arc<Endpoint>>,
     message: &MessageEnvelope,
-    timeout: Duration,
+    until: Instant,
     silence: Silence,
 ) -> Result<Bytes, GuestRequestError> {
-    let until = later(Instant::now(), timeout);
     // Host subscribers do not answer.
     let actors = receivers.filter_map(|receiver| match &*receiver {
         Endpoint::Actor(cell) => Some(Arc::clone(cell)),
@@ -369,6 +377,7 @@ pub(super) struct Publication {
     by: Arc<Cell>,
     topic: Topic,
     message: MessageEnvelope,
+    ends: Option<Instant>,
 }
 
 impl Publication {
@@ -378,12 +387,12 @@ impl Publication {
             state.deny(DeniedAction::Publish, topic.as_str());
             return Err(GuestSendError::Denied);
         }
-        Ok(Self { by: Arc::clone(&state.cell), topic, message: state.envelope(payload) })
+        Ok(Self { by: Arc::clone(&state.cell), topic, message: state.envelope(payload), ends: state.ends })
     }
 
     /// Tells how many took it.
     pub(super) async fn publish(self) -> u32 {
-        let Self { by, topic, message } = self;
+        let Self { by, topic, message, .. } = self;
         let report = by.services.broker.publish(&topic, message).await;
         // The guest gets the number of deliveries, the metrics the number of refusals.
         by.metrics.refused_publications.increment((report.refused.len() + report.dropped) as u64);

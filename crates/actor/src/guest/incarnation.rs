@@ -105,27 +105,40 @@ pub(crate) fn linked(component: &LoadedComponent, links: &Links) -> Result<Optio
 }
 
 impl<U: Send + 'static> GuestBlueprint<U> {
-    pub(crate) fn new(spec: &ActorSpec<U>, links: Option<Arc<Linked>>, default: &MakeState<U>) -> Result<Self, Unfit> {
+    pub(crate) fn new(
+        spec: &ActorSpec<U>,
+        links: Option<Arc<Linked>>,
+        default: MakeState<U>,
+    ) -> Result<Self, Unfit> {
         let contract = contract_of(&spec.sandbox, spec.contract)?;
         check_concurrency(spec.concurrency.get() as usize, &contract, &spec.sandbox)?;
         Ok(Self {
             contract,
             at_a_time: spec.concurrency.get() as usize,
             sandbox: configured(spec.sandbox.clone().with_name(spec.options.id.as_str()), &spec.config),
-            capabilities: match &links {
-                None => Arc::clone(&spec.capabilities),
-                Some(_) => Arc::new(Capabilities::clone(&spec.capabilities).with_links(&spec.links)),
-            },
+            capabilities: granted(spec, links.is_some()),
             config: Arc::new(spec.config.clone()),
-            state: spec.state.as_ref().unwrap_or(default).clone(),
+            state: spec.state.clone().unwrap_or(default),
             links,
             stored: spec.sandbox.keyvalue_account().cloned(),
         })
     }
 }
 
+/// The grants for messages, with what links need.
+fn granted<U>(spec: &ActorSpec<U>, has_links: bool) -> Arc<Capabilities> {
+    if has_links {
+        Arc::new(Capabilities::clone(&spec.capabilities).with_links(&spec.links))
+    } else {
+        Arc::clone(&spec.capabilities)
+    }
+}
+
 /// With the actor's entries for `wasi:config`.
-fn configured<U: Send + 'static>(sandbox: ActorSandbox<U>, config: &BTreeMap<String, String>) -> ActorSandbox<U> {
+pub(crate) fn configured<U: Send + 'static>(
+    sandbox: ActorSandbox<U>,
+    config: &BTreeMap<String, String>,
+) -> ActorSandbox<U> {
     if config.is_empty() {
         return sandbox;
     }
@@ -206,16 +219,7 @@ impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
         if self.contract.restore.is_some() {
             fits("state", state.as_ref().map_or(0, Bytes::len))?;
         }
-        let mut ext = ActorState {
-            user: self.state.make(cell, interrupt).await?,
-            cell: Arc::clone(cell),
-            capabilities: Arc::clone(&self.capabilities),
-            turn: TurnState::default(),
-            turns: None,
-            in_flight: None,
-            fitting: None,
-            denials: 0,
-        };
+        let mut ext = ActorState::new(self.state.make(cell, interrupt).await?, cell, &self.capabilities);
         for (to, interface) in self.links.iter().flat_map(|links| &links.interfaces) {
             ext.fitting.get_or_insert_default().begin(cell, to, interface).map_err(|fault| StartError::Link {
                 interface: interface.name.to_string(),

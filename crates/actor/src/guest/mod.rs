@@ -3,6 +3,7 @@
 pub(crate) mod bodies;
 pub(crate) mod calls;
 pub(crate) mod capabilities;
+pub(crate) mod front;
 pub(crate) mod imports;
 pub(crate) mod in_flight;
 pub(crate) mod incarnation;

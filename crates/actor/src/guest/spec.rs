@@ -192,9 +192,25 @@ pub struct ActorState<U = ()> {
     pub(crate) fitting: Option<Box<Fitting>>,
     /// Calls denied in this incarnation.
     pub(crate) denials: u64,
+    /// Until when all that it asks must have ended: that of a [`Front`](crate::Front)'s request.
+    pub(crate) ends: Option<Instant>,
 }
 
 impl<U> ActorState<U> {
+    pub(crate) fn new(user: U, cell: &Arc<Cell>, capabilities: &Arc<Capabilities>) -> Self {
+        Self {
+            user,
+            cell: Arc::clone(cell),
+            capabilities: Arc::clone(capabilities),
+            turn: TurnState::default(),
+            turns: None,
+            in_flight: None,
+            fitting: None,
+            denials: 0,
+            ends: None,
+        }
+    }
+
     /// The actor's name.
     pub fn id(&self) -> &ComponentId {
         self.cell.id()

@@ -31,17 +31,19 @@ use tokio::{
 
 pub use self::{spawn::SpawnError, subscription::HostSubscription, tree::SupervisorSpec};
 use crate::{
-    ActorInfo, ActorManifest, ActorRef, ActorSandbox, ActorSpec, ActorState, ActorTemplate, DeadLetterLimits,
-    DeadLetters, Links, LinksError, LoadManifestError, NativeActor, NativeSpec, SystemEvent, UpgradeError,
-    UpgradeOptions,
+    ActorInfo, ActorManifest, ActorRef, ActorSandbox, ActorSpec, ActorState, ActorTemplate, Capabilities,
+    DeadLetterLimits, DeadLetters, Links, LinksError, LoadManifestError, NativeActor, NativeSpec, SystemEvent,
+    UpgradeError, UpgradeOptions,
     failure::policy::later,
     guest::{
+        front::{Front, FrontBlueprint},
         imports,
-        incarnation::{GuestBlueprint, MakeState, linked},
+        incarnation::{GuestBlueprint, MakeState, configured, linked},
         links, wasmcloud,
     },
     runtime::{
         endpoint::Endpoint,
+        options::ActorOptions,
         orders::{Control, Upgrade},
         services::Services,
     },
@@ -100,11 +102,14 @@ pub struct ActorSystem<U: 'static = ()>(Arc<Handle<U>>);
 struct Handle<U: 'static> {
     core: Arc<SystemCore>,
     engine: WasmEngine,
-    state: MakeState<U>,
+    state: Arc<StateFactory<U>>,
     link: LinkHook<U>,
     memory: Option<MemoryBudget>,
     keyvalue: Option<Arc<dyn KeyValueStore>>,
 }
+
+/// Makes the embedder's state for an actor of this name.
+pub type StateFactory<U> = dyn Fn(&ComponentId) -> U + Send + Sync;
 
 type LinkHook<U> = Box<dyn Fn(&mut Linker<HostState<ActorState<U>>>) -> wasmtime::Result<()> + Send + Sync>;
 
@@ -212,7 +217,7 @@ impl<U: Send + 'static> ActorSystem<U> {
         Self(Arc::new(Handle {
             core: Arc::new(core),
             engine,
-            state: MakeState::Sync(Arc::new(user)),
+            state: Arc::new(user),
             link: Box::new(link),
             memory,
             keyvalue,
@@ -281,8 +286,37 @@ impl<U: Send + 'static> ActorSystem<U> {
 
     fn guest(&self, spec: ActorSpec<U>) -> Result<Spawn<GuestBlueprint<U>>, SpawnError> {
         let links = linked(spec.sandbox.template().loaded(), &spec.links)?;
-        let blueprint = GuestBlueprint::new(&spec, links, &self.0.state)?;
+        let blueprint = GuestBlueprint::new(&spec, links, MakeState::Sync(Arc::clone(&self.0.state)))?;
         Ok(Spawn { options: spec.options, blueprint })
+    }
+
+    /// Makes a [`Front`]: an actor that only has the specification's name and dependencies, in whose name sandboxes of the
+    /// component send and ask, with its grants, configuration and links. What else the specification says is of actors that
+    /// take messages, and not looked at. Grants to subscribe are left out.
+    ///
+    /// # Errors
+    ///
+    /// [`SpawnError`], after which nothing is left of it.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with timers.
+    pub async fn front(&self, spec: ActorSpec<U>) -> Result<Front<U>, SpawnError> {
+        linked(spec.sandbox.template().loaded(), &spec.links)?;
+        let ActorSpec { options, sandbox, capabilities, config, links, .. } = spec;
+        let mut capabilities = Capabilities::clone(&capabilities).with_links(&links);
+        capabilities.subscribe.clear();
+        let sandbox = configured(sandbox.with_name(options.id.as_str()), &config);
+        let message_size = sandbox.quota().limits().message_size.as_u64();
+        let options = ActorOptions { depends_on: options.depends_on, ..ActorOptions::new(options.id) };
+        let actor = Spawn { options, blueprint: FrontBlueprint { message_size } }.spawn(self.core()).await?;
+        Ok(Front { actor, sandbox, capabilities: Arc::new(capabilities) })
+    }
+
+    /// What makes the embedder's state of each incarnation, unless its specification says otherwise. It does not keep the
+    /// system alive.
+    pub fn state_factory(&self) -> Arc<StateFactory<U>> {
+        Arc::clone(&self.0.state)
     }
 
     /// Spawns an actor that is code of the host.

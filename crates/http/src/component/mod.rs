@@ -5,7 +5,7 @@ mod reuse;
 
 use std::{fmt, future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
-use airssys_wasm_actor::RestartPolicy;
+use airssys_wasm_actor::{ActorRef, ActorState, Front, Lifecycle, RestartPolicy};
 use airssys_wasm_engine::{
     Export, ExportError,
     wasmtime::{self, component::Resource},
@@ -66,6 +66,7 @@ pub struct HttpComponentSpec<U: HttpHost = HttpState> {
     limits: RouteLimits,
     restart: RestartPolicy,
     outgoing: Option<Outgoing>,
+    actor: Option<ActorRef>,
 }
 
 impl<U: HttpHost> fmt::Debug for HttpComponentSpec<U> {
@@ -84,11 +85,22 @@ impl HttpComponentSpec {
     }
 }
 
+impl<U: HttpHost> HttpComponentSpec<ActorState<U>> {
+    /// A component in front of actors: it may import what actors import, with the grants of its [`Front`]. Its sandboxes get
+    /// the embedder's state, made for each. When its actor has ended, requests are answered with 503.
+    pub fn of_front(front: Front<U>, make: impl Fn() -> U + Send + Sync + 'static) -> Self {
+        let actor = front.actor().clone();
+        let sandbox = front.sandbox().clone();
+        let spec = Self::with_state(actor.id().as_str(), sandbox, move || front.state(make()));
+        Self { actor: Some(actor), ..spec }
+    }
+}
+
 impl<U: HttpHost> HttpComponentSpec<U> {
     /// A component whose sandboxes get the embedder's state, made for each.
     pub fn with_state(name: &str, sandbox: SandboxSpec<U>, make: impl Fn() -> U + Send + Sync + 'static) -> Self {
         let (limits, restart) = (RouteLimits::default(), default_policy());
-        Self { name: name.into(), sandbox, make: Box::new(make), limits, restart, outgoing: None }
+        Self { name: name.into(), sandbox, make: Box::new(make), limits, restart, outgoing: None, actor: None }
     }
 
     /// With these limits of its requests.
@@ -120,8 +132,8 @@ impl<U: HttpHost> HttpComponentSpec<U> {
     ///
     /// [`ExportError::Missing`] when it does not export the handler.
     pub fn build(self) -> Result<HttpComponent<U>, ExportError> {
-        let Self { name, sandbox, make, limits, restart, outgoing } = self;
-        let export = sandbox.export(HANDLER)?;
+        let Self { name, sandbox, make, limits, restart, outgoing, actor } = self;
+        let export = answers_http(&sandbox)?;
         Ok(HttpComponent(Arc::new(Component {
             export,
             make,
@@ -132,6 +144,7 @@ impl<U: HttpHost> HttpComponentSpec<U> {
             limits,
             breaker: Breaker::new(restart),
             outgoing,
+            actor,
             events: Events::new(Arc::clone(&name)),
             name,
         })))
@@ -160,6 +173,11 @@ impl<U: HttpHost> HttpComponent<U> {
     }
 }
 
+/// Whether a component exports the handler.
+pub(crate) fn answers_http<U: Send + 'static>(sandbox: &SandboxSpec<U>) -> Result<Export, ExportError> {
+    sandbox.export(HANDLER)
+}
+
 /// Any minor version of 0.2 is found by it.
 const HANDLER: &str = "wasi:http/incoming-handler@0.2.0#handle";
 
@@ -180,6 +198,8 @@ pub(crate) struct Component<U: HttpHost> {
     idle: Option<Arc<Idle<Ready<U>>>>,
     breaker: Breaker,
     outgoing: Option<Outgoing>,
+    /// Whose name it has among actors.
+    actor: Option<ActorRef>,
     events: Events,
 }
 
@@ -202,6 +222,13 @@ fn is_done(crash: &Crash) -> bool {
 /// Bodies of one sandbox that clients may still read while it is used again.
 const READ_BY_OTHERS: usize = 16;
 
+/// That long from now.
+fn later(time: Duration) -> Instant {
+    // A year is beyond what anybody waits.
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3_600);
+    Instant::now() + time.min(YEAR)
+}
+
 /// When to come back, where nobody knows.
 const SOON: Duration = Duration::from_secs(1);
 
@@ -220,6 +247,9 @@ impl<U: HttpHost> Component<U> {
     async fn answer(self: &Arc<Self>, request: Checked) -> Result<Response<HttpBody>, Refused> {
         if let Some(left) = self.breaker.closed_for(Instant::now()) {
             return Err(Refused::NoRoom(left));
+        }
+        if self.actor.as_ref().is_some_and(|actor| actor.state() == Lifecycle::Stopped) {
+            return Err(Refused::NoRoom(SOON));
         }
         if request.length.is_some_and(|length| length > self.limits.request_body.as_u64()) {
             return Err(Refused::TooLarge);
@@ -341,6 +371,7 @@ impl<U: HttpHost> Component<U> {
         let (head, answered) = oneshot::channel();
         let (table, ext) = sandbox.table_and_ext();
         ext.http().follow(&parts.headers);
+        ext.begin(&parts, later(self.deadline));
         let mut view = view_of(table, ext.http());
         let scheme = if https { Scheme::Https } else { Scheme::Http };
         let incoming = view.new_incoming_request(scheme, Request::from_parts(parts, body))?;
@@ -403,6 +434,8 @@ impl<U: HttpHost> Component<U> {
                 Refused::NoRoom(SOON)
             }
             CrashKind::Cancelled => Refused::NoRoom(SOON),
+            // The actor that its import leads to failed.
+            CrashKind::Link { .. } => Refused::Failed(Some(self.report(crash))),
             // The guest waited for the client.
             CrashKind::Deadline { .. } if watch.is_awaited() => Refused::TooSlow,
             CrashKind::Deadline { .. } => {
@@ -420,7 +453,7 @@ impl<U: HttpHost> Component<U> {
             CrashKind::Cancelled => {}
             CrashKind::Exit { code: 0 } => {}
             // A client that reads slowly makes a guest wait; a shortage is the host's.
-            CrashKind::Deadline { .. } | CrashKind::Budget { .. } => _ = self.report(crash),
+            CrashKind::Deadline { .. } | CrashKind::Budget { .. } | CrashKind::Link { .. } => _ = self.report(crash),
             _ => _ = self.blame(crash),
         }
     }

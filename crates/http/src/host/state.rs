@@ -1,6 +1,8 @@
 //! What `wasi:http` needs in a store.
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use airssys_wasm_actor::{ActorState, registry::TraceContext};
+use http::{HeaderMap, HeaderName, HeaderValue, request::Parts};
+use tokio::time::Instant;
 use wasmtime_wasi_http::{
     Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpHooks,
     p2::bindings::http::types::ErrorCode,
@@ -14,6 +16,9 @@ use crate::outgoing::Outgoing;
 pub trait HttpHost: Send + 'static {
     /// The state of `wasi:http`.
     fn http(&mut self) -> &mut HttpState;
+
+    /// A request begins that the guest is called for, all of which has ended by then. Default: nothing more comes of it.
+    fn begin(&mut self, _head: &Parts, _until: Instant) {}
 }
 
 impl HttpHost for HttpState {
@@ -22,10 +27,33 @@ impl HttpHost for HttpState {
     }
 }
 
-impl<U: HttpHost> HttpHost for airssys_wasm_actor::ActorState<U> {
+impl<U: HttpHost> HttpHost for ActorState<U> {
     fn http(&mut self) -> &mut HttpState {
         self.user.http()
     }
+
+    /// What is asked of other actors does not outlast the request, and is in its trace.
+    fn begin(&mut self, head: &Parts, until: Instant) {
+        let trace = head.headers.get(TRACE[0]).and_then(|value| trace_of(value.to_str().ok()?));
+        self.begin_request(until, trace);
+        self.user.begin(head, until);
+    }
+}
+
+/// The trace of a `traceparent`.
+fn trace_of(value: &str) -> Option<TraceContext> {
+    let mut parts = value.split('-');
+    let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let is_hex = |text: &str, len| text.len() == len && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    // A later version may have more parts.
+    let is_known = is_hex(version, 2) && version != "ff" && (version != "00" || parts.next().is_none());
+    if !is_known || !is_hex(trace, 32) || !is_hex(parent, 16) || !is_hex(flags, 2) {
+        return None;
+    }
+    let trace_id = u128::from_str_radix(trace, 16).ok().filter(|id| *id != 0)?;
+    let parent_id = u64::from_str_radix(parent, 16).ok().filter(|id| *id != 0)?;
+    let sampled = u8::from_str_radix(flags, 16).ok()? & 1 == 1;
+    Some(TraceContext { trace_id, parent_id, sampled })
 }
 
 /// The state of `wasi:http` in a store. The default grants no outgoing request.
@@ -129,4 +157,31 @@ impl WasiHttpHooks for Hooks {
 
 fn is_forbidden(name: &HeaderName) -> bool {
     wasmtime_wasi_http::DEFAULT_FORBIDDEN_HEADERS.contains(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_is_read_as_the_w3c_has_it() {
+        let trace = "0af7651916cd43dd8448eb211c80319c";
+        let read = trace_of(&format!("00-{trace}-b7ad6b7169203331-01")).unwrap();
+        assert_eq!((read.trace_id, read.parent_id), (0x0af7651916cd43dd8448eb211c80319c, 0xb7ad6b7169203331));
+        assert!(read.sampled);
+        assert!(trace_of(&format!("01-{trace}-b7ad6b7169203331-00-more")).is_some_and(|read| !read.sampled));
+        let zeros = "0".repeat(32);
+        for wrong in [
+            "".to_owned(),
+            "own".to_owned(),
+            format!("00-{trace}-b7ad6b7169203331"),
+            format!("00-{trace}-b7ad6b7169203331-01-more"),
+            format!("ff-{trace}-b7ad6b7169203331-01"),
+            format!("00-{zeros}-b7ad6b7169203331-01"),
+            format!("00-{trace}-0000000000000000-01"),
+            format!("00-{trace}-+7ad6b7169203331-01"),
+        ] {
+            assert_eq!(trace_of(&wrong), None, "{wrong}");
+        }
+    }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use airssys_wasm_engine::{EngineConfig, LoadedComponent, Profile, WasmEngine};
 use airssys_wasm_http::{
-    HttpComponent, HttpComponentSpec, HttpServer, HttpService, HttpState, HttpTarget, Route, ServerLimits,
+    HttpComponent, HttpComponentSpec, HttpHost, HttpServer, HttpService, HttpState, HttpTarget, Route, ServerLimits,
     ServerReport, add_http,
 };
 use airssys_wasm_isolation::{SandboxSpec, add_wasi};
@@ -226,7 +226,7 @@ pub(crate) fn empty() -> UnsyncBoxBody<Bytes, std::convert::Infallible> {
 }
 
 /// Waits until a component has this much room.
-pub(crate) async fn until_room(component: &HttpComponent, room: usize) {
+pub(crate) async fn until_room<U: HttpHost>(component: &HttpComponent<U>, room: usize) {
     let waiting = async {
         while component.room() != room {
             tokio::task::yield_now().await;
