@@ -136,7 +136,10 @@ impl fmt::Display for NoHandler {
                  `{ACTOR_HANDLE}`"
             ),
             NoHandlerKind::HttpHandler => {
-                write!(f, "it is an HTTP handler, and the host serves no HTTP; let it export `{ACTOR_HANDLE}`")
+                write!(
+                    f,
+                    "it is an HTTP handler, and no actor; load it by `airssys-wasm-http`, or let it export `{ACTOR_HANDLE}`"
+                )
             }
             NoHandlerKind::OtherVersion { interface, offered } => {
                 write!(f, "it exports `{}`, and the host has `{offered}`; build it against that", shown(interface))

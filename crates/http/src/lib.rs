@@ -1,7 +1,7 @@
 //! WebAssembly components that answer HTTP: bounded, supervised, safe to put on a port.
 //!
-//! An [`HttpComponent`] answers each request by a call of its `wasi:http/incoming-handler@0.2`, in a sandbox that is made
-//! for that request, or that is [used again](Reuse). An [`HttpService`] leads requests to components by host and path, and
+//! An [`HttpComponent`] answers each request by a call of its `wasi:http/incoming-handler@0.2` or `wasi:http/handler@0.3`, in a
+//! sandbox that is made for that request, or that is [used again](Reuse). An [`HttpService`] leads requests to components by host and path, and
 //! to actors, which are asked ([`AskActor`]). It is a tower service for an embedder's own program, and [`HttpServer`] serves
 //! it on a port, by HTTP/1.1 and 2.
 //!
@@ -31,7 +31,7 @@
 //! # }
 //! ```
 //!
-//! [`HttpManifest`] reads all of it from a `Component.toml`. `docs/http.md` says what each bound is.
+//! [`HttpManifest`] reads all of it from a `Component.toml`, and [`load()`] where the component speaks with actors. `docs/http.md` says what each bound is.
 //!
 //! # What the client sees
 //!
@@ -56,7 +56,7 @@
 //! # What it leaves to others
 //!
 //! What a guest may use is in `airssys-wasm-limits`, its sandbox in `airssys-wasm-isolation`, actors in
-//! `airssys-wasm-actor`. It offers neither upgrades nor WebSockets, and no `wasi:http@0.3`.
+//! `airssys-wasm-actor`. It offers neither upgrades nor WebSockets, and no outgoing requests by `wasi:http/client@0.3`.
 //!
 //! # Features
 //!

@@ -11,7 +11,7 @@ use airssys_wasm_limits::ManifestError;
 
 use crate::{
     ask::AskActor,
-    component::{HttpComponent, HttpComponentSpec, answers_http},
+    component::{HttpComponent, HttpComponentSpec, Interface},
     host::{HttpHost, HttpState, add_http},
     manifest::{HttpTable, LoadHttpError, custom, only_wasm, supervision},
     service::{HttpTarget, Route},
@@ -98,7 +98,7 @@ pub async fn load<U: HttpHost>(
             state
         }
     };
-    let handler = answers_http(spec.sandbox());
+    let handler = Interface::of(spec.sandbox());
     if !http.ask && (handler.is_ok() || !http.routes.is_empty()) {
         handler?;
         ManifestError::check_keys("component", &table, &["name", "wasm", "depends_on"]).map_err(wrong)?;

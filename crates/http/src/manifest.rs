@@ -84,7 +84,7 @@ impl HttpTable {
 }
 
 /// The `Component.toml` of a component that answers HTTP and is no actor: `[component]` with `name` and `wasm`, `[http]`,
-/// `[supervision]`, and the tables of sandboxes. One that speaks with actors, or is one, is loaded by [`load`](crate::load).
+/// `[supervision]`, and the tables of sandboxes. One that speaks with actors, or is one, is loaded by [`load`](crate::load()).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct HttpManifest {

@@ -507,8 +507,8 @@ impl<U: Send + 'static> Sandbox<U> {
         self.call_inner(CallPhase::Message, export, params, Some(cancel), tell)
     }
 
-    /// [`call_telling`](Self::call_telling) with parameters that belong to the store, such as streams. The closure makes
-    /// them when the call begins. Its error ends the sandbox.
+    /// [`call_telling`](Self::call_telling) with parameters and results that belong to the store, such as streams. One closure
+    /// makes the parameters when the call begins, the other takes the result. An error of theirs ends the sandbox.
     ///
     /// # Errors
     ///
@@ -518,7 +518,7 @@ impl<U: Send + 'static> Sandbox<U> {
         export: &TypedExport<P, R>,
         make: impl FnOnce(StoreContextMut<'_, HostState<U>>) -> wasmtime::Result<P> + Send,
         cancel: &CancellationToken,
-        tell: impl FnOnce(R) -> T + Send,
+        tell: impl FnOnce(StoreContextMut<'_, HostState<U>>, R) -> wasmtime::Result<T> + Send,
     ) -> Result<(T, Self), Crash>
     where
         P: ComponentNamedList + Lower + Send + Sync + 'static,
@@ -529,7 +529,8 @@ impl<U: Send + 'static> Sandbox<U> {
         let Live { store, guarded, .. } = &mut *self.0;
         let call = async {
             let params = make(store.as_context_mut())?;
-            let told = tell(export.func.call_async(&mut *store, params).await?);
+            let result = export.func.call_async(&mut *store, params).await?;
+            let told = tell(store.as_context_mut(), result)?;
             settle(store).await?;
             Ok(told)
         };

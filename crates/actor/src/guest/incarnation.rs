@@ -413,7 +413,7 @@ impl<U: Send + 'static> Live for GuestLive<U> {
                 // Until all tasks of the message have ended.
                 let body = MessageBody::new(message.payload().clone());
                 let stream = body.stream();
-                let tell = |(handled,): (Result<(), HandleMessageError>,)| {
+                let tell = |_: StoreContextMut<'_, _>, (handled,): (Result<(), HandleMessageError>,)| {
                     turn.reply = cell.reply_subject.lock().take().map(|(_, reply)| reply);
                     match handled {
                         Ok(()) => turn.end(Ok(None)),
@@ -421,6 +421,7 @@ impl<U: Send + 'static> Live for GuestLive<U> {
                         Err(HandleMessageError::Reject) => turn.decline(Declined::Reject(None)),
                         Err(HandleMessageError::Other(reason)) => turn.decline(Declined::Reject(Some(reason))),
                     }
+                    Ok(())
                 };
                 let make = |store: StoreContextMut<'_, HostState<ActorState<U>>>| {
                     Ok((StreamedMessage { subject, body: StreamReader::new(store, stream)?, reply_to },))

@@ -1,35 +1,28 @@
-//! A component that answers requests, each by a call of its `wasi:http/incoming-handler` in a sandbox.
+//! A component that answers requests, each by a call of its handler in a sandbox.
 
 mod body;
+mod handler;
 mod reuse;
 
 use std::{fmt, future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
 use airssys_wasm_actor::{ActorRef, ActorState, Front, Lifecycle, RestartPolicy};
-use airssys_wasm_engine::{
-    Export, ExportError,
-    wasmtime::{self, component::Resource},
-};
-use airssys_wasm_isolation::{Crash, CrashKind, InstantiateError, Sandbox, SandboxSpec, TypedExport};
+use airssys_wasm_engine::{ExportError, wasmtime};
+use airssys_wasm_isolation::{Crash, CrashKind, InstantiateError, Sandbox, SandboxSpec};
 use airssys_wasm_limits::CancellationToken;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{Method, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::{
     sync::{Semaphore, broadcast, oneshot},
     time::Instant,
 };
-use wasmtime_wasi_http::{
-    WasiBody,
-    p2::{
-        bindings::http::types::{ErrorCode, Scheme},
-        body::{HostFutureTrailers, HostIncomingBody},
-        types::{HostFutureIncomingResponse, HostIncomingRequest, HostIncomingResponse, HostResponseOutparam},
-    },
-};
+use wasmtime_wasi_http::WasiBody;
 
+pub(crate) use self::handler::Interface;
 use self::{
     body::AnswerBody,
+    handler::{Handler, Head, Request, keeps_request},
     reuse::{Idle, Kept},
 };
 use crate::{
@@ -37,13 +30,14 @@ use crate::{
     bounded::{Bounded, Fault, Side, Watch, nothing},
     breaker::{Breaker, Verdict, default_policy},
     events::{Events, HttpEvent},
-    host::{HttpHost, HttpState, view_of},
+    host::{End, HttpHost, HttpState, Whether, Written},
     limits::RouteLimits,
     outgoing::Outgoing,
     request::Checked,
 };
 
-/// A component that exports `wasi:http/incoming-handler@0.2`, as a target of routes. Cheap to clone.
+/// A component that exports `wasi:http/incoming-handler@0.2`, or `wasi:http/handler@0.3` where the engine has
+/// [async](airssys_wasm_engine::Features::component_async), as a target of routes. Cheap to clone.
 pub struct HttpComponent<U: HttpHost = HttpState>(pub(crate) Arc<Component<U>>);
 
 impl<U: HttpHost> Clone for HttpComponent<U> {
@@ -133,9 +127,9 @@ impl<U: HttpHost> HttpComponentSpec<U> {
     /// [`ExportError::Missing`] when it does not export the handler.
     pub fn build(self) -> Result<HttpComponent<U>, ExportError> {
         let Self { name, sandbox, make, limits, restart, outgoing, actor } = self;
-        let export = answers_http(&sandbox)?;
+        let interface = Interface::of(&sandbox)?;
         Ok(HttpComponent(Arc::new(Component {
-            export,
+            interface,
             make,
             permits: Arc::new(Semaphore::new((limits.concurrency as usize).min(Semaphore::MAX_PERMITS))),
             idle: limits.reuse.map(Idle::new),
@@ -173,23 +167,13 @@ impl<U: HttpHost> HttpComponent<U> {
     }
 }
 
-/// Whether a component exports the handler.
-pub(crate) fn answers_http<U: Send + 'static>(sandbox: &SandboxSpec<U>) -> Result<Export, ExportError> {
-    sandbox.export(HANDLER)
-}
-
-/// Any minor version of 0.2 is found by it.
-const HANDLER: &str = "wasi:http/incoming-handler@0.2.0#handle";
-
-type Params = (Resource<HostIncomingRequest>, Resource<HostResponseOutparam>);
-
 /// A sandbox and its handler.
-type Ready<U> = (Sandbox<U>, TypedExport<Params, ()>);
+type Ready<U> = (Sandbox<U>, Handler);
 
 pub(crate) struct Component<U: HttpHost> {
     name: Arc<str>,
     sandbox: SandboxSpec<U>,
-    export: Export,
+    interface: Interface,
     make: Box<dyn Fn() -> U + Send + Sync>,
     limits: RouteLimits,
     deadline: Duration,
@@ -211,8 +195,10 @@ enum Ended {
 
 type Running = Pin<Box<dyn Future<Output = Ended> + Send>>;
 
-/// What a guest says first.
-type Head = Result<Response<WasiBody>, ErrorCode>;
+/// What a head promises of its body.
+fn length_of(head: &Response<WasiBody>) -> Option<u64> {
+    head.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
 
 /// Whether a guest has exited as one does that is done.
 fn is_done(crash: &Crash) -> bool {
@@ -260,7 +246,7 @@ impl<U: HttpHost> Component<U> {
             None => Kept { value: self.start().await?, requests: 0, born: Instant::now() },
         };
         let is_head = request.parts.method == Method::HEAD;
-        let (watch, params, mut answered) = self.pass(&mut kept.value.0, request).map_err(|error| {
+        let (watch, call, mut answered) = self.pass(&mut kept.value, request).map_err(|error| {
             let id = ReportId::new();
             tracing::error!(component = %self.name, %id, "the request cannot be passed to the guest: {error:#}");
             Refused::Failed(Some(id))
@@ -272,8 +258,8 @@ impl<U: HttpHost> Component<U> {
             let (this, token) = (Arc::clone(self), token.clone());
             async move {
                 let Kept { value: (sandbox, handle), requests, born } = kept;
-                let ended = match sandbox.call_until(&handle, params, &token).await {
-                    Ok(((), sandbox)) => {
+                let ended = match handle.call(sandbox, call, &token).await {
+                    Ok(sandbox) => {
                         this.give_back(Kept { value: (sandbox, handle), requests, born });
                         Ended::Returned
                     }
@@ -322,16 +308,50 @@ impl<U: HttpHost> Component<U> {
                 return Err(Refused::Failed(Some(id)));
             }
         };
+        // Of 0.3 a body has come to its end as well when its guest has crashed.
+        let (head, asked) = if is_running && self.interface.is_p3() && !head.body().is_end_stream() {
+            let (end, asked) = End::asked();
+            let length = length_of(&head);
+            (head.map(|body| Written::new(body, length, end, None).boxed_unsync()), Some(asked))
+        } else {
+            (head, None)
+        };
         let response = self.checked(head, is_head, token)?;
         if is_running {
-            let this = Arc::clone(self);
-            tokio::spawn(async move {
-                if let Ended::Crashed(crash) = running.await {
-                    this.crashed_after(crash);
-                }
-            });
+            tokio::spawn(Arc::clone(self).run(running, asked));
         }
         Ok(response)
+    }
+
+    /// Runs a guest whose head has gone out to its end, and says whether its body is complete when that is asked.
+    async fn run(self: Arc<Self>, mut running: Running, mut asked: Option<oneshot::Receiver<Whether>>) {
+        let ended = poll_fn(|cx| {
+            let polled = running.as_mut().poll(cx);
+            // Asked after the guest has run: what ended its body was no crash.
+            if polled.is_pending()
+                && let Some(asking) = &mut asked
+                && let Poll::Ready(whether) = Pin::new(asking).poll(cx)
+            {
+                asked = None;
+                whether.into_iter().for_each(|whether| _ = whether.send(true));
+            }
+            polled
+        })
+        .await;
+        let is_well = match ended {
+            Ended::Returned => true,
+            Ended::Crashed(crash) => {
+                let is_well = is_done(&crash);
+                self.crashed_after(crash);
+                is_well
+            }
+        };
+        // The client may still read.
+        if let Some(asked) = asked
+            && let Ok(whether) = asked.await
+        {
+            _ = whether.send(is_well);
+        }
     }
 
     /// A fresh sandbox.
@@ -345,7 +365,7 @@ impl<U: HttpHost> Component<U> {
             InstantiateError::Crash(crash) => self.crashed_before(crash, &Watch::default()),
             error => self.failed(&error),
         })?;
-        let handle = sandbox.typed(&self.export).map_err(|error| self.failed(&error))?;
+        let handle = self.interface.handler(&mut sandbox).map_err(|error| self.failed(&error))?;
         Ok((sandbox, handle))
     }
 
@@ -358,9 +378,9 @@ impl<U: HttpHost> Component<U> {
     /// Gives the guest handles on the request and on its answer.
     fn pass(
         &self,
-        sandbox: &mut Sandbox<U>,
+        (sandbox, handler): &mut Ready<U>,
         request: Checked,
-    ) -> wasmtime::Result<(Watch, Params, oneshot::Receiver<Head>)> {
+    ) -> wasmtime::Result<(Watch, handler::Call, oneshot::Receiver<Head>)> {
         let Checked { parts, body, https, .. } = request;
         let (watch, body) = if body.is_end_stream() {
             (Watch::default(), nothing())
@@ -372,11 +392,8 @@ impl<U: HttpHost> Component<U> {
         let (table, ext) = sandbox.table_and_ext();
         ext.http().follow(&parts.headers);
         ext.begin(&parts, later(self.deadline));
-        let mut view = view_of(table, ext.http());
-        let scheme = if https { Scheme::Https } else { Scheme::Http };
-        let incoming = view.new_incoming_request(scheme, Request::from_parts(parts, body))?;
-        let out = view.new_response_outparam(head)?;
-        Ok((watch, (incoming, out), answered))
+        let call = handler.pass(table, ext.http(), Request { parts, body, https }, head)?;
+        Ok((watch, call, answered))
     }
 
     fn give_back(&self, mut kept: Kept<Ready<U>>) {
@@ -390,15 +407,7 @@ impl<U: HttpHost> Component<U> {
             return;
         }
         let (table, ext) = sandbox.table_and_ext();
-        let keeps_request = table.iter_mut().any(|entry| {
-            entry.is::<HostIncomingRequest>()
-                || entry.is::<HostIncomingBody>()
-                || entry.is::<HostResponseOutparam>()
-                || entry.is::<HostFutureIncomingResponse>()
-                || entry.is::<HostIncomingResponse>()
-                || entry.is::<HostFutureTrailers>()
-        });
-        if !keeps_request && ext.http().live_bodies() < READ_BY_OTHERS {
+        if !keeps_request(table) && ext.http().live_bodies() < READ_BY_OTHERS {
             idle.give(kept, Instant::now());
         }
     }
@@ -410,8 +419,8 @@ impl<U: HttpHost> Component<U> {
         is_head: bool,
         token: CancellationToken,
     ) -> Result<Response<HttpBody>, Refused> {
+        let length = length_of(&head);
         let (parts, inner) = head.into_parts();
-        let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let has_none = is_head || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&parts.status);
         // The guest made no body and promises one; or it wants the connection for itself.
         let is_false = inner.is_end_stream() && !has_none && length.is_some_and(|length: u64| length > 0);

@@ -16,6 +16,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
+use tokio::sync::oneshot;
 use wasmtime_wasi_http::{Error, WasiBody};
 
 /// The bodies of one guest that it has not finished.
@@ -44,9 +45,7 @@ impl Bodies {
         let finished = Arc::<AtomicBool>::default();
         self.finished.insert(resource, Arc::clone(&finished));
         self.live.fetch_add(1, Ordering::Relaxed);
-        let live = Live(Arc::clone(&self.live));
-        Written { inner, finished, length, written: 0, last: None, trailers: None, state: State::Open, _live: live }
-            .boxed_unsync()
+        Written::new(inner, length, End::Said(finished), Some(Live(Arc::clone(&self.live)))).boxed_unsync()
     }
 
     /// The guest says that it is complete.
@@ -58,7 +57,7 @@ impl Bodies {
     }
 }
 
-struct Live(Arc<AtomicUsize>);
+pub(crate) struct Live(Arc<AtomicUsize>);
 
 impl Drop for Live {
     fn drop(&mut self) {
@@ -66,10 +65,46 @@ impl Drop for Live {
     }
 }
 
+/// Who knows whether a body is complete that has come to its end.
+pub(crate) enum End {
+    /// The guest has said so, or not.
+    Said(Arc<AtomicBool>),
+    /// Whoever runs the guest, because by then it may have crashed.
+    Asked(Option<oneshot::Sender<Whether>>),
+    /// It was asked, and has not answered.
+    Awaited(oneshot::Receiver<bool>),
+}
+
+/// Takes whether a body is complete.
+pub(crate) type Whether = oneshot::Sender<bool>;
+
+impl End {
+    /// To be asked of the receiver's owner.
+    pub(crate) fn asked() -> (Self, oneshot::Receiver<Whether>) {
+        let (ask, asked) = oneshot::channel();
+        (Self::Asked(Some(ask)), asked)
+    }
+
+    fn poll_is_complete(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        if let Self::Asked(ask) = self {
+            let (whether, answer) = oneshot::channel();
+            if ask.take().is_none_or(|ask| ask.send(whether).is_err()) {
+                return Poll::Ready(false);
+            }
+            *self = Self::Awaited(answer);
+        }
+        match self {
+            Self::Said(finished) => Poll::Ready(finished.load(Ordering::Acquire)),
+            Self::Awaited(answer) => Pin::new(answer).poll(cx).map(|answer| answer.unwrap_or(false)),
+            Self::Asked(_) => Poll::Ready(false),
+        }
+    }
+}
+
 /// A body that a guest writes.
-struct Written {
+pub(crate) struct Written {
     inner: WasiBody,
-    finished: Arc<AtomicBool>,
+    end: End,
     /// What the head promises.
     length: Option<u64>,
     written: u64,
@@ -78,12 +113,21 @@ struct Written {
     /// What comes after it.
     trailers: Option<Frame<Bytes>>,
     state: State,
-    _live: Live,
+    _live: Option<Live>,
+}
+
+impl Written {
+    /// Whose head promises this length.
+    pub(crate) fn new(inner: WasiBody, length: Option<u64>, end: End, live: Option<Live>) -> Self {
+        Self { inner, end, length, written: 0, last: None, trailers: None, state: State::Open, _live: live }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Open,
+    /// There is no more of it, and nobody has said yet whether it is complete.
+    Ended,
     Over,
 }
 
@@ -100,6 +144,14 @@ impl Body for Written {
             if let Some(trailers) = this.trailers.take() {
                 this.state = State::Over;
                 return Poll::Ready(Some(Ok(trailers)));
+            }
+            if this.state == State::Ended {
+                let is_complete = ready!(this.end.poll_is_complete(cx));
+                this.state = State::Over;
+                if !is_complete {
+                    return Poll::Ready(Some(Err(Error::HttpResponseIncomplete)));
+                }
+                return Poll::Ready(this.last.take().map(|last| Ok(Frame::data(last))));
             }
             match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
@@ -130,13 +182,7 @@ impl Body for Written {
                     this.state = State::Over;
                     return Poll::Ready(Some(Err(error)));
                 }
-                None => {
-                    this.state = State::Over;
-                    if !this.finished.load(Ordering::Acquire) {
-                        return Poll::Ready(Some(Err(Error::HttpResponseIncomplete)));
-                    }
-                    return Poll::Ready(this.last.take().map(|last| Ok(Frame::data(last))));
-                }
+                None => this.state = State::Ended,
             }
         }
     }

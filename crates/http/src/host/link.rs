@@ -1,7 +1,7 @@
 //! `wasi:http` for sandboxes: wasmtime-wasi-http's functions, and in place of some, ones that watch the bodies.
 
 use airssys_wasm_engine::{
-    Linker,
+    Linker, takes_wasi_p3,
     wasmtime::{
         self, StoreContextMut,
         component::{Resource, ResourceTable},
@@ -21,6 +21,7 @@ use wasmtime_wasi_http::{
         body::HostOutgoingBody,
         types::{HostOutgoingRequest, HostOutgoingResponse},
     },
+    p3,
 };
 
 use super::state::{HttpHost, HttpState};
@@ -29,8 +30,10 @@ use super::state::{HttpHost, HttpState};
 /// given this one.
 pub const WASI_HTTP_VERSION: &str = "0.2.12";
 
-/// Adds `wasi:http/types` and `wasi:http/outgoing-handler` of 0.2 to the linker of a component that runs in sandboxes. What
-/// else its world `proxy` has comes from [`add_wasi`](airssys_wasm_isolation::add_wasi).
+/// Adds `wasi:http/types` and `wasi:http/outgoing-handler` of 0.2 to the linker of a component that runs in sandboxes, and
+/// `wasi:http/types` of 0.3 for components with [async](airssys_wasm_engine::Features::component_async). What else the worlds
+/// `proxy` and `service` have comes from [`add_wasi`](airssys_wasm_isolation::add_wasi), but for `wasi:http/client` of 0.3, which
+/// is not there.
 ///
 /// It differs from wasmtime-wasi-http in this:
 ///
@@ -45,6 +48,9 @@ pub fn add_http<U: HttpHost>(linker: &mut Linker<HostState<U>>) -> wasmtime::Res
     let options = LinkOptions::default();
     outgoing_handler::add_to_linker::<_, WasiHttp>(linker, view::<U>)?;
     types::add_to_linker::<_, WasiHttp>(linker, &(&options).into(), view::<U>)?;
+    if takes_wasi_p3(linker) {
+        p3::bindings::http::types::add_to_linker::<_, WasiHttp>(linker, view::<U>)?;
+    }
     linker.allow_shadowing(true);
     let watched = watch(linker);
     linker.allow_shadowing(false);
@@ -52,7 +58,7 @@ pub fn add_http<U: HttpHost>(linker: &mut Linker<HostState<U>>) -> wasmtime::Res
 }
 
 /// A view on what `wasi:http` needs of a store.
-fn view<U: HttpHost>(state: &mut HostState<U>) -> WasiHttpCtxView<'_> {
+pub(crate) fn view<U: HttpHost>(state: &mut HostState<U>) -> WasiHttpCtxView<'_> {
     let (table, ext) = state.table_and_ext();
     view_of(table, ext.http())
 }

@@ -4,6 +4,7 @@ mod bodies;
 mod link;
 mod state;
 
-pub(crate) use link::view_of;
+pub(crate) use bodies::{End, Whether, Written};
 pub use link::{WASI_HTTP_VERSION, add_http};
+pub(crate) use link::{view, view_of};
 pub use state::{HttpHost, HttpState};

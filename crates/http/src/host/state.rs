@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, request::Parts};
 use tokio::time::Instant;
 use wasmtime_wasi_http::{
     Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpHooks,
-    p2::bindings::http::types::ErrorCode,
+    p2::bindings::http::types::ErrorCode, p3::bindings::http::types as p3,
 };
 
 use super::bodies::Bodies;
@@ -140,7 +140,23 @@ impl WasiHttpHooks for Hooks {
         CHUNK
     }
 
+    fn p3_outgoing_body_chunk_size(&mut self) -> usize {
+        CHUNK
+    }
+
     // Those of wasmtime-wasi-http write each into the log, which a guest could flood.
+
+    fn p3_error_from_hyper(&mut self, _: &hyper::Error) -> p3::ErrorCode {
+        p3::ErrorCode::HttpProtocolError
+    }
+
+    fn p3_error_from_connect(&mut self, _: &std::io::Error) -> p3::ErrorCode {
+        p3::ErrorCode::ConnectionRefused
+    }
+
+    fn p3_error_from_tls(&mut self, _: &std::io::Error) -> p3::ErrorCode {
+        p3::ErrorCode::TlsProtocolError
+    }
 
     fn p2_error_from_hyper(&mut self, _: &hyper::Error) -> ErrorCode {
         ErrorCode::HttpProtocolError

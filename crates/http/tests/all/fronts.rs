@@ -21,7 +21,7 @@ use tokio::{
 
 use crate::support::{PATIENCE, Server, until_room};
 
-const COUNTER: &str = "
+pub(crate) const COUNTER: &str = "
     [component]
     name = 'counter'
     [resources]
@@ -56,19 +56,22 @@ const FRONT: &str = "
 ";
 
 /// A folder with components and their manifests, in a system.
-struct Site {
-    system: ActorSystem<HttpState>,
+pub(crate) struct Site {
+    pub(crate) system: ActorSystem<HttpState>,
     folder: TempDir,
 }
 
 impl Site {
     fn new() -> Self {
-        let engine = WasmEngine::new(EngineConfig::small().compile_in_process()).unwrap();
+        Self::with(WasmEngine::new(EngineConfig::small().compile_in_process()).unwrap())
+    }
+
+    pub(crate) fn with(engine: WasmEngine) -> Self {
         let system = airssys_wasm_http::system(engine, SystemConfig::default());
         Self { system, folder: tempfile::tempdir().unwrap() }
     }
 
-    async fn try_load(&self, wasm: &[u8], manifest: &str) -> Result<Loaded, LoadHttpError> {
+    pub(crate) async fn try_load(&self, wasm: &[u8], manifest: &str) -> Result<Loaded, LoadHttpError> {
         let folder = tempfile::tempdir_in(self.folder.path()).unwrap();
         let at = |name: &str| Path::join(folder.path(), name);
         fs::write(at("it.wasm"), wasm).unwrap();
@@ -76,7 +79,7 @@ impl Site {
         load(&self.system, at("Component.toml")).await
     }
 
-    async fn load(&self, wasm: &[u8], manifest: &str) -> Loaded {
+    pub(crate) async fn load(&self, wasm: &[u8], manifest: &str) -> Loaded {
         self.try_load(wasm, manifest).await.unwrap()
     }
 
@@ -100,7 +103,7 @@ impl Site {
     }
 }
 
-async fn serve(loaded: &[&Loaded]) -> Server {
+pub(crate) async fn serve(loaded: &[&Loaded]) -> Server {
     let service = loaded.iter().fold(HttpService::builder(), |service, loaded| service.loaded(loaded));
     Server::with(service.build().unwrap(), ServerLimits::default()).await
 }

@@ -10,6 +10,7 @@ mod fronts;
 mod hostile;
 mod manifest;
 mod outgoing;
+mod p3;
 mod reuse;
 mod routes;
 mod server;

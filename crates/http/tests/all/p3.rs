@@ -1,0 +1,194 @@
+//! Components with WASI 0.3: what the others are held to holds for them.
+
+use std::{convert::Infallible, sync::OnceLock};
+
+use airssys_wasm_engine::{EngineConfig, WasmEngine};
+use airssys_wasm_http::{HttpComponent, HttpEvent, HttpState, LoadHttpError};
+use airssys_wasm_isolation::{CrashClass, CrashKind};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+
+use crate::{
+    fronts::{COUNTER, Site, serve},
+    support::{Answer, Server, empty, until_room},
+};
+
+type Component = HttpComponent<airssys_wasm_actor::ActorState<HttpState>>;
+
+/// Compiles the guest once for all tests.
+fn engine() -> WasmEngine {
+    static ENGINE: OnceLock<WasmEngine> = OnceLock::new();
+    let config = EngineConfig::small().with_component_async().compile_in_process();
+    ENGINE.get_or_init(|| WasmEngine::new(config).unwrap()).clone()
+}
+
+fn manifest(more: &str) -> String {
+    format!(
+        "[component]\nname = 'web'\n[messaging]\nrequest = ['counter']\n[http]\nroutes = [{{ path = '/' }}]\n\
+         [resources]\nmemory = '32MiB'\n{more}"
+    )
+}
+
+/// With so many lines more for `[resources]`, or tables after that.
+async fn web(more: &str) -> (Site, Component, Server) {
+    let site = Site::with(engine());
+    let loaded = site.load(airssys_wasm_fixtures::WEB3, &manifest(more)).await;
+    let server = serve(&[&loaded]).await;
+    (site, loaded.component.unwrap(), server)
+}
+
+#[tokio::test]
+async fn a_component_answers() {
+    let (_site, _, server) = web("").await;
+    server.get("/hello").await.is(200, "hello");
+    server.get("/empty").await.is(200, "");
+    server.get("/nowhere").await.is(404, "");
+    server.send(Method::HEAD, "/hello", Bytes::new()).await.is(200, "");
+    // A fresh sandbox for each.
+    server.get("/count").await.is(200, "1");
+    server.get("/count").await.is(200, "1");
+    let answer = server.get("/request?x=y").await;
+    answer.is(200, "GET\nhttp\nweb.test\n/request?x=y\n");
+    let body = Bytes::from("x".repeat(1 << 20));
+    server.post("/read", body.clone()).await.is(200, "1048576");
+    for path in ["/echo", "/hand-over"] {
+        let answer = server.post(path, body.clone()).await;
+        assert!(answer.is_whole && answer.body.len() == body.len(), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn trailers_go_both_ways() {
+    let (_site, _, server) = web("").await;
+    let trailers = HeaderMap::from_iter([("x-sum".parse().unwrap(), "42".parse().unwrap())]);
+    let frames = [Frame::data(Bytes::from("hello")), Frame::trailers(trailers)].map(Ok::<_, Infallible>);
+    let body = StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync();
+    let request = Request::post("http://web.test/echo").header("trailer", "x-sum").body(body).unwrap();
+    let answer = Answer::of(server.http2().await.send_request(request).await.unwrap()).await;
+    answer.is(200, "hello");
+    assert_eq!(answer.trailers.get("x-sum").unwrap(), "42");
+}
+
+#[tokio::test]
+async fn a_crash_before_the_answer_is_500_with_an_id_that_is_in_the_event() {
+    let (_site, component, server) = web("").await;
+    let mut events = component.events();
+    let answer = server.get("/trap").await;
+    let HttpEvent::Crashed { id, crash, .. } = events.recv().await.unwrap() else { panic!("it crashed") };
+    assert!(matches!(crash.kind(), CrashKind::Trap { .. }));
+    answer.is(500, &format!("the component failed; report {id}\n"));
+    let declined = server.get("/decline").await;
+    assert!(declined.status == 500 && !declined.body.contains("secret"), "{declined:?}");
+    server.get("/hello").await.is(200, "hello");
+    assert!(events.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_finished_is_broken_off() {
+    let (_site, component, server) = web("").await;
+    let mut events = component.events();
+    for path in ["/trap-after", "/trap-at-the-end", "/too-short", "/give-up"] {
+        assert!(server.is_broken_off(Request::get(path).body(empty()).unwrap()).await, "{path}");
+        let request = Request::builder().uri(format!("http://web.test{path}")).body(empty()).unwrap();
+        match server.http2().await.send_request(request).await {
+            Ok(response) => assert!(!Answer::of(response).await.is_whole, "{path}"),
+            Err(error) => assert!(!error.is_canceled(), "{path}: {error:?}"),
+        }
+    }
+    for _ in 0..4 {
+        assert!(matches!(events.recv().await.unwrap(), HttpEvent::Crashed { .. }));
+    }
+    // The control: it crashes after the end of a body that is complete.
+    server.get("/trap-beyond").await.is(200, "done");
+    assert!(matches!(events.recv().await.unwrap(), HttpEvent::Crashed { .. }));
+}
+
+#[tokio::test]
+async fn a_guest_goes_on_after_its_answer() {
+    let (_site, component, server) = web("deadline = '60s'").await;
+    let room = component.room();
+    // The body has come to its end long before the guest.
+    server.get("/go-on/50000").await.is(200, "done");
+    assert_eq!(component.room(), room - 1);
+    server.get("/go-on/1").await.is(200, "done");
+    until_room(&component, room - 1).await;
+}
+
+#[tokio::test]
+async fn a_deadline_is_504_and_a_spinning_guest_500() {
+    let (_site, component, server) = web("deadline = '300ms'\ncpu_time = '20ms'").await;
+    let mut events = component.events();
+    server.get("/wait/10000").await.is(504, "");
+    let HttpEvent::Crashed { crash, .. } = events.recv().await.unwrap() else { panic!("it crashed") };
+    assert_eq!(crash.kind().class(), CrashClass::Deadline);
+    assert_eq!(server.get("/spin").await.status, 500);
+    let HttpEvent::Crashed { crash, .. } = events.recv().await.unwrap() else { panic!("it crashed") };
+    assert_eq!(crash.kind().class(), CrashClass::CpuTime);
+    server.get("/wait/1").await.is(200, "waited");
+}
+
+#[tokio::test]
+async fn bodies_have_bounds() {
+    let limits = "[http.limits]\nrequest_body = '100KiB'\nresponse_body = '100KiB'\nrequest_idle = '200ms'";
+    let (_site, component, server) = web(limits).await;
+    let room = component.room();
+    server.post("/read", vec![0; 100 << 10]).await.is(200, "102400");
+    server.post("/read", vec![0; (100 << 10) + 1]).await.is(413, "");
+    let endless = futures_util::stream::repeat_with(|| Ok::<_, Infallible>(Frame::data(Bytes::from(vec![0; 8 << 10]))));
+    let request = Request::post("/read").body(StreamBody::new(endless).boxed_unsync()).unwrap();
+    server.request(request).await.is(413, "");
+    let still = StreamBody::new(futures_util::stream::pending::<Result<Frame<Bytes>, Infallible>>());
+    server.request(Request::post("/read").body(still.boxed_unsync()).unwrap()).await.is(408, "");
+    assert!(server.is_broken_off(Request::get("/flood").body(empty()).unwrap()).await);
+    until_room(&component, room).await;
+    assert_eq!(component.closed_for(), None);
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_cancels_its_guest() {
+    let (_site, component, server) = web("deadline = '60s'").await;
+    let (room, mut events) = (component.room(), component.events());
+    for path in ["/wait/50000", "/drip/1/1000000"] {
+        let mut client = TcpStream::connect(server.address).await.unwrap();
+        client.write_all(format!("GET {path} HTTP/1.1\r\nhost: a.test\r\n\r\n").as_bytes()).await.unwrap();
+        until_room(&component, room - 1).await;
+        drop(client);
+        until_room(&component, room).await;
+    }
+    assert!(events.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn sandboxes_are_used_again_but_not_after_a_crash() {
+    let (_site, component, server) = web("[http.limits]\nconcurrency = 1\nreuse = { requests = 3 }").await;
+    let count = async || {
+        let answer = server.get("/count").await;
+        until_room(&component, 1).await;
+        answer.body
+    };
+    assert_eq!([count().await, count().await, count().await, count().await], ["1", "2", "3", "1"]);
+    assert_eq!(server.get("/trap").await.status, 500);
+    until_room(&component, 1).await;
+    assert_eq!(count().await, "1");
+}
+
+#[tokio::test]
+async fn it_asks_actors() {
+    let site = Site::with(engine());
+    let counter = site.load(airssys_wasm_fixtures::COUNTER, COUNTER).await;
+    let web = site.load(airssys_wasm_fixtures::WEB3, &manifest("")).await;
+    let server = serve(&[&counter, &web]).await;
+    server.post("/ask/counter", "add 5").await.is(200, "5");
+    server.post("/ask/counter", "crash").await.is(200, "RequestError::Crashed");
+    server.post("/ask/nobody", "add 5").await.is(200, "RequestError::NotSent(SendError::Denied)");
+}
+
+#[tokio::test]
+async fn an_engine_without_async_does_not_take_it() {
+    let site = Site::with(WasmEngine::new(EngineConfig::small().compile_in_process()).unwrap());
+    let refused = site.try_load(airssys_wasm_fixtures::WEB3, &manifest("")).await.unwrap_err();
+    assert!(matches!(refused, LoadHttpError::Actor(_)), "{refused}");
+}
