@@ -1,5 +1,7 @@
 //! Runs each example, and looks at what came of it.
 
+use std::net::SocketAddr;
+
 use airssys_wasm_actor::{AskError, CallError, DeniedAction, ShutdownReport, SystemEvent};
 use airssys_wasm_engine::EngineConfig;
 use airssys_wasm_isolation::CrashClass;
@@ -22,6 +24,7 @@ macro_rules! examples {
 examples! {
     axum_service = "../axum.rs",
     counter = "../counter.rs",
+    http_service = "../http.rs",
     links = "../links.rs",
     plugin = "../plugin.rs",
     pubsub = "../pubsub.rs",
@@ -84,18 +87,7 @@ async fn the_service_answers_and_ends() {
         _ = ended.await
     }));
 
-    let post = async |path: &str, body: &str| {
-        let mut stream = TcpStream::connect(at).await.unwrap();
-        let length = body.len();
-        let request = format!(
-            "POST {path} HTTP/1.1\r\nhost: shop\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
-        );
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut response = String::new();
-        stream.read_to_string(&mut response).await.unwrap();
-        let (head, body) = response.split_once("\r\n\r\n").unwrap();
-        (head.split(' ').nth(1).unwrap().parse::<u16>().unwrap(), body.to_owned())
-    };
+    let post = async |path: &str, body: &str| send(at, "POST", path, body).await;
     assert_eq!(post("/plugins/totals", "apple\npear").await, (200, "total 180, average 90".to_owned()));
     assert_eq!(post("/plugins/totals", "").await.0, 500);
     assert_eq!(post("/plugins/totals", "book").await.0, 422);
@@ -104,4 +96,41 @@ async fn the_service_answers_and_ends() {
     end.send(()).unwrap();
     let ShutdownReport { stopped, killed, .. } = service.await.unwrap().unwrap();
     assert_eq!((stopped, killed.len()), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_component_answers_http_and_asks_actors() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let (end, ended) = oneshot::channel::<()>();
+    let service = tokio::spawn(http_service::serve(EngineConfig::small().compile_in_process(), listener, async {
+        _ = ended.await
+    }));
+
+    assert_eq!(send(at, "POST", "/ask/counter", "add 5").await, (200, "5".to_owned()));
+    assert_eq!(send(at, "POST", "/ask/counter", "add 5").await, (200, "10".to_owned()));
+    assert_eq!(send(at, "POST", "/ask/counter", "crash").await, (502, "RequestError::Crashed".to_owned()));
+    assert_eq!(send(at, "POST", "/ask/counter", "get").await, (200, "0".to_owned()));
+    let denied = "RequestError::NotSent(SendError::Denied)".to_owned();
+    assert_eq!(send(at, "POST", "/ask/nobody", "add 5").await, (502, denied));
+    assert_eq!(send(at, "PUT", "/value/sky", "blue").await, (200, String::new()));
+    assert_eq!(send(at, "GET", "/value/sky", "").await, (200, "blue".to_owned()));
+
+    end.send(()).unwrap();
+    let ShutdownReport { stopped, killed, .. } = service.await.unwrap().unwrap();
+    assert_eq!((stopped, killed.len()), (3, 0));
+}
+
+/// The status and body of an answer that is not chunked.
+async fn send(to: SocketAddr, method: &str, path: &str, body: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(to).await.unwrap();
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.0\r\nhost: shop\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
