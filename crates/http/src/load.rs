@@ -14,7 +14,7 @@ use crate::{
     component::{HttpComponent, HttpComponentSpec, Interface},
     host::{HttpHost, HttpState, add_http},
     manifest::{HttpTable, LoadHttpError, custom, only_wasm, supervision},
-    service::{HttpTarget, Route},
+    service::{HttpServiceBuilder, HttpTarget, Route},
 };
 
 /// What a `Component.toml` stands for in a system of actors, and how HTTP reaches it.
@@ -117,6 +117,17 @@ pub async fn load<U: HttpHost>(
     let actor = system.spawn(spec).await?;
     let target = http.ask.then(|| AskActor::new(actor.clone(), deadline, http.limits).into());
     Ok(Loaded { actor, routes: http.routes, target, component: None })
+}
+
+impl HttpServiceBuilder {
+    /// Adds the routes of a component or actor that was loaded by its `Component.toml`.
+    #[must_use]
+    pub fn loaded<U: HttpHost>(self, loaded: &Loaded<U>) -> Self {
+        match &loaded.target {
+            Some(target) => self.routes(loaded.routes.iter().cloned(), target.clone()),
+            None => self,
+        }
+    }
 }
 
 /// What was read of files.

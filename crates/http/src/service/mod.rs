@@ -22,7 +22,6 @@ use crate::{
     ask::{Ask, AskActor},
     component::{Component, HttpComponent},
     host::HttpHost,
-    load::Loaded,
     request::{Checked, HeadLimits},
 };
 
@@ -106,15 +105,6 @@ impl HttpServiceBuilder {
         let target = target.into();
         self.routes.extend(routes.into_iter().map(|route| (route, target.clone())));
         self
-    }
-
-    /// Adds the routes of a component or actor that was loaded by its `Component.toml`.
-    #[must_use]
-    pub fn loaded<U: HttpHost>(self, loaded: &Loaded<U>) -> Self {
-        match &loaded.target {
-            Some(target) => self.routes(loaded.routes.iter().cloned(), target.clone()),
-            None => self,
-        }
     }
 
     /// With these limits of the heads of requests.

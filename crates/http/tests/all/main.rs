@@ -6,6 +6,7 @@ mod answers;
 mod asks;
 mod bodies;
 mod crashes;
+mod ecosystem;
 mod fronts;
 mod hostile;
 mod manifest;

@@ -1,0 +1,69 @@
+//! A component that answers HTTP as componentize-js builds it by default. It is built by `cargo xtask fixtures --ecosystem`,
+//! and left out with a word where that was not run.
+
+use std::{env, fs, net::SocketAddr, path::PathBuf, time::Duration};
+
+use airssys_wasm_engine::{EngineConfig, PoolConfig, Profile, WasmEngine};
+use airssys_wasm_http::{Allow, HttpComponent, HttpComponentSpec, Outgoing, OutgoingLimits, OutgoingScheme};
+use airssys_wasm_limits::{ByteSize, ResourceLimits};
+use http::Request;
+
+use crate::support::{Server, empty, sandbox, spec};
+
+/// The component, if it was built.
+async fn built(outgoing: Outgoing) -> Option<HttpComponent> {
+    let target = env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target")), PathBuf::from);
+    let Ok(bytes) = fs::read(target.join("guests/javascript-web.wasm")) else {
+        eprintln!("left out: javascript-web was not built; `cargo xtask fixtures --ecosystem` does that");
+        return None;
+    };
+    let config = EngineConfig {
+        pool: Some(PoolConfig::for_components(8)),
+        parallel_compilation: true,
+        code_cache: Some(target.join("guests/code-cache")),
+        ..EngineConfig::default().compile_in_process()
+    };
+    let component = WasmEngine::new(config).unwrap().load(bytes, Profile::Plain).await.unwrap();
+    let limits = ResourceLimits {
+        cpu_time: Duration::from_secs(5),
+        deadline: Duration::from_secs(60),
+        ..ResourceLimits::with_memory(ByteSize::mib(128))
+    };
+    let spec = HttpComponentSpec::new("javascript", sandbox(&component, limits)).with_outgoing(outgoing);
+    Some(spec.build().unwrap())
+}
+
+fn to(host: SocketAddr) -> Outgoing {
+    let grant = Allow {
+        scheme: OutgoingScheme::Http,
+        port: Some(host.port()),
+        addresses: vec!["127.0.0.0/8".parse().unwrap()],
+        ..Allow::https(host.ip().to_string().parse().unwrap())
+    };
+    Outgoing::new(vec![grant], OutgoingLimits::default())
+}
+
+#[tokio::test]
+async fn a_javascript_component_answers() {
+    let other = Server::of(spec().build().unwrap()).await;
+    let Some(component) = built(to(other.address)).await else { return };
+    let server = Server::of(component.clone()).await;
+    server.get("/hello").await.is(200, "hello");
+    server.get("/nowhere").await.is(404, "");
+    let body = "x".repeat(200_000);
+    server.post("/echo", body.clone()).await.is(200, &body);
+    let json = server.post("/json?a=b", r#"{"x":[1,2]}"#).await;
+    json.is(200, r#"{"method":"POST","search":"?a=b","body":{"x":[1,2]}}"#);
+    let ask = |url: String| Request::get("/fetch").header("x-url", url).body(empty()).unwrap();
+    server.request(ask(format!("http://{}/hello", other.address))).await.is(200, "hello");
+    // What nobody catches: its engine begins a 500, and does not finish it. The second request is not granted.
+    for request in ["/throw HTTP/1.1", "/fetch HTTP/1.1\r\nx-url: http://127.0.0.1:1/"] {
+        let answer = server.raw(format!("GET {request}\r\nhost: a.test\r\n\r\n").as_bytes()).await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 500 "), "{answer}");
+        assert!(!answer.contains("told to") && !answer.ends_with("0\r\n\r\n"), "{answer}");
+    }
+    assert_eq!(server.get("/spin").await.status, 500);
+    server.get("/hello").await.is(200, "hello");
+    assert_eq!(component.closed_for(), None);
+}
