@@ -123,14 +123,14 @@ async fn a_component_answers_http_and_asks_actors() {
 
 /// The status and body of an answer that is not chunked.
 async fn send(to: SocketAddr, method: &str, path: &str, body: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(to).await.unwrap();
+    let mut stream = TcpStream::connect(to).await.expect("it listens");
     let length = body.len();
     let request = format!(
         "{method} {path} HTTP/1.0\r\nhost: shop\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
     );
-    stream.write_all(request.as_bytes()).await.unwrap();
+    stream.write_all(request.as_bytes()).await.expect("it is sent");
     let mut response = String::new();
-    stream.read_to_string(&mut response).await.unwrap();
-    let (head, body) = response.split_once("\r\n\r\n").unwrap();
+    stream.read_to_string(&mut response).await.expect("an answer");
+    let (head, body) = response.split_once("\r\n\r\n").expect("a head");
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }

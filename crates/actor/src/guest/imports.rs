@@ -482,7 +482,7 @@ mod tests {
         let cells: Vec<_> = actors.iter().map(|actor| Arc::clone(&actor.0)).collect();
         let group: Vec<_> = cells[1..].iter().map(|cell| Arc::new(Endpoint::Actor(Arc::clone(cell)))).collect();
         let question = MessageEnvelope::new("x");
-        let long = Duration::from_secs(60);
+        let long = Instant::now() + Duration::from_secs(60);
         let mut asking = pin!(ask_any(&cells[0], group.into_iter(), &question, long, Silence::IsAnAnswer));
         assert!(asking.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         assert!(cells[1].waits_for(&cells[0]).is_none(), "it would wait for itself");

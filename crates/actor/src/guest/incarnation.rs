@@ -105,11 +105,7 @@ pub(crate) fn linked(component: &LoadedComponent, links: &Links) -> Result<Optio
 }
 
 impl<U: Send + 'static> GuestBlueprint<U> {
-    pub(crate) fn new(
-        spec: &ActorSpec<U>,
-        links: Option<Arc<Linked>>,
-        default: MakeState<U>,
-    ) -> Result<Self, Unfit> {
+    pub(crate) fn new(spec: &ActorSpec<U>, links: Option<Arc<Linked>>, default: MakeState<U>) -> Result<Self, Unfit> {
         let contract = contract_of(&spec.sandbox, spec.contract)?;
         check_concurrency(spec.concurrency.get() as usize, &contract, &spec.sandbox)?;
         Ok(Self {
