@@ -7,6 +7,7 @@ mod component_loading;
 mod crash_handling;
 mod execution;
 mod guests;
+mod http;
 mod instantiation;
 mod limits;
 mod memory;
@@ -15,7 +16,8 @@ mod routing;
 fn main() -> anyhow::Result<()> {
     airssys_wasm_engine::compiler_hook();
     let arguments: Vec<_> = std::env::args().skip(1).collect();
-    if let Some(done) = memory::probe(&arguments).or_else(|| actor::probe(&arguments)) {
+    let probes = [memory::probe, actor::probe, http::probe];
+    if let Some(done) = probes.iter().find_map(|probe| probe(&arguments)) {
         return done;
     }
     airssys_wasm_harness::main(|suite| {
@@ -27,5 +29,6 @@ fn main() -> anyhow::Result<()> {
         crash_handling::describe(suite);
         routing::describe(suite);
         actor::describe(suite);
+        http::describe(suite);
     })
 }

@@ -88,6 +88,21 @@ pub fn cores() -> Vec<usize> {
     Vec::new()
 }
 
+/// How many files this process may have open at a time, sockets included, after asking for as many as the system permits.
+/// `None` where the system does not tell.
+pub fn may_open() -> Option<u64> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+        // No more than permitted, so that it is not refused.
+        _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+        Some(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX))
+    }
+    #[cfg(not(target_os = "linux"))]
+    None
+}
+
 /// How long this thread and all threads together were on a processor, where the system tells.
 pub fn processor_time() -> Option<[Duration; 2]> {
     #[cfg(target_os = "linux")]

@@ -9,4 +9,5 @@
 pub mod actors;
 pub mod bare;
 pub mod receivers;
+pub mod web;
 pub mod work;

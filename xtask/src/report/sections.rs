@@ -286,7 +286,8 @@ fn neighbours(results: &Results) -> Section {
             table.row([id.into(), Cell::amount(figure.estimate, "ns"), limit]);
         }
     }
-    for figure in results.figures.results.iter().filter(|figure| figure.id.contains("/neighbour_delay/")) {
+    let others = |id: &str| id.contains("/neighbour_delay/") || id.starts_with("http/neighbour/");
+    for figure in results.figures.results.iter().filter(|figure| others(&figure.id)) {
         let limit = results.limit(&figure.id).map_or_else(|| "".into(), |limit| Cell::amount(limit, "ns"));
         table.row([figure.id.as_str().into(), Cell::amount(figure.estimate, "ns"), limit]);
     }
