@@ -6,15 +6,18 @@ use std::{
         Arc,
         atomic::{AtomicU8, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Wake, Waker, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty, combinators::UnsyncBoxBody};
+use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep_until};
 use wasmtime_wasi_http::{Error, WasiBody};
+
+use crate::time::after;
 
 /// What a body may take.
 #[derive(Debug, Clone, Copy)]
@@ -70,11 +73,35 @@ impl Watch {
         }
     }
 
-    /// Whether the last that was asked of it has not come.
+    /// Whether its reader waits for it: since the last [`forget_wait`](Self::forget_wait) it has asked, and nothing came.
     pub(crate) fn is_awaited(&self) -> bool {
         self.0.load(Ordering::Relaxed) == WAITING
     }
+
+    /// Says that nobody waits, before a reader is polled that asks again if it does.
+    pub(crate) fn forget_wait(&self) {
+        _ = self.0.compare_exchange(WAITING, RUNNING, Ordering::Relaxed, Ordering::Relaxed);
+    }
 }
+
+/// When a wait has ended, which may be long before the reader asks again.
+#[derive(Default)]
+struct Waited(Mutex<(Option<Waker>, Option<Instant>)>);
+
+impl Wake for Waited {
+    fn wake(self: Arc<Self>) {
+        let mut state = self.0.lock();
+        state.1.get_or_insert_with(Instant::now);
+        let waker = state.0.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// A reader that is still there asks again within this time after it was woken.
+const LATE: Duration = Duration::from_secs(1);
 
 /// A body within bounds.
 pub(crate) struct Bounded {
@@ -88,6 +115,8 @@ pub(crate) struct Bounded {
     /// Since when a frame is awaited.
     since: Option<Instant>,
     waited: Duration,
+    /// Of the wait for a frame.
+    ended: Arc<Waited>,
     /// Since the first wait.
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -96,7 +125,8 @@ impl Bounded {
     pub(crate) fn new(inner: WasiBody, bounds: Bounds, side: Side) -> Self {
         let watch = Watch::default();
         let (began, since, waited) = (Instant::now(), None, Duration::ZERO);
-        Self { inner: Some(inner), bounds, side, watch, bytes: 0, began, since, waited, timer: None }
+        let ended = Arc::default();
+        Self { inner: Some(inner), bounds, side, watch, bytes: 0, began, since, waited, ended, timer: None }
     }
 
     pub(crate) fn watch(&self) -> Watch {
@@ -128,8 +158,14 @@ impl Bounded {
 
     /// Whether the wait has been too long.
     fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let since = *self.since.get_or_insert_with(Instant::now);
-        let at = (since + self.bounds.idle).min(self.began + self.bounds.time);
+        let (now, end) = (Instant::now(), after(self.began, self.bounds.time));
+        let mut since = *self.since.get_or_insert(now);
+        // The reader was woken at the end of that, and has not asked: it did not wait for it any more.
+        if now > after(after(since, self.bounds.idle), LATE) {
+            since = now;
+            self.since = Some(now);
+        }
+        let at = after(since, self.bounds.idle).min(end);
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
         if timer.deadline() != at {
             timer.as_mut().reset(at);
@@ -145,14 +181,20 @@ impl Body for Bounded {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = &mut *self;
         let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
-        let polled = Pin::new(inner).poll_frame(cx);
+        let before = std::mem::replace(&mut *this.ended.0.lock(), (Some(cx.waker().clone()), None)).1;
+        let waker = Waker::from(Arc::clone(&this.ended));
+        let polled = Pin::new(inner).poll_frame(&mut Context::from_waker(&waker));
         if polled.is_pending() {
             this.watch.set(WAITING);
-            ready!(this.poll_wait(cx));
+            if !this.is_too_slow() {
+                ready!(this.poll_wait(cx));
+            }
             return this.fail(Fault::TooSlow);
         }
         if let Some(since) = this.since.take() {
-            this.waited += since.elapsed();
+            // Not until now: the reader may have been busy with something else.
+            let until = before.unwrap_or_else(Instant::now);
+            this.waited += until.saturating_duration_since(since).min(this.bounds.idle);
         }
         this.watch.set(RUNNING);
         match ready!(polled) {
@@ -163,7 +205,7 @@ impl Body for Bounded {
                 if this.bytes > this.bounds.bytes {
                     return this.fail(Fault::TooLarge);
                 }
-                if this.is_too_slow() || this.began.elapsed() > this.bounds.time {
+                if this.began.elapsed() > this.bounds.time {
                     return this.fail(Fault::TooSlow);
                 }
                 if this.is_end_stream() {
@@ -288,6 +330,37 @@ mod tests {
         body.frame().await.unwrap().unwrap();
         tokio::time::sleep(Duration::from_secs(50)).await;
         body.frame().await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_ends_when_something_comes_though_its_reader_is_busy() {
+        let (sender, mut body) = body(BOUNDS);
+        for _ in 0..3 {
+            assert!(futures_util::poll!(body.frame()).is_pending());
+            sender.send(data(1)).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            body.frame().await.unwrap().unwrap();
+        }
+        // The control: it is waited for.
+        let waiting = tokio::spawn(async move { body.frame().await.unwrap().is_err() });
+        tokio::time::sleep(Duration::from_secs(11)).await;
+        assert!(waiting.await.unwrap());
+        drop(sender);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_that_was_given_up_is_none() {
+        let (sender, mut body) = body(BOUNDS);
+        let watch = body.watch();
+        assert!(tokio::time::timeout(Duration::from_secs(1), body.frame()).await.is_err());
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert!(futures_util::poll!(body.frame()).is_pending());
+        assert!(watch.is_awaited());
+        watch.forget_wait();
+        assert!(!watch.is_awaited());
+        sender.send(data(1)).await.unwrap();
+        body.frame().await.unwrap().unwrap();
+        assert_eq!(watch.fault(), None);
     }
 
     #[tokio::test(start_paused = true)]

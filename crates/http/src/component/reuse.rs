@@ -3,9 +3,12 @@
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
 
-use crate::limits::Reuse;
+use crate::{limits::Reuse, time::after};
 
 /// What is used for one request after another, and how long it has been.
 pub(super) struct Kept<T> {
@@ -22,13 +25,15 @@ pub(super) struct Idle<T> {
 
 struct State<T> {
     kept: Vec<Kept<T>>,
-    /// Whether a task waits for the oldest to be too old.
-    swept: bool,
+    /// When a task sees to the oldest.
+    due: Option<Instant>,
+    /// Tells that task that it is due earlier.
+    earlier: Arc<Notify>,
 }
 
 impl<T: Send + 'static> Idle<T> {
     pub(super) fn new(reuse: Reuse) -> Arc<Self> {
-        Arc::new(Self { reuse, state: Mutex::new(State { kept: Vec::new(), swept: false }) })
+        Arc::new(Self { reuse, state: Mutex::new(State { kept: Vec::new(), due: None, earlier: Arc::default() }) })
     }
 
     pub(super) fn take(&self, now: Instant) -> Option<Kept<T>> {
@@ -49,11 +54,19 @@ impl<T: Send + 'static> Idle<T> {
         if kept.requests >= self.reuse.requests || now.saturating_duration_since(kept.born) >= self.reuse.age {
             return;
         }
-        let due = kept.born + self.reuse.age;
+        let due = after(kept.born, self.reuse.age);
         let mut state = self.state.lock();
         state.kept.push(kept);
-        if !std::mem::replace(&mut state.swept, true) {
-            tokio::spawn(sweep(Arc::downgrade(self), due));
+        match state.due {
+            Some(others) if others <= due => {}
+            Some(_) => {
+                state.due = Some(due);
+                state.earlier.notify_one();
+            }
+            None => {
+                state.due = Some(due);
+                tokio::spawn(sweep(Arc::downgrade(self), due, Arc::clone(&state.earlier)));
+            }
         }
     }
 
@@ -64,8 +77,8 @@ impl<T: Send + 'static> Idle<T> {
             .into_iter()
             .partition(|kept| now.saturating_duration_since(kept.born) >= self.reuse.age);
         state.kept = kept;
-        let next = state.kept.iter().map(|kept| kept.born + self.reuse.age).min();
-        state.swept = next.is_some();
+        state.due = state.kept.iter().map(|kept| after(kept.born, self.reuse.age)).min();
+        let next = state.due;
         drop(state);
         // Sandboxes take a while to drop.
         let _: Vec<Kept<T>> = old;
@@ -78,9 +91,12 @@ impl<T: Send + 'static> Idle<T> {
     }
 }
 
-async fn sweep<T: Send + 'static>(idle: Weak<Idle<T>>, mut due: Instant) {
+async fn sweep<T: Send + 'static>(idle: Weak<Idle<T>>, mut due: Instant, earlier: Arc<Notify>) {
     loop {
-        sleep_until(due).await;
+        tokio::select! {
+            () = sleep_until(due) => {}
+            () = earlier.notified() => {}
+        }
         match idle.upgrade().and_then(|idle| idle.expire(Instant::now())) {
             Some(next) => due = next,
             None => return,
@@ -113,6 +129,27 @@ mod tests {
         assert_eq!(idle.len(), 1);
         tokio::time::sleep(Duration::from_millis(10_001)).await;
         assert_eq!(idle.len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_older_and_comes_later_is_dropped_first() {
+        let idle = Idle::new(Reuse { age: Duration::from_secs(10), ..Reuse::requests(10) });
+        let older = kept(0);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        idle.give(kept(0), Instant::now());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        idle.give(older, Instant::now());
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(idle.len(), 1);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(idle.len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_age_may_be_longer_than_any() {
+        let idle = Idle::new(Reuse { age: Duration::MAX, ..Reuse::requests(10) });
+        idle.give(kept(0), Instant::now());
+        assert!(idle.take(Instant::now()).is_some());
     }
 
     #[tokio::test(start_paused = true)]

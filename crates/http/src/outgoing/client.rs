@@ -23,7 +23,10 @@ use super::{
     resolve::{Resolve, SystemResolver},
     tls::Tls,
 };
-use crate::bounded::{Bounded, Bounds, Side};
+use crate::{
+    bounded::{Bounded, Bounds, Side},
+    time::after,
+};
 
 /// What a component may request of others, shared by all its sandboxes. Cheap to clone. The default grants nothing.
 #[derive(Debug, Clone)]
@@ -76,7 +79,7 @@ impl Outgoing {
         let Inner { allow, limits, connections, resolver, tls } = &*self.0;
         let options = options.unwrap_or_default();
         let began = Instant::now();
-        let end = began + limits.time;
+        let end = after(began, limits.time);
         let (mut parts, body) = request.into_parts();
         let authority = parts.uri.authority().cloned().ok_or(Error::HttpRequestUriInvalid)?;
         if authority.as_str().contains('@') || authority.host().is_empty() {
@@ -99,7 +102,7 @@ impl Outgoing {
         let permit = Arc::clone(connections).try_acquire_owned().map_err(|_| Error::ConnectionLimitReached)?;
 
         let connect = options.connect_timeout.map_or(limits.connect, |wanted| wanted.min(limits.connect));
-        let until = (began + connect).min(end);
+        let until = after(began, connect).min(end);
         let (addresses, permit) = match literal(host) {
             Some(address) => (vec![address], permit),
             None => {
@@ -131,13 +134,13 @@ impl Outgoing {
         let request = Request::from_parts(parts, body);
 
         let first_byte =
-            options.first_byte_timeout.map_or(end, |wanted| end.min(Instant::now() + wanted.min(limits.time)));
+            options.first_byte_timeout.map_or(end, |wanted| end.min(after(Instant::now(), wanted.min(limits.time))));
         let (response, driver) = match scheme {
-            OutgoingScheme::Http => exchange(stream, request, first_byte, permit).await?,
+            OutgoingScheme::Http => exchange(stream, request, (first_byte, end), permit).await?,
             OutgoingScheme::Https => {
                 let stream =
                     timeout_at(until, tls.connect(host, stream)).await.map_err(|_| Error::ConnectionTimeout)??;
-                exchange(stream, request, first_byte, permit).await?
+                exchange(stream, request, (first_byte, end), permit).await?
             }
         };
         let idle = options.between_bytes_timeout.map_or(limits.time, |wanted| wanted.min(limits.time));
@@ -177,22 +180,65 @@ const READ_AHEAD: usize = 64 << 10;
 /// Headers that a response may have.
 const HEADERS: usize = 100;
 
+/// Sends a request; its response begins until the one time, and the connection ends at the other.
 async fn exchange<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     stream: S,
     request: Request<WasiBody>,
-    until: Instant,
+    (until, end): (Instant, Instant),
     permit: OwnedSemaphorePermit,
 ) -> Result<(Response<hyper::body::Incoming>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error> {
     let mut builder = http1::Builder::new();
     builder.max_buf_size(READ_AHEAD).max_headers(HEADERS);
     let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
-    // Ends with its handle, and so with the guest.
+    // Ends with its handle, and so with the guest; and in time, though the guest may not read.
     let driver = airssys_wasm_engine::wasmtime_wasi::runtime::spawn(async move {
-        let ended = connection.await;
+        _ = timeout_at(end, connection).await;
         drop(permit);
-        ended
     });
-    let response = timeout_at(until, sender.send_request(request)).await;
-    let response = response.map_err(|_| Error::ConnectionReadTimeout)??;
-    Ok((response, Box::new(async move { driver.await.map_err(Error::from) })))
+    let response = match timeout_at(until, sender.send_request(request)).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) if Instant::now() < end => return Err(error.into()),
+        _ => return Err(Error::ConnectionReadTimeout),
+    };
+    // An error of it is that of the body as well. From here it would be written into the log each time.
+    let driver = async move {
+        driver.await;
+        Ok(())
+    };
+    Ok((response, Box::new(driver)))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+    use crate::bounded::nothing;
+
+    #[tokio::test]
+    async fn a_connection_that_fails_is_no_error_of_its_driver() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let addresses = vec!["127.0.0.1/32".parse().unwrap()];
+        let host = "127.0.0.1".parse().unwrap();
+        let granted =
+            Allow { scheme: OutgoingScheme::Http, port: Some(address.port()), addresses, ..Allow::https(host) };
+        let outgoing =
+            Outgoing::new(vec![granted], OutgoingLimits { time: Duration::MAX, ..OutgoingLimits::default() });
+        let request = Request::get(format!("http://{address}/")).body(nothing()).unwrap();
+        let sending = outgoing.send(request, None);
+        let other = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read_exact(&mut [0; 16]).await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nnonsense").await.unwrap();
+        };
+        let (sent, ()) = tokio::join!(sending, other);
+        let (response, driver) = sent.unwrap();
+        let (body, ended) = tokio::join!(response.into_body().collect(), Box::into_pin(driver));
+        assert!(body.is_err());
+        assert!(ended.is_ok());
+    }
 }

@@ -282,3 +282,27 @@ async fn a_trace_goes_on_unless_the_guest_has_its_own() {
     let sent = got.recv().await.unwrap();
     assert!(sent.contains("traceparent: own\r\n") && !sent.contains(trace), "{sent}");
 }
+
+#[tokio::test]
+async fn a_connection_has_its_time_though_the_guest_does_not_read() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let granted = vec![allow("127.0.0.1", address.port(), &["127.0.0.1/32"])];
+    let limits = OutgoingLimits { time: Duration::from_millis(200), ..OutgoingLimits::default() };
+    let server = fetching(Outgoing::new(granted, limits)).await;
+    let url = format!("http://{address}");
+    let request = Request::get("/hold/25000").header("x-url", url).body(empty()).unwrap();
+    let holding = server.request(request);
+    let other = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = [0; 16];
+        stream.read_exact(&mut request).await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n").await.unwrap();
+        _ = stream.read_to_end(&mut Vec::new()).await;
+    };
+    // The connection ends while the guest waits for something else.
+    tokio::select! {
+        () = other => {}
+        answer = holding => panic!("{answer:?} came first"),
+    }
+}
