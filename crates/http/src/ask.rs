@@ -11,7 +11,7 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
     answer::{HttpBody, Refused, ReportId, whole},
-    bounded::{Bounded, Fault, Side},
+    bounded::{Bounded, Bounds, Fault, Side},
     limits::RouteLimits,
     request::Checked,
 };
@@ -25,7 +25,7 @@ use crate::{
 /// | no answer of the handler | 204 |
 /// | another method | 405 |
 /// | an error of the handler | 422 |
-/// | a message larger than the actor's `message_size`, or than the route's `request_body` | 413 |
+/// | a message larger than the actor's `message_size`, or than the route's `request_body`, as soon as that is known | 413 |
 /// | no room in the mailbox, or the actor has stopped | 503 |
 /// | no answer in time | 504 |
 /// | a crash | 500 |
@@ -57,12 +57,14 @@ impl Ask {
         if request.parts.method != Method::POST {
             return Err(Refused::Method);
         }
-        if request.length.is_some_and(|length| length > self.limits.request_body.as_u64()) {
+        // What the actor would not take is not collected.
+        let most = self.limits.request_body.as_u64().min(self.actor.message_size());
+        if request.length.is_some_and(|length| length > most) {
             return Err(Refused::TooLarge);
         }
         let began = Instant::now();
         let _permit = self.permits.try_acquire().map_err(|_| Refused::NoRoom(Duration::from_secs(1)))?;
-        let message = if request.body.is_end_stream() { Bytes::new() } else { self.collect(request).await? };
+        let message = if request.body.is_end_stream() { Bytes::new() } else { self.collect(request, most).await? };
         let left = self.deadline.saturating_sub(began.elapsed());
         match self.actor.try_ask_within(left, message).await {
             Ok(answer) => {
@@ -80,8 +82,9 @@ impl Ask {
         }
     }
 
-    async fn collect(&self, request: Checked) -> Result<Bytes, Refused> {
-        let body = Bounded::new(request.body, self.limits.request_bounds(self.deadline), Side::Request);
+    async fn collect(&self, request: Checked, bytes: u64) -> Result<Bytes, Refused> {
+        let bounds = Bounds { bytes, ..self.limits.request_bounds(self.deadline) };
+        let body = Bounded::new(request.body, bounds, Side::Request);
         let watch = body.watch();
         match body.collect().await {
             Ok(body) => Ok(body.to_bytes()),

@@ -25,6 +25,9 @@ impl Default for HeadLimits {
     }
 }
 
+/// Bytes of a method. The guest gets it, and so do logs.
+const LONGEST_METHOD: usize = 32;
+
 /// A request whose head was checked.
 pub(crate) struct Checked {
     pub(crate) parts: Parts,
@@ -56,7 +59,10 @@ impl Checked {
         if length_of(&parts.uri) > limits.uri {
             return Err(Refused::UriTooLong);
         }
-        if parts.method == Method::CONNECT || !parts.uri.path().starts_with('/') {
+        if parts.method == Method::CONNECT
+            || parts.method.as_str().len() > LONGEST_METHOD
+            || !parts.uri.path().starts_with('/')
+        {
             return Err(Refused::Malformed);
         }
         let authority = authority_of(&parts)?;

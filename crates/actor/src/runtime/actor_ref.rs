@@ -149,6 +149,11 @@ impl ActorRef {
         }
     }
 
+    /// Bytes that a message to it may have now: its `message_size`. An upgrade may change it.
+    pub fn message_size(&self) -> u64 {
+        self.0.mailbox.message_size()
+    }
+
     /// The actor's state.
     pub fn state(&self) -> Lifecycle {
         self.0.state()

@@ -187,9 +187,13 @@ impl Mailbox {
         self.takes.fetch_or(ONLY_CALLS, Ordering::Relaxed);
     }
 
+    pub(crate) fn message_size(&self) -> u64 {
+        self.takes.load(Ordering::Relaxed) & !ONLY_CALLS
+    }
+
     /// Holds what is to be lowered into the actor's memory against what a message may have.
     pub(crate) fn check_size(&self, size: usize) -> Result<(), Refusal> {
-        let allowed = self.takes.load(Ordering::Relaxed) & !ONLY_CALLS;
+        let allowed = self.message_size();
         if size as u64 > allowed { Err(Refusal::TooLarge { size: size as u64, allowed }) } else { Ok(()) }
     }
 

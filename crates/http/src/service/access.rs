@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
+use http::{HeaderMap, Request, StatusCode, Uri, header};
 use tokio::time::Instant;
 
 use crate::allowance::Allowance;
@@ -10,7 +10,7 @@ use crate::allowance::Allowance;
 /// Lines in one second.
 const LINES: u32 = 1_000;
 
-/// Bytes of a host or path that a line has. The client chooses them.
+/// Bytes of a method, host or path that a line has. The client chooses them.
 const LONGEST: usize = 256;
 
 /// The target of its events.
@@ -33,7 +33,7 @@ impl fmt::Debug for Access {
 /// What a line says of a request.
 pub(super) struct Asked {
     began: Instant,
-    method: Method,
+    method: String,
     host: String,
     path: String,
 }
@@ -43,7 +43,7 @@ impl Asked {
     pub(super) fn new<B>(request: &Request<B>) -> Option<Self> {
         tracing::enabled!(target: TARGET, tracing::Level::INFO).then(|| Self {
             began: Instant::now(),
-            method: request.method().clone(),
+            method: shown(request.method().as_str().as_bytes()),
             host: shown(host_of(request.uri(), request.headers())),
             // Without the query, which may have secrets in it.
             path: shown(request.uri().path().as_bytes()),

@@ -8,6 +8,11 @@ use airssys_wasm_http::{AskActor, HttpState, Outgoing, RouteLimits, add_http};
 use airssys_wasm_isolation::SandboxSpec;
 use airssys_wasm_limits::{ByteSize, ResourceLimits};
 
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
 use crate::support::Server;
 
 async fn counter() -> (ActorSystem, ActorRef) {
@@ -63,4 +68,21 @@ async fn a_message_has_the_bounds_of_its_route() {
     let server = Server::of(AskActor::new(actor, Duration::from_secs(10), limits)).await;
     server.post("/", "add 40").await.is(200, "40");
     server.post("/", "add 4000000").await.is(413, "");
+}
+
+#[tokio::test]
+async fn a_message_that_the_actor_would_not_take_is_not_collected() {
+    let (_system, actor) = counter().await;
+    let server = Server::of(AskActor::new(actor, Duration::from_secs(10), RouteLimits::default())).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let head = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+    let chunk = format!("10001\r\n{}\r\n", "x".repeat(0x10001));
+    stream.write_all([head, &chunk].concat().as_bytes()).await.unwrap();
+    // Without an end of it.
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 413");
+    // By its length.
+    let answer = server.raw(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 65537\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
 }
