@@ -21,6 +21,9 @@ pub enum BodyBroken {
     /// It has more bytes than it may.
     #[error("the body is larger than `response_body` permits")]
     TooLarge,
+    /// The client takes none of it.
+    #[error("the client has taken nothing of the body for longer than `write_idle` permits")]
+    NotTaken,
 }
 
 /// Identifies one crash in an answer, in the log and in events: 16 digits.

@@ -3,6 +3,10 @@
 use std::{
     io,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -10,12 +14,37 @@ use std::{
 use bytes::{Buf, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    net::TcpStream,
     time::{Instant, Sleep, sleep},
 };
 
+/// What can be ended so that the other side takes it for broken off.
+pub(super) trait Abort {
+    /// Makes its end, which comes next, such an end.
+    fn abort(&self);
+}
+
+impl Abort for TcpStream {
+    fn abort(&self) {
+        _ = self.set_zero_linger();
+    }
+}
+
+/// Whether a connection is to be broken off rather than closed. A client of HTTP/1.0 takes all that comes before the end of
+/// the connection for the body.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Cut(Arc<AtomicBool>);
+
+impl Cut {
+    pub(super) fn set(&self, cut: bool) {
+        self.0.store(cut, Ordering::Relaxed);
+    }
+}
+
 /// A connection whose client must take what is sent to it.
-pub(super) struct ClientIo<S> {
+pub(super) struct ClientIo<S: Abort> {
     inner: S,
+    cut: Cut,
     /// Read before anybody knew the protocol.
     ahead: BytesMut,
     write_idle: Duration,
@@ -46,9 +75,24 @@ pub(super) enum Protocol {
 /// What a client of HTTP/2 sends first.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-impl<S: AsyncRead + Unpin> ClientIo<S> {
+impl<S: Abort> Drop for ClientIo<S> {
+    fn drop(&mut self) {
+        // Once our side is closed, the client has been told of an end that is one.
+        if self.lingering.is_none() && self.cut.0.load(Ordering::Relaxed) {
+            self.inner.abort();
+        }
+    }
+}
+
+impl<S: Abort + AsyncRead + Unpin> ClientIo<S> {
     pub(super) fn new(inner: S, write_idle: Duration) -> Self {
-        Self { inner, ahead: BytesMut::new(), write_idle, stalled: None, is_stalled: false, lingering: None }
+        let (ahead, cut) = (BytesMut::new(), Cut::default());
+        Self { inner, cut, ahead, write_idle, stalled: None, is_stalled: false, lingering: None }
+    }
+
+    /// Says how it is to end.
+    pub(super) fn cut(&self) -> Cut {
+        self.cut.clone()
     }
 
     /// Reads until it is clear what the client speaks. Nothing at all is HTTP/1.
@@ -65,7 +109,7 @@ impl<S: AsyncRead + Unpin> ClientIo<S> {
     }
 }
 
-impl<S> ClientIo<S> {
+impl<S: Abort> ClientIo<S> {
     fn watch<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
             self.is_stalled = false;
@@ -81,7 +125,7 @@ impl<S> ClientIo<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for ClientIo<S> {
+impl<S: Abort + AsyncRead + Unpin> AsyncRead for ClientIo<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.ahead.is_empty() {
@@ -97,7 +141,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ClientIo<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientIo<S> {
+impl<S: Abort + AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientIo<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.inner).poll_write(cx, bytes);
         self.watch(cx, polled)
@@ -147,9 +191,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientIo<S> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncWriteExt, duplex};
+    use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
+
+    impl Abort for DuplexStream {
+        fn abort(&self) {}
+    }
 
     async fn spoken(bytes: &[&[u8]]) -> (Protocol, Vec<u8>) {
         let (mut client, server) = duplex(100);

@@ -3,6 +3,7 @@
 mod addresses;
 mod io;
 mod limits;
+mod sent;
 mod tls;
 
 use std::{
@@ -16,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use http::Request;
+use http::{Request, Version};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -39,10 +40,11 @@ use tower_service::Service as _;
 pub use self::limits::ServerLimits;
 use self::{
     addresses::{Addresses, Counted},
-    io::{ClientIo, Protocol},
+    io::{Abort, ClientIo, Protocol},
+    sent::{Sent, Unsent},
     tls::Tls,
 };
-use crate::{request::ByTls, service::HttpService};
+use crate::{answer::Refused, request::ByTls, service::HttpService};
 
 /// Serves an [`HttpService`] on a port, by HTTP/1.1 and HTTP/2.
 ///
@@ -96,7 +98,7 @@ impl HttpServer {
     pub async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()> + Send) -> ServerReport {
         let Self { service, limits, tls } = self;
         let places = Arc::new(Semaphore::new((limits.connections as usize).min(Semaphore::MAX_PERMITS)));
-        let addresses = Addresses::new(limits.connections_per_address);
+        let addresses = Addresses::new(limits.connections_per_address, limits.requests_per_address);
         let stopping = CancellationToken::new();
         let mut connections = JoinSet::new();
         let mut report = ServerReport { accepted: 0, refused: 0, broken_off: 0 };
@@ -109,7 +111,10 @@ impl HttpServer {
             let accepted = tokio::select! {
                 biased;
                 () = &mut stop => break,
-                Some(_) = connections.join_next() => continue,
+                Some(ended) = connections.join_next() => {
+                    report.note(ended);
+                    continue;
+                }
                 accepted = accepting => accepted,
             };
             let Some((accepted, place)) = accepted else { break };
@@ -122,7 +127,8 @@ impl HttpServer {
                             limits,
                             tls: tls.clone(),
                             stopping: stopping.clone(),
-                            _held: (place, counted),
+                            counted: Arc::new(counted),
+                            _place: place,
                         };
                         connections.spawn(connection.serve(stream));
                     }
@@ -140,13 +146,32 @@ impl HttpServer {
         }
         drop(listener);
         stopping.cancel();
-        let drained = timeout(limits.drain, async { while connections.join_next().await.is_some() {} }).await;
-        if drained.is_err() {
-            report.broken_off = connections.len() as u64;
+        let draining = async {
+            while let Some(ended) = connections.join_next().await {
+                report.note(ended);
+            }
+        };
+        if timeout(limits.drain, draining).await.is_err() {
+            report.broken_off += connections.len() as u64;
             connections.shutdown().await;
         }
         report
     }
+}
+
+impl ServerReport {
+    /// A connection has ended by itself.
+    fn note<E>(&mut self, ended: Result<Ended, E>) {
+        self.broken_off += u64::from(matches!(ended, Ok(Ended::BrokenOff)));
+    }
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Closed,
+    /// With requests in hand, for which it had no more time.
+    BrokenOff,
 }
 
 /// When to accept again after the host had no descriptor for a connection, or the like.
@@ -169,6 +194,9 @@ const SEND_BUFFER: usize = 64 << 10;
 /// Streams that a client may reset before they are accepted, and errors of a client's that are answered by a reset.
 const RESETS: (usize, usize) = (20, 100);
 
+/// When to come back, where an address has too many requests in hand.
+const SOON: Duration = Duration::from_secs(1);
+
 /// How often a client of HTTP/2 is asked whether it is there, and how long it may take to say so.
 const ALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
 
@@ -178,60 +206,75 @@ struct Connection {
     limits: ServerLimits,
     tls: Tls,
     stopping: CancellationToken,
-    _held: (OwnedSemaphorePermit, Counted),
+    counted: Arc<Counted>,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Connection {
-    async fn serve(self, stream: TcpStream) {
+    async fn serve(self, stream: TcpStream) -> Ended {
         // An answer in parts is not to wait for the client's acknowledgement.
         _ = stream.set_nodelay(true);
         if self.tls.is_off() {
             return self.serve_io(stream, None).await;
         }
         let accepted = tokio::select! {
-            () = self.stopping.clone().cancelled_owned() => return,
+            () = self.stopping.clone().cancelled_owned() => return Ended::Closed,
             accepted = timeout(self.limits.head, self.tls.accept(stream)) => accepted,
         };
-        // Errors are the client's.
-        if let Ok(Ok((stream, protocol))) = accepted {
-            self.serve_io(stream, Some(protocol)).await;
+        match accepted {
+            Ok(Ok((stream, protocol))) => self.serve_io(stream, Some(protocol)).await,
+            // Errors are the client's.
+            _ => Ended::Closed,
         }
     }
 
     /// Serves a stream, which is of this protocol if both sides have agreed on it by TLS.
-    async fn serve_io<S>(&self, stream: S, agreed: Option<Protocol>)
+    async fn serve_io<S>(&self, stream: S, agreed: Option<Protocol>) -> Ended
     where
-        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        S: Abort + AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let mut io = ClientIo::new(stream, self.limits.write_idle);
-        let protocol = match agreed {
-            Some(protocol) => protocol,
-            None => {
-                let protocol = tokio::select! {
-                    () = self.stopping.clone().cancelled_owned() => return,
-                    protocol = timeout(self.limits.head, io.protocol()) => protocol,
-                };
-                let Ok(Ok(protocol)) = protocol else { return };
-                protocol
-            }
+        let protocol = tokio::select! {
+            () = self.stopping.clone().cancelled_owned() => return Ended::Closed,
+            protocol = timeout(self.limits.head, io.protocol()) => protocol,
         };
+        let Ok(Ok(protocol)) = protocol else { return Ended::Closed };
+        // A client that agrees on one and speaks another is not served, nor is one that says nothing.
+        if agreed.is_some_and(|agreed| agreed != protocol) {
+            return Ended::Closed;
+        }
         let too_many_resets = CancellationToken::new();
         let resets =
             Arc::new(Resets { left: AtomicI64::new(self.limits.resets.into()), too_many: too_many_resets.clone() });
-        let ends =
-            Ends { stopping: self.stopping.clone(), too_many_resets, age: self.limits.age, drain: self.limits.drain };
-        let service = self.service.clone();
+        let unsent = (protocol == Protocol::Http2).then(Unsent::default);
+        let stuck = unsent.clone().map(|unsent| (unsent, self.limits.write_idle));
+        let ServerLimits { age, drain, .. } = self.limits;
+        let ends = Ends { stopping: self.stopping.clone(), too_many_resets, stuck, age, drain };
+        let (service, counted, cut) = (self.service.clone(), Arc::clone(&self.counted), io.cut());
         let by_tls = agreed.is_some();
         let service = service_fn(move |mut request: Request<Incoming>| {
             if by_tls {
                 request.extensions_mut().insert(ByTls);
             }
             let answered = Unanswered::new(&resets);
-            let answer = service.clone().call(request);
+            let cut = (request.version() == Version::HTTP_10).then(|| cut.clone());
+            let in_hand = counted.request();
+            let answer = in_hand.is_some().then(|| service.clone().call(request));
+            let unsent = unsent.clone();
             async move {
-                let answer = answer.await;
+                let answer = match answer {
+                    Some(answer) => answer.await.unwrap_or_else(|never| match never {}),
+                    None => Refused::NoRoom(SOON).answer(),
+                };
                 answered.disarm();
-                Ok::<_, Infallible>(answer.unwrap_or_else(|never| match never {}))
+                Ok::<_, Infallible>(answer.map(|body| {
+                    let sent = Sent::new(body, in_hand);
+                    match (unsent, cut) {
+                        (Some(unsent), _) => sent.among(&unsent),
+                        (None, Some(cut)) => sent.or(cut),
+                        (None, None) => sent,
+                    }
+                }))
             }
         });
         let head = self.service.head();
@@ -244,7 +287,7 @@ impl Connection {
                     .max_headers(head.count)
                     .max_buf_size(READ_AHEAD)
                     .half_close(false);
-                boxed(drive(builder.serve_connection(TokioIo::new(io), service), ends)).await;
+                boxed(drive(builder.serve_connection(TokioIo::new(io), service), ends)).await
             }
             Protocol::Http2 => {
                 let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -259,7 +302,7 @@ impl Connection {
                     .max_send_buf_size(SEND_BUFFER)
                     .keep_alive_interval(ALIVE.0)
                     .keep_alive_timeout(ALIVE.1);
-                boxed(drive(builder.serve_connection(TokioIo::new(io), service), ends)).await;
+                boxed(drive(builder.serve_connection(TokioIo::new(io), service), ends)).await
             }
         }
     }
@@ -269,25 +312,34 @@ impl Connection {
 struct Ends {
     stopping: CancellationToken,
     too_many_resets: CancellationToken,
+    /// The answers that the client must take, and in which time.
+    stuck: Option<(Unsent, Duration)>,
     age: Duration,
     drain: Duration,
 }
 
-async fn drive<C: GracefulConnection>(connection: C, ends: Ends) {
-    let Ends { stopping, too_many_resets, age, drain } = ends;
+async fn drive<C: GracefulConnection>(connection: C, ends: Ends) -> Ended {
+    let Ends { stopping, too_many_resets, stuck, age, drain } = ends;
+    let stuck = async {
+        match stuck {
+            Some((unsent, write_idle)) => unsent.stuck(write_idle).await,
+            None => std::future::pending().await,
+        }
+    };
     let mut connection = pin!(connection);
     tokio::select! {
         // Errors are the client's: what it sent is no HTTP, or it is gone.
-        _ = connection.as_mut() => return,
-        () = too_many_resets.clone().cancelled_owned() => return,
+        _ = connection.as_mut() => return Ended::Closed,
+        () = too_many_resets.clone().cancelled_owned() => return Ended::Closed,
         () = stopping.cancelled_owned() => {}
+        () = stuck => {}
         () = sleep(age) => {}
     }
     connection.as_mut().graceful_shutdown();
     tokio::select! {
-        _ = connection => {}
-        () = too_many_resets.clone().cancelled_owned() => {}
-        () = sleep(drain) => {}
+        _ = connection => Ended::Closed,
+        () = too_many_resets.clone().cancelled_owned() => Ended::Closed,
+        () = sleep(drain) => Ended::BrokenOff,
     }
 }
 
@@ -321,6 +373,6 @@ impl Drop for Unanswered {
 }
 
 /// Says that a future can be sent where the compiler can still see it.
-fn boxed<'a>(future: impl Future<Output = ()> + Send + 'a) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+fn boxed<'a>(future: impl Future<Output = Ended> + Send + 'a) -> Pin<Box<dyn Future<Output = Ended> + Send + 'a>> {
     Box::pin(future)
 }

@@ -12,7 +12,13 @@ mod on {
     use tokio::net::TcpStream;
     use tokio_rustls::{TlsAcceptor, rustls::ServerConfig, server::TlsStream};
 
-    use crate::server::io::Protocol;
+    use crate::server::io::{Abort, Protocol};
+
+    impl Abort for TlsStream<TcpStream> {
+        fn abort(&self) {
+            self.get_ref().0.abort();
+        }
+    }
 
     /// Whether and how to speak TLS.
     #[derive(Clone, Default)]

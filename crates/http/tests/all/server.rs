@@ -1,12 +1,17 @@
 //! Connections: how many, how long, and how they end.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
-use airssys_wasm_http::ServerLimits;
+use airssys_wasm_http::{RouteLimits, ServerLimits};
+use bytes::Bytes;
 use http::Request;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    task::JoinHandle,
 };
 
 use crate::support::{Answer, PATIENCE, Server, empty, read_all, service, spec, until_room};
@@ -36,9 +41,11 @@ async fn what_does_not_end_in_time_is_broken_off() {
     let limits = ServerLimits { drain: Duration::from_millis(100), ..ServerLimits::default() };
     let server = Server::with(service(component.clone()), limits).await;
     let response = server.response(Request::get("/drip/1/1000000").body(empty()).unwrap()).await;
+    // Not one that has nothing in hand.
+    let idle = TcpStream::connect(server.address).await.unwrap();
     let report = server.ended().await;
-    // Its own time is over at the same moment as the server's.
-    assert!(report.broken_off <= 1);
+    assert_eq!(report.broken_off, 1);
+    drop(idle);
     assert!(!Answer::of(response).await.is_whole);
     until_room(&component, 64).await;
 }
@@ -76,4 +83,82 @@ async fn an_address_has_so_many_connections() {
     };
     tokio::time::timeout(PATIENCE, again).await.unwrap();
     assert!(server.ended().await.refused >= 1);
+}
+
+/// A client of HTTP/2 whose window is this large. Its connection says when it ends.
+async fn with_window(
+    server: &Server,
+    window: u32,
+) -> (http2::SendRequest<UnsyncBoxBody<Bytes, Infallible>>, JoinHandle<()>) {
+    let stream = TcpStream::connect(server.address).await.unwrap();
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder.initial_stream_window_size(window);
+    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
+    (sender, tokio::spawn(async { _ = connection.await }))
+}
+
+#[tokio::test]
+async fn a_client_that_opens_no_window_is_given_up() {
+    let component = spec().build().unwrap();
+    let limits = ServerLimits {
+        write_idle: Duration::from_millis(100),
+        drain: Duration::from_millis(100),
+        ..ServerLimits::default()
+    };
+    let server = Server::with(service(component.clone()), limits).await;
+    // The guest has ended; it has not; the client takes a byte.
+    for (path, window) in [("/hello", 0), ("/flood", 0), ("/flood", 1)] {
+        let (mut sender, ended) = with_window(&server, window).await;
+        let request = Request::get(format!("http://web.test{path}")).body(empty()).unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        assert_eq!(response.status(), 200);
+        tokio::time::timeout(Duration::from_secs(10), ended).await.unwrap().unwrap();
+        drop(response);
+        until_room(&component, 64).await;
+    }
+    // The control: a client that waits for its guest, for longer than that.
+    let (mut sender, _ended) = with_window(&server, 1 << 16).await;
+    let request = Request::get("http://web.test/drip/700/2").body(empty()).unwrap();
+    Answer::of(sender.send_request(request).await.unwrap()).await.is(200, "dropdrop");
+}
+
+#[tokio::test]
+async fn an_address_has_so_many_requests_in_hand() {
+    let component = spec().build().unwrap();
+    let limits = ServerLimits { requests_per_address: 2, ..ServerLimits::default() };
+    let server = Server::with(service(component.clone()), limits).await;
+    let first = server.response(Request::get("/drip/1/1000000").body(empty()).unwrap()).await;
+    let mut sender = server.http2().await;
+    let request = Request::get("http://web.test/drip/1/1000000").body(empty()).unwrap();
+    let second = sender.send_request(request).await.unwrap();
+    for _ in 0..2 {
+        let answer = server.get("/hello").await;
+        answer.is(503, "");
+        assert_eq!(answer.retry_after(), Some(1));
+    }
+    drop(first);
+    until_room(&component, 63).await;
+    server.get("/hello").await.is(200, "hello");
+    drop(second);
+}
+
+#[tokio::test]
+async fn one_connection_does_not_hold_all_of_a_route() {
+    let (route, defaults) = (RouteLimits { concurrency: 4, ..RouteLimits::default() }, ServerLimits::default());
+    assert!(defaults.streams * 2 <= RouteLimits::default().concurrency);
+    let component = spec().with_limits(route).build().unwrap();
+    let server = Server::with(service(component.clone()), ServerLimits { streams: 2, ..defaults }).await;
+    let mut sender = server.http2().await;
+    let request = |path: &str| Request::get(format!("http://web.test{path}")).body(empty()).unwrap();
+    Answer::of(sender.send_request(request("/hello")).await.unwrap()).await.is(200, "hello");
+    let mut waiting: Vec<_> = (0..10).map(|_| Box::pin(sender.send_request(request("/wait/25000")))).collect();
+    let all = async {
+        while component.room() != 2 {
+            waiting.iter_mut().for_each(|waiting| _ = futures_util::FutureExt::now_or_never(waiting));
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, all).await.unwrap();
+    server.get("/hello").await.is(200, "hello");
+    assert_eq!(component.room(), 2);
 }

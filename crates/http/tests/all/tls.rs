@@ -1,9 +1,16 @@
 //! TLS on both sides, where the feature is on.
 
-use std::{future::Future, io, net::IpAddr, pin::Pin, sync::Arc};
+use std::{
+    future::Future,
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use airssys_wasm_http::{
-    Allow, HttpServer, Outgoing, OutgoingLimits, Resolve,
+    Allow, HttpServer, Outgoing, OutgoingLimits, Resolve, ServerLimits,
     rustls::{
         ClientConfig, RootCertStore, ServerConfig,
         crypto::ring,
@@ -13,8 +20,12 @@ use airssys_wasm_http::{
 use http::Request;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsConnector;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::oneshot,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::support::{Answer, Server, empty, service, shared, spec};
 
@@ -42,7 +53,49 @@ fn client_config(protocols: &[&str]) -> Arc<ClientConfig> {
     shared(config)
 }
 
-async fn tls_server() -> std::net::SocketAddr {
+async fn tls_connection(address: SocketAddr, protocols: &[&str]) -> TlsStream<TcpStream> {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let name = ServerName::try_from("web.test").unwrap();
+    TlsConnector::from(client_config(protocols)).connect(name, stream).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_client_that_agrees_and_says_nothing_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let limits = ServerLimits { head: Duration::from_millis(300), ..ServerLimits::default() };
+    let server = HttpServer::new(service(spec().build().unwrap())).with_limits(limits).with_tls(&server_config());
+    tokio::spawn(server.serve(listener, std::future::pending()));
+    let ended = async |mut stream: TlsStream<TcpStream>| {
+        let reading = async { _ = stream.read_to_end(&mut Vec::new()).await };
+        tokio::time::timeout(Duration::from_secs(10), reading).await.unwrap();
+    };
+    for protocols in [&["h2"][..], &["http/1.1"], &[]] {
+        ended(tls_connection(address, protocols).await).await;
+    }
+    // One that speaks another protocol than was agreed.
+    let mut stream = tls_connection(address, &["h2"]).await;
+    stream.write_all(b"GET /hello HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    ended(stream).await;
+}
+
+#[tokio::test]
+async fn a_client_that_agrees_and_says_nothing_does_not_keep_the_server() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = HttpServer::new(service(spec().build().unwrap())).with_tls(&server_config());
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = tokio::spawn(server.serve(listener, async { _ = stopped.await }));
+    let mut silent = tls_connection(address, &["h2"]).await;
+    // Long enough for the server to have agreed as well; it is the client's turn.
+    assert!(tokio::time::timeout(Duration::from_millis(200), silent.read(&mut [0; 1])).await.is_err());
+    drop(stop);
+    let report = tokio::time::timeout(Duration::from_secs(10), running).await.unwrap().unwrap();
+    assert_eq!((report.accepted, report.broken_off), (1, 0));
+    drop(silent);
+}
+
+async fn tls_server() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = HttpServer::new(service(spec().build().unwrap())).with_tls(&server_config());
@@ -53,11 +106,7 @@ async fn tls_server() -> std::net::SocketAddr {
 #[tokio::test]
 async fn a_server_speaks_tls_and_both_versions_of_http() {
     let address = tls_server().await;
-    let connect = async |protocols: &[&str]| {
-        let stream = TcpStream::connect(address).await.unwrap();
-        let name = ServerName::try_from("web.test").unwrap();
-        TokioIo::new(TlsConnector::from(client_config(protocols)).connect(name, stream).await.unwrap())
-    };
+    let connect = async |protocols: &[&str]| TokioIo::new(tls_connection(address, protocols).await);
     let (mut sender, connection) = http1::handshake(connect(&[]).await).await.unwrap();
     tokio::spawn(connection);
     let request = Request::get("/request").header("host", "web.test").body(empty()).unwrap();
