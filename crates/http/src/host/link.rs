@@ -5,6 +5,7 @@ use airssys_wasm_engine::{
     wasmtime::{
         self, StoreContextMut,
         component::{Resource, ResourceTable},
+        format_err,
     },
 };
 use airssys_wasm_isolation::HostState;
@@ -15,11 +16,11 @@ use wasmtime_wasi_http::{
             LinkOptions,
             http::{
                 outgoing_handler,
-                types::{self, ErrorCode, HostOutgoingBody as _},
+                types::{self, ErrorCode, HeaderError, HostFields as _},
             },
         },
         body::HostOutgoingBody,
-        types::{HostOutgoingRequest, HostOutgoingResponse},
+        types::{HostFutureIncomingResponse, HostIncomingResponse, HostOutgoingRequest, HostOutgoingResponse},
     },
     p3,
 };
@@ -39,6 +40,7 @@ pub const WASI_HTTP_VERSION: &str = "0.2.12";
 ///
 /// - a body that the guest does not finish, because it crashes for one, is broken off and never complete;
 /// - a guest may have 64 bodies at a time that are not read to the end: `body` of one more is an error;
+/// - a guest may have 128 sets of fields and heads of messages at a time: to make one more traps;
 /// - outgoing requests are those that [`Outgoing`](crate::Outgoing) grants, by a client that checks addresses.
 ///
 /// # Errors
@@ -74,8 +76,53 @@ fn length_of(headers: &FieldMap) -> Option<u64> {
     headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
+/// Heads that a guest may have at a time: those that it makes, alone or in a message, and those of responses. They lie outside
+/// its memory, with up to 32 and 64 KiB each.
+const MOST_HEADS: usize = 128;
+
+/// Traps if there is no room for one more head.
+fn one_more_head(table: &mut ResourceTable) -> wasmtime::Result<()> {
+    let heads = table.iter_mut().filter(|entry| {
+        entry.is::<FieldMap>()
+            || entry.is::<HostOutgoingRequest>()
+            || entry.is::<HostOutgoingResponse>()
+            || entry.is::<HostFutureIncomingResponse>()
+            || entry.is::<HostIncomingResponse>()
+    });
+    if heads.count() < MOST_HEADS {
+        Ok(())
+    } else {
+        Err(format_err!("a guest may have {MOST_HEADS} sets of fields and heads of messages at a time"))
+    }
+}
+
 fn watch<U: HttpHost>(linker: &mut Linker<HostState<U>>) -> wasmtime::Result<()> {
     let mut interface = linker.instance(&format!("wasi:http/types@{WASI_HTTP_VERSION}"))?;
+    interface.func_wrap("[constructor]fields", |mut store: StoreContextMut<'_, HostState<U>>, (): ()| {
+        let mut view = view(store.data_mut());
+        one_more_head(view.table)?;
+        Ok((types::HostFields::new(&mut view)?,))
+    })?;
+    interface.func_wrap(
+        "[static]fields.from-list",
+        |mut store: StoreContextMut<'_, HostState<U>>, (entries,): (Vec<(String, Vec<u8>)>,)| {
+            let mut view = view(store.data_mut());
+            one_more_head(view.table)?;
+            let made: Result<_, HeaderError> = match view.from_list(entries) {
+                Ok(made) => Ok(made),
+                Err(error) => Err(error.downcast()?),
+            };
+            Ok((made,))
+        },
+    )?;
+    interface.func_wrap(
+        "[method]fields.clone",
+        |mut store: StoreContextMut<'_, HostState<U>>, (this,): (Resource<FieldMap>,)| {
+            let mut view = view(store.data_mut());
+            one_more_head(view.table)?;
+            Ok((types::HostFields::clone(&mut view, this)?,))
+        },
+    )?;
     interface.func_wrap(
         "[method]outgoing-response.body",
         |mut store: StoreContextMut<'_, HostState<U>>, (this,): (Resource<HostOutgoingResponse>,)| {
@@ -119,11 +166,13 @@ fn watch<U: HttpHost>(linker: &mut Linker<HostState<U>>) -> wasmtime::Result<()>
         |mut store: StoreContextMut<'_, HostState<U>>,
          (this, trailers): (Resource<HostOutgoingBody>, Option<Resource<FieldMap>>)| {
             let state = store.data_mut();
-            state.ext.http().bodies.finish(this.rep());
-            let finished: Result<(), ErrorCode> = match view(state).finish(this, trailers) {
-                Ok(()) => Ok(()),
-                Err(error) => Err(error.downcast()?),
-            };
+            let (table, ext) = state.table_and_ext();
+            let rep = this.rep();
+            // Each of these traps if the guest has parts of it still in use. Then the body is not finished.
+            let body = table.delete(this)?;
+            let trailers = trailers.map(|trailers| table.delete(trailers)).transpose()?;
+            ext.http().bodies.finish(rep);
+            let finished: Result<(), ErrorCode> = body.finish(trailers);
             Ok((finished,))
         },
     )

@@ -72,6 +72,10 @@ async fn a_deadline_while_the_guest_waits_for_the_client_is_408() {
     let (_sender, body) = streamed();
     server.request(Request::post("/wait/10000").body(body).unwrap()).await.is(504, "");
     events.recv().await.unwrap();
+    // As well after it has asked for the body, and for something else since.
+    let (_sender, body) = streamed();
+    server.request(Request::post("/peek/10000").body(body).unwrap()).await.is(504, "");
+    events.recv().await.unwrap();
 }
 
 #[tokio::test]
@@ -106,4 +110,11 @@ async fn a_guest_has_so_many_bodies_at_a_time() {
     // And one of the answer itself: with 64, it would have none.
     server.get("/bodies/63").await.is(200, "63");
     assert_eq!(server.get("/bodies/1000").await.status, 500);
+}
+
+#[tokio::test]
+async fn a_guest_has_so_many_heads_at_a_time() {
+    let server = Server::of(spec().build().unwrap()).await;
+    server.get("/heads/100").await.is(200, "100");
+    assert_eq!(server.get("/heads/500").await.status, 500);
 }
