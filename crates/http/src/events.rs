@@ -1,6 +1,6 @@
 //! What happens at a service, for those who watch it.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use airssys_wasm_isolation::{Crash, CrashClass};
 use metrics::Counter;
@@ -42,6 +42,7 @@ pub(crate) struct Events {
     pub(crate) requests: Counter,
     pub(crate) refused: Counter,
     log: Allowance,
+    faults: Allowance,
 }
 
 /// Bytes of a report in the log, some of which are the guest's.
@@ -62,12 +63,20 @@ impl Events {
             refused: metrics::counter!("airssys_http_refused_total", "component" => name()),
             sender: broadcast::Sender::new(BEHIND),
             log: Allowance::new(REPORTS),
+            faults: Allowance::new(REPORTS),
             component,
         }
     }
 
     pub(crate) fn receiver(&self) -> broadcast::Receiver<HttpEvent> {
         self.sender.subscribe()
+    }
+
+    /// A request that the host itself could not serve.
+    pub(crate) fn fault(&self, id: ReportId, why: fmt::Arguments<'_>) {
+        if let Some(left_out) = self.faults.take(Instant::now()) {
+            tracing::error!(component = %self.component, %id, left_out, "{why}");
+        }
     }
 
     pub(crate) fn crashed(&self, id: ReportId, crash: Crash) {

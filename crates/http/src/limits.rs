@@ -50,7 +50,8 @@ impl RouteLimits {
 
 /// How long a sandbox is used for one request after another. What a guest keeps from one is there at the next. A sandbox is
 /// not used again once one of these is reached, nor after a crash, nor while clients still read sixteen bodies that it wrote,
-/// nor if it keeps a handle on a request, on one that it sent, or on a body of theirs.
+/// nor if it keeps a handle on a request, on one that it sent, on a body of theirs, or on one that it has not finished, nor if it
+/// keeps more than a hundred handles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reuse {

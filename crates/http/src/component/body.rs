@@ -2,6 +2,10 @@
 
 use std::{
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -14,15 +18,41 @@ use crate::answer::BodyBroken;
 /// Cancels a guest's call when it is dropped.
 pub(super) type CancelOnDrop = tokio_util::sync::DropGuard;
 
+/// Whether nobody reads an answer that its guest has not finished. What the guest makes of that is nobody's fault.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Unread(Arc<AtomicBool>);
+
+impl Unread {
+    /// Before the guest can know: it hears of it by the channel of its body, which orders the two.
+    pub(super) fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    pub(super) fn get(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 /// A guest's body within its bounds. When it is dropped before its end, the client is gone, and the guest is cancelled.
 pub(super) struct AnswerBody {
     pub(super) inner: WasiBody,
+    pub(super) unread: Unread,
     pub(super) left: u64,
     /// Bytes until the length that the head promises.
     pub(super) missing: Option<u64>,
     /// Gone when the guest is no longer to be cancelled.
     pub(super) guard: Option<CancelOnDrop>,
     pub(super) broken: bool,
+}
+
+impl Drop for AnswerBody {
+    fn drop(&mut self) {
+        // In this order, and before the guest's channel is closed.
+        if self.guard.is_some() {
+            self.unread.set();
+            self.guard = None;
+        }
+    }
 }
 
 impl AnswerBody {
@@ -49,6 +79,7 @@ impl Body for AnswerBody {
                     Some(left) => this.left = left,
                     None => {
                         this.broken = true;
+                        this.unread.set();
                         this.guard = None;
                         return Poll::Ready(Some(Err(BodyBroken::TooLarge)));
                     }

@@ -15,7 +15,7 @@ use wasmtime_wasi_http::{
     FieldMap, WasiBody,
     p2::{
         bindings::http::types::{ErrorCode, Scheme},
-        body::{HostFutureTrailers, HostIncomingBody},
+        body::{HostFutureTrailers, HostIncomingBody, HostOutgoingBody},
         types::{HostFutureIncomingResponse, HostIncomingRequest, HostIncomingResponse, HostResponseOutparam},
     },
     p3::{self, bindings::http::types::ErrorCode as ErrorCode3},
@@ -158,6 +158,7 @@ pub(super) fn keeps_request(table: &mut ResourceTable) -> bool {
     table.iter_mut().any(|entry| {
         entry.is::<HostIncomingRequest>()
             || entry.is::<HostIncomingBody>()
+            || entry.is::<HostOutgoingBody>()
             || entry.is::<HostResponseOutparam>()
             || entry.is::<HostFutureIncomingResponse>()
             || entry.is::<HostIncomingResponse>()

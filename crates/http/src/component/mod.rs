@@ -21,7 +21,7 @@ use wasmtime_wasi_http::WasiBody;
 
 pub(crate) use self::handler::Interface;
 use self::{
-    body::AnswerBody,
+    body::{AnswerBody, Unread},
     handler::{Handler, Head, Request, keeps_request},
     reuse::{Idle, Kept},
 };
@@ -215,6 +215,9 @@ fn later(time: Duration) -> Instant {
     Instant::now() + time.min(YEAR)
 }
 
+/// Handles that a sandbox may keep from one request to the next. With more, the next might find no room for its own.
+const HANDLES: usize = 100;
+
 /// When to come back, where nobody knows.
 const SOON: Duration = Duration::from_secs(1);
 
@@ -248,7 +251,7 @@ impl<U: HttpHost> Component<U> {
         let is_head = request.parts.method == Method::HEAD;
         let (watch, call, mut answered) = self.pass(&mut kept.value, request).map_err(|error| {
             let id = ReportId::new();
-            tracing::error!(component = %self.name, %id, "the request cannot be passed to the guest: {error:#}");
+            self.events.fault(id, format_args!("the request cannot be passed to the guest: {error:#}"));
             Refused::Failed(Some(id))
         })?;
 
@@ -271,6 +274,7 @@ impl<U: HttpHost> Component<U> {
         });
         let mut head: Option<Head> = None;
         let ended = poll_fn(|cx| {
+            watch.forget_wait();
             let polled = running.as_mut().poll(cx);
             // Both are of this task alone: the guest does them while it is polled.
             if head.is_none() {
@@ -316,15 +320,22 @@ impl<U: HttpHost> Component<U> {
         } else {
             (head, None)
         };
-        let response = self.checked(head, is_head, token)?;
+        let unread = Unread::default();
+        let response = self.checked(head, is_head, token, &unread)?;
         if is_running {
-            tokio::spawn(Arc::clone(self).run(running, asked));
+            tokio::spawn(Arc::clone(self).run(running, asked, unread, watch));
         }
         Ok(response)
     }
 
     /// Runs a guest whose head has gone out to its end, and says whether its body is complete when that is asked.
-    async fn run(self: Arc<Self>, mut running: Running, mut asked: Option<oneshot::Receiver<Whether>>) {
+    async fn run(
+        self: Arc<Self>,
+        mut running: Running,
+        mut asked: Option<oneshot::Receiver<Whether>>,
+        unread: Unread,
+        watch: Watch,
+    ) {
         let ended = poll_fn(|cx| {
             let polled = running.as_mut().poll(cx);
             // Asked after the guest has run: what ended its body was no crash.
@@ -342,7 +353,10 @@ impl<U: HttpHost> Component<U> {
             Ended::Returned => true,
             Ended::Crashed(crash) => {
                 let is_well = is_done(&crash);
-                self.crashed_after(crash);
+                // A guest that insists on being read, or on reading, fails by what its client does.
+                if !unread.get() && watch.fault().is_none() {
+                    self.crashed_after(crash);
+                }
                 is_well
             }
         };
@@ -371,7 +385,7 @@ impl<U: HttpHost> Component<U> {
 
     fn failed(&self, error: &dyn std::error::Error) -> Refused {
         let id = ReportId::new();
-        tracing::error!(component = %self.name, %id, "no sandbox: {error}");
+        self.events.fault(id, format_args!("no sandbox: {error}"));
         Refused::Failed(Some(id))
     }
 
@@ -407,7 +421,7 @@ impl<U: HttpHost> Component<U> {
             return;
         }
         let (table, ext) = sandbox.table_and_ext();
-        if !keeps_request(table) && ext.http().live_bodies() < READ_BY_OTHERS {
+        if !keeps_request(table) && table.iter_mut().count() <= HANDLES && ext.http().live_bodies() < READ_BY_OTHERS {
             idle.give(kept, Instant::now());
         }
     }
@@ -418,6 +432,7 @@ impl<U: HttpHost> Component<U> {
         head: Response<WasiBody>,
         is_head: bool,
         token: CancellationToken,
+        unread: &Unread,
     ) -> Result<Response<HttpBody>, Refused> {
         let length = length_of(&head);
         let (parts, inner) = head.into_parts();
@@ -429,9 +444,14 @@ impl<U: HttpHost> Component<U> {
             tracing::debug!(component = %self.name, %id, status = %parts.status, "the guest's answer is none");
             return Err(Refused::Failed(Some(id)));
         }
-        let guard = (!has_none && !inner.is_end_stream()).then(|| token.drop_guard());
+        if has_none {
+            // The guest goes on, and writes what nobody gets.
+            unread.set();
+            return Ok(Response::from_parts(parts, nothing()));
+        }
+        let guard = (!inner.is_end_stream()).then(|| token.drop_guard());
         let left = self.limits.response_body.as_u64();
-        let body = AnswerBody { inner, left, missing: length, guard, broken: false };
+        let body = AnswerBody { inner, unread: unread.clone(), left, missing: length, guard, broken: false };
         Ok(Response::from_parts(parts, body.boxed_unsync()))
     }
 

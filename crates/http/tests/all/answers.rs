@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request};
-use http_body::Frame;
+use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, Full, StreamBody};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -19,7 +19,10 @@ async fn a_component_answers() {
 #[tokio::test]
 async fn a_component_answers_by_http2_many_times_at_once() {
     let server = Server::of(spec().build().unwrap()).await;
-    let sender = server.http2().await;
+    let mut sender = server.http2().await;
+    // Now the client knows how many it may send at a time.
+    let first = Request::get("http://web.test/hello").body(empty()).unwrap();
+    Answer::of(sender.send_request(first).await.unwrap()).await.is(200, "hello");
     let requests = (0..50).map(|_| {
         let mut sender = sender.clone();
         tokio::spawn(async move {
@@ -101,6 +104,27 @@ async fn a_head_request_has_no_body() {
     let server = Server::of(spec().build().unwrap()).await;
     server.send(Method::HEAD, "/hello", Bytes::new()).await.is(200, "");
     server.send(Method::HEAD, "/too-short", Bytes::new()).await.is(200, "");
+}
+
+#[tokio::test]
+async fn an_answer_without_a_body_ends_with_its_head() {
+    let server = Server::of(spec().build().unwrap()).await;
+    for (method, path, status, length) in [
+        (Method::HEAD, "/hello", 200, None),
+        (Method::HEAD, "/trap-at-the-end", 200, Some("4")),
+        (Method::GET, "/status/204", 204, None),
+        (Method::GET, "/status/304", 304, None),
+    ] {
+        let request = Request::builder().method(&method).uri(format!("http://web.test{path}")).body(empty()).unwrap();
+        let response = server.http2().await.send_request(request).await.unwrap();
+        assert!(response.body().is_end_stream(), "{path}");
+        assert_eq!(response.status(), status);
+        assert_eq!(response.headers().get("content-length").map(|length| length.to_str().unwrap()), length, "{path}");
+        let request = Request::builder().method(method).uri(path).body(empty()).unwrap();
+        let answer = server.request(request).await;
+        answer.is(status, "");
+        assert_eq!(answer.headers.get("content-length").map(|length| length.to_str().unwrap()), length, "{path}");
+    }
 }
 
 #[tokio::test]

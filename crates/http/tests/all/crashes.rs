@@ -7,10 +7,15 @@ use airssys_wasm_engine::{EngineConfig, PoolConfig, Profile, WasmEngine};
 use airssys_wasm_http::{HttpComponentSpec, HttpEvent, RouteLimits};
 use airssys_wasm_isolation::{CrashClass, CrashKind};
 use airssys_wasm_limits::{ByteSize, MemoryBudget, ResourceLimits};
+use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::BodyExt;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
-use crate::support::{Answer, Server, empty, limits, sandbox, spec, spec_with, until_room, web};
+use crate::support::{Answer, PATIENCE, Server, empty, limits, sandbox, spec, spec_with, until_room, web};
 
 #[tokio::test]
 async fn a_crash_before_the_answer_is_500_with_an_id_that_is_in_the_event() {
@@ -32,7 +37,7 @@ async fn a_crash_in_the_body_breaks_the_stream() {
     let component = spec().build().unwrap();
     let mut events = component.events();
     let server = Server::of(component).await;
-    for path in ["/trap-after", "/trap-at-the-end", "/too-short"] {
+    for path in ["/trap-after", "/trap-at-the-end", "/too-short", "/finish-early"] {
         assert!(server.is_broken_off(Request::get(path).body(empty()).unwrap()).await, "{path}");
         let request = Request::builder().uri(format!("http://web.test{path}")).body(empty()).unwrap();
         let mut sender = server.http2().await;
@@ -42,7 +47,7 @@ async fn a_crash_in_the_body_breaks_the_stream() {
             Err(error) => assert!(!error.is_canceled(), "{path}: {error:?}"),
         }
     }
-    for _ in 0..4 {
+    for _ in 0..6 {
         assert!(matches!(events.recv().await.unwrap(), HttpEvent::Crashed { .. }));
     }
     // The control: it crashes after the end of a body that is complete.
@@ -217,4 +222,66 @@ async fn a_client_that_goes_away_ends_its_guest() {
     // Nobody is to blame for it.
     assert!(events.try_recv().is_err());
     assert_eq!(component.closed_for(), None);
+}
+
+/// Closes a component at its third crash.
+fn at_the_third() -> RestartPolicy {
+    let intensity = Intensity { restarts: 2, within: Duration::from_secs(600) };
+    RestartPolicy { intensity, ..RestartPolicy::default() }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_to_the_end_closes_no_route() {
+    let limits = RouteLimits { request_body: ByteSize::b(100), ..RouteLimits::default() };
+    let component = spec().with_restart(at_the_third()).with_limits(limits).build().unwrap();
+    let mut events = component.events();
+    let server = Server::of(component.clone()).await;
+    for _ in 0..10 {
+        // It hangs up.
+        let mut response = server.response(Request::get("/insist").body(empty()).unwrap()).await;
+        response.body_mut().frame().await.unwrap().unwrap();
+        drop(response);
+        until_room(&component, 64).await;
+        // It wants no body.
+        server.send(Method::HEAD, "/insist", Bytes::new()).await.is(200, "");
+        until_room(&component, 64).await;
+        let head = Request::head("http://web.test/insist").body(empty()).unwrap();
+        Answer::of(server.http2().await.send_request(head).await.unwrap()).await.is(200, "");
+        until_room(&component, 64).await;
+        // Its body is broken off after the answer has begun.
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let head = b"POST /insist-read HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+        stream.write_all(head).await.unwrap();
+        stream.read_exact(&mut [0; 12]).await.unwrap();
+        stream.write_all(format!("c8\r\n{}\r\n", "x".repeat(200)).as_bytes()).await.unwrap();
+        until_room(&component, 64).await;
+    }
+    assert!(events.try_recv().is_err());
+    assert_eq!(component.closed_for(), None);
+    // The control: crashes that are the guest's own.
+    for _ in 0..3 {
+        assert!(server.is_broken_off(Request::get("/trap-after").body(empty()).unwrap()).await);
+        until_room(&component, 64).await;
+    }
+    for _ in 0..3 {
+        assert!(matches!(events.recv().await.unwrap(), HttpEvent::Crashed { .. }));
+    }
+    assert!(component.closed_for().is_some());
+}
+
+#[tokio::test]
+async fn a_crash_breaks_the_connection_of_a_client_that_knows_no_chunks() {
+    let server = Server::of(spec().build().unwrap()).await;
+    let get = async |path: &str| {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.0\r\nhost: a\r\n\r\n").as_bytes()).await.unwrap();
+        let mut read = Vec::new();
+        let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut read)).await.unwrap();
+        (String::from_utf8(read).unwrap(), ended.map_err(|error| error.kind()))
+    };
+    let (text, ended) = get("/trap-after").await;
+    assert_eq!(ended, Err(std::io::ErrorKind::ConnectionReset), "{text}");
+    // The control: a body that is complete.
+    let (text, ended) = get("/drip/1/2").await;
+    assert!(ended.is_ok() && text.ends_with("dropdrop"), "{text}");
 }

@@ -3,7 +3,9 @@
 use airssys_wasm_http::{Reuse, RouteLimits};
 use airssys_wasm_limits::ByteSize;
 
-use crate::support::{Server, spec};
+use http::Request;
+
+use crate::support::{Server, empty, spec};
 
 async fn reusing(reuse: Reuse) -> Server {
     let limits = RouteLimits { reuse: Some(reuse), ..RouteLimits::default() };
@@ -42,4 +44,28 @@ async fn a_sandbox_that_keeps_a_request_is_not_used_again() {
     let server = reusing(Reuse::requests(100)).await;
     server.get("/keep").await.is(200, "1");
     server.get("/keep").await.is(200, "1");
+}
+
+#[tokio::test]
+async fn a_sandbox_that_keeps_its_answer_is_not_used_again() {
+    let server = reusing(Reuse::requests(100)).await;
+    for _ in 0..3 {
+        assert!(server.is_broken_off(Request::get("/keep-answer").body(empty()).unwrap()).await);
+        server.get("/count").await.is(200, "1");
+        // That one is used again.
+        server.get("/count").await.is(200, "2");
+        assert_eq!(server.get("/trap").await.status, 500);
+    }
+}
+
+#[tokio::test]
+async fn a_sandbox_that_keeps_many_handles_is_not_used_again() {
+    let server = reusing(Reuse::requests(100)).await;
+    for expected in ["1", "2", "3"] {
+        server.get("/leave/20").await.is(200, expected);
+    }
+    for _ in 0..3 {
+        server.get("/leave/600").await;
+        server.get("/count").await.is(200, "1");
+    }
 }
