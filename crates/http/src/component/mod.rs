@@ -34,6 +34,7 @@ use crate::{
     limits::RouteLimits,
     outgoing::Outgoing,
     request::Checked,
+    time::after,
 };
 
 /// A component that exports `wasi:http/incoming-handler@0.2`, or `wasi:http/handler@0.3` where the engine has
@@ -207,13 +208,6 @@ fn is_done(crash: &Crash) -> bool {
 
 /// Bodies of one sandbox that clients may still read while it is used again.
 const READ_BY_OTHERS: usize = 16;
-
-/// That long from now.
-fn later(time: Duration) -> Instant {
-    // A year is beyond what anybody waits.
-    const YEAR: Duration = Duration::from_secs(365 * 24 * 3_600);
-    Instant::now() + time.min(YEAR)
-}
 
 /// Handles that a sandbox may keep from one request to the next. With more, the next might find no room for its own.
 const HANDLES: usize = 100;
@@ -405,7 +399,7 @@ impl<U: HttpHost> Component<U> {
         let (head, answered) = oneshot::channel();
         let (table, ext) = sandbox.table_and_ext();
         ext.http().follow(&parts.headers);
-        ext.begin(&parts, later(self.deadline));
+        ext.begin(&parts, after(Instant::now(), self.deadline));
         let call = handler.pass(table, ext.http(), Request { parts, body, https }, head)?;
         Ok((watch, call, answered))
     }
