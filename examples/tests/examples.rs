@@ -132,5 +132,6 @@ async fn send(to: SocketAddr, method: &str, path: &str, body: &str) -> (u16, Str
     let mut response = String::new();
     stream.read_to_string(&mut response).await.expect("an answer");
     let (head, body) = response.split_once("\r\n\r\n").expect("a head");
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    let status = head.split(' ').nth(1).expect("a status").parse().expect("a number");
+    (status, body.to_owned())
 }
