@@ -1,5 +1,6 @@
 //! Bodies that come from others, with bounds on their bytes, their rate and their time.
 
+use airssys_wasm_limits::later;
 use std::{
     pin::Pin,
     sync::{
@@ -16,8 +17,6 @@ use http_body_util::{BodyExt, Empty, combinators::UnsyncBoxBody};
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep_until};
 use wasmtime_wasi_http::{Error, WasiBody};
-
-use crate::time::after;
 
 /// What a body may take.
 #[derive(Debug, Clone, Copy)]
@@ -158,14 +157,14 @@ impl Bounded {
 
     /// Whether the wait has been too long.
     fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let (now, end) = (Instant::now(), after(self.began, self.bounds.time));
+        let (now, end) = (Instant::now(), later(self.began, self.bounds.time));
         let mut since = *self.since.get_or_insert(now);
         // The reader was woken at the end of that, and has not asked: it did not wait for it any more.
-        if now > after(after(since, self.bounds.idle), LATE) {
+        if now > later(later(since, self.bounds.idle), LATE) {
             since = now;
             self.since = Some(now);
         }
-        let at = after(since, self.bounds.idle).min(end);
+        let at = later(since, self.bounds.idle).min(end);
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
         if timer.deadline() != at {
             timer.as_mut().reset(at);

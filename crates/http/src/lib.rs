@@ -79,7 +79,6 @@ mod pattern;
 mod request;
 mod server;
 mod service;
-mod time;
 
 /// Compiles the examples of the page about HTTP as doc tests.
 #[cfg(doctest)]

@@ -10,7 +10,9 @@ use airssys_wasm_engine::wasmtime::{
     self,
     component::{Accessor, ComponentNamedList, GuestTaskId, Lift, Lower},
 };
-use airssys_wasm_limits::{CancellationToken, Due, Interrupted, Metered, RunningCall, begin_calls, guard_several};
+use airssys_wasm_limits::{
+    CancellationToken, Due, Interrupted, Metered, RunningCall, begin_calls, guard_several, later,
+};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::time::Instant;
 
@@ -74,7 +76,7 @@ impl<U: Send + 'static> Sandbox<U> {
         let running = state.metered().running_call().cloned().unwrap_or_default();
         calls.begin(&running, &mut state.ext);
         let deadline = store.data().quota().limits().deadline;
-        let due = Due::at(Instant::now() + deadline);
+        let due = Due::at(later(Instant::now(), deadline));
         let mut in_flight = InFlight { begun: BTreeMap::new(), due: &due, deadline };
         let calls = store.run_concurrent(async |tasks| run(tasks, export, at_a_time, calls, &mut in_flight).await);
         let outcome = guard_several(calls, Some(cancel), guarded, &due).await;
@@ -123,7 +125,7 @@ impl InFlight<'_> {
     /// The oldest is due first. What goes on when all have returned has as much time again.
     fn set_due(&self) {
         let since = self.begun.first_key_value().map_or_else(Instant::now, |(_, (_, since))| *since);
-        self.due.move_to(since + self.deadline);
+        self.due.move_to(later(since, self.deadline));
     }
 }
 

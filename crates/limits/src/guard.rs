@@ -79,17 +79,21 @@ impl Due {
         Self { since: due, after: AtomicU64::new(0) }
     }
 
-    /// Moves on.
+    /// Moves on. Due further ahead than [`later`] goes is due there.
     pub fn move_to(&self, due: Instant) {
         let after = u64::try_from(due.saturating_duration_since(self.since).as_nanos()).unwrap_or(u64::MAX);
         self.after.store(after, Ordering::Relaxed);
     }
 
     fn when(&self) -> Instant {
-        let far = || self.since + Duration::from_secs(30 * 365 * 86_400);
-        let after = Duration::from_nanos(self.after.load(Ordering::Relaxed));
-        self.since.checked_add(after).unwrap_or_else(far)
+        later(self.since, Duration::from_nanos(self.after.load(Ordering::Relaxed)))
     }
+}
+
+/// `now + wait`, at most 30 years ahead. Durations come from embedders and guests, and the sum must not overflow.
+pub fn later(now: Instant, wait: Duration) -> Instant {
+    const YEARS: Duration = Duration::from_secs(30 * 365 * 24 * 3_600);
+    now.checked_add(wait.min(YEARS)).unwrap_or(now)
 }
 
 /// State that a call's guard shares with the meter in the store, which is out of reach while the call runs.

@@ -51,7 +51,7 @@ mod tasks;
 
 pub use budget::{BudgetExhausted, MemoryBudget, MemoryGrant};
 pub use bytesize::ByteSize;
-pub use guard::{Due, GuardFuture, Guarded, Interrupted, guard, guard_several};
+pub use guard::{Due, GuardFuture, Guarded, Interrupted, guard, guard_several, later};
 pub use limits::{
     CallLimits, CallPhase, ManifestError, MessageTooLarge, OnGrowthRefused, Quota, QuotaError, ResourceLimits,
 };

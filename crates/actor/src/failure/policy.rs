@@ -7,6 +7,7 @@ use std::{
 };
 
 use airssys_wasm_isolation::{CrashClass, CrashKind};
+pub(crate) use airssys_wasm_limits::later;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -234,12 +235,6 @@ impl History {
         self.restarts.clear();
         (self.in_a_row, self.due) = (0, None);
     }
-}
-
-/// `now + wait`, at most 30 years ahead. Durations come from embedders and guests, and the sum must not overflow.
-pub(crate) fn later(now: Instant, wait: Duration) -> Instant {
-    const YEARS: Duration = Duration::from_secs(30 * 365 * 24 * 3_600);
-    now.checked_add(wait.min(YEARS)).unwrap_or(now)
 }
 
 #[cfg(test)]

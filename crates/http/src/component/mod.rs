@@ -9,7 +9,7 @@ use std::{fmt, future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Duration}
 use airssys_wasm_actor::{ActorRef, ActorState, Front, Lifecycle, RestartPolicy};
 use airssys_wasm_engine::{ExportError, wasmtime};
 use airssys_wasm_isolation::{Crash, CrashKind, InstantiateError, Sandbox, SandboxSpec};
-use airssys_wasm_limits::CancellationToken;
+use airssys_wasm_limits::{CancellationToken, later};
 use http::{Method, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -34,7 +34,6 @@ use crate::{
     limits::RouteLimits,
     outgoing::Outgoing,
     request::Checked,
-    time::after,
 };
 
 /// A component that exports `wasi:http/incoming-handler@0.2`, or `wasi:http/handler@0.3` where the engine has
@@ -399,7 +398,7 @@ impl<U: HttpHost> Component<U> {
         let (head, answered) = oneshot::channel();
         let (table, ext) = sandbox.table_and_ext();
         ext.http().follow(&parts.headers);
-        ext.begin(&parts, after(Instant::now(), self.deadline));
+        ext.begin(&parts, later(Instant::now(), self.deadline));
         let call = handler.pass(table, ext.http(), Request { parts, body, https }, head)?;
         Ok((watch, call, answered))
     }

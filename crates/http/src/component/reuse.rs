@@ -1,5 +1,6 @@
 //! Sandboxes between two requests.
 
+use airssys_wasm_limits::later;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -8,7 +9,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::{limits::Reuse, time::after};
+use crate::limits::Reuse;
 
 /// What is used for one request after another, and how long it has been.
 pub(super) struct Kept<T> {
@@ -54,7 +55,7 @@ impl<T: Send + 'static> Idle<T> {
         if kept.requests >= self.reuse.requests || now.saturating_duration_since(kept.born) >= self.reuse.age {
             return;
         }
-        let due = after(kept.born, self.reuse.age);
+        let due = later(kept.born, self.reuse.age);
         let mut state = self.state.lock();
         state.kept.push(kept);
         match state.due {
@@ -77,7 +78,7 @@ impl<T: Send + 'static> Idle<T> {
             .into_iter()
             .partition(|kept| now.saturating_duration_since(kept.born) >= self.reuse.age);
         state.kept = kept;
-        state.due = state.kept.iter().map(|kept| after(kept.born, self.reuse.age)).min();
+        state.due = state.kept.iter().map(|kept| later(kept.born, self.reuse.age)).min();
         let next = state.due;
         drop(state);
         // Sandboxes take a while to drop.

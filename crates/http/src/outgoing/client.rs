@@ -1,5 +1,6 @@
 //! One request to another host: checked, connected to the address that was checked, and bounded.
 
+use airssys_wasm_limits::later;
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -23,10 +24,7 @@ use super::{
     resolve::{Resolve, SystemResolver},
     tls::Tls,
 };
-use crate::{
-    bounded::{Bounded, Bounds, Side},
-    time::after,
-};
+use crate::bounded::{Bounded, Bounds, Side};
 
 /// What a component may request of others, shared by all its sandboxes. Cheap to clone. The default grants nothing.
 #[derive(Debug, Clone)]
@@ -79,7 +77,7 @@ impl Outgoing {
         let Inner { allow, limits, connections, resolver, tls } = &*self.0;
         let options = options.unwrap_or_default();
         let began = Instant::now();
-        let end = after(began, limits.time);
+        let end = later(began, limits.time);
         let (mut parts, body) = request.into_parts();
         let authority = parts.uri.authority().cloned().ok_or(Error::HttpRequestUriInvalid)?;
         if authority.as_str().contains('@') || authority.host().is_empty() {
@@ -102,7 +100,7 @@ impl Outgoing {
         let permit = Arc::clone(connections).try_acquire_owned().map_err(|_| Error::ConnectionLimitReached)?;
 
         let connect = options.connect_timeout.map_or(limits.connect, |wanted| wanted.min(limits.connect));
-        let until = after(began, connect).min(end);
+        let until = later(began, connect).min(end);
         let (addresses, permit) = match literal(host) {
             Some(address) => (vec![address], permit),
             None => {
@@ -134,7 +132,7 @@ impl Outgoing {
         let request = Request::from_parts(parts, body);
 
         let first_byte =
-            options.first_byte_timeout.map_or(end, |wanted| end.min(after(Instant::now(), wanted.min(limits.time))));
+            options.first_byte_timeout.map_or(end, |wanted| end.min(later(Instant::now(), wanted.min(limits.time))));
         let (response, driver) = match scheme {
             OutgoingScheme::Http => exchange(stream, request, (first_byte, end), permit).await?,
             OutgoingScheme::Https => {

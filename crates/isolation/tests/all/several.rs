@@ -256,6 +256,14 @@ async fn each_has_a_deadline_of_its_own() {
 }
 
 #[tokio::test]
+async fn a_deadline_may_be_longer_than_a_clock_can_hold() {
+    let (_, spec, sandbox) = sandbox(ResourceLimits { deadline: Duration::MAX, ..limits() }).await;
+    let mut calls = Told::new([(RETURNS, 7), (GIVES_WAY, 3)]);
+    run(&spec, sandbox, 2, &mut calls).await.unwrap();
+    assert_eq!(calls.returned.len(), 2);
+}
+
+#[tokio::test]
 async fn cancelled_and_dropped_all_end() {
     let (_, spec, mut sandbox) = sandbox(limits()).await;
     let does = sandbox.typed::<(u32, u32), (u32,)>(&spec.export("does").unwrap()).unwrap();
