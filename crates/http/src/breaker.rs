@@ -104,10 +104,7 @@ impl Breaker {
 fn wait(backoff: Backoff, nth: u32) -> Duration {
     /// Beyond that, a sum of times might overflow.
     const LONGEST: Duration = Duration::from_secs(365 * 24 * 3_600);
-    let grown = backoff.first.as_secs_f64() * backoff.factor.max(1.0).powf(f64::from(nth.saturating_sub(1)));
-    let longest = backoff.longest.min(LONGEST);
-    // `min` also handles an infinite power.
-    Duration::try_from_secs_f64(grown.min(longest.as_secs_f64())).unwrap_or(longest)
+    Backoff { longest: backoff.longest.min(LONGEST), ..backoff }.wait(nth)
 }
 
 /// The policy of a route that has none of its own: twenty crashes within ten seconds close it for a second, then for twice as

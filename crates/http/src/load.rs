@@ -13,7 +13,7 @@ use crate::{
     ask::AskActor,
     component::{HttpComponent, HttpComponentSpec, Interface},
     host::{HttpHost, HttpState, add_http},
-    manifest::{HttpTable, LoadHttpError, custom, only_wasm, supervision},
+    manifest::{HttpTable, LoadHttpError, custom, file_of, supervision},
     service::{HttpServiceBuilder, HttpTarget, Route},
 };
 
@@ -154,11 +154,7 @@ impl Read {
         };
         let (http, supervision, actor, table) =
             parsed().map_err(|source| LoadHttpError::Manifest { path: path.clone(), source })?;
-        let folder = path.parent().unwrap_or(Path::new(""));
-        let wasm = match &actor.component.wasm {
-            Some(wasm) => folder.join(wasm),
-            None => only_wasm(folder, &path)?,
-        };
+        let wasm = file_of(&path, actor.component.wasm.as_deref())?;
         let wasm = fs::read(&wasm).map_err(|source| read(&wasm, source))?;
         Ok(Self { path, http, supervision, actor, table, wasm })
     }

@@ -8,7 +8,9 @@ use std::{
 
 use airssys_wasm_actor::{ActorManifest, LoadManifestError, RestartPolicy, SpawnError};
 use airssys_wasm_engine::{ExportError, LinkError, LoadError, WasmEngine};
-use airssys_wasm_isolation::{KeyValueStore, SandboxManifest, SandboxSpec, add_config, add_keyvalue, add_wasi};
+use airssys_wasm_isolation::{
+    ComponentFileError, KeyValueStore, SandboxManifest, SandboxSpec, add_config, add_keyvalue, add_wasi, component_file,
+};
 use airssys_wasm_limits::{ManifestError, QuotaError};
 use serde::{Deserialize, Serialize, de};
 
@@ -201,11 +203,7 @@ impl HttpManifest {
         let text = fs::read_to_string(path).map_err(|source| read(path, source))?;
         let manifest =
             Self::from_toml(&text).map_err(|source| LoadHttpError::Manifest { path: path.to_owned(), source })?;
-        let folder = path.parent().unwrap_or(Path::new(""));
-        let wasm = match &manifest.wasm {
-            Some(wasm) => folder.join(wasm),
-            None => only_wasm(folder, path)?,
-        };
+        let wasm = file_of(path, manifest.wasm.as_deref())?;
         let bytes = fs::read(&wasm).map_err(|source| read(&wasm, source))?;
         let loaded = engine.load(bytes, manifest.sandbox.limits.profile()).await?;
         let mut linker = loaded.linker::<airssys_wasm_isolation::HostState<HttpState>>();
@@ -250,18 +248,10 @@ pub(crate) fn custom(message: &str) -> ManifestError {
     ManifestError::Toml(de::Error::custom(message))
 }
 
-pub(crate) fn only_wasm(folder: &Path, manifest: &Path) -> Result<PathBuf, LoadHttpError> {
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    let read = |source| LoadHttpError::Read { path: folder.to_owned(), source };
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).map_err(read)? {
-        let path = entry.map_err(read)?.path();
-        if path.extension().is_some_and(|extension| extension == "wasm") {
-            found.push(path);
-        }
-    }
-    match found.len() {
-        1 => Ok(found.remove(0)),
-        found => Err(LoadHttpError::WhichFile { path: manifest.to_owned(), found }),
-    }
+/// The component's file, see [`component_file`].
+pub(crate) fn file_of(manifest: &Path, named: Option<&Path>) -> Result<PathBuf, LoadHttpError> {
+    component_file(manifest, named).map_err(|error| match error {
+        ComponentFileError::WhichFile { found } => LoadHttpError::WhichFile { path: manifest.to_owned(), found },
+        ComponentFileError::Read { path, source } => LoadHttpError::Read { path, source },
+    })
 }

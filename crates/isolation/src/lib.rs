@@ -61,7 +61,7 @@ pub use keyvalue::{
     QuotaExceeded, StoreFuture,
 };
 pub use link::{add_config, add_keyvalue, add_wasi};
-pub use manifest::SandboxManifest;
+pub use manifest::{ComponentFileError, SandboxManifest, component_file};
 pub use sandbox::{DynamicCallError, DynamicExport, InstantiateError, Sandbox, SandboxSpec, TypedExport};
 pub use several::{Calls, SeveralCrashed};
 pub use wasi::{FileJobs, Folder, Permissions, Stdio, WasiError, WasiGrants};

@@ -1,6 +1,10 @@
 //! The tables of a `Component.toml` that this layer and those below read.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use airssys_wasm_limits::{ManifestError, ResourceLimits};
 use serde::{
@@ -9,6 +13,51 @@ use serde::{
 };
 
 use crate::{KeyValueGrants, WasiGrants};
+
+/// The file of a component was not found.
+#[derive(Debug, thiserror::Error)]
+pub enum ComponentFileError {
+    /// The folder of its `Component.toml` cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The folder.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The manifest names no file, and its folder does not hold exactly one `.wasm` file.
+    #[error("there are {found} `.wasm` files, not one")]
+    WhichFile {
+        /// The number of `.wasm` files.
+        found: usize,
+    },
+}
+
+/// The file of a component: the one that its `Component.toml` names, or the only `.wasm` file next to that.
+///
+/// # Errors
+///
+/// [`ComponentFileError`].
+pub fn component_file(manifest: &Path, named: Option<&Path>) -> Result<PathBuf, ComponentFileError> {
+    let folder = manifest.parent().unwrap_or(Path::new(""));
+    if let Some(named) = named {
+        return Ok(folder.join(named));
+    }
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let read = |source| ComponentFileError::Read { path: folder.to_owned(), source };
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).map_err(read)? {
+        let path = entry.map_err(read)?.path();
+        if path.extension().is_some_and(|extension| extension == "wasm") {
+            found.push(path);
+        }
+    }
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        found => Err(ComponentFileError::WhichFile { found }),
+    }
+}
 
 /// The `[resources]`, `[wasi]`, `[keyvalue]` and `[config]` tables of a `Component.toml`.
 #[derive(Debug, Clone)]

@@ -105,10 +105,18 @@ impl Backoff {
     const SHORTAGE: Self =
         Self { first: Duration::from_millis(10), factor: 2.0, longest: Duration::from_secs(1), jitter: 0.1 };
 
+    /// The wait before the `nth` restart in a row, counted from 1, without jitter.
+    pub fn wait(&self, nth: u32) -> Duration {
+        self.spread(nth, 0.0)
+    }
+
     /// The wait before the `nth` restart in a row, counted from 1.
     pub(crate) fn delay(&self, nth: u32, random: &mut fastrand::Rng) -> Duration {
+        self.spread(nth, self.jitter.clamp(0.0, 1.0) * (2.0 * random.f64() - 1.0))
+    }
+
+    fn spread(&self, nth: u32, jitter: f64) -> Duration {
         let grown = self.first.as_secs_f64() * self.factor.max(1.0).powf(f64::from(nth.saturating_sub(1)));
-        let jitter = self.jitter.clamp(0.0, 1.0) * (2.0 * random.f64() - 1.0);
         // `min` also handles an infinite power.
         let seconds = grown.min(self.longest.as_secs_f64()) * (1.0 + jitter);
         Duration::try_from_secs_f64(seconds).unwrap_or(self.longest)

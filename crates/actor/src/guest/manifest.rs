@@ -8,7 +8,7 @@ use std::{
 };
 
 use airssys_wasm_engine::{LoadError, Profile};
-use airssys_wasm_isolation::{SandboxManifest, SandboxSpec};
+use airssys_wasm_isolation::{ComponentFileError, SandboxManifest, SandboxSpec, component_file};
 use airssys_wasm_limits::{ByteSize, ManifestError, QuotaError};
 use airssys_wasm_registry::{ComponentId, TopicPattern};
 use serde::{Deserialize, de};
@@ -204,28 +204,11 @@ impl ActorManifest {
             fs::read_to_string(path).map_err(|source| LoadManifestError::Read { path: path.to_owned(), source })?;
         let manifest =
             Self::from_toml(&text).map_err(|source| LoadManifestError::Manifest { path: path.to_owned(), source })?;
-        let folder = path.parent().unwrap_or(Path::new(""));
-        let wasm = match &manifest.component.wasm {
-            Some(wasm) => folder.join(wasm),
-            None => only_wasm(folder, path)?,
-        };
+        let wasm = component_file(path, manifest.component.wasm.as_deref()).map_err(|error| match error {
+            ComponentFileError::WhichFile { found } => LoadManifestError::WhichFile { path: path.to_owned(), found },
+            ComponentFileError::Read { path, source } => LoadManifestError::Read { path, source },
+        })?;
         Ok((manifest, wasm))
-    }
-}
-
-fn only_wasm(folder: &Path, manifest: &Path) -> Result<PathBuf, LoadManifestError> {
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    let read = |source| LoadManifestError::Read { path: folder.to_owned(), source };
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).map_err(read)? {
-        let path = entry.map_err(read)?.path();
-        if path.extension().is_some_and(|extension| extension == "wasm") {
-            found.push(path);
-        }
-    }
-    match found.len() {
-        1 => Ok(found.remove(0)),
-        found => Err(LoadManifestError::WhichFile { path: manifest.to_owned(), found }),
     }
 }
 
