@@ -51,6 +51,7 @@ mod manifest;
 mod probe;
 mod sandbox;
 mod several;
+mod spec;
 mod wasi;
 
 pub use arguments::ArgumentError;
@@ -62,6 +63,7 @@ pub use keyvalue::{
 };
 pub use link::{add_config, add_keyvalue, add_wasi};
 pub use manifest::{ComponentFileError, SandboxManifest, component_file};
-pub use sandbox::{DynamicCallError, DynamicExport, InstantiateError, Sandbox, SandboxSpec, TypedExport};
+pub use sandbox::{DynamicCallError, DynamicExport, Sandbox, TypedExport};
 pub use several::{Calls, SeveralCrashed};
+pub use spec::{InstantiateError, SandboxSpec};
 pub use wasi::{FileJobs, Folder, Permissions, Stdio, WasiError, WasiGrants};

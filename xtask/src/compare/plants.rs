@@ -397,7 +397,7 @@ const SET_3: &[Plant] = &[
         name: "a spin of 75 ns for each instance",
         sort: Sort::Three,
         edits: &[Edit {
-            file: "crates/isolation/src/sandbox.rs",
+            file: "crates/isolation/src/spec.rs",
             from: "        install(&mut store);\n",
             to: "        for n in 0..std::hint::black_box(250_u32) {\n            std::hint::black_box(n);\n        }\n        install(&mut store);\n",
         }],
@@ -442,7 +442,7 @@ pub(super) const NOTHING: &[Edit] = &[
              let (clock, _) = EpochClock::start(config.ticking)",
     },
     Edit {
-        file: "crates/isolation/src/sandbox.rs",
+        file: "crates/isolation/src/spec.rs",
         from: "        let meter = Meter::new(quota.clone(), budget.as_ref());",
         to: "        if std::hint::black_box(false) {\n            \
              std::env::args().for_each(|argument| println!(\"{}\", argument.to_lowercase()));\n        }\n        \
