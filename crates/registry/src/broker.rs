@@ -235,12 +235,12 @@ impl<S: Sink> MessageBroker<S> {
     ///
     /// Subscribers that are full and want the publisher to wait are waited for after all others have been served, all at
     /// once, each no longer than it asked for, nor than until the message's deadline.
-    pub async fn publish(&self, topic: &Topic, mut message: MessageEnvelope) -> PublishReport {
+    pub async fn publish(&self, topic: &Topic, message: MessageEnvelope) -> PublishReport {
         let mut report = PublishReport { late: message.is_late(), ..PublishReport::default() };
         if report.late {
             return report;
         }
-        message.topic = Some(topic.clone());
+        let message = message.with_topic(topic.clone());
         let mut full = Vec::new();
         for (at, subscriber) in self.matching(topic).into_iter().enumerate() {
             if at > 0 && at % STRETCH == 0 {
@@ -261,7 +261,7 @@ impl<S: Sink> MessageBroker<S> {
         let waits = full.into_iter().map(|(subscriber, longest)| {
             let message = message.clone();
             async move {
-                let left = message.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+                let left = message.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
                 let longest = left.map_or(longest, |left| left.min(longest));
                 match timeout(longest, subscriber.sink.deliver(message)).await {
                     Ok(Ok(())) => Ok(()),

@@ -23,27 +23,41 @@ use crate::{
 ///
 /// Each registration has a generation of its own, so that the address of a component that is gone is told apart from
 /// that of another which now has its name.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct ActorAddress {
-    id: ComponentId,
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+// Behind one pointer, because each message between actors has one.
+pub struct ActorAddress(Arc<Registration>);
+
+#[derive(PartialEq, Eq, Hash, Serialize, Deserialize)]
+struct Registration {
     generation: NonZeroU64,
+    id: ComponentId,
 }
 
 impl ActorAddress {
+    fn new(id: &ComponentId, generation: NonZeroU64) -> Self {
+        Self(Arc::new(Registration { generation, id: id.clone() }))
+    }
+
     /// The name.
     pub fn id(&self) -> &ComponentId {
-        &self.id
+        &self.0.id
     }
 
     /// The registration. Later ones have larger numbers.
     pub fn generation(&self) -> NonZeroU64 {
-        self.generation
+        self.0.generation
+    }
+}
+
+impl fmt::Debug for ActorAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ActorAddress").field("id", self.id()).field("generation", &self.generation()).finish()
     }
 }
 
 impl fmt::Display for ActorAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}#{}", self.id, self.generation)
+        write!(f, "{}#{}", self.id(), self.generation())
     }
 }
 
@@ -59,6 +73,8 @@ struct Inner<S> {
 }
 
 struct Registered<S> {
+    address: ActorAddress,
+    /// The address's, so that a message for a name does not read that.
     generation: NonZeroU64,
     target: Target<S>,
 }
@@ -88,7 +104,7 @@ impl Group {
     fn remove(&self, member: NonZeroU64) -> bool {
         let mut members = self.members.write();
         let before = members.len();
-        *members = members.iter().filter(|known| known.generation != member).cloned().collect();
+        *members = members.iter().filter(|known| known.generation() != member).cloned().collect();
         members.len() < before
     }
 }
@@ -116,7 +132,7 @@ impl<S> Iterator for Turns<'_, S> {
             self.done += 1;
             // One that is gone is about to leave.
             if let Ok(sink) = self.registry.resolve(member) {
-                return Some(Receiver { sink, generation: member.generation });
+                return Some(Receiver { sink, generation: member.generation() });
             }
         }
         None
@@ -131,7 +147,7 @@ pub(crate) struct Receiver<S> {
 
 /// The name is taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the name `{}` is taken by {holder}", holder.id)]
+#[error("the name `{}` is taken by {holder}", holder.id())]
 #[non_exhaustive]
 pub struct NameTaken {
     /// Who has it.
@@ -175,7 +191,7 @@ pub enum GroupError {
         id: ComponentId,
     },
     /// A component has the name.
-    #[error("`{}` is a component, not a group", holder.id)]
+    #[error("`{}` is a component, not a group", holder.id())]
     IsComponent {
         /// The component.
         holder: ActorAddress,
@@ -305,15 +321,13 @@ impl<S> ComponentRegistry<S> {
         target: impl FnOnce(&ActorAddress) -> Target<S>,
     ) -> Result<ActorAddress, NameTaken> {
         match self.0.entries.entry(id.clone()) {
-            Entry::Occupied(taken) => {
-                let holder = ActorAddress { id: id.clone(), generation: taken.get().generation };
-                Err(NameTaken { holder })
-            }
+            Entry::Occupied(taken) => Err(NameTaken { holder: taken.get().address.clone() }),
             Entry::Vacant(vacant) => {
                 let number = self.0.next_generation.fetch_add(1, Ordering::Relaxed);
                 let generation = NonZeroU64::new(number).expect("it would take centuries to come round");
-                let address = ActorAddress { id: id.clone(), generation };
-                let entry = vacant.insert(Registered { generation, target: target(&address) });
+                let address = ActorAddress::new(id, generation);
+                let target = target(&address);
+                let entry = vacant.insert(Registered { address: address.clone(), generation, target });
                 // Under the entry's lock, so that watchers see the changes of a name in their order.
                 self.tell(|| Change::Registered(address.clone()));
                 drop(entry);
@@ -328,12 +342,12 @@ impl<S> ComponentRegistry<S> {
     ///
     /// [`ResolveError`] when the address is gone, or that of a group.
     pub fn replace(&self, address: &ActorAddress, sink: Arc<S>) -> Result<Arc<S>, ResolveError> {
-        let Some(mut entry) = self.0.entries.get_mut(&address.id) else {
-            return Err(ResolveError::Unknown { id: address.id.clone() });
+        let Some(mut entry) = self.0.entries.get_mut(address.id()) else {
+            return Err(ResolveError::Unknown { id: address.id().clone() });
         };
-        check_generation(address, entry.generation)?;
+        check_generation(address, &entry)?;
         let Target::Sink { sink: current, .. } = &mut entry.target else {
-            return Err(ResolveError::IsGroup { id: address.id.clone() });
+            return Err(ResolveError::IsGroup { id: address.id().clone() });
         };
         let before = std::mem::replace(current, sink);
         self.tell(|| Change::Replaced(address.clone()));
@@ -346,10 +360,10 @@ impl<S> ComponentRegistry<S> {
     ///
     /// [`ResolveError`] when the address is gone.
     pub fn deregister(&self, address: &ActorAddress) -> Result<(), ResolveError> {
-        match self.0.entries.entry(address.id.clone()) {
-            Entry::Vacant(_) => Err(ResolveError::Unknown { id: address.id.clone() }),
+        match self.0.entries.entry(address.id().clone()) {
+            Entry::Vacant(_) => Err(ResolveError::Unknown { id: address.id().clone() }),
             Entry::Occupied(entry) => {
-                check_generation(address, entry.get().generation)?;
+                check_generation(address, entry.get())?;
                 self.tell(|| Change::Deregistered(address.clone()));
                 let removed = entry.remove();
                 if let Target::Sink { groups, .. } = &removed.target {
@@ -364,8 +378,7 @@ impl<S> ComponentRegistry<S> {
 
     /// The address that a name stands for now.
     pub fn lookup(&self, name: &(impl Name + ?Sized)) -> Option<ActorAddress> {
-        let entry = name.entry(&self.0.entries)?;
-        Some(ActorAddress { id: entry.key().clone(), generation: entry.generation })
+        Some(name.entry(&self.0.entries)?.address.clone())
     }
 
     /// Whether anybody has this name.
@@ -379,20 +392,20 @@ impl<S> ComponentRegistry<S> {
     ///
     /// [`ResolveError`] when the address is gone, or that of a group.
     pub fn resolve(&self, address: &ActorAddress) -> Result<Arc<S>, ResolveError> {
-        let Some(entry) = self.0.entries.get(&address.id) else {
-            return Err(ResolveError::Unknown { id: address.id.clone() });
+        let Some(entry) = self.0.entries.get(address.id()) else {
+            return Err(ResolveError::Unknown { id: address.id().clone() });
         };
-        check_generation(address, entry.generation)?;
+        check_generation(address, &entry)?;
         match &entry.target {
             Target::Sink { sink, .. } => Ok(Arc::clone(sink)),
-            Target::Group(_) => Err(ResolveError::IsGroup { id: address.id.clone() }),
+            Target::Group(_) => Err(ResolveError::IsGroup { id: address.id().clone() }),
         }
     }
 
     /// Where messages for a name go now. A group's turn moves on.
     pub(crate) fn route(&self, name: &(impl Name + ?Sized)) -> Option<Route<'_, S>> {
         let group = match &*name.entry(&self.0.entries)? {
-            Registered { target: Target::Sink { sink, .. }, generation } => {
+            Registered { target: Target::Sink { sink, .. }, generation, .. } => {
                 return Some(Route::Sink(Receiver { sink: Arc::clone(sink), generation: *generation }));
             }
             Registered { target: Target::Group(group), .. } => Arc::clone(group),
@@ -416,11 +429,7 @@ impl<S> ComponentRegistry<S> {
 
     /// All addresses, in no order. Those that come and go meanwhile may be in it or not.
     pub fn list(&self) -> Vec<ActorAddress> {
-        let address = |entry: dashmap::mapref::multiple::RefMulti<'_, ComponentId, Registered<S>>| ActorAddress {
-            id: entry.key().clone(),
-            generation: entry.generation,
-        };
-        self.0.entries.iter().map(address).collect()
+        self.0.entries.iter().map(|entry| entry.address.clone()).collect()
     }
 
     /// How many names there are.
@@ -455,12 +464,12 @@ impl<S> ComponentRegistry<S> {
     pub fn join(&self, group: &ComponentId, member: &ComponentId) -> Result<(), GroupError> {
         let nobody = || GroupError::NobodyThere { group: group.clone(), member: member.clone() };
         let address = match self.0.entries.get_mut(member).as_deref_mut() {
-            Some(Registered { target: Target::Sink { groups, .. }, generation }) => {
+            Some(Registered { target: Target::Sink { groups, .. }, address, .. }) => {
                 // From now on `deregister` makes it leave.
                 if !groups.contains(group) {
                     groups.push(group.clone());
                 }
-                ActorAddress { id: member.clone(), generation: *generation }
+                address.clone()
             }
             _ => return Err(nobody()),
         };
@@ -494,7 +503,7 @@ impl<S> ComponentRegistry<S> {
     /// [`GroupError`] when there is no such group or member.
     pub fn leave(&self, group: &ComponentId, member: &ComponentId) -> Result<(), GroupError> {
         let known = self.group(group)?;
-        let address = known.members.read().iter().find(|known| known.id == *member).cloned();
+        let address = known.members.read().iter().find(|known| known.id() == member).cloned();
         let Some(address) = address else {
             return Err(GroupError::NotAMember { group: group.clone(), member: member.clone() });
         };
@@ -509,9 +518,9 @@ impl<S> ComponentRegistry<S> {
 
     fn quit(&self, group: &ComponentId, member: &ActorAddress) {
         if let Ok(known) = self.group(group)
-            && known.remove(member.generation)
+            && known.remove(member.generation())
         {
-            self.tell(|| Change::Left { group: group.clone(), member: member.id.clone() });
+            self.tell(|| Change::Left { group: group.clone(), member: member.id().clone() });
         }
     }
 
@@ -528,7 +537,7 @@ impl<S> ComponentRegistry<S> {
     pub fn groups(&self) -> Vec<ActorAddress> {
         let is_group = |registered: &Registered<S>| matches!(registered.target, Target::Group(_));
         let entries = self.0.entries.iter().filter(|entry| is_group(entry.value()));
-        entries.map(|entry| ActorAddress { id: entry.key().clone(), generation: entry.generation }).collect()
+        entries.map(|entry| entry.address.clone()).collect()
     }
 
     /// Takes a group away. Its members stay registered.
@@ -539,7 +548,7 @@ impl<S> ComponentRegistry<S> {
     pub fn remove_group(&self, group: &ComponentId) -> Result<(), GroupError> {
         match self.0.entries.entry(group.clone()) {
             Entry::Occupied(entry) if matches!(entry.get().target, Target::Group(_)) => {
-                let address = ActorAddress { id: group.clone(), generation: entry.get().generation };
+                let address = entry.get().address.clone();
                 self.tell(|| Change::Deregistered(address));
                 drop(entry.remove());
                 Ok(())
@@ -556,10 +565,9 @@ impl<S> ComponentRegistry<S> {
     }
 }
 
-fn check_generation(address: &ActorAddress, current: NonZeroU64) -> Result<(), ResolveError> {
-    if address.generation == current {
+fn check_generation<S>(address: &ActorAddress, current: &Registered<S>) -> Result<(), ResolveError> {
+    if address.generation() == current.generation {
         return Ok(());
     }
-    let current = ActorAddress { id: address.id.clone(), generation: current };
-    Err(ResolveError::Stale { stale: address.clone(), current })
+    Err(ResolveError::Stale { stale: address.clone(), current: current.address.clone() })
 }

@@ -146,8 +146,8 @@ impl<S: Sink> MessageRouter<S> {
             },
             None => return Err(unknown(to, message)),
         };
-        message.target = Some(generation);
-        let delivered = match message.deadline {
+        message = message.with_target(generation);
+        let delivered = match message.deadline() {
             None => sink.deliver(message).await,
             Some(deadline) => {
                 let copy = message.clone();
@@ -188,9 +188,8 @@ impl<S: Sink> MessageRouter<S> {
 }
 
 impl<S: Sink> Receiver<S> {
-    fn try_deliver(&self, mut message: MessageEnvelope) -> Result<(), Undelivered> {
-        message.target = Some(self.generation);
-        self.sink.try_deliver(message)
+    fn try_deliver(&self, message: MessageEnvelope) -> Result<(), Undelivered> {
+        self.sink.try_deliver(message.with_target(self.generation))
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{
         late::Late,
         mailbox::{Delivery, Mailbox, MailboxSize, ReplyTo},
         metrics::Metrics,
-        orders::{Control, Orders},
+        orders::{Control, OrderInbox, Orders},
         services::Services,
         sync::{Shared, shared},
         waits::Waiting,
@@ -65,7 +65,7 @@ pub(crate) struct Cell {
 /// The receiving ends of a cell.
 pub(crate) struct Inbox {
     pub(crate) messages: Shared<mpsc::Receiver<Delivery>>,
-    pub(crate) orders: Shared<mpsc::UnboundedReceiver<Control>>,
+    pub(crate) orders: OrderInbox,
 }
 
 impl fmt::Debug for Cell {

@@ -2,10 +2,16 @@
 
 use std::{
     any::Any,
+    future::poll_fn,
+    pin::pin,
     sync::atomic::{AtomicUsize, Ordering},
+    task::{Context, Poll, Waker},
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::coop::unconstrained,
+};
 
 use crate::{
     HealthError, UpgradeError, UpgradeOptions,
@@ -47,9 +53,10 @@ pub(crate) struct Orders {
 }
 
 impl Orders {
-    pub(crate) fn new() -> (Self, Shared<mpsc::UnboundedReceiver<Control>>) {
-        let (to, orders) = mpsc::unbounded_channel();
-        (Self { to: shared(to), pending: shared(AtomicUsize::new(0)) }, shared(orders))
+    pub(crate) fn new() -> (Self, OrderInbox) {
+        let (to, from) = mpsc::unbounded_channel();
+        let inbox = OrderInbox { from: shared(from), listens: None };
+        (Self { to: shared(to), pending: shared(AtomicUsize::new(0)) }, inbox)
     }
 
     /// Gives an order. One that comes after the end is dropped, with whatever waits for its completion.
@@ -73,9 +80,46 @@ impl Orders {
     pub(crate) fn pending(&self) -> bool {
         self.pending.load(Ordering::Acquire) > 0
     }
+}
 
-    /// An order was taken.
-    pub(crate) fn taken(&self) {
-        self.pending.fetch_sub(1, Ordering::Relaxed);
+/// The receiving end of an actor's orders.
+pub(crate) struct OrderInbox {
+    from: Shared<mpsc::UnboundedReceiver<Control>>,
+    /// The waker that the channel has. It has it until an order comes, and then there is one to take: a task that goes to
+    /// sleep after each message need not leave it there anew.
+    listens: Option<Waker>,
+}
+
+impl OrderInbox {
+    /// The next order of these. Outside tokio's budget, so that orders come first even if messages have used it up, and that
+    /// the channel has the waker whenever this is pending.
+    pub(crate) fn poll_next(&mut self, orders: &Orders, cx: &mut Context<'_>) -> Poll<Control> {
+        if !orders.pending() && self.listens.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            return Poll::Pending;
+        }
+        let polled = pin!(unconstrained(self.from.recv())).poll(cx);
+        match polled {
+            Poll::Ready(order) => Poll::Ready(self.taken(orders, order.expect("the cell holds a sender"))),
+            Poll::Pending => {
+                self.listens = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    pub(crate) async fn next(&mut self, orders: &Orders) -> Control {
+        poll_fn(|cx| self.poll_next(orders, cx)).await
+    }
+
+    /// An order that is there already.
+    pub(crate) fn try_next(&mut self, orders: &Orders) -> Option<Control> {
+        let order = self.from.try_recv().ok()?;
+        Some(self.taken(orders, order))
+    }
+
+    fn taken(&mut self, orders: &Orders, order: Control) -> Control {
+        self.listens = None;
+        orders.pending.fetch_sub(1, Ordering::Relaxed);
+        order
     }
 }

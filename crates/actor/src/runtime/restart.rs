@@ -164,24 +164,19 @@ impl<B: Blueprint> ActorTask<B> {
             if self.cell.is_killed() {
                 return Wake::Over;
             }
-            let kept = self.kept_order();
-            let is_kept = kept.is_some();
-            let order = match (kept, at) {
+            let order = match (self.kept_order(), at) {
                 (Some(order), _) => order,
-                (None, Some(at)) if at <= Instant::now() => match self.inbox.orders.try_recv() {
-                    Ok(order) => order,
-                    Err(_) => return Wake::Start,
+                (None, Some(at)) if at <= Instant::now() => match self.inbox.orders.try_next(&self.cell.orders) {
+                    Some(order) => order,
+                    None => return Wake::Start,
                 },
                 (None, Some(at)) => tokio::select! {
                     biased;
-                    order = self.inbox.orders.recv() => order.expect("the cell holds a sender"),
+                    order = self.inbox.orders.next(&self.cell.orders) => order,
                     () = sleep_until(at) => return Wake::Start,
                 },
-                (None, None) => self.inbox.orders.recv().await.expect("the cell holds a sender"),
+                (None, None) => self.inbox.orders.next(&self.cell.orders).await,
             };
-            if !is_kept {
-                self.cell.orders.taken();
-            }
             let Upgrade { version, options, done } = match order {
                 Control::Kill | Control::Stop { .. } => return Wake::Over,
                 Control::Start { order } => {

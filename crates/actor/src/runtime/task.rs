@@ -4,7 +4,7 @@
 use std::{
     collections::VecDeque,
     future::poll_fn,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
 };
@@ -15,7 +15,6 @@ use airssys_wasm_registry::{MessageEnvelope, Refusal, TraceContext, Undelivered}
 use bytes::Bytes;
 use tokio::{
     sync::mpsc::{self, error::TryRecvError},
-    task::coop::unconstrained,
     time::{Instant, Sleep, sleep_until},
 };
 use tracing::{Instrument, Span, field};
@@ -97,7 +96,11 @@ pub(super) enum Exit {
 }
 
 /// The next health check whose caller still waits.
+#[inline]
 fn next_check(checks: &mut VecDeque<HealthDone>) -> Option<HealthDone> {
+    if checks.is_empty() {
+        return None;
+    }
     std::iter::from_fn(|| checks.pop_front()).find(|done| !done.is_closed())
 }
 
@@ -275,12 +278,9 @@ impl<B: Blueprint> ActorTask<B> {
         }
         let Self { cell, inbox: Inbox { messages, orders }, in_flight, attempted, pause, checks, checked, .. } = self;
         loop {
-            // Never `None`: the cell holds a sender. `unconstrained`, so that orders come first even if messages
-            // have used up the task's budget.
             while cell.orders.pending()
-                && let Poll::Ready(Some(order)) = pin!(unconstrained(orders.recv())).poll(cx)
+                && let Poll::Ready(order) = orders.poll_next(&cell.orders, cx)
             {
-                cell.orders.taken();
                 match order {
                     Control::Health { done } => checks.push_back(done),
                     order => return Poll::Ready(Received::Order(order)),
@@ -316,16 +316,10 @@ impl<B: Blueprint> ActorTask<B> {
             if let Some(done) = next_check(checks) {
                 return Poll::Ready(Received::Check(done));
             }
-            return match orders.poll_recv(cx) {
-                Poll::Ready(Some(order)) => {
-                    cell.orders.taken();
-                    Poll::Ready(match order {
-                        Control::Health { done } => Received::Check(done),
-                        order => Received::Order(order),
-                    })
-                }
-                Poll::Ready(None) | Poll::Pending => Poll::Pending,
-            };
+            return orders.poll_next(&cell.orders, cx).map(|order| match order {
+                Control::Health { done } => Received::Check(done),
+                order => Received::Order(order),
+            });
         }
     }
 
