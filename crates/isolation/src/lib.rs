@@ -44,6 +44,7 @@ mod arguments;
 mod config;
 mod crash;
 mod demangle;
+mod free;
 mod host;
 mod keyvalue;
 mod link;

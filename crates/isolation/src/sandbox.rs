@@ -15,13 +15,14 @@ use crate::{
     ArgumentError, Crash, CrashKind, HostState,
     arguments::check_arguments,
     crash::Phase,
+    free::free,
     probe::{Probe, Probes},
     wasi::Tail,
 };
 
 /// One component instance in a store of its own.
 ///
-/// Dropping it frees everything the guest had, on the spot.
+/// Dropping it frees everything the guest had, on the spot; [`free`](Self::free) does so elsewhere if it is much.
 pub struct Sandbox<U: 'static>(pub(crate) Box<Live<U>>);
 
 /// In a box, because a call moves the sandbox several times.
@@ -240,7 +241,7 @@ impl<U: Send + 'static> Sandbox<U> {
             Ok(told)
         };
         let outcome = guard(call, Some(cancel), guarded).await;
-        self.end(started, &export.name, Phase::Calling, outcome)
+        self.end(started, &export.name, Phase::Calling, outcome).await
     }
 
     /// [`call_until`](Self::call_until) under the limits of that phase.
@@ -288,7 +289,7 @@ impl<U: Send + 'static> Sandbox<U> {
         } else {
             guard(export.func.call_async(store, params), cancel, guarded).await.map(|result| result.map(tell))
         };
-        self.end(started, &export.name, Phase::Calling, outcome)
+        self.end(started, &export.name, Phase::Calling, outcome).await
     }
 
     /// Calls the guest with values whose types are known at run time only.
@@ -362,7 +363,7 @@ impl<U: Send + 'static> Sandbox<U> {
             settle(store).await
         };
         let outcome = guard(call, cancel, guarded).await.map(|result| result.map(|()| results));
-        self.end(started, &export.name, Phase::Calling, outcome)
+        self.end(started, &export.name, Phase::Calling, outcome).await
     }
 
     /// One call in which a closure does with the instance what it likes, under the limits of one call: what
@@ -502,13 +503,13 @@ impl<U: Send + 'static> Sandbox<U> {
         started: Option<Instant>,
         outcome: Result<wasmtime::Result<R>, Interrupted>,
     ) -> Result<(R, Self), Crash> {
-        let (value, mut sandbox) = self.end(started, CALL_WITH, Phase::CallingWith, outcome)?;
+        let (value, mut sandbox) = self.end(started, CALL_WITH, Phase::CallingWith, outcome).await?;
         let Live { store, probe, .. } = &mut *sandbox.0;
         match probe {
             Some(probe) if !probe.has_trapped(store).await => Ok((value, sandbox)),
             _ => {
                 let crash = Crash::new(CrashKind::Swallowed, Some(CALL_WITH), sandbox.usage());
-                Err(crash.with_stderr(stderr_of(&sandbox.0.store)))
+                Err(sandbox.crashed(crash).await)
             }
         }
     }
@@ -521,7 +522,7 @@ impl<U: Send + 'static> Sandbox<U> {
         self.0.measure_time.then(Instant::now)
     }
 
-    fn end<R>(
+    async fn end<R>(
         mut self,
         started: Option<Instant>,
         export: &str,
@@ -536,7 +537,30 @@ impl<U: Send + 'static> Sandbox<U> {
             }
             Err(interrupted) => Crash::from_interruption(interrupted, Some(export), self.usage()),
         };
-        Err(crash.with_stderr(stderr_of(&self.0.store)))
+        Err(self.crashed(crash).await)
+    }
+
+    /// Boxed: it is rare, and its future would lie in that of every call.
+    pub(crate) fn crashed(self, crash: Crash) -> Pin<Box<dyn Future<Output = Crash> + Send>> {
+        Box::pin(async move {
+            let crash = crash.with_stderr(stderr_of(&self.0.store));
+            self.free().await;
+            crash
+        })
+    }
+
+    /// Frees everything that the guest had, as dropping the sandbox does, and comes back when it is free. What has a MiB of
+    /// memory or more is freed by another thread, the embedder's own state included, so that the worker's other tasks do not
+    /// wait for the system. A call that crashes frees its sandbox so.
+    ///
+    /// Outside a tokio runtime, and when the future is dropped early, it is freed on the spot.
+    ///
+    /// # Panics
+    ///
+    /// When dropping the embedder's own state does.
+    pub async fn free(self) {
+        let memory = self.memory();
+        free(self, memory).await;
     }
 
     /// What the guest has now, and what its last call used.

@@ -16,11 +16,7 @@ use airssys_wasm_limits::{
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::time::Instant;
 
-use crate::{
-    Crash, HostState, Sandbox, TypedExport,
-    crash::Phase,
-    sandbox::{Live, stderr_of},
-};
+use crate::{Crash, HostState, Sandbox, TypedExport, crash::Phase, sandbox::Live};
 
 /// Where calls come from that a sandbox has in flight at the same time, and where their results go.
 pub trait Calls<P, R, U>: Send {
@@ -95,7 +91,7 @@ impl<U: Send + 'static> Sandbox<U> {
                 (Crash::from_interruption(interrupted, Some(export.name()), self.usage()), call)
             }
         };
-        Err(SeveralCrashed { crash: crash.with_stderr(stderr_of(&self.0.store)), call })
+        Err(SeveralCrashed { crash: self.crashed(crash).await, call })
     }
 }
 

@@ -14,6 +14,7 @@ use airssys_wasm_limits::{
 use crate::{
     Account, Crash, FileJobs, HostState, KeyValueGrants, KeyValueStore, Sandbox, WasiError, WasiGrants,
     crash::Phase,
+    free::free,
     host::Shared,
     keyvalue::KeyValueAccess,
     probe::Probes,
@@ -276,35 +277,31 @@ impl<U: Send + 'static> SandboxSpec<U> {
         install(&mut store);
         begin_call(&mut store, CallPhase::Init);
         let instantiating = template.pre().instantiate_async(&mut store);
-        match guard(instantiating, cancel, &guarded).await {
-            Ok(Ok(instance)) => Ok(Sandbox(Box::new(Live {
-                store,
-                instance,
-                guarded,
-                measure_time: *measure_time,
-                elapsed_ns: None,
-                is_concurrent: template.loaded().features().component_async,
-                probes: probes.clone(),
-                probe: None,
-                _place: place,
-            }))),
+        let crash = match guard(instantiating, cancel, &guarded).await {
+            Ok(Ok(instance)) => {
+                return Ok(Sandbox(Box::new(Live {
+                    store,
+                    instance,
+                    guarded,
+                    measure_time: *measure_time,
+                    elapsed_ns: None,
+                    is_concurrent: template.loaded().features().component_async,
+                    probes: probes.clone(),
+                    probe: None,
+                    _place: place,
+                })));
+            }
             Ok(Err(error)) if error.is::<PoolConcurrencyLimitError>() => {
-                Err(InstantiateError::PoolExhausted { source: error })
+                return Err(InstantiateError::PoolExhausted { source: error });
             }
             Ok(Err(error)) => {
-                let crash = Crash::from_error(
-                    error,
-                    Phase::Instantiating,
-                    None,
-                    store.data().metered(),
-                    usage_of(&store, None),
-                );
-                Err(crash.with_stderr(stderr_of(&store)).into())
+                let (meter, usage) = (store.data().metered(), usage_of(&store, None));
+                Crash::from_error(error, Phase::Instantiating, None, meter, usage)
             }
-            Err(interrupted) => {
-                let crash = Crash::from_interruption(interrupted, None, usage_of(&store, None));
-                Err(crash.with_stderr(stderr_of(&store)).into())
-            }
-        }
+            Err(interrupted) => Crash::from_interruption(interrupted, None, usage_of(&store, None)),
+        };
+        let (crash, memory) = (crash.with_stderr(stderr_of(&store)), store.data().memory());
+        Box::pin(free((store, place), memory)).await;
+        Err(crash.into())
     }
 }

@@ -484,14 +484,22 @@ impl<U: Send + 'static> Live for GuestLive<U> {
     }
 
     async fn shutdown(mut self, interrupt: &CancellationToken) -> Result<(), Crash> {
-        let Some(export) = &self.contract.shutdown else { return Ok(()) };
         let Some(mut sandbox) = self.sandbox.take() else { return Ok(()) };
-        match sandbox.typed::<(), ()>(export) {
-            Ok(shutdown) => sandbox.call_in(CallPhase::Shutdown, &shutdown, (), interrupt).await.map(|_| ()),
-            Err(error) => {
-                tracing::warn!("not called at the end: {error}");
-                Ok(())
+        if let Some(export) = &self.contract.shutdown {
+            match sandbox.typed::<(), ()>(export) {
+                Ok(shutdown) => {
+                    ((), sandbox) = sandbox.call_in(CallPhase::Shutdown, &shutdown, (), interrupt).await?;
+                }
+                Err(error) => tracing::warn!("not called at the end: {error}"),
             }
+        }
+        sandbox.free().await;
+        Ok(())
+    }
+
+    async fn free(self) {
+        if let Some(sandbox) = self.sandbox {
+            sandbox.free().await;
         }
     }
 

@@ -105,6 +105,14 @@ pub(crate) trait Live: Send + Sized + 'static {
     /// The last call.
     fn shutdown(self, interrupt: &CancellationToken) -> impl Future<Output = Result<(), Crash>> + Send;
 
+    /// Ends it without `shutdown`.
+    fn free(self) -> impl Future<Output = ()> + Send
+    where
+        Self: Sized,
+    {
+        async { drop(self) }
+    }
+
     /// Its linear memory, in bytes.
     fn memory(&self) -> u64;
 }

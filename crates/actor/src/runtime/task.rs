@@ -216,7 +216,7 @@ impl<B: Blueprint> ActorTask<B> {
             let exit = self.serve(&mut incarnation).await;
             match exit {
                 Exit::Stopped | Exit::Suspended => Box::pin(self.shut_down(incarnation)).await,
-                Exit::Failed(_) | Exit::Killed => drop(incarnation),
+                Exit::Failed(_) | Exit::Killed => Box::pin(incarnation.free()).await,
             }
             live = Box::pin(self.next(exit)).await;
         }

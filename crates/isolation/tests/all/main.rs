@@ -11,6 +11,7 @@ mod ecosystem;
 mod files;
 #[cfg(unix)]
 mod folders;
+mod free;
 mod keyvalue;
 mod limits;
 mod manifest;
