@@ -105,7 +105,9 @@ impl Handler {
                 let headers = FieldMap::new_immutable(view.hooks, parts.headers);
                 // Whether the guest has taken the body is seen by the body.
                 let (request, _) = p3::Request::new(parts.method, Some(scheme), authority, path, headers, None, body);
-                Ok(Call::P3((view.table.push(request)?,), head))
+                let request = view.table.push(request)?;
+                state.received(&request);
+                Ok(Call::P3((request,), head))
             }
         }
     }

@@ -10,13 +10,14 @@ use airssys_wasm_actor::{ActorRef, ActorState, Front, Lifecycle, RestartPolicy};
 use airssys_wasm_engine::{ExportError, wasmtime};
 use airssys_wasm_isolation::{Crash, CrashKind, InstantiateError, Sandbox, SandboxSpec};
 use airssys_wasm_limits::{CancellationToken, later};
-use http::{Method, Response, StatusCode, header};
+use http::{Method, Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::{
     sync::{Semaphore, broadcast, oneshot},
     time::Instant,
 };
+use tracing::{Instrument, Span, field};
 use wasmtime_wasi_http::WasiBody;
 
 pub(crate) use self::handler::Interface;
@@ -30,7 +31,7 @@ use crate::{
     bounded::{Bounded, Fault, Side, Watch, nothing},
     breaker::{Breaker, Verdict, default_policy},
     events::{Events, HttpEvent},
-    host::{End, HttpHost, HttpState, Whether, Written},
+    host::{End, Followed, HttpHost, HttpState, Whether, Written, length_of},
     limits::RouteLimits,
     outgoing::Outgoing,
     request::Checked,
@@ -187,6 +188,14 @@ pub(crate) struct Component<U: HttpHost> {
     events: Events,
 }
 
+/// A request that the guest has a handle on.
+struct Passed {
+    watch: Watch,
+    call: handler::Call,
+    answered: oneshot::Receiver<Head>,
+    span: Span,
+}
+
 /// How a call ended.
 enum Ended {
     Returned,
@@ -194,11 +203,6 @@ enum Ended {
 }
 
 type Running = Pin<Box<dyn Future<Output = Ended> + Send>>;
-
-/// What a head promises of its body.
-fn length_of(head: &Response<WasiBody>) -> Option<u64> {
-    head.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
 
 /// Whether a guest has exited as one does that is done.
 fn is_done(crash: &Crash) -> bool {
@@ -242,7 +246,7 @@ impl<U: HttpHost> Component<U> {
             None => Kept { value: self.start().await?, requests: 0, born: Instant::now() },
         };
         let is_head = request.parts.method == Method::HEAD;
-        let (watch, call, mut answered) = self.pass(&mut kept.value, request).map_err(|error| {
+        let Passed { watch, call, mut answered, span } = self.pass(&mut kept.value, request).map_err(|error| {
             let id = ReportId::new();
             self.events.fault(id, format_args!("the request cannot be passed to the guest: {error:#}"));
             Refused::Failed(Some(id))
@@ -250,7 +254,7 @@ impl<U: HttpHost> Component<U> {
 
         let token = CancellationToken::new();
         // When this future is dropped, the client is gone: so is the sandbox then.
-        let mut running: Running = Box::pin({
+        let running = {
             let (this, token) = (Arc::clone(self), token.clone());
             async move {
                 let Kept { value: (sandbox, handle), requests, born } = kept;
@@ -264,7 +268,10 @@ impl<U: HttpHost> Component<U> {
                 drop(permit);
                 ended
             }
-        });
+        };
+        // Entering a span costs time even if it is disabled.
+        let mut running: Running =
+            if span.is_disabled() { Box::pin(running) } else { Box::pin(running.instrument(span)) };
         let mut head: Option<Head> = None;
         let ended = poll_fn(|cx| {
             watch.forget_wait();
@@ -308,7 +315,7 @@ impl<U: HttpHost> Component<U> {
         // Of 0.3 a body has come to its end as well when its guest has crashed.
         let (head, asked) = if is_running && self.interface.is_p3() && !head.body().is_end_stream() {
             let (end, asked) = End::asked();
-            let length = length_of(&head);
+            let length = length_of(head.headers());
             (head.map(|body| Written::new(body, length, end, None).boxed_unsync()), Some(asked))
         } else {
             (head, None)
@@ -383,11 +390,7 @@ impl<U: HttpHost> Component<U> {
     }
 
     /// Gives the guest handles on the request and on its answer.
-    fn pass(
-        &self,
-        (sandbox, handler): &mut Ready<U>,
-        request: Checked,
-    ) -> wasmtime::Result<(Watch, handler::Call, oneshot::Receiver<Head>)> {
+    fn pass(&self, (sandbox, handler): &mut Ready<U>, request: Checked) -> wasmtime::Result<Passed> {
         let Checked { parts, body, https, .. } = request;
         let (watch, body) = if body.is_end_stream() {
             (Watch::default(), nothing())
@@ -397,10 +400,24 @@ impl<U: HttpHost> Component<U> {
         };
         let (head, answered) = oneshot::channel();
         let (table, ext) = sandbox.table_and_ext();
-        ext.http().follow(&parts.headers);
+        let followed = ext.http().follow(&parts.headers);
+        let span = self.span(&parts.method, followed.as_ref());
         ext.begin(&parts, later(Instant::now(), self.deadline));
         let call = handler.pass(table, ext.http(), Request { parts, body, https }, head)?;
-        Ok((watch, call, answered))
+        Ok(Passed { watch, call, answered, span })
+    }
+
+    /// The span of a call of the guest.
+    fn span(&self, method: &Method, followed: Option<&Followed>) -> Span {
+        let hex = |number: Option<u128>| number.map(|number| field::display(format!("{number:x}")));
+        tracing::debug_span!(
+            "request",
+            component = %self.name,
+            method = %method,
+            trace_id = hex(followed.map(|followed| followed.trace.trace_id)),
+            span_id = hex(followed.map(|followed| followed.trace.parent_id.into())),
+            parent_id = hex(followed.map(|followed| followed.parent_id.into())),
+        )
     }
 
     fn give_back(&self, mut kept: Kept<Ready<U>>) {
@@ -427,7 +444,7 @@ impl<U: HttpHost> Component<U> {
         token: CancellationToken,
         unread: &Unread,
     ) -> Result<Response<HttpBody>, Refused> {
-        let length = length_of(&head);
+        let length = length_of(head.headers());
         let (parts, inner) = head.into_parts();
         let has_none = is_head || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&parts.status);
         // The guest made no body and promises one; or it wants the connection for itself.

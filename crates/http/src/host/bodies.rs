@@ -14,6 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::{HeaderMap, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::sync::oneshot;
@@ -71,8 +72,23 @@ pub(crate) enum End {
     Said(Arc<AtomicBool>),
     /// Whoever runs the guest, because by then it may have crashed.
     Asked(Option<oneshot::Sender<Whether>>),
-    /// It was asked, and has not answered.
+    /// It will be said, or nobody is left to say so.
     Awaited(oneshot::Receiver<bool>),
+}
+
+/// How the bodies of 0.3's requests end that were made and not sent, by the number of the guest's resource.
+#[derive(Default)]
+pub(super) struct Unsent(HashMap<u32, oneshot::Receiver<bool>>);
+
+impl Unsent {
+    pub(super) fn add(&mut self, resource: u32, whether: oneshot::Receiver<bool>) {
+        self.0.insert(resource, whether);
+    }
+
+    /// Of a request that is sent, or that another one has taken the number of.
+    pub(super) fn take(&mut self, resource: u32) -> Option<oneshot::Receiver<bool>> {
+        self.0.remove(&resource)
+    }
 }
 
 /// Takes whether a body is complete.
@@ -99,6 +115,11 @@ impl End {
             Self::Asked(_) => Poll::Ready(false),
         }
     }
+}
+
+/// What the head of a message promises of its body. A guest's has at most one length, which is of digits alone.
+pub(crate) fn length_of(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// A body that a guest writes.
@@ -199,7 +220,6 @@ impl Body for Written {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderMap;
     use http_body_util::StreamBody;
     use tokio::sync::mpsc;
 

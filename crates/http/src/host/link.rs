@@ -2,15 +2,11 @@
 
 use airssys_wasm_engine::{
     Linker, takes_wasi_p3,
-    wasmtime::{
-        self, StoreContextMut,
-        component::{Resource, ResourceTable},
-        format_err,
-    },
+    wasmtime::{self, StoreContextMut, component::Resource},
 };
 use airssys_wasm_isolation::HostState;
 use wasmtime_wasi_http::{
-    FieldMap, WasiHttp, WasiHttpCtxView,
+    FieldMap, WasiHttp,
     p2::{
         bindings::{
             LinkOptions,
@@ -20,21 +16,25 @@ use wasmtime_wasi_http::{
             },
         },
         body::HostOutgoingBody,
-        types::{HostFutureIncomingResponse, HostIncomingResponse, HostOutgoingRequest, HostOutgoingResponse},
+        types::{HostOutgoingRequest, HostOutgoingResponse},
     },
-    p3,
 };
 
-use super::state::{HttpHost, HttpState};
+use super::{
+    bodies::length_of,
+    heads::one_more_head,
+    p3,
+    state::{HttpHost, view},
+};
 
 /// The version of `wasi:http` 0.2 that [`add_http`] defines. A component that asks for another minor version of 0.2 is
 /// given this one.
 pub const WASI_HTTP_VERSION: &str = "0.2.12";
 
 /// Adds `wasi:http/types` and `wasi:http/outgoing-handler` of 0.2 to the linker of a component that runs in sandboxes, and
-/// `wasi:http/types` of 0.3 for components with [async](airssys_wasm_engine::Features::component_async). What else the worlds
-/// `proxy` and `service` have comes from [`add_wasi`](airssys_wasm_isolation::add_wasi), but for `wasi:http/client` of 0.3, which
-/// is not there.
+/// `wasi:http/types` and `wasi:http/client` of 0.3 for components with
+/// [async](airssys_wasm_engine::Features::component_async). What else the worlds `proxy` and `service` have comes from
+/// [`add_wasi`](airssys_wasm_isolation::add_wasi).
 ///
 /// It differs from wasmtime-wasi-http in this:
 ///
@@ -50,50 +50,17 @@ pub fn add_http<U: HttpHost>(linker: &mut Linker<HostState<U>>) -> wasmtime::Res
     let options = LinkOptions::default();
     outgoing_handler::add_to_linker::<_, WasiHttp>(linker, view::<U>)?;
     types::add_to_linker::<_, WasiHttp>(linker, &(&options).into(), view::<U>)?;
-    if takes_wasi_p3(linker) {
-        p3::bindings::http::types::add_to_linker::<_, WasiHttp>(linker, view::<U>)?;
+    let has_p3 = takes_wasi_p3(linker);
+    if has_p3 {
+        p3::add(linker)?;
     }
     linker.allow_shadowing(true);
-    let watched = watch(linker);
+    let mut watched = watch(linker);
+    if has_p3 {
+        watched = watched.and_then(|()| p3::watch(linker));
+    }
     linker.allow_shadowing(false);
     watched
-}
-
-/// A view on what `wasi:http` needs of a store.
-pub(crate) fn view<U: HttpHost>(state: &mut HostState<U>) -> WasiHttpCtxView<'_> {
-    let (table, ext) = state.table_and_ext();
-    view_of(table, ext.http())
-}
-
-/// The same for a store whose parts are at hand.
-pub(crate) fn view_of<'a>(table: &'a mut ResourceTable, state: &'a mut HttpState) -> WasiHttpCtxView<'a> {
-    let HttpState { ctx, hooks, .. } = state;
-    WasiHttpCtxView { hooks, table, ctx }
-}
-
-/// What the head of a message promises of its body. `FieldMap` takes only one value, of digits alone.
-fn length_of(headers: &FieldMap) -> Option<u64> {
-    headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-/// Heads that a guest may have at a time: those that it makes, alone or in a message, and those of responses. They lie outside
-/// its memory, with up to 32 and 64 KiB each.
-const MOST_HEADS: usize = 128;
-
-/// Traps if there is no room for one more head.
-fn one_more_head(table: &mut ResourceTable) -> wasmtime::Result<()> {
-    let heads = table.iter_mut().filter(|entry| {
-        entry.is::<FieldMap>()
-            || entry.is::<HostOutgoingRequest>()
-            || entry.is::<HostOutgoingResponse>()
-            || entry.is::<HostFutureIncomingResponse>()
-            || entry.is::<HostIncomingResponse>()
-    });
-    if heads.count() < MOST_HEADS {
-        Ok(())
-    } else {
-        Err(format_err!("a guest may have {MOST_HEADS} sets of fields and heads of messages at a time"))
-    }
 }
 
 fn watch<U: HttpHost>(linker: &mut Linker<HostState<U>>) -> wasmtime::Result<()> {

@@ -1,15 +1,19 @@
 //! What `wasi:http` needs in a store.
 
 use airssys_wasm_actor::{ActorState, registry::TraceContext};
+use airssys_wasm_engine::wasmtime::component::{Resource, ResourceTable};
+use airssys_wasm_isolation::HostState;
 use http::{HeaderMap, HeaderName, HeaderValue, request::Parts};
+use http_body_util::BodyExt;
 use tokio::time::Instant;
 use wasmtime_wasi_http::{
-    Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpHooks,
-    p2::bindings::http::types::ErrorCode, p3::bindings::http::types as p3,
+    Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks,
+    p2::bindings::http::types::ErrorCode,
+    p3::{Request, bindings::http::types as p3},
 };
 
-use super::bodies::Bodies;
-use crate::outgoing::Outgoing;
+use super::bodies::{Bodies, End, Unsent, Written, length_of};
+use crate::outgoing::{Outgoing, Sender};
 
 /// An embedder's state that has a place for that of `wasi:http`. [`HttpState`] alone is one, and so is the state of an actor
 /// whose embedder's is.
@@ -29,12 +33,15 @@ impl HttpHost for HttpState {
 
 impl<U: HttpHost> HttpHost for ActorState<U> {
     fn http(&mut self) -> &mut HttpState {
-        self.user.http()
+        let trace = self.trace().copied();
+        let http = self.user.http();
+        http.hooks.trace = trace;
+        http
     }
 
     /// What is asked of other actors does not outlast the request, and is in its trace.
     fn begin(&mut self, head: &Parts, until: Instant) {
-        let trace = head.headers.get(TRACE[0]).and_then(|value| trace_of(value.to_str().ok()?));
+        let trace = self.user.http().hooks.trace;
         self.begin_request(until, trace);
         self.user.begin(head, until);
     }
@@ -56,11 +63,27 @@ fn trace_of(value: &str) -> Option<TraceContext> {
     Some(TraceContext { trace_id, parent_id, sampled })
 }
 
+/// The trace of a request in hand.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Followed {
+    /// With the call of the guest as the span that sends.
+    pub(crate) trace: TraceContext,
+    /// The span that sent the request.
+    pub(crate) parent_id: u64,
+}
+
+/// A trace as a `traceparent`.
+fn written(trace: &TraceContext) -> Option<HeaderValue> {
+    let TraceContext { trace_id, parent_id, sampled } = trace;
+    HeaderValue::try_from(format!("00-{trace_id:032x}-{parent_id:016x}-{:02x}", u8::from(*sampled))).ok()
+}
+
 /// The state of `wasi:http` in a store. The default grants no outgoing request.
 pub struct HttpState {
     pub(super) ctx: WasiHttpCtx,
     pub(super) hooks: Hooks,
     pub(super) bodies: Bodies,
+    pub(super) unsent: Unsent,
 }
 
 /// Bytes that the fields of one header section may take that a guest makes, with some 70 for each name and value beside
@@ -81,7 +104,8 @@ impl HttpState {
     pub fn new(outgoing: Outgoing) -> Self {
         let mut ctx = WasiHttpCtx::new();
         ctx.set_field_size_limit(FIELDS);
-        Self { ctx, hooks: Hooks { outgoing, trace: Vec::new() }, bodies: Bodies::default() }
+        let hooks = Hooks { outgoing, trace: None, tracestate: None, sender: Sender::default(), end: None };
+        Self { ctx, hooks, bodies: Bodies::default(), unsent: Unsent::default() }
     }
 
     /// Replaces the grants of outgoing requests.
@@ -89,10 +113,21 @@ impl HttpState {
         self.hooks.outgoing = outgoing;
     }
 
-    /// Takes the trace of the request in hand, which goes out with the guest's requests that have none of their own.
-    pub(crate) fn follow(&mut self, headers: &HeaderMap) {
-        let found = TRACE.into_iter().filter_map(|name| Some((name, headers.get(name)?.clone())));
-        self.hooks.trace = found.collect();
+    /// Takes the trace of the request in hand, which goes out with the guest's requests that have none of their own, and gives
+    /// the span that sent it. What the guest has sent for another request ends.
+    pub(crate) fn follow(&mut self, headers: &HeaderMap) -> Option<Followed> {
+        let parent = headers.get(TRACEPARENT).and_then(|value| trace_of(value.to_str().ok()?));
+        // The call of the guest is a span of its own.
+        let trace = parent.map(|parent| TraceContext { parent_id: fastrand::u64(1..), ..parent });
+        self.hooks.sender = Sender::default();
+        self.hooks.trace = trace;
+        self.hooks.tracestate = trace.and_then(|_| headers.get(TRACESTATE).cloned());
+        Some(Followed { trace: trace?, parent_id: parent?.parent_id })
+    }
+
+    /// A request that the guest did not make has a number that one of its own may have had.
+    pub(crate) fn received(&mut self, request: &Resource<Request>) {
+        _ = self.unsent.take(request.rep());
     }
 
     /// Bodies that the guest wrote and that nobody has read to the end.
@@ -101,13 +136,32 @@ impl HttpState {
     }
 }
 
+/// A view on what `wasi:http` needs of a store.
+pub(crate) fn view<U: HttpHost>(state: &mut HostState<U>) -> WasiHttpCtxView<'_> {
+    let (table, ext) = state.table_and_ext();
+    view_of(table, ext.http())
+}
+
+/// The same for a store whose parts are at hand.
+pub(crate) fn view_of<'a>(table: &'a mut ResourceTable, state: &'a mut HttpState) -> WasiHttpCtxView<'a> {
+    let HttpState { ctx, hooks, .. } = state;
+    WasiHttpCtxView { hooks, table, ctx }
+}
+
 pub(super) struct Hooks {
     outgoing: Outgoing,
-    trace: Vec<(&'static str, HeaderValue)>,
+    /// Of the request in hand, or of an actor's message.
+    trace: Option<TraceContext>,
+    /// What belongs to it.
+    tracestate: Option<HeaderValue>,
+    sender: Sender,
+    /// How the body of the next request ends.
+    pub(super) end: Option<End>,
 }
 
 /// Headers of a trace, as the W3C has them.
-const TRACE: [&str; 2] = ["traceparent", "tracestate"];
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 impl WasiHttpHooks for Hooks {
     fn send_request(
@@ -121,11 +175,19 @@ impl WasiHttpHooks for Hooks {
             > + Send,
     > {
         // The two belong together.
-        if !request.headers().contains_key(TRACE[0]) {
-            let trace = self.trace.iter().map(|(name, value)| (HeaderName::from_static(name), value.clone()));
-            request.headers_mut().extend(trace);
+        if !request.headers().contains_key(TRACEPARENT)
+            && let Some(trace) = self.trace.as_ref().and_then(written)
+        {
+            request.headers_mut().insert(TRACEPARENT, trace);
+            if let Some(state) = &self.tracestate {
+                request.headers_mut().insert(TRACESTATE, state.clone());
+            }
         }
-        Box::new(self.outgoing.clone().send(request, options))
+        if let Some(end) = self.end.take() {
+            let length = length_of(request.headers());
+            request = request.map(|body| Written::new(body, length, end, None).boxed_unsync());
+        }
+        Box::new(self.outgoing.clone().send(request, options, self.sender.token()))
     }
 
     fn forbidden_header_filter(&mut self) -> ForbiddenHeaderFilter {
@@ -185,6 +247,7 @@ mod tests {
         let read = trace_of(&format!("00-{trace}-b7ad6b7169203331-01")).unwrap();
         assert_eq!((read.trace_id, read.parent_id), (0x0af7651916cd43dd8448eb211c80319c, 0xb7ad6b7169203331));
         assert!(read.sampled);
+        assert_eq!(trace_of(written(&read).unwrap().to_str().unwrap()), Some(read));
         assert!(trace_of(&format!("01-{trace}-b7ad6b7169203331-00-more")).is_some_and(|read| !read.sampled));
         let zeros = "0".repeat(32);
         for wrong in [

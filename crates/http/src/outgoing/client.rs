@@ -17,6 +17,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout_at},
 };
+use tokio_util::sync::{CancellationToken, DropGuard};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
 use super::{
@@ -42,6 +43,17 @@ struct Inner {
 impl Default for Outgoing {
     fn default() -> Self {
         Self::new(Vec::new(), OutgoingLimits::default())
+    }
+}
+
+/// Who sends: a guest, for one request that it answers. Its connections end with it.
+#[derive(Debug, Default)]
+pub(crate) struct Sender(Option<DropGuard>);
+
+impl Sender {
+    /// Is cancelled when the sender is gone.
+    pub(crate) fn token(&mut self) -> CancellationToken {
+        self.0.get_or_insert_with(|| CancellationToken::new().drop_guard()).token().clone()
     }
 }
 
@@ -72,8 +84,13 @@ impl Outgoing {
         Self(Arc::new(Inner { allow, limits, connections, resolver, tls: Tls::by(config) }))
     }
 
-    /// Sends a request. Dropping the future, the body or the driver ends the connection.
-    pub(crate) async fn send(self, request: Request<WasiBody>, options: Option<RequestOptions>) -> Result<Sent, Error> {
+    /// Sends a request. Dropping the future, the body or the driver ends the connection, and so does the sender's token.
+    pub(crate) async fn send(
+        self,
+        request: Request<WasiBody>,
+        options: Option<RequestOptions>,
+        sender: CancellationToken,
+    ) -> Result<Sent, Error> {
         let Inner { allow, limits, connections, resolver, tls } = &*self.0;
         let options = options.unwrap_or_default();
         let began = Instant::now();
@@ -134,11 +151,11 @@ impl Outgoing {
         let first_byte =
             options.first_byte_timeout.map_or(end, |wanted| end.min(later(Instant::now(), wanted.min(limits.time))));
         let (response, driver) = match scheme {
-            OutgoingScheme::Http => exchange(stream, request, (first_byte, end), permit).await?,
+            OutgoingScheme::Http => exchange(stream, request, (first_byte, end), (permit, sender)).await?,
             OutgoingScheme::Https => {
                 let stream =
                     timeout_at(until, tls.connect(host, stream)).await.map_err(|_| Error::ConnectionTimeout)??;
-                exchange(stream, request, (first_byte, end), permit).await?
+                exchange(stream, request, (first_byte, end), (permit, sender)).await?
             }
         };
         let idle = options.between_bytes_timeout.map_or(limits.time, |wanted| wanted.min(limits.time));
@@ -183,17 +200,18 @@ async fn exchange<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     stream: S,
     request: Request<WasiBody>,
     (until, end): (Instant, Instant),
-    permit: OwnedSemaphorePermit,
+    (permit, sender): (OwnedSemaphorePermit, CancellationToken),
 ) -> Result<(Response<hyper::body::Incoming>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error> {
     let mut builder = http1::Builder::new();
     builder.max_buf_size(READ_AHEAD).max_headers(HEADERS);
-    let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
-    // Ends with its handle, and so with the guest; and in time, though the guest may not read.
+    let (mut requests, connection) = builder.handshake(TokioIo::new(stream)).await?;
+    // Ends with its handle, and so with the guest's; with the guest, though a request that nobody reads may have such a handle;
+    // and in time, though the guest may not read.
     let driver = airssys_wasm_engine::wasmtime_wasi::runtime::spawn(async move {
-        _ = timeout_at(end, connection).await;
+        _ = timeout_at(end, sender.run_until_cancelled_owned(connection)).await;
         drop(permit);
     });
-    let response = match timeout_at(until, sender.send_request(request)).await {
+    let response = match timeout_at(until, requests.send_request(request)).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) if Instant::now() < end => return Err(error.into()),
         _ => return Err(Error::ConnectionReadTimeout),
@@ -227,7 +245,7 @@ mod tests {
         let outgoing =
             Outgoing::new(vec![granted], OutgoingLimits { time: Duration::MAX, ..OutgoingLimits::default() });
         let request = Request::get(format!("http://{address}/")).body(nothing()).unwrap();
-        let sending = outgoing.send(request, None);
+        let sending = outgoing.send(request, None, CancellationToken::new());
         let other = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             stream.read_exact(&mut [0; 16]).await.unwrap();

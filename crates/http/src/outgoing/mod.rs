@@ -7,5 +7,6 @@ mod resolve;
 mod tls;
 
 pub use client::Outgoing;
+pub(crate) use client::Sender;
 pub use grants::{Allow, AllowedMethod, OutgoingLimits, OutgoingScheme};
 pub use resolve::{Resolve, SystemResolver};

@@ -2,18 +2,30 @@
 
 use std::{convert::Infallible, sync::OnceLock};
 
+use airssys_wasm_actor::{
+    ActorRef,
+    registry::{MessageEnvelope, TraceContext},
+};
 use airssys_wasm_engine::{EngineConfig, WasmEngine};
-use airssys_wasm_http::{HttpComponent, HttpEvent, HttpState, LoadHttpError};
+use airssys_wasm_http::{
+    Allow, HttpComponent, HttpComponentSpec, HttpEvent, HttpState, HttpTable, LoadHttpError, Outgoing, OutgoingLimits,
+    OutgoingScheme,
+};
 use airssys_wasm_isolation::{CrashClass, CrashKind};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
 
 use crate::{
     fronts::{COUNTER, Site, serve},
-    support::{Answer, Server, empty, until_room},
+    outgoing::{HELLO, allow, other},
+    support::{Answer, Server, empty, read_all, until_room},
 };
 
 type Component = HttpComponent<airssys_wasm_actor::ActorState<HttpState>>;
@@ -38,6 +50,18 @@ async fn web(more: &str) -> (Site, Component, Server) {
     let loaded = site.load(airssys_wasm_fixtures::WEB3, &manifest(more)).await;
     let server = serve(&[&loaded]).await;
     (site, loaded.component.unwrap(), server)
+}
+
+/// With these grants.
+pub(crate) async fn fetching3(outgoing: Outgoing) -> (Site, Component, Server) {
+    let site = Site::with(engine());
+    let (http, actor) = HttpTable::with_actor(&manifest("")).unwrap();
+    let spec = site.system.load_bytes(actor, airssys_wasm_fixtures::WEB3).await.unwrap();
+    let front = site.system.front(spec).await.unwrap();
+    let component = HttpComponentSpec::of_front(front, HttpState::default).with_outgoing(outgoing);
+    let component = component.with_limits(http.limits).build().unwrap();
+    let server = Server::of(component.clone()).await;
+    (site, component, server)
 }
 
 #[tokio::test]
@@ -173,6 +197,117 @@ async fn sandboxes_are_used_again_but_not_after_a_crash() {
     assert_eq!(server.get("/trap").await.status, 500);
     until_room(&component, 1).await;
     assert_eq!(count().await, "1");
+}
+
+/// Another host, which answers what has a head, and says what it got until its connection was closed.
+async fn listening() -> (Outgoing, String, JoinHandle<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let got = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut got = Vec::new();
+        while !got.windows(4).any(|four| four == b"\r\n\r\n") {
+            stream.read_buf(&mut got).await.unwrap();
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n").await.unwrap();
+        String::from_utf8(got).unwrap() + &read_all(&mut stream).await
+    });
+    let host = "127.0.0.1".parse().unwrap();
+    let addresses = vec!["127.0.0.1/32".parse().unwrap()];
+    let granted = Allow { scheme: OutgoingScheme::Http, port: Some(address.port()), addresses, ..Allow::https(host) };
+    (Outgoing::new(vec![granted], OutgoingLimits::default()), format!("http://{address}/"), got)
+}
+
+#[tokio::test]
+async fn a_request_that_is_not_finished_is_broken_off() {
+    for (path, length) in [("/fetch-trap", false), ("/fetch-give-up", false), ("/fetch-trap", true)] {
+        let (outgoing, url, got) = listening().await;
+        let (_site, component, server) = fetching3(outgoing).await;
+        let mut events = component.events();
+        let request = Request::get(path).header("x-url", url).header("x-method", "POST");
+        let request = if length { request.header("x-content-length", "4") } else { request };
+        let answer = server.request(request.body(empty()).unwrap()).await;
+        let got = got.await.unwrap();
+        assert!(got.starts_with("POST / HTTP/1.1\r\n"), "{got}");
+        let is_complete = if length { got.ends_with("\r\n\r\npart") } else { got.contains("\r\n0\r\n") };
+        assert!(!is_complete, "{path}: {got}");
+        if path == "/fetch-trap" {
+            assert_eq!(answer.status, 500);
+            assert!(matches!(events.recv().await.unwrap(), HttpEvent::Crashed { .. }));
+        } else {
+            answer.is(200, "an answer");
+        }
+    }
+}
+
+#[tokio::test]
+async fn bodies_and_trailers_go_out_and_come_back() {
+    for path in ["/fetch", "/hand-on"] {
+        let (address, mut got) = other(
+            "HTTP/1.1 200 OK\r\ntrailer: x-sum\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nx-sum: 12\r\n\r\n",
+        )
+        .await;
+        let granted = vec![allow("127.0.0.1", address.port(), &["127.0.0.1/32"])];
+        let (_site, _, server) = fetching3(Outgoing::new(granted, OutgoingLimits::default())).await;
+        let trailers = HeaderMap::from_iter([("x-more".parse().unwrap(), "42".parse().unwrap())]);
+        let frames = [Frame::data(Bytes::from("question")), Frame::trailers(trailers)].map(Ok::<_, Infallible>);
+        let body = StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync();
+        let request = Request::post(format!("http://web.test{path}")).header("x-url", format!("http://{address}/"));
+        let request = request.header("x-method", "POST").header("x-trailer", "x-more").header("trailer", "x-more");
+        let answer = server.http2().await.send_request(request.body(body).unwrap()).await.unwrap();
+        let answer = Answer::of(answer).await;
+        answer.is(200, "hello");
+        assert_eq!(answer.trailers.get("x-sum").unwrap(), "12", "{path}");
+        let sent = got.recv().await.unwrap();
+        assert!(sent.contains("\r\nquestion\r\n0\r\nx-more: 42\r\n\r\n"), "{path}: {sent}");
+    }
+}
+
+#[tokio::test]
+async fn a_guest_may_ask_for_less_time() {
+    let (address, _got) = other("").await;
+    let granted = vec![allow("127.0.0.1", address.port(), &["127.0.0.1/32"])];
+    let (_site, _, server) = fetching3(Outgoing::new(granted, OutgoingLimits::default())).await;
+    let request = Request::get("/fetch").header("x-url", format!("http://{address}/")).header("x-first-byte", "100");
+    server.request(request.body(empty()).unwrap()).await.is(200, "ErrorCode::ConnectionReadTimeout");
+}
+
+#[tokio::test]
+async fn a_guest_has_so_many_heads_at_a_time() {
+    let (_site, component, server) = web("").await;
+    let mut events = component.events();
+    server.get("/heads/100").await.is(200, "100");
+    assert!(events.try_recv().is_err());
+    assert_eq!(server.get("/heads/129").await.status, 500);
+    let HttpEvent::Crashed { crash, .. } = events.recv().await.unwrap() else { panic!("it crashed") };
+    assert!(crash.to_string().contains("128 sets of fields"), "{crash}");
+}
+
+#[tokio::test]
+async fn an_actor_sends_requests_as_it_is_granted_and_in_the_messages_trace() {
+    let (address, mut got) = other(HELLO).await;
+    let url = format!("http://{address}/x");
+    let site = Site::with(engine());
+    let port = address.port();
+    let granted = format!(
+        "[http]\nallow = [{{ host = '127.0.0.1', scheme = 'http', port = {port}, addresses = ['127.0.0.1/32'] }}]\n"
+    );
+    let load = async |name: &str, granted: &str| {
+        let manifest = format!("[component]\nname = '{name}'\n[resources]\nmemory = '32MiB'\n{granted}");
+        site.load(airssys_wasm_fixtures::ERRAND, &manifest).await.actor
+    };
+    let (denied, actor) = (load("denied", "").await, load("errand", &granted).await);
+    let ask = async |actor: &ActorRef| {
+        let trace = TraceContext { trace_id: 0xabc, parent_id: 1, sampled: true };
+        let message = MessageEnvelope::new(url.clone()).with_trace(trace);
+        String::from_utf8(actor.ask(message).await.unwrap().to_vec()).unwrap()
+    };
+    assert_eq!(ask(&denied).await, "ErrorCode::HttpRequestDenied");
+    assert!(got.try_recv().is_err());
+    assert_eq!(ask(&actor).await, "200 hello");
+    let sent = got.recv().await.unwrap();
+    assert!(sent.starts_with("GET /x HTTP/1.1\r\n"), "{sent}");
+    assert!(sent.contains("\r\ntraceparent: 00-00000000000000000000000000000abc-"), "{sent}");
 }
 
 #[tokio::test]

@@ -1,0 +1,160 @@
+//! `wasi:http` of 0.3 for sandboxes: wasmtime-wasi-http's functions, and in place of some, ones that bound the heads and watch
+//! the bodies of requests.
+
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    task::{Context, Poll},
+};
+
+use airssys_wasm_engine::{
+    Linker,
+    wasmtime::{
+        self, AsContextMut, StoreContextMut,
+        component::{Access, Accessor, FutureConsumer, FutureReader, Resource, Source, StreamReader},
+        format_err,
+    },
+};
+use airssys_wasm_isolation::HostState;
+use tokio::sync::oneshot;
+use wasmtime_wasi_http::{
+    FieldMap, RequestOptions, WasiHttp,
+    p3::{
+        MaybeMutable, Request, Response,
+        bindings::http::{
+            client::{self, HostWithStore as _},
+            types::{self, ErrorCode, HeaderError, HostFields as _, HostRequestWithStore as _},
+        },
+    },
+};
+
+use super::{
+    bodies::End,
+    heads::one_more_head,
+    state::{HttpHost, view},
+};
+
+/// What a guest says at the end of a body.
+type Ended = Result<Option<Resource<FieldMap>>, ErrorCode>;
+
+/// Adds the types and the client.
+pub(super) fn add<U: HttpHost>(linker: &mut Linker<HostState<U>>) -> wasmtime::Result<()> {
+    types::add_to_linker::<_, WasiHttp>(linker, view::<U>)?;
+    client::add_to_linker::<_, WasiHttp>(linker, view::<U>)
+}
+
+/// Replaces what bounds heads and watches bodies.
+pub(super) fn watch<U: HttpHost>(linker: &mut Linker<HostState<U>>) -> wasmtime::Result<()> {
+    let mut interface = linker.instance("wasi:http/types@0.3.0")?;
+    interface.func_wrap("[constructor]fields", |mut store: StoreContextMut<'_, HostState<U>>, (): ()| {
+        let mut view = view(store.data_mut());
+        one_more_head(view.table)?;
+        Ok((types::HostFields::new(&mut view)?,))
+    })?;
+    interface.func_wrap(
+        "[static]fields.from-list",
+        |mut store: StoreContextMut<'_, HostState<U>>, (entries,): (Vec<(String, Vec<u8>)>,)| {
+            let mut view = view(store.data_mut());
+            one_more_head(view.table)?;
+            let made: Result<_, HeaderError> = match view.from_list(entries) {
+                Ok(made) => Ok(made),
+                Err(error) => Err(error.downcast()?),
+            };
+            Ok((made,))
+        },
+    )?;
+    interface.func_wrap(
+        "[method]fields.clone",
+        |mut store: StoreContextMut<'_, HostState<U>>, (this,): (Resource<FieldMap>,)| {
+            let mut view = view(store.data_mut());
+            one_more_head(view.table)?;
+            Ok((types::HostFields::clone(&mut view, this)?,))
+        },
+    )?;
+    type New = (
+        Resource<FieldMap>,
+        Option<StreamReader<u8>>,
+        FutureReader<Ended>,
+        Option<Resource<MaybeMutable<RequestOptions>>>,
+    );
+    interface.func_wrap(
+        "[static]request.new",
+        |mut store: StoreContextMut<'_, HostState<U>>, (headers, contents, trailers, options): New| {
+            let (trailers, ended) = watched(&mut store, trailers)?;
+            let access = Access::<_, WasiHttp>::new(store.as_context_mut(), view::<U>);
+            let (request, sent) = WasiHttp::new(access, headers, contents, trailers, options)?;
+            store.data_mut().ext.http().unsent.add(request.rep(), ended);
+            Ok(((request, sent),))
+        },
+    )?;
+    let mut interface = linker.instance("wasi:http/client@0.3.0")?;
+    interface.func_wrap_concurrent("send", |store: &Accessor<HostState<U>>, (request,): (Resource<Request>,)| {
+        Box::pin(async move { Ok((send(store, request).await?,)) })
+    })
+}
+
+/// Sends a request whose body is complete only if the guest has said so.
+async fn send<U: HttpHost>(
+    store: &Accessor<HostState<U>>,
+    request: Resource<Request>,
+) -> wasmtime::Result<Result<Resource<Response>, ErrorCode>> {
+    store.with(|mut store| {
+        let state = store.data_mut();
+        one_more_head(view(state).table)?;
+        let http = state.ext.http();
+        http.hooks.end = http.unsent.take(request.rep()).map(End::Awaited);
+        wasmtime::error::Ok(())
+    })?;
+    let by_view = store.with_getter::<WasiHttp>(view::<U>);
+    let mut sending = pin!(WasiHttp::send(&by_view, request));
+    // The hook has been called by then, if it is called.
+    let first = poll_fn(|cx| Poll::Ready(sending.as_mut().poll(cx))).await;
+    store.with(|mut store| store.data_mut().ext.http().hooks.end = None);
+    let sent = match first {
+        Poll::Ready(sent) => sent,
+        Poll::Pending => sending.await,
+    };
+    match sent {
+        Ok(response) => Ok(Ok(response)),
+        Err(error) => Ok(Err(error.downcast()?)),
+    }
+}
+
+/// The same trailers, and whether they came without an error.
+fn watched<U: HttpHost>(
+    store: &mut StoreContextMut<'_, HostState<U>>,
+    trailers: FutureReader<Ended>,
+) -> wasmtime::Result<(FutureReader<Ended>, oneshot::Receiver<bool>)> {
+    let (on, from) = oneshot::channel();
+    let (whether, ended) = oneshot::channel();
+    trailers.pipe(store.as_context_mut(), Watching(Some((on, whether))))?;
+    let from = async { Ok::<_, wasmtime::Error>(from.await.unwrap_or(Err(ErrorCode::HttpProtocolError))) };
+    Ok((FutureReader::new(store.as_context_mut(), from)?, ended))
+}
+
+struct Watching(Option<(oneshot::Sender<Ended>, oneshot::Sender<bool>)>);
+
+impl<U: HttpHost> FutureConsumer<HostState<U>> for Watching {
+    type Item = Ended;
+
+    fn poll_consume(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        mut store: StoreContextMut<'_, HostState<U>>,
+        mut source: Source<'_, Ended>,
+        _: bool,
+    ) -> Poll<wasmtime::Result<()>> {
+        let mut read = None;
+        source.read(&mut store, &mut read)?;
+        let (Some(ended), Some((on, whether))) = (read, self.0.take()) else {
+            return Poll::Ready(Err(format_err!("trailers came without a value, or twice")));
+        };
+        // Before the body hears of its end by the other channel.
+        _ = whether.send(ended.is_ok());
+        // Nobody takes them any more.
+        if let Err(Ok(Some(trailers))) = on.send(ended) {
+            view(store.data_mut()).table.delete(trailers)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
