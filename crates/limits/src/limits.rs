@@ -186,6 +186,14 @@ pub enum ManifestError {
         /// Those that exist.
         known: Vec<&'static str>,
     },
+    /// A table that another function reads.
+    #[error("Component.toml: [{table}] is not read here; load it by `{by}`")]
+    ReadElsewhere {
+        /// The table.
+        table: &'static str,
+        /// The function.
+        by: &'static str,
+    },
 }
 
 // By hand: a derived one would make it a source, whose text is not escaped.

@@ -138,6 +138,9 @@ pub enum LoadManifestError {
 
 const TABLES: &[&str] = &["component", "resources", "wasi", "keyvalue", "messaging", "link", "supervision", "config"];
 
+/// A table of the layer above, and who reads it with the rest.
+const HTTP: (&str, &str) = ("http", "airssys_wasm_http::load");
+
 impl ActorManifest {
     /// The actor's specification, with a sandbox made from the manifest's limits and grants.
     pub fn spec<U: Send + 'static>(self, sandbox: SandboxSpec<ActorState<U>>) -> ActorSpec<U> {
@@ -162,7 +165,7 @@ impl ActorManifest {
     ///
     /// # Errors
     ///
-    /// [`ManifestError`], also for an unknown table or key.
+    /// [`ManifestError`], also for an unknown table or key, and for `[http]`, which `airssys_wasm_http::load` reads.
     pub fn from_toml(text: &str) -> Result<Self, ManifestError> {
         let mut manifest: toml::Table = text.parse()?;
         let mut sandbox = SandboxManifest::take_from(&mut manifest)?;
@@ -185,6 +188,7 @@ impl ActorManifest {
         }
         match manifest.into_iter().next() {
             None => Ok(Self { component, sandbox, messaging, links, supervision, config }),
+            Some((key, _)) if key == HTTP.0 => Err(ManifestError::ReadElsewhere { table: HTTP.0, by: HTTP.1 }),
             Some((key, _)) => Err(ManifestError::UnknownKey { table: String::new(), key, known: TABLES.to_vec() }),
         }
     }

@@ -14,6 +14,7 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
+use parking_lot::RwLock;
 
 use self::access::{Access, Asked};
 pub use self::route::{InvalidPathPrefix, PathPrefix, Route};
@@ -44,9 +45,17 @@ impl Serve for Ask {
     }
 }
 
-/// Where a route leads: an [`HttpComponent`] or an [`AskActor`].
+/// Where a route leads: an [`HttpComponent`] or an [`AskActor`]. Cheap to clone.
 #[derive(Clone)]
 pub struct HttpTarget(Arc<dyn Serve>);
+
+impl HttpTarget {
+    /// Whether both are the same component or actor, and not only made of the same.
+    fn is(&self, other: &Self) -> bool {
+        // Of what is behind it, there may be several tables of functions.
+        std::ptr::addr_eq(Arc::as_ptr(&self.0), Arc::as_ptr(&other.0))
+    }
+}
 
 impl fmt::Debug for HttpTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -73,10 +82,25 @@ pub struct HttpService(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// Those that are tried first come first.
-    routes: Vec<(Route, HttpTarget)>,
+    routes: RwLock<Routes>,
     head: HeadLimits,
     access: Access,
+}
+
+/// Those that are tried first come first.
+#[derive(Debug)]
+struct Routes(Vec<(Route, HttpTarget)>);
+
+impl Routes {
+    fn new(mut routes: Vec<(Route, HttpTarget)>) -> Result<Self, SameRoute> {
+        routes.sort_by_key(|(route, _)| std::cmp::Reverse(route.rank()));
+        for (at, (route, _)) in routes.iter().enumerate() {
+            if routes[at + 1..].iter().any(|(other, _)| other == route) {
+                return Err(SameRoute(route.clone()));
+            }
+        }
+        Ok(Self(routes))
+    }
 }
 
 /// A service in the making.
@@ -119,14 +143,9 @@ impl HttpServiceBuilder {
     /// # Errors
     ///
     /// [`SameRoute`].
-    pub fn build(mut self) -> Result<HttpService, SameRoute> {
-        self.routes.sort_by_key(|(route, _)| std::cmp::Reverse(route.rank()));
-        for (at, (route, _)) in self.routes.iter().enumerate() {
-            if self.routes[at + 1..].iter().any(|(other, _)| other == route) {
-                return Err(SameRoute(route.clone()));
-            }
-        }
-        Ok(HttpService(Arc::new(Inner { routes: self.routes, head: self.head, access: Access::default() })))
+    pub fn build(self) -> Result<HttpService, SameRoute> {
+        let routes = RwLock::new(Routes::new(self.routes)?);
+        Ok(HttpService(Arc::new(Inner { routes, head: self.head, access: Access::default() })))
     }
 }
 
@@ -134,6 +153,40 @@ impl HttpService {
     /// A service without routes.
     pub fn builder() -> HttpServiceBuilder {
         HttpServiceBuilder::default()
+    }
+
+    /// Leads all routes of one target to another from now on, without touching connections: a new version of a component takes
+    /// the place of the old one. Requests in hand end where they began. Says how many routes there were.
+    ///
+    /// ```
+    /// # use airssys_wasm_http::{HttpComponent, HttpService, Route};
+    /// # fn upgrade(old: HttpComponent, new: HttpComponent) -> Result<(), Box<dyn std::error::Error>> {
+    /// let service = HttpService::builder().route(Route::path("/cart")?, old.clone()).build()?;
+    /// // ... it serves ...
+    /// assert_eq!(service.replace(old, new), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn replace(&self, old: impl Into<HttpTarget>, new: impl Into<HttpTarget>) -> usize {
+        let (old, new) = (old.into(), new.into());
+        let mut routes = self.0.routes.write();
+        let replaced = routes.0.iter_mut().filter(|(_, target)| target.is(&old));
+        // `old` is not dropped under the lock: it is held here.
+        replaced.map(|(_, target)| *target = new.clone()).count()
+    }
+
+    /// Takes these routes in place of all that there are, at once and without touching connections. Requests in hand end where
+    /// they began. The limits of heads stay as they are.
+    ///
+    /// # Errors
+    ///
+    /// [`SameRoute`]; then nothing is changed.
+    pub fn set_routes(&self, routes: HttpServiceBuilder) -> Result<(), SameRoute> {
+        let routes = Routes::new(routes.routes)?;
+        let old = std::mem::replace(&mut *self.0.routes.write(), routes);
+        // Outside of the lock: sandboxes take a while to drop.
+        drop(old);
+        Ok(())
     }
 
     pub(crate) fn head(&self) -> &HeadLimits {
@@ -146,9 +199,13 @@ impl HttpService {
     {
         let request = Checked::new(request, &self.0.head)?;
         let (host, path) = (&*request.host, request.parts.uri.path());
-        let found = self.0.routes.iter().find(|(route, _)| route.matches(host, path));
-        let (_, HttpTarget(target)) = found.ok_or(Refused::NoRoute)?;
-        Ok(Arc::clone(target).serve(request))
+        let target = {
+            let routes = self.0.routes.read();
+            let found = routes.0.iter().find(|(route, _)| route.matches(host, path));
+            let (_, HttpTarget(target)) = found.ok_or(Refused::NoRoute)?;
+            Arc::clone(target)
+        };
+        Ok(target.serve(request))
     }
 }
 
