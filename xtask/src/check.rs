@@ -105,6 +105,7 @@ const STEPS: &[Step] = &[
     always("report", &[&["xtask", "report"]]),
     always("leaks, as a smoke test", &[&["xtask", "leak-check", "--crashes", "10000"]]),
     always("soak, a minute", &[&["xtask", "soak", "--minutes", "1"]]),
+    always("clients of HTTP, a minute", &[&["xtask", "http", "--minutes", "1"]]),
     always("soak that loses messages on purpose", &[&["xtask", "soak", "--self-check"]]),
     Step {
         otherwise: Otherwise::LeaveOut,
@@ -126,6 +127,7 @@ const STEPS: &[Step] = &[
     nightly("comparison with planted slowdowns", &[&["xtask", "compare", "--self-check"]]),
     nightly("leaks", &[&["xtask", "leak-check"]]),
     nightly("soak, half an hour", &[&["xtask", "soak", "--minutes", "30"]]),
+    nightly("clients of HTTP, ten minutes", &[&["xtask", "http", "--minutes", "10"]]),
     nightly("hostile guests, the slow ones too", &[&["xtask", "hostile", "--slow"]]),
     nightly("search for costly files", &[&["xtask", "hostile", "--search", "60"]]),
     nightly("calibration of the compiler's model", &[&["xtask", "calibrate"]]),

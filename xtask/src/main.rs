@@ -14,6 +14,7 @@ mod files;
 mod fixtures;
 mod fuzz;
 mod hostile;
+mod http;
 mod interrupt;
 mod leak_check;
 mod links;
@@ -53,6 +54,7 @@ enum Command {
     Check(check::Args),
     LeakCheck(leak_check::Args),
     Hostile(hostile::Args),
+    Http(http::Args),
     Calibrate(calibrate::Args),
     Soak(soak::Args),
     Fuzz(fuzz::Args),
@@ -76,6 +78,7 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(&args).map(done),
         Command::LeakCheck(args) => leak_check::run(&args).map(done),
         Command::Hostile(args) => hostile::run(&args).map(done),
+        Command::Http(args) => http::run(&args).map(done),
         Command::Calibrate(args) => calibrate::run(&args).map(done),
         Command::Soak(args) => soak::run(&args).map(done),
         Command::Sanitize(args) => sanitize::run(&args).map(done),

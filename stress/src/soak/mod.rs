@@ -67,7 +67,7 @@ pub struct Options {
 }
 
 /// Up to a year.
-fn minutes(text: &str) -> Result<f64, String> {
+pub(crate) fn minutes(text: &str) -> Result<f64, String> {
     let minutes: f64 = text.parse().map_err(|error| format!("{error}"))?;
     if (0.0..=525_600.0).contains(&minutes) { Ok(minutes) } else { Err("from 0 to 525600".into()) }
 }

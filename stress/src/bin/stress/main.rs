@@ -3,6 +3,7 @@
 mod calibrate;
 mod conformance;
 mod hostile;
+mod http;
 mod leak_check;
 mod soak;
 
@@ -24,6 +25,7 @@ enum Command {
     Calibrate(calibrate::Args),
     Conformance(conformance::Args),
     Hostile(hostile::Args),
+    Http(http::Args),
     LeakCheck(leak_check::Args),
     Soak(soak::Args),
 }
@@ -34,6 +36,7 @@ fn main() -> Result<ExitCode> {
         Command::Calibrate(args) => calibrate::run(&args),
         Command::Conformance(args) => conformance::run(&args),
         Command::Hostile(args) => hostile::run(&args),
+        Command::Http(args) => http::run(&args),
         Command::LeakCheck(args) => leak_check::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Soak(args) => soak::run(&args),
     }

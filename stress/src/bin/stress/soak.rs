@@ -25,11 +25,17 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let interrupted = Arc::new(AtomicBool::new(false));
+    listen(&interrupted)?;
+    Ok(ExitCode::from(airssys_wasm_stress::soak::run(&args.options, &interrupted)? as u8))
+}
+
+/// Sets it when the program is told to end.
+pub(crate) fn listen(interrupted: &Arc<AtomicBool>) -> Result<()> {
     for signal in [SIGINT, SIGTERM] {
         // A second one ends it where it is.
-        flag::register_conditional_shutdown(signal, 130, Arc::clone(&interrupted))
-            .and_then(|_| flag::register(signal, Arc::clone(&interrupted)))
+        flag::register_conditional_shutdown(signal, 130, Arc::clone(interrupted))
+            .and_then(|_| flag::register(signal, Arc::clone(interrupted)))
             .context("cannot listen for signals")?;
     }
-    Ok(ExitCode::from(airssys_wasm_stress::soak::run(&args.options, &interrupted)? as u8))
+    Ok(())
 }
