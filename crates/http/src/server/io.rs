@@ -245,4 +245,38 @@ mod tests {
         let (given_up, ()) = tokio::join!(writing, reading);
         assert_eq!(given_up, (io::ErrorKind::TimedOut, 100 + 30));
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_client_still_sends_is_read_for_a_while_so_that_it_reads_the_answer() {
+        let shut_down = async |mut client: DuplexStream, server, bytes: usize, goes: bool| {
+            let mut io = ClientIo::new(server, Duration::from_secs(30));
+            io.write_all(b"no").await.unwrap();
+            let began = Instant::now();
+            let sending = async {
+                for _ in 0..bytes >> 10 {
+                    if client.write_all(&[0; 1 << 10]).await.is_err() {
+                        break;
+                    }
+                }
+                if goes {
+                    drop(client);
+                    return;
+                }
+                std::future::pending().await
+            };
+            tokio::select! {
+                ended = io.shutdown() => ended.unwrap(),
+                () = async { sending.await; std::future::pending().await } => {}
+            }
+            began.elapsed()
+        };
+        let pair = || duplex(16 << 10);
+        // One that goes by itself is not waited for; one that says nothing is, for so long; one that sends and sends, for so much.
+        let (client, server) = pair();
+        assert_eq!(shut_down(client, server, 1 << 19, true).await, Duration::ZERO);
+        let (client, server) = pair();
+        assert_eq!(shut_down(client, server, 1 << 10, false).await, LINGER.0);
+        let (client, server) = pair();
+        assert_eq!(shut_down(client, server, 1 << 22, false).await, Duration::ZERO);
+    }
 }

@@ -63,8 +63,8 @@ async fn to_exit_after_the_answer_is_no_crash() {
     server.get("/exit").await.is(200, "done");
     server.get("/hello").await.is(200, "hello");
     assert!(events.try_recv().is_err());
-    // The control: as failed.
-    assert_eq!(server.get("/exit-failed").await.status, 500);
+    // The control: as failed. The head has gone out if the guest was interrupted in between.
+    assert!([200, 500].contains(&server.get("/exit-failed").await.status.as_u16()));
     let HttpEvent::Crashed { crash, .. } = events.recv().await.unwrap() else { panic!("it crashed") };
     assert_eq!(crash.kind(), &CrashKind::Exit { code: 1 });
 }

@@ -10,6 +10,7 @@ mod ecosystem;
 mod fronts;
 mod hostile;
 mod manifest;
+mod observability;
 mod outgoing;
 mod p3;
 mod reuse;

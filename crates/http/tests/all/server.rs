@@ -85,6 +85,27 @@ async fn an_address_has_so_many_connections() {
     assert!(server.ended().await.refused >= 1);
 }
 
+#[tokio::test]
+async fn there_are_so_many_connections_and_the_next_waits() {
+    let limits = ServerLimits { connections: 1, ..ServerLimits::default() };
+    let server = Server::with(service(spec().build().unwrap()), limits).await;
+    let hello = b"GET /hello HTTP/1.0\r\nhost: a\r\n\r\n";
+    let mut held = TcpStream::connect(server.address).await.unwrap();
+    held.write_all(b"GET /hello HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    held.read_exact(&mut [0; 12]).await.unwrap();
+    let mut waiting = Box::pin(server.raw(hello));
+    // The server has all the time that another answer takes.
+    for _ in 0..100 {
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        tokio::task::yield_now().await;
+    }
+    held.write_all(b"GET /hello HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    held.read_exact(&mut [0; 12]).await.unwrap();
+    assert!(futures_util::poll!(&mut waiting).is_pending());
+    drop(held);
+    assert!(waiting.await.starts_with("HTTP/1.0 200"));
+}
+
 /// A client of HTTP/2 whose window is this large. Its connection says when it ends.
 async fn with_window(
     server: &Server,
