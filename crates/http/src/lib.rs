@@ -56,7 +56,7 @@
 //! # What it leaves to others
 //!
 //! What a guest may use is in `airssys-wasm-limits`, its sandbox in `airssys-wasm-isolation`, actors in
-//! `airssys-wasm-actor`. It offers neither upgrades nor WebSockets, and no outgoing requests by `wasi:http/client@0.3`.
+//! `airssys-wasm-actor`. It offers neither upgrades nor WebSockets.
 //!
 //! # Features
 //!
