@@ -101,6 +101,9 @@ fn what_is_wrong_is_said_with_its_place() {
     }
     let error = ActorManifest::from_toml(&format!("{WHOLE}\n[extra]\nx = 1")).unwrap_err();
     assert!(matches!(error, ManifestError::UnknownKey { key, .. } if key == "extra"));
+    // A table that another function reads.
+    let error = ActorManifest::from_toml(&format!("{WHOLE}\n[http]\nask = true")).unwrap_err();
+    assert!(error.to_string().ends_with("[http] is not read here; load it by `airssys_wasm_http::load`"), "{error}");
 }
 
 #[tokio::test]
