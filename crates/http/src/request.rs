@@ -1,12 +1,12 @@
 //! Which requests are served, by their heads alone.
 
 use bytes::Bytes;
-use http::{Method, Request, Uri, Version, header, request::Parts, uri::Authority};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header, request::Parts, uri::Authority};
 use http_body::Body;
 use http_body_util::BodyExt;
 use wasmtime_wasi_http::{Error, WasiBody};
 
-use crate::answer::Refused;
+use crate::{answer::Refused, bounded::nothing};
 
 /// What the head of a request may have, whoever serves the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,8 +31,8 @@ const LONGEST_METHOD: usize = 32;
 /// A request whose head was checked.
 pub(crate) struct Checked {
     pub(crate) parts: Parts,
-    /// The host that it is to, without its port.
-    pub(crate) host: String,
+    /// The host that it is to, and its port. The one `Host` among its headers.
+    pub(crate) authority: Authority,
     /// What its head says of its body.
     pub(crate) length: Option<u64>,
     pub(crate) body: WasiBody,
@@ -51,9 +51,8 @@ impl Checked {
         B: Body<Data = Bytes> + Send + 'static,
     {
         let (mut parts, body) = request.into_parts();
-        let headers = &parts.headers;
-        let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-        if headers.len() > limits.count || bytes > limits.bytes {
+        let Headers { bytes, host, lengths, has_coding } = Headers::of(&parts.headers);
+        if parts.headers.len() > limits.count || bytes > limits.bytes {
             return Err(Refused::HeadersTooLarge);
         }
         if length_of(&parts.uri) > limits.uri {
@@ -65,30 +64,75 @@ impl Checked {
         {
             return Err(Refused::Malformed);
         }
-        let authority = authority_of(&parts)?;
-        let host = authority.host().to_owned();
-        if headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH) {
-            return Err(Refused::Malformed);
-        }
-        let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-        let length = match (lengths.next(), lengths.next()) {
-            (None, _) => None,
-            (Some(length), None) => {
+        let length = match lengths {
+            Found::None => None,
+            Found::One(_) if has_coding => return Err(Refused::Malformed),
+            Found::One(length) => {
                 let digits = length.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
                 Some(digits.and_then(|text| text.parse().ok()).ok_or(Refused::Malformed)?)
             }
-            (Some(_), Some(_)) => return Err(Refused::Malformed),
+            Found::More => return Err(Refused::Malformed),
         };
+        let authority = authority_of(&parts, host)?;
+        // It is what the guest learns it by.
+        if !matches!(host, Found::One(host) if host.as_bytes() == authority.as_str().as_bytes()) {
+            let value = HeaderValue::from_str(authority.as_str()).map_err(|_| Refused::Malformed)?;
+            parts.headers.insert(header::HOST, value);
+        }
         // As a path, whichever way the client wrote it; the guest learns the authority by itself.
-        if let Some(path) = parts.uri.path_and_query().cloned() {
+        if parts.uri.authority().is_some()
+            && let Some(path) = parts.uri.path_and_query().cloned()
+        {
             parts.uri = Uri::from(path);
         }
-        let value = http::HeaderValue::from_str(authority.as_str()).map_err(|_| Refused::Malformed)?;
-        parts.headers.insert(header::HOST, value);
-        let body = body.map_err(|_| Error::ConnectionTerminated).boxed_unsync();
+        let body =
+            if body.is_end_stream() { nothing() } else { body.map_err(|_| Error::ConnectionTerminated).boxed_unsync() };
         // What a client says of the scheme is not asked.
         let https = parts.extensions.get::<ByTls>().is_some();
-        Ok(Self { parts, host, length, body, https })
+        Ok(Self { parts, authority, length, body, https })
+    }
+}
+
+/// Headers of which there may be one.
+#[derive(Clone, Copy)]
+enum Found<'a> {
+    None,
+    One(&'a HeaderValue),
+    More,
+}
+
+impl<'a> Found<'a> {
+    fn add(&mut self, value: &'a HeaderValue) {
+        *self = match self {
+            Self::None => Self::One(value),
+            _ => Self::More,
+        };
+    }
+}
+
+/// What a look at each header finds, which takes less time than to look each of these up.
+struct Headers<'a> {
+    /// Of names and values.
+    bytes: usize,
+    host: Found<'a>,
+    lengths: Found<'a>,
+    has_coding: bool,
+}
+
+impl<'a> Headers<'a> {
+    fn of(headers: &'a HeaderMap) -> Self {
+        let mut found = Self { bytes: 0, host: Found::None, lengths: Found::None, has_coding: false };
+        for (name, value) in headers {
+            found.bytes += name.as_str().len() + value.len();
+            if name == header::HOST {
+                found.host.add(value);
+            } else if name == header::CONTENT_LENGTH {
+                found.lengths.add(value);
+            } else if name == header::TRANSFER_ENCODING {
+                found.has_coding = true;
+            }
+        }
+        found
     }
 }
 
@@ -98,12 +142,11 @@ fn length_of(uri: &Uri) -> usize {
 }
 
 /// The one authority that a request names.
-fn authority_of(parts: &Parts) -> Result<Authority, Refused> {
-    let mut hosts = parts.headers.get_all(header::HOST).iter();
-    let host = match (hosts.next(), hosts.next()) {
-        (_, Some(_)) => return Err(Refused::Malformed),
-        (None, None) => None,
-        (Some(host), None) => Some(Authority::try_from(host.as_bytes()).map_err(|_| Refused::Malformed)?),
+fn authority_of(parts: &Parts, host: Found<'_>) -> Result<Authority, Refused> {
+    let host = match host {
+        Found::More => return Err(Refused::Malformed),
+        Found::None => None,
+        Found::One(host) => Some(Authority::try_from(host.as_bytes()).map_err(|_| Refused::Malformed)?),
     };
     if host.is_none() && parts.version == Version::HTTP_11 {
         return Err(Refused::Malformed);
@@ -138,7 +181,7 @@ mod tests {
         }
         let request = request.body(Empty::<Bytes>::new()).unwrap();
         let checked = Checked::new(request, &HeadLimits::default())?;
-        Ok((checked.host, checked.parts.uri.to_string()))
+        Ok((checked.authority.host().to_owned(), checked.parts.uri.to_string()))
     }
 
     #[test]

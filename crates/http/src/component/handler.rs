@@ -9,7 +9,11 @@ use airssys_wasm_engine::{
 };
 use airssys_wasm_isolation::{Crash, HostState, Sandbox, SandboxSpec, TypedExport};
 use airssys_wasm_limits::CancellationToken;
-use http::{Response, header, request::Parts, uri};
+use http::{
+    Response,
+    request::Parts,
+    uri::{self, Authority},
+};
 use tokio::sync::oneshot;
 use wasmtime_wasi_http::{
     FieldMap, WasiBody,
@@ -50,6 +54,7 @@ pub(super) enum Handler {
 /// A request to be passed to a guest.
 pub(super) struct Request {
     pub(super) parts: Parts,
+    pub(super) authority: Authority,
     pub(super) body: WasiBody,
     pub(super) https: bool,
 }
@@ -89,7 +94,7 @@ impl Handler {
         request: Request,
         head: oneshot::Sender<Head>,
     ) -> wasmtime::Result<Call> {
-        let Request { parts, body, https } = request;
+        let Request { parts, authority, body, https } = request;
         let mut view = view_of(table, state);
         match self {
             Self::P2(_) => {
@@ -99,12 +104,11 @@ impl Handler {
             }
             Self::P3(_) => {
                 let scheme = if https { uri::Scheme::HTTPS } else { uri::Scheme::HTTP };
-                let authority = parts.headers.get(header::HOST);
-                let authority = authority.and_then(|host| uri::Authority::try_from(host.as_bytes()).ok());
                 let path = parts.uri.into_parts().path_and_query;
                 let headers = FieldMap::new_immutable(view.hooks, parts.headers);
                 // Whether the guest has taken the body is seen by the body.
-                let (request, _) = p3::Request::new(parts.method, Some(scheme), authority, path, headers, None, body);
+                let (request, _) =
+                    p3::Request::new(parts.method, Some(scheme), Some(authority), path, headers, None, body);
                 let request = view.table.push(request)?;
                 state.received(&request);
                 Ok(Call::P3((request,), head))

@@ -231,7 +231,8 @@ impl<U: HttpHost> Component<U> {
     }
 
     async fn answer(self: &Arc<Self>, request: Checked) -> Result<Response<HttpBody>, Refused> {
-        if let Some(left) = self.breaker.closed_for(Instant::now()) {
+        let now = Instant::now();
+        if let Some(left) = self.breaker.closed_for(now) {
             return Err(Refused::NoRoom(left));
         }
         if self.actor.as_ref().is_some_and(|actor| actor.state() == Lifecycle::Stopped) {
@@ -241,9 +242,9 @@ impl<U: HttpHost> Component<U> {
             return Err(Refused::TooLarge);
         }
         let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| Refused::NoRoom(SOON))?;
-        let mut kept = match self.idle.as_ref().and_then(|idle| idle.take(Instant::now())) {
+        let mut kept = match self.idle.as_ref().and_then(|idle| idle.take(now)) {
             Some(kept) => kept,
-            None => Kept { value: self.start().await?, requests: 0, born: Instant::now() },
+            None => Kept { value: self.start().await?, requests: 0, born: now },
         };
         let is_head = request.parts.method == Method::HEAD;
         let Passed { watch, call, mut answered, span } = self.pass(&mut kept.value, request).map_err(|error| {
@@ -391,9 +392,9 @@ impl<U: HttpHost> Component<U> {
 
     /// Gives the guest handles on the request and on its answer.
     fn pass(&self, (sandbox, handler): &mut Ready<U>, request: Checked) -> wasmtime::Result<Passed> {
-        let Checked { parts, body, https, .. } = request;
+        let Checked { parts, authority, body, https, .. } = request;
         let (watch, body) = if body.is_end_stream() {
-            (Watch::default(), nothing())
+            (Watch::default(), body)
         } else {
             let bounded = Bounded::new(body, self.limits.request_bounds(self.deadline), Side::Request);
             (bounded.watch(), bounded.boxed_unsync())
@@ -403,7 +404,7 @@ impl<U: HttpHost> Component<U> {
         let followed = ext.http().follow(&parts.headers);
         let span = self.span(&parts.method, followed.as_ref());
         ext.begin(&parts, later(Instant::now(), self.deadline));
-        let call = handler.pass(table, ext.http(), Request { parts, body, https }, head)?;
+        let call = handler.pass(table, ext.http(), Request { parts, authority, body, https }, head)?;
         Ok(Passed { watch, call, answered, span })
     }
 

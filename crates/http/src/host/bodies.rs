@@ -4,7 +4,6 @@
 //! cache on the way would keep the half.
 
 use std::{
-    collections::HashMap,
     pin::Pin,
     sync::{
         Arc,
@@ -23,8 +22,8 @@ use wasmtime_wasi_http::{Error, WasiBody};
 /// The bodies of one guest that it has not finished.
 #[derive(Default)]
 pub(super) struct Bodies {
-    /// Whether a body is finished, by the number of the guest's resource.
-    finished: HashMap<u32, Arc<AtomicBool>>,
+    /// Whether a body is finished, by the number of the guest's resource. There is mostly one.
+    finished: Vec<(u32, Arc<AtomicBool>)>,
     live: Arc<AtomicUsize>,
 }
 
@@ -44,14 +43,16 @@ impl Bodies {
     /// Of this resource, whose head promises this length.
     pub(super) fn add(&mut self, resource: u32, length: Option<u64>, inner: WasiBody) -> WasiBody {
         let finished = Arc::<AtomicBool>::default();
-        self.finished.insert(resource, Arc::clone(&finished));
+        self.finished.retain(|(other, _)| *other != resource);
+        self.finished.push((resource, Arc::clone(&finished)));
         self.live.fetch_add(1, Ordering::Relaxed);
         Written::new(inner, length, End::Said(finished), Some(Live(Arc::clone(&self.live)))).boxed_unsync()
     }
 
     /// The guest says that it is complete.
     pub(super) fn finish(&mut self, resource: u32) {
-        if let Some(finished) = self.finished.remove(&resource) {
+        if let Some(at) = self.finished.iter().position(|(other, _)| *other == resource) {
+            let (_, finished) = self.finished.swap_remove(at);
             // Before the body hears of its end by a channel, which orders the two.
             finished.store(true, Ordering::Release);
         }
@@ -78,16 +79,18 @@ pub(crate) enum End {
 
 /// How the bodies of 0.3's requests end that were made and not sent, by the number of the guest's resource.
 #[derive(Default)]
-pub(super) struct Unsent(HashMap<u32, oneshot::Receiver<bool>>);
+pub(super) struct Unsent(Vec<(u32, oneshot::Receiver<bool>)>);
 
 impl Unsent {
     pub(super) fn add(&mut self, resource: u32, whether: oneshot::Receiver<bool>) {
-        self.0.insert(resource, whether);
+        _ = self.take(resource);
+        self.0.push((resource, whether));
     }
 
     /// Of a request that is sent, or that another one has taken the number of.
     pub(super) fn take(&mut self, resource: u32) -> Option<oneshot::Receiver<bool>> {
-        self.0.remove(&resource)
+        let at = self.0.iter().position(|(other, _)| *other == resource)?;
+        Some(self.0.swap_remove(at).1)
     }
 }
 

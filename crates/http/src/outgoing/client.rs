@@ -3,7 +3,7 @@
 use airssys_wasm_limits::later;
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::Duration,
 };
 
@@ -42,7 +42,9 @@ struct Inner {
 
 impl Default for Outgoing {
     fn default() -> Self {
-        Self::new(Vec::new(), OutgoingLimits::default())
+        // Each sandbox begins with it.
+        static NOTHING: LazyLock<Outgoing> = LazyLock::new(|| Outgoing::new(Vec::new(), OutgoingLimits::default()));
+        NOTHING.clone()
     }
 }
 

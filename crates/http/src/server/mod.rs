@@ -185,6 +185,9 @@ fn is_of_the_client(error: &std_io::Error) -> bool {
 /// Bytes that a connection reads ahead of what is asked for. A head must fit.
 const READ_AHEAD: usize = 64 << 10;
 
+/// Headers of a head that hyper takes where nothing is said.
+const HEADERS: usize = 100;
+
 /// Bytes in flight that a client of HTTP/2 may send ahead: for a stream, and for a connection.
 const WINDOWS: (u32, u32) = (64 << 10, 512 << 10);
 
@@ -267,13 +270,10 @@ impl Connection {
                     None => Refused::NoRoom(SOON).answer(),
                 };
                 answered.disarm();
-                Ok::<_, Infallible>(answer.map(|body| {
-                    let sent = Sent::new(body, in_hand);
-                    match (unsent, cut) {
-                        (Some(unsent), _) => sent.among(&unsent),
-                        (None, Some(cut)) => sent.or(cut),
-                        (None, None) => sent,
-                    }
+                Ok::<_, Infallible>(answer.map(|body| match (unsent, cut) {
+                    (Some(unsent), _) => Sent::among(&unsent, body, in_hand),
+                    (None, Some(cut)) => Sent::alone(body, in_hand).or(cut),
+                    (None, None) => Sent::alone(body, in_hand),
                 }))
             }
         });
@@ -284,9 +284,12 @@ impl Connection {
                 builder
                     .timer(TokioTimer::new())
                     .header_read_timeout(self.limits.head)
-                    .max_headers(head.count)
                     .max_buf_size(READ_AHEAD)
                     .half_close(false);
+                // To say what it has anyway costs time for each head.
+                if head.count != HEADERS {
+                    builder.max_headers(head.count);
+                }
                 boxed(drive(builder.serve_connection(TokioIo::new(io), service), ends)).await
             }
             Protocol::Http2 => {

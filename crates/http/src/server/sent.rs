@@ -31,13 +31,19 @@ pub(super) struct Unsent(Arc<Mutex<Vec<Arc<Mutex<State>>>>>);
 
 /// The body of an answer on its way. It counts as a request in hand until it is gone.
 pub(super) struct Sent {
-    state: Arc<Mutex<State>>,
-    /// Of a connection of HTTP/2.
-    unsent: Option<Unsent>,
+    body: Way,
     /// Of a client that takes the end of its connection for the end of the body.
     cut: Option<Cut>,
     /// None of an answer that says so.
     _in_hand: Option<OwnedSemaphorePermit>,
+}
+
+/// Who sees that nobody takes a body.
+enum Way {
+    /// The connection of HTTP/1, which has no other.
+    Alone(HttpBody),
+    /// Whoever looks at all of a connection of HTTP/2.
+    Among(Unsent, Arc<Mutex<State>>),
 }
 
 #[derive(Debug)]
@@ -55,16 +61,17 @@ struct State {
 }
 
 impl Sent {
-    pub(super) fn new(body: HttpBody, in_hand: Option<OwnedSemaphorePermit>) -> Self {
-        let state = State { body: Some(body), rest: Bytes::new(), waiting: None, asked: Instant::now(), waker: None };
-        Self { state: Arc::new(Mutex::new(state)), unsent: None, cut: None, _in_hand: in_hand }
+    /// Of HTTP/1.
+    pub(super) fn alone(body: HttpBody, in_hand: Option<OwnedSemaphorePermit>) -> Self {
+        Self { body: Way::Alone(body), cut: None, _in_hand: in_hand }
     }
 
     /// One of these.
-    pub(super) fn among(mut self, unsent: &Unsent) -> Self {
-        unsent.0.lock().push(Arc::clone(&self.state));
-        self.unsent = Some(unsent.clone());
-        self
+    pub(super) fn among(unsent: &Unsent, body: HttpBody, in_hand: Option<OwnedSemaphorePermit>) -> Self {
+        let state = State { body: Some(body), rest: Bytes::new(), waiting: None, asked: Instant::now(), waker: None };
+        let state = Arc::new(Mutex::new(state));
+        unsent.0.lock().push(Arc::clone(&state));
+        Self { body: Way::Among(unsent.clone(), state), cut: None, _in_hand: in_hand }
     }
 
     /// Whose connection is cut if it does not end.
@@ -77,8 +84,8 @@ impl Sent {
 
 impl Drop for Sent {
     fn drop(&mut self) {
-        if let Some(Unsent(all)) = &self.unsent {
-            all.lock().retain(|state| !Arc::ptr_eq(state, &self.state));
+        if let Way::Among(Unsent(all), own) = &self.body {
+            all.lock().retain(|state| !Arc::ptr_eq(state, own));
         }
     }
 }
@@ -123,18 +130,20 @@ impl Body for Sent {
     type Data = Bytes;
     type Error = BodyBroken;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Next> {
-        let mut state = self.state.lock();
-        if self.unsent.is_none() {
-            let next = state.poll_next(cx);
-            let has_ended = matches!(next, Poll::Ready(None)) || state.body.as_ref().is_some_and(Body::is_end_stream);
-            if let Some(cut) = &self.cut
-                && has_ended
-            {
-                cut.set(false);
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Next> {
+        let this = &mut *self;
+        let mut state = match &mut this.body {
+            Way::Among(_, state) => state.lock(),
+            Way::Alone(body) => {
+                let next = Pin::new(&mut *body).poll_frame(cx);
+                if let Some(cut) = &this.cut
+                    && (matches!(next, Poll::Ready(None)) || body.is_end_stream())
+                {
+                    cut.set(false);
+                }
+                return next;
             }
-            return next;
-        }
+        };
         state.asked = Instant::now();
         if !state.rest.is_empty() {
             return Poll::Ready(state.part());
@@ -161,13 +170,21 @@ impl Body for Sent {
     }
 
     fn is_end_stream(&self) -> bool {
-        let state = self.state.lock();
-        let has_more = state.waiting.is_some() || !state.rest.is_empty();
-        !has_more && state.body.as_ref().is_some_and(Body::is_end_stream)
+        match &self.body {
+            Way::Alone(body) => body.is_end_stream(),
+            Way::Among(_, state) => {
+                let state = state.lock();
+                let has_more = state.waiting.is_some() || !state.rest.is_empty();
+                !has_more && state.body.as_ref().is_some_and(Body::is_end_stream)
+            }
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.state.lock().body.as_ref().map_or_else(SizeHint::default, Body::size_hint)
+        match &self.body {
+            Way::Alone(body) => body.size_hint(),
+            Way::Among(_, state) => state.lock().body.as_ref().map_or_else(SizeHint::default, Body::size_hint),
+        }
     }
 }
 
@@ -209,7 +226,7 @@ mod tests {
     fn sent(body: HttpBody) -> (Unsent, Sent) {
         let unsent = Unsent::default();
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        let sent = Sent::new(body, Some(permit)).among(&unsent);
+        let sent = Sent::among(&unsent, body, Some(permit));
         (unsent, sent)
     }
 

@@ -26,7 +26,7 @@ use crate::{
     request::{Checked, HeadLimits},
 };
 
-type Answer = Pin<Box<dyn Future<Output = Response<HttpBody>> + Send>>;
+type Answer = Pin<Box<dyn Future<Output = Result<Response<HttpBody>, Infallible>> + Send>>;
 
 /// Whoever answers requests.
 trait Serve: Send + Sync {
@@ -35,13 +35,13 @@ trait Serve: Send + Sync {
 
 impl<U: HttpHost> Serve for Component<U> {
     fn serve(self: Arc<Self>, request: Checked) -> Answer {
-        Box::pin(self.serve(request))
+        Box::pin(async { Ok(self.serve(request).await) })
     }
 }
 
 impl Serve for Ask {
     fn serve(self: Arc<Self>, request: Checked) -> Answer {
-        Box::pin(self.serve(request))
+        Box::pin(async { Ok(self.serve(request).await) })
     }
 }
 
@@ -198,7 +198,7 @@ impl HttpService {
         B: Body<Data = Bytes> + Send + 'static,
     {
         let request = Checked::new(request, &self.0.head)?;
-        let (host, path) = (&*request.host, request.parts.uri.path());
+        let (host, path) = (request.authority.host(), request.parts.uri.path());
         let target = {
             let routes = self.0.routes.read();
             let found = routes.0.iter().find(|(route, _)| route.matches(host, path));
@@ -215,7 +215,7 @@ where
 {
     type Response = Response<HttpBody>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<HttpBody>, Infallible>> + Send>>;
+    type Future = Answer;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
@@ -223,16 +223,12 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let asked = Asked::new(&request);
-        let answer = self.answer(request);
+        let answer = self.answer(request).unwrap_or_else(|refused| Box::pin(std::future::ready(Ok(refused.answer()))));
+        let Some(asked) = asked else { return answer };
         let this = Arc::clone(&self.0);
         Box::pin(async move {
-            let response = match answer {
-                Ok(answer) => answer.await,
-                Err(refused) => refused.answer(),
-            };
-            if let Some(asked) = asked {
-                this.access.log(&asked, response.status());
-            }
+            let response = answer.await?;
+            this.access.log(&asked, response.status());
             Ok(response)
         })
     }
