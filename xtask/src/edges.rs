@@ -14,6 +14,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("registry", &[]),
     ("actor", &["engine", "isolation", "limits", "registry"]),
     ("http", &["actor", "engine", "isolation", "limits"]),
+    ("keyed", &["actor", "isolation", "limits", "registry"]),
 ];
 
 /// What cargo knows of the workspace.
