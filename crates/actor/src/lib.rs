@@ -60,6 +60,7 @@ pub use bytes::Bytes;
 
 pub use contract::{ConcurrencyError, ContractKind, NoHandler, NoHandlerKind, WIT, WIT_ASYNC};
 pub use failure::call::{CallError, LinkFault, LinksError};
+pub use failure::kept::{KeepError, NotSavedError};
 pub use failure::policy::{Backoff, Directive, Intensity, Restart, RestartPolicy};
 pub use failure::report::{BoxError, CrashReport, During, StartError};
 pub use guest::calls::{ActorExport, Argument};
@@ -72,12 +73,14 @@ pub use native::{NativeActor, NativeContext, NativeSpec};
 pub use runtime::actor_ref::{ActorInfo, ActorRef, AskError, HealthError, Stop};
 pub use runtime::dead_letters::{DeadLetter, DeadLetterLimits, DeadLetters, DeadReason};
 pub use runtime::events::{DeniedAction, SystemEvent};
+pub use runtime::keeper::{Elsewhere, Keeper, KeptActor};
 pub use runtime::lifecycle::Lifecycle;
 pub use runtime::recycle::{Recycle, RecycleReason};
 pub use runtime::upgrade::{UpgradeError, UpgradeOptions};
 pub use supervision::supervisor::{ChildError, Strategy, SupervisorPolicy, SupervisorRef};
 pub use system::{
     ActorSystem, HostSubscription, ResendError, ShutdownReport, SpawnError, StateFactory, SupervisorSpec, SystemConfig,
+    WeakActorSystem,
 };
 
 /// Compiles the README's examples as doc tests.

@@ -103,7 +103,7 @@ impl NativeContext {
     ///
     /// [`SendError`], with the message.
     pub fn send(&self, to: &ComponentId, message: impl Into<MessageEnvelope>) -> Result<(), SendError> {
-        self.cell.services.router.send(to, self.envelope(message))
+        self.cell.services.send(to, self.envelope(message))
     }
 
     /// Publishes a message from this actor to all subscribers of a topic.

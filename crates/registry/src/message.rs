@@ -337,6 +337,12 @@ pub enum Refusal {
         /// Bytes it may have.
         allowed: u64,
     },
+    /// It is not in memory under this address any more, and its name may stand for it again: send to the name.
+    #[error("it is no longer in memory under this address; send to its name")]
+    Moved,
+    /// It fails whenever it is brought to life, and is left alone for a while.
+    #[error("it failed too often and is left alone for a while; send again later")]
+    Quarantined,
     /// It is called, and takes no messages.
     #[error("it has no handler: it is called by its exports, and takes no messages")]
     NoHandler,

@@ -2,5 +2,6 @@
 
 pub(crate) mod call;
 pub(crate) mod declined;
+pub(crate) mod kept;
 pub(crate) mod policy;
 pub(crate) mod report;

@@ -6,7 +6,7 @@ use airssys_wasm_isolation::{Crash, CrashKind, InstantiateError};
 use airssys_wasm_registry::{ActorAddress, ComponentId};
 use serde::{Deserialize, Serialize};
 
-use crate::failure::call::LinkFault;
+use crate::failure::{call::LinkFault, kept::KeepError};
 
 /// A crash of an actor's incarnation.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -101,6 +101,9 @@ pub enum StartError {
     /// The factory of the embedder's state returned an error.
     #[error("the embedder's state was not made")]
     State(#[source] BoxError),
+    /// The state that is kept of it could not be loaded.
+    #[error("its state was not loaded: {0}")]
+    NotLoaded(#[source] KeepError),
     /// The configuration or state is larger than a message to the actor may be.
     #[error("the actor's {what} has {size} bytes, and a message to it may have {allowed}; raise `message_size`")]
     TooLarge {
@@ -176,8 +179,10 @@ impl Failure {
     /// Whether the host was short of instances or memory, through no fault of the actor.
     pub(crate) fn is_shortage(&self) -> bool {
         matches!(self.kind(), Some(CrashKind::Budget { .. }))
-            || matches!(self, Self::Start(error)
-                if matches!(**error, StartError::Instantiate(InstantiateError::PoolExhausted { .. })))
+            || matches!(self, Self::Start(error) if matches!(
+                **error,
+                StartError::Instantiate(InstantiateError::PoolExhausted { .. }) | StartError::NotLoaded(_)
+            ))
     }
 }
 

@@ -221,7 +221,7 @@ fn send<U>(
     if let Some(content_type) = content_type {
         message = message.with_content_type(ContentType(content_type));
     }
-    state.cell.services.router.send(&to, message).map_err(|error| match error {
+    state.cell.services.send(&to, message).map_err(|error| match error {
         SendError::Refused { reason, .. } => refused(reason),
         _ => GuestSendError::Unknown,
     })
@@ -266,8 +266,18 @@ impl Request {
 
     async fn answer(self, timeout: Duration) -> Result<Bytes, GuestRequestError> {
         let Self { asker, to, message, ends } = self;
-        let receivers = asker.services.registry.sinks(&to);
-        ask_any(&asker, receivers, &message, earlier(timeout, ends), Silence::IsAnAnswer).await
+        let (mut receivers, until) = (asker.services.registry.sinks(&to).peekable(), earlier(timeout, ends));
+        if receivers.peek().is_some() {
+            return ask_any(&asker, receivers, &message, until, Silence::IsAnAnswer).await;
+        }
+        match asker.services.awaken(&to, Some(&asker.address)) {
+            None => Err(GuestRequestError::NotSent(GuestSendError::Unknown)),
+            Some(Err(reason)) => Err(GuestRequestError::NotSent(refused(reason))),
+            Some(Ok(actor)) => {
+                let receiver = std::iter::once(Arc::new(Endpoint::Actor(actor.0)));
+                ask_any(&asker, receiver, &message, until, Silence::IsAnAnswer).await
+            }
+        }
     }
 }
 
@@ -308,7 +318,9 @@ async fn ask_any(
     let exchange = async {
         let mut last = GuestRequestError::NotSent(GuestSendError::Unknown);
         let mut full = None;
-        for receiver in actors {
+        let mut actors = actors.fuse();
+        let mut again = None;
+        while let Some(receiver) = again.take().or_else(|| actors.next()) {
             let Some(_waiting) = asker.waits_for(&receiver) else {
                 last = GuestRequestError::Cycle;
                 continue;
@@ -323,6 +335,12 @@ async fn ask_any(
                     }
                     return answered;
                 }
+                // It left the memory on the way here.
+                Err((Refusal::Moved, _)) => match asker.services.awaken(receiver.id(), Some(&asker.address)) {
+                    Some(Ok(actor)) => again = Some(actor.0),
+                    Some(Err(reason)) => last = GuestRequestError::NotSent(refused(reason)),
+                    None => {}
+                },
                 Err((reason, _)) => {
                     last = GuestRequestError::NotSent(refused(reason));
                     if matches!(reason, Refusal::Full | Refusal::Restarting) && full.is_none() {
@@ -366,6 +384,9 @@ fn heard(asker: &Cell, answer: Result<Answer, oneshot::error::RecvError>) -> Res
         // `request-error` has no case of its own for it.
         Ok(Err(Unanswered::Declined(declined))) => Err(GuestRequestError::Failed(declined.to_string())),
         Ok(Err(Unanswered::NoReply)) => Err(GuestRequestError::NoAnswer),
+        // As a crash after the message: it is not known to last.
+        Ok(Err(Unanswered::NotSaved)) => Err(GuestRequestError::Crashed),
+        Ok(Err(Unanswered::NotActivated(_))) => Err(GuestRequestError::Stopped),
         Ok(Err(Unanswered::Late)) => Err(GuestRequestError::Timeout),
         Ok(Err(Unanswered::TooLarge(undelivered))) => Err(GuestRequestError::NotSent(refused(undelivered.reason))),
         Err(_) => Err(GuestRequestError::Stopped),

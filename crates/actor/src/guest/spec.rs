@@ -102,6 +102,11 @@ impl<U: Send + 'static> ActorSpec<U> {
         self
     }
 
+    /// Messages that it may have in flight at the same time.
+    pub fn concurrency(&self) -> NonZeroU32 {
+        self.concurrency
+    }
+
     /// Says which of its imports [`ActorSystem::link_with`](crate::ActorSystem::link_with) has linked to actors, and grants
     /// calling them. Those that are there are held against the imports at each start.
     #[must_use]

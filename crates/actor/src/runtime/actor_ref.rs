@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use crate::{
-    CrashReport, Lifecycle,
+    CrashReport, Lifecycle, StartError,
     failure::{declined::Declined, policy::later, report::because},
     runtime::{
         cell::Cell,
@@ -67,6 +67,13 @@ pub enum AskError {
     /// The actor stopped, or was given up, before the message's turn.
     #[error("the actor stopped before it came to this message")]
     Stopped,
+    /// The actor handled the message, and the state after it could not be saved, though each message was to be. It is tried
+    /// again; until then a crash loses it.
+    #[error("the actor handled the message, but its state after it is not saved yet")]
+    NotSaved,
+    /// The actor was to be brought into memory for this message, and did not start.
+    #[error("the actor did not start for this message: {0}")]
+    NotActivated(Arc<StartError>),
 }
 
 /// When an actor stops.
@@ -177,7 +184,7 @@ impl ActorRef {
     pub async fn tell(&self, message: impl Into<MessageEnvelope>) -> Result<(), Undelivered> {
         match self.0.try_push(Delivery::new(message.into(), None)) {
             Err((Refusal::Full | Refusal::Restarting, delivery)) => {
-                Box::pin(self.0.mailbox.push_later(delivery)).await.map_err(undelivered)
+                Box::pin(self.0.push_later(delivery)).await.map_err(undelivered)
             }
             done => done.map_err(undelivered),
         }
@@ -200,7 +207,7 @@ impl ActorRef {
             Err((Refusal::Full | Refusal::Restarting, delivery)) => {
                 // Boxed: rare, and its future would enlarge that of every ask.
                 let later = Box::pin(async {
-                    match self.0.mailbox.push_later(delivery).await {
+                    match self.0.push_later(delivery).await {
                         Ok(()) => answered(answer, None).await,
                         Err(refused) => Err(AskError::NotSent(undelivered(refused))),
                     }
@@ -309,6 +316,8 @@ impl From<Unanswered> for AskError {
                 Declined::Reject(reason) => Self::Rejected { reason },
             },
             Unanswered::NoReply => Self::NoReply,
+            Unanswered::NotSaved => Self::NotSaved,
+            Unanswered::NotActivated(error) => Self::NotActivated(error),
             Unanswered::Late => Self::Deadline,
             Unanswered::TooLarge(undelivered) => Self::NotSent(*undelivered),
         }

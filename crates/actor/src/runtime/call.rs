@@ -219,7 +219,7 @@ impl Cell {
             Err((Refusal::Full | Refusal::Restarting, delivery)) => {
                 // Boxed, as for an ask.
                 let later = Box::pin(async {
-                    match self.mailbox.push_later(delivery).await {
+                    match self.push_later(delivery).await {
                         Ok(()) => come_back(result, None).await,
                         Err((reason, _)) => Err(CallError::NotSent(reason)),
                     }

@@ -58,8 +58,19 @@ pub(crate) struct Cell {
     /// The asker of the message in flight, and the one-shot subject by which it is answered, where answers are published.
     pub(crate) reply_subject: Mutex<Option<(Arc<str>, ReplyTo)>>,
     pub(crate) exports: Mutex<Exports>,
+    /// Of an actor that can be passivated.
+    gate: Option<Gate>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) services: Arc<Services>,
+}
+
+/// Between senders and the passivation of an actor.
+#[derive(Default)]
+struct Gate {
+    /// Whether its mailbox was closed because it was empty, or is about to be. Senders who were refused look at it.
+    closing: AtomicBool,
+    /// Held while the mailbox is closed and the name is given up, so that senders wait for what becomes of it.
+    moved: Mutex<bool>,
 }
 
 /// The receiving ends of a cell.
@@ -82,6 +93,7 @@ impl Cell {
         level: u32,
         supervised: bool,
         mailbox: MailboxSize,
+        can_be_passivated: bool,
     ) -> (Arc<Self>, Inbox) {
         let (mailbox, messages) = Mailbox::new(mailbox);
         let (orders, control) = Orders::new();
@@ -105,6 +117,7 @@ impl Cell {
             subscriptions: Mutex::default(),
             reply_subject: Mutex::default(),
             exports: Mutex::default(),
+            gate: can_be_passivated.then(Gate::default),
             services: Arc::clone(services),
         };
         (Arc::new(cell), Inbox { messages, orders: control })
@@ -215,16 +228,53 @@ impl Cell {
     }
 
     fn refusal(&self, reason: Refusal) -> Refusal {
-        if reason == Refusal::Full && self.state() == Lifecycle::Restarting { Refusal::Restarting } else { reason }
+        match reason {
+            Refusal::Full | Refusal::Stopped if self.is_passivated() => Refusal::Moved,
+            Refusal::Full if self.state() == Lifecycle::Restarting => Refusal::Restarting,
+            reason => reason,
+        }
+    }
+
+    /// Whether it has given up its name because there was nothing for it to do. Waits where that is about to be decided.
+    fn is_passivated(&self) -> bool {
+        self.gate.as_ref().is_some_and(|gate| gate.closing.load(Ordering::SeqCst) && *gate.moved.lock())
+    }
+
+    /// Closes the mailbox and gives up the name, unless there is a message in it or on its way into it. Nobody finds the
+    /// mailbox closed and the name taken, so that who is refused here finds another by the name, or nobody.
+    pub(super) fn passivate(&self, inbox: &mut Inbox) -> bool {
+        let Some(gate) = &self.gate else { return false };
+        let mut moved = gate.moved.lock();
+        gate.closing.store(true, Ordering::SeqCst);
+        if self.mailbox.close_if_empty(&mut inbox.messages) {
+            // Fails if the name is deregistered already.
+            _ = self.services.registry.deregister(&self.address);
+            *moved = true;
+        } else {
+            gate.closing.store(false, Ordering::SeqCst);
+        }
+        let has_moved = *moved;
+        // Without the lock: this wakes senders.
+        drop(moved);
+        if has_moved {
+            self.mailbox.close();
+        }
+        has_moved
     }
 
     /// Puts a message into the mailbox as soon as there is room.
     pub(crate) async fn push(&self, delivery: Delivery) -> Result<(), (Refusal, Delivery)> {
         match self.try_push(delivery) {
             // Boxed: it is rare, and its future would lie in that of every sender.
-            Err((Refusal::Full | Refusal::Restarting, delivery)) => Box::pin(self.mailbox.push_later(delivery)).await,
+            Err((Refusal::Full | Refusal::Restarting, delivery)) => Box::pin(self.push_later(delivery)).await,
             done => done,
         }
+    }
+
+    /// Puts a message into the mailbox that did not find room at once, as soon as there is some.
+    pub(crate) async fn push_later(&self, delivery: Delivery) -> Result<(), (Refusal, Delivery)> {
+        let pushed = self.mailbox.push_later(delivery).await;
+        pushed.map_err(|(reason, delivery)| (self.refusal(reason), delivery))
     }
 
     pub(crate) fn load(&self) -> Load {

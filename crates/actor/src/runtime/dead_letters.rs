@@ -58,6 +58,11 @@ pub enum DeadReason {
     Interrupted,
     /// The actor stopped before the message's turn.
     Stopped,
+    /// The actor was to be brought into memory for the message, and did not start.
+    NotActivated {
+        /// Why, as text.
+        because: String,
+    },
     /// The message's deadline passed before its turn.
     Late,
     /// The actor was upgraded while the message waited, and the new version's `message_size` is smaller.
@@ -84,6 +89,7 @@ impl fmt::Display for DeadReason {
             }
             Self::Interrupted => f.write_str("its receiver was ended while it had it"),
             Self::Stopped => f.write_str("its receiver stopped before it came to it"),
+            Self::NotActivated { because } => write!(f, "its receiver did not start for it: {because}"),
             Self::Late => f.write_str("its deadline was over when its turn came"),
             Self::TooLarge { size, allowed } => {
                 write!(f, "it has {size} bytes, and when its turn came its receiver took {allowed}")
@@ -139,6 +145,7 @@ impl DeadLetter {
         let reason = match &self.reason {
             DeadReason::Poison { report, .. } => report.crash.size(),
             DeadReason::Rejected { because } => because.as_ref().map_or(0, String::len),
+            DeadReason::NotActivated { because } => because.len(),
             _ => 0,
         };
         self.message.size() + reason

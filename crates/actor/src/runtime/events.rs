@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use airssys_wasm_registry::{ActorAddress, ComponentId};
 
-use crate::{CrashReport, RecycleReason};
+use crate::{CrashReport, RecycleReason, failure::kept::NotSavedError};
 
 /// How many events a receiver may lag behind.
 pub(crate) const EVENTS: usize = 1_024;
@@ -59,6 +59,18 @@ pub enum SystemEvent {
     Stopped {
         /// The actor.
         actor: ActorAddress,
+    },
+    /// An actor whose state is kept has left the memory until there is a message for it again.
+    Passivated {
+        /// The actor.
+        actor: ActorAddress,
+    },
+    /// The state of an actor was not saved.
+    NotSaved {
+        /// The actor.
+        actor: ActorAddress,
+        /// Why.
+        error: Arc<NotSavedError>,
     },
     /// A guest tried something it is not granted.
     Denied {

@@ -17,12 +17,12 @@ use tokio::sync::{
 };
 
 use crate::{
-    CrashReport,
+    CrashReport, StartError,
     failure::declined::Declined,
     runtime::{
         call::Call,
         shares::{Free, Held, Kib, Place, Shares},
-        sync::{Shared, point, shared},
+        sync::{Shared, point, quiet, quiet_mut, shared},
     },
 };
 
@@ -125,6 +125,10 @@ pub(crate) enum Unanswered {
     /// The handler did not handle it, and says whether it could.
     Declined(Box<Declined>),
     NoReply,
+    /// It was handled, and the state after it is not kept.
+    NotSaved,
+    /// The actor was to be brought into memory for it, and did not start.
+    NotActivated(Arc<StartError>),
     Late,
     /// An upgrade came between: it is larger than the new version takes.
     TooLarge(Box<Undelivered>),
@@ -283,6 +287,21 @@ impl Mailbox {
         point();
         place.send(delivery);
         Ok(())
+    }
+
+    /// Whether there is nothing in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.messages.capacity() == self.messages.max_capacity()
+    }
+
+    /// Takes no more messages, unless there is one in it or on its way into it. Senders may find it full meanwhile, and those
+    /// that wait are refused by [`close`](Self::close).
+    pub(crate) fn close_if_empty(&self, receiver: &mut Shared<mpsc::Receiver<Delivery>>) -> bool {
+        let messages = quiet(&self.messages);
+        // While all places are held, nobody has one.
+        let Ok(_all) = messages.try_reserve_many(messages.max_capacity()) else { return false };
+        quiet_mut(receiver).close();
+        true
     }
 
     /// Refuses senders that wait for room, and later ones.

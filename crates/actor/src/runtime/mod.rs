@@ -7,6 +7,8 @@ pub(crate) mod dead_letters;
 pub(crate) mod endpoint;
 pub(crate) mod events;
 pub(crate) mod incarnation;
+pub(crate) mod keeper;
+mod keeping;
 mod late;
 pub(crate) mod lifecycle;
 pub(crate) mod mailbox;

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use crate::{
-    HealthError, UpgradeError, UpgradeOptions,
+    HealthError, KeepError, UpgradeError, UpgradeOptions,
     runtime::sync::{Shared, shared},
 };
 
@@ -33,6 +33,13 @@ pub(crate) enum Control {
     Upgrade(Box<Upgrade>),
     /// Check health. Takes turns with messages, and is skipped if the caller has gone.
     Health { done: HealthDone },
+    /// Of who keeps its state: save it.
+    Save,
+    /// Of who keeps its state: save it and leave, if there is no message. Where there is somebody to be told, as soon as there
+    /// is none.
+    Passivate { done: Option<oneshot::Sender<()>> },
+    /// Of who keeps its state: drop it, and what is kept of it.
+    Forget { done: oneshot::Sender<Result<(), KeepError>> },
 }
 
 /// The reply to a health check.

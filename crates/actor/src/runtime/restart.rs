@@ -48,12 +48,28 @@ impl<B: Blueprint> ActorTask<B> {
 
     /// Makes the next incarnation, unless the actor ends.
     pub(super) async fn next(&mut self, mut exit: Exit) -> Option<B::Live> {
+        // Who waits for one to leave that has failed is told that it has not.
+        if let (Exit::Failed(_), Some(kept)) = (&exit, &mut self.kept) {
+            kept.leaving = None;
+        }
         // Whether a supervisor has ordered the start and waits for its event.
         let mut ordered = false;
         loop {
             // A crash ends a drain; the remaining messages go to the dead letters.
             if self.cell.is_killed() || self.cell.state() == Lifecycle::Stopping {
                 return None;
+            }
+            if matches!(exit, Exit::Idle) && self.passivate() {
+                return None;
+            }
+            if matches!(exit, Exit::Idle | Exit::Reload) {
+                match self.start().await {
+                    Ok(live) => return Some(live),
+                    Err(failure) => {
+                        exit = Exit::Failed(failure);
+                        continue;
+                    }
+                }
             }
             if let Exit::Failed(failure) = &exit
                 && self.roll_back(failure)
@@ -72,7 +88,7 @@ impl<B: Blueprint> ActorTask<B> {
                 }
             }
             let at = match &exit {
-                Exit::Stopped | Exit::Killed => return None,
+                Exit::Stopped | Exit::Killed | Exit::Idle | Exit::Reload => return None,
                 Exit::Suspended => {
                     self.tell_supervisor(|| ChildEventKind::Suspended);
                     None
@@ -80,7 +96,12 @@ impl<B: Blueprint> ActorTask<B> {
                 Exit::Failed(failure) => match self.after(failure) {
                     Next::StartAt(at) => Some(at),
                     Next::StartByOrder => None,
-                    Next::End => return None,
+                    Next::End => {
+                        if let Some(kept) = &mut self.kept {
+                            kept.keeper.gave_up();
+                        }
+                        return None;
+                    }
                 },
             };
             self.cell.set_state(Lifecycle::Restarting);
@@ -109,7 +130,7 @@ impl<B: Blueprint> ActorTask<B> {
     }
 
     /// Rolls back a version on probation that failed, whatever the policy. Returns whether it did.
-    fn roll_back(&mut self, failure: &Failure) -> bool {
+    pub(super) fn roll_back(&mut self, failure: &Failure) -> bool {
         if failure.is_cancelled() || failure.is_shortage() {
             return false;
         }
@@ -120,6 +141,9 @@ impl<B: Blueprint> ActorTask<B> {
         self.cell.set_patterns(&probation.patterns);
         self.announce(&previous);
         self.blueprint = previous;
+        if let Some(kept) = &mut self.kept {
+            kept.keeper.rolled_back();
+        }
         self.event(|actor| SystemEvent::RolledBack { actor: actor.cell.address.clone() });
         true
     }
@@ -192,6 +216,12 @@ impl<B: Blueprint> ActorTask<B> {
                     self.not_running(done);
                     continue;
                 }
+                // There is nothing to save, and its messages wait.
+                Control::Save | Control::Passivate { .. } => continue,
+                Control::Forget { done } => {
+                    self.forget(done).await;
+                    continue;
+                }
                 // Replaces a version that keeps crashing. The only state is what waits in `self.state`.
                 Control::Upgrade(upgrade) => *upgrade,
             };
@@ -206,6 +236,12 @@ impl<B: Blueprint> ActorTask<B> {
                 }
             };
             let patterns = self.cell.patterns();
+            if self.kept.is_some()
+                && let Err(error) = self.load().await
+            {
+                _ = done.send(Err(UpgradeError::NotStarted(error)));
+                continue;
+            }
             match self.begin(&next, self.state.clone()).await {
                 Ok(live) => {
                     let state = self.state.take();

@@ -16,8 +16,9 @@ use std::{
 
 use airssys_wasm_isolation::{Crash, CrashKind};
 use airssys_wasm_limits::CancellationToken;
-use airssys_wasm_registry::{ActorAddress, ComponentId, MessageEnvelope, TraceContext};
+use airssys_wasm_registry::{ActorAddress, ComponentId, MessageEnvelope, Refusal, TraceContext};
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use shuttle::{
     Config, MaxSteps, Runner,
@@ -27,11 +28,13 @@ use shuttle::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    DeadLetterLimits, During, HealthError, Recycle, RestartPolicy, StartError, UpgradeError, UpgradeOptions,
+    DeadLetterLimits, During, HealthError, KeepError, Keeper, Recycle, RestartPolicy, StartError, UpgradeError,
+    UpgradeOptions,
     runtime::{
         cell::Cell,
         endpoint::Endpoint,
         incarnation::{Blueprint, Handled, Live, crashed},
+        keeper::Kept,
         mailbox::{Delivery, MailboxSize, ReplyTo},
         orders::{Control, Upgrade},
         owner::{ChildEvent, Owner},
@@ -175,13 +178,22 @@ enum How {
 impl Scene {
     /// An actor that has not started. Its mailbox has room for so many messages, and for one large one.
     pub(super) fn new(messages: usize, start: Start) -> (Self, ActorTask<Script>, mpsc::UnboundedReceiver<ChildEvent>) {
+        Self::with(messages, start, None)
+    }
+
+    /// One whose state is kept by this keeper, if there is one.
+    fn with(
+        messages: usize,
+        start: Start,
+        keeper: Option<Box<dyn Keeper>>,
+    ) -> (Self, ActorTask<Script>, mpsc::UnboundedReceiver<ChildEvent>) {
         let services = Arc::new(Services::new(DeadLetterLimits::default(), false, false, Some(1)));
         let size = MailboxSize { messages, bytes: 8 << 10, shares: NonZeroU32::new(2).unwrap() };
-        let mut made = None;
+        let (mut made, is_kept) = (None, keeper.is_some());
         let metrics = services.metrics_of(&"actor".parse().unwrap());
         let mut register = |name: &str| {
             let make = |address: &ActorAddress| {
-                let (cell, inbox) = Cell::new(&services, address.clone(), Arc::clone(&metrics), 0, true, size);
+                let (cell, inbox) = Cell::new(&services, address.clone(), Arc::clone(&metrics), 0, true, size, is_kept);
                 made = Some((Arc::clone(&cell), inbox));
                 Arc::new(Endpoint::Actor(cell))
             };
@@ -194,8 +206,16 @@ impl Scene {
         let handled = Arc::default();
         let script = Script { start, started: AtomicBool::new(false), handled: Arc::clone(&handled) };
         let owner = Owner::Supervisor { child: 0, order: 0, events };
-        let task =
-            ActorTask::new(Arc::clone(&cell), inbox, script, RestartPolicy::default(), None, Recycle::default(), owner);
+        let task = ActorTask::new(
+            Arc::clone(&cell),
+            inbox,
+            script,
+            RestartPolicy::default(),
+            None,
+            Recycle::default(),
+            owner,
+            keeper.map(Kept::new),
+        );
         (Self { cell, handled, sent: Arc::default(), sender }, task, told)
     }
 
@@ -288,6 +308,75 @@ fn an_order_is_heard_whatever_comes_with_it() {
             });
         });
     }
+}
+
+/// Keeps nothing.
+struct Forgetful;
+
+impl Keeper for Forgetful {
+    fn load(&mut self) -> BoxFuture<'_, Result<Option<Bytes>, KeepError>> {
+        point();
+        Box::pin(async { Ok(None) })
+    }
+
+    fn save(&mut self, _: Bytes) -> BoxFuture<'_, Result<(), KeepError>> {
+        point();
+        Box::pin(async { Ok(()) })
+    }
+
+    fn forget(&mut self) -> BoxFuture<'_, Result<(), KeepError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn started(&mut self) -> bool {
+        false
+    }
+
+    fn fresh(&mut self, _: Bytes) {}
+
+    fn touched(&mut self) {}
+
+    fn saves_each_message(&self) -> bool {
+        false
+    }
+
+    fn not_activated(&mut self, _: &Arc<StartError>) {}
+
+    fn rolled_back(&mut self) {}
+
+    fn gave_up(&mut self) {}
+
+    fn passivated(&mut self) {}
+}
+
+#[test]
+fn a_message_to_one_that_leaves_is_handled_or_refused() {
+    schedules(|| {
+        block_on(async {
+            let (scene, mut task, _told) = Scene::with(2, Start::Lives, Some(Box::new(Forgetful)));
+            let live = task.start().await.unwrap_or_else(|_| panic!("told to live"));
+            let actor = spawn(task.run(Some(live)));
+            let senders = [
+                scene.spawn_sender(How::Ask, "asked"),
+                scene.spawn_sender(How::TryTell, "told"),
+                scene.spawn_sender(How::Tell, scene.large("large")),
+                scene.spawn_sender(How::Tell, scene.large("large too")),
+            ];
+            // One that finds a message stays, and one who is waited for does not.
+            scene.cell.orders.give(Control::Passivate { done: None });
+            let cell = Arc::clone(&scene.cell);
+            let leaving = spawn(async move {
+                _ = cell.ordered(|done| Control::Passivate { done: Some(done) }).await;
+                // Whoever finds the name free does not find the actor.
+                assert!(cell.services.registry.lookup("actor").is_none());
+                let (refusal, _) = cell.try_push(Delivery::new("late".into(), None)).unwrap_err();
+                assert_eq!(refusal, Refusal::Moved);
+            });
+            join(senders.into_iter().chain([leaving, actor])).await;
+            scene.check(4);
+            assert!(scene.cell.services.dead_letters.is_empty());
+        });
+    });
 }
 
 #[test]

@@ -2,13 +2,18 @@
 
 use std::sync::Arc;
 
-use airssys_wasm_registry::{ActorAddress, ComponentId, ComponentRegistry, MessageBroker, MessageRouter, Name};
-use parking_lot::Mutex;
+use airssys_wasm_registry::{
+    ActorAddress, ComponentId, ComponentRegistry, MessageBroker, MessageEnvelope, MessageRouter, Name, Refusal,
+    ResolveError, SendError,
+};
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::broadcast;
 
 use crate::{
     ActorRef, DeadLetterLimits, DeadLetters, SystemEvent,
-    runtime::{endpoint::Endpoint, events::EVENTS, metrics::Metrics, waits::Waits},
+    runtime::{
+        endpoint::Endpoint, events::EVENTS, keeper::Elsewhere, mailbox::Delivery, metrics::Metrics, waits::Waits,
+    },
 };
 
 pub(crate) struct Services {
@@ -22,6 +27,8 @@ pub(crate) struct Services {
     metrics_per_actor: bool,
     latencies: bool,
     random: Mutex<fastrand::Rng>,
+    /// Who knows names that are not registered, in the order they are asked.
+    elsewhere: RwLock<Arc<[Arc<dyn Elsewhere>]>>,
 }
 
 impl Services {
@@ -43,6 +50,59 @@ impl Services {
             metrics_per_actor,
             latencies,
             random: Mutex::new(seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed)),
+            elsewhere: RwLock::new(Arc::from([])),
+        }
+    }
+
+    pub(crate) fn add_elsewhere(&self, elsewhere: Arc<dyn Elsewhere>) {
+        let mut all = self.elsewhere.write();
+        *all = all.iter().cloned().chain([elsewhere]).collect();
+    }
+
+    /// Brings an actor into being whose name is not registered. `None` if nobody knows the name.
+    #[cold]
+    pub(crate) fn awaken(&self, to: &ComponentId, by: Option<&ActorAddress>) -> Option<Result<ActorRef, Refusal>> {
+        let elsewhere = Arc::clone(&self.elsewhere.read());
+        elsewhere.iter().find_map(|elsewhere| elsewhere.awaken(to, by))
+    }
+
+    /// Sends a message at once, to a component, to the next member of a group that takes it, or to an actor that is brought
+    /// into being for it.
+    pub(crate) fn send(&self, to: &ComponentId, message: MessageEnvelope) -> Result<(), SendError> {
+        self.router.send(to, message).or_else(|error| self.send_elsewhere(to, error))
+    }
+
+    #[cold]
+    fn send_elsewhere(&self, to: &ComponentId, mut error: SendError) -> Result<(), SendError> {
+        loop {
+            if !matches!(
+                error,
+                SendError::Unresolved { error: ResolveError::Unknown { .. }, .. }
+                    | SendError::Refused { reason: Refusal::Moved, .. }
+            ) {
+                return Err(error);
+            }
+            let by = match &error {
+                SendError::Unresolved { message, .. } | SendError::Refused { message, .. } => message.sender(),
+                _ => None,
+            };
+            match self.awaken(to, by) {
+                None => return Err(error),
+                Some(Err(reason)) => {
+                    return Err(SendError::Refused { to: to.clone(), reason, message: error.into_message() });
+                }
+                Some(Ok(actor)) => {
+                    let generation = actor.address().generation();
+                    let message = error.into_message().with_target(generation);
+                    match actor.0.try_push(Delivery::new(message, None)) {
+                        Ok(()) => return Ok(()),
+                        // It left the memory again before the message came, which takes it some time.
+                        Err((reason, Delivery { message, .. })) => {
+                            error = SendError::Refused { to: to.clone(), reason, message };
+                        }
+                    }
+                }
+            }
         }
     }
 
@@ -55,6 +115,11 @@ impl Services {
 
     pub(crate) fn events(&self) -> broadcast::Receiver<SystemEvent> {
         self.events.subscribe()
+    }
+
+    /// Of all actors together.
+    pub(crate) fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.metrics)
     }
 
     pub(crate) fn metrics_of(&self, id: &ComponentId) -> Arc<Metrics> {

@@ -71,6 +71,13 @@ struct Episode<'a, B: Blueprint> {
     because: Option<RecycleReason>,
 }
 
+impl InFlight {
+    /// Whether there is a message to be redelivered, or an order to be obeyed.
+    pub(super) fn holds_any(&self) -> bool {
+        !self.again.is_empty() || self.order.is_some()
+    }
+}
+
 impl<B: Blueprint> ActorTask<B> {
     /// Handles the message in flight and those that come meanwhile. Says why the incarnation is to be recycled, if it is.
     pub(super) async fn handle_several(&mut self, live: &mut B::Live) -> Result<Option<RecycleReason>, Failure> {

@@ -12,6 +12,18 @@ mod imp {
         value
     }
 
+    /// Access that is no scheduling point, for what happens under a lock.
+    #[inline(always)]
+    pub(crate) fn quiet<T>(value: &Shared<T>) -> &T {
+        value
+    }
+
+    /// The same, to change it.
+    #[inline(always)]
+    pub(crate) fn quiet_mut<T>(value: &mut Shared<T>) -> &mut T {
+        value
+    }
+
     /// A scheduling point.
     #[inline(always)]
     pub(crate) fn point() {}
@@ -42,6 +54,14 @@ mod imp {
             point();
             &mut self.0
         }
+    }
+
+    pub(crate) fn quiet<T>(value: &Shared<T>) -> &T {
+        &value.0
+    }
+
+    pub(crate) fn quiet_mut<T>(value: &mut Shared<T>) -> &mut T {
+        &mut value.0
     }
 
     /// Does nothing outside of a schedule.

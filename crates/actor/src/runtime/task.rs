@@ -31,6 +31,7 @@ use crate::{
         call::Call,
         cell::{Cell, Inbox},
         incarnation::{Blueprint, Live},
+        keeper::Kept,
         mailbox::{Delivery, ReplyTo, Unanswered},
         orders::{Control, HealthDone, Upgrade},
         owner::{ChildEvent, ChildEventKind, Owner},
@@ -81,6 +82,10 @@ pub(crate) struct ActorTask<B: Blueprint> {
     /// Whether a health check came last, so that a message is next.
     pub(super) checked: bool,
     pub(super) terminated: bool,
+    /// Of an actor whose state is kept.
+    pub(super) kept: Option<Box<Kept>>,
+    /// Whether it ends because nobody needs it, its state kept.
+    pub(super) is_passivated: bool,
 }
 
 /// How an incarnation ended.
@@ -93,6 +98,10 @@ pub(super) enum Exit {
     Stopped,
     /// For good, by a kill. No `shutdown`.
     Killed,
+    /// For now, since nobody needs it. Its state is kept. Calls `shutdown`.
+    Idle,
+    /// To begin anew with the state that is kept. No `shutdown`.
+    Reload,
 }
 
 /// The next health check whose caller still waits.
@@ -125,6 +134,7 @@ impl<B: Blueprint> ActorTask<B> {
         redelivery: Option<u32>,
         recycle: Recycle,
         owner: Owner,
+        kept: Option<Kept>,
     ) -> Self {
         if blueprint.takes_only_calls() {
             cell.mailbox.set_only_calls();
@@ -155,6 +165,8 @@ impl<B: Blueprint> ActorTask<B> {
             checks: VecDeque::new(),
             checked: false,
             terminated: false,
+            kept: kept.map(Box::new),
+            is_passivated: false,
         };
         task.announce(&task.blueprint);
         task
@@ -174,6 +186,9 @@ impl<B: Blueprint> ActorTask<B> {
 
     /// Starts the next incarnation.
     pub(crate) async fn start(&mut self) -> Result<B::Live, Failure> {
+        if self.kept.is_some() {
+            return Box::pin(self.start_kept()).await;
+        }
         let (blueprint, state) = (Arc::clone(&self.blueprint), self.state.clone());
         let live = self.begin(&blueprint, state).await.map_err(|error| Failure::Start(Arc::new(error)))?;
         self.state = None;
@@ -214,9 +229,12 @@ impl<B: Blueprint> ActorTask<B> {
                 recycling.begin(incarnation.memory());
             }
             let exit = self.serve(&mut incarnation).await;
+            if self.kept.is_some() && matches!(exit, Exit::Stopped) {
+                Box::pin(self.save_last(&mut incarnation)).await;
+            }
             match exit {
-                Exit::Stopped | Exit::Suspended => Box::pin(self.shut_down(incarnation)).await,
-                Exit::Failed(_) | Exit::Killed => Box::pin(incarnation.free()).await,
+                Exit::Stopped | Exit::Suspended | Exit::Idle => Box::pin(self.shut_down(incarnation)).await,
+                Exit::Failed(_) | Exit::Killed | Exit::Reload => Box::pin(incarnation.free()).await,
             }
             live = Box::pin(self.next(exit)).await;
         }
@@ -241,6 +259,9 @@ impl<B: Blueprint> ActorTask<B> {
                     continue;
                 }
             }
+            if let Some(kept) = &mut self.kept {
+                kept.begin(&mut self.in_flight);
+            }
             let is_call = self.in_flight.as_ref().is_some_and(Delivery::is_call);
             let handled = if self.blueprint.at_a_time() == 1 || is_call {
                 let handled = self.handle(live).await;
@@ -248,6 +269,13 @@ impl<B: Blueprint> ActorTask<B> {
             } else {
                 Box::pin(self.handle_several(live)).await
             };
+            if let Some(kept) = &self.kept
+                && kept.is_due()
+                && let Some(exit) = Box::pin(self.keep(live, handled.is_ok())).await
+                && handled.is_ok()
+            {
+                return exit;
+            }
             let because = match handled {
                 Ok(because) => because,
                 Err(failure) => return Exit::Failed(failure),
@@ -533,10 +561,19 @@ impl<B: Blueprint> ActorTask<B> {
                 self.tell_supervisor(|| ChildEventKind::Started);
             }
             Control::Health { done } => return self.check(live, done).await,
+            Control::Save => return self.save_by_order(live).await,
+            Control::Passivate { done } => return self.leave(live, done).await,
+            Control::Forget { done } => return self.forget(done).await,
             Control::Upgrade(upgrade) => {
                 let Upgrade { version, options, done } = *upgrade;
                 if done.is_closed() {
                     return None;
+                }
+                // What a rollback finds is no older than the upgrade.
+                if self.kept.is_some()
+                    && let Some(exit) = self.save_by_order(live).await
+                {
+                    return Some(exit);
                 }
                 match self.next_version(version) {
                     Ok(next) => return self.switch(live, next, options, done).await,
@@ -568,7 +605,7 @@ impl<B: Blueprint> ActorTask<B> {
     }
 
     /// Closes the mailbox.
-    fn close(&mut self) {
+    pub(super) fn close(&mut self) {
         self.inbox.messages.close();
         self.cell.mailbox.close();
     }
@@ -595,7 +632,14 @@ impl<B: Blueprint> ActorTask<B> {
         _ = self.cell.services.registry.deregister(&self.cell.address);
         self.cell.set_state(Lifecycle::Stopped);
         self.cell.metrics.actors.decrement(1);
-        self.event(|actor| SystemEvent::Stopped { actor: actor.cell.address.clone() });
+        self.event(|actor| {
+            let address = actor.cell.address.clone();
+            if actor.is_passivated {
+                SystemEvent::Passivated { actor: address }
+            } else {
+                SystemEvent::Stopped { actor: address }
+            }
+        });
         self.tell_supervisor(|| ChildEventKind::Gone);
         self.cell.ended.cancel();
     }

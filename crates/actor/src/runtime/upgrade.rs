@@ -1,6 +1,6 @@
 //! Replaces an actor's version between two messages.
 
-use std::{any::Any, sync::Arc};
+use std::{any::Any, num::NonZeroU32, sync::Arc};
 
 use airssys_wasm_engine::ExportError;
 use airssys_wasm_registry::{ComponentId, ResolveError, TopicPattern};
@@ -211,6 +211,12 @@ impl<B: Blueprint> ActorTask<B> {
                 Err(UpgradeError::NotStarted(error).into())
             }
         }
+    }
+
+    /// Has the version on probation before it is started for the first time.
+    pub(crate) fn begin_probation(&mut self, before: B, messages: NonZeroU32) {
+        self.previous = Some(Arc::new(before));
+        self.probation = Some(Probation { messages: messages.get(), state: None, patterns: self.cell.patterns() });
     }
 
     pub(super) fn adopt(&mut self, next: Arc<B>, probation: u32, state: Option<Bytes>, patterns: Vec<TopicPattern>) {

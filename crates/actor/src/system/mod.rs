@@ -8,9 +8,10 @@ mod tree;
 use std::{
     collections::BTreeMap,
     fmt,
+    num::NonZeroU32,
     path::Path,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -32,8 +33,8 @@ use tokio::{
 pub use self::{spawn::SpawnError, subscription::HostSubscription, tree::SupervisorSpec};
 use crate::{
     ActorInfo, ActorManifest, ActorRef, ActorSandbox, ActorSpec, ActorState, ActorTemplate, Capabilities,
-    DeadLetterLimits, DeadLetters, Links, LinksError, LoadManifestError, NativeActor, NativeSpec, SystemEvent,
-    UpgradeError, UpgradeOptions,
+    DeadLetterLimits, DeadLetters, Elsewhere, Keeper, KeptActor, Links, LinksError, LoadManifestError, NativeActor,
+    NativeSpec, SystemEvent, UpgradeError, UpgradeOptions,
     failure::policy::later,
     guest::{
         front::{Front, FrontBlueprint},
@@ -43,6 +44,7 @@ use crate::{
     },
     runtime::{
         endpoint::Endpoint,
+        incarnation::Blueprint,
         options::ActorOptions,
         orders::{Control, Upgrade},
         services::Services,
@@ -159,6 +161,28 @@ impl<U> Drop for Handle<U> {
 impl<U> Clone for ActorSystem<U> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
+    }
+}
+
+/// A handle on a system that does not keep it alive. Cheap to clone.
+pub struct WeakActorSystem<U: 'static = ()>(Weak<Handle<U>>);
+
+impl<U> WeakActorSystem<U> {
+    /// The system, unless all its handles are gone.
+    pub fn upgrade(&self) -> Option<ActorSystem<U>> {
+        self.0.upgrade().map(ActorSystem)
+    }
+}
+
+impl<U> Clone for WeakActorSystem<U> {
+    fn clone(&self) -> Self {
+        Self(Weak::clone(&self.0))
+    }
+}
+
+impl<U> fmt::Debug for WeakActorSystem<U> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WeakActorSystem").finish_non_exhaustive()
     }
 }
 
@@ -290,6 +314,47 @@ impl<U: Send + 'static> ActorSystem<U> {
         Ok(Spawn { options: spec.options, blueprint })
     }
 
+    /// Registers an actor whose state is kept, and starts it on a task of its own: the messages that come meanwhile wait. A
+    /// version on probation has the sandbox of the one before it, and messages that it is on probation for.
+    ///
+    /// # Errors
+    ///
+    /// [`SpawnError`], never [`SpawnError::Start`]: that is told to the `keeper`.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with timers.
+    pub fn activate(
+        &self,
+        spec: ActorSpec<U>,
+        before: Option<(ActorSandbox<U>, NonZeroU32)>,
+        keeper: Box<dyn Keeper>,
+    ) -> Result<KeptActor, SpawnError> {
+        let before = before.map(|(sandbox, probation)| {
+            self.guest(spec.clone().with_sandbox(sandbox)).map(|spawn| (spawn.blueprint, probation))
+        });
+        self.guest(spec)?.activate(self.core(), before.transpose()?, keeper)
+    }
+
+    /// Adds somebody who brings actors into being whose names are not registered. Those added before are asked first.
+    pub fn add_elsewhere(&self, elsewhere: Arc<dyn Elsewhere>) {
+        self.services().add_elsewhere(elsewhere);
+    }
+
+    /// Whether components like this can snapshot their state, and whether they can restore it.
+    ///
+    /// # Errors
+    ///
+    /// [`SpawnError`] if the specification cannot be spawned.
+    pub fn keeps_state(&self, spec: &ActorSpec<U>) -> Result<(bool, bool), SpawnError> {
+        Ok(self.guest(spec.clone())?.blueprint.keeps_state())
+    }
+
+    /// A handle that does not keep the system alive.
+    pub fn downgrade(&self) -> WeakActorSystem<U> {
+        WeakActorSystem(Arc::downgrade(&self.0))
+    }
+
     /// Makes a [`Front`]: an actor that only has the specification's name and dependencies, in whose name sandboxes of the
     /// component send and ask, with its grants, configuration and links. What else the specification says is of actors that
     /// take messages, and not looked at. Grants to subscribe are left out.
@@ -412,7 +477,7 @@ impl<U: Send + 'static> ActorSystem<U> {
     ///
     /// [`SendError`], with the message.
     pub fn send(&self, to: &ComponentId, message: impl Into<MessageEnvelope>) -> Result<(), SendError> {
-        self.services().router.send(to, message.into())
+        self.services().send(to, message.into())
     }
 
     /// Delivers a message to all who subscribed to its topic.
@@ -496,7 +561,7 @@ impl<U: Send + 'static> ActorSystem<U> {
         let letters = self.dead_letters();
         let mut letter = letters.take(number).ok_or(ResendError::Unknown(number))?;
         let message = letter.message.clone().with_deadline(None);
-        self.services().router.send(letter.to.id(), message).map_err(|error| {
+        self.services().send(letter.to.id(), message).map_err(|error| {
             letter.message = letter.message.clone().with_target(None);
             letters.put_back(letter);
             ResendError::NotSent(error)

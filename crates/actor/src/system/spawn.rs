@@ -1,19 +1,23 @@
 //! From a specification to a running actor.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    num::NonZeroU32,
+    sync::{Arc, atomic::Ordering},
+};
 
 use airssys_wasm_registry::{ComponentId, NameTaken};
 use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::{
-    ActorRef, ConcurrencyError, LinksError, NoHandler, RestartPolicy, StartError,
+    ActorRef, ConcurrencyError, Keeper, KeptActor, LinksError, NoHandler, RestartPolicy, StartError,
     contract::Unfit,
     failure::{policy::History, report::Failure},
     runtime::{
         cell::Cell,
         endpoint::Endpoint,
         incarnation::Blueprint,
+        keeper::Kept,
         options::ActorOptions,
         owner::{ChildEvent, Owner},
         task::ActorTask,
@@ -99,7 +103,7 @@ pub(super) struct Spawn<B> {
 
 impl<B: Blueprint> Spawn<B> {
     /// Registers an actor that does not live yet.
-    fn prepare(self, core: &Arc<SystemCore>, owner: Owner) -> Result<ActorTask<B>, SpawnError> {
+    fn prepare(self, core: &Arc<SystemCore>, owner: Owner, kept: Option<Kept>) -> Result<ActorTask<B>, SpawnError> {
         if core.closing.load(Ordering::SeqCst) {
             return Err(SpawnError::ShuttingDown);
         }
@@ -110,15 +114,18 @@ impl<B: Blueprint> Spawn<B> {
         let level = core.level(&id, &depends_on)?;
         let supervised = matches!(owner, Owner::Supervisor { .. });
         // Made before the entry is locked: this calls the embedder's recorder.
-        let metrics = core.services.metrics_of(&id);
+        let is_kept = kept.is_some();
+        // Names of actors that come and go are without number.
+        let metrics = if is_kept { core.services.metrics() } else { core.services.metrics_of(&id) };
         let mut made = None;
         core.services.registry.register_with(&id, |address| {
-            let (cell, inbox) = Cell::new(&core.services, address.clone(), metrics, level, supervised, mailbox);
+            let (cell, inbox) =
+                Cell::new(&core.services, address.clone(), metrics, level, supervised, mailbox, is_kept);
             made = Some((Arc::clone(&cell), inbox));
             Arc::new(Endpoint::Actor(cell))
         })?;
         let (cell, inbox) = made.expect("made while it was registered");
-        let actor = ActorTask::new(cell, inbox, self.blueprint, restart, redelivery, recycle, owner);
+        let actor = ActorTask::new(cell, inbox, self.blueprint, restart, redelivery, recycle, owner, kept);
         if !subscriptions.is_empty() {
             actor.cell().set_patterns(&subscriptions);
         }
@@ -129,7 +136,7 @@ impl<B: Blueprint> Spawn<B> {
     pub(super) async fn spawn(self, core: &Arc<SystemCore>) -> Result<ActorRef, SpawnError> {
         let RestartPolicy { intensity, backoff, .. } = self.options.restart;
         let history = History::new(intensity, backoff, core.services.random());
-        let mut actor = self.prepare(core, Owner::Itself(history))?;
+        let mut actor = self.prepare(core, Owner::Itself(history), None)?;
         let cell = Arc::clone(actor.cell());
         // Where this fails or is given up, dropping the actor takes everything back.
         match actor.start().await {
@@ -141,6 +148,24 @@ impl<B: Blueprint> Spawn<B> {
         }
     }
 
+    /// Registers an actor whose state is kept, and starts it on a task of its own.
+    pub(super) fn activate(
+        self,
+        core: &Arc<SystemCore>,
+        before: Option<(B, NonZeroU32)>,
+        keeper: Box<dyn Keeper>,
+    ) -> Result<KeptActor, SpawnError> {
+        let RestartPolicy { intensity, backoff, .. } = self.options.restart;
+        let history = History::new(intensity, backoff, core.services.random());
+        let mut actor = self.prepare(core, Owner::Itself(history), Some(Kept::new(keeper)))?;
+        if let Some((before, probation)) = before {
+            actor.begin_probation(before, probation);
+        }
+        let cell = Arc::clone(actor.cell());
+        tokio::spawn(actor.activate());
+        Ok(KeptActor::new(ActorRef(cell)))
+    }
+
     pub(super) fn supervised(
         self,
         core: &Arc<SystemCore>,
@@ -148,7 +173,7 @@ impl<B: Blueprint> Spawn<B> {
         events: mpsc::UnboundedSender<ChildEvent>,
     ) -> Result<Prepared, SpawnError> {
         let policy = self.options.restart.clone();
-        let actor = self.prepare(core, Owner::Supervisor { child, order: 0, events })?;
+        let actor = self.prepare(core, Owner::Supervisor { child, order: 0, events }, None)?;
         let cell = Arc::clone(actor.cell());
         Ok(Prepared {
             level: cell.level.load(Ordering::Relaxed),

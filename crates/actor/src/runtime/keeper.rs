@@ -1,0 +1,161 @@
+//! The seam to a layer that keeps the state of actors which need not be in memory.
+
+use std::{fmt, sync::Arc};
+
+use airssys_wasm_registry::{ActorAddress, ComponentId, Refusal};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
+
+use crate::{
+    ActorRef, KeepError, StartError,
+    runtime::{
+        mailbox::{Answer, Delivery, ReplyTo, Unanswered},
+        orders::Control,
+    },
+};
+
+/// Who brings actors into being whose names are not registered. Asked only then.
+///
+/// [`ActorSystem::add_elsewhere`](crate::ActorSystem::add_elsewhere) adds one.
+pub trait Elsewhere: Send + Sync + 'static {
+    /// Brings the actor of this name into being, or finds that somebody else has: the name is registered when it returns,
+    /// and the message that it is needed for comes next. `None` if the name is not its own. `by` is the sender, unless that
+    /// is the host.
+    ///
+    /// Called on the sender's thread, which may be that of a guest's import: it must not block.
+    fn awaken(&self, to: &ComponentId, by: Option<&ActorAddress>) -> Option<Result<ActorRef, Refusal>>;
+}
+
+/// Keeps the state of one actor while that is in memory, and is dropped with it.
+///
+/// Its futures may be dropped when the actor is killed; then the actor ends.
+pub trait Keeper: Send + 'static {
+    /// The state for an incarnation that is about to start, `None` for a fresh one.
+    fn load(&mut self) -> BoxFuture<'_, Result<Option<Bytes>, KeepError>>;
+
+    /// Keeps a snapshot.
+    fn save(&mut self, state: Bytes) -> BoxFuture<'_, Result<(), KeepError>>;
+
+    /// Keeps nothing of it any more.
+    fn forget(&mut self) -> BoxFuture<'_, Result<(), KeepError>>;
+
+    /// An incarnation started. Whether it is to be given a [snapshot](Self::fresh) of it, before the first message.
+    fn started(&mut self) -> bool;
+
+    /// What the snapshot of an incarnation is that was given no state.
+    fn fresh(&mut self, state: Bytes);
+
+    /// A message is about to be handled.
+    fn touched(&mut self);
+
+    /// Whether a message counts as handled only when the state after it is kept: its asker is not answered before.
+    fn saves_each_message(&self) -> bool;
+
+    /// The first incarnation did not start. Messages that waited for it are refused, or dead letters.
+    fn not_activated(&mut self, error: &Arc<StartError>);
+
+    /// An upgrade that this actor had on probation was undone.
+    fn rolled_back(&mut self);
+
+    /// The actor failed more often than its [`RestartPolicy`](crate::RestartPolicy) allows, and ends.
+    fn gave_up(&mut self);
+
+    /// The actor is out of memory, its name free. Called before it is dropped.
+    fn passivated(&mut self);
+}
+
+/// A handle on an actor whose state is kept, for who keeps it. Cheap to clone.
+#[derive(Clone)]
+pub struct KeptActor(ActorRef);
+
+impl KeptActor {
+    pub(crate) fn new(actor: ActorRef) -> Self {
+        Self(actor)
+    }
+
+    /// The actor.
+    pub fn actor(&self) -> &ActorRef {
+        &self.0
+    }
+
+    /// Orders a save, between two messages.
+    pub fn save(&self) {
+        self.0.0.orders.give(Control::Save);
+    }
+
+    /// Orders the actor to save its state and leave the memory, unless there is a message for it. One whose state cannot be
+    /// saved now stays.
+    pub fn passivate(&self) {
+        self.0.0.orders.give(Control::Passivate { done: None });
+    }
+
+    /// Orders the same as soon as there is no message for it, and waits. Whether the actor is out of memory.
+    pub async fn passivated(&self) -> bool {
+        let done = self.0.0.ordered(|done| Control::Passivate { done: Some(done) }).await;
+        done.is_some() || self.0.0.ended.is_cancelled()
+    }
+
+    /// Orders the actor to forget its state, kept or not, between two messages. `false` if it had ended before.
+    ///
+    /// # Errors
+    ///
+    /// [`KeepError`]: the actor goes on as it was.
+    pub async fn forget(&self) -> Result<bool, KeepError> {
+        self.0.0.ordered(|done| Control::Forget { done }).await.transpose().map(|done| done.is_some())
+    }
+}
+
+impl fmt::Debug for KeptActor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("KeptActor").field(self.0.id()).finish()
+    }
+}
+
+/// What the task of an actor has whose state is kept.
+pub(crate) struct Kept {
+    pub(super) keeper: Box<dyn Keeper>,
+    /// Who waits for it to be passivated, once that was ordered.
+    pub(super) leaving: Option<Vec<oneshot::Sender<()>>>,
+    /// Who asked, and the answer that is held back until the state is kept.
+    held: Option<(ReplyTo, oneshot::Receiver<Answer>)>,
+    pub(super) saves_each_message: bool,
+}
+
+impl Kept {
+    pub(crate) fn new(keeper: Box<dyn Keeper>) -> Self {
+        Self { saves_each_message: keeper.saves_each_message(), keeper, leaving: None, held: None }
+    }
+
+    /// A message is about to be handled.
+    pub(super) fn begin(&mut self, in_flight: &mut Option<Delivery>) {
+        self.keeper.touched();
+        if self.saves_each_message
+            && let Some(delivery) = in_flight
+            && let Some(reply) = delivery.reply.take()
+        {
+            let (instead, answer) = oneshot::channel();
+            delivery.reply = Some(ReplyTo(instead));
+            self.held = Some((reply, answer));
+        }
+    }
+
+    /// Whether there is something to do after a message.
+    #[inline]
+    pub(super) fn is_due(&self) -> bool {
+        self.saves_each_message || self.leaving.is_some()
+    }
+
+    /// Gives the asker its answer, or tells it that the state is not kept.
+    pub(super) fn release(&mut self, is_kept: bool) {
+        let Some((reply, mut answer)) = self.held.take() else { return };
+        match answer.try_recv() {
+            Ok(Ok(_) | Err(Unanswered::NoReply)) if !is_kept => {
+                reply.send(Err(Unanswered::NotSaved));
+            }
+            Ok(answer) => _ = reply.send(answer),
+            // It was given up, and so is this.
+            Err(_) => {}
+        }
+    }
+}
