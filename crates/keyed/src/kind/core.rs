@@ -1,0 +1,204 @@
+//! What all actors of a kind share, whatever the embedder's state is.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use airssys_wasm_actor::StartError;
+use airssys_wasm_limits::CancellationToken;
+use airssys_wasm_registry::ComponentId;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, Semaphore, broadcast},
+    time::Instant,
+};
+
+use crate::{
+    KeyedEvent, KeyedOptions, StateStore, StoreError,
+    events::EVENTS,
+    kind::{
+        admission::Buckets,
+        live::{Live, millis},
+        quarantine::Quarantine,
+    },
+    metrics::Metrics,
+};
+
+/// Activations that are under way at a time.
+const STARTS: usize = 256;
+
+/// How long a store that failed is left alone by a key that has something to save, in milliseconds.
+pub(crate) const RETRY: u64 = 1_000;
+
+pub(crate) struct Core {
+    pub(crate) kind: ComponentId,
+    pub(crate) options: KeyedOptions,
+    pub(crate) store: Arc<dyn StateStore>,
+    pub(crate) live: Live,
+    pub(crate) admission: Buckets,
+    pub(crate) quarantine: Mutex<Quarantine>,
+    pub(crate) starts: Arc<Semaphore>,
+    pub(crate) metrics: Metrics,
+    pub(crate) counts: Counts,
+    events: broadcast::Sender<KeyedEvent>,
+    /// The clock's beginning.
+    begun: Instant,
+    /// The clock as of its last tick, in milliseconds. Never 0.
+    now: AtomicU64,
+    /// Keys that have a row.
+    rows: AtomicU64,
+    /// Wakes the sweep.
+    pub(crate) wake: Notify,
+    /// The version that is known to fail, which actors are not activated with.
+    pub(crate) failed_version: AtomicU64,
+    store_fails: AtomicBool,
+    /// Whether the present version can snapshot and restore its state.
+    pub(crate) keeps: AtomicBool,
+    pub(crate) closed: CancellationToken,
+}
+
+/// Since the kind was installed.
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub(crate) activations: AtomicU64,
+    pub(crate) not_activated: AtomicU64,
+    pub(crate) passivations: AtomicU64,
+    pub(crate) refused: AtomicU64,
+    pub(crate) saves: AtomicU64,
+    pub(crate) unchanged: AtomicU64,
+    pub(crate) not_saved: AtomicU64,
+    pub(crate) waiting: AtomicU64,
+}
+
+/// Counts in both.
+macro_rules! count {
+    ($core:expr, $what:ident) => {{
+        $core.counts.$what.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        $core.metrics.$what.increment(1);
+    }};
+}
+pub(crate) use count;
+
+impl Core {
+    pub(crate) fn new(
+        kind: ComponentId,
+        options: KeyedOptions,
+        store: Arc<dyn StateStore>,
+        rows: u64,
+        keeps: bool,
+    ) -> Self {
+        let begun = Instant::now();
+        Self {
+            metrics: Metrics::new(kind.as_str()),
+            admission: Buckets::new(options.admission, begun),
+            kind,
+            options,
+            store,
+            live: Live::default(),
+            quarantine: Mutex::default(),
+            starts: Arc::new(Semaphore::new(STARTS)),
+            counts: Counts::default(),
+            events: broadcast::Sender::new(EVENTS),
+            begun,
+            now: AtomicU64::new(1),
+            rows: AtomicU64::new(rows),
+            wake: Notify::new(),
+            failed_version: AtomicU64::new(0),
+            store_fails: AtomicBool::new(false),
+            keeps: AtomicBool::new(keeps),
+            closed: CancellationToken::new(),
+        }
+    }
+
+    /// The key in a name of this kind.
+    pub(crate) fn key<'a>(&self, name: &'a str) -> Option<&'a str> {
+        let key = name.strip_prefix(self.kind.as_str())?.strip_prefix('/')?;
+        let is_known = match &self.options.keys {
+            _ if key.is_empty() => false,
+            crate::Keys::Any => true,
+            crate::Keys::Known(known) => known(key),
+        };
+        is_known.then_some(key)
+    }
+
+    /// The clock as of its last tick.
+    #[inline]
+    pub(crate) fn now(&self) -> u64 {
+        self.now.load(Ordering::Relaxed)
+    }
+
+    /// Reads the clock.
+    pub(crate) fn tick(&self, now: Instant) -> u64 {
+        let now = 1 + millis(now.saturating_duration_since(self.begun));
+        self.now.fetch_max(now, Ordering::Relaxed).max(now)
+    }
+
+    pub(crate) fn event(&self, event: impl FnOnce() -> KeyedEvent) {
+        if self.events.receiver_count() > 0 {
+            // Fails if the last receiver has just gone.
+            _ = self.events.send(event());
+        }
+    }
+
+    pub(crate) fn events(&self) -> broadcast::Receiver<KeyedEvent> {
+        self.events.subscribe()
+    }
+
+    pub(crate) fn rows(&self) -> u64 {
+        self.rows.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn row_made(&self) {
+        self.metrics.rows.set((self.rows.fetch_add(1, Ordering::Relaxed) + 1) as f64);
+    }
+
+    pub(crate) fn row_removed(&self) {
+        let rows = self.rows.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |rows| Some(rows.saturating_sub(1)));
+        self.metrics.rows.set(rows.unwrap_or(0).saturating_sub(1) as f64);
+    }
+
+    /// An activation failed. If that was the actor's own fault, it is left alone for a while.
+    pub(crate) fn not_activated(&self, actor: &ComponentId, error: &Arc<StartError>) {
+        count!(self, not_activated);
+        self.event(|| KeyedEvent::NotActivated { actor: actor.clone(), error: Arc::clone(error) });
+        if let StartError::NotLoaded(_) | StartError::Instantiate(_) = **error {
+            return;
+        }
+        let Some(key) = self.key(actor.as_str()) else { return };
+        let now = Instant::now();
+        let (tripped, wait) = {
+            let mut quarantine = self.quarantine.lock();
+            (quarantine.failed(key, now), quarantine.wait(key))
+        };
+        if let Some(wait) = wait {
+            self.event(|| KeyedEvent::Quarantined { actor: actor.clone(), wait });
+        }
+        if let Some(wait) = tripped {
+            tracing::error!(kind = %self.kind, "half of the last activations failed; none is tried for {wait:?}");
+            self.event(|| KeyedEvent::Tripped { wait });
+        }
+    }
+
+    pub(crate) fn gave_up(&self, actor: &ComponentId) {
+        let Some(key) = self.key(actor.as_str()) else { return };
+        let wait = self.quarantine.lock().leave_alone(key, Instant::now());
+        self.event(|| KeyedEvent::Quarantined { actor: actor.clone(), wait });
+    }
+
+    /// The store took a state, or did not.
+    pub(crate) fn store_answered(&self, failed: Option<&Arc<StoreError>>) {
+        let fails = failed.is_some();
+        if self.store_fails.load(Ordering::Relaxed) == fails || self.store_fails.swap(fails, Ordering::Relaxed) == fails
+        {
+            return;
+        }
+        match failed {
+            Some(error) => {
+                tracing::error!(kind = %self.kind, "the store fails, and what is unsaved stays in memory: {error}");
+                self.event(|| KeyedEvent::StoreFailed { error: Arc::clone(error) });
+            }
+            None => self.event(|| KeyedEvent::StoreRecovered),
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! The keeper of one actor in memory: its row, and what is known of it.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use airssys_wasm_actor::{KeepError, Keeper, StartError};
+use airssys_wasm_registry::ComponentId;
+use blake3::Hash;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::{
+    KeyedEvent, Saved, StoreError, TooManyKeys, Version,
+    kind::{
+        core::{Core, RETRY, count},
+        live::Marks,
+    },
+};
+
+/// Removals of a row that others write at the same time.
+const ATTEMPTS: usize = 16;
+
+pub(crate) struct KeyKeeper {
+    core: Arc<Core>,
+    id: ComponentId,
+    marks: Arc<Marks>,
+    /// Its place among those in memory.
+    number: u64,
+    row: Row,
+    /// Held until the first incarnation has started.
+    permit: Option<OwnedSemaphorePermit>,
+    is_activated: bool,
+}
+
+/// What is known of the row.
+#[derive(Default)]
+struct Row {
+    version: Version,
+    /// The state that is there.
+    state: Option<Hash>,
+    /// The state of an incarnation that was given none.
+    fresh: Option<Hash>,
+    /// What a write has left, if it is not known whether it was carried out.
+    unsure: Option<Option<Hash>>,
+}
+
+impl KeyKeeper {
+    pub(crate) fn new(core: &Arc<Core>, id: ComponentId, marks: Arc<Marks>, number: u64) -> Self {
+        core.metrics.live.increment(1);
+        let (row, permit) = (Row::default(), None);
+        Self { core: Arc::clone(core), id, marks, number, row, permit, is_activated: false }
+    }
+
+    fn key(&self) -> &str {
+        &self.id.as_str()[self.core.kind.as_str().len() + 1..]
+    }
+
+    /// Reads the row.
+    async fn read(&mut self) -> Result<Option<Bytes>, StoreError> {
+        let found = self.core.store.load(self.core.kind.as_str(), self.key()).await?;
+        let (version, state) = match found {
+            Some(Saved { version, state }) => (version, Some(state)),
+            None => (Version::NONE, None),
+        };
+        self.row = Row { version, state: state.as_ref().map(|state| blake3::hash(state)), ..Row::default() };
+        Ok(state)
+    }
+
+    /// Finds out what became of a write.
+    async fn make_sure(&mut self) -> Result<(), StoreError> {
+        let Some(attempted) = self.row.unsure else { return Ok(()) };
+        let (fresh, version) = (self.row.fresh, self.row.version);
+        let before = self.row.state;
+        let found = self.core.store.load(self.core.kind.as_str(), self.key()).await?;
+        let state = found.as_ref().map(|row| blake3::hash(&row.state));
+        let now = found.map_or(Version::NONE, |row| row.version);
+        if now != version && state != attempted {
+            return Err(StoreError::Fenced { found: now });
+        }
+        self.count_rows(before, state);
+        self.row = Row { version: now, state, fresh, unsure: None };
+        Ok(())
+    }
+
+    /// Writes the row, or removes it.
+    async fn write(&mut self, state: Option<(Hash, Bytes)>) -> Result<(), StoreError> {
+        let Core { kind, store, options, .. } = &*self.core;
+        let follows = self.row.version;
+        let hash = state.as_ref().map(|(hash, _)| *hash);
+        let written = match state {
+            Some((_, state)) => store.save(kind.as_str(), self.key(), follows, state, options.durability).await,
+            None => store.remove(kind.as_str(), self.key(), follows).await.map(|()| Version::NONE),
+        };
+        match written {
+            Ok(version) => {
+                self.count_rows(self.row.state, hash);
+                (self.row.version, self.row.state) = (version, hash);
+                Ok(())
+            }
+            Err(error) => {
+                if !matches!(error, StoreError::Fenced { .. } | StoreError::TooLarge { .. } | StoreError::Closed) {
+                    self.row.unsure = Some(hash);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn count_rows(&self, before: Option<Hash>, after: Option<Hash>) {
+        match (before, after) {
+            (None, Some(_)) => self.core.row_made(),
+            (Some(_), None) => self.core.row_removed(),
+            _ => {}
+        }
+    }
+
+    async fn keep(&mut self, state: Bytes) -> Result<(), StoreError> {
+        let allowed = self.core.options.state.as_u64();
+        if state.len() as u64 > allowed {
+            return Err(StoreError::TooLarge { size: state.len() as u64, allowed });
+        }
+        self.make_sure().await?;
+        let hash = blake3::hash(&state);
+        let wanted = (self.row.fresh != Some(hash)).then_some((hash, state));
+        if self.row.state == wanted.as_ref().map(|(hash, _)| *hash) {
+            count!(self.core, unchanged);
+            return Ok(());
+        }
+        self.write(wanted).await?;
+        count!(self.core, saves);
+        Ok(())
+    }
+
+    /// Whoever has written the row: removes what is there.
+    async fn remove(&mut self) -> Result<(), StoreError> {
+        for _ in 1..ATTEMPTS {
+            self.read().await?;
+            match self.write(None).await {
+                Err(StoreError::Fenced { .. }) => {}
+                removed => return removed,
+            }
+        }
+        self.read().await?;
+        self.write(None).await
+    }
+
+    /// What the actor is told of an error of the store's.
+    fn told(&self, error: StoreError) -> KeepError {
+        match error {
+            StoreError::Fenced { .. } => KeepError::Fenced,
+            StoreError::TooLarge { .. } => KeepError::Refused(error.into()),
+            error => {
+                let error = Arc::new(error);
+                self.core.store_answered(Some(&error));
+                KeepError::Unavailable(error.into())
+            }
+        }
+    }
+
+    async fn activated(&mut self) -> Result<Option<Bytes>, KeepError> {
+        if !self.is_activated && self.permit.is_none() {
+            let starts = Arc::clone(&self.core.starts);
+            self.permit = match Arc::clone(&starts).try_acquire_owned() {
+                Ok(permit) => Some(permit),
+                Err(_) => {
+                    let _waiting = Waiting::new(&self.core);
+                    // Never closed.
+                    starts.acquire_owned().await.ok()
+                }
+            };
+        }
+        self.marks.begin();
+        let state = self.read().await.map_err(|error| self.told(error))?;
+        if state.is_none() && self.core.rows() >= self.core.options.most_keys {
+            return Err(KeepError::Refused(TooManyKeys { allowed: self.core.options.most_keys }.into()));
+        }
+        Ok(state)
+    }
+}
+
+/// One that waits for its start.
+struct Waiting<'a>(&'a Core);
+
+impl<'a> Waiting<'a> {
+    fn new(core: &'a Core) -> Self {
+        core.counts.waiting.fetch_add(1, Ordering::Relaxed);
+        core.metrics.waiting.increment(1);
+        Self(core)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.counts.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.0.metrics.waiting.decrement(1);
+    }
+}
+
+impl Keeper for KeyKeeper {
+    fn load(&mut self) -> BoxFuture<'_, Result<Option<Bytes>, KeepError>> {
+        Box::pin(self.activated())
+    }
+
+    fn save(&mut self, state: Bytes) -> BoxFuture<'_, Result<(), KeepError>> {
+        Box::pin(async move {
+            let since = self.marks.save_begins();
+            match self.keep(state).await {
+                Ok(()) => {
+                    self.core.store_answered(None);
+                    Ok(())
+                }
+                Err(error) => {
+                    count!(self.core, not_saved);
+                    let error = self.told(error);
+                    if let KeepError::Unavailable(_) = error {
+                        let now = self.core.now();
+                        self.marks.save_failed(if since == 0 { now } else { since }, now + RETRY);
+                    }
+                    Err(error)
+                }
+            }
+        })
+    }
+
+    fn forget(&mut self) -> BoxFuture<'_, Result<(), KeepError>> {
+        Box::pin(async move {
+            self.remove().await.map_err(|error| self.told(error))?;
+            self.marks.save_begins();
+            Ok(())
+        })
+    }
+
+    fn started(&mut self) -> bool {
+        self.permit = None;
+        if !std::mem::replace(&mut self.is_activated, true) {
+            count!(self.core, activations);
+            self.core.quarantine.lock().succeeded(tokio::time::Instant::now());
+        }
+        self.row.state.is_none()
+    }
+
+    fn fresh(&mut self, state: Bytes) {
+        self.row.fresh = Some(blake3::hash(&state));
+    }
+
+    fn touched(&mut self) {
+        self.marks.touched(self.core.now(), self.core.keeps.load(Ordering::Relaxed));
+    }
+
+    fn saves_each_message(&self) -> bool {
+        matches!(self.core.options.save, crate::SaveWhen::EachMessage)
+    }
+
+    fn not_activated(&mut self, error: &Arc<StartError>) {
+        self.core.not_activated(&self.id, error);
+    }
+
+    fn rolled_back(&mut self) {
+        // It went back by itself; so do all the others.
+        let version = self.marks.version();
+        if self.core.failed_version.fetch_max(version, Ordering::SeqCst) < version {
+            self.core.event(|| KeyedEvent::RolledBack);
+            self.core.wake.notify_one();
+        }
+    }
+
+    fn gave_up(&mut self) {
+        self.core.gave_up(&self.id);
+    }
+
+    fn passivated(&mut self) {
+        count!(self.core, passivations);
+    }
+}
+
+impl Drop for KeyKeeper {
+    fn drop(&mut self) {
+        self.core.live.remove(self.number);
+        self.core.metrics.live.decrement(1);
+    }
+}

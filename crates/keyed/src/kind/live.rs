@@ -1,0 +1,217 @@
+//! The actors of a kind that are in memory, and which of them are to be saved or to leave.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use airssys_wasm_actor::KeptActor;
+use airssys_wasm_registry::ActorAddress;
+use parking_lot::Mutex;
+
+/// What an actor's keeper notes for the sweep, which reads it. Times are milliseconds of the kind's clock, as of its last
+/// tick: a message costs no reading of a clock.
+#[derive(Debug, Default)]
+pub(crate) struct Marks {
+    /// When it came into memory.
+    pub(crate) since: u64,
+    /// When it had its last message.
+    used: AtomicU64,
+    /// When it had the first message that is not saved; 0 if all are.
+    unsaved: AtomicU64,
+    /// Whether a save or a passivation was ordered and not begun.
+    ordered: AtomicBool,
+    /// Until when no save is ordered, since the last one failed.
+    not_before: AtomicU64,
+    /// The component that it runs, by the kind's count of versions.
+    version: AtomicU64,
+}
+
+impl Marks {
+    pub(crate) fn new(now: u64, version: u64) -> Self {
+        Self { since: now, used: AtomicU64::new(now), version: AtomicU64::new(version), ..Self::default() }
+    }
+
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn set_version(&self, version: u64) {
+        self.version.store(version, Ordering::SeqCst);
+    }
+
+    /// A message is about to be handled, which changes state that is kept, or not.
+    #[inline]
+    pub(crate) fn touched(&self, now: u64, is_kept: bool) {
+        self.used.store(now, Ordering::Relaxed);
+        if is_kept && self.unsaved.load(Ordering::Relaxed) == 0 {
+            self.unsaved.store(now, Ordering::Relaxed);
+        }
+        // An order to leave is obeyed by those alone that have nothing to do.
+        if self.ordered.load(Ordering::Relaxed) {
+            self.ordered.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// A save begins. Since when it was not saved.
+    pub(crate) fn save_begins(&self) -> u64 {
+        self.ordered.store(false, Ordering::Relaxed);
+        self.unsaved.swap(0, Ordering::Relaxed)
+    }
+
+    /// A save failed and is tried again later.
+    pub(crate) fn save_failed(&self, since: u64, not_before: u64) {
+        self.unsaved.store(since, Ordering::Relaxed);
+        self.not_before.store(not_before, Ordering::Relaxed);
+    }
+
+    /// Whatever was ordered is over: another incarnation is about to start.
+    pub(crate) fn begin(&self) {
+        self.save_begins();
+    }
+
+    pub(crate) fn unsaved(&self) -> Option<u64> {
+        Some(self.unsaved.load(Ordering::Relaxed)).filter(|since| *since > 0)
+    }
+}
+
+struct Entry {
+    marks: Arc<Marks>,
+    /// Once it is registered.
+    actor: Option<KeptActor>,
+}
+
+/// The actors in memory, by number.
+#[derive(Default)]
+pub(crate) struct Live(Mutex<Table>);
+
+#[derive(Default)]
+struct Table {
+    entries: HashMap<u64, Entry>,
+    next: u64,
+}
+
+/// What a sweep is to look for.
+pub(crate) struct Sweep {
+    pub(crate) now: u64,
+    pub(crate) idle: u64,
+    pub(crate) residency: u64,
+    /// How old unsaved state may be.
+    pub(crate) unsaved: Option<u64>,
+    /// How many are to leave because there is no room.
+    pub(crate) too_many: usize,
+}
+
+/// What a sweep found.
+#[derive(Default)]
+pub(crate) struct Found {
+    pub(crate) save: Vec<KeptActor>,
+    pub(crate) leave: Vec<KeptActor>,
+    /// Since when the oldest unsaved state is not saved.
+    pub(crate) oldest_unsaved: Option<u64>,
+}
+
+impl Live {
+    /// Takes a place, unless there are so many. Its number.
+    pub(crate) fn reserve(&self, marks: &Arc<Marks>, most: usize) -> Option<u64> {
+        let table = &mut *self.0.lock();
+        if table.entries.len() >= most {
+            return None;
+        }
+        table.next += 1;
+        table.entries.insert(table.next, Entry { marks: Arc::clone(marks), actor: None });
+        Some(table.next)
+    }
+
+    /// The actor of a place, unless it has ended already.
+    pub(crate) fn fill(&self, number: u64, actor: KeptActor) {
+        if let Some(entry) = self.0.lock().entries.get_mut(&number) {
+            entry.actor = Some(actor);
+        }
+    }
+
+    pub(crate) fn remove(&self, number: u64) {
+        // Dropped without the lock.
+        let entry = self.0.lock().entries.remove(&number);
+        drop(entry);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().entries.len()
+    }
+
+    /// Since when the oldest unsaved state is not saved.
+    pub(crate) fn oldest_unsaved(&self) -> Option<u64> {
+        self.0.lock().entries.values().filter_map(|entry| entry.marks.unsaved()).min()
+    }
+
+    /// The actor of this registration.
+    pub(crate) fn find(&self, address: &ActorAddress) -> Option<KeptActor> {
+        let table = self.0.lock();
+        table
+            .entries
+            .values()
+            .filter_map(|entry| entry.actor.as_ref())
+            .find(|it| it.actor().address() == address)
+            .cloned()
+    }
+
+    /// Those that run an older version.
+    pub(crate) fn older_than(&self, version: u64) -> Vec<(Arc<Marks>, Option<KeptActor>)> {
+        let table = self.0.lock();
+        let older = table.entries.values().filter(|entry| entry.marks.version() < version);
+        older.map(|entry| (Arc::clone(&entry.marks), entry.actor.clone())).collect()
+    }
+
+    /// Looks at all of them: whose state is old, who has been idle, and, where there are too many, who has been without a
+    /// message for longest.
+    pub(crate) fn sweep(&self, sweep: &Sweep) -> Found {
+        let Sweep { now, idle, residency, unsaved, too_many } = *sweep;
+        let mut found = Found::default();
+        let mut candidates = Vec::new();
+        let order = |marks: &Marks| !marks.ordered.swap(true, Ordering::Relaxed);
+        let table = self.0.lock();
+        for Entry { marks, actor, .. } in table.entries.values() {
+            let since = marks.unsaved();
+            found.oldest_unsaved = found.oldest_unsaved.into_iter().chain(since).min();
+            let Some(actor) = actor else { continue };
+            let may_be_saved = since.is_none() || marks.not_before.load(Ordering::Relaxed) <= now;
+            let used = marks.used.load(Ordering::Relaxed);
+            if may_be_saved && now.saturating_sub(marks.since) >= residency {
+                if now.saturating_sub(used) >= idle {
+                    if order(marks) {
+                        found.leave.push(actor.clone());
+                    }
+                    continue;
+                }
+                if too_many > 0 {
+                    candidates.push((used, marks, actor));
+                }
+            }
+            let is_old = since.zip(unsaved).is_some_and(|(since, most)| now.saturating_sub(since) >= most);
+            if is_old && may_be_saved && order(marks) {
+                found.save.push(actor.clone());
+            }
+        }
+        let too_many = too_many.saturating_sub(found.leave.len());
+        if too_many > 0 && too_many < candidates.len() {
+            candidates.select_nth_unstable_by_key(too_many, |(used, ..)| *used);
+            candidates.truncate(too_many);
+        }
+        if too_many > 0 {
+            found
+                .leave
+                .extend(candidates.into_iter().filter(|(_, marks, _)| order(marks)).map(|(.., actor)| actor.clone()));
+        }
+        found
+    }
+}
+
+/// Milliseconds of a duration, at least one unless it is zero.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,122 @@
+//! A kind: brings actors into memory when there is a message for them, and out of it when there is none.
+
+mod admission;
+pub(crate) mod core;
+mod keeper;
+mod live;
+mod quarantine;
+mod sweep;
+pub(crate) mod upgrade;
+
+use std::sync::Arc;
+
+use airssys_wasm_actor::{ActorRef, ActorSpec, ActorSystem, Elsewhere, KeptActor, SpawnError, WeakActorSystem};
+use airssys_wasm_registry::{ActorAddress, ComponentId, Refusal};
+use parking_lot::RwLock;
+use tokio::time::Instant;
+
+pub(crate) use self::sweep::sweep;
+use self::{
+    core::{Core, count},
+    keeper::KeyKeeper,
+    live::Marks,
+    upgrade::Versions,
+};
+
+/// A kind whose actors have the embedder's state `U`.
+pub(crate) struct Kind<U: 'static> {
+    pub(crate) core: Arc<Core>,
+    /// Weak: the system holds the kind.
+    pub(crate) system: WeakActorSystem<U>,
+    pub(crate) template: ActorSpec<U>,
+    pub(crate) versions: RwLock<Versions<U>>,
+}
+
+impl<U: Send + 'static> Kind<U> {
+    pub(crate) fn id(&self, key: &str) -> Result<ComponentId, airssys_wasm_registry::InvalidId> {
+        ComponentId::new(&format!("{}/{key}", self.core.kind))
+    }
+
+    pub(crate) fn system(&self) -> Option<ActorSystem<U>> {
+        self.system.upgrade()
+    }
+
+    /// The actor in memory of this name.
+    pub(crate) fn live(&self, id: &ComponentId) -> Option<KeptActor> {
+        self.core.live.find(self.system()?.find(id)?.address())
+    }
+
+    /// The actor of this name, brought into memory if it is not there.
+    pub(crate) fn actor(&self, id: &ComponentId, by: Option<&ActorAddress>) -> Result<ActorRef, Refusal> {
+        let Some(system) = self.system() else { return Err(Refusal::Stopped) };
+        match system.find(id) {
+            Some(actor) => Ok(actor),
+            None => self.activate(&system, id, by),
+        }
+    }
+
+    fn activate(
+        &self,
+        system: &ActorSystem<U>,
+        id: &ComponentId,
+        by: Option<&ActorAddress>,
+    ) -> Result<ActorRef, Refusal> {
+        let core = &self.core;
+        let now = Instant::now();
+        let refused = |reason| {
+            count!(core, refused);
+            Err(reason)
+        };
+        let key = core.key(id.as_str()).unwrap_or_default();
+        if !core.quarantine.lock().admits(key, now) {
+            return refused(Refusal::Quarantined);
+        }
+        let live = core.live.len();
+        if live >= core.options.live {
+            core.wake.notify_one();
+            return refused(Refusal::Full);
+        }
+        // Actors of one kind count as one.
+        let caller = by.map(|by| by.id().as_str().split('/').next().unwrap_or_default());
+        if !core.admission.admit(caller, now) {
+            return refused(Refusal::Full);
+        }
+        let (version, sandbox, before) = self.version();
+        let marks = Arc::new(Marks::new(core.tick(now), version));
+        let Some(number) = core.live.reserve(&marks, core.options.live) else {
+            core.wake.notify_one();
+            return refused(Refusal::Full);
+        };
+        let keeper = KeyKeeper::new(core, id.clone(), marks, number);
+        let spec = self.template.clone().with_id(id.clone()).with_sandbox(sandbox);
+        match system.activate(spec, before, Box::new(keeper)) {
+            Ok(actor) => {
+                core.live.fill(number, actor.clone());
+                if live == 0 || sweep::is_crowded(core, live + 1) {
+                    core.wake.notify_one();
+                }
+                Ok(actor.actor().clone())
+            }
+            // Somebody else was faster, and may have been in memory for a moment only.
+            Err(SpawnError::NameTaken(_)) => system.find(id).map_or_else(|| self.actor(id, by), Ok),
+            Err(SpawnError::ShuttingDown) => Err(Refusal::Stopped),
+            Err(error) => {
+                tracing::error!(actor = %id, "not activated: {error}");
+                refused(Refusal::Stopped)
+            }
+        }
+    }
+}
+
+impl<U: Send + 'static> Elsewhere for Kind<U> {
+    fn awaken(&self, to: &ComponentId, by: Option<&ActorAddress>) -> Option<Result<ActorRef, Refusal>> {
+        self.core.key(to.as_str())?;
+        Some(self.actor(to, by))
+    }
+}
+
+impl<U> Drop for Kind<U> {
+    fn drop(&mut self) {
+        self.core.closed.cancel();
+    }
+}

@@ -1,0 +1,174 @@
+//! Keys, and kinds, that fail whenever they are activated: left alone for a while, longer each time. Told the time.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// How long a key is left alone for the first time.
+const FIRST: Duration = Duration::from_secs(60);
+/// How long at the most.
+const LONGEST: Duration = Duration::from_secs(3_600);
+/// How long a kind is left alone for the first time.
+const TRIPPED: Duration = Duration::from_secs(10);
+/// How long a kind is at the most.
+const LONGEST_TRIPPED: Duration = Duration::from_secs(600);
+/// Activations that a kind is judged by, and how new they must be.
+const JUDGED: usize = 20;
+const WITHIN: Duration = Duration::from_secs(10);
+/// Keys that are remembered.
+const KEYS: usize = 65_536;
+
+/// A wait that is over at some time, and how long it was.
+#[derive(Debug, Clone, Copy)]
+struct Wait {
+    until: Instant,
+    long: Duration,
+}
+
+impl Wait {
+    fn after(before: Option<Self>, now: Instant, first: Duration, longest: Duration) -> Self {
+        // One that is long over counts no more.
+        let long = match before {
+            Some(before) if now < before.until + before.long => (before.long * 2).min(longest),
+            _ => first,
+        };
+        Self { until: now + long, long }
+    }
+}
+
+/// The keys of a kind that are left alone, and whether the kind is.
+#[derive(Default)]
+pub(crate) struct Quarantine {
+    keys: HashMap<Box<str>, Wait>,
+    /// When the last activations ended, and whether they failed.
+    last: VecDeque<(Instant, bool)>,
+    tripped: Option<Wait>,
+}
+
+impl Quarantine {
+    /// Whether a key may be activated.
+    pub(crate) fn admits(&self, key: &str, now: Instant) -> bool {
+        let is_over = |wait: &Wait| wait.until <= now;
+        self.tripped.as_ref().is_none_or(is_over) && self.keys.get(key).is_none_or(is_over)
+    }
+
+    /// A key was activated.
+    pub(crate) fn succeeded(&mut self, now: Instant) {
+        self.note(now, false);
+    }
+
+    /// An activation of a key failed through its own fault. For how long the kind is tripped over it, if it is.
+    pub(crate) fn failed(&mut self, key: &str, now: Instant) -> Option<Duration> {
+        self.leave_alone(key, now);
+        self.note(now, true);
+        let failed = self.last.iter().filter(|(at, failed)| *failed && now.duration_since(*at) <= WITHIN).count();
+        let is_recent = self.last.front().is_some_and(|(at, _)| now.duration_since(*at) <= WITHIN);
+        if self.last.len() < JUDGED || !is_recent || 2 * failed < JUDGED {
+            return None;
+        }
+        self.last.clear();
+        let wait = Wait::after(self.tripped, now, TRIPPED, LONGEST_TRIPPED);
+        self.tripped = Some(wait);
+        Some(wait.long)
+    }
+
+    /// Leaves a key alone for a while. For how long.
+    pub(crate) fn leave_alone(&mut self, key: &str, now: Instant) -> Duration {
+        if self.keys.len() >= KEYS && !self.keys.contains_key(key) {
+            self.prune(now);
+        }
+        let wait = Wait::after(self.keys.get(key).copied(), now, FIRST, LONGEST);
+        if self.keys.len() < KEYS {
+            self.keys.insert(key.into(), wait);
+        }
+        wait.long
+    }
+
+    /// How long a key is left alone.
+    pub(crate) fn wait(&self, key: &str) -> Option<Duration> {
+        Some(self.keys.get(key)?.long)
+    }
+
+    /// Lets a key be activated again.
+    pub(crate) fn release(&mut self, key: &str) {
+        self.keys.remove(key);
+    }
+
+    /// Lets all be activated again: another version is there.
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    fn note(&mut self, now: Instant, failed: bool) {
+        if self.last.len() == JUDGED {
+            self.last.pop_front();
+        }
+        self.last.push_back((now, failed));
+    }
+
+    /// Forgets those whose next wait would be the first again.
+    pub(crate) fn prune(&mut self, now: Instant) {
+        self.keys.retain(|_, wait| now < wait.until + wait.long);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_fails_is_left_alone_longer_each_time_and_others_are_not() {
+        let mut quarantine = Quarantine::default();
+        let mut now = Instant::now();
+        for seconds in [60, 120, 240, 480, 960, 1_920, 3_600, 3_600] {
+            assert!(quarantine.admits("a", now));
+            quarantine.failed("a", now);
+            now += Duration::from_secs(seconds - 1);
+            assert!(!quarantine.admits("a", now) && quarantine.admits("b", now), "{seconds}");
+            now += Duration::from_secs(1);
+        }
+        // What was well for as long as it was left alone begins anew.
+        now += LONGEST;
+        assert_eq!(quarantine.leave_alone("a", now), FIRST);
+    }
+
+    #[test]
+    fn a_kind_is_tripped_by_half_of_its_last_activations() {
+        for (failing, expected) in [(9, None), (10, Some(TRIPPED))] {
+            let mut quarantine = Quarantine::default();
+            let now = Instant::now();
+            for _ in 0..JUDGED - failing {
+                quarantine.succeeded(now);
+            }
+            let tripped = (0..failing).filter_map(|key| quarantine.failed(&key.to_string(), now)).next();
+            assert_eq!(tripped, expected);
+            assert_eq!(quarantine.admits("another", now), expected.is_none());
+            assert!(quarantine.admits("another", now + TRIPPED));
+        }
+    }
+
+    #[test]
+    fn failures_long_ago_trip_no_kind() {
+        let mut quarantine = Quarantine::default();
+        let mut now = Instant::now();
+        for key in 0..100 {
+            assert_eq!(quarantine.failed(&key.to_string(), now), None);
+            now += Duration::from_secs(1);
+        }
+    }
+
+    #[test]
+    fn keys_that_fail_without_number_take_no_memory_without_end() {
+        let mut quarantine = Quarantine::default();
+        let now = Instant::now();
+        for key in 0..KEYS + 100 {
+            quarantine.leave_alone(&key.to_string(), now);
+        }
+        assert_eq!(quarantine.keys.len(), KEYS);
+        quarantine.prune(now + 2 * FIRST);
+        assert_eq!(quarantine.keys.len(), 0);
+    }
+}

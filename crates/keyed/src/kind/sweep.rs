@@ -1,0 +1,118 @@
+//! The sweep of a kind: one task, which has old state saved and idle actors leave. No timer an actor.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep};
+
+use super::{
+    Kind,
+    core::Core,
+    live::{Sweep, millis},
+};
+use crate::SaveWhen;
+
+/// Between two ticks, at the least and at the most.
+const SHORTEST: Duration = Duration::from_millis(10);
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// Ticks in the time that state may be unsaved or an actor idle.
+const TICKS: u32 = 8;
+
+fn tick(core: &Core) -> Duration {
+    let shortest = match core.options.save {
+        SaveWhen::Within(longest) => longest.min(core.options.idle),
+        SaveWhen::OnIdle | SaveWhen::EachMessage => core.options.idle,
+    };
+    (shortest / TICKS).clamp(SHORTEST, LONGEST)
+}
+
+/// How many are to leave: from 90 % of what there may be on, down to 80 %.
+fn too_many(live: usize, most: usize) -> usize {
+    if 10 * live >= 9 * most { live - (8 * most / 10).min(live) } else { 0 }
+}
+
+/// Whether some are to leave.
+pub(super) fn is_crowded(core: &Core, live: usize) -> bool {
+    10 * live >= 9 * core.options.live
+}
+
+/// How many are to leave because memory is short, on the whole as above.
+fn too_large(core: &Core, live: usize) -> usize {
+    let Some(budget) = &core.options.memory else { return 0 };
+    let (used, total) = (budget.used(), budget.total());
+    if used / 9 < total / 10 {
+        return 0;
+    }
+    let above = used.saturating_sub(total / 10 * 8);
+    usize::try_from(u128::from(above) * live as u128 / u128::from(used.max(1))).unwrap_or(live)
+}
+
+/// Runs as long as the kind.
+pub(crate) async fn sweep<U: Send + 'static>(kind: Arc<Kind<U>>) {
+    let core = Arc::clone(&kind.core);
+    let kind_ = Arc::downgrade(&kind);
+    drop(kind);
+    let every = tick(&core);
+    loop {
+        let is_empty = core.live.len() == 0;
+        tokio::select! {
+            () = core.closed.cancelled() => return,
+            () = core.wake.notified() => {}
+            () = sleep(every), if !is_empty => {}
+        }
+        if let Some(kind) = kind_.upgrade() {
+            kind.undo_failed_version().await;
+        }
+        once(&core, every);
+        // So that a waker who finds no room does not keep the worker busy with this.
+        tokio::task::yield_now().await;
+    }
+}
+
+fn once(core: &Core, every: Duration) {
+    let now = Instant::now();
+    let live = core.live.len();
+    let options = &core.options;
+    let unsaved = match options.save {
+        // Seen at the last tick before it is due.
+        SaveWhen::Within(longest) => Some(millis(longest.saturating_sub(every))),
+        // What could not be saved at once.
+        SaveWhen::EachMessage => Some(0),
+        SaveWhen::OnIdle => None,
+    };
+    let found = core.live.sweep(&Sweep {
+        now: core.tick(now),
+        idle: millis(options.idle),
+        residency: millis(options.residency),
+        unsaved,
+        too_many: too_many(live, options.live).max(too_large(core, live)),
+    });
+    let age = found.oldest_unsaved.map_or(0, |since| core.now().saturating_sub(since));
+    core.metrics.oldest_unsaved.set(age as f64 / 1e3);
+    found.save.iter().for_each(airssys_wasm_actor::KeptActor::save);
+    found.leave.iter().for_each(airssys_wasm_actor::KeptActor::passivate);
+    core.admission.prune(now);
+    core.quarantine.lock().prune(now);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn from_nine_tenths_on_they_leave_down_to_eight() {
+        for (live, most, leave) in [
+            (0, 10, 0),
+            (8, 10, 0),
+            (9, 10, 1),
+            (10, 10, 2),
+            (899, 1_000, 0),
+            (900, 1_000, 100),
+            (1, 1, 1),
+            (2, 2, 1),
+            (3, 3, 1),
+        ] {
+            assert_eq!(too_many(live, most), leave, "{live} of {most}");
+        }
+    }
+}

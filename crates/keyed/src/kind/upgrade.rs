@@ -1,0 +1,147 @@
+//! The versions of a kind: each actor goes over when it is next between two messages, or when it is next in memory.
+
+use std::{
+    num::NonZeroU32,
+    sync::{Arc, atomic::Ordering},
+};
+
+use airssys_wasm_actor::{ActorSandbox, SpawnError, UpgradeError, UpgradeOptions};
+use futures_util::{StreamExt, stream};
+
+use super::Kind;
+
+/// What actors of a kind are activated with.
+pub(crate) struct Versions<U: 'static> {
+    /// Larger than that of all before.
+    pub(crate) number: u64,
+    pub(crate) sandbox: ActorSandbox<U>,
+    /// The version before, and how many messages each actor has the present one on probation for.
+    pub(crate) before: Option<(ActorSandbox<U>, Option<NonZeroU32>)>,
+}
+
+/// What became of the upgrade of a kind.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct KindUpgrade {
+    /// Actors in memory that went over.
+    pub upgraded: usize,
+    /// Those that did not, and go on with the old version until they leave the memory.
+    pub failed: Vec<UpgradeError>,
+}
+
+/// Actors that go over at a time.
+const AT_A_TIME: usize = 64;
+
+impl<U: Send + 'static> Kind<U> {
+    /// What an actor is activated with: the number of the version, and the one before, if this is on probation.
+    pub(super) fn version(&self) -> (u64, ActorSandbox<U>, Option<(ActorSandbox<U>, NonZeroU32)>) {
+        let versions = self.versions.read();
+        let (number, sandbox) = (versions.number, versions.sandbox.clone());
+        let (before, probation) = match &versions.before {
+            None => return (number, sandbox, None),
+            Some((before, probation)) => (before.clone(), *probation),
+        };
+        if self.core.failed_version.load(Ordering::SeqCst) >= number {
+            // Until the sweep has seen it.
+            return (number, before, None);
+        }
+        (number, sandbox, probation.map(|messages| (before, messages)))
+    }
+
+    /// Goes over to another version.
+    pub(crate) async fn upgrade(
+        &self,
+        sandbox: ActorSandbox<U>,
+        options: UpgradeOptions,
+    ) -> Result<KindUpgrade, UpgradeError> {
+        let Some(system) = self.system() else { return Err(UpgradeError::Stopped) };
+        let spec = self.template.clone().with_sandbox(sandbox.clone());
+        let (gives, takes) = system.keeps_state(&spec).map_err(|error| match error {
+            SpawnError::NoHandler(error) => error.into(),
+            SpawnError::Concurrency(error) => error.into(),
+            SpawnError::Links(error) => error.into(),
+            _ => UpgradeError::Stopped,
+        })?;
+        let keeps = gives && takes;
+        if self.core.keeps.load(Ordering::SeqCst) && !keeps && !options.discard_state {
+            return Err(UpgradeError::StateWouldBeLost);
+        }
+        let number = {
+            let mut versions = self.versions.write();
+            let number = versions.number + 1;
+            let before = std::mem::replace(&mut versions.sandbox, sandbox.clone());
+            versions.before = Some((before, NonZeroU32::new(options.probation)));
+            versions.number = number;
+            self.core.keeps.store(keeps, Ordering::SeqCst);
+            self.core.quarantine.lock().clear();
+            number
+        };
+        let mut report = KindUpgrade::default();
+        let mut left = Vec::new();
+        loop {
+            // Those that are activated meanwhile with the version before are found the next time.
+            let mut older = self.core.live.older_than(number);
+            older.retain(|(marks, _)| !left.iter().any(|left| Arc::ptr_eq(left, marks)));
+            if older.is_empty() {
+                return Ok(report);
+            }
+            let upgrades = older.into_iter().map(|(marks, actor)| {
+                let (system, sandbox) = (&system, sandbox.clone());
+                async move {
+                    let Some(actor) = actor else {
+                        // About to be registered, or gone.
+                        tokio::task::yield_now().await;
+                        return None;
+                    };
+                    let before = marks.version();
+                    // First: it may fail as soon as it runs.
+                    marks.set_version(number);
+                    let upgraded = system.upgrade(actor.actor().address(), sandbox, options).await;
+                    if upgraded.is_err() {
+                        marks.set_version(before);
+                    }
+                    Some((marks, upgraded))
+                }
+            });
+            let mut upgrades = stream::iter(upgrades).buffer_unordered(AT_A_TIME);
+            while let Some(upgraded) = upgrades.next().await {
+                match upgraded {
+                    None => {}
+                    Some((_, Ok(_))) => report.upgraded += 1,
+                    Some((marks, Err(error))) => {
+                        left.push(marks);
+                        // Who is gone comes back with the new one.
+                        if !matches!(error, UpgradeError::Unresolved(_) | UpgradeError::Stopped) {
+                            report.failed.push(error);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Goes back to the version before, if the present one was on probation and failed.
+    pub(super) async fn undo_failed_version(&self) {
+        let failed = {
+            let mut versions = self.versions.write();
+            let failed = self.core.failed_version.load(Ordering::SeqCst);
+            if failed < versions.number {
+                return;
+            }
+            let Some((before, _)) = versions.before.take() else { return };
+            versions.sandbox = before;
+            versions.number += 1;
+            failed
+        };
+        tracing::warn!(kind = %self.core.kind, "the new version failed on probation; all go back to the one before");
+        let Some(system) = self.system() else { return };
+        for (marks, actor) in self.core.live.older_than(failed + 1) {
+            if marks.version() == failed
+                && let Some(actor) = actor
+            {
+                // Fails for those that have gone back by themselves, and those that are gone.
+                _ = system.rollback(actor.actor().address(), UpgradeOptions::default()).await;
+            }
+        }
+    }
+}

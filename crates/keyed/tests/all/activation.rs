@@ -1,0 +1,198 @@
+//! A message to a name that is not in memory brings the actor there, once, and none is lost on the way.
+
+use std::{sync::Arc, time::Duration};
+
+use airssys_wasm_actor::{Capabilities, NamePattern, NativeActor, NativeContext, NativeSpec};
+use airssys_wasm_keyed::{Admission, Keyed, KeyedOptions, Rate, SaveWhen};
+use airssys_wasm_registry::{MessageEnvelope, Topic};
+use bytes::Bytes;
+
+use crate::support::{ACTOR, COUNTER, Faulty, ask, carts, id, install, settle, system, template};
+
+#[tokio::test]
+async fn a_guest_wakes_whom_it_may_send_to_and_nobody_else() {
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &COUNTER, KeyedOptions::default(), &store).await;
+    let mut capabilities = Capabilities::default();
+    capabilities.send = vec!["cart/*".parse::<NamePattern>().unwrap()];
+    capabilities.request = capabilities.send.clone();
+    let shop = template(&system, "shop", &ACTOR).with_capabilities(capabilities);
+    let shop = system.spawn(shop).await.unwrap();
+    let told = async |text: &str| String::from_utf8(shop.ask(text.to_owned()).await.unwrap().to_vec()).unwrap();
+    let failed = async |text: &str| shop.ask(text.to_owned()).await.unwrap_err().to_string();
+
+    assert_eq!(told("send cart/4711 add 2").await, "done");
+    assert_eq!(told("request cart/4711 1000 add 40").await, "42");
+    carts.passivate("4711").await.unwrap();
+    assert_eq!(told("request cart/4711 1000 get").await, "42");
+    assert_eq!(told("request cart/4712 1000 get").await, "0");
+
+    let live = carts.stats().live;
+    assert!(failed("send room/1 x").await.contains("Denied"));
+    assert!(failed("send cart/ x").await.contains("Unknown"));
+    assert_eq!(carts.stats().live, live);
+}
+
+#[tokio::test]
+async fn native_actors_and_dead_letters_wake_as_well() {
+    struct Waker;
+
+    impl NativeActor for Waker {
+        async fn handle(&mut self, message: &MessageEnvelope, here: &NativeContext) -> Result<Option<Bytes>, String> {
+            here.send(&id("cart/1"), message.payload().clone()).map_err(|error| error.to_string())?;
+            Ok(Some(Bytes::new()))
+        }
+    }
+
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &COUNTER, KeyedOptions::default(), &store).await;
+    let waker = system.spawn_native(NativeSpec::new(id("waker"), || Waker)).await.unwrap();
+    waker.ask("add 3").await.unwrap();
+    assert_eq!(ask(&carts, "1", "get").await.unwrap(), "3");
+
+    store.put("2", b"rubbish").await;
+    carts.actor("2").unwrap().tell("add 5").await.unwrap();
+    settle().await;
+    let letter = system.dead_letters().list().remove(0);
+    carts.forget("2").await.unwrap();
+    system.resend(letter.number).unwrap();
+    assert_eq!(ask(&carts, "2", "get").await.unwrap(), "5");
+}
+
+#[tokio::test]
+async fn a_circle_of_requests_among_sleepers_is_seen() {
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &ACTOR, KeyedOptions::default(), &store).await;
+    let circle = "request cart/2 5000 request cart/3 5000 request cart/1 5000 count";
+    let error = ask(&carts, "1", circle).await.unwrap_err().to_string();
+    assert!(error.contains("Cycle"), "{error}");
+    let chain = "request cart/2 5000 request cart/3 5000 request cart/4 5000 self";
+    assert_eq!(ask(&carts, "1", chain).await.unwrap(), "cart/4");
+}
+
+#[tokio::test]
+async fn a_guest_that_wakes_names_without_number_is_refused_and_harms_nobody() {
+    let (system, store) = (system(), Faulty::new());
+    let slow = |burst| Rate { per_second: 0.001, burst };
+    let admission = Admission { kind: slow(1_000), caller: slow(20) };
+    let carts = carts(&system, &COUNTER, KeyedOptions { admission, ..KeyedOptions::default() }, &store).await;
+    let [waker, neighbour] = ["waker", "neighbour"].map(|name| template(&system, name, &ACTOR));
+    let (waker, neighbour) = (system.spawn(waker).await.unwrap(), system.spawn(neighbour).await.unwrap());
+    let mut refused = 0;
+    for key in 0..100 {
+        if let Err(error) = waker.ask(format!("send cart/{key} add 1")).await {
+            assert!(error.to_string().contains("Full"), "{error}");
+            refused += 1;
+        }
+    }
+    assert_eq!((refused, carts.stats().refused, carts.stats().live), (80, 80, 20));
+    // One that is in memory needs no activation.
+    waker.ask("send cart/1 add 1").await.unwrap();
+    assert_eq!(neighbour.ask("request cart/200 1000 add 1").await.unwrap(), "1");
+    assert_eq!(ask(&carts, "201", "get").await.unwrap(), "0");
+}
+
+#[tokio::test]
+async fn actors_of_one_kind_are_one_caller() {
+    let (system, store) = (system(), Faulty::new());
+    let slow = |burst| Rate { per_second: 0.001, burst };
+    let admission = Admission { kind: slow(1_000), caller: slow(5) };
+    let carts = carts(&system, &ACTOR, KeyedOptions { admission, ..KeyedOptions::default() }, &store).await;
+    // Each of them wakes one.
+    let mut woken = 0;
+    for key in 0..10 {
+        woken += usize::from(ask(&carts, &key.to_string(), &format!("send cart/x{key} self")).await.is_ok());
+    }
+    assert_eq!(woken, 5);
+}
+
+/// Many senders and few keys, which are made to leave as often as it goes.
+async fn books(carts: &Keyed, senders: usize, messages: usize, keys: usize) {
+    let leaving: Vec<_> = (0..keys)
+        .map(|key| {
+            let carts = carts.clone();
+            tokio::spawn(async move {
+                loop {
+                    carts.passivate(&key.to_string()).await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+            })
+        })
+        .collect();
+    let senders: Vec<_> = (0..senders)
+        .map(|sender| {
+            let carts = carts.clone();
+            tokio::spawn(async move {
+                for n in 0..messages {
+                    let cart = carts.actor(&(n / 4 % keys).to_string()).unwrap();
+                    let text = format!("{sender}.{n}");
+                    let message = MessageEnvelope::new(text).with_topic(Topic::new("t").unwrap());
+                    match n % 4 {
+                        0 | 1 => cart.tell(message).await.unwrap(),
+                        2 => cart.try_tell(message).unwrap(),
+                        // A handler of a topic gives no answer.
+                        _ => _ = cart.ask(message).await.unwrap_err(),
+                    }
+                }
+            })
+        })
+        .collect();
+    for sender in senders {
+        sender.await.unwrap();
+    }
+    leaving.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+/// What each key has heard, by its senders.
+async fn check(carts: &Keyed, senders: usize, messages: usize, keys: usize) {
+    for key in 0..keys {
+        let heard = ask(carts, &key.to_string(), "heard").await.unwrap();
+        let mut by_sender = vec![Vec::new(); senders];
+        for text in heard.split(',') {
+            let (sender, n) = text.split_once('.').unwrap();
+            by_sender[sender.parse::<usize>().unwrap()].push(n.parse::<usize>().unwrap());
+        }
+        let expected: Vec<_> = (0..messages).filter(|n| n / 4 % keys == key).collect();
+        for heard in by_sender {
+            assert_eq!(heard, expected, "of key {key}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn none_is_lost_doubled_or_overtaken_while_actors_come_and_go() {
+    for save in [SaveWhen::OnIdle, SaveWhen::EachMessage] {
+        let (system, store) = (system(), Faulty::new());
+        let carts = carts(&system, &ACTOR, KeyedOptions { save, ..KeyedOptions::default() }, &store).await;
+        let (senders, messages, keys) = (4, 240, 3);
+        books(&carts, senders, messages, keys).await;
+        check(&carts, senders, messages, keys).await;
+        let stats = carts.stats();
+        assert!(stats.activations > 20, "they came and went: {stats:?}");
+        assert_eq!((system.dead_letters().total(), stats.not_saved), (0, 0));
+        system.shutdown(Duration::from_secs(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_sends_to_a_sleeper_at_the_same_time_finds_one_actor() {
+    let (system, store) = (system(), Faulty::new());
+    let carts = install(&system, template(&system, "cart", &COUNTER), KeyedOptions::default(), &store).await;
+    for key in 0..50 {
+        let barrier = Arc::new(tokio::sync::Barrier::new(4));
+        let senders: Vec<_> = (0..4)
+            .map(|_| {
+                let (cart, barrier) = (carts.actor(&key.to_string()).unwrap(), Arc::clone(&barrier));
+                tokio::spawn(async move {
+                    barrier.wait().await;
+                    cart.ask("add 1").await.unwrap()
+                })
+            })
+            .collect();
+        for sender in senders {
+            sender.await.unwrap();
+        }
+        assert_eq!(ask(&carts, &key.to_string(), "get").await.unwrap(), "4");
+    }
+    assert_eq!(carts.stats().activations, 50);
+}

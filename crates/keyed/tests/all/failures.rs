@@ -1,0 +1,133 @@
+//! What does not start is left alone, and its row stays.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use airssys_wasm_actor::{AskError, DeadReason, During, StartError};
+use airssys_wasm_keyed::{KeyedEvent, KeyedOptions};
+use airssys_wasm_registry::Refusal;
+
+use crate::support::{ACTOR, COUNTER, Faulty, ask, carts, install, pass, settle, system, template};
+
+#[tokio::test(start_paused = true)]
+async fn a_key_whose_restore_fails_is_quarantined_and_its_row_stays() {
+    for how in ["fail", "panic"] {
+        let (system, store) = (system(), Faulty::new());
+        store.put("1", b"5\n").await;
+        let failing = template(&system, "cart", &ACTOR).with_config([("restore", how)]);
+        let carts = install(&system, failing, KeyedOptions::default(), &store).await;
+        let mut events = carts.events();
+        let error = ask(&carts, "1", "count").await.unwrap_err();
+        let AskError::NotActivated(error) = error else { panic!("{error:?}") };
+        match (&*error, how) {
+            (StartError::RestoreRefused { .. }, "fail") => {}
+            (StartError::Crash(report), "panic") => assert_eq!(report.during, During::Restore),
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(events.try_recv().unwrap(), KeyedEvent::NotActivated { .. }));
+        let KeyedEvent::Quarantined { wait, .. } = events.try_recv().unwrap() else { panic!("not quarantined") };
+        assert_eq!(wait, Duration::from_secs(60));
+        settle().await;
+
+        assert_eq!(ask(&carts, "1", "count").await.unwrap_err().refusal(), Some(Refusal::Quarantined));
+        assert_eq!(ask(&carts, "2", "count").await.unwrap(), "0");
+        tokio::time::advance(Duration::from_secs(61)).await;
+        // Tried again, and for longer left alone.
+        assert!(matches!(ask(&carts, "1", "count").await.unwrap_err(), AskError::NotActivated(_)));
+        assert_eq!(store.row("1").await.unwrap(), "5\n");
+        // What is forgotten is let out.
+        carts.forget("1").await.unwrap();
+        assert_eq!(ask(&carts, "1", "count").await.unwrap(), "0");
+    }
+}
+
+#[tokio::test]
+async fn messages_for_one_that_does_not_start_are_dead_letters() {
+    let (system, store) = (system(), Faulty::new());
+    store.put("1", b"rubbish").await;
+    let carts = carts(&system, &COUNTER, KeyedOptions::default(), &store).await;
+    let cart = carts.actor("1").unwrap();
+    cart.tell("add 1").await.unwrap();
+    cart.tell("add 2").await.unwrap();
+    settle().await;
+    let letters = system.dead_letters().list();
+    assert_eq!(letters.len(), 2);
+    assert!(letters.iter().all(|letter| matches!(letter.reason, DeadReason::NotActivated { .. })), "{letters:?}");
+    assert_eq!((carts.stats().live, carts.stats().not_activated), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_given_up_is_quarantined() {
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &COUNTER, KeyedOptions::default(), &store).await;
+    for crash in 0..4 {
+        assert!(matches!(ask(&carts, "1", "crash").await.unwrap_err(), AskError::Crashed(_)), "{crash}");
+        settle().await;
+    }
+    assert_eq!(ask(&carts, "1", "get").await.unwrap_err().refusal(), Some(Refusal::Quarantined));
+    tokio::time::advance(Duration::from_secs(61)).await;
+    assert_eq!(ask(&carts, "1", "get").await.unwrap(), "0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_of_which_half_do_not_start_is_tripped_and_one_of_which_fewer_do_not_is_not() {
+    for (fails, is_tripped) in [(12, true), (5, false)] {
+        let (system, store) = (system(), Faulty::new());
+        for key in 0..fails {
+            store.put(&key.to_string(), b"rubbish").await;
+        }
+        let carts = carts(&system, &COUNTER, KeyedOptions::default(), &store).await;
+        for key in (0..22).rev() {
+            // Those that fail come last.
+            _ = ask(&carts, &key.to_string(), "get").await;
+        }
+        let next = ask(&carts, "next", "get").await;
+        assert_eq!(next.is_err(), is_tripped, "{fails}");
+        tokio::time::advance(Duration::from_secs(11)).await;
+        assert_eq!(ask(&carts, "next", "get").await.unwrap(), "0");
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_read_quarantines_nobody() {
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &COUNTER, KeyedOptions::default(), &store).await;
+    ask(&carts, "1", "add 3").await.unwrap();
+    carts.passivate("1").await.unwrap();
+    store.blind.store(true, Ordering::SeqCst);
+    let error = ask(&carts, "1", "get").await.unwrap_err();
+    assert!(
+        matches!(&error, AskError::NotActivated(error) if matches!(**error, StartError::NotLoaded(_))),
+        "{error:?}"
+    );
+    settle().await;
+    store.blind.store(false, Ordering::SeqCst);
+    assert_eq!(ask(&carts, "1", "get").await.unwrap(), "3");
+}
+
+#[tokio::test]
+async fn a_kind_has_no_more_keys_with_state_than_it_may() {
+    let (system, store) = (system(), Faulty::new());
+    let options = KeyedOptions { most_keys: 2, ..KeyedOptions::default() };
+    let carts = carts(&system, &COUNTER, options, &store).await;
+    for key in ["1", "2"] {
+        ask(&carts, key, "add 1").await.unwrap();
+        carts.passivate(key).await.unwrap();
+    }
+    assert!(matches!(ask(&carts, "3", "get").await.unwrap_err(), AskError::NotActivated(_)));
+    assert_eq!(ask(&carts, "1", "get").await.unwrap(), "1");
+    carts.forget("1").await.unwrap();
+    settle().await;
+    assert_eq!(ask(&carts, "3", "get").await.unwrap(), "0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_actor_that_waits_for_its_restart_forgets_nothing_of_its_mailbox() {
+    let (system, store) = (system(), Faulty::new());
+    let slow = template(&system, "cart", &COUNTER).with_restart(airssys_wasm_actor::RestartPolicy::default());
+    let carts = install(&system, slow, KeyedOptions::default(), &store).await;
+    ask(&carts, "1", "crash").await.unwrap_err();
+    let cart = carts.actor("1").unwrap();
+    cart.tell("add 4").await.unwrap();
+    pass(Duration::from_secs(120)).await;
+    assert_eq!(ask(&carts, "1", "get").await.unwrap(), "4");
+}

@@ -1,0 +1,224 @@
+//! In memory while it is needed, and its state kept meanwhile.
+
+use std::{sync::Arc, time::Duration};
+
+use airssys_wasm_actor::{AskError, SystemEvent};
+use airssys_wasm_keyed::{InstallError, KeyError, Keyed, KeyedOptions, KeyedSpec, Keys, SaveWhen};
+use airssys_wasm_registry::MessageEnvelope;
+
+use crate::support::{ACTOR, COUNTER, ECHO, Faulty, ask, carts, install, pass, settle, system, template};
+
+#[tokio::test]
+async fn state_is_there_again_after_the_actor_has_left_the_memory() {
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &COUNTER, KeyedOptions::default(), &store).await;
+    assert!(system.find("cart/1").is_none());
+    assert_eq!(ask(&carts, "1", "add 2").await.unwrap(), "2");
+    assert_eq!(ask(&carts, "2", "add 5").await.unwrap(), "5");
+    let before = system.find("cart/1").unwrap();
+    assert!(carts.passivate("1").await.unwrap());
+    assert!(system.find("cart/1").is_none() && system.find("cart/2").is_some());
+    before.ended().await;
+    assert_eq!((store.count_of("1").await, store.count_of("2").await), (Some(2), None));
+
+    assert_eq!(ask(&carts, "1", "add 40").await.unwrap(), "42");
+    // Who holds the registration that is gone is told to send to the name.
+    let refused = before.tell("get").await.unwrap_err();
+    assert_eq!(refused.reason, airssys_wasm_registry::Refusal::Moved);
+    let stats = carts.stats();
+    assert_eq!((stats.activations, stats.passivations, stats.live), (3, 1, 2));
+}
+
+#[tokio::test]
+async fn a_key_that_never_had_state_costs_no_row() {
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &COUNTER, KeyedOptions::default(), &store).await;
+    for key in ["1", "2"] {
+        ask(&carts, key, if key == "1" { "get" } else { "add 1" }).await.unwrap();
+        assert!(carts.passivate(key).await.unwrap());
+    }
+    assert_eq!((store.row("1").await, store.count_of("2").await), (None, Some(1)));
+    assert_eq!(carts.stats().rows, 1);
+}
+
+#[tokio::test]
+async fn a_snapshot_that_is_as_the_row_is_not_written_again() {
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &COUNTER, KeyedOptions::default(), &store).await;
+    for (text, writes) in [("add 1", 1), ("get", 1), ("add 1", 2), ("get", 2)] {
+        ask(&carts, "1", text).await.unwrap();
+        carts.passivate("1").await.unwrap();
+        assert_eq!(store.written(), writes, "{text}");
+    }
+    assert_eq!((carts.stats().saves, carts.stats().unchanged), (2, 2));
+}
+
+#[tokio::test]
+async fn a_guest_sees_nothing_of_it_but_init() {
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &ACTOR, KeyedOptions::default(), &store).await;
+    assert_eq!(ask(&carts, "1", "self").await.unwrap(), "cart/1");
+    carts.passivate("1").await.unwrap();
+    assert_eq!(ask(&carts, "1", "events").await.unwrap(), "init,restore");
+    assert_eq!(ask(&carts, "1", "count").await.unwrap(), "2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_actor_without_messages_leaves_the_memory() {
+    let (system, store) = (system(), Faulty::new());
+    let idle = Duration::from_secs(4);
+    let carts = carts(&system, &COUNTER, KeyedOptions { idle, ..KeyedOptions::default() }, &store).await;
+    let mut events = system.events();
+    for _ in 0..3 {
+        ask(&carts, "busy", "add 1").await.unwrap();
+        pass(Duration::from_secs(3)).await;
+    }
+    ask(&carts, "idle", "add 1").await.unwrap();
+    ask(&carts, "busy", "add 1").await.unwrap();
+    assert_eq!(carts.stats().live, 2);
+    pass(Duration::from_secs(2)).await;
+    ask(&carts, "busy", "add 1").await.unwrap();
+    pass(Duration::from_secs(3)).await;
+    assert!(system.find("cart/idle").is_none() && system.find("cart/busy").is_some());
+    let passivated = std::iter::from_fn(|| events.try_recv().ok())
+        .filter_map(|event| match event {
+            SystemEvent::Passivated { actor } => Some(actor.id().to_string()),
+            _ => None,
+        })
+        .collect::<Vec<_>>();
+    assert_eq!(passivated, ["cart/idle"]);
+    assert_eq!(ask(&carts, "idle", "get").await.unwrap(), "1");
+}
+
+#[tokio::test]
+async fn a_guest_without_snapshot_can_be_keyed_and_keeps_nothing() {
+    let (system, store) = (system(), Faulty::new());
+    let each = KeyedOptions { save: SaveWhen::EachMessage, ..KeyedOptions::default() };
+    let carts = carts(&system, &ECHO, each, &store).await;
+    assert_eq!(ask(&carts, "1", "hello").await.unwrap(), "hello");
+    assert!(carts.passivate("1").await.unwrap());
+    assert_eq!(ask(&carts, "1", "again").await.unwrap(), "again");
+    assert_eq!((store.row("1").await, store.written(), carts.stats().oldest_unsaved), (None, 0, Duration::ZERO));
+}
+
+#[tokio::test]
+async fn what_is_asked_to_leave_handles_first_what_waits() {
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &COUNTER, KeyedOptions::default(), &store).await;
+    let cart = carts.actor("1").unwrap();
+    for _ in 0..10 {
+        cart.tell("add 1").await.unwrap();
+    }
+    assert!(carts.passivate("1").await.unwrap());
+    assert_eq!(store.count_of("1").await, Some(10));
+}
+
+#[tokio::test]
+async fn what_was_forgotten_begins_anew() {
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &COUNTER, KeyedOptions::default(), &store).await;
+    for key in ["in memory", "asleep", "control"].map(|key| key.replace(' ', "-")) {
+        ask(&carts, &key, "add 3").await.unwrap();
+        carts.passivate(&key).await.unwrap();
+    }
+    ask(&carts, "in-memory", "add 1").await.unwrap();
+    carts.forget("in-memory").await.unwrap();
+    carts.forget("asleep").await.unwrap();
+    carts.forget("never-there").await.unwrap();
+    assert_eq!(
+        (carts.stats().rows, store.count_of("in-memory").await, store.count_of("asleep").await),
+        (1, None, None)
+    );
+    for (key, count) in [("in-memory", "0"), ("asleep", "0"), ("control", "3")] {
+        assert_eq!(ask(&carts, key, "get").await.unwrap(), count, "{key}");
+    }
+    // And it can have state again.
+    assert_eq!(ask(&carts, "in-memory", "add 2").await.unwrap(), "2");
+    carts.passivate("in-memory").await.unwrap();
+    assert_eq!(store.count_of("in-memory").await, Some(2));
+}
+
+#[tokio::test]
+async fn a_system_that_is_shut_down_saves_what_is_in_memory() {
+    let (system, store) = (system(), Faulty::new());
+    let never = KeyedOptions { save: SaveWhen::OnIdle, ..KeyedOptions::default() };
+    let carts = carts(&system, &COUNTER, never, &store).await;
+    for key in ["1", "2"] {
+        ask(&carts, key, "add 7").await.unwrap();
+    }
+    let report = system.shutdown(Duration::from_secs(10)).await;
+    assert_eq!(report.stopped, 2);
+    assert_eq!((store.count_of("1").await, store.count_of("2").await), (Some(7), Some(7)));
+    let refused = ask(&carts, "3", "get").await.unwrap_err();
+    assert_eq!(refused.refusal(), Some(airssys_wasm_registry::Refusal::Stopped));
+}
+
+#[tokio::test]
+async fn two_kinds_and_two_systems_have_nothing_in_common_but_the_store() {
+    let store = Faulty::new();
+    {
+        let system = system();
+        let carts = carts(&system, &COUNTER, KeyedOptions::default(), &store).await;
+        let rooms = install(&system, template(&system, "room", &COUNTER), KeyedOptions::default(), &store).await;
+        ask(&carts, "1", "add 1").await.unwrap();
+        ask(&rooms, "1", "add 10").await.unwrap();
+        system.shutdown(Duration::from_secs(10)).await;
+    }
+    let system = system();
+    let carts = carts(&system, &COUNTER, KeyedOptions::default(), &store).await;
+    let rooms = install(&system, template(&system, "room", &COUNTER), KeyedOptions::default(), &store).await;
+    assert_eq!(carts.stats().rows, 1);
+    assert_eq!(ask(&carts, "1", "get").await.unwrap(), "1");
+    assert_eq!(ask(&rooms, "1", "get").await.unwrap(), "10");
+}
+
+#[tokio::test]
+async fn only_keys_that_can_be_are_addressed() {
+    let (system, store) = (system(), Faulty::new());
+    let keys = Keys::Known(Arc::new(|key| key.starts_with('4')));
+    let carts = carts(&system, &COUNTER, KeyedOptions { keys, ..KeyedOptions::default() }, &store).await;
+    assert_eq!(ask(&carts, "4711", "add 1").await.unwrap(), "1");
+    assert!(matches!(carts.actor("5").unwrap_err(), KeyError::Unknown { .. }));
+    assert!(matches!(carts.actor("").unwrap_err(), KeyError::Unknown { .. }));
+    assert!(matches!(carts.actor("a b").unwrap_err(), KeyError::Invalid(_)));
+    for unknown in ["cart/5", "cart", "cart/", "carts/4", "ca"] {
+        let error = system.send(&unknown.parse().unwrap(), MessageEnvelope::new("x")).unwrap_err();
+        assert!(!matches!(error, airssys_wasm_registry::SendError::Refused { .. }), "{unknown}: {error}");
+    }
+    system.send(&"cart/4712".parse().unwrap(), MessageEnvelope::new("add 2")).unwrap();
+    assert_eq!(ask(&carts, "4712", "get").await.unwrap(), "2");
+}
+
+#[tokio::test]
+async fn a_kind_that_makes_no_sense_is_not_installed() {
+    let (system, store) = (system(), Faulty::new());
+    let spec = |name: &str| KeyedSpec::new(template(&system, name, &COUNTER));
+    let install = |spec| Keyed::install(&system, spec, store.clone());
+    assert!(matches!(install(spec("cart/x")).await.unwrap_err(), InstallError::Kind { .. }));
+    let zero = KeyedOptions { live: 0, ..KeyedOptions::default() };
+    let error = install(spec("cart").with_options(zero)).await.unwrap_err();
+    assert!(matches!(error, InstallError::Zero { option: "live" }));
+    let each = KeyedOptions { save: SaveWhen::EachMessage, ..KeyedOptions::default() };
+    let several = template(&system, "cart", &crate::support::ASYNC_ACTOR).with_concurrency(2.try_into().unwrap());
+    let error = install(KeyedSpec::new(several).with_options(each)).await.unwrap_err();
+    assert!(matches!(error, InstallError::Concurrency));
+    install(spec("cart")).await.unwrap();
+    assert!(matches!(install(spec("cart")).await.unwrap_err(), InstallError::NameTaken(_)));
+}
+
+#[tokio::test]
+async fn a_killed_actor_is_a_crash_and_comes_back_with_what_was_saved() {
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &COUNTER, KeyedOptions::default(), &store).await;
+    ask(&carts, "1", "add 1").await.unwrap();
+    carts.passivate("1").await.unwrap();
+    ask(&carts, "1", "add 1").await.unwrap();
+    let actor = system.find("cart/1").unwrap();
+    actor.kill();
+    actor.ended().await;
+    settle().await;
+    assert_eq!(ask(&carts, "1", "get").await.unwrap(), "1");
+    let crashed = ask(&carts, "1", "crash").await.unwrap_err();
+    assert!(matches!(crashed, AskError::Crashed(_)));
+    assert_eq!(ask(&carts, "1", "get").await.unwrap(), "1");
+}

@@ -1,0 +1,10 @@
+//! Kinds of real guests: each policy seen to happen, with its control.
+
+mod activation;
+mod failures;
+mod lives;
+mod model;
+mod room;
+mod saves;
+mod support;
+mod upgrade;

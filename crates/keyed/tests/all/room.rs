@@ -1,0 +1,97 @@
+//! How many are in memory, and who makes room for whom.
+
+use std::time::Duration;
+
+use airssys_wasm_keyed::KeyedOptions;
+use airssys_wasm_limits::{ByteSize, MemoryBudget};
+use airssys_wasm_registry::Refusal;
+
+use crate::support::{COUNTER, Faulty, ask, carts, install, pass, settle, system, template};
+
+#[tokio::test(start_paused = true)]
+async fn those_longest_without_a_message_make_room() {
+    let (system, store) = (system(), Faulty::new());
+    let options = KeyedOptions { live: 10, idle: Duration::from_secs(600), ..KeyedOptions::default() };
+    let carts = carts(&system, &COUNTER, options, &store).await;
+    for key in 0..8 {
+        ask(&carts, &key.to_string(), "add 1").await.unwrap();
+        pass(Duration::from_secs(1)).await;
+    }
+    // Used again.
+    ask(&carts, "0", "add 1").await.unwrap();
+    pass(Duration::from_secs(2)).await;
+    assert_eq!(carts.stats().live, 8, "below nine tenths nobody leaves");
+    ask(&carts, "8", "add 1").await.unwrap();
+    settle().await;
+    let gone: Vec<_> = (0..9).filter(|key| system.find(format!("cart/{key}").as_str()).is_none()).collect();
+    assert_eq!(gone, [1]);
+    assert_eq!(ask(&carts, "1", "get").await.unwrap(), "1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_leaves_before_the_least_residency_and_who_finds_no_room_is_refused() {
+    let (system, store) = (system(), Faulty::new());
+    let residency = Duration::from_secs(10);
+    let options = KeyedOptions { live: 4, residency, ..KeyedOptions::default() };
+    let carts = carts(&system, &COUNTER, options, &store).await;
+    for key in 0..4 {
+        ask(&carts, &key.to_string(), "add 1").await.unwrap();
+    }
+    settle().await;
+    assert_eq!(ask(&carts, "5", "get").await.unwrap_err().refusal(), Some(Refusal::Full));
+    // Those in memory are served.
+    assert_eq!(ask(&carts, "0", "get").await.unwrap(), "1");
+    pass(residency + Duration::from_secs(1)).await;
+    assert_eq!(ask(&carts, "5", "get").await.unwrap(), "0");
+    assert!(carts.stats().passivations > 0);
+}
+
+#[tokio::test]
+async fn many_more_names_than_may_be_in_memory_cost_their_rows_alone() {
+    let (system, store) = (system(), Faulty::new());
+    let options = KeyedOptions { live: 20, residency: Duration::ZERO, ..KeyedOptions::default() };
+    let carts = carts(&system, &COUNTER, options, &store).await;
+    let keys = 500;
+    for round in 1..=2 {
+        for key in 0..keys {
+            loop {
+                match ask(&carts, &key.to_string(), "add 1").await {
+                    Ok(count) => break assert_eq!(count, round.to_string(), "{key}"),
+                    Err(error) => assert_eq!(error.refusal(), Some(Refusal::Full), "{error}"),
+                }
+                tokio::task::yield_now().await;
+            }
+            assert!(carts.stats().live <= 20);
+        }
+    }
+    assert!(system.actors().len() <= 20);
+    system.shutdown(Duration::from_secs(10)).await;
+    assert_eq!(carts.stats().rows, keys);
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_that_is_nearly_used_up_makes_them_leave_too() {
+    for (pages, leave) in [(12, true), (1_000, false)] {
+        let (system, store) = (system(), Faulty::new());
+        // What one of them takes.
+        let probe = MemoryBudget::new(ByteSize::mib(64));
+        let sandbox = crate::support::sandbox(&system, &COUNTER).with_budget(probe.clone());
+        let actor = system.spawn(template(&system, "probe", &COUNTER).with_sandbox(sandbox.clone())).await.unwrap();
+        let one = probe.used();
+        actor.kill();
+        actor.ended().await;
+        assert!(one > 0);
+
+        let budget = MemoryBudget::new(ByteSize::b(one * pages));
+        let limited = template(&system, "cart", &COUNTER).with_sandbox(sandbox.with_budget(budget.clone()));
+        let options = KeyedOptions { memory: Some(budget), idle: Duration::from_secs(600), ..KeyedOptions::default() };
+        let carts = install(&system, limited, options, &store).await;
+        for key in 0..11 {
+            ask(&carts, &key.to_string(), "add 1").await.unwrap();
+        }
+        pass(Duration::from_secs(3)).await;
+        let stats = carts.stats();
+        assert_eq!(stats.live < 11, leave, "{stats:?}");
+        assert_eq!(stats.live > 8, stats.live > 9 || !leave || stats.live == 9, "{stats:?}");
+    }
+}

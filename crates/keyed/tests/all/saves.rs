@@ -1,0 +1,186 @@
+//! When state is saved, and what a crash loses of it.
+
+use std::{pin::pin, sync::atomic::Ordering, time::Duration};
+
+use airssys_wasm_actor::{AskError, SystemEvent};
+use airssys_wasm_keyed::{Durability, KeyedEvent, KeyedOptions, SaveWhen};
+use airssys_wasm_limits::ByteSize;
+
+use crate::support::{ACTOR, COUNTER, Faulty, ask, carts, pass, settle, system};
+
+fn options(save: SaveWhen) -> KeyedOptions {
+    KeyedOptions { save, idle: Duration::from_secs(600), ..KeyedOptions::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_loses_what_the_kind_of_saving_says() {
+    let within = Duration::from_secs(4);
+    for (save, after_a_while, at_once) in
+        [(SaveWhen::OnIdle, "0", "0"), (SaveWhen::Within(within), "1", "1"), (SaveWhen::EachMessage, "1", "2")]
+    {
+        let (system, store) = (system(), Faulty::new());
+        let carts = carts(&system, &COUNTER, options(save), &store).await;
+        ask(&carts, "1", "add 1").await.unwrap();
+        pass(within).await;
+        assert!(matches!(ask(&carts, "1", "crash").await.unwrap_err(), AskError::Crashed(_)));
+        assert_eq!(ask(&carts, "1", "get").await.unwrap(), after_a_while, "{save:?}");
+        if after_a_while == "0" {
+            continue;
+        }
+        ask(&carts, "1", "add 1").await.unwrap();
+        ask(&carts, "1", "crash").await.unwrap_err();
+        assert_eq!(ask(&carts, "1", "get").await.unwrap(), at_once, "{save:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn state_is_saved_no_later_than_it_may_be_and_not_at_once() {
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &COUNTER, options(SaveWhen::Within(Duration::from_secs(4))), &store).await;
+    ask(&carts, "1", "add 1").await.unwrap();
+    pass(Duration::from_secs(2)).await;
+    assert_eq!(store.row("1").await, None);
+    assert!(carts.stats().oldest_unsaved >= Duration::from_secs(2));
+    pass(Duration::from_secs(2)).await;
+    assert_eq!((store.count_of("1").await, carts.stats().oldest_unsaved), (Some(1), Duration::ZERO));
+    // Nothing is written while nothing happens.
+    pass(Duration::from_secs(20)).await;
+    assert_eq!(store.written(), 1);
+}
+
+#[tokio::test]
+async fn an_answer_waits_for_the_save_where_each_message_is_saved() {
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &COUNTER, options(SaveWhen::EachMessage), &store).await;
+    ask(&carts, "1", "get").await.unwrap();
+    let writes = store.writes.forget_permits(usize::MAX);
+    assert!(writes > 0);
+    let mut asked = pin!(ask(&carts, "1", "add 1"));
+    tokio::select! {
+        biased;
+        answer = &mut asked => panic!("{answer:?} before it was saved"),
+        () = settle() => {}
+    }
+    assert_eq!(store.row("1").await, None);
+    store.writes.add_permits(1);
+    assert_eq!(asked.await.unwrap(), "1");
+    assert_eq!((store.count_of("1").await, store.synced.load(Ordering::SeqCst)), (Some(1), 1));
+}
+
+#[tokio::test]
+async fn a_save_survives_what_the_options_say() {
+    for (durability, synced) in [(Durability::Process, 0), (Durability::Power, 1)] {
+        let (system, store) = (system(), Faulty::new());
+        let options = KeyedOptions { durability, ..options(SaveWhen::EachMessage) };
+        let carts = carts(&system, &COUNTER, options, &store).await;
+        ask(&carts, "1", "add 1").await.unwrap();
+        assert_eq!((store.written(), store.synced.load(Ordering::SeqCst)), (1, synced));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_full_store_does_not_take_stays_in_memory_and_is_tried_again() {
+    let (system, store) = (system(), Faulty::new());
+    let idle = Duration::from_secs(4);
+    let options = KeyedOptions { idle, ..options(SaveWhen::Within(Duration::from_secs(2))) };
+    let carts = carts(&system, &COUNTER, options, &store).await;
+    let mut events = carts.events();
+    ask(&carts, "1", "add 1").await.unwrap();
+    store.set_full(true);
+    pass(Duration::from_secs(60)).await;
+    assert!(matches!(events.try_recv().unwrap(), KeyedEvent::StoreFailed { .. }));
+    assert!(events.try_recv().is_err(), "told once");
+    // It does not leave, asked to or not.
+    assert!(!carts.passivate("1").await.unwrap());
+    assert_eq!((carts.stats().live, store.row("1").await), (1, None));
+    assert!(carts.stats().oldest_unsaved >= Duration::from_secs(59));
+    assert_eq!(ask(&carts, "1", "add 1").await.unwrap(), "2");
+
+    store.set_full(false);
+    pass(Duration::from_secs(10)).await;
+    assert!(matches!(events.try_recv().unwrap(), KeyedEvent::StoreRecovered));
+    assert_eq!((carts.stats().live, store.count_of("1").await), (0, Some(2)));
+}
+
+#[tokio::test]
+async fn who_asks_is_told_that_the_state_is_not_saved() {
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &COUNTER, options(SaveWhen::EachMessage), &store).await;
+    store.set_full(true);
+    assert!(matches!(ask(&carts, "1", "add 1").await.unwrap_err(), AskError::NotSaved));
+    // An error of the handler's is what it is.
+    assert!(matches!(ask(&carts, "1", "add x").await.unwrap_err(), AskError::Failed { .. }));
+    store.set_full(false);
+    assert_eq!(ask(&carts, "1", "get").await.unwrap(), "1");
+    assert_eq!(store.count_of("1").await, Some(1));
+}
+
+#[tokio::test]
+async fn a_write_of_which_nobody_knows_is_looked_up() {
+    for was_written in [true, false] {
+        let (system, store) = (system(), Faulty::new());
+        let carts = carts(&system, &COUNTER, options(SaveWhen::EachMessage), &store).await;
+        ask(&carts, "1", "add 1").await.unwrap();
+        if was_written {
+            store.writes_and_fails.store(true, Ordering::SeqCst);
+        } else {
+            store.set_full(true);
+        }
+        assert!(matches!(ask(&carts, "1", "add 1").await.unwrap_err(), AskError::NotSaved));
+        store.writes_and_fails.store(false, Ordering::SeqCst);
+        store.set_full(false);
+        assert_eq!(ask(&carts, "1", "add 1").await.unwrap(), "3", "{was_written}");
+        assert_eq!(store.count_of("1").await, Some(3), "{was_written}");
+    }
+}
+
+#[tokio::test]
+async fn who_finds_that_another_has_written_the_row_begins_with_what_is_there() {
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &COUNTER, options(SaveWhen::EachMessage), &store).await;
+    ask(&carts, "1", "add 1").await.unwrap();
+    let mut events = system.events();
+    store.put("1", &70_u64.to_le_bytes()).await;
+    assert!(matches!(ask(&carts, "1", "add 1").await.unwrap_err(), AskError::NotSaved));
+    assert!(std::iter::from_fn(|| events.try_recv().ok()).any(|event| matches!(event, SystemEvent::NotSaved { .. })));
+    assert_eq!(ask(&carts, "1", "add 1").await.unwrap(), "71");
+    assert_eq!(store.count_of("1").await, Some(71));
+}
+
+#[tokio::test]
+async fn a_state_that_is_too_large_is_not_kept_and_the_actor_goes_on() {
+    for (state, count) in [(ByteSize::b(3), "0"), (ByteSize::b(1_000), "2")] {
+        let (system, store) = (system(), Faulty::new());
+        let carts = carts(&system, &ACTOR, KeyedOptions { state, ..options(SaveWhen::OnIdle) }, &store).await;
+        let mut events = system.events();
+        let long = airssys_wasm_registry::MessageEnvelope::new("a long message");
+        carts
+            .actor("1")
+            .unwrap()
+            .tell(long.with_topic("t".parse::<airssys_wasm_registry::Topic>().unwrap()))
+            .await
+            .unwrap();
+        assert_eq!(ask(&carts, "1", "count").await.unwrap(), "1");
+        // It cannot be kept by a later attempt either, so it does not stay in memory for that.
+        assert!(carts.passivate("1").await.unwrap());
+        let refused =
+            std::iter::from_fn(|| events.try_recv().ok()).any(|event| matches!(event, SystemEvent::NotSaved { .. }));
+        assert_eq!(refused, count == "0");
+        assert_eq!(ask(&carts, "1", "count").await.unwrap(), count);
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_that_is_refused_or_crashes_harms_nobody_else() {
+    for how in ["fail", "panic", "spin"] {
+        let (system, store) = (system(), Faulty::new());
+        store.put("1", b"5\n").await;
+        let template = crate::support::template(&system, "cart", &ACTOR).with_config([("snapshot", how)]);
+        let carts = crate::support::install(&system, template, options(SaveWhen::OnIdle), &store).await;
+        // It has a row, so that no snapshot is needed to begin with.
+        assert_eq!(ask(&carts, "1", "count").await.unwrap(), "5");
+        assert!(carts.passivate("1").await.unwrap() || how != "fail");
+        assert_eq!(store.row("1").await.unwrap(), "5\n", "{how}");
+        assert_eq!(ask(&carts, "1", "count").await.unwrap(), "5", "{how}");
+    }
+}

@@ -1,0 +1,82 @@
+//! A kind goes over to another version, and back.
+
+use airssys_wasm_actor::{AskError, UpgradeError, UpgradeOptions};
+use airssys_wasm_keyed::{KeyedEvent, KeyedOptions, SaveWhen};
+
+use crate::support::{ACTOR, COUNTER, COUNTER_V2, ECHO, Faulty, ask, carts, sandbox, settle, system};
+
+#[tokio::test]
+async fn each_actor_goes_over_when_it_is_next_between_two_messages_or_in_memory() {
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &COUNTER, KeyedOptions::default(), &store).await;
+    for key in ["awake", "asleep"] {
+        assert_eq!(ask(&carts, key, "add 3").await.unwrap(), "3");
+    }
+    carts.passivate("asleep").await.unwrap();
+    let report = carts.upgrade(sandbox(&system, &COUNTER_V2), UpgradeOptions::default()).await.unwrap();
+    assert_eq!((report.upgraded, report.failed.len()), (1, 0));
+    for key in ["awake", "asleep"] {
+        assert_eq!(ask(&carts, key, "add 1").await.unwrap(), "count: 4", "{key}");
+    }
+    assert_eq!(ask(&carts, "new", "get").await.unwrap(), "count: 0");
+}
+
+#[tokio::test]
+async fn a_version_on_probation_that_cannot_restore_is_undone_for_all() {
+    for probation in [0, 5] {
+        let (system, store) = (system(), Faulty::new());
+        let carts = carts(&system, &COUNTER, KeyedOptions::default(), &store).await;
+        for key in ["1", "2"] {
+            ask(&carts, key, "add 3").await.unwrap();
+            carts.passivate(key).await.unwrap();
+        }
+        let mut events = carts.events();
+        let options = UpgradeOptions { probation, ..UpgradeOptions::default() };
+        // It takes a count for rubbish.
+        carts.upgrade(sandbox(&system, &ACTOR), options).await.unwrap();
+        // A fresh one has nothing to restore.
+        assert_eq!(ask(&carts, "new", "self").await.unwrap(), "cart/new");
+        let answer = ask(&carts, "1", "get").await;
+        if probation == 0 {
+            assert!(matches!(answer.unwrap_err(), AskError::NotActivated(_)));
+            assert_eq!(store.count_of("1").await, Some(3));
+            continue;
+        }
+        assert_eq!(answer.unwrap(), "3");
+        assert!(matches!(events.try_recv().unwrap(), KeyedEvent::RolledBack));
+        settle().await;
+        assert_eq!(ask(&carts, "2", "get").await.unwrap(), "3");
+        assert_eq!(ask(&carts, "1", "get").await.unwrap(), "3");
+        assert_eq!(ask(&carts, "newer", "get").await.unwrap(), "0");
+    }
+}
+
+#[tokio::test]
+async fn a_version_that_crashes_on_probation_leaves_what_was_saved_to_the_one_before() {
+    let (system, store) = (system(), Faulty::new());
+    let each = KeyedOptions { save: SaveWhen::EachMessage, ..KeyedOptions::default() };
+    let carts = carts(&system, &COUNTER, each, &store).await;
+    for key in ["1", "2"] {
+        ask(&carts, key, "add 3").await.unwrap();
+    }
+    let options = UpgradeOptions { probation: 5, ..UpgradeOptions::default() };
+    carts.upgrade(sandbox(&system, &COUNTER_V2), options).await.unwrap();
+    assert_eq!(ask(&carts, "1", "add 1").await.unwrap(), "count: 4");
+    ask(&carts, "1", "crash").await.unwrap_err();
+    assert_eq!(ask(&carts, "1", "get").await.unwrap(), "4", "what was answered is not lost");
+    settle().await;
+    assert_eq!(ask(&carts, "2", "get").await.unwrap(), "3");
+}
+
+#[tokio::test]
+async fn a_version_that_would_lose_the_state_is_not_taken_unless_that_is_wanted() {
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &COUNTER, KeyedOptions::default(), &store).await;
+    ask(&carts, "1", "add 3").await.unwrap();
+    let error = carts.upgrade(sandbox(&system, &ECHO), UpgradeOptions::default()).await.unwrap_err();
+    assert!(matches!(error, UpgradeError::StateWouldBeLost));
+    assert_eq!(ask(&carts, "1", "get").await.unwrap(), "3");
+    let discard = UpgradeOptions { discard_state: true, ..UpgradeOptions::default() };
+    carts.upgrade(sandbox(&system, &ECHO), discard).await.unwrap();
+    assert_eq!(ask(&carts, "1", "get").await.unwrap(), "get");
+}
