@@ -3,6 +3,7 @@
 mod events;
 mod keyed;
 mod kind;
+mod manifest;
 mod metrics;
 mod options;
 mod store;
@@ -12,6 +13,7 @@ pub use airssys_wasm_actor as actor;
 pub use events::KeyedEvent;
 pub use keyed::{ForgetError, InstallError, KeyError, Keyed, KeyedRef, KeyedSpec, KeyedStats};
 pub use kind::upgrade::KindUpgrade;
+pub use manifest::{KeyedTable, LoadKeyedError, load};
 pub use options::{Admission, KeyedOptions, Keys, Rate, SaveWhen};
 pub use store::{Durability, Saved, StateStore, StoreError, StoreFuture, Version, memory::MemoryStore};
 

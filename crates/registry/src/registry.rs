@@ -386,6 +386,14 @@ impl<S> ComponentRegistry<S> {
         name.entry(&self.0.entries).is_some()
     }
 
+    /// The sink that has a name. `None` also if the name is that of a group.
+    pub fn find(&self, name: &(impl Name + ?Sized)) -> Option<Arc<S>> {
+        match &name.entry(&self.0.entries)?.target {
+            Target::Sink { sink, .. } => Some(Arc::clone(sink)),
+            Target::Group(_) => None,
+        }
+    }
+
     /// The sink behind an address.
     ///
     /// # Errors

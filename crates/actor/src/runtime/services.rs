@@ -135,17 +135,18 @@ impl Services {
     }
 
     pub(crate) fn find(&self, name: &(impl Name + ?Sized)) -> Option<ActorRef> {
-        self.actor(&self.registry.lookup(name)?)
+        of_an_actor(&*self.registry.find(name)?)
     }
 
     pub(crate) fn actors(&self) -> Vec<ActorRef> {
-        self.registry.list().iter().filter_map(|address| self.actor(address)).collect()
+        let addresses = self.registry.list();
+        addresses.iter().filter_map(|address| of_an_actor(&*self.registry.resolve(address).ok()?)).collect()
     }
+}
 
-    fn actor(&self, address: &ActorAddress) -> Option<ActorRef> {
-        match &*self.registry.resolve(address).ok()? {
-            Endpoint::Actor(cell) => Some(ActorRef(Arc::clone(cell))),
-            Endpoint::Host(_) => None,
-        }
+fn of_an_actor(endpoint: &Endpoint) -> Option<ActorRef> {
+    match endpoint {
+        Endpoint::Actor(cell) => Some(ActorRef(Arc::clone(cell))),
+        Endpoint::Host(_) => None,
     }
 }

@@ -5,6 +5,7 @@ pub(crate) mod memory;
 use std::{fmt, pin::Pin};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 /// What an operation of a store gives, some time.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -83,7 +84,8 @@ pub struct Saved {
 }
 
 /// What a write survives once it is acknowledged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Durability {
     /// The end of the process by any means: the operating system has it.
     Process,

@@ -3,6 +3,7 @@
 mod activation;
 mod failures;
 mod lives;
+mod manifest;
 mod model;
 mod room;
 mod saves;
