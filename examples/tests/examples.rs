@@ -1,10 +1,11 @@
 //! Runs each example, and looks at what came of it.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use airssys_wasm_actor::{AskError, CallError, DeniedAction, ShutdownReport, SystemEvent};
 use airssys_wasm_engine::EngineConfig;
 use airssys_wasm_isolation::CrashClass;
+use airssys_wasm_keyed::{MemoryStore, StateStore};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -23,6 +24,7 @@ macro_rules! examples {
 
 examples! {
     axum_service = "../axum.rs",
+    carts = "../carts.rs",
     counter = "../counter.rs",
     http_service = "../http.rs",
     links = "../links.rs",
@@ -119,6 +121,38 @@ async fn a_component_answers_http_and_asks_actors() {
     end.send(()).unwrap();
     let ShutdownReport { stopped, killed, .. } = service.await.unwrap().unwrap();
     assert_eq!((stopped, killed.len()), (3, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn carts_are_there_again_when_the_shop_opens_again() {
+    let store = Arc::new(MemoryStore::new());
+    for round in 1..=2 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let (end, ended) = oneshot::channel::<()>();
+        let config = EngineConfig::small().compile_in_process();
+        let service = tokio::spawn(carts::serve(config, store.clone(), listener, async { _ = ended.await }));
+
+        for customer in 0..12 {
+            let cart = format!("/carts/{customer}");
+            let count = (round * customer).to_string();
+            assert_eq!(send(at, "POST", &cart, &format!("add {customer}")).await, (200, count));
+        }
+        assert_eq!(send(at, "POST", "/carts/7", "add x").await.0, 422);
+        assert_eq!(send(at, "POST", "/carts/7", "crash").await.0, 500);
+        assert_eq!(send(at, "POST", "/carts/7", "get").await, (200, (7 * round).to_string()));
+        assert_eq!(send(at, "POST", "/carts/a*b", "get").await.0, 404);
+        end.send(()).unwrap();
+        assert!(service.await.unwrap().unwrap().killed.is_empty());
+        // The cart of customer 0 is empty, and costs no row.
+        assert_eq!(store.count("cart").await.unwrap(), 11);
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(carts::serve(EngineConfig::small().compile_in_process(), store, listener, std::future::pending()));
+    assert_eq!(send(at, "DELETE", "/carts/7", "").await.0, 204);
+    assert_eq!(send(at, "POST", "/carts/7", "get").await, (200, "0".to_owned()));
+    assert_eq!(send(at, "POST", "/carts/8", "get").await, (200, "16".to_owned()));
 }
 
 /// The status and body of an answer that is not chunked.

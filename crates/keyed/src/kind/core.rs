@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use airssys_wasm_actor::StartError;
+use airssys_wasm_isolation::{CrashKind, InstantiateError};
 use airssys_wasm_limits::CancellationToken;
 use airssys_wasm_registry::ComponentId;
 use parking_lot::Mutex;
@@ -53,6 +54,8 @@ pub(crate) struct Core {
     /// The version that is known to fail, which actors are not activated with.
     pub(crate) failed_version: AtomicU64,
     store_fails: AtomicBool,
+    /// Whether an actor did not start because the host has no room for another.
+    pub(crate) is_short: AtomicBool,
     /// Whether the present version can snapshot and restore its state.
     pub(crate) keeps: AtomicBool,
     pub(crate) closed: CancellationToken,
@@ -106,6 +109,7 @@ impl Core {
             wake: Notify::new(),
             failed_version: AtomicU64::new(0),
             store_fails: AtomicBool::new(false),
+            is_short: AtomicBool::new(false),
             keeps: AtomicBool::new(keeps),
             closed: CancellationToken::new(),
         }
@@ -162,6 +166,11 @@ impl Core {
     pub(crate) fn not_activated(&self, actor: &ComponentId, error: &Arc<StartError>) {
         count!(self, not_activated);
         self.event(|| KeyedEvent::NotActivated { actor: actor.clone(), error: Arc::clone(error) });
+        if is_shortage(error) {
+            self.is_short.store(true, Ordering::Relaxed);
+            self.wake.notify_one();
+            return;
+        }
         if let StartError::NotLoaded(_) | StartError::Instantiate(_) = **error {
             return;
         }
@@ -200,5 +209,13 @@ impl Core {
             }
             None => self.event(|| KeyedEvent::StoreRecovered),
         }
+    }
+}
+
+fn is_shortage(error: &StartError) -> bool {
+    match error {
+        StartError::Instantiate(InstantiateError::PoolExhausted { .. }) => true,
+        StartError::Crash(report) => matches!(report.crash.kind(), CrashKind::Budget { .. }),
+        _ => false,
     }
 }

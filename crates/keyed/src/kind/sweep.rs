@@ -1,6 +1,9 @@
 //! The sweep of a kind: one task, which has old state saved and idle actors leave. No timer an actor.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio::time::{Instant, sleep};
 
@@ -47,6 +50,11 @@ fn too_large(core: &Core, live: usize) -> usize {
     usize::try_from(u128::from(above) * live as u128 / u128::from(used.max(1))).unwrap_or(live)
 }
 
+/// How many are to leave because one did not find an instance.
+fn too_short(core: &Core, live: usize) -> usize {
+    if core.is_short.swap(false, Ordering::Relaxed) { live.div_ceil(5) } else { 0 }
+}
+
 /// Runs as long as the kind.
 pub(crate) async fn sweep<U: Send + 'static>(kind: Arc<Kind<U>>) {
     let core = Arc::clone(&kind.core);
@@ -85,7 +93,7 @@ fn once(core: &Core, every: Duration) {
         idle: millis(options.idle),
         residency: millis(options.residency),
         unsaved,
-        too_many: too_many(live, options.live).max(too_large(core, live)),
+        too_many: too_many(live, options.live).max(too_large(core, live)).max(too_short(core, live)),
     });
     let age = found.oldest_unsaved.map_or(0, |since| core.now().saturating_sub(since));
     core.metrics.oldest_unsaved.set(age as f64 / 1e3);

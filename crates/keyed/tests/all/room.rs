@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use airssys_wasm_actor::AskError;
 use airssys_wasm_keyed::KeyedOptions;
 use airssys_wasm_limits::{ByteSize, MemoryBudget};
 use airssys_wasm_registry::Refusal;
 
-use crate::support::{COUNTER, Faulty, ask, carts, install, pass, settle, system, template};
+use crate::support::{COUNTER, Faulty, ask, carts, install, load, pass, settle, system, system_of, template};
 
 #[tokio::test(start_paused = true)]
 async fn those_longest_without_a_message_make_room() {
@@ -94,4 +95,20 @@ async fn memory_that_is_nearly_used_up_makes_them_leave_too() {
         assert_eq!(stats.live < 11, leave, "{stats:?}");
         assert_eq!(stats.live > 8, stats.live > 9 || !leave || stats.live == 9, "{stats:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_without_an_instance_makes_them_leave_and_quarantines_nobody() {
+    let (system, store) = (system_of(4), Faulty::new());
+    let options = KeyedOptions { idle: Duration::from_secs(600), ..KeyedOptions::default() };
+    let carts = carts(&system, &load(&system), options, &store).await;
+    for key in 0..4 {
+        ask(&carts, &key.to_string(), "add 1").await.unwrap();
+    }
+    pass(Duration::from_secs(5)).await;
+    assert_eq!(carts.stats().live, 4);
+    assert!(matches!(ask(&carts, "4", "get").await.unwrap_err(), AskError::NotActivated(_)));
+    settle().await;
+    assert_eq!(carts.stats().live, 3);
+    assert_eq!(ask(&carts, "4", "add 1").await.unwrap(), "1");
 }

@@ -52,6 +52,18 @@ pub(crate) fn system() -> ActorSystem {
     ActorSystem::new(ENGINE.clone(), SystemConfig { seed: Some(1), ..SystemConfig::default() })
 }
 
+/// A system whose pool has room for so many actors.
+pub(crate) fn system_of(actors: u32) -> ActorSystem {
+    let pool = Some(PoolConfig::for_components(actors));
+    let engine = WasmEngine::new(EngineConfig { pool, ..EngineConfig::default() }.compile_in_process()).unwrap();
+    ActorSystem::new(engine, SystemConfig { seed: Some(1), ..SystemConfig::default() })
+}
+
+/// A counter of that system.
+pub(crate) fn load(system: &ActorSystem) -> LoadedComponent {
+    system.engine().load_blocking(fixtures::COUNTER, Profile::Plain).unwrap()
+}
+
 pub(crate) fn id(name: &str) -> ComponentId {
     name.parse().unwrap()
 }
