@@ -190,6 +190,7 @@ impl<U: Send + 'static> Keyed<U> {
             core: Arc::new(Core::new(name, options, store, rows, keeps)),
             system: system.downgrade(),
             template,
+            runtime: tokio::runtime::Handle::current(),
         });
         system.add_elsewhere(Arc::clone(&kind) as _);
         tokio::spawn(sweep(Arc::clone(&kind)));

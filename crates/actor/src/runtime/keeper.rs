@@ -55,6 +55,9 @@ pub trait Keeper: Send + 'static {
     /// The first incarnation did not start. Messages that waited for it are refused, or dead letters.
     fn not_activated(&mut self, error: &Arc<StartError>);
 
+    /// Another version goes on from the state of the one before, and what was [fresh](Self::fresh) is no longer.
+    fn upgraded(&mut self);
+
     /// An upgrade that this actor had on probation was undone.
     fn rolled_back(&mut self);
 

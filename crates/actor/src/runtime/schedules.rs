@@ -206,16 +206,9 @@ impl Scene {
         let handled = Arc::default();
         let script = Script { start, started: AtomicBool::new(false), handled: Arc::clone(&handled) };
         let owner = Owner::Supervisor { child: 0, order: 0, events };
-        let task = ActorTask::new(
-            Arc::clone(&cell),
-            inbox,
-            script,
-            RestartPolicy::default(),
-            None,
-            Recycle::default(),
-            owner,
-            keeper.map(Kept::new),
-        );
+        let task =
+            ActorTask::new(Arc::clone(&cell), inbox, script, RestartPolicy::default(), None, Recycle::default(), owner)
+                .kept_by(keeper.map(Kept::new));
         (Self { cell, handled, sent: Arc::default(), sender }, task, told)
     }
 
@@ -341,6 +334,8 @@ impl Keeper for Forgetful {
     }
 
     fn not_activated(&mut self, _: &Arc<StartError>) {}
+
+    fn upgraded(&mut self) {}
 
     fn rolled_back(&mut self) {}
 

@@ -134,7 +134,6 @@ impl<B: Blueprint> ActorTask<B> {
         redelivery: Option<u32>,
         recycle: Recycle,
         owner: Owner,
-        kept: Option<Kept>,
     ) -> Self {
         if blueprint.takes_only_calls() {
             cell.mailbox.set_only_calls();
@@ -165,11 +164,17 @@ impl<B: Blueprint> ActorTask<B> {
             checks: VecDeque::new(),
             checked: false,
             terminated: false,
-            kept: kept.map(Box::new),
+            kept: None,
             is_passivated: false,
         };
         task.announce(&task.blueprint);
         task
+    }
+
+    /// The same, with state that is kept.
+    pub(crate) fn kept_by(mut self, keeper: Option<Kept>) -> Self {
+        self.kept = keeper.map(Box::new);
+        self
     }
 
     /// Tells callers and senders what the version takes and exports.

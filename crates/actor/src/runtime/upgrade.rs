@@ -221,6 +221,9 @@ impl<B: Blueprint> ActorTask<B> {
 
     pub(super) fn adopt(&mut self, next: Arc<B>, probation: u32, state: Option<Bytes>, patterns: Vec<TopicPattern>) {
         self.announce(&next);
+        if let Some(kept) = &mut self.kept {
+            kept.keeper.upgraded();
+        }
         self.previous = Some(std::mem::replace(&mut self.blueprint, next));
         self.probation = (probation > 0).then_some(Probation { messages: probation, state, patterns });
         self.event(|actor| SystemEvent::Upgraded {

@@ -125,7 +125,7 @@ impl<B: Blueprint> Spawn<B> {
             Arc::new(Endpoint::Actor(cell))
         })?;
         let (cell, inbox) = made.expect("made while it was registered");
-        let actor = ActorTask::new(cell, inbox, self.blueprint, restart, redelivery, recycle, owner, kept);
+        let actor = ActorTask::new(cell, inbox, self.blueprint, restart, redelivery, recycle, owner).kept_by(kept);
         if !subscriptions.is_empty() {
             actor.cell().set_patterns(&subscriptions);
         }

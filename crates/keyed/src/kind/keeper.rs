@@ -62,7 +62,11 @@ impl KeyKeeper {
             Some(Saved { version, state }) => (version, Some(state)),
             None => (Version::NONE, None),
         };
-        self.row = Row { version, state: state.as_ref().map(|state| blake3::hash(state)), ..Row::default() };
+        let hash = state.as_ref().map(|state| blake3::hash(state));
+        if self.row.unsure.is_some() {
+            self.count_rows(self.row.state, hash);
+        }
+        self.row = Row { version, state: hash, ..Row::default() };
         Ok(state)
     }
 
@@ -253,6 +257,10 @@ impl Keeper for KeyKeeper {
 
     fn not_activated(&mut self, error: &Arc<StartError>) {
         self.core.not_activated(&self.id, error);
+    }
+
+    fn upgraded(&mut self) {
+        self.row.fresh = None;
     }
 
     fn rolled_back(&mut self) {

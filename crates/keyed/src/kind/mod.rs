@@ -13,14 +13,14 @@ use std::sync::Arc;
 use airssys_wasm_actor::{ActorRef, ActorSpec, ActorSystem, Elsewhere, KeptActor, SpawnError, WeakActorSystem};
 use airssys_wasm_registry::{ActorAddress, ComponentId, Refusal};
 use parking_lot::RwLock;
-use tokio::time::Instant;
+use tokio::{runtime::Handle, time::Instant};
 
 pub(crate) use self::sweep::sweep;
 use self::{
     core::{Core, count},
     keeper::KeyKeeper,
     live::Marks,
-    upgrade::Versions,
+    upgrade::{Activation, Versions},
 };
 
 /// A kind whose actors have the embedder's state `U`.
@@ -30,6 +30,8 @@ pub(crate) struct Kind<U: 'static> {
     pub(crate) system: WeakActorSystem<U>,
     pub(crate) template: ActorSpec<U>,
     pub(crate) versions: RwLock<Versions<U>>,
+    /// Where actors run, whatever thread their first message comes from.
+    pub(crate) runtime: Handle,
 }
 
 impl<U: Send + 'static> Kind<U> {
@@ -81,13 +83,14 @@ impl<U: Send + 'static> Kind<U> {
         if !core.admission.admit(caller, now) {
             return refused(Refusal::Full);
         }
-        let (version, sandbox, before) = self.version();
+        let Activation { number: version, sandbox, before } = self.version();
         let marks = Arc::new(Marks::new(core.tick(now), version));
         let Some(number) = core.live.reserve(&marks, core.options.live) else {
             core.wake.notify_one();
             return refused(Refusal::Full);
         };
         let keeper = KeyKeeper::new(core, id.clone(), marks, number);
+        let _entered = self.runtime.enter();
         let spec = self.template.clone().with_id(id.clone()).with_sandbox(sandbox);
         match system.activate(spec, before, Box::new(keeper)) {
             Ok(actor) => {

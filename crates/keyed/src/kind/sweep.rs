@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     Kind,
-    core::Core,
+    core::{Core, RETRY},
     live::{Sweep, millis},
 };
 use crate::SaveWhen;
@@ -85,7 +85,7 @@ fn once(core: &Core, every: Duration) {
         // Seen at the last tick before it is due.
         SaveWhen::Within(longest) => Some(millis(longest.saturating_sub(every))),
         // What could not be saved at once.
-        SaveWhen::EachMessage => Some(0),
+        SaveWhen::EachMessage => Some(RETRY),
         SaveWhen::OnIdle => None,
     };
     let found = core.live.sweep(&Sweep {

@@ -15,8 +15,23 @@ pub(crate) struct Versions<U: 'static> {
     /// Larger than that of all before.
     pub(crate) number: u64,
     pub(crate) sandbox: ActorSandbox<U>,
-    /// The version before, and how many messages each actor has the present one on probation for.
-    pub(crate) before: Option<(ActorSandbox<U>, Option<NonZeroU32>)>,
+    pub(crate) before: Option<Before<U>>,
+}
+
+/// The version before.
+pub(crate) struct Before<U: 'static> {
+    sandbox: ActorSandbox<U>,
+    keeps: bool,
+    /// How many messages each actor has the present one on probation for.
+    probation: Option<NonZeroU32>,
+}
+
+/// What an actor is activated with.
+pub(super) struct Activation<U: 'static> {
+    pub(super) number: u64,
+    pub(super) sandbox: ActorSandbox<U>,
+    /// The version before, if this one is on probation, and for how many messages.
+    pub(super) before: Option<(ActorSandbox<U>, NonZeroU32)>,
 }
 
 /// What became of the upgrade of a kind.
@@ -33,19 +48,18 @@ pub struct KindUpgrade {
 const AT_A_TIME: usize = 64;
 
 impl<U: Send + 'static> Kind<U> {
-    /// What an actor is activated with: the number of the version, and the one before, if this is on probation.
-    pub(super) fn version(&self) -> (u64, ActorSandbox<U>, Option<(ActorSandbox<U>, NonZeroU32)>) {
+    /// What an actor is activated with now.
+    pub(super) fn version(&self) -> Activation<U> {
         let versions = self.versions.read();
         let (number, sandbox) = (versions.number, versions.sandbox.clone());
-        let (before, probation) = match &versions.before {
-            None => return (number, sandbox, None),
-            Some((before, probation)) => (before.clone(), *probation),
+        let Some(Before { sandbox: before, probation, .. }) = &versions.before else {
+            return Activation { number, sandbox, before: None };
         };
         if self.core.failed_version.load(Ordering::SeqCst) >= number {
             // Until the sweep has seen it.
-            return (number, before, None);
+            return Activation { number, sandbox: before.clone(), before: None };
         }
-        (number, sandbox, probation.map(|messages| (before, messages)))
+        Activation { number, sandbox, before: probation.map(|messages| (before.clone(), messages)) }
     }
 
     /// Goes over to another version.
@@ -70,9 +84,12 @@ impl<U: Send + 'static> Kind<U> {
             let mut versions = self.versions.write();
             let number = versions.number + 1;
             let before = std::mem::replace(&mut versions.sandbox, sandbox.clone());
-            versions.before = Some((before, NonZeroU32::new(options.probation)));
+            versions.before = Some(Before {
+                sandbox: before,
+                keeps: self.core.keeps.swap(keeps, Ordering::SeqCst),
+                probation: NonZeroU32::new(options.probation),
+            });
             versions.number = number;
-            self.core.keeps.store(keeps, Ordering::SeqCst);
             self.core.quarantine.lock().clear();
             number
         };
@@ -128,8 +145,9 @@ impl<U: Send + 'static> Kind<U> {
             if failed < versions.number {
                 return;
             }
-            let Some((before, _)) = versions.before.take() else { return };
-            versions.sandbox = before;
+            let Some(Before { sandbox, keeps, .. }) = versions.before.take() else { return };
+            versions.sandbox = sandbox;
+            self.core.keeps.store(keeps, Ordering::SeqCst);
             versions.number += 1;
             failed
         };

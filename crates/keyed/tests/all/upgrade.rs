@@ -80,3 +80,18 @@ async fn a_version_that_would_lose_the_state_is_not_taken_unless_that_is_wanted(
     carts.upgrade(sandbox(&system, &ECHO), discard).await.unwrap();
     assert_eq!(ask(&carts, "1", "get").await.unwrap(), "get");
 }
+
+#[tokio::test]
+async fn what_was_fresh_to_the_version_before_is_kept_by_the_next() {
+    for is_upgraded in [true, false] {
+        let (system, store) = (system(), Faulty::new());
+        let carts = carts(&system, &COUNTER, KeyedOptions::default(), &store).await;
+        ask(&carts, "1", "get").await.unwrap();
+        if is_upgraded {
+            carts.upgrade(sandbox(&system, &COUNTER_V2), UpgradeOptions::default()).await.unwrap();
+        }
+        carts.passivate("1").await.unwrap();
+        // The next version's own fresh state need not be this one.
+        assert_eq!(store.count_of("1").await, is_upgraded.then_some(0));
+    }
+}
