@@ -54,10 +54,3 @@ pub use kind::upgrade::KindUpgrade;
 pub use manifest::{KeyedTable, LoadKeyedError, load};
 pub use options::{Admission, KeyedOptions, Keys, Rate, SaveWhen};
 pub use store::{Durability, Saved, StateStore, StoreError, StoreFuture, Version, memory::MemoryStore};
-
-/// A kind has as many keys with state as it may have.
-#[derive(Debug, thiserror::Error)]
-#[error("the kind has {allowed} keys with state, and may not have more; raise `most_keys`, or forget some")]
-pub(crate) struct TooManyKeys {
-    allowed: u64,
-}

@@ -155,6 +155,9 @@ impl<B: Blueprint> Episode<'_, B> {
         let reply = task.begin_turn()?;
         let delivery = task.in_flight.take()?;
         let taken = task.cell.metrics.taken(|| task.inbox.messages.len());
+        if let Some(kept) = &mut task.kept {
+            kept.keeper.touched();
+        }
         let several = task.several.get_or_insert_default();
         several.next += 1;
         let begun = Begun {

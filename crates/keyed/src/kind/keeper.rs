@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
-    KeyedEvent, Saved, StoreError, TooManyKeys, Version,
+    KeyedEvent, Saved, StoreError, Version,
     kind::{
         core::{Core, RETRY, count},
         live::Marks,
@@ -180,6 +180,13 @@ impl KeyKeeper {
         }
         Ok(state)
     }
+}
+
+/// A kind has as many keys with state as it may have.
+#[derive(Debug, thiserror::Error)]
+#[error("the kind has {allowed} keys with state, and may not have more; raise `most_keys`, or forget some")]
+struct TooManyKeys {
+    allowed: u64,
 }
 
 /// One that waits for its start.
