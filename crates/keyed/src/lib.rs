@@ -53,4 +53,8 @@ pub use keyed::{ForgetError, InstallError, KeyError, Keyed, KeyedRef, KeyedSpec,
 pub use kind::upgrade::KindUpgrade;
 pub use manifest::{KeyedTable, LoadKeyedError, load};
 pub use options::{Admission, KeyedOptions, Keys, Rate, SaveWhen};
-pub use store::{Durability, Saved, StateStore, StoreError, StoreFuture, Version, memory::MemoryStore};
+pub use store::{
+    Durability, Saved, StateStore, StoreError, StoreFuture, Version, conformance,
+    embedded::{FjallStore, OpenError, StoreConfig},
+    memory::MemoryStore,
+};

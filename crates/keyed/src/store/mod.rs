@@ -1,5 +1,7 @@
 //! What a store of states must do: a row for each kind and key, written by compare-and-set.
 
+pub mod conformance;
+pub(crate) mod embedded;
 pub(crate) mod memory;
 
 use std::{fmt, pin::Pin};
@@ -10,13 +12,17 @@ use serde::{Deserialize, Serialize};
 /// What an operation of a store gives, some time.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
-/// A store of states. [`MemoryStore`](crate::MemoryStore) is one; an embedder can bring another.
+/// A store of states. [`MemoryStore`](crate::MemoryStore) is one, [`FjallStore`](crate::FjallStore) another; an embedder can
+/// bring a third, and test it with [`conformance`](crate::conformance).
 ///
 /// A row has a kind, a key, a version and a state. Each write says which version it follows, and is [`StoreError::Fenced`]
 /// if the row has another: of two writers that follow the same version, one succeeds.
 ///
 /// Operations must not block the thread. One whose future is dropped may have been carried out or not; the row is as it
 /// was or as it was to be, never a mixture.
+///
+/// A write that failed with [`StoreError::Full`] or [`StoreError::Io`] can be made again with the same `follows`: should it
+/// have been carried out, it is not fenced by that.
 pub trait StateStore: fmt::Debug + Send + Sync + 'static {
     /// The row of a key, if there is one. It is no older than the last `save` or `remove` of this store that succeeded.
     fn load<'a>(&'a self, kind: &'a str, key: &'a str) -> StoreFuture<'a, Option<Saved>>;

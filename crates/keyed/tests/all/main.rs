@@ -1,14 +1,17 @@
-//! Kinds of real guests: each policy seen to happen, with its control.
+//! What the crate promises, from outside: kinds of real guests, each policy seen to happen, with its control; and stores.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 mod activation;
 mod failures;
+mod full_disk;
+mod kills;
 mod lives;
 mod manifest;
 mod metrics;
 mod model;
 mod room;
 mod saves;
+mod stores;
 mod support;
 mod upgrade;
