@@ -76,6 +76,7 @@ pub use runtime::events::{DeniedAction, SystemEvent};
 pub use runtime::keeper::{Elsewhere, Keeper, KeptActor};
 pub use runtime::lifecycle::Lifecycle;
 pub use runtime::recycle::{Recycle, RecycleReason};
+pub use runtime::reminders::{ReminderError, Reminders};
 pub use runtime::upgrade::{UpgradeError, UpgradeOptions};
 pub use supervision::supervisor::{ChildError, Strategy, SupervisorPolicy, SupervisorRef};
 pub use system::{

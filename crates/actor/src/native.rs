@@ -1,11 +1,12 @@
 //! Actors written in Rust: the same mailbox, restarts and supervision, without a sandbox.
 
-use std::{convert::Infallible, fmt, future::ready, sync::Arc};
+use std::{convert::Infallible, fmt, future::ready, sync::Arc, time::Duration};
 
 use airssys_wasm_isolation::Crash;
 use airssys_wasm_limits::CancellationToken;
 use airssys_wasm_registry::{
     ActorAddress, ComponentId, MessageEnvelope, Name, PublishReport, SendError, Topic, TopicPattern, TraceContext,
+    Undelivered,
 };
 use bytes::Bytes;
 
@@ -15,6 +16,7 @@ use crate::{
         cell::Cell,
         incarnation::{Blueprint, Handled, Live, call, crashed, made},
         options::{ActorOptions, option_methods},
+        timers::TimerLimits,
         turn::Turn,
     },
 };
@@ -104,6 +106,32 @@ impl NativeContext {
     /// [`SendError`], with the message.
     pub fn send(&self, to: &ComponentId, message: impl Into<MessageEnvelope>) -> Result<(), SendError> {
         self.cell.services.send(to, self.envelope(message))
+    }
+
+    /// Sends a message from this actor later, and gives its number. It is cancelled when the actor ends, and kept when it
+    /// restarts. A receiver that does not take it then makes it a dead letter of this actor.
+    ///
+    /// # Errors
+    ///
+    /// [`Undelivered`], with the message, if the actor has ended.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with timers.
+    pub fn send_after(
+        &self,
+        after: Duration,
+        to: &ComponentId,
+        message: impl Into<MessageEnvelope>,
+    ) -> Result<u64, Undelivered> {
+        let message = self.envelope(message);
+        let sent = self.cell.send_later(to.clone(), message, after, TimerLimits::NONE);
+        sent.map_err(|(reason, message)| Undelivered::new(reason, message))
+    }
+
+    /// Cancels a message that was to be sent later. `false` if it was sent, or is about to be.
+    pub fn cancel(&self, number: u64) -> bool {
+        self.cell.cancel_later(number)
     }
 
     /// Publishes a message from this actor to all subscribers of a topic.

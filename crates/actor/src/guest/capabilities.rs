@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use airssys_wasm_limits::ByteSize;
 use airssys_wasm_registry::{ComponentId, InvalidId, Topic, TopicPattern};
 use serde::{Deserialize, Deserializer, de};
 use wildmatch::WildMatch;
@@ -32,6 +33,10 @@ pub struct Capabilities {
     pub subscribe: Vec<TopicPattern>,
     /// Most subscriptions at a time. Default: 64.
     pub subscriptions: u32,
+    /// Most messages at a time that it has said to send later. Default: 64.
+    pub later: u32,
+    /// Bytes of their payloads at a time. Default: 1 MiB.
+    pub later_bytes: ByteSize,
 }
 
 impl Default for Capabilities {
@@ -43,6 +48,8 @@ impl Default for Capabilities {
             publish: Vec::new(),
             subscribe: Vec::new(),
             subscriptions: 64,
+            later: 64,
+            later_bytes: ByteSize::mib(1),
         }
     }
 }
@@ -59,6 +66,8 @@ impl Capabilities {
             publish: vec![everything.clone()],
             subscribe: vec![everything],
             subscriptions: u32::MAX,
+            later: u32::MAX,
+            later_bytes: ByteSize::b(u64::MAX),
         }
     }
 

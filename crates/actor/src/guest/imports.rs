@@ -209,6 +209,20 @@ fn send<U>(
     payload: Bytes,
     content_type: Option<Arc<str>>,
 ) -> Result<(), GuestSendError> {
+    let (to, message) = outgoing(state, to, payload, content_type)?;
+    state.cell.services.send(&to, message).map_err(|error| match error {
+        SendError::Refused { reason, .. } => refused(reason),
+        _ => GuestSendError::Unknown,
+    })
+}
+
+/// A message that may be sent.
+pub(super) fn outgoing<U>(
+    state: &mut ActorState<U>,
+    to: &str,
+    payload: Bytes,
+    content_type: Option<Arc<str>>,
+) -> Result<(ComponentId, MessageEnvelope), GuestSendError> {
     let to = ComponentId::new(to).map_err(invalid)?;
     if !state.capabilities.may_send(&to) {
         state.deny(DeniedAction::Send, to.as_str());
@@ -221,10 +235,7 @@ fn send<U>(
     if let Some(content_type) = content_type {
         message = message.with_content_type(ContentType(content_type));
     }
-    state.cell.services.send(&to, message).map_err(|error| match error {
-        SendError::Refused { reason, .. } => refused(reason),
-        _ => GuestSendError::Unknown,
-    })
+    Ok((to, message))
 }
 
 /// The longest media type, in bytes.
@@ -234,7 +245,7 @@ fn invalid(error: impl ToString) -> GuestSendError {
     GuestSendError::Invalid(error.to_string())
 }
 
-fn refused(reason: Refusal) -> GuestSendError {
+pub(super) fn refused(reason: Refusal) -> GuestSendError {
     match reason {
         Refusal::Full => GuestSendError::Full,
         Refusal::Restarting => GuestSendError::Restarting,

@@ -10,5 +10,6 @@ pub(crate) mod incarnation;
 pub(crate) mod links;
 pub(crate) mod manifest;
 pub(crate) mod spec;
+pub(crate) mod timers;
 pub(crate) mod wasmcloud;
 pub(crate) mod wire;

@@ -54,6 +54,22 @@ pub(crate) enum GuestSendError {
     TooLarge(u64),
 }
 
+/// `airssys:actor/types.reminder-error`.
+#[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lower)]
+#[component(variant)]
+pub(crate) enum GuestReminderError {
+    #[component(name = "not-kept")]
+    NotKept,
+    #[component(name = "invalid")]
+    Invalid(String),
+    #[component(name = "too-many")]
+    TooMany(u32),
+    #[component(name = "too-large")]
+    TooLarge(u64),
+    #[component(name = "unavailable")]
+    Unavailable,
+}
+
 /// `airssys:actor/types.request-error`.
 #[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lower)]
 #[component(variant)]

@@ -27,6 +27,7 @@ use crate::{
         orders::{Control, OrderInbox, Orders},
         services::Services,
         sync::{Shared, shared},
+        timers::OwnTimers,
         waits::Waiting,
     },
 };
@@ -60,6 +61,7 @@ pub(crate) struct Cell {
     pub(crate) exports: Mutex<Exports>,
     /// Of an actor that can be passivated.
     gate: Option<Gate>,
+    pub(crate) timers: OwnTimers,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) services: Arc<Services>,
 }
@@ -118,6 +120,7 @@ impl Cell {
             reply_subject: Mutex::default(),
             exports: Mutex::default(),
             gate: can_be_passivated.then(Gate::default),
+            timers: OwnTimers::default(),
             services: Arc::clone(services),
         };
         (Arc::new(cell), Inbox { messages, orders: control })

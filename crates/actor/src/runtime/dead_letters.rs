@@ -63,6 +63,14 @@ pub enum DeadReason {
         /// Why, as text.
         because: String,
     },
+    /// The message was to be sent later, and when its time came its receiver did not take it. The letter is for its
+    /// sender.
+    NotSent {
+        /// The receiver.
+        to: ComponentId,
+        /// Why, as text.
+        because: String,
+    },
     /// The message's deadline passed before its turn.
     Late,
     /// The actor was upgraded while the message waited, and the new version's `message_size` is smaller.
@@ -90,6 +98,7 @@ impl fmt::Display for DeadReason {
             Self::Interrupted => f.write_str("its receiver was ended while it had it"),
             Self::Stopped => f.write_str("its receiver stopped before it came to it"),
             Self::NotActivated { because } => write!(f, "its receiver did not start for it: {because}"),
+            Self::NotSent { because, .. } => write!(f, "it was sent later, and was {because}"),
             Self::Late => f.write_str("its deadline was over when its turn came"),
             Self::TooLarge { size, allowed } => {
                 write!(f, "it has {size} bytes, and when its turn came its receiver took {allowed}")
@@ -140,12 +149,21 @@ struct Share {
 }
 
 impl DeadLetter {
+    /// Whom it is sent to when it is sent again.
+    pub(crate) fn receiver(&self) -> &ComponentId {
+        match &self.reason {
+            DeadReason::NotSent { to, .. } => to,
+            _ => self.to.id(),
+        }
+    }
+
     /// Bytes that count against the limits: the message's, and the crash report's or the handler's reason's.
     fn size(&self) -> usize {
         let reason = match &self.reason {
             DeadReason::Poison { report, .. } => report.crash.size(),
             DeadReason::Rejected { because } => because.as_ref().map_or(0, String::len),
             DeadReason::NotActivated { because } => because.len(),
+            DeadReason::NotSent { to, because } => to.as_str().len() + because.len(),
             _ => 0,
         };
         self.message.size() + reason

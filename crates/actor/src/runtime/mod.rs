@@ -17,6 +17,7 @@ pub(crate) mod options;
 pub(crate) mod orders;
 pub(crate) mod owner;
 pub(crate) mod recycle;
+pub(crate) mod reminders;
 mod restart;
 #[cfg(test)]
 mod schedules;
@@ -25,6 +26,7 @@ pub(crate) mod several;
 pub(crate) mod shares;
 pub(crate) mod sync;
 pub(crate) mod task;
+pub(crate) mod timers;
 pub(crate) mod turn;
 pub(crate) mod upgrade;
 pub(crate) mod waits;

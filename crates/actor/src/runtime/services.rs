@@ -12,7 +12,8 @@ use tokio::sync::broadcast;
 use crate::{
     ActorRef, DeadLetterLimits, DeadLetters, SystemEvent,
     runtime::{
-        endpoint::Endpoint, events::EVENTS, keeper::Elsewhere, mailbox::Delivery, metrics::Metrics, waits::Waits,
+        endpoint::Endpoint, events::EVENTS, keeper::Elsewhere, mailbox::Delivery, metrics::Metrics,
+        reminders::Reminding, timers::Timers, waits::Waits,
     },
 };
 
@@ -22,6 +23,8 @@ pub(crate) struct Services {
     pub(crate) broker: MessageBroker<Endpoint>,
     pub(crate) dead_letters: DeadLetters,
     pub(crate) waits: Waits,
+    pub(crate) timers: Timers,
+    pub(crate) reminders: Reminding,
     events: broadcast::Sender<SystemEvent>,
     metrics: Arc<Metrics>,
     metrics_per_actor: bool,
@@ -45,6 +48,8 @@ impl Services {
             broker: MessageBroker::new(),
             dead_letters: DeadLetters::new(dead_letters),
             waits: Waits::default(),
+            timers: Timers::default(),
+            reminders: Reminding::default(),
             events: broadcast::Sender::new(EVENTS),
             metrics: Arc::new(Metrics::new(None, latencies)),
             metrics_per_actor,

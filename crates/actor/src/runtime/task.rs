@@ -622,6 +622,7 @@ impl<B: Blueprint> ActorTask<B> {
         }
         self.cell.set_state(Lifecycle::Stopping);
         self.close();
+        self.cell.cancel_all_later();
         if self.attempted {
             self.dead_letter_in_flight(DeadReason::Interrupted);
         } else if let Some(delivery) = self.in_flight.take() {

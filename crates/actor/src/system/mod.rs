@@ -34,13 +34,13 @@ pub use self::{spawn::SpawnError, subscription::HostSubscription, tree::Supervis
 use crate::{
     ActorInfo, ActorManifest, ActorRef, ActorSandbox, ActorSpec, ActorState, ActorTemplate, Capabilities,
     DeadLetterLimits, DeadLetters, Elsewhere, Keeper, KeptActor, Links, LinksError, LoadManifestError, NativeActor,
-    NativeSpec, SystemEvent, UpgradeError, UpgradeOptions,
+    NativeSpec, Reminders, SystemEvent, UpgradeError, UpgradeOptions,
     failure::policy::later,
     guest::{
         front::{Front, FrontBlueprint},
         imports,
         incarnation::{GuestBlueprint, MakeState, configured, linked},
-        links, wasmcloud,
+        links, timers, wasmcloud,
     },
     runtime::{
         endpoint::Endpoint,
@@ -276,6 +276,7 @@ impl<U: Send + 'static> ActorSystem<U> {
             .and_then(|()| add_config(&mut linker))
             .and_then(|()| add_keyvalue(&mut linker))
             .and_then(|()| imports::link(&mut linker, component))
+            .and_then(|()| timers::link(&mut linker, component))
             .and_then(|()| wasmcloud::link(&mut linker, component))
             .and_then(|()| (self.0.link)(&mut linker))
             .map_err(|source| LinkError::HostFunctions { source })?;
@@ -561,11 +562,16 @@ impl<U: Send + 'static> ActorSystem<U> {
         let letters = self.dead_letters();
         let mut letter = letters.take(number).ok_or(ResendError::Unknown(number))?;
         let message = letter.message.clone().with_deadline(None);
-        self.services().send(letter.to.id(), message).map_err(|error| {
+        self.services().send(letter.receiver(), message).map_err(|error| {
             letter.message = letter.message.clone().with_target(None);
             letters.put_back(letter);
             ResendError::NotSent(error)
         })
+    }
+
+    /// Has somebody keep reminders for actors that it knows.
+    pub fn add_reminders(&self, reminders: Arc<dyn Reminders>) {
+        self.services().reminders.add(reminders);
     }
 
     /// What happens from now on.

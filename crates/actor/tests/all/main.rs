@@ -22,5 +22,6 @@ mod shutdown;
 mod supervision;
 mod support;
 mod tasks;
+mod timers;
 mod upgrade;
 mod wasmcloud;

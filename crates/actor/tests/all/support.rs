@@ -47,6 +47,9 @@ guests! {
 pub(crate) static ASYNC_WASMCLOUD: LazyLock<LoadedComponent> =
     LazyLock::new(|| ENGINE.load_wat_blocking(fixtures::ASYNC_WASMCLOUD, Profile::Plain).unwrap());
 
+pub(crate) static LATER: LazyLock<LoadedComponent> =
+    LazyLock::new(|| ENGINE.load_wat_blocking(fixtures::LATER, Profile::Plain).unwrap());
+
 pub(crate) fn system() -> ActorSystem {
     ActorSystem::new(ENGINE.clone(), SystemConfig { seed: Some(1), ..SystemConfig::default() })
 }
