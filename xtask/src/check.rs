@@ -132,6 +132,21 @@ const STEPS: &[Step] = &[
     nightly("search for costly files", &[&["xtask", "hostile", "--search", "60"]]),
     nightly("calibration of the compiler's model", &[&["xtask", "calibrate"]]),
     nightly("fuzzing", &[&["xtask", "fuzz", "--seconds", "600"]]),
+    nightly(
+        "kills of a process that saves",
+        &[&[
+            "test",
+            "--package",
+            "airssys-wasm-keyed",
+            "--locked",
+            "--test",
+            "all",
+            "--",
+            "--ignored",
+            "--exact",
+            "kills::two_thousand_kills",
+        ]],
+    ),
     nightly("address sanitizer", &[&["xtask", "sanitize"]]),
 ];
 

@@ -44,6 +44,7 @@ mod kind;
 mod manifest;
 mod metrics;
 mod options;
+mod reminders;
 mod store;
 
 pub use airssys_wasm_actor as actor;
@@ -53,6 +54,7 @@ pub use keyed::{ForgetError, InstallError, KeyError, Keyed, KeyedRef, KeyedSpec,
 pub use kind::upgrade::KindUpgrade;
 pub use manifest::{KeyedTable, LoadKeyedError, load};
 pub use options::{Admission, KeyedOptions, Keys, Rate, SaveWhen};
+pub use reminders::{ReminderConfig, StoredReminders};
 pub use store::{
     Durability, Saved, StateStore, StoreError, StoreFuture, Version, conformance,
     embedded::{FjallStore, OpenError, StoreConfig},

@@ -107,7 +107,17 @@ fn killed_after(folder: &Path, acknowledgements: usize) -> HashMap<u64, u64> {
 #[tokio::test]
 async fn what_was_acknowledged_before_a_kill_is_found_after_it() {
     let number = |name: &str, default| env::var(name).map_or(default, |value| value.parse().unwrap());
-    let (kills, seed) = (number("KILLS", 100), number("KILLS_SEED", 1));
+    survives(number("KILLS", 100), number("KILLS_SEED", 1)).await;
+}
+
+#[tokio::test]
+#[ignore = "takes minutes, each night"]
+async fn two_thousand_kills() {
+    survives(2_000, fastrand::u64(..)).await;
+}
+
+async fn survives(kills: u64, seed: u64) {
+    println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("store");

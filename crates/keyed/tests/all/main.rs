@@ -10,6 +10,8 @@ mod lives;
 mod manifest;
 mod metrics;
 mod model;
+mod power;
+mod reminders;
 mod room;
 mod saves;
 mod stores;

@@ -48,6 +48,9 @@ guests! {
 pub(crate) static ECHO: LazyLock<LoadedComponent> =
     LazyLock::new(|| ENGINE.load_wat_blocking(fixtures::SMALLEST_ACTOR, Profile::Plain).unwrap());
 
+pub(crate) static LATER: LazyLock<LoadedComponent> =
+    LazyLock::new(|| ENGINE.load_wat_blocking(fixtures::LATER, Profile::Plain).unwrap());
+
 pub(crate) fn system() -> ActorSystem {
     ActorSystem::new(ENGINE.clone(), SystemConfig { seed: Some(1), ..SystemConfig::default() })
 }

@@ -1,0 +1,182 @@
+//! Setting, cancelling and settling reminders in a store.
+
+use std::{
+    collections::hash_map::RandomState,
+    hash::BuildHasher,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use airssys_wasm_actor::ReminderError;
+use bytes::Bytes;
+use tokio::sync::{Mutex, MutexGuard, Notify};
+
+use super::{
+    ReminderConfig,
+    rows::{BY_ACTOR, BY_TIME, Own, key},
+};
+use crate::store::{StateStore, StoreError, Version};
+
+/// Bytes that a name may have.
+const LONGEST_NAME: usize = 64;
+
+/// Nothing is due sooner.
+const SOONEST: Duration = Duration::from_secs(1);
+
+pub(super) struct Book {
+    pub(super) store: Arc<dyn StateStore>,
+    pub(super) config: ReminderConfig,
+    /// One at a time changes the reminders of an actor. Actors share them, by hash.
+    turns: [Mutex<()>; 64],
+    hasher: RandomState,
+    /// Until when the task waits, in milliseconds since 1970; it does not, if that is never.
+    pub(super) waits_until: parking_lot::Mutex<u64>,
+    /// There is one that is due before.
+    pub(super) sooner: Notify,
+}
+
+impl Book {
+    pub(super) fn new(store: Arc<dyn StateStore>, config: ReminderConfig) -> Self {
+        Self {
+            store,
+            config,
+            turns: [const { Mutex::const_new(()) }; 64],
+            hasher: RandomState::new(),
+            waits_until: parking_lot::Mutex::new(u64::MAX),
+            sooner: Notify::new(),
+        }
+    }
+
+    /// Milliseconds since 1970.
+    pub(super) fn now(&self) -> u64 {
+        let now = self.config.clock.as_ref().map_or_else(SystemTime::now, |clock| clock());
+        millis(now.duration_since(UNIX_EPOCH).unwrap_or_default())
+    }
+
+    async fn turn(&self, of: &str) -> MutexGuard<'_, ()> {
+        self.turns[self.hasher.hash_one(of) as usize % self.turns.len()].lock().await
+    }
+
+    pub(super) async fn set(&self, of: &str, name: &str, after: Duration, payload: Bytes) -> Result<(), ReminderError> {
+        check_name(name)?;
+        let (size, allowed) = (payload.len() as u64, self.config.payload.as_u64());
+        if size > allowed {
+            return Err(ReminderError::TooLarge { size, allowed });
+        }
+        let _turn = self.turn(of).await;
+        let (mut own, version) = self.own(of).await.map_err(unavailable)?;
+        if own.find(name).is_none() && own.0.len() >= self.config.most as usize {
+            return Err(ReminderError::TooMany(self.config.most));
+        }
+        let due = self.now().saturating_add(millis(after.max(SOONEST)));
+        self.put(&key(due, of, name), payload).await.map_err(unavailable)?;
+        let before = own.set(name, due);
+        self.put_own(of, &own, version).await.map_err(unavailable)?;
+        if let Some(before) = before.filter(|before| *before != due) {
+            // It does not count any more, and is found again when it would have been due.
+            _ = self.take(&key(before, of, name)).await;
+        }
+        if due < *self.waits_until.lock() {
+            self.sooner.notify_one();
+        }
+        Ok(())
+    }
+
+    pub(super) async fn cancel(&self, of: &str, name: &str) -> Result<bool, ReminderError> {
+        check_name(name)?;
+        let _turn = self.turn(of).await;
+        let (mut own, version) = self.own(of).await.map_err(unavailable)?;
+        let Some(due) = own.remove(name) else { return Ok(false) };
+        self.put_own(of, &own, version).await.map_err(unavailable)?;
+        _ = self.take(&key(due, of, name)).await;
+        Ok(true)
+    }
+
+    /// Forgets all of an actor's.
+    pub(super) async fn forget(&self, of: &str) -> Result<(), StoreError> {
+        let _turn = self.turn(of).await;
+        let (own, version) = self.own(of).await?;
+        self.put_own(of, &Own::default(), version).await?;
+        for (name, due) in own.0 {
+            self.take(&key(due, of, &name)).await?;
+        }
+        Ok(())
+    }
+
+    /// The payload of one that is due. One that does not count is taken away.
+    pub(super) async fn due(&self, due: u64, of: &str, name: &str) -> Result<Option<Bytes>, StoreError> {
+        let _turn = self.turn(of).await;
+        let key = key(due, of, name);
+        if self.own(of).await?.0.find(name) != Some(due) {
+            self.take(&key).await?;
+            return Ok(None);
+        }
+        Ok(self.store.load(BY_TIME, &key).await?.map(|row| row.state))
+    }
+
+    /// It was handled. Should it have been set again meanwhile, that stays.
+    pub(super) async fn settle(&self, due: u64, of: &str, name: &str) -> Result<(), StoreError> {
+        let _turn = self.turn(of).await;
+        let (mut own, version) = self.own(of).await?;
+        if own.find(name) == Some(due) {
+            own.remove(name);
+            self.put_own(of, &own, version).await?;
+        }
+        self.take(&key(due, of, name)).await
+    }
+
+    async fn own(&self, of: &str) -> Result<(Own, Version), StoreError> {
+        let Some(row) = self.store.load(BY_ACTOR, of).await? else { return Ok((Own::default(), Version::NONE)) };
+        let own = Own::decode(&row.state).ok_or_else(|| StoreError::io(Malformed))?;
+        Ok((own, row.version))
+    }
+
+    async fn put_own(&self, of: &str, own: &Own, follows: Version) -> Result<(), StoreError> {
+        if own.0.is_empty() {
+            return self.store.remove(BY_ACTOR, of, follows).await;
+        }
+        self.store.save(BY_ACTOR, of, follows, own.encode().into(), self.config.durability).await.map(|_| ())
+    }
+
+    /// Whatever was there before.
+    async fn put(&self, key: &str, payload: Bytes) -> Result<(), StoreError> {
+        let mut follows = Version::NONE;
+        loop {
+            match self.store.save(BY_TIME, key, follows, payload.clone(), self.config.durability).await {
+                Err(StoreError::Fenced { found }) => follows = found,
+                saved => return saved.map(|_| ()),
+            }
+        }
+    }
+
+    async fn take(&self, key: &str) -> Result<(), StoreError> {
+        let mut follows = Version::NONE;
+        loop {
+            match self.store.remove(BY_TIME, key, follows).await {
+                Err(StoreError::Fenced { found }) => follows = found,
+                removed => return removed,
+            }
+        }
+    }
+}
+
+/// A row was not written by this version.
+#[derive(Debug, thiserror::Error)]
+#[error("the reminders of an actor are malformed")]
+struct Malformed;
+
+fn check_name(name: &str) -> Result<(), ReminderError> {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    if name.is_empty() || name.len() > LONGEST_NAME || !name.chars().all(is_allowed) {
+        return Err(ReminderError::Name { len: name.len(), allowed: LONGEST_NAME });
+    }
+    Ok(())
+}
+
+fn unavailable(error: StoreError) -> ReminderError {
+    ReminderError::Unavailable(error.into())
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

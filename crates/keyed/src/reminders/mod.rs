@@ -1,0 +1,184 @@
+//! Reminders: messages of an actor to itself, stored until they are handled.
+
+mod book;
+mod rows;
+mod serve;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    num::NonZeroUsize,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use airssys_wasm_actor::{AskError, ReminderError, Reminders};
+use airssys_wasm_limits::ByteSize;
+use airssys_wasm_registry::{ComponentId, MessageEnvelope};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use parking_lot::RwLock;
+use tokio::{sync::Notify, task::AbortHandle};
+
+use self::book::Book;
+use crate::{
+    Keyed,
+    store::{Durability, StateStore, StoreError},
+};
+
+/// What can be chosen about reminders.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct ReminderConfig {
+    /// Reminders that an actor may have. Default: 16.
+    pub most: u32,
+    /// Bytes that the payload of one may have. Default: 64 KiB.
+    pub payload: ByteSize,
+    /// What one survives once it is set. Default: [`Durability::Process`].
+    pub durability: Durability,
+    /// How many are handed over and not yet handled at a time. Default: 64.
+    pub in_flight: NonZeroUsize,
+    /// What says when they are due. Default: the system's clock.
+    pub clock: Option<Arc<dyn Fn() -> SystemTime + Send + Sync>>,
+}
+
+impl Default for ReminderConfig {
+    fn default() -> Self {
+        Self {
+            most: 16,
+            payload: ByteSize::kib(64),
+            durability: Durability::Process,
+            in_flight: NonZeroUsize::MIN.saturating_add(63),
+            clock: None,
+        }
+    }
+}
+
+impl fmt::Debug for ReminderConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { most, payload, durability, in_flight, clock: _ } = self;
+        f.debug_struct("ReminderConfig")
+            .field("most", most)
+            .field("payload", payload)
+            .field("durability", durability)
+            .field("in_flight", in_flight)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Reminders in a store, for any number of kinds.
+///
+/// Each is a row by the time when it is due. One task sends what is due, in that order, whether its actor is in memory or
+/// not, and takes it away when a handler has come to its end over it: at least once. What is not handled, because the
+/// actor is not admitted, crashes or cannot save its state, is sent again after a second, after two, and so on up to 64 s,
+/// until it is handled or cancelled. A million of them cost no memory: the task reads pages of 256 keys.
+pub struct StoredReminders {
+    book: Arc<Book>,
+    receivers: Arc<Receivers>,
+    task: AbortHandle,
+}
+
+type Receiver = Arc<dyn Fn(&str, MessageEnvelope) -> BoxFuture<'static, Result<Bytes, AskError>> + Send + Sync>;
+
+/// Who takes reminders.
+#[derive(Default)]
+struct Receivers {
+    by_kind: RwLock<HashMap<Box<str>, Receiver>>,
+    changed: Notify,
+    /// One was not handled.
+    failed: Notify,
+}
+
+impl StoredReminders {
+    /// Reminders in a store. They are sent until this is dropped.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with timers.
+    pub fn start(store: Arc<dyn StateStore>, config: ReminderConfig) -> Self {
+        let (book, receivers) = (Arc::new(Book::new(store, config)), Arc::<Receivers>::default());
+        let task = tokio::spawn(serve::serve(Arc::clone(&book), Arc::clone(&receivers))).abort_handle();
+        Self { book, receivers, task }
+    }
+
+    /// Keeps the reminders of a kind, and gives its actors the import `airssys:actor/reminders`.
+    ///
+    /// ```ignore
+    /// let reminders = Arc::new(StoredReminders::start(store, ReminderConfig::default()));
+    /// reminders.keep(&carts);
+    /// system.add_reminders(reminders);
+    /// ```
+    pub fn keep<U: Send + 'static>(&self, kind: &Keyed<U>) {
+        let name = kind.kind().clone();
+        let kind = kind.clone();
+        self.add(name.as_str(), move |key, message| {
+            let actor = kind.actor(key);
+            Box::pin(async move {
+                match actor {
+                    Ok(actor) => actor.ask(message).await,
+                    Err(_) => Err(AskError::Stopped),
+                }
+            })
+        });
+    }
+
+    /// Keeps the reminders of a kind that somebody else brings into memory. `ask` is given the key of an actor, and sends to
+    /// it.
+    pub fn add(
+        &self,
+        kind: &str,
+        ask: impl Fn(&str, MessageEnvelope) -> BoxFuture<'static, Result<Bytes, AskError>> + Send + Sync + 'static,
+    ) {
+        self.receivers.by_kind.write().insert(kind.into(), Arc::new(ask));
+        self.receivers.changed.notify_one();
+    }
+
+    /// Forgets all reminders of an actor, which [`Keyed::forget`] does not.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]: some of them may be forgotten.
+    pub async fn forget(&self, of: &ComponentId) -> Result<(), StoreError> {
+        self.book.forget(of.as_str()).await
+    }
+
+    fn knows(&self, of: &ComponentId) -> bool {
+        of.as_str().split_once('/').is_some_and(|(kind, _)| self.receivers.by_kind.read().contains_key(kind))
+    }
+}
+
+impl Drop for StoredReminders {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl fmt::Debug for StoredReminders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoredReminders").field("config", &self.book.config).finish_non_exhaustive()
+    }
+}
+
+impl Reminders for StoredReminders {
+    fn set(
+        &self,
+        of: &ComponentId,
+        name: &str,
+        after: Duration,
+        payload: Bytes,
+    ) -> Option<BoxFuture<'static, Result<(), ReminderError>>> {
+        if !self.knows(of) {
+            return None;
+        }
+        let (book, of, name) = (Arc::clone(&self.book), of.clone(), name.to_owned());
+        Some(Box::pin(async move { book.set(of.as_str(), &name, after, payload).await }))
+    }
+
+    fn cancel(&self, of: &ComponentId, name: &str) -> Option<BoxFuture<'static, Result<bool, ReminderError>>> {
+        if !self.knows(of) {
+            return None;
+        }
+        let (book, of, name) = (Arc::clone(&self.book), of.clone(), name.to_owned());
+        Some(Box::pin(async move { book.cancel(of.as_str(), &name).await }))
+    }
+}

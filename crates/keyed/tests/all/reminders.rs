@@ -1,0 +1,427 @@
+//! Reminders in a store: when they come, in which order, how often, and what outlives what.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use airssys_wasm_actor::{AskError, ReminderError, Reminders};
+use airssys_wasm_keyed::{
+    Durability, KeyedOptions, MemoryStore, ReminderConfig, Saved, StateStore, StoreError, StoreFuture, StoredReminders,
+    Version,
+};
+use airssys_wasm_registry::{ComponentId, MessageEnvelope};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::{runtime::Handle, sync::Notify, time::Instant};
+
+use crate::support::{Faulty, LATER, carts, system};
+
+/// A store that can be told to fail.
+#[derive(Debug, Default)]
+struct Fails {
+    store: MemoryStore,
+    writes: AtomicBool,
+}
+
+impl StateStore for Fails {
+    fn load<'a>(&'a self, kind: &'a str, key: &'a str) -> StoreFuture<'a, Option<Saved>> {
+        self.store.load(kind, key)
+    }
+
+    fn save<'a>(
+        &'a self,
+        kind: &'a str,
+        key: &'a str,
+        follows: Version,
+        state: Bytes,
+        durability: Durability,
+    ) -> StoreFuture<'a, Version> {
+        if self.writes.load(Ordering::SeqCst) {
+            return Box::pin(async { Err(StoreError::Full) });
+        }
+        self.store.save(kind, key, follows, state, durability)
+    }
+
+    fn remove<'a>(&'a self, kind: &'a str, key: &'a str, follows: Version) -> StoreFuture<'a, ()> {
+        if self.writes.load(Ordering::SeqCst) {
+            return Box::pin(async { Err(StoreError::Full) });
+        }
+        self.store.remove(kind, key, follows)
+    }
+
+    fn count<'a>(&'a self, kind: &'a str) -> StoreFuture<'a, u64> {
+        self.store.count(kind)
+    }
+
+    fn keys<'a>(&'a self, kind: &'a str, after: Option<&'a str>, limit: usize) -> StoreFuture<'a, Vec<String>> {
+        self.store.keys(kind, after, limit)
+    }
+}
+
+/// What actors of the kind `cart` heard, each as key, name and payload; and which keys do not handle it.
+#[derive(Clone, Default)]
+struct Carts {
+    heard: Arc<Mutex<Vec<String>>>,
+    refuse: Arc<Mutex<HashSet<String>>>,
+    /// Those whose key is `slow` wait for it.
+    go: Arc<Notify>,
+}
+
+impl Carts {
+    fn heard(&self) -> String {
+        self.heard.lock().join(", ")
+    }
+}
+
+struct Scene {
+    store: Arc<Fails>,
+    carts: Carts,
+    clock: Arc<dyn Fn() -> SystemTime + Send + Sync>,
+    reminders: Option<StoredReminders>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let (begun, epoch) = (Instant::now(), SystemTime::now());
+        let clock = Arc::new(move || epoch + begun.elapsed());
+        let mut scene = Self { store: Arc::default(), carts: Carts::default(), clock, reminders: None };
+        scene.start();
+        scene
+    }
+
+    /// As after a start of the process.
+    fn start(&mut self) {
+        self.reminders = None;
+        let mut config = ReminderConfig::default();
+        config.clock = Some(Arc::clone(&self.clock));
+        let reminders = StoredReminders::start(Arc::clone(&self.store) as Arc<dyn StateStore>, config);
+        let carts = self.carts.clone();
+        reminders.add("cart", move |key, message| {
+            let (carts, key) = (carts.clone(), key.to_owned());
+            Box::pin(async move {
+                let name = message.topic().unwrap().to_string();
+                let payload = String::from_utf8(message.payload().to_vec()).unwrap();
+                carts.heard.lock().push(format!("{key} {} {payload}", name.strip_prefix("reminder.").unwrap()));
+                if key == "slow" {
+                    carts.go.notified().await;
+                }
+                if carts.refuse.lock().contains(&key) { Err(AskError::Stopped) } else { Ok(Bytes::new()) }
+            })
+        });
+        self.reminders = Some(reminders);
+    }
+
+    async fn set(&self, key: &str, name: &str, after_ms: u64, payload: &str) -> Result<(), ReminderError> {
+        let reminders = self.reminders.as_ref().unwrap();
+        let payload = Bytes::from(payload.to_owned());
+        reminders.set(&cart(key), name, Duration::from_millis(after_ms), payload).expect("the kind is known").await
+    }
+
+    async fn cancel(&self, key: &str, name: &str) -> bool {
+        self.reminders.as_ref().unwrap().cancel(&cart(key), name).expect("the kind is known").await.unwrap()
+    }
+
+    async fn rows(&self) -> (u64, u64) {
+        (self.store.count("!due").await.unwrap(), self.store.count("!reminders").await.unwrap())
+    }
+}
+
+fn cart(key: &str) -> ComponentId {
+    format!("cart/{key}").parse().unwrap()
+}
+
+async fn pass(ms: u64) {
+    tokio::time::sleep(Duration::from_millis(ms)).await;
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn they_come_once_in_the_order_of_time_and_leave_no_row() {
+    let scene = Scene::new();
+    for (key, name, after) in [("1", "c", 3_000), ("2", "b", 2_000), ("1", "a", 1_000), ("3", "c2", 3_001)] {
+        scene.set(key, name, after, "x").await.unwrap();
+    }
+    assert_eq!(scene.rows().await, (4, 3));
+    pass(999).await;
+    assert_eq!(scene.carts.heard(), "");
+    pass(2).await;
+    assert_eq!(scene.carts.heard(), "1 a x");
+    pass(1_000).await;
+    assert_eq!(scene.carts.heard(), "1 a x, 2 b x");
+    pass(1_010).await;
+    assert_eq!(scene.carts.heard(), "1 a x, 2 b x, 1 c x, 3 c2 x");
+    assert_eq!(scene.rows().await, (0, 0));
+    pass(1_000_000).await;
+    assert_eq!(scene.carts.heard.lock().len(), 4, "once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn none_comes_sooner_than_after_a_second() {
+    let scene = Scene::new();
+    scene.set("1", "at-once", 0, "x").await.unwrap();
+    pass(998).await;
+    assert_eq!(scene.carts.heard(), "");
+    pass(4).await;
+    assert_eq!(scene.carts.heard(), "1 at-once x");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_of_the_same_name_is_replaced() {
+    let scene = Scene::new();
+    scene.set("1", "a", 1_000, "first").await.unwrap();
+    scene.set("1", "a", 3_000, "second").await.unwrap();
+    scene.set("1", "b", 5_000, "third").await.unwrap();
+    scene.set("1", "b", 2_000, "fourth").await.unwrap();
+    scene.set("1", "b", 2_000, "fifth").await.unwrap();
+    assert_eq!(scene.rows().await, (2, 1));
+    pass(6_000).await;
+    assert_eq!(scene.carts.heard(), "1 b fifth, 1 a second");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_cancelled_does_not_come() {
+    let scene = Scene::new();
+    scene.set("1", "a", 1_000, "x").await.unwrap();
+    scene.set("1", "b", 1_000, "x").await.unwrap();
+    assert!(scene.cancel("1", "a").await);
+    assert!(!scene.cancel("1", "a").await && !scene.cancel("2", "b").await);
+    pass(2_000).await;
+    assert_eq!(scene.carts.heard(), "1 b x");
+    assert!(!scene.cancel("1", "b").await, "it came");
+    assert_eq!(scene.rows().await, (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_actor_has_so_many_of_so_many_bytes() {
+    let scene = Scene::new();
+    for n in 0..16 {
+        scene.set("1", &format!("name-{n}"), 5_000, "x").await.unwrap();
+    }
+    assert!(matches!(scene.set("1", "one-more", 5_000, "x").await, Err(ReminderError::TooMany(16))));
+    scene.set("1", "name-3", 9_000, "in place of another").await.unwrap();
+    scene.set("2", "of-another", 5_000, "x").await.unwrap();
+    let large = "x".repeat(64 << 10);
+    scene.set("3", "fits", 5_000, &large).await.unwrap();
+    let too_large = scene.set("3", "does-not", 5_000, &format!("{large}x")).await;
+    assert!(matches!(too_large, Err(ReminderError::TooLarge { size: 65_537, allowed: 65_536 })), "{too_large:?}");
+    for name in ["", "a b", "a.b", "ä", &"x".repeat(65)] {
+        let refused = scene.set("3", name, 5_000, "x").await;
+        assert!(matches!(refused, Err(ReminderError::Name { .. })), "{name:?}");
+    }
+    scene.set("3", &"x".repeat(64), 5_000, "x").await.unwrap();
+    assert!(scene.cancel("1", "name-0").await);
+    scene.set("1", "one-more", 5_000, "x").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_handled_comes_again_and_what_is_handled_does_not() {
+    let scene = Scene::new();
+    scene.carts.refuse.lock().insert("1".to_owned());
+    scene.set("1", "a", 1_000, "x").await.unwrap();
+    scene.set("2", "b", 1_000, "x").await.unwrap();
+    pass(1_002).await;
+    assert_eq!(scene.carts.heard(), "1 a x, 2 b x");
+    // After a second, after two more, after four more.
+    for (wait, times) in [(1_010, 2), (1_900, 2), (200, 3), (3_700, 3), (300, 4)] {
+        pass(wait).await;
+        let heard = scene.carts.heard.lock().iter().filter(|heard| *heard == "1 a x").count();
+        assert_eq!(heard, times);
+    }
+    // It holds up nobody.
+    scene.set("3", "c", 1_000, "x").await.unwrap();
+    pass(1_010).await;
+    assert!(scene.carts.heard().ends_with("3 c x"));
+    scene.carts.refuse.lock().clear();
+    pass(100_000).await;
+    assert_eq!(scene.rows().await, (0, 0));
+    let heard = scene.carts.heard.lock().len();
+    pass(1_000_000).await;
+    assert_eq!(scene.carts.heard.lock().len(), heard);
+    assert_eq!(scene.carts.heard.lock().iter().filter(|heard| *heard == "2 b x").count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn they_outlive_the_process_and_come_late_rather_than_never() {
+    let mut scene = Scene::new();
+    scene.set("1", "a", 1_000, "x").await.unwrap();
+    scene.set("2", "b", 60_000, "x").await.unwrap();
+    scene.reminders = None;
+    pass(10_000).await;
+    assert_eq!(scene.carts.heard(), "", "nobody sends them");
+    scene.start();
+    pass(1_001).await;
+    assert_eq!(scene.carts.heard(), "1 a x");
+    pass(50_000).await;
+    assert_eq!(scene.carts.heard(), "1 a x, 2 b x");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_was_being_handled_when_the_process_ended_comes_again() {
+    let mut scene = Scene::new();
+    scene.set("slow", "a", 1_000, "x").await.unwrap();
+    pass(1_010).await;
+    assert_eq!(scene.carts.heard(), "slow a x");
+    scene.start();
+    // The first is not heard of any more.
+    scene.carts = Carts::default();
+    scene.start();
+    pass(1_010).await;
+    assert_eq!(scene.carts.heard(), "slow a x");
+    assert_eq!(scene.rows().await, (1, 1), "it is being handled");
+    scene.carts.go.notify_one();
+    pass(1).await;
+    assert_eq!(scene.rows().await, (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_its_handler_sets_again_stays() {
+    let scene = Scene::new();
+    scene.set("slow", "a", 1_000, "first").await.unwrap();
+    pass(1_010).await;
+    scene.set("slow", "a", 5_000, "second").await.unwrap();
+    scene.carts.go.notify_one();
+    pass(1).await;
+    assert_eq!(scene.rows().await, (1, 1));
+    pass(5_000).await;
+    assert_eq!(scene.carts.heard(), "slow a first, slow a second");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_crash_left_between_two_rows_does_not_come() {
+    let scene = Scene::new();
+    scene.set("1", "a", 1_000, "x").await.unwrap();
+    let mut keys = scene.store.keys("!due", None, 10).await.unwrap();
+    let orphan = keys.pop().unwrap().replace(" a", " orphan");
+    scene.store.save("!due", &orphan, Version::NONE, "x".into(), Durability::Process).await.unwrap();
+    pass(1_010).await;
+    assert_eq!(scene.carts.heard(), "1 a x");
+    assert_eq!(scene.rows().await, (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_is_told_and_loses_none() {
+    let scene = Scene::new();
+    scene.set("1", "a", 1_000, "x").await.unwrap();
+    scene.store.writes.store(true, Ordering::SeqCst);
+    assert!(matches!(scene.set("1", "b", 1_000, "x").await, Err(ReminderError::Unavailable(_))));
+    pass(5_000).await;
+    assert!(scene.carts.heard().starts_with("1 a x"));
+    assert_eq!(scene.rows().await, (1, 1), "it is not settled");
+    scene.store.writes.store(false, Ordering::SeqCst);
+    pass(100_000).await;
+    assert_eq!(scene.rows().await, (0, 0));
+    assert!(!scene.carts.heard().contains("1 b"), "it was refused");
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_of_a_forgotten_actor_are_forgotten() {
+    let scene = Scene::new();
+    for name in ["a", "b"] {
+        scene.set("1", name, 1_000, "x").await.unwrap();
+        scene.set("2", name, 1_000, "x").await.unwrap();
+    }
+    scene.reminders.as_ref().unwrap().forget(&cart("1")).await.unwrap();
+    assert_eq!(scene.rows().await, (2, 1));
+    pass(2_000).await;
+    assert_eq!(scene.carts.heard(), "2 a x, 2 b x");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_that_is_installed_later_gets_those_that_waited_for_it() {
+    let mut scene = Scene::new();
+    scene.set("1", "a", 1_000, "x").await.unwrap();
+    let mut config = ReminderConfig::default();
+    config.clock = Some(Arc::clone(&scene.clock));
+    let reminders = StoredReminders::start(Arc::clone(&scene.store) as Arc<dyn StateStore>, config);
+    scene.reminders = None;
+    assert!(reminders.set(&cart("1"), "b", Duration::ZERO, Bytes::new()).is_none(), "control: it is not known");
+    pass(10_000).await;
+    assert_eq!(scene.rows().await, (1, 1));
+    let heard = Arc::new(AtomicBool::new(false));
+    reminders.add("cart", {
+        let heard = Arc::clone(&heard);
+        move |_, _: MessageEnvelope| {
+            heard.store(true, Ordering::SeqCst);
+            Box::pin(async { Ok(Bytes::new()) })
+        }
+    });
+    pass(1).await;
+    assert!(heard.load(Ordering::SeqCst));
+    assert_eq!(scene.rows().await, (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_cost_one_task() {
+    let scene = Scene::new();
+    pass(1).await;
+    let before = Handle::current().metrics().num_alive_tasks();
+    for n in 0..5_000 {
+        scene.set(&n.to_string(), "a", 3_600_000 + n, "x").await.unwrap();
+    }
+    assert_eq!(Handle::current().metrics().num_alive_tasks(), before);
+    pass(3_700_000).await;
+    let heard = scene.carts.heard.lock();
+    assert!((0..5_000).all(|n| heard[n] == format!("{n} a x")), "in the order of time");
+    assert_eq!(heard.len(), 5_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_is_not_in_memory_is_brought_there_for_its_reminder() {
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &LATER, KeyedOptions::default(), &store).await;
+    let (begun, epoch) = (Instant::now(), SystemTime::now());
+    let mut config = ReminderConfig::default();
+    config.clock = Some(Arc::new(move || epoch + begun.elapsed()));
+    let reminders = Arc::new(StoredReminders::start(Arc::clone(&store) as Arc<dyn StateStore>, config));
+    reminders.keep(&carts);
+    system.add_reminders(Arc::clone(&reminders) as Arc<dyn Reminders>);
+
+    let set = |after_ms: u64| [&[3, 4][..], b"wake", &after_ms.to_le_bytes(), b"\0a payload"].concat();
+    let actor = carts.actor("4711").unwrap();
+    assert_eq!(actor.ask(set(5_000)).await.unwrap()[0], 0);
+    assert!(carts.passivate("4711").await.unwrap());
+    assert_eq!((carts.stats().live, carts.stats().activations), (0, 1));
+    pass(4_900).await;
+    assert_eq!(carts.stats().activations, 1, "not before it is due");
+    pass(200).await;
+    assert_eq!(carts.stats().activations, 2);
+    assert_eq!(store.rows.count("!due").await.unwrap(), 0, "it was handled");
+
+    // One that is cancelled does not.
+    assert_eq!(actor.ask(set(5_000)).await.unwrap()[0], 0);
+    let cancelled = actor.ask("\x04\x04wake").await.unwrap();
+    assert_eq!((cancelled[0], cancelled[8]), (0, 1));
+    assert!(carts.passivate("4711").await.unwrap());
+    let activations = carts.stats().activations;
+    pass(10_000).await;
+    assert_eq!(carts.stats().activations, activations);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_crashes_over_its_reminder_gets_it_again() {
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &LATER, KeyedOptions::default(), &store).await;
+    let (begun, epoch) = (Instant::now(), SystemTime::now());
+    let mut config = ReminderConfig::default();
+    config.clock = Some(Arc::new(move || epoch + begun.elapsed()));
+    let reminders = Arc::new(StoredReminders::start(Arc::clone(&store) as Arc<dyn StateStore>, config));
+    reminders.keep(&carts);
+    system.add_reminders(Arc::clone(&reminders) as Arc<dyn Reminders>);
+    let trap = [&[3, 4][..], b"trap", &1_000_u64.to_le_bytes(), &[9]].concat();
+    assert_eq!(carts.actor("1").unwrap().ask(trap).await.unwrap()[0], 0);
+    let mut events = system.events();
+    pass(30_000).await;
+    let crashes = std::iter::from_fn(|| events.try_recv().ok())
+        .filter(|event| matches!(event, airssys_wasm_actor::SystemEvent::Crashed(_)))
+        .count();
+    // After 1 s, and 1, 2, 4, 8 and 16 s later, unless it is quarantined then.
+    assert!((3..=6).contains(&crashes), "{crashes}");
+    assert_eq!(store.rows.count("!due").await.unwrap(), 1, "it is kept");
+}
