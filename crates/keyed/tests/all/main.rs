@@ -5,6 +5,7 @@
 mod activation;
 mod failures;
 mod full_disk;
+mod killed_kinds;
 mod kills;
 mod lives;
 mod manifest;
