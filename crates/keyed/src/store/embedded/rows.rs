@@ -103,7 +103,7 @@ impl Rows {
 
     pub(super) fn batch(&self, room: usize) -> Batch<'_> {
         let batch = OwnedWriteBatch::with_capacity(self.db.clone(), room).durability(Some(PersistMode::Buffer));
-        Batch { rows: self, batch }
+        Batch { rows: self, batch, is_empty: true }
     }
 
     /// Whether so many full tables wait to be written to disk that more should not be written.
@@ -121,6 +121,7 @@ impl Rows {
 pub(super) struct Batch<'a> {
     rows: &'a Rows,
     batch: OwnedWriteBatch,
+    is_empty: bool,
 }
 
 impl Batch<'_> {
@@ -129,10 +130,12 @@ impl Batch<'_> {
         row.extend_from_slice(&version.number().to_be_bytes());
         row.extend_from_slice(state);
         self.batch.insert(&self.rows.states, name, row);
+        self.is_empty = false;
     }
 
     pub(super) fn remove(&mut self, name: &[u8]) {
         self.batch.remove(&self.rows.states, name);
+        self.is_empty = false;
     }
 
     pub(super) fn count(&mut self, kind: &[u8], rows: u64) {
@@ -141,6 +144,9 @@ impl Batch<'_> {
 
     /// The operating system has them when this returns.
     pub(super) fn commit(mut self, last_version: u64) -> Result<(), Error> {
+        if self.is_empty {
+            return Ok(());
+        }
         self.batch.insert(&self.rows.counts, LAST_VERSION, last_version.to_be_bytes());
         self.batch.commit()
     }

@@ -236,3 +236,18 @@ async fn reads_go_to_the_threads_after_a_slow_one() {
     assert_ne!(read_by(&store).await, here);
     assert_eq!(store.load("cart", "a").await.unwrap().unwrap().state, "x");
 }
+
+#[tokio::test]
+async fn removing_what_is_not_there_costs_nothing_on_disk() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder).await;
+    let journal = || fs::read(folder.path().join("store/0.jnl")).unwrap();
+    let before = journal();
+    store.remove("cart", "a", Version::NONE).await.unwrap();
+    assert!(journal() == before);
+    // Control: one that is there.
+    let version = store.save("cart", "a", Version::NONE, "x".into(), Durability::Process).await.unwrap();
+    let before = journal();
+    store.remove("cart", "a", version).await.unwrap();
+    assert!(journal() != before);
+}

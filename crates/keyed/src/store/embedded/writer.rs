@@ -124,7 +124,7 @@ impl Writer {
         }
         let committed = match accepted.as_slice() {
             [] => Ok(()),
-            _ => self.commit(rows, batch),
+            _ => self.commit(batch),
         };
         match committed {
             Ok(()) => {
@@ -162,6 +162,8 @@ impl Writer {
                 batch.save(name, made, state);
                 made
             }
+            // A row that is not there costs nothing.
+            Change::Remove if found == Version::NONE => Version::NONE,
             Change::Remove => {
                 batch.remove(name);
                 Version::NONE
@@ -181,12 +183,11 @@ impl Writer {
         Ok(made)
     }
 
-    fn commit(&mut self, rows: &Rows, batch: Batch<'_>) -> Result<(), Error> {
+    fn commit(&mut self, batch: Batch<'_>) -> Result<(), Error> {
         #[cfg(test)]
         if let Some(error) = self.shared.faults.lock().pop_front() {
             return Err(error.into());
         }
-        _ = rows;
         batch.commit(self.last_version)
     }
 
