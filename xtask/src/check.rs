@@ -107,6 +107,8 @@ const STEPS: &[Step] = &[
     always("soak, a minute", &[&["xtask", "soak", "--minutes", "1"]]),
     always("clients of HTTP, a minute", &[&["xtask", "http", "--minutes", "1"]]),
     always("soak that loses messages on purpose", &[&["xtask", "soak", "--self-check"]]),
+    always("keyed actors, killed for half a minute", &[&["xtask", "keyed", "--minutes", "0.5"]]),
+    always("keyed actors, a loss on purpose", &[&["xtask", "keyed", "--self-check"]]),
     Step {
         otherwise: Otherwise::LeaveOut,
         ..nightly(
@@ -128,6 +130,7 @@ const STEPS: &[Step] = &[
     nightly("leaks", &[&["xtask", "leak-check"]]),
     nightly("soak, half an hour", &[&["xtask", "soak", "--minutes", "30"]]),
     nightly("clients of HTTP, ten minutes", &[&["xtask", "http", "--minutes", "10"]]),
+    nightly("keyed actors, killed for half an hour", &[&["xtask", "keyed", "--minutes", "30"]]),
     nightly("hostile guests, the slow ones too", &[&["xtask", "hostile", "--slow"]]),
     nightly("search for costly files", &[&["xtask", "hostile", "--search", "60"]]),
     nightly("calibration of the compiler's model", &[&["xtask", "calibrate"]]),

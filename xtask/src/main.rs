@@ -16,6 +16,7 @@ mod fuzz;
 mod hostile;
 mod http;
 mod interrupt;
+mod keyed;
 mod leak_check;
 mod links;
 mod machine;
@@ -56,6 +57,7 @@ enum Command {
     Hostile(hostile::Args),
     Http(http::Args),
     Calibrate(calibrate::Args),
+    Keyed(keyed::Args),
     Soak(soak::Args),
     Fuzz(fuzz::Args),
     Sanitize(sanitize::Args),
@@ -80,6 +82,7 @@ fn main() -> ExitCode {
         Command::Hostile(args) => hostile::run(&args).map(done),
         Command::Http(args) => http::run(&args).map(done),
         Command::Calibrate(args) => calibrate::run(&args).map(done),
+        Command::Keyed(args) => keyed::run(&args).map(done),
         Command::Soak(args) => soak::run(&args).map(done),
         Command::Sanitize(args) => sanitize::run(&args).map(done),
         Command::Fuzz(args) => fuzz::run(&args).map(done),

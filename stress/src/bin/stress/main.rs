@@ -4,6 +4,7 @@ mod calibrate;
 mod conformance;
 mod hostile;
 mod http;
+mod keyed;
 mod leak_check;
 mod soak;
 
@@ -26,6 +27,9 @@ enum Command {
     Conformance(conformance::Args),
     Hostile(hostile::Args),
     Http(http::Args),
+    Keyed(keyed::Args),
+    #[command(hide = true)]
+    KeyedRound(keyed::RoundArgs),
     LeakCheck(leak_check::Args),
     Soak(soak::Args),
 }
@@ -37,6 +41,8 @@ fn main() -> Result<ExitCode> {
         Command::Conformance(args) => conformance::run(&args),
         Command::Hostile(args) => hostile::run(&args),
         Command::Http(args) => http::run(&args),
+        Command::Keyed(args) => keyed::run(&args),
+        Command::KeyedRound(args) => keyed::run_round(&args),
         Command::LeakCheck(args) => leak_check::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Soak(args) => soak::run(&args),
     }
