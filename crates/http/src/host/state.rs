@@ -13,7 +13,7 @@ use wasmtime_wasi_http::{
 };
 
 use super::bodies::{Bodies, End, Unsent, Written, length_of};
-use crate::outgoing::{Outgoing, Sender};
+use crate::outgoing::Outgoing;
 
 /// An embedder's state that has a place for that of `wasi:http`. [`HttpState`] alone is one, and so is the state of an actor
 /// whose embedder's is.
@@ -104,7 +104,7 @@ impl HttpState {
     pub fn new(outgoing: Outgoing) -> Self {
         let mut ctx = WasiHttpCtx::new();
         ctx.set_field_size_limit(FIELDS);
-        let hooks = Hooks { outgoing, trace: None, tracestate: None, sender: Sender::default(), end: None };
+        let hooks = Hooks { outgoing, trace: None, tracestate: None, end: None };
         Self { ctx, hooks, bodies: Bodies::default(), unsent: Unsent::default() }
     }
 
@@ -114,12 +114,11 @@ impl HttpState {
     }
 
     /// Takes the trace of the request in hand, which goes out with the guest's requests that have none of their own, and gives
-    /// the span that sent it. What the guest has sent for another request ends.
+    /// the span that sent it.
     pub(crate) fn follow(&mut self, headers: &HeaderMap) -> Option<Followed> {
         let parent = headers.get(TRACEPARENT).and_then(|value| trace_of(value.to_str().ok()?));
         // The call of the guest is a span of its own.
         let trace = parent.map(|parent| TraceContext { parent_id: fastrand::u64(1..), ..parent });
-        self.hooks.sender = Sender::default();
         self.hooks.trace = trace;
         self.hooks.tracestate = trace.and_then(|_| headers.get(TRACESTATE).cloned());
         Some(Followed { trace: trace?, parent_id: parent?.parent_id })
@@ -154,7 +153,6 @@ pub(super) struct Hooks {
     trace: Option<TraceContext>,
     /// What belongs to it.
     tracestate: Option<HeaderValue>,
-    sender: Sender,
     /// How the body of the next request ends.
     pub(super) end: Option<End>,
 }
@@ -187,7 +185,7 @@ impl WasiHttpHooks for Hooks {
             let length = length_of(request.headers());
             request = request.map(|body| Written::new(body, length, end, None).boxed_unsync());
         }
-        Box::new(self.outgoing.clone().send(request, options, self.sender.token()))
+        Box::new(self.outgoing.clone().send(request, options))
     }
 
     fn forbidden_header_filter(&mut self) -> ForbiddenHeaderFilter {

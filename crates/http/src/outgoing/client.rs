@@ -3,11 +3,15 @@
 use airssys_wasm_limits::later;
 use std::{
     net::{IpAddr, SocketAddr},
+    pin::Pin,
     sync::{Arc, LazyLock},
+    task::{Context, Poll},
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::{HeaderValue, Request, Response, Uri, header, uri::PathAndQuery};
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -48,14 +52,26 @@ impl Default for Outgoing {
     }
 }
 
-/// Who sends: a guest, for one request that it answers. Its connections end with it.
-#[derive(Debug, Default)]
-pub(crate) struct Sender(Option<DropGuard>);
+/// The body of a response. When it is gone, so is its connection, though the request's body may have a handle of that.
+struct Held {
+    body: Bounded,
+    _gone: DropGuard,
+}
 
-impl Sender {
-    /// Is cancelled when the sender is gone.
-    pub(crate) fn token(&mut self) -> CancellationToken {
-        self.0.get_or_insert_with(|| CancellationToken::new().drop_guard()).token().clone()
+impl Body for Held {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -86,13 +102,8 @@ impl Outgoing {
         Self(Arc::new(Inner { allow, limits, connections, resolver, tls: Tls::by(config) }))
     }
 
-    /// Sends a request. Dropping the future, the body or the driver ends the connection, and so does the sender's token.
-    pub(crate) async fn send(
-        self,
-        request: Request<WasiBody>,
-        options: Option<RequestOptions>,
-        sender: CancellationToken,
-    ) -> Result<Sent, Error> {
+    /// Sends a request. Dropping the future, the response's body or the driver ends the connection.
+    pub(crate) async fn send(self, request: Request<WasiBody>, options: Option<RequestOptions>) -> Result<Sent, Error> {
         let Inner { allow, limits, connections, resolver, tls } = &*self.0;
         let options = options.unwrap_or_default();
         let began = Instant::now();
@@ -152,12 +163,13 @@ impl Outgoing {
 
         let first_byte =
             options.first_byte_timeout.map_or(end, |wanted| end.min(later(Instant::now(), wanted.min(limits.time))));
+        let gone = CancellationToken::new();
         let (response, driver) = match scheme {
-            OutgoingScheme::Http => exchange(stream, request, (first_byte, end), (permit, sender)).await?,
+            OutgoingScheme::Http => exchange(stream, request, (first_byte, end), (permit, gone.clone())).await?,
             OutgoingScheme::Https => {
                 let stream =
                     timeout_at(until, tls.connect(host, stream)).await.map_err(|_| Error::ConnectionTimeout)??;
-                exchange(stream, request, (first_byte, end), (permit, sender)).await?
+                exchange(stream, request, (first_byte, end), (permit, gone.clone())).await?
             }
         };
         let idle = options.between_bytes_timeout.map_or(limits.time, |wanted| wanted.min(limits.time));
@@ -165,7 +177,8 @@ impl Outgoing {
         let response = response.map(|body| {
             let body = body.map_err(Error::Hyper).boxed_unsync();
             let bounds = Bounds { time: left, ..bounds(limits.response_body.as_u64(), idle) };
-            Bounded::new(body, bounds, Side::Response).boxed_unsync()
+            let body = Bounded::new(body, bounds, Side::Response);
+            Held { body, _gone: gone.drop_guard() }.boxed_unsync()
         });
         Ok((response, driver))
     }
@@ -202,15 +215,14 @@ async fn exchange<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     stream: S,
     request: Request<WasiBody>,
     (until, end): (Instant, Instant),
-    (permit, sender): (OwnedSemaphorePermit, CancellationToken),
+    (permit, gone): (OwnedSemaphorePermit, CancellationToken),
 ) -> Result<(Response<hyper::body::Incoming>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error> {
     let mut builder = http1::Builder::new();
     builder.max_buf_size(READ_AHEAD).max_headers(HEADERS);
     let (mut requests, connection) = builder.handshake(TokioIo::new(stream)).await?;
-    // Ends with its handle, and so with the guest's; with the guest, though a request that nobody reads may have such a handle;
-    // and in time, though the guest may not read.
+    // Ends with its handle, and so with the guest; with the response's body; and in time, though the guest may not read.
     let driver = airssys_wasm_engine::wasmtime_wasi::runtime::spawn(async move {
-        _ = timeout_at(end, sender.run_until_cancelled_owned(connection)).await;
+        _ = timeout_at(end, gone.run_until_cancelled_owned(connection)).await;
         drop(permit);
     });
     let response = match timeout_at(until, requests.send_request(request)).await {
@@ -247,7 +259,7 @@ mod tests {
         let outgoing =
             Outgoing::new(vec![granted], OutgoingLimits { time: Duration::MAX, ..OutgoingLimits::default() });
         let request = Request::get(format!("http://{address}/")).body(nothing()).unwrap();
-        let sending = outgoing.send(request, None, CancellationToken::new());
+        let sending = outgoing.send(request, None);
         let other = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             stream.read_exact(&mut [0; 16]).await.unwrap();

@@ -7,6 +7,5 @@ mod resolve;
 mod tls;
 
 pub use client::Outgoing;
-pub(crate) use client::Sender;
 pub use grants::{Allow, AllowedMethod, OutgoingLimits, OutgoingScheme};
 pub use resolve::{Resolve, SystemResolver};

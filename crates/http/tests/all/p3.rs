@@ -19,6 +19,7 @@ use http_body_util::{BodyExt, StreamBody};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::oneshot,
     task::JoinHandle,
 };
 
@@ -261,6 +262,28 @@ async fn bodies_and_trailers_go_out_and_come_back() {
         let sent = got.recv().await.unwrap();
         assert!(sent.contains("\r\nquestion\r\n0\r\nx-more: 42\r\n\r\n"), "{path}: {sent}");
     }
+}
+
+#[tokio::test]
+async fn a_body_that_was_handed_over_outlives_its_guest() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (go_on, told) = oneshot::channel::<()>();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.read_exact(&mut [0; 16]).await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\npart").await.unwrap();
+        told.await.unwrap();
+        stream.write_all(b"more").await.unwrap();
+    });
+    let granted = vec![allow("127.0.0.1", address.port(), &["127.0.0.1/32"])];
+    let (_site, component, server) = fetching3(Outgoing::new(granted, OutgoingLimits::default())).await;
+    let room = component.room();
+    let request = Request::get("/hand-on").header("x-url", format!("http://{address}/")).body(empty()).unwrap();
+    let response = server.response(request).await;
+    until_room(&component, room).await;
+    go_on.send(()).unwrap();
+    Answer::of(response).await.is(200, "partmore");
 }
 
 #[tokio::test]
