@@ -1,6 +1,15 @@
 //! One instance in one store, and the only way to call it.
 
-use std::{fmt, future::poll_fn, pin::Pin, sync::Arc, time::Instant};
+use std::{
+    fmt,
+    future::poll_fn,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
 
 use airssys_wasm_engine::{
     Export, ExportError, Place,
@@ -37,6 +46,8 @@ pub(crate) struct Live<U: 'static> {
     pub(crate) probes: Probes<HostState<U>>,
     /// Since the first [`Sandbox::call_with`].
     pub(crate) probe: Option<Box<Probe>>,
+    /// See [`Sandbox::tell_crash`].
+    pub(crate) tells_crash: Option<Arc<AtomicBool>>,
     /// Given back after the store is.
     pub(crate) _place: Option<Place>,
 }
@@ -542,11 +553,20 @@ impl<U: Send + 'static> Sandbox<U> {
 
     /// Boxed: it is rare, and its future would lie in that of every call.
     pub(crate) fn crashed(self, crash: Crash) -> Pin<Box<dyn Future<Output = Crash> + Send>> {
+        if let Some(told) = &self.0.tells_crash {
+            told.store(true, Ordering::Release);
+        }
         Box::pin(async move {
             let crash = crash.with_stderr(stderr_of(&self.0.store));
             self.free().await;
             crash
         })
+    }
+
+    /// Sets this as soon as a call has crashed, before what the guest had is freed, for which the call's future may wait. Of
+    /// what then ends because the guest is gone, one knows by it why.
+    pub fn tell_crash(&mut self, told: Arc<AtomicBool>) {
+        self.0.tells_crash = Some(told);
     }
 
     /// Frees everything that the guest had, as dropping the sandbox does, and comes back when it is free. What has a MiB of

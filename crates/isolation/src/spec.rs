@@ -288,6 +288,7 @@ impl<U: Send + 'static> SandboxSpec<U> {
                     is_concurrent: template.loaded().features().component_async,
                     probes: probes.clone(),
                     probe: None,
+                    tells_crash: None,
                     _place: place,
                 })));
             }

@@ -4,7 +4,17 @@ mod body;
 mod handler;
 mod reuse;
 
-use std::{fmt, future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Duration};
+use std::{
+    fmt,
+    future::poll_fn,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
 
 use airssys_wasm_actor::{ActorRef, ActorState, Front, Lifecycle, RestartPolicy};
 use airssys_wasm_engine::{ExportError, wasmtime};
@@ -193,6 +203,8 @@ struct Passed {
     watch: Watch,
     call: handler::Call,
     answered: oneshot::Receiver<Head>,
+    /// Whether the call has crashed; then it may wait until what the guest had is freed.
+    crashed: Arc<AtomicBool>,
     span: Span,
 }
 
@@ -247,11 +259,12 @@ impl<U: HttpHost> Component<U> {
             None => Kept { value: self.start().await?, requests: 0, born: now },
         };
         let is_head = request.parts.method == Method::HEAD;
-        let Passed { watch, call, mut answered, span } = self.pass(&mut kept.value, request).map_err(|error| {
-            let id = ReportId::new();
-            self.events.fault(id, format_args!("the request cannot be passed to the guest: {error:#}"));
-            Refused::Failed(Some(id))
-        })?;
+        let Passed { watch, call, mut answered, crashed, span } =
+            self.pass(&mut kept.value, request).map_err(|error| {
+                let id = ReportId::new();
+                self.events.fault(id, format_args!("the request cannot be passed to the guest: {error:#}"));
+                Refused::Failed(Some(id))
+            })?;
 
         let token = CancellationToken::new();
         // When this future is dropped, the client is gone: so is the sandbox then.
@@ -283,6 +296,8 @@ impl<U: HttpHost> Component<U> {
             }
             match polled {
                 Poll::Ready(ended) => Poll::Ready(Some(ended)),
+                // Nothing has gone out, so it is as if it had said nothing.
+                Poll::Pending if crashed.load(Ordering::Acquire) => Poll::Pending,
                 Poll::Pending if head.is_some() || watch.fault().is_some() => Poll::Ready(None),
                 Poll::Pending => Poll::Pending,
             }
@@ -324,7 +339,7 @@ impl<U: HttpHost> Component<U> {
         let unread = Unread::default();
         let response = self.checked(head, is_head, token, &unread)?;
         if is_running {
-            tokio::spawn(Arc::clone(self).run(running, asked, unread, watch));
+            tokio::spawn(Arc::clone(self).run(running, asked, unread, (watch, crashed)));
         }
         Ok(response)
     }
@@ -335,12 +350,13 @@ impl<U: HttpHost> Component<U> {
         mut running: Running,
         mut asked: Option<oneshot::Receiver<Whether>>,
         unread: Unread,
-        watch: Watch,
+        (watch, crashed): (Watch, Arc<AtomicBool>),
     ) {
         let ended = poll_fn(|cx| {
             let polled = running.as_mut().poll(cx);
             // Asked after the guest has run: what ended its body was no crash.
             if polled.is_pending()
+                && !crashed.load(Ordering::Acquire)
                 && let Some(asking) = &mut asked
                 && let Poll::Ready(whether) = Pin::new(asking).poll(cx)
             {
@@ -405,7 +421,9 @@ impl<U: HttpHost> Component<U> {
         let span = self.span(&parts.method, followed.as_ref());
         ext.begin(&parts, later(Instant::now(), self.deadline));
         let call = handler.pass(table, ext.http(), Request { parts, authority, body, https }, head)?;
-        Ok(Passed { watch, call, answered, span })
+        let crashed = Arc::<AtomicBool>::default();
+        sandbox.tell_crash(Arc::clone(&crashed));
+        Ok(Passed { watch, call, answered, crashed, span })
     }
 
     /// The span of a call of the guest.
