@@ -1,7 +1,11 @@
 //! What a guest leaves is given back by whom, and when.
 
 use std::{
-    sync::mpsc::{Receiver, Sender, channel},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, Sender, channel},
+    },
     thread::{self, ThreadId},
 };
 
@@ -60,6 +64,36 @@ async fn a_crash_with_much_memory_is_freed_by_another_thread_before_it_is_told()
     let (spec, sandbox, dropped) = sandbox(LARGE).await;
     crash(&spec, sandbox).await;
     assert_ne!(dropped.try_recv().unwrap(), thread::current().id());
+}
+
+/// Says when it is dropped whether a crash was told by then.
+struct Told(Arc<AtomicBool>, Sender<bool>);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        _ = self.1.send(self.0.load(Ordering::Acquire));
+    }
+}
+
+#[tokio::test]
+async fn a_crash_is_told_before_what_the_guest_had_is_freed() {
+    let component = engine().load_wat_blocking(&guest(LARGE, ""), Profile::Plain).unwrap();
+    let limits = ResourceLimits::with_memory(ByteSize::mib(2));
+    let spec = SandboxSpec::new(component.link(&component.linker()).unwrap(), limits).unwrap();
+    let (to, told) = channel();
+    let new = async || {
+        let flag = Arc::<AtomicBool>::default();
+        let mut sandbox = spec.instantiate(Told(Arc::clone(&flag), to.clone())).await.unwrap();
+        sandbox.tell_crash(flag);
+        sandbox
+    };
+    let mut sandbox = new().await;
+    let trap = sandbox.typed::<(), ()>(&spec.export("trap").unwrap()).unwrap();
+    sandbox.call(&trap, ()).await.unwrap_err();
+    assert!(told.try_recv().unwrap());
+    // The control: there is no crash.
+    new().await.free().await;
+    assert!(!told.try_recv().unwrap());
 }
 
 #[tokio::test]
