@@ -126,7 +126,10 @@ pub fn run(options: &Options, interrupted: &AtomicBool) -> Result<Ending> {
 }
 
 fn runtime() -> Result<Runtime> {
-    Ok(Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+    let mut builder = Builder::new_multi_thread();
+    // One thread frees what guests leave that crash, and stays: how many there are is looked at.
+    builder.worker_threads(2).max_blocking_threads(1).thread_keep_alive(Duration::from_secs(24 * 3_600));
+    Ok(builder.enable_all().build()?)
 }
 
 fn descriptors() -> Option<u64> {
