@@ -111,7 +111,10 @@ pub fn run(options: &Options, interrupted: &AtomicBool) -> Result<Ending> {
     let blocks = usize::from(options.actors).div_ceil(BLOCK);
     println!("seed {}, {} actors", options.seed, blocks * BLOCK);
     let soak = Soak { code: Code::load()?, blocks, meter: Meter::install()?, options, interrupted };
-    let runtime = Builder::new_multi_thread().worker_threads(2).enable_time().build()?;
+    let mut builder = Builder::new_multi_thread();
+    // One thread frees what guests leave that crash, and stays: how many there are is looked at.
+    builder.worker_threads(2).max_blocking_threads(1).thread_keep_alive(Duration::from_secs(24 * 3_600));
+    let runtime = builder.enable_time().build()?;
     let before = panic::take_hook();
     panic::set_hook(Box::new(move |panicked| {
         if !panicked.payload().is::<OnPurpose>() {

@@ -163,8 +163,8 @@ const SET_1: &[Plant] = &[
         sort: Sort::Fifth,
         edits: &[Edit {
             file: "crates/registry/src/broker.rs",
-            from: "        message.topic = Some(topic.clone());\n",
-            to: "        drop(std::hint::black_box(Topic::new(topic.as_str())));\n        message.topic = Some(topic.clone());\n",
+            from: "        let message = message.with_topic(topic.clone());\n",
+            to: "        drop(std::hint::black_box(Topic::new(topic.as_str())));\n        let message = message.with_topic(topic.clone());\n",
         }],
         shows_in: &["routing/publish/1_"],
     },
@@ -183,8 +183,8 @@ const SET_1: &[Plant] = &[
         sort: Sort::Fifth,
         edits: &[Edit {
             file: "crates/actor/src/system/spawn.rs",
-            from: "        let history = History::new(intensity, backoff, core.services.random());\n        let mut actor = self.prepare(core, Owner::Itself(history))?;\n",
-            to: "        let history = History::new(intensity, backoff, core.services.random());\n        tokio::task::yield_now().await;\n        let mut actor = self.prepare(core, Owner::Itself(history))?;\n        tokio::task::yield_now().await;\n",
+            from: "        let history = History::new(intensity, backoff, core.services.random());\n        let mut actor = self.prepare(core, Owner::Itself(history), None)?;\n",
+            to: "        let history = History::new(intensity, backoff, core.services.random());\n        tokio::task::yield_now().await;\n        let mut actor = self.prepare(core, Owner::Itself(history), None)?;\n        tokio::task::yield_now().await;\n",
         }],
         shows_in: &["actor/spawn/native/one_worker"],
     },
@@ -309,8 +309,8 @@ const SET_2: &[Plant] = &[
         sort: Sort::Three,
         edits: &[Edit {
             file: "crates/registry/src/broker.rs",
-            from: "        message.topic = Some(topic.clone());\n",
-            to: "        for n in 0..std::hint::black_box(33_u32) {\n            std::hint::black_box(n);\n        }\n        message.topic = Some(topic.clone());\n",
+            from: "        let message = message.with_topic(topic.clone());\n",
+            to: "        for n in 0..std::hint::black_box(33_u32) {\n            std::hint::black_box(n);\n        }\n        let message = message.with_topic(topic.clone());\n",
         }],
         shows_in: &["routing/publish/10_subscribers"],
     },
