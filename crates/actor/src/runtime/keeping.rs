@@ -80,7 +80,10 @@ impl<B: Blueprint> ActorTask<B> {
                 Ok(Ok(state)) => kept.keeper.fresh(state),
                 // It may give one later.
                 Ok(Err(_)) => {}
-                Err(crash) => return Err(Failure::Crash(self.report(During::Snapshot, crash))),
+                Err(crash) => {
+                    live.free().await;
+                    return Err(Failure::Crash(self.report(During::Snapshot, crash)));
+                }
             }
         }
         Ok(live)
@@ -171,6 +174,13 @@ impl<B: Blueprint> ActorTask<B> {
             self.kept.as_mut()?.leaving.get_or_insert_default().push(done);
         }
         self.try_to_leave(live).await
+    }
+
+    /// The same without an incarnation: whatever was unsaved is lost already.
+    pub(super) fn leave_between(&mut self, done: oneshot::Sender<()>) -> bool {
+        let Some(kept) = &mut self.kept else { return false };
+        kept.leaving.get_or_insert_default().push(done);
+        !self.is_needed() && self.passivate()
     }
 
     async fn try_to_leave(&mut self, live: &mut B::Live) -> Option<Exit> {

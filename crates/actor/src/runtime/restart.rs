@@ -216,8 +216,14 @@ impl<B: Blueprint> ActorTask<B> {
                     self.not_running(done);
                     continue;
                 }
-                // There is nothing to save, and its messages wait.
-                Control::Save | Control::Passivate { .. } => continue,
+                // There is nothing to save.
+                Control::Save | Control::Passivate { done: None } => continue,
+                Control::Passivate { done: Some(done) } => {
+                    if self.leave_between(done) {
+                        return Wake::Over;
+                    }
+                    continue;
+                }
                 Control::Forget { done } => {
                     self.forget(done).await;
                     continue;

@@ -66,7 +66,7 @@ impl KeyKeeper {
         if self.row.unsure.is_some() {
             self.count_rows(self.row.state, hash);
         }
-        self.row = Row { version, state: hash, ..Row::default() };
+        self.row = Row { version, state: hash, fresh: self.row.fresh, unsure: None };
         Ok(state)
     }
 
@@ -174,6 +174,7 @@ impl KeyKeeper {
             };
         }
         self.marks.begin();
+        self.row.fresh = None;
         let state = self.read().await.map_err(|error| self.told(error))?;
         if state.is_none() && self.core.rows() >= self.core.options.most_keys {
             return Err(KeepError::Refused(TooManyKeys { allowed: self.core.options.most_keys }.into()));

@@ -7,7 +7,7 @@ use airssys_wasm_keyed::{Admission, Keyed, KeyedOptions, Rate, SaveWhen};
 use airssys_wasm_registry::{MessageEnvelope, Topic};
 use bytes::Bytes;
 
-use crate::support::{ACTOR, COUNTER, Faulty, ask, carts, id, install, settle, system, template};
+use crate::support::{ACTOR, COUNTER, Faulty, ask, carts, id, install, system, template, until};
 
 #[tokio::test]
 async fn a_guest_wakes_whom_it_may_send_to_and_nobody_else() {
@@ -52,7 +52,7 @@ async fn native_actors_and_dead_letters_wake_as_well() {
 
     store.put("2", b"rubbish").await;
     carts.actor("2").unwrap().tell("add 5").await.unwrap();
-    settle().await;
+    until(|| !system.dead_letters().is_empty() && system.find("cart/2").is_none()).await;
     let letter = system.dead_letters().list().remove(0);
     carts.forget("2").await.unwrap();
     system.resend(letter.number).unwrap();

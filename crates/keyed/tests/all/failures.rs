@@ -6,7 +6,7 @@ use airssys_wasm_actor::{AskError, DeadReason, During, StartError};
 use airssys_wasm_keyed::{KeyedEvent, KeyedOptions};
 use airssys_wasm_registry::Refusal;
 
-use crate::support::{ACTOR, COUNTER, Faulty, ask, carts, install, pass, settle, system, template};
+use crate::support::{ACTOR, COUNTER, Faulty, ask, carts, install, pass, settle, system, template, until};
 
 #[tokio::test(start_paused = true)]
 async fn a_key_whose_restore_fails_is_quarantined_and_its_row_stays() {
@@ -26,7 +26,7 @@ async fn a_key_whose_restore_fails_is_quarantined_and_its_row_stays() {
         assert!(matches!(events.try_recv().unwrap(), KeyedEvent::NotActivated { .. }));
         let KeyedEvent::Quarantined { wait, .. } = events.try_recv().unwrap() else { panic!("not quarantined") };
         assert_eq!(wait, Duration::from_secs(60));
-        settle().await;
+        until(|| system.find("cart/1").is_none()).await;
 
         assert_eq!(ask(&carts, "1", "count").await.unwrap_err().refusal(), Some(Refusal::Quarantined));
         assert_eq!(ask(&carts, "2", "count").await.unwrap(), "0");
@@ -48,7 +48,7 @@ async fn messages_for_one_that_does_not_start_are_dead_letters() {
     let cart = carts.actor("1").unwrap();
     cart.tell("add 1").await.unwrap();
     cart.tell("add 2").await.unwrap();
-    settle().await;
+    until(|| carts.stats().live == 0).await;
     let letters = system.dead_letters().list();
     assert_eq!(letters.len(), 2);
     assert!(letters.iter().all(|letter| matches!(letter.reason, DeadReason::NotActivated { .. })), "{letters:?}");
@@ -61,8 +61,8 @@ async fn one_that_is_given_up_is_quarantined() {
     let carts = carts(&system, &COUNTER, KeyedOptions::default(), &store).await;
     for crash in 0..4 {
         assert!(matches!(ask(&carts, "1", "crash").await.unwrap_err(), AskError::Crashed(_)), "{crash}");
-        settle().await;
     }
+    until(|| system.find("cart/1").is_none()).await;
     assert_eq!(ask(&carts, "1", "get").await.unwrap_err().refusal(), Some(Refusal::Quarantined));
     tokio::time::advance(Duration::from_secs(61)).await;
     assert_eq!(ask(&carts, "1", "get").await.unwrap(), "0");
@@ -99,7 +99,7 @@ async fn a_store_that_cannot_be_read_quarantines_nobody() {
         matches!(&error, AskError::NotActivated(error) if matches!(**error, StartError::NotLoaded(_))),
         "{error:?}"
     );
-    settle().await;
+    until(|| carts.stats().live == 0).await;
     store.blind.store(false, Ordering::SeqCst);
     assert_eq!(ask(&carts, "1", "get").await.unwrap(), "3");
 }

@@ -6,7 +6,7 @@ use airssys_wasm_actor::{AskError, SystemEvent};
 use airssys_wasm_keyed::{InstallError, KeyError, Keyed, KeyedOptions, KeyedSpec, Keys, SaveWhen};
 use airssys_wasm_registry::MessageEnvelope;
 
-use crate::support::{ACTOR, COUNTER, ECHO, Faulty, ask, carts, install, pass, settle, system, template};
+use crate::support::{ACTOR, COUNTER, ECHO, Faulty, ask, carts, install, pass, settle, system, template, until};
 
 #[tokio::test]
 async fn state_is_there_again_after_the_actor_has_left_the_memory() {
@@ -79,7 +79,8 @@ async fn an_actor_without_messages_leaves_the_memory() {
     pass(Duration::from_secs(2)).await;
     ask(&carts, "busy", "add 1").await.unwrap();
     pass(Duration::from_secs(3)).await;
-    assert!(system.find("cart/idle").is_none() && system.find("cart/busy").is_some());
+    until(|| system.find("cart/idle").is_none()).await;
+    assert!(system.find("cart/busy").is_some());
     let passivated = std::iter::from_fn(|| events.try_recv().ok())
         .filter_map(|event| match event {
             SystemEvent::Passivated { actor } => Some(actor.id().to_string()),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use airssys_wasm_keyed::{KeyedOptions, SaveWhen};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 
-use crate::support::{COUNTER, Faulty, ask, carts, settle, system};
+use crate::support::{COUNTER, Faulty, ask, carts, system, until};
 
 #[test]
 fn what_happens_to_a_kind_is_counted_by_its_name() {
@@ -24,7 +24,7 @@ fn what_happens_to_a_kind_is_counted_by_its_name() {
             }
             assert!(carts.passivate("1").await.unwrap());
             ask(&carts, "rubbish", "get").await.unwrap_err();
-            settle().await;
+            until(|| system.find("cart/rubbish").is_none()).await;
             ask(&carts, "rubbish", "get").await.unwrap_err();
             store.set_full(true);
             ask(&carts, "2", "add 1").await.unwrap_err();

@@ -121,6 +121,13 @@ pub(crate) async fn settle() {
     }
 }
 
+/// Waits for what other threads have a part in: they free what has much memory.
+pub(crate) async fn until(is_so: impl Fn() -> bool) {
+    while !is_so() {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Lets time pass, in steps in which what is due happens.
 pub(crate) async fn pass(time: Duration) {
     let step = Duration::from_millis(100);
