@@ -246,7 +246,7 @@ impl<U: Send + 'static> Keyed<U> {
             }
             let row = core.store.load(core.kind.as_str(), key).await?;
             let version = row.map_or(Version::NONE, |row| row.version);
-            match core.store.remove(core.kind.as_str(), key, version).await {
+            match core.store.remove(core.kind.as_str(), key, version, core.options.durability).await {
                 // It came into memory meanwhile.
                 Err(StoreError::Fenced { .. }) => continue,
                 removed => removed?,

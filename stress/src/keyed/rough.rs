@@ -65,10 +65,16 @@ impl StateStore for Rough {
         })
     }
 
-    fn remove<'a>(&'a self, kind: &'a str, key: &'a str, follows: Version) -> StoreFuture<'a, ()> {
+    fn remove<'a>(
+        &'a self,
+        kind: &'a str,
+        key: &'a str,
+        follows: Version,
+        durability: Durability,
+    ) -> StoreFuture<'a, ()> {
         Box::pin(async move {
             self.before_write().await?;
-            self.store.remove(kind, key, follows).await
+            self.store.remove(kind, key, follows, durability).await
         })
     }
 

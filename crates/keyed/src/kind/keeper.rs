@@ -93,7 +93,7 @@ impl KeyKeeper {
         let hash = state.as_ref().map(|(hash, _)| *hash);
         let written = match state {
             Some((_, state)) => store.save(kind.as_str(), self.key(), follows, state, options.durability).await,
-            None => store.remove(kind.as_str(), self.key(), follows).await.map(|()| Version::NONE),
+            None => store.remove(kind.as_str(), self.key(), follows, options.durability).await.map(|()| Version::NONE),
         };
         match written {
             Ok(version) => {

@@ -15,7 +15,7 @@ use super::{
     ReminderConfig,
     rows::{BY_ACTOR, BY_TIME, Own, key},
 };
-use crate::store::{StateStore, StoreError, Version};
+use crate::store::{Durability, StateStore, StoreError, Version};
 
 /// Bytes that a name may have.
 const LONGEST_NAME: usize = 64;
@@ -74,7 +74,7 @@ impl Book {
         self.put_own(of, &own, version).await.map_err(unavailable)?;
         if let Some(before) = before.filter(|before| *before != due) {
             // It does not count any more, and is found again when it would have been due.
-            _ = self.take(&key(before, of, name)).await;
+            _ = self.take(&key(before, of, name), Durability::Process).await;
         }
         if due < *self.waits_until.lock() {
             self.sooner.notify_one();
@@ -88,7 +88,7 @@ impl Book {
         let (mut own, version) = self.own(of).await.map_err(unavailable)?;
         let Some(due) = own.remove(name) else { return Ok(false) };
         self.put_own(of, &own, version).await.map_err(unavailable)?;
-        _ = self.take(&key(due, of, name)).await;
+        _ = self.take(&key(due, of, name), Durability::Process).await;
         Ok(true)
     }
 
@@ -98,7 +98,8 @@ impl Book {
         let (own, version) = self.own(of).await?;
         self.put_own(of, &Own::default(), version).await?;
         for (name, due) in own.0 {
-            self.take(&key(due, of, &name)).await?;
+            // Its payload is not to come back, although it would not count.
+            self.take(&key(due, of, &name), self.config.durability).await?;
         }
         Ok(())
     }
@@ -108,7 +109,7 @@ impl Book {
         let _turn = self.turn(of).await;
         let key = key(due, of, name);
         if self.own(of).await?.0.find(name) != Some(due) {
-            self.take(&key).await?;
+            self.take(&key, Durability::Process).await?;
             return Ok(None);
         }
         Ok(self.store.load(BY_TIME, &key).await?.map(|row| row.state))
@@ -122,7 +123,7 @@ impl Book {
             own.remove(name);
             self.put_own(of, &own, version).await?;
         }
-        self.take(&key(due, of, name)).await
+        self.take(&key(due, of, name), Durability::Process).await
     }
 
     async fn own(&self, of: &str) -> Result<(Own, Version), StoreError> {
@@ -133,7 +134,7 @@ impl Book {
 
     async fn put_own(&self, of: &str, own: &Own, follows: Version) -> Result<(), StoreError> {
         if own.0.is_empty() {
-            return self.store.remove(BY_ACTOR, of, follows).await;
+            return self.store.remove(BY_ACTOR, of, follows, self.config.durability).await;
         }
         self.store.save(BY_ACTOR, of, follows, own.encode().into(), self.config.durability).await.map(|_| ())
     }
@@ -149,10 +150,11 @@ impl Book {
         }
     }
 
-    async fn take(&self, key: &str) -> Result<(), StoreError> {
+    /// If it comes back after a loss of power, it does not count: the row of its actor decides.
+    async fn take(&self, key: &str, durability: Durability) -> Result<(), StoreError> {
         let mut follows = Version::NONE;
         loop {
-            match self.store.remove(BY_TIME, key, follows).await {
+            match self.store.remove(BY_TIME, key, follows, durability).await {
                 Err(StoreError::Fenced { found }) => follows = found,
                 removed => return removed,
             }

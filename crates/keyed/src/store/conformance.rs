@@ -100,10 +100,12 @@ pub async fn a_write_must_follow_the_version_that_is_there(store: &dyn StateStor
     let second = save(store, kind, "a", first, "second").await;
     let stale = store.save(kind, "a", first, "stale".into(), Durability::Process).await;
     assert!(is_fenced(&stale, second), "the version before is followed: {stale:?}");
-    let stale = store.remove(kind, "a", first).await;
-    assert!(is_fenced(&stale, second), "removed by the version before: {stale:?}");
-    let stale = store.remove(kind, "a", Version::NONE).await;
-    assert!(is_fenced(&stale, second), "removed as if it were not there: {stale:?}");
+    for durability in DURABILITIES {
+        let stale = store.remove(kind, "a", first, durability).await;
+        assert!(is_fenced(&stale, second), "removed by the version before: {stale:?}");
+        let stale = store.remove(kind, "a", Version::NONE, durability).await;
+        assert!(is_fenced(&stale, second), "removed as if it were not there: {stale:?}");
+    }
     assert_eq!(load(store, kind, "a").await, Some(Saved { version: second, state: "second".into() }));
 
     let missing = store.save(kind, "b", first, "stale".into(), Durability::Process).await;
@@ -126,28 +128,30 @@ pub async fn a_version_is_never_used_again(store: &dyn StateStore) {
             assert!(!versions.contains(&version), "{version:?} was given before");
             versions.push(version);
         }
-        store.remove(kind, "a", second).await.expect("it follows the last one");
+        store.remove(kind, "a", second, Durability::Process).await.expect("it follows the last one");
         let late = store.save(kind, "a", second, "late".into(), Durability::Process).await;
         assert!(is_fenced(&late, Version::NONE), "a writer from before the removal: {late:?}");
     }
 }
 
-/// Removal, and that removing what is not there does nothing.
+/// Removal with each durability, and that removing what is not there does nothing.
 ///
 /// # Panics
 ///
 /// Where the store does otherwise.
 pub async fn what_is_removed_is_gone(store: &dyn StateStore) {
     let kind = "conformance-removed";
-    store.remove(kind, "a", Version::NONE).await.expect("nothing is removed");
-    let version = save(store, kind, "a", Version::NONE, "x").await;
-    store.remove(kind, "a", version).await.expect("it follows the last one");
-    assert_eq!(load(store, kind, "a").await, None);
-    assert_eq!(keys(store, kind, None, 10).await, [""; 0]);
-    assert_eq!(count(store, kind).await, 0);
-    store.remove(kind, "a", Version::NONE).await.expect("nothing is removed");
-    let late = store.remove(kind, "a", version).await;
-    assert!(is_fenced(&late, Version::NONE), "removed a second time: {late:?}");
+    for durability in DURABILITIES {
+        store.remove(kind, "a", Version::NONE, durability).await.expect("nothing is removed");
+        let version = save(store, kind, "a", Version::NONE, "x").await;
+        store.remove(kind, "a", version, durability).await.expect("it follows the last one");
+        assert_eq!(load(store, kind, "a").await, None);
+        assert_eq!(keys(store, kind, None, 10).await, [""; 0]);
+        assert_eq!(count(store, kind).await, 0);
+        store.remove(kind, "a", Version::NONE, durability).await.expect("nothing is removed");
+        let late = store.remove(kind, "a", version, durability).await;
+        assert!(is_fenced(&late, Version::NONE), "removed a second time: {late:?}");
+    }
 }
 
 /// Kinds and keys whose names run into each other are different rows.
@@ -214,7 +218,7 @@ pub async fn keys_and_states_may_be_extreme(store: &dyn StateStore) {
             load(store, kind, key).await == Some(Saved { version, state: other }),
             "{key:?} is another than it was"
         );
-        store.remove(kind, key, version).await.expect("it follows the last one");
+        store.remove(kind, key, version, Durability::Process).await.expect("it follows the last one");
     }
     assert_eq!(keys(store, kind, None, 100).await, [""; 0]);
 }
@@ -269,7 +273,7 @@ pub async fn pages_stand_still_while_rows_come_and_go(store: &dyn StateStore) {
     loop {
         let page = keys(store, kind, after.as_deref(), 3).await;
         if let Some((key, version)) = goes.pop() {
-            store.remove(kind, &key, version).await.expect("it follows the last one");
+            store.remove(kind, &key, version, Durability::Process).await.expect("it follows the last one");
         }
         save(store, kind, &format!("comes-{:02}", goes.len()), Version::NONE, "x").await;
         let is_last = page.len() < 3;
@@ -300,13 +304,14 @@ pub async fn rows_are_counted(store: &dyn StateStore) {
     assert_eq!(count(store, kind).await, 10, "a row that was replaced");
     store.save(kind, "1", Version::NONE, "z".into(), Durability::Process).await.expect_err("fenced");
     store.save(kind, "new", again, "z".into(), Durability::Process).await.expect_err("fenced");
-    store.remove(kind, "2", versions[1]).await.expect_err("fenced");
+    store.remove(kind, "2", versions[1], Durability::Process).await.expect_err("fenced");
     assert_eq!(count(store, kind).await, 10, "writes that were refused");
     for n in 1..10_u64 {
-        store.remove(kind, &n.to_string(), versions[n as usize]).await.expect("it follows the last one");
+        let (key, follows) = (n.to_string(), versions[n as usize]);
+        store.remove(kind, &key, follows, Durability::Process).await.expect("it follows the last one");
         assert_eq!(count(store, kind).await, 10 - n);
     }
-    store.remove(kind, "1", Version::NONE).await.expect("nothing is removed");
+    store.remove(kind, "1", Version::NONE, Durability::Process).await.expect("nothing is removed");
     assert_eq!(count(store, kind).await, 1, "a row that was not there");
 }
 
@@ -426,7 +431,7 @@ pub struct Kept(Vec<(String, Option<Saved>)>);
 impl Kept {
     const KIND: &'static str = "conformance-kept";
 
-    /// Writes rows, replaces and removes some, with this durability.
+    /// Writes rows, replaces and removes some, with this durability. The last write is a removal.
     ///
     /// # Panics
     ///
@@ -442,15 +447,10 @@ impl Kept {
                 version = store.save(Self::KIND, &key, version, new.clone(), durability).await.expect("it follows");
                 state = Some(Saved { version, state: new });
             } else {
-                store.remove(Self::KIND, &key, version).await.expect("it follows");
+                store.remove(Self::KIND, &key, version, durability).await.expect("it follows");
             }
             kept.push((key, state));
         }
-        // Removals have no durability of their own, and are at least as durable as what is written after them.
-        let state = Bytes::from_static(b"last");
-        let version =
-            store.save(Self::KIND, "last", Version::NONE, state.clone(), durability).await.expect("a new row");
-        kept.push(("last".to_owned(), Some(Saved { version, state })));
         Self(kept)
     }
 
@@ -469,7 +469,7 @@ impl Kept {
             let follows = row.as_ref().map_or(Version::NONE, |row| row.version);
             let version = save(store, Self::KIND, key, follows, "new").await;
             assert!(!versions.contains(&version), "{version:?} was given before");
-            store.remove(Self::KIND, key, version).await.expect("it follows");
+            store.remove(Self::KIND, key, version, Durability::Process).await.expect("it follows");
         }
     }
 }

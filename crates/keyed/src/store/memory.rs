@@ -84,7 +84,7 @@ impl StateStore for MemoryStore {
         Box::pin(async move { self.0.lock().save(kind, key, follows, state) })
     }
 
-    fn remove<'a>(&'a self, kind: &'a str, key: &'a str, follows: Version) -> StoreFuture<'a, ()> {
+    fn remove<'a>(&'a self, kind: &'a str, key: &'a str, follows: Version, _: Durability) -> StoreFuture<'a, ()> {
         Box::pin(async move { self.0.lock().remove(kind, key, follows) })
     }
 
@@ -115,9 +115,10 @@ mod tests {
         let first = save(Version::NONE, "a").await.unwrap();
         assert!(matches!(save(Version::NONE, "b").await, Err(StoreError::Fenced { found }) if found == first));
         let second = save(first, "c").await.unwrap();
-        assert!(matches!(store.remove("cart", "1", first).await, Err(StoreError::Fenced { found }) if found == second));
+        let stale = store.remove("cart", "1", first, Durability::Process).await;
+        assert!(matches!(stale, Err(StoreError::Fenced { found }) if found == second));
         assert_eq!(store.load("cart", "1").await.unwrap().unwrap().state, "c");
-        store.remove("cart", "1", second).await.unwrap();
+        store.remove("cart", "1", second, Durability::Process).await.unwrap();
         assert_eq!(store.load("cart", "1").await.unwrap(), None);
         // A row made again has none of the versions that it had.
         let third = save(Version::NONE, "d").await.unwrap();

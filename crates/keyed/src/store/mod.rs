@@ -46,12 +46,18 @@ pub trait StateStore: fmt::Debug + Send + Sync + 'static {
     ) -> StoreFuture<'a, Version>;
 
     /// Removes a row. `follows` is as in [`save`](Self::save); removing a row that is not there, with [`Version::NONE`],
-    /// does nothing.
+    /// writes nothing. When the future is ready, it is as durable as asked for that the row is not there.
     ///
     /// # Errors
     ///
     /// As [`save`](Self::save).
-    fn remove<'a>(&'a self, kind: &'a str, key: &'a str, follows: Version) -> StoreFuture<'a, ()>;
+    fn remove<'a>(
+        &'a self,
+        kind: &'a str,
+        key: &'a str,
+        follows: Version,
+        durability: Durability,
+    ) -> StoreFuture<'a, ()>;
 
     /// How many rows a kind has.
     fn count<'a>(&'a self, kind: &'a str) -> StoreFuture<'a, u64>;

@@ -61,7 +61,7 @@ async fn child() {
                 loop {
                     n += 1;
                     if is_removed(key, n) {
-                        store.remove("cart", &name, version).await.unwrap();
+                        store.remove("cart", &name, version, durability(key)).await.unwrap();
                         version = Version::NONE;
                     } else {
                         version = store.save("cart", &name, version, state(key, n), durability(key)).await.unwrap();

@@ -9,7 +9,7 @@ use airssys_wasm_keyed::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-/// Rows in memory, and as they are on the disk. A save with [`Durability::Power`] syncs all that was written before.
+/// Rows in memory, and as they are on the disk. A write with [`Durability::Power`] syncs all that was written before.
 #[derive(Debug, Default)]
 pub(crate) struct LosesPower(Mutex<Rows>);
 
@@ -23,19 +23,34 @@ struct Rows {
 }
 
 impl Rows {
-    fn write(&mut self, kind: &str, key: &str, follows: Version, state: Option<Bytes>) -> Result<Version, StoreError> {
+    fn write(
+        &mut self,
+        kind: &str,
+        key: &str,
+        follows: Version,
+        state: Option<Bytes>,
+        durability: Durability,
+    ) -> Result<Version, StoreError> {
         let name = (kind.to_owned(), key.to_owned());
         let found = self.now.get(&name).map_or(Version::NONE, |row| row.version);
         if found != follows {
             return Err(StoreError::Fenced { found });
         }
-        let Some(state) = state else {
-            self.now.remove(&name);
-            return Ok(Version::NONE);
+        let version = match state {
+            Some(state) => {
+                self.last += 1;
+                let version = Version::new(self.last);
+                self.now.insert(name, Saved { version, state });
+                version
+            }
+            None => {
+                self.now.remove(&name);
+                Version::NONE
+            }
         };
-        self.last += 1;
-        let version = Version::new(self.last);
-        self.now.insert(name, Saved { version, state });
+        if durability == Durability::Power {
+            self.synced = self.now.clone();
+        }
         Ok(version)
     }
 }
@@ -61,18 +76,17 @@ impl StateStore for LosesPower {
         state: Bytes,
         durability: Durability,
     ) -> StoreFuture<'a, Version> {
-        Box::pin(async move {
-            let mut rows = self.0.lock();
-            let version = rows.write(kind, key, follows, Some(state))?;
-            if durability == Durability::Power {
-                rows.synced = rows.now.clone();
-            }
-            Ok(version)
-        })
+        Box::pin(async move { self.0.lock().write(kind, key, follows, Some(state), durability) })
     }
 
-    fn remove<'a>(&'a self, kind: &'a str, key: &'a str, follows: Version) -> StoreFuture<'a, ()> {
-        Box::pin(async move { self.0.lock().write(kind, key, follows, None).map(|_| ()) })
+    fn remove<'a>(
+        &'a self,
+        kind: &'a str,
+        key: &'a str,
+        follows: Version,
+        durability: Durability,
+    ) -> StoreFuture<'a, ()> {
+        Box::pin(async move { self.0.lock().write(kind, key, follows, None, durability).map(|_| ()) })
     }
 
     fn count<'a>(&'a self, kind: &'a str) -> StoreFuture<'a, u64> {

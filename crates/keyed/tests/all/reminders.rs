@@ -47,11 +47,17 @@ impl StateStore for Fails {
         self.store.save(kind, key, follows, state, durability)
     }
 
-    fn remove<'a>(&'a self, kind: &'a str, key: &'a str, follows: Version) -> StoreFuture<'a, ()> {
+    fn remove<'a>(
+        &'a self,
+        kind: &'a str,
+        key: &'a str,
+        follows: Version,
+        durability: Durability,
+    ) -> StoreFuture<'a, ()> {
         if self.writes.load(Ordering::SeqCst) {
             return Box::pin(async { Err(StoreError::Full) });
         }
-        self.store.remove(kind, key, follows)
+        self.store.remove(kind, key, follows, durability)
     }
 
     fn count<'a>(&'a self, kind: &'a str) -> StoreFuture<'a, u64> {

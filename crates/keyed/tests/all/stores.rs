@@ -79,7 +79,7 @@ async fn a_closed_store_says_so() {
     store.close().await;
     assert!(matches!(store.load("cart", "a").await, Err(StoreError::Closed)));
     assert!(matches!(store.keys("cart", None, 1).await, Err(StoreError::Closed)));
-    assert!(matches!(store.remove("cart", "a", version).await, Err(StoreError::Closed)));
+    assert!(matches!(store.remove("cart", "a", version, Durability::Power).await, Err(StoreError::Closed)));
     let saved = store.save("cart", "a", version, "x".into(), Durability::Power).await;
     assert!(matches!(saved, Err(StoreError::Closed)), "{saved:?}");
 }

@@ -230,12 +230,18 @@ impl StateStore for Faulty {
         })
     }
 
-    fn remove<'a>(&'a self, kind: &'a str, key: &'a str, follows: Version) -> StoreFuture<'a, ()> {
+    fn remove<'a>(
+        &'a self,
+        kind: &'a str,
+        key: &'a str,
+        follows: Version,
+        durability: Durability,
+    ) -> StoreFuture<'a, ()> {
         Box::pin(async move {
             if self.full.load(Ordering::SeqCst) {
                 return Err(StoreError::Full);
             }
-            self.rows.remove(kind, key, follows).await
+            self.rows.remove(kind, key, follows, durability).await
         })
     }
 

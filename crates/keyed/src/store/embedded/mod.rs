@@ -53,7 +53,7 @@ const QUEUE: usize = 1024;
 ///
 /// # Threads
 ///
-/// One writes: what waits for it becomes one batch. One syncs: saves with [`Durability::Power`] that wait at the same time
+/// One writes: what waits for it becomes one batch. One syncs: writes with [`Durability::Power`] that wait at the same time
 /// share one sync, during which others are written and acknowledged. Some read ([`StoreConfig::readers`]), unless rows come
 /// from memory: reads are then made where they are asked for, until one takes longer than 500 µs; after it, reads are left
 /// to the threads for a second, and for up to 64 s if it is found again and again. fjall has two threads of its own.
@@ -110,7 +110,7 @@ impl FjallStore {
         let shared = Arc::new(Shared {
             config,
             rows: RwLock::new(Some(rows)),
-            broken: Mutex::default(),
+            health: Mutex::default(),
             doubtful: Mutex::default(),
             #[cfg(test)]
             faults: Mutex::default(),
@@ -158,10 +158,17 @@ impl FjallStore {
         }
     }
 
-    async fn write(&self, kind: &str, key: &str, follows: Version, change: Change) -> Result<Version, StoreError> {
+    async fn write(
+        &self,
+        kind: &str,
+        key: &str,
+        follows: Version,
+        change: Change,
+        durability: Durability,
+    ) -> Result<Version, StoreError> {
         let name = name(kind, key)?;
         let (done, written) = oneshot::channel();
-        let write = Write { name, follows, change, done };
+        let write = Write { name, follows, change, durability, done };
         self.commands.send(Command::Write(write)).await.map_err(|_| StoreError::Closed)?;
         written.await.unwrap_or(Err(StoreError::Closed))
     }
@@ -227,12 +234,18 @@ impl StateStore for FjallStore {
             if size > allowed {
                 return Err(StoreError::TooLarge { size, allowed });
             }
-            self.write(kind, key, follows, Change::Save { state, durability }).await
+            self.write(kind, key, follows, Change::Save(state), durability).await
         })
     }
 
-    fn remove<'a>(&'a self, kind: &'a str, key: &'a str, follows: Version) -> StoreFuture<'a, ()> {
-        Box::pin(async move { self.write(kind, key, follows, Change::Remove).await.map(|_| ()) })
+    fn remove<'a>(
+        &'a self,
+        kind: &'a str,
+        key: &'a str,
+        follows: Version,
+        durability: Durability,
+    ) -> StoreFuture<'a, ()> {
+        Box::pin(async move { self.write(kind, key, follows, Change::Remove, durability).await.map(|_| ()) })
     }
 
     fn count<'a>(&'a self, kind: &'a str) -> StoreFuture<'a, u64> {

@@ -1,5 +1,7 @@
 //! Rows in fjall: their names, their versions, how many a kind has.
 
+use std::{thread, time::Duration};
+
 use airssys_wasm_limits::ByteSize;
 use bytes::Bytes;
 use fjall::{Database, Error, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
@@ -109,6 +111,15 @@ impl Rows {
     /// Whether so many full tables wait to be written to disk that more should not be written.
     pub(super) fn is_behind(&self) -> bool {
         self.db.outstanding_flushes() > 2
+    }
+
+    /// Waits until what was read from journals that are not written to any more is in tables, and those on the disk.
+    pub(super) fn until_in_tables(&self) -> Result<(), Error> {
+        while self.states.sealed_memtable_count() + self.counts.sealed_memtable_count() > 0 {
+            self.check()?;
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Fails if it takes no more writes.

@@ -15,8 +15,7 @@ pub(super) struct Shared {
     pub(super) config: StoreConfig,
     /// `None` when it is closed, and while it cannot be opened again.
     pub(super) rows: RwLock<Option<Rows>>,
-    /// Why it takes no writes until it is opened again.
-    pub(super) broken: Mutex<Option<Cause>>,
+    pub(super) health: Mutex<Health>,
     /// Writes that failed, and may have been carried out nevertheless: what each followed, and the version it was to make.
     /// The writer that was told of a failure can repeat the write, which is then not fenced by its own earlier attempt.
     pub(super) doubtful: Mutex<HashMap<Name, Attempt>>,
@@ -30,6 +29,56 @@ pub(super) struct Shared {
 
 #[cfg(test)]
 pub(super) type Watch = Box<dyn Fn(&std::path::Path) -> io::Result<()> + Send>;
+
+/// Whether a store takes writes, and which of those that it took a sync still makes durable.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    /// Rises with each failed sync and each attempt to open the store again. What was written in an earlier generation is not
+    /// made durable by a sync: after one that failed, the system takes pages for clean that the disk does not have.
+    pub(super) generation: u64,
+    /// Whether it takes no writes until it is opened again.
+    is_broken: bool,
+    /// Why it does not, or last did not.
+    cause: Option<Cause>,
+}
+
+impl Health {
+    /// Why it takes no writes, if it does not.
+    pub(super) fn broken(&self) -> Option<&Cause> {
+        self.cause.as_ref().filter(|_| self.is_broken)
+    }
+
+    /// Notes that it takes no more writes. The first cause stays. Whether it took them before.
+    pub(super) fn breaks(&mut self, cause: Cause) -> bool {
+        let first = !self.is_broken;
+        if first {
+            (self.is_broken, self.cause) = (true, Some(cause));
+        }
+        first
+    }
+
+    /// An attempt to open it again begins. Gives its generation.
+    pub(super) fn opens(&mut self) -> u64 {
+        self.generation += 1;
+        self.generation
+    }
+
+    /// The attempt of that generation has succeeded. Whether it takes writes again: not if a sync has failed meanwhile.
+    pub(super) fn opened(&mut self, generation: u64) -> bool {
+        let is_newest = self.generation == generation;
+        self.is_broken &= !is_newest;
+        is_newest
+    }
+
+    /// Why writes of an earlier generation are not acknowledged.
+    pub(super) fn last_cause(&self) -> Cause {
+        self.cause.clone().unwrap_or_else(closed)
+    }
+}
+
+pub(super) fn closed() -> Cause {
+    Cause::Io(io::ErrorKind::NotConnected, "the store is closed".to_owned())
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Attempt {
@@ -76,21 +125,54 @@ impl Cause {
 }
 
 impl Shared {
-    /// Notes that it takes no more writes. The first cause stays.
+    /// Notes that it takes no more writes.
     pub(super) fn breaks(&self, cause: Cause) {
-        let mut broken = self.broken.lock();
-        if broken.is_none() {
-            tracing::warn!(path = %self.config.path.display(), ?cause, "the store takes no writes until it is opened again");
-            *broken = Some(cause);
+        if self.health.lock().breaks(cause.clone()) {
+            self.warn(&cause);
         }
+    }
+
+    /// Notes that a sync has failed: what was written and not synced by now is not acknowledged any more.
+    pub(super) fn sync_failed(&self, cause: Cause) {
+        let first = {
+            let mut health = self.health.lock();
+            health.generation += 1;
+            health.breaks(cause.clone())
+        };
+        if first {
+            self.warn(&cause);
+        }
+    }
+
+    fn warn(&self, cause: &Cause) {
+        tracing::warn!(path = %self.config.path.display(), ?cause, "the store takes no writes until it is opened again");
     }
 
     /// Why nothing can be read.
     pub(super) fn unreadable(&self) -> StoreError {
-        self.broken.lock().as_ref().map_or(StoreError::Closed, Cause::error)
+        self.health.lock().broken().map_or(StoreError::Closed, Cause::error)
     }
 
     pub(super) fn doubt(&self, name: Name, attempt: Attempt) {
         self.doubtful.lock().insert(name, attempt);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sync_that_fails_while_the_store_is_opened_again_is_not_forgotten() {
+        let mut health = Health::default();
+        assert!(health.breaks(Cause::Full) && health.broken().is_some());
+        let first = health.opens();
+        health.generation += 1;
+        assert!(!health.breaks(Cause::Io(io::ErrorKind::Other, "the second".to_owned())), "it is broken already");
+        assert!(!health.opened(first) && matches!(health.broken(), Some(Cause::Full)));
+        // Control: one that was begun later.
+        let second = health.opens();
+        assert!(health.opened(second) && health.broken().is_none());
+        assert!(matches!(health.last_cause(), Cause::Full));
     }
 }

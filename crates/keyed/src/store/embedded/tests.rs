@@ -47,7 +47,11 @@ fn copy(from: &Path, to: &Path) {
         if entry.file_type().unwrap().is_dir() {
             copy(&entry.path(), &to);
         } else {
-            fs::copy(entry.path(), to).unwrap();
+            match fs::copy(entry.path(), to) {
+                // Removed meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                copied => _ = copied.unwrap(),
+            }
         }
     }
 }
@@ -133,6 +137,53 @@ async fn the_loss_of_power_loses_what_was_not_synced_and_nothing_else() {
         found.close().await;
     }
     store.close().await;
+}
+
+#[tokio::test]
+async fn a_removal_is_on_the_disk_before_it_is_acknowledged() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder).await;
+    let version = store.save("cart", "a", Version::NONE, "x".into(), Durability::Power).await.unwrap();
+    let (path, disk) = (folder.path().join("store"), folder.path().join("disk"));
+    let syncs = Arc::new(AtomicUsize::new(0));
+    store.watch({
+        let (syncs, disk) = (Arc::clone(&syncs), disk.clone());
+        move |_| {
+            let number = syncs.fetch_add(1, Ordering::SeqCst);
+            copy(&path, &disk.join(number.to_string()));
+            Ok(())
+        }
+    });
+    store.remove("cart", "a", version, Durability::Power).await.unwrap();
+    assert_eq!(syncs.load(Ordering::SeqCst), 1);
+    let found = FjallStore::open(StoreConfig::new(disk.join("0"))).await.unwrap();
+    assert_eq!((found.load("cart", "a").await.unwrap(), found.count("cart").await.unwrap()), (None, 0));
+    // Control: one that need not survive the loss of power is not synced.
+    let version = store.save("cart", "a", Version::NONE, "x".into(), Durability::Process).await.unwrap();
+    store.remove("cart", "a", version, Durability::Process).await.unwrap();
+    assert_eq!(syncs.load(Ordering::SeqCst), 1);
+    // That it is not there was never synced either.
+    store.remove("cart", "a", Version::NONE, Durability::Power).await.unwrap();
+    assert_eq!(syncs.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_removal_whose_sync_failed_can_be_made_again() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder).await;
+    let first = store.save("cart", "a", Version::NONE, "first".into(), Durability::Process).await.unwrap();
+    store.watch(|_| Err(io::ErrorKind::StorageFull.into()));
+    let full = store.remove("cart", "a", first, Durability::Power).await;
+    assert!(matches!(full, Err(StoreError::Full)), "{full:?}");
+    store.watch(|_| Ok(()));
+    loop {
+        match store.remove("cart", "a", first, Durability::Power).await {
+            Ok(()) => break,
+            Err(StoreError::Full) => tokio::task::yield_now().await,
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    assert_eq!((store.load("cart", "a").await.unwrap(), store.count("cart").await.unwrap()), (None, 0));
 }
 
 #[tokio::test]
@@ -224,6 +275,64 @@ async fn a_write_whose_sync_failed_can_be_made_again_by_who_made_it() {
 }
 
 #[tokio::test]
+async fn after_a_failed_sync_nothing_is_acknowledged_that_needs_the_journal() {
+    let folder = TempDir::new().unwrap();
+    let store = Arc::new(open(&folder).await);
+    store.save("cart", "before", Version::NONE, "x".into(), Durability::Power).await.unwrap();
+    let (begins, begun) = mpsc::channel();
+    let (go, gone) = mpsc::channel::<()>();
+    store.watch(move |_| {
+        begins.send(()).unwrap();
+        gone.recv().unwrap();
+        Err(io::ErrorKind::InvalidData.into())
+    });
+    let power = |key: &'static str| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move { store.save("cart", key, Version::NONE, key.into(), Durability::Power).await })
+    };
+    let first = power("first");
+    let begun = tokio::task::spawn_blocking(move || begun.recv().map(|()| begun)).await.unwrap().unwrap();
+    // Written before anybody knows that the sync fails, to the same journal.
+    let second = power("second");
+    while store.count("cart").await.unwrap() < 3 {
+        tokio::task::yield_now().await;
+    }
+    store.save("room", "1", Version::NONE, "x".into(), Durability::Process).await.unwrap();
+    go.send(()).unwrap();
+    for saved in [first.await.unwrap(), second.await.unwrap()] {
+        assert!(matches!(saved, Err(StoreError::Io { .. })), "{saved:?}");
+    }
+    assert_eq!(begun.try_iter().count(), 0, "a second sync would have succeeded");
+
+    // What the disk has when the next sync begins.
+    let (path, disk) = (folder.path().join("store"), folder.path().join("disk"));
+    store.watch({
+        let disk = disk.clone();
+        move |_| {
+            copy(&path, &disk);
+            Ok(())
+        }
+    });
+    for key in ["first", "second"] {
+        // Each writer repeats its own; what they wrote is not in their way.
+        while let Err(error) = store.save("cart", key, Version::NONE, "again".into(), Durability::Power).await {
+            assert!(matches!(error, StoreError::Io { .. }), "{error:?}");
+            tokio::task::yield_now().await;
+        }
+        // Of the first journal the disk has nothing.
+        fs::write(disk.join("0.jnl"), "").unwrap();
+        let found = FjallStore::open(StoreConfig::new(&disk)).await.unwrap();
+        assert_eq!(found.load("cart", key).await.unwrap().unwrap().state, "again");
+        for key in ["before", "first", "second"] {
+            assert!(found.load("cart", key).await.unwrap().is_some(), "{key} was read from the journal that is lost");
+        }
+        assert_eq!(found.count("cart").await.unwrap(), 3);
+        found.close().await;
+        fs::remove_dir_all(&disk).unwrap();
+    }
+}
+
+#[tokio::test]
 async fn reads_go_to_the_threads_after_a_slow_one() {
     let folder = TempDir::new().unwrap();
     let store = open(&folder).await;
@@ -243,11 +352,11 @@ async fn removing_what_is_not_there_costs_nothing_on_disk() {
     let store = open(&folder).await;
     let journal = || fs::read(folder.path().join("store/0.jnl")).unwrap();
     let before = journal();
-    store.remove("cart", "a", Version::NONE).await.unwrap();
+    store.remove("cart", "a", Version::NONE, Durability::Process).await.unwrap();
     assert!(journal() == before);
     // Control: one that is there.
     let version = store.save("cart", "a", Version::NONE, "x".into(), Durability::Process).await.unwrap();
     let before = journal();
-    store.remove("cart", "a", version).await.unwrap();
+    store.remove("cart", "a", version, Durability::Process).await.unwrap();
     assert!(journal() != before);
 }

@@ -16,8 +16,8 @@ use tokio::sync::{mpsc::Receiver, oneshot};
 
 use super::{
     rows::{Batch, Name, Rows, kind_of},
-    shared::{Attempt, Cause, Shared},
-    sync::Unsynced,
+    shared::{Attempt, Cause, Shared, closed},
+    sync::{Unsynced, begin_journal},
 };
 use crate::store::{Durability, StoreError, Version};
 
@@ -32,11 +32,12 @@ pub(super) struct Write {
     pub(super) name: Name,
     pub(super) follows: Version,
     pub(super) change: Change,
+    pub(super) durability: Durability,
     pub(super) done: Done,
 }
 
 pub(super) enum Change {
-    Save { state: Bytes, durability: Durability },
+    Save(Bytes),
     Remove,
 }
 
@@ -96,12 +97,10 @@ impl Writer {
     }
 
     fn carry_out(&mut self, writes: Vec<Write>, bytes: usize) {
-        if let Err(error) = self.recover(bytes) {
-            for write in writes {
-                write.fails(&error);
-            }
-            return;
-        }
+        let generation = match self.recover(bytes) {
+            Ok(generation) => generation,
+            Err(cause) => return writes.into_iter().for_each(|write| write.fails(&cause)),
+        };
         let shared = Arc::clone(&self.shared);
         let rows = shared.rows.read();
         let Some(rows) = &*rows else {
@@ -131,7 +130,7 @@ impl Writer {
                 for (write, error) in refused {
                     _ = write.done.send(Err(error));
                 }
-                self.acknowledge(accepted);
+                self.acknowledge(accepted, generation);
             }
             Err(error) => {
                 let cause = self.breaks(&error);
@@ -156,7 +155,7 @@ impl Writer {
             return Err(StoreError::Fenced { found });
         }
         let made = match change {
-            Change::Save { state, .. } => {
+            Change::Save(state) => {
                 self.last_version += 1;
                 let made = Version::new(self.last_version);
                 batch.save(name, made, state);
@@ -191,7 +190,7 @@ impl Writer {
         batch.commit(self.last_version)
     }
 
-    fn acknowledge(&mut self, written: Vec<(Write, Version)>) {
+    fn acknowledge(&mut self, written: Vec<(Write, Version)>, generation: u64) {
         let mut unsynced = Vec::new();
         {
             let mut doubtful = self.shared.doubtful.lock();
@@ -201,13 +200,13 @@ impl Writer {
                 }
             }
         }
-        for (Write { name, follows, change, done }, made) in written {
-            match change {
-                Change::Save { durability: Durability::Power, .. } => {
-                    unsynced.push(Unsynced { name, attempt: Attempt { follows, made }, done });
+        for (Write { name, follows, durability, done, .. }, made) in written {
+            match durability {
+                Durability::Power => {
+                    unsynced.push(Unsynced { generation, name, attempt: Attempt { follows, made }, done });
                 }
                 // Nobody may wait any more.
-                _ => _ = done.send(Ok(made)),
+                Durability::Process => _ = done.send(Ok(made)),
             }
         }
         if !unsynced.is_empty() {
@@ -231,8 +230,7 @@ impl Writer {
     }
 
     fn cause(&self) -> Cause {
-        let broken = self.shared.broken.lock().clone();
-        broken.unwrap_or_else(|| Cause::Io(io::ErrorKind::NotConnected, "the store is closed".to_owned()))
+        self.shared.health.lock().broken().cloned().unwrap_or_else(closed)
     }
 
     /// What is known of rows may be wrong.
@@ -242,8 +240,17 @@ impl Writer {
     }
 
     /// Opens the store again, if it takes no more writes. Until there is room, rows can still be read.
-    fn recover(&mut self, bytes: usize) -> Result<(), Cause> {
-        let Some(cause) = self.shared.broken.lock().clone() else { return Ok(()) };
+    ///
+    /// It goes on with another journal, and only when what the others hold is in tables: after a failed sync there may be a
+    /// hole in them, behind which nothing would be found after a loss of power.
+    ///
+    /// Gives the generation in which writes are made now: should a sync fail after this, they are of an earlier one.
+    fn recover(&mut self, bytes: usize) -> Result<u64, Cause> {
+        let cause = {
+            let health = self.shared.health.lock();
+            let Some(cause) = health.broken() else { return Ok(health.generation) };
+            cause.clone()
+        };
         let now = Instant::now();
         if self.attempted.is_some_and(|attempted| now - attempted < BETWEEN_ATTEMPTS) {
             return Err(cause);
@@ -251,10 +258,12 @@ impl Writer {
         self.attempted = Some(now);
         let config = &self.shared.config;
         has_room(&config.path, ROOM.max(2 * bytes)).map_err(|error| Cause::of_io(&error))?;
+        let generation = self.shared.health.lock().opens();
         {
             let mut rows = self.shared.rows.write();
             // The new one finds the folder locked until the old one is gone.
             drop(rows.take());
+            begin_journal(&config.path).map_err(|error| Cause::of_io(&error))?;
             let again = Rows::open(config).and_then(|rows| Ok((rows.last_version()?, rows)));
             let (last_version, again) = again.map_err(|error| Cause::of(&error))?;
             // Versions that were given and not written are not given again.
@@ -263,18 +272,21 @@ impl Writer {
             doubtful.retain(|name, attempt| again.version(name).map_or(true, |found| found == attempt.made));
             *rows = Some(again);
         }
-        *self.shared.broken.lock() = None;
         self.forget();
+        self.shared.rows.read().as_ref().map_or(Ok(()), Rows::until_in_tables).map_err(|_| cause.clone())?;
+        if !self.shared.health.lock().opened(generation) {
+            return Err(cause);
+        }
         self.attempted = None;
         tracing::info!(path = %self.shared.config.path.display(), "the store was opened again");
-        Ok(())
+        Ok(generation)
     }
 }
 
 impl Write {
     fn size(&self) -> usize {
         let state = match &self.change {
-            Change::Save { state, .. } => state.len(),
+            Change::Save(state) => state.len(),
             Change::Remove => 0,
         };
         self.name.len() + state
