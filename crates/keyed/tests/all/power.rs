@@ -3,11 +3,13 @@
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use airssys_wasm_keyed::{
-    Durability, Saved, StateStore, StoreError, StoreFuture, Version,
+    Durability, Keyed, KeyedOptions, KeyedSpec, SaveWhen, Saved, StateStore, StoreError, StoreFuture, Version,
     conformance::{self, Kept},
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
+
+use crate::support::{COUNTER, ask, system, template};
 
 /// Rows in memory, and as they are on the disk. A write with [`Durability::Power`] syncs all that was written before.
 #[derive(Debug, Default)]
@@ -56,10 +58,10 @@ impl Rows {
 }
 
 impl LosesPower {
-    /// What was not synced is gone.
-    pub(crate) fn lose_power(&self) {
-        let mut rows = self.0.lock();
-        rows.now = rows.synced.clone();
+    /// The store after the loss of power: what was not synced is gone. Who has this one may go on with it, and nobody sees.
+    pub(crate) fn after_loss(&self) -> Self {
+        let Rows { synced, last, .. } = &*self.0.lock();
+        Self(Mutex::new(Rows { now: synced.clone(), synced: synced.clone(), last: *last }))
     }
 }
 
@@ -114,7 +116,64 @@ async fn it_keeps_what_is_to_survive_the_loss_of_power() {
     let store = LosesPower::default();
     let kept = Kept::write(&store, Durability::Power).await;
     store.save("cart", "later", Version::NONE, "x".into(), Durability::Process).await.unwrap();
-    store.lose_power();
+    let store = store.after_loss();
     kept.check(&store).await;
     assert_eq!(store.load("cart", "later").await.unwrap(), None, "control: it was not synced");
+}
+
+/// Has kinds take random steps, and the power fail after some of them. Gives how often another count was found than the
+/// last that was promised to be kept.
+async fn others_found(save: SaveWhen, durability: Durability) -> usize {
+    let mut random = fastrand::Rng::with_seed(1);
+    let mut store = Arc::new(LosesPower::default());
+    let mut others = 0;
+    for _ in 0..30 {
+        let system = system();
+        let options = KeyedOptions { save, durability, ..KeyedOptions::default() };
+        let spec = KeyedSpec::new(template(&system, "cart", &COUNTER)).with_options(options);
+        let carts = Keyed::install(&system, spec, Arc::clone(&store) as _).await.unwrap();
+        let mut promised = BTreeMap::new();
+        for key in ["a", "b", "c"] {
+            promised.insert(key, count_of(&store, key).await);
+        }
+        for _ in 0..random.usize(1..10) {
+            let key = random.choice(["a", "b", "c"]).unwrap();
+            let now: u64 = ask(&carts, key, "get").await.unwrap().parse().unwrap();
+            let (add, kept) = match random.u8(0..5) {
+                0 | 1 => (1, save == SaveWhen::EachMessage),
+                // As new: its row is removed.
+                2 => (now.wrapping_neg(), save == SaveWhen::EachMessage),
+                3 => (0, carts.passivate(key).await.unwrap()),
+                _ => {
+                    carts.forget(key).await.unwrap();
+                    promised.insert(key, 0);
+                    continue;
+                }
+            };
+            let answer: u64 = ask(&carts, key, &format!("add {add}")).await.unwrap().parse().unwrap();
+            assert_eq!(answer, now.wrapping_add(add));
+            if kept {
+                promised.insert(key, answer);
+            }
+        }
+        store = Arc::new(store.after_loss());
+        for (key, count) in promised {
+            others += usize::from(count_of(&store, key).await != count);
+        }
+    }
+    others
+}
+
+async fn count_of(store: &LosesPower, key: &str) -> u64 {
+    let row = store.load("cart", key).await.unwrap();
+    row.map_or(0, |row| u64::from_le_bytes(row.state[..].try_into().unwrap()))
+}
+
+#[tokio::test]
+async fn the_loss_of_power_leaves_what_a_kind_has_acknowledged_removals_included() {
+    for save in [SaveWhen::EachMessage, SaveWhen::OnIdle] {
+        assert_eq!(others_found(save, Durability::Power).await, 0, "{save:?}");
+        let without = others_found(save, Durability::Process).await;
+        assert!(without > 0, "control: {save:?} without a sync");
+    }
 }
