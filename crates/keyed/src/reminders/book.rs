@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, MutexGuard, Notify};
 
 use super::{
     ReminderConfig,
-    rows::{BY_ACTOR, BY_TIME, Own, key},
+    rows::{BY_TIME, Own, by_actor, key},
 };
 use crate::store::{Durability, StateStore, StoreError, Version};
 
@@ -67,6 +67,11 @@ impl Book {
         let (mut own, version) = self.own(of).await.map_err(unavailable)?;
         if own.find(name).is_none() && own.0.len() >= self.config.most as usize {
             return Err(ReminderError::TooMany(self.config.most));
+        }
+        let allowed = self.config.most_actors;
+        // Of several at once each may be the last.
+        if version == Version::NONE && self.store.count(&by_actor(of)).await.map_err(unavailable)? >= allowed {
+            return Err(ReminderError::Unavailable(TooManyActors { allowed }.into()));
         }
         let due = self.now().saturating_add(millis(after.max(SOONEST)));
         self.put(&key(due, of, name), payload).await.map_err(unavailable)?;
@@ -127,16 +132,16 @@ impl Book {
     }
 
     async fn own(&self, of: &str) -> Result<(Own, Version), StoreError> {
-        let Some(row) = self.store.load(BY_ACTOR, of).await? else { return Ok((Own::default(), Version::NONE)) };
+        let Some(row) = self.store.load(&by_actor(of), of).await? else { return Ok((Own::default(), Version::NONE)) };
         let own = Own::decode(&row.state).ok_or_else(|| StoreError::io(Malformed))?;
         Ok((own, row.version))
     }
 
     async fn put_own(&self, of: &str, own: &Own, follows: Version) -> Result<(), StoreError> {
         if own.0.is_empty() {
-            return self.store.remove(BY_ACTOR, of, follows, self.config.durability).await;
+            return self.store.remove(&by_actor(of), of, follows, self.config.durability).await;
         }
-        self.store.save(BY_ACTOR, of, follows, own.encode().into(), self.config.durability).await.map(|_| ())
+        self.store.save(&by_actor(of), of, follows, own.encode().into(), self.config.durability).await.map(|_| ())
     }
 
     /// Whatever was there before.
@@ -166,6 +171,13 @@ impl Book {
 #[derive(Debug, thiserror::Error)]
 #[error("the reminders of an actor are malformed")]
 struct Malformed;
+
+/// A kind has as many actors with reminders as it may have.
+#[derive(Debug, thiserror::Error)]
+#[error("{allowed} actors of the kind have reminders, and not more may; raise `most_actors`, or forget some")]
+struct TooManyActors {
+    allowed: u64,
+}
 
 fn check_name(name: &str) -> Result<(), ReminderError> {
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');

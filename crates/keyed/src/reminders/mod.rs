@@ -18,7 +18,10 @@ use airssys_wasm_registry::{ComponentId, MessageEnvelope};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::RwLock;
-use tokio::{sync::Notify, task::AbortHandle};
+use tokio::{
+    sync::{Notify, Semaphore},
+    task::AbortHandle,
+};
 
 use self::book::Book;
 use crate::{
@@ -36,7 +39,11 @@ pub struct ReminderConfig {
     pub payload: ByteSize,
     /// What one survives once it is set. Default: [`Durability::Process`].
     pub durability: Durability,
-    /// How many are handed over and not yet handled at a time. Default: 64.
+    /// Actors of a kind that may have reminders. Setting the first of another one is [`ReminderError::Unavailable`]. Default:
+    /// 1,000,000.
+    pub most_actors: u64,
+    /// How many of a kind are handed over and not yet handled at a time. Others of it wait; those of other kinds do not.
+    /// Default: 64.
     pub in_flight: NonZeroUsize,
     /// What says when they are due. Default: the system's clock.
     pub clock: Option<Arc<dyn Fn() -> SystemTime + Send + Sync>>,
@@ -48,6 +55,7 @@ impl Default for ReminderConfig {
             most: 16,
             payload: ByteSize::kib(64),
             durability: Durability::Process,
+            most_actors: 1_000_000,
             in_flight: NonZeroUsize::MIN.saturating_add(63),
             clock: None,
         }
@@ -56,11 +64,12 @@ impl Default for ReminderConfig {
 
 impl fmt::Debug for ReminderConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { most, payload, durability, in_flight, clock: _ } = self;
+        let Self { most, payload, durability, most_actors, in_flight, clock: _ } = self;
         f.debug_struct("ReminderConfig")
             .field("most", most)
             .field("payload", payload)
             .field("durability", durability)
+            .field("most_actors", most_actors)
             .field("in_flight", in_flight)
             .finish_non_exhaustive()
     }
@@ -78,7 +87,15 @@ pub struct StoredReminders {
     task: AbortHandle,
 }
 
-type Receiver = Arc<dyn Fn(&str, MessageEnvelope) -> BoxFuture<'static, Result<Bytes, AskError>> + Send + Sync>;
+type Ask = Arc<dyn Fn(&str, MessageEnvelope) -> BoxFuture<'static, Result<Bytes, AskError>> + Send + Sync>;
+
+/// Who takes those of a kind.
+#[derive(Clone)]
+struct Receiver {
+    ask: Ask,
+    /// For each that is in flight.
+    permits: Arc<Semaphore>,
+}
 
 /// Who takes reminders.
 #[derive(Default)]
@@ -129,7 +146,8 @@ impl StoredReminders {
         kind: &str,
         ask: impl Fn(&str, MessageEnvelope) -> BoxFuture<'static, Result<Bytes, AskError>> + Send + Sync + 'static,
     ) {
-        self.receivers.by_kind.write().insert(kind.into(), Arc::new(ask));
+        let permits = Arc::new(Semaphore::new(self.book.config.in_flight.get()));
+        self.receivers.by_kind.write().insert(kind.into(), Receiver { ask: Arc::new(ask), permits });
         self.receivers.changed.notify_one();
     }
 

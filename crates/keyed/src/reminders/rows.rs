@@ -7,8 +7,15 @@
 /// The kind of the rows by time. No actor's kind has such a name.
 pub(super) const BY_TIME: &str = "!due";
 
-/// The kind of the rows by actor.
-pub(super) const BY_ACTOR: &str = "!reminders";
+/// The kind of the rows by actor: one for each kind of theirs, so that it is known how many actors of it have any.
+pub(super) fn by_actor(of: &str) -> String {
+    format!("!reminders/{}", kind_of(of).unwrap_or_default())
+}
+
+/// The kind of an actor.
+pub(super) fn kind_of(of: &str) -> Option<&str> {
+    Some(of.split_once('/')?.0)
+}
 
 /// The key of a reminder: keys are in the order of time, milliseconds since 1970.
 pub(super) fn key(due: u64, of: &str, name: &str) -> String {

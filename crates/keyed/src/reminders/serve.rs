@@ -2,7 +2,7 @@
 //! what is in flight.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     pin::Pin,
     sync::{
         Arc,
@@ -18,14 +18,14 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit},
     time::{Instant, sleep_until},
 };
 
 use super::{
-    Receivers,
+    Receiver, Receivers,
     book::Book,
-    rows::{BY_TIME, before, parts},
+    rows::{BY_TIME, before, kind_of, parts},
 };
 use crate::store::StoreError;
 
@@ -46,14 +46,15 @@ struct Server {
     book: Arc<Book>,
     receivers: Arc<Receivers>,
     in_flight: Arc<Mutex<HashSet<String>>>,
-    permits: Arc<Semaphore>,
+    /// A kind has room for another.
+    freed: Arc<Notify>,
     /// Whether any was not handled since the last attempts began.
     failed: Arc<AtomicBool>,
 }
 
 pub(super) async fn serve(book: Arc<Book>, receivers: Arc<Receivers>) {
-    let permits = Arc::new(Semaphore::new(book.config.in_flight.get()));
-    let server = Server { book, receivers, in_flight: Arc::default(), permits, failed: Arc::default() };
+    let server = Server { book, receivers, in_flight: Arc::default(), freed: Arc::default(), failed: Arc::default() };
+    let mut waiting = Waiting::new();
     // All before it were sent once.
     let mut sent = String::new();
     let mut again = Again { pause: PAUSE, at: None, last: None };
@@ -62,9 +63,12 @@ pub(super) async fn serve(book: Arc<Book>, receivers: Arc<Receivers>) {
         if again.is_due() {
             server.failed.store(false, Ordering::Relaxed);
             let upto = sent.clone();
-            if server.send_all(String::new(), |key| key < upto.as_str()).await.is_err() {
+            if server.send_all(String::new(), |key| key < upto.as_str(), &mut waiting).await.is_err() {
                 server.failed.store(true, Ordering::Relaxed);
             }
+        }
+        if server.send_waiting(&sent, &mut waiting).await.is_err() {
+            server.failed.store(true, Ordering::Relaxed);
         }
         let now = server.book.now();
         // The clock was set back: what was set since comes before.
@@ -72,7 +76,7 @@ pub(super) async fn serve(book: Arc<Book>, receivers: Arc<Receivers>) {
             sent = before(now.saturating_add(1));
         }
         let upto = before(now.saturating_add(1));
-        let next = match server.send_all(sent.clone(), |key| key < upto.as_str()).await {
+        let next = match server.send_all(sent.clone(), |key| key < upto.as_str(), &mut waiting).await {
             Ok(next) => {
                 sent = upto;
                 next
@@ -96,9 +100,14 @@ pub(super) async fn serve(book: Arc<Book>, receivers: Arc<Receivers>) {
             // Perhaps it was waited for.
             () = server.receivers.changed.notified() => again.hasten(),
             () = server.fails(), if again.at.is_none() => {}
+            () = server.freed.notified(), if !waiting.is_empty() => {}
         }
     }
 }
+
+/// The kinds that have as many in flight as they may, and the key after which each goes on: so a kind whose handlers hang
+/// holds up no other, and its rows are read once and not at each attempt.
+type Waiting = HashMap<Box<str>, String>;
 
 /// When what was not handled is sent again.
 struct Again {
@@ -135,8 +144,13 @@ impl Again {
 }
 
 impl Server {
-    /// Sends those after a key, as long as they are to be. Gives the first that is not.
-    async fn send_all(&self, mut after: String, is_due: impl Fn(&str) -> bool) -> Result<Option<String>, StoreError> {
+    /// Sends those after a key, as long as they are to be, but for those of kinds that wait. Gives the first that is not.
+    async fn send_all(
+        &self,
+        mut after: String,
+        is_due: impl Fn(&str) -> bool,
+        waiting: &mut Waiting,
+    ) -> Result<Option<String>, StoreError> {
         loop {
             let keys = self.book.store.keys(BY_TIME, Some(&after), PAGE).await?;
             let is_last = keys.len() < PAGE;
@@ -144,7 +158,11 @@ impl Server {
                 if !is_due(&key) {
                     return Ok(Some(key));
                 }
-                self.send(&key).await;
+                let kind = parts(&key).and_then(|(_, of, _)| kind_of(of)).unwrap_or_default();
+                let is_later = waiting.get(kind).is_some_and(|goes_on| key > *goes_on);
+                if !is_later && !self.send(&key).await {
+                    waiting.insert(kind.into(), after);
+                }
                 after = key;
             }
             if is_last {
@@ -153,20 +171,61 @@ impl Server {
         }
     }
 
-    /// Hands one over, and leaves it to a task to wait for what becomes of it.
-    async fn send(&self, key: &str) {
-        let Some((due, of, name)) = parts(key) else { return };
-        let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return };
-        if !self.in_flight.lock().insert(key.to_owned()) {
-            return;
+    /// Sends those of kinds that wait, up to a key, as far as there is room again.
+    async fn send_waiting(&self, upto: &str, waiting: &mut Waiting) -> Result<(), StoreError> {
+        let kinds: Vec<_> = waiting.keys().filter(|kind| self.has_room(kind)).cloned().collect();
+        for kind in kinds {
+            let Some(after) = waiting.get_mut(&kind) else { continue };
+            let is_done = 'rows: loop {
+                let keys = self.book.store.keys(BY_TIME, Some(after), PAGE).await?;
+                let is_last = keys.len() < PAGE;
+                for key in keys {
+                    if *key >= *upto {
+                        break 'rows true;
+                    }
+                    let is_of_kind = parts(&key).and_then(|(_, of, _)| kind_of(of)) == Some(&*kind);
+                    if is_of_kind && !self.send(&key).await {
+                        break 'rows false;
+                    }
+                    *after = key;
+                }
+                if is_last {
+                    break true;
+                }
+            };
+            if is_done {
+                waiting.remove(&kind);
+            }
         }
-        let flight = Flight { server: self.share(), key: key.to_owned(), is_handled: false, _permit: permit };
+        Ok(())
+    }
+
+    fn has_room(&self, kind: &str) -> bool {
+        self.receivers.by_kind.read().get(kind).is_none_or(|receiver| receiver.permits.available_permits() > 0)
+    }
+
+    /// Hands one over, and leaves it to a task to wait for what becomes of it. `false` if its kind has no room for it.
+    async fn send(&self, key: &str) -> bool {
+        let Some((due, of, name)) = parts(key) else { return true };
+        let Some(receiver) = kind_of(of).and_then(|kind| self.receivers.by_kind.read().get(kind).cloned()) else {
+            self.has_failed();
+            return true;
+        };
+        if self.in_flight.lock().contains(key) {
+            return true;
+        }
+        let Ok(permit) = Arc::clone(&receiver.permits).try_acquire_owned() else { return false };
+        self.in_flight.lock().insert(key.to_owned());
+        let flight = Flight { server: self.share(), key: key.to_owned(), is_handled: false, permit: Some(permit) };
         let payload = match self.book.due(due, of, name).await {
             Ok(Some(payload)) => payload,
-            Ok(None) => return flight.ends(),
-            Err(_) => return,
+            Ok(None) => {
+                flight.ends();
+                return true;
+            }
+            Err(_) => return true,
         };
-        let Some(mut asking) = self.ask(of, name, payload) else { return };
+        let Some(mut asking) = ask(&receiver, of, name, payload) else { return true };
         // Polled here first, so that they are in mailboxes in their order.
         let first = asking.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         let (of, name) = (of.to_owned(), name.to_owned());
@@ -181,15 +240,7 @@ impl Server {
                 flight.ends();
             }
         });
-    }
-
-    fn ask(&self, of: &str, name: &str, payload: Bytes) -> Option<Pin<Box<BoxFuture<'static, Answer>>>> {
-        let (kind, key) = of.split_once('/')?;
-        let receiver = self.receivers.by_kind.read().get(kind).cloned()?;
-        let topic = Topic::new(&format!("reminder.{name}")).ok()?;
-        let until = Instant::now() + LONGEST;
-        let message = MessageEnvelope::new(payload).with_topic(topic).with_deadline(until);
-        Some(Box::pin(receiver(key, message)))
+        true
     }
 
     fn share(&self) -> Self {
@@ -197,9 +248,15 @@ impl Server {
             book: Arc::clone(&self.book),
             receivers: Arc::clone(&self.receivers),
             in_flight: Arc::clone(&self.in_flight),
-            permits: Arc::clone(&self.permits),
+            freed: Arc::clone(&self.freed),
             failed: Arc::clone(&self.failed),
         }
+    }
+
+    /// One was not handled.
+    fn has_failed(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+        self.receivers.failed.notify_one();
     }
 
     /// Waits until one was not handled.
@@ -208,6 +265,14 @@ impl Server {
             self.receivers.failed.notified().await;
         }
     }
+}
+
+fn ask(receiver: &Receiver, of: &str, name: &str, payload: Bytes) -> Option<Pin<Box<BoxFuture<'static, Answer>>>> {
+    let (_, key) = of.split_once('/')?;
+    let topic = Topic::new(&format!("reminder.{name}")).ok()?;
+    let until = Instant::now() + LONGEST;
+    let message = MessageEnvelope::new(payload).with_topic(topic).with_deadline(until);
+    Some(Box::pin((receiver.ask)(key, message)))
 }
 
 type Answer = Result<Bytes, AskError>;
@@ -225,7 +290,7 @@ struct Flight {
     server: Server,
     key: String,
     is_handled: bool,
-    _permit: OwnedSemaphorePermit,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Flight {
@@ -238,9 +303,11 @@ impl Flight {
 impl Drop for Flight {
     fn drop(&mut self) {
         self.server.in_flight.lock().remove(&self.key);
+        // Before it is told.
+        drop(self.permit.take());
+        self.server.freed.notify_one();
         if !self.is_handled {
-            self.server.failed.store(true, Ordering::Relaxed);
-            self.server.receivers.failed.notify_one();
+            self.server.has_failed();
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{
     collections::HashSet,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -17,7 +17,11 @@ use airssys_wasm_keyed::{
 use airssys_wasm_registry::{ComponentId, MessageEnvelope};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::{runtime::Handle, sync::Notify, time::Instant};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, Semaphore},
+    time::Instant,
+};
 
 use crate::support::{Faulty, LATER, carts, system};
 
@@ -133,7 +137,7 @@ impl Scene {
     }
 
     async fn rows(&self) -> (u64, u64) {
-        (self.store.count("!due").await.unwrap(), self.store.count("!reminders").await.unwrap())
+        (self.store.count("!due").await.unwrap(), self.store.count("!reminders/cart").await.unwrap())
     }
 }
 
@@ -376,6 +380,104 @@ async fn many_cost_one_task() {
     let heard = scene.carts.heard.lock();
     assert!((0..5_000).all(|n| heard[n] == format!("{n} a x")), "in the order of time");
     assert_eq!(heard.len(), 5_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_whose_handlers_hang_holds_up_no_other() {
+    let scene = Scene::new();
+    let reminders = scene.reminders.as_ref().unwrap();
+    let (begun, ended) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Semaphore::new(0)));
+    reminders.add("room", {
+        let (begun, ended) = (Arc::clone(&begun), Arc::clone(&ended));
+        move |key, _| {
+            begun.lock().push(key.to_owned());
+            let ended = Arc::clone(&ended);
+            Box::pin(async move {
+                ended.acquire().await.unwrap().forget();
+                Ok(Bytes::new())
+            })
+        }
+    });
+    let set = async |of: String, after_ms| {
+        let of: ComponentId = of.parse().unwrap();
+        reminders.set(&of, "a", Duration::from_millis(after_ms), Bytes::new()).unwrap().await.unwrap();
+    };
+    // More pages than one, and more than may be in flight.
+    for n in 0..600 {
+        set(format!("room/{n}"), 1_000 + n).await;
+    }
+    set("cart/1".to_owned(), 1_300).await;
+    set("cart/2".to_owned(), 2_000).await;
+    pass(2_010).await;
+    assert_eq!(scene.carts.heard(), "1 a , 2 a ");
+    assert_eq!(begun.lock().len(), 64, "control: no more of them at a time");
+    // The rest come as there is room, in their order.
+    ended.add_permits(1);
+    pass(1).await;
+    assert_eq!(begun.lock().len(), 65);
+    set("cart/3".to_owned(), 1_000).await;
+    pass(1_010).await;
+    assert!(scene.carts.heard().ends_with(", 3 a "));
+    ended.add_permits(10_000);
+    pass(1_000).await;
+    let begun = begun.lock();
+    assert!((0..600).all(|n| begun[n] == n.to_string()) && begun.len() == 600, "once, in the order of time");
+    assert_eq!(scene.store.count("!due").await.unwrap(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_that_hang_for_too_long_come_again_and_no_other_waits_for_them() {
+    let scene = Scene::new();
+    let reminders = scene.reminders.as_ref().unwrap();
+    let attempts = Arc::new(AtomicUsize::new(0));
+    reminders.add("room", {
+        let attempts = Arc::clone(&attempts);
+        move |_, message| {
+            attempts.fetch_add(1, Ordering::SeqCst);
+            let until = message.deadline().unwrap();
+            Box::pin(async move {
+                tokio::time::sleep_until(until).await;
+                Err(AskError::Stopped)
+            })
+        }
+    });
+    for n in 0..100 {
+        let of: ComponentId = format!("room/{n}").parse().unwrap();
+        reminders.set(&of, "a", Duration::from_secs(1), Bytes::new()).unwrap().await.unwrap();
+    }
+    // Each of them takes a minute, again and again.
+    for round in 1..20 {
+        scene.set(&round.to_string(), "a", 30_000, "x").await.unwrap();
+        pass(30_010).await;
+        assert!(scene.carts.heard().ends_with(&format!("{round} a x")), "{round}");
+    }
+    assert!(attempts.load(Ordering::SeqCst) > 200, "they come again");
+    assert_eq!(scene.store.count("!due").await.unwrap(), 100, "control: none of them was handled");
+}
+
+#[tokio::test(start_paused = true)]
+async fn so_many_actors_of_a_kind_have_reminders() {
+    let mut config = ReminderConfig::default();
+    config.most_actors = 2;
+    let store = Arc::new(MemoryStore::new());
+    let reminders = StoredReminders::start(Arc::clone(&store) as Arc<dyn StateStore>, config);
+    for kind in ["cart", "room"] {
+        reminders.add(kind, |_, _| Box::pin(async { Ok(Bytes::new()) }));
+    }
+    let set = async |of: &str, name: &str| {
+        let of: ComponentId = of.parse().unwrap();
+        reminders.set(&of, name, Duration::from_secs(60), Bytes::new()).unwrap().await
+    };
+    set("cart/1", "a").await.unwrap();
+    set("cart/2", "a").await.unwrap();
+    let refused = set("cart/3", "a").await;
+    assert!(matches!(refused, Err(ReminderError::Unavailable(_))), "{refused:?}");
+    assert_eq!(store.count("!due").await.unwrap(), 2, "it has left no row");
+    // Control: others of those that have some, and of another kind.
+    set("cart/2", "b").await.unwrap();
+    set("room/1", "a").await.unwrap();
+    reminders.forget(&cart("1")).await.unwrap();
+    set("cart/3", "a").await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
