@@ -1,6 +1,7 @@
 //! A store on disk, in the process: fjall, with a group commit, bounded threads, and a way back from a full disk.
 
 mod config;
+mod journal;
 mod readers;
 mod rows;
 mod shared;
@@ -101,7 +102,7 @@ impl FjallStore {
 
     /// The store, and what its writer is to run.
     fn start(config: StoreConfig) -> Result<(Self, impl FnOnce()), OpenError> {
-        let opened = Rows::open(&config).and_then(|rows| Ok((rows.last_version()?, rows)));
+        let opened = open(&config).and_then(|rows| Ok((rows.last_version()?, rows)));
         let (last_version, rows) = opened.map_err(|error| match error {
             fjall::Error::Locked => OpenError::Locked,
             error => OpenError::Io { source: error.into() },
@@ -207,6 +208,21 @@ impl FjallStore {
         });
         got.await.unwrap_or(Err(StoreError::Closed))
     }
+}
+
+/// Opens the files, with another journal if a sync has failed in the process before.
+fn open(config: &StoreConfig) -> Result<Rows, fjall::Error> {
+    let rows = Rows::open(config)?;
+    if !journal::is_distrusted(&config.path) {
+        return Ok(rows);
+    }
+    // Only now is it known that no other process has them.
+    drop(rows);
+    journal::begin(&config.path)?;
+    let rows = Rows::open(config)?;
+    rows.until_in_tables()?;
+    journal::trust(&config.path);
+    Ok(rows)
 }
 
 fn io(source: io::Error) -> OpenError {

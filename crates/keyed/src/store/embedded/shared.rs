@@ -7,6 +7,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::{
     config::StoreConfig,
+    journal,
     rows::{Name, Rows},
 };
 use crate::store::{StoreError, Version};
@@ -137,6 +138,7 @@ impl Shared {
         let first = {
             let mut health = self.health.lock();
             health.generation += 1;
+            journal::distrust(&self.config.path);
             health.breaks(cause.clone())
         };
         if first {

@@ -334,6 +334,39 @@ async fn after_a_failed_sync_nothing_is_acknowledged_that_needs_the_journal() {
 }
 
 #[tokio::test]
+async fn a_failed_sync_is_known_to_the_process_after() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder).await;
+    store.watch(|_| Err(io::ErrorKind::InvalidData.into()));
+    store.save("cart", "a", Version::NONE, "x".into(), Durability::Power).await.unwrap_err();
+    store.close().await;
+    let (path, disk) = (folder.path().join("store"), folder.path().join("disk"));
+    let store = open(&folder).await;
+    store.watch({
+        let (path, disk) = (path.clone(), disk.clone());
+        move |_| {
+            copy(&path, &disk);
+            Ok(())
+        }
+    });
+    store.save("cart", "c", Version::NONE, "x".into(), Durability::Power).await.unwrap();
+    store.close().await;
+    fs::write(disk.join("0.jnl"), "").unwrap();
+    let found = FjallStore::open(StoreConfig::new(&disk)).await.unwrap();
+    assert_eq!(found.keys("cart", None, 10).await.unwrap(), ["a", "c"], "without the first journal");
+    // Control: once is enough.
+    found.close().await;
+    let journals = || fs::read_dir(&path).unwrap().filter(|file| is_journal(&file.as_ref().unwrap().path())).count();
+    let before = journals();
+    open(&folder).await.close().await;
+    assert_eq!(journals(), before);
+}
+
+fn is_journal(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending == "jnl")
+}
+
+#[tokio::test]
 async fn reads_go_to_the_threads_after_a_slow_one() {
     let folder = TempDir::new().unwrap();
     let store = open(&folder).await;

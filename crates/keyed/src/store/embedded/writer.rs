@@ -15,9 +15,10 @@ use fjall::Error;
 use tokio::sync::{mpsc::Receiver, oneshot};
 
 use super::{
+    journal,
     rows::{Batch, Name, Rows, kind_of},
     shared::{Attempt, Cause, Shared, closed},
-    sync::{Unsynced, begin_journal},
+    sync::Unsynced,
 };
 use crate::store::{Durability, StoreError, Version};
 
@@ -263,7 +264,7 @@ impl Writer {
             let mut rows = self.shared.rows.write();
             // The new one finds the folder locked until the old one is gone.
             drop(rows.take());
-            begin_journal(&config.path).map_err(|error| Cause::of_io(&error))?;
+            journal::begin(&config.path).map_err(|error| Cause::of_io(&error))?;
             let again = Rows::open(config).and_then(|rows| Ok((rows.last_version()?, rows)));
             let (last_version, again) = again.map_err(|error| Cause::of(&error))?;
             // Versions that were given and not written are not given again.
@@ -274,8 +275,12 @@ impl Writer {
         }
         self.forget();
         self.shared.rows.read().as_ref().map_or(Ok(()), Rows::until_in_tables).map_err(|_| cause.clone())?;
-        if !self.shared.health.lock().opened(generation) {
-            return Err(cause);
+        {
+            let mut health = self.shared.health.lock();
+            if !health.opened(generation) {
+                return Err(cause);
+            }
+            journal::trust(&self.shared.config.path);
         }
         self.attempted = None;
         tracing::info!(path = %self.shared.config.path.display(), "the store was opened again");
