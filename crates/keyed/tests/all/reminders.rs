@@ -420,7 +420,7 @@ async fn a_kind_whose_handlers_hang_holds_up_no_other() {
     assert!(scene.carts.heard().ends_with(", 3 a "));
     ended.add_permits(10_000);
     pass(1_000).await;
-    let begun = begun.lock();
+    let begun = begun.lock().clone();
     assert!((0..600).all(|n| begun[n] == n.to_string()) && begun.len() == 600, "once, in the order of time");
     assert_eq!(scene.store.count("!due").await.unwrap(), 0);
 }
