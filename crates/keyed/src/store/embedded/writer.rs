@@ -220,12 +220,15 @@ impl Writer {
     fn breaks(&mut self, error: &Error) -> Cause {
         let mut cause = Cause::of(error);
         // Said of a failure in another thread, long ago: why, is found out here.
-        if matches!(error, Error::Poisoned)
-            && let Err(error) = has_room(&self.shared.config.path, ROOM)
-        {
-            cause = Cause::of_io(&error);
+        if matches!(error, Error::Poisoned) {
+            if let Err(error) = has_room(&self.shared.config.path, ROOM) {
+                cause = Cause::of_io(&error);
+            }
+            // Perhaps a sync: fjall's threads sync the journal as well.
+            self.shared.sync_failed(cause.clone());
+        } else {
+            self.shared.breaks(cause.clone());
         }
-        self.shared.breaks(cause.clone());
         self.forget();
         cause
     }
