@@ -23,6 +23,9 @@ use self::{
     upgrade::{Activation, Versions},
 };
 
+/// How often a name is tried that others have and give up meanwhile.
+const ATTEMPTS: usize = 16;
+
 /// A kind whose actors have the embedder's state `U`.
 pub(crate) struct Kind<U: 'static> {
     pub(crate) core: Arc<Core>,
@@ -51,43 +54,54 @@ impl<U: Send + 'static> Kind<U> {
     /// The actor of this name, brought into memory if it is not there.
     pub(crate) fn actor(&self, id: &ComponentId, by: Option<&ActorAddress>) -> Result<ActorRef, Refusal> {
         let Some(system) = self.system() else { return Err(Refusal::Stopped) };
-        match system.find(id) {
-            Some(actor) => Ok(actor),
-            None => self.activate(&system, id, by),
+        for attempt in 0..ATTEMPTS {
+            if let Some(actor) = system.find(id) {
+                return Ok(actor);
+            }
+            if attempt == 0 {
+                self.admit(id, by)?;
+            }
+            // Somebody else was faster, and may have been in memory for a moment only.
+            if let Some(actor) = self.activate(&system, id)? {
+                return Ok(actor);
+            }
         }
+        // A group has the name, or others come and go.
+        self.refused(Refusal::Full)
     }
 
-    fn activate(
-        &self,
-        system: &ActorSystem<U>,
-        id: &ComponentId,
-        by: Option<&ActorAddress>,
-    ) -> Result<ActorRef, Refusal> {
+    fn refused<T>(&self, reason: Refusal) -> Result<T, Refusal> {
+        count!(self.core, refused);
+        Err(reason)
+    }
+
+    /// Whether there may be an activation now.
+    fn admit(&self, id: &ComponentId, by: Option<&ActorAddress>) -> Result<(), Refusal> {
         let core = &self.core;
         let now = Instant::now();
-        let refused = |reason| {
-            count!(core, refused);
-            Err(reason)
-        };
         let key = core.key(id.as_str()).unwrap_or_default();
         if !core.quarantine.lock().admits(key, now) {
-            return refused(Refusal::Quarantined);
+            return self.refused(Refusal::Quarantined);
         }
-        let live = core.live.len();
-        if live >= core.options.live {
+        if core.live.len() >= core.options.live {
             core.wake.notify_one();
-            return refused(Refusal::Full);
+            return self.refused(Refusal::Full);
         }
         // Actors of one kind count as one.
         let caller = by.map(|by| by.id().as_str().split('/').next().unwrap_or_default());
-        if !core.admission.admit(caller, now) {
-            return refused(Refusal::Full);
-        }
+        if core.admission.admit(caller, now) { Ok(()) } else { self.refused(Refusal::Full) }
+    }
+
+    /// Brings an actor into memory. `None` if somebody has its name.
+    fn activate(&self, system: &ActorSystem<U>, id: &ComponentId) -> Result<Option<ActorRef>, Refusal> {
+        let core = &self.core;
+        let now = Instant::now();
+        let live = core.live.len();
         let Activation { number: version, sandbox, before } = self.version();
         let marks = Arc::new(Marks::new(core.tick(now), version));
         let Some(number) = core.live.reserve(&marks, core.options.live) else {
             core.wake.notify_one();
-            return refused(Refusal::Full);
+            return self.refused(Refusal::Full);
         };
         let keeper = KeyKeeper::new(core, id.clone(), marks, number);
         let _entered = self.runtime.enter();
@@ -98,14 +112,13 @@ impl<U: Send + 'static> Kind<U> {
                 if live == 0 || sweep::is_crowded(core, live + 1) {
                     core.wake.notify_one();
                 }
-                Ok(actor.actor().clone())
+                Ok(Some(actor.actor().clone()))
             }
-            // Somebody else was faster, and may have been in memory for a moment only.
-            Err(SpawnError::NameTaken(_)) => system.find(id).map_or_else(|| self.actor(id, by), Ok),
+            Err(SpawnError::NameTaken(_)) => Ok(None),
             Err(SpawnError::ShuttingDown) => Err(Refusal::Stopped),
             Err(error) => {
                 tracing::error!(actor = %id, "not activated: {error}");
-                refused(Refusal::Stopped)
+                self.refused(Refusal::Stopped)
             }
         }
     }

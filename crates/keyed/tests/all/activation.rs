@@ -214,3 +214,14 @@ async fn who_sends_to_a_sleeper_at_the_same_time_finds_one_actor() {
     }
     assert_eq!(carts.stats().activations, 50);
 }
+
+#[tokio::test]
+async fn a_name_that_a_group_has_is_refused() {
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &COUNTER, KeyedOptions::default(), &store).await;
+    system.create_group(&id("cart/1")).unwrap();
+    let error = ask(&carts, "1", "get").await.unwrap_err();
+    assert_eq!(error.refusal(), Some(airssys_wasm_registry::Refusal::Full));
+    assert_eq!((carts.stats().live, carts.stats().refused), (0, 1));
+    assert_eq!(ask(&carts, "2", "get").await.unwrap(), "0");
+}
