@@ -11,7 +11,7 @@ use parking_lot::RwLock;
 use tokio::{sync::broadcast, time::Instant};
 
 use crate::{
-    KeyedEvent, KeyedOptions, SaveWhen, StateStore, StoreError, Version,
+    KeyedEvent, KeyedOptions, Rate, SaveWhen, StateStore, StoreError, Version,
     kind::{
         Kind,
         core::Core,
@@ -83,6 +83,12 @@ pub enum InstallError {
     /// An option makes no sense.
     #[error("`{option}` of a kind cannot be zero")]
     Zero {
+        /// Which.
+        option: &'static str,
+    },
+    /// A rate of its admission would admit nothing, or without end.
+    #[error("`admission.{option}` of a kind needs a finite rate above zero, and a burst of one at the least")]
+    Rate {
         /// Which.
         option: &'static str,
     },
@@ -316,7 +322,13 @@ fn check(options: &KeyedOptions) -> Result<(), InstallError> {
         ("save", options.save == SaveWhen::Within(Duration::ZERO)),
     ];
     match zero.into_iter().find(|(_, is_zero)| *is_zero) {
-        Some((option, _)) => Err(InstallError::Zero { option }),
+        Some((option, _)) => return Err(InstallError::Zero { option }),
+        None => {}
+    }
+    let makes_sense = |rate: Rate| rate.per_second.is_finite() && rate.per_second > 0.0 && rate.burst > 0;
+    let rates = [("kind", options.admission.kind), ("caller", options.admission.caller)];
+    match rates.into_iter().find(|(_, rate)| !makes_sense(*rate)) {
+        Some((option, _)) => Err(InstallError::Rate { option }),
         None => Ok(()),
     }
 }

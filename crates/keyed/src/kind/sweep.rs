@@ -31,12 +31,20 @@ fn tick(core: &Core) -> Duration {
 
 /// How many are to leave: from 90 % of what there may be on, down to 80 %.
 fn too_many(live: usize, most: usize) -> usize {
-    if 10 * live >= 9 * most { live - (8 * most / 10).min(live) } else { 0 }
+    if !is_crowd(live, most) {
+        return 0;
+    }
+    // No more than `most`.
+    live.saturating_sub((8 * most as u128 / 10) as usize)
+}
+
+fn is_crowd(live: usize, most: usize) -> bool {
+    10 * live as u128 >= 9 * most as u128
 }
 
 /// Whether some are to leave.
 pub(super) fn is_crowded(core: &Core, live: usize) -> bool {
-    10 * live >= 9 * core.options.live
+    is_crowd(live, core.options.live)
 }
 
 /// How many are to leave because memory is short, on the whole as above.
@@ -119,6 +127,8 @@ mod tests {
             (1, 1, 1),
             (2, 2, 1),
             (3, 3, 1),
+            (1_000_000, usize::MAX, 0),
+            (usize::MAX, usize::MAX, usize::MAX / 5 + 1),
         ] {
             assert_eq!(too_many(live, most), leave, "{live} of {most}");
         }

@@ -199,12 +199,27 @@ async fn a_kind_that_makes_no_sense_is_not_installed() {
     let zero = KeyedOptions { live: 0, ..KeyedOptions::default() };
     let error = install(spec("cart").with_options(zero)).await.unwrap_err();
     assert!(matches!(error, InstallError::Zero { option: "live" }));
+    for (per_second, burst) in [(f64::NAN, 1), (f64::INFINITY, 1), (-1.0, 1), (0.0, 1), (1.0, 0)] {
+        let mut odd = KeyedOptions::default();
+        odd.admission.caller = airssys_wasm_keyed::Rate { per_second, burst };
+        let error = install(spec("cart").with_options(odd)).await.unwrap_err();
+        assert!(matches!(error, InstallError::Rate { option: "caller" }), "{error}");
+    }
     let each = KeyedOptions { save: SaveWhen::EachMessage, ..KeyedOptions::default() };
     let several = template(&system, "cart", &crate::support::ASYNC_ACTOR).with_concurrency(2.try_into().unwrap());
     let error = install(KeyedSpec::new(several).with_options(each)).await.unwrap_err();
     assert!(matches!(error, InstallError::Concurrency));
     install(spec("cart")).await.unwrap();
     assert!(matches!(install(spec("cart")).await.unwrap_err(), InstallError::NameTaken(_)));
+}
+
+#[tokio::test]
+async fn a_kind_may_have_no_bound() {
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &COUNTER, KeyedOptions { live: usize::MAX, ..KeyedOptions::default() }, &store).await;
+    assert_eq!(ask(&carts, "1", "add 1").await.unwrap(), "1");
+    settle().await;
+    assert_eq!(carts.stats().live, 1);
 }
 
 #[tokio::test]
