@@ -67,9 +67,9 @@ pub enum AskError {
     /// The actor stopped, or was given up, before the message's turn.
     #[error("the actor stopped before it came to this message")]
     Stopped,
-    /// The actor handled the message, and the state after it could not be saved, though each message was to be. It is tried
-    /// again; until then a crash loses it.
-    #[error("the actor handled the message, but its state after it is not saved yet")]
+    /// The actor handled the message, and the state after it is not saved, though each message was to be: it could not be,
+    /// which is tried again and lost by a crash until then; or the actor crashed before.
+    #[error("the actor handled the message, but its state after it is not saved")]
     NotSaved,
     /// The actor was to be brought into memory for this message, and did not start.
     #[error("the actor did not start for this message: {0}")]

@@ -37,6 +37,13 @@ pub trait Keeper: Send + 'static {
     /// Keeps a snapshot.
     fn save(&mut self, state: Bytes) -> BoxFuture<'_, Result<(), KeepError>>;
 
+    /// There is no snapshot to keep: the guest refused it, or its version has no state. Nothing is unsaved until the next
+    /// message.
+    fn not_given(&mut self);
+
+    /// The actor was ordered to leave the memory, and stays.
+    fn stayed(&mut self);
+
     /// Keeps nothing of it any more.
     fn forget(&mut self) -> BoxFuture<'_, Result<(), KeepError>>;
 

@@ -109,11 +109,17 @@ impl<B: Blueprint> ActorTask<B> {
     /// Saves the state of an incarnation.
     async fn save(&mut self, live: &mut B::Live) -> Result<(), Unsaved> {
         if self.blueprint.keeps_state() != (true, true) {
+            if let Some(kept) = &mut self.kept {
+                kept.keeper.not_given();
+            }
             return Ok(());
         }
         let state = match live.snapshot(&self.interrupt).await {
             Ok(Ok(state)) => state,
             Ok(Err(message)) => {
+                if let Some(kept) = &mut self.kept {
+                    kept.keeper.not_given();
+                }
                 self.not_saved(NotSavedError::SnapshotRefused { message });
                 return Err(Unsaved::Never);
             }
@@ -161,7 +167,8 @@ impl<B: Blueprint> ActorTask<B> {
         let saves = self.kept.as_ref()?.saves_each_message && is_handled;
         let saved = if saves { self.save(live).await } else { Ok(()) };
         let kept = self.kept.as_mut()?;
-        kept.release(saved.is_ok());
+        // An answer that came before a crash is of a state that is gone.
+        kept.release(is_handled && saved.is_ok());
         if let Err(Unsaved::Ended(exit)) = saved {
             return Some(exit);
         }
@@ -185,6 +192,7 @@ impl<B: Blueprint> ActorTask<B> {
 
     async fn try_to_leave(&mut self, live: &mut B::Live) -> Option<Exit> {
         if self.is_needed() {
+            self.kept.as_mut()?.keeper.stayed();
             return None;
         }
         match self.save(live).await {
@@ -196,7 +204,11 @@ impl<B: Blueprint> ActorTask<B> {
                 return None;
             }
         }
-        (!self.is_needed()).then_some(Exit::Idle)
+        if self.is_needed() {
+            self.kept.as_mut()?.keeper.stayed();
+            return None;
+        }
+        Some(Exit::Idle)
     }
 
     /// Whether there is a message, or one to be redelivered.

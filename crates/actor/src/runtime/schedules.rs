@@ -317,6 +317,10 @@ impl Keeper for Forgetful {
         Box::pin(async { Ok(()) })
     }
 
+    fn not_given(&mut self) {}
+
+    fn stayed(&mut self) {}
+
     fn forget(&mut self) -> BoxFuture<'_, Result<(), KeepError>> {
         Box::pin(async { Ok(()) })
     }

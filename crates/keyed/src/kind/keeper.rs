@@ -234,6 +234,14 @@ impl Keeper for KeyKeeper {
         })
     }
 
+    fn not_given(&mut self) {
+        self.marks.save_begins();
+    }
+
+    fn stayed(&mut self) {
+        self.marks.stayed();
+    }
+
     fn forget(&mut self) -> BoxFuture<'_, Result<(), KeepError>> {
         Box::pin(async move {
             self.remove().await.map_err(|error| self.told(error))?;

@@ -63,6 +63,11 @@ impl Marks {
         self.unsaved.swap(0, Ordering::Relaxed)
     }
 
+    /// What was ordered did not happen.
+    pub(crate) fn stayed(&self) {
+        self.ordered.store(false, Ordering::Relaxed);
+    }
+
     /// A save failed and is tried again later.
     pub(crate) fn save_failed(&self, since: u64, not_before: u64) {
         self.unsaved.store(since, Ordering::Relaxed);

@@ -185,3 +185,35 @@ async fn a_snapshot_that_is_refused_or_crashes_harms_nobody_else() {
         assert_eq!(ask(&carts, "1", "count").await.unwrap(), "5", "{how}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_actor_whose_snapshot_is_refused_leaves_the_memory() {
+    for save in [SaveWhen::Within(Duration::from_secs(2)), SaveWhen::EachMessage, SaveWhen::OnIdle] {
+        let (system, store) = (system(), Faulty::new());
+        store.put("1", b"5\n").await;
+        let template = crate::support::template(&system, "cart", &ACTOR).with_config([("snapshot", "fail")]);
+        let options = KeyedOptions { idle: Duration::from_secs(8), ..options(save) };
+        let carts = crate::support::install(&system, template, options, &store).await;
+        let asked = ask(&carts, "1", "count").await;
+        assert_eq!(asked.is_err(), save == SaveWhen::EachMessage);
+        // Its order to save is long over.
+        pass(Duration::from_secs(6)).await;
+        assert_eq!((carts.stats().live, carts.stats().oldest_unsaved), (1, Duration::ZERO), "{save:?}");
+        pass(Duration::from_secs(4)).await;
+        assert_eq!(carts.stats().live, 0, "{save:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_asked_one_that_crashes_after_its_answer_and_before_the_save_is_not_answered() {
+    for (text, is_answered) in [("later-panic", false), ("hello", true)] {
+        let (system, store) = (system(), Faulty::new());
+        let carts = carts(&system, &crate::support::ASYNC_ACTOR, options(SaveWhen::EachMessage), &store).await;
+        let answer = ask(&carts, "1", text).await;
+        if is_answered {
+            assert_eq!(answer.unwrap(), text);
+        } else {
+            assert!(matches!(answer, Err(AskError::NotSaved)), "{answer:?}");
+        }
+    }
+}
