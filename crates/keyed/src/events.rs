@@ -35,12 +35,12 @@ pub enum KeyedEvent {
         /// For how long.
         wait: Duration,
     },
-    /// The store does not take states. What is unsaved stays in memory, and is tried again.
+    /// The store does not take states, or not give them. What is unsaved stays in memory, and is tried again.
     StoreFailed {
         /// Why.
         error: Arc<StoreError>,
     },
-    /// The store takes states again.
+    /// The store does again what it failed at.
     StoreRecovered,
     /// A version on probation failed, and the kind goes back to the one before.
     RolledBack,

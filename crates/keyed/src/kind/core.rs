@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
 };
 
 use airssys_wasm_actor::StartError;
@@ -53,12 +53,20 @@ pub(crate) struct Core {
     pub(crate) wake: Notify,
     /// The version that is known to fail, which actors are not activated with.
     pub(crate) failed_version: AtomicU64,
-    store_fails: AtomicBool,
+    /// What the store fails at, by [`Use`].
+    store_fails: AtomicU8,
     /// Whether an actor did not start because the host has no room for another.
     pub(crate) is_short: AtomicBool,
     /// Whether the present version can snapshot and restore its state.
     pub(crate) keeps: AtomicBool,
     pub(crate) closed: CancellationToken,
+}
+
+/// What a store is used for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Use {
+    Read = 1,
+    Write = 2,
 }
 
 /// Since the kind was installed.
@@ -108,7 +116,7 @@ impl Core {
             rows: AtomicU64::new(rows),
             wake: Notify::new(),
             failed_version: AtomicU64::new(0),
-            store_fails: AtomicBool::new(false),
+            store_fails: AtomicU8::new(0),
             is_short: AtomicBool::new(false),
             keeps: AtomicBool::new(keeps),
             closed: CancellationToken::new(),
@@ -195,14 +203,21 @@ impl Core {
         self.event(|| KeyedEvent::Quarantined { actor: actor.clone(), wait });
     }
 
-    /// The store took a state, or did not.
-    pub(crate) fn store_answered(&self, failed: Option<&Arc<StoreError>>) {
-        let fails = failed.is_some();
-        if self.store_fails.load(Ordering::Relaxed) == fails || self.store_fails.swap(fails, Ordering::Relaxed) == fails
-        {
+    /// The store did what it was used for, or did not.
+    pub(crate) fn store_answered(&self, to: Use, failed: Option<&Arc<StoreError>>) {
+        let bit = to as u8;
+        let fails = self.store_fails.load(Ordering::Relaxed);
+        if (fails & bit != 0) == failed.is_some() {
             return;
         }
+        let before = match failed {
+            Some(_) => self.store_fails.fetch_or(bit, Ordering::Relaxed),
+            None => self.store_fails.fetch_and(!bit, Ordering::Relaxed),
+        };
         match failed {
+            // Of several that see it at the same time one tells it; it has not recovered before it does both again.
+            Some(_) if before != 0 => {}
+            None if before != bit => {}
             Some(error) => {
                 tracing::error!(kind = %self.kind, "the store fails, and what is unsaved stays in memory: {error}");
                 self.event(|| KeyedEvent::StoreFailed { error: Arc::clone(error) });

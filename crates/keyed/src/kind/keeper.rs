@@ -12,7 +12,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::{
     KeyedEvent, Saved, StoreError, Version,
     kind::{
-        core::{Core, RETRY, count},
+        core::{Core, RETRY, Use, count},
         live::Marks,
     },
 };
@@ -42,6 +42,8 @@ struct Row {
     fresh: Option<Hash>,
     /// What a write has left, if it is not known whether it was carried out.
     unsure: Option<Option<Hash>>,
+    /// Whether what is there may be lost, though it can be read: the last write of it was not acknowledged.
+    is_loose: bool,
 }
 
 impl KeyKeeper {
@@ -66,7 +68,8 @@ impl KeyKeeper {
         if self.row.unsure.is_some() {
             self.count_rows(self.row.state, hash);
         }
-        self.row = Row { version, state: hash, fresh: self.row.fresh, unsure: None };
+        self.core.store_answered(Use::Read, None);
+        self.row = Row { version, state: hash, fresh: self.row.fresh, unsure: None, is_loose: self.row.is_loose };
         Ok(state)
     }
 
@@ -82,7 +85,8 @@ impl KeyKeeper {
             return Err(StoreError::Fenced { found: now });
         }
         self.count_rows(before, state);
-        self.row = Row { version: now, state, fresh, unsure: None };
+        self.core.store_answered(Use::Read, None);
+        self.row = Row { version: now, state, fresh, unsure: None, is_loose: true };
         Ok(())
     }
 
@@ -98,12 +102,14 @@ impl KeyKeeper {
         match written {
             Ok(version) => {
                 self.count_rows(self.row.state, hash);
-                (self.row.version, self.row.state) = (version, hash);
+                (self.row.version, self.row.state, self.row.is_loose) = (version, hash, false);
+                self.core.store_answered(Use::Write, None);
                 Ok(())
             }
             Err(error) => {
                 if !matches!(error, StoreError::Fenced { .. } | StoreError::TooLarge { .. } | StoreError::Closed) {
                     self.row.unsure = Some(hash);
+                    self.row.is_loose = true;
                 }
                 Err(error)
             }
@@ -126,7 +132,7 @@ impl KeyKeeper {
         self.make_sure().await?;
         let hash = blake3::hash(&state);
         let wanted = (self.row.fresh != Some(hash)).then_some((hash, state));
-        if self.row.state == wanted.as_ref().map(|(hash, _)| *hash) {
+        if !self.row.is_loose && self.row.state == wanted.as_ref().map(|(hash, _)| *hash) {
             count!(self.core, unchanged);
             return Ok(());
         }
@@ -149,13 +155,13 @@ impl KeyKeeper {
     }
 
     /// What the actor is told of an error of the store's.
-    fn told(&self, error: StoreError) -> KeepError {
+    fn told(&self, to: Use, error: StoreError) -> KeepError {
         match error {
             StoreError::Fenced { .. } => KeepError::Fenced,
             StoreError::TooLarge { .. } => KeepError::Refused(error.into()),
             error => {
                 let error = Arc::new(error);
-                self.core.store_answered(Some(&error));
+                self.core.store_answered(to, Some(&error));
                 KeepError::Unavailable(error.into())
             }
         }
@@ -175,7 +181,7 @@ impl KeyKeeper {
         }
         self.marks.begin();
         self.row.fresh = None;
-        let state = self.read().await.map_err(|error| self.told(error))?;
+        let state = self.read().await.map_err(|error| self.told(Use::Read, error))?;
         if state.is_none() && self.core.rows() >= self.core.options.most_keys {
             return Err(KeepError::Refused(TooManyKeys { allowed: self.core.options.most_keys }.into()));
         }
@@ -217,13 +223,10 @@ impl Keeper for KeyKeeper {
         Box::pin(async move {
             let since = self.marks.save_begins();
             match self.keep(state).await {
-                Ok(()) => {
-                    self.core.store_answered(None);
-                    Ok(())
-                }
+                Ok(()) => Ok(()),
                 Err(error) => {
                     count!(self.core, not_saved);
-                    let error = self.told(error);
+                    let error = self.told(Use::Write, error);
                     if let KeepError::Unavailable(_) = error {
                         let now = self.core.now();
                         self.marks.save_failed(if since == 0 { now } else { since }, now + RETRY);
@@ -244,7 +247,7 @@ impl Keeper for KeyKeeper {
 
     fn forget(&mut self) -> BoxFuture<'_, Result<(), KeepError>> {
         Box::pin(async move {
-            self.remove().await.map_err(|error| self.told(error))?;
+            self.remove().await.map_err(|error| self.told(Use::Write, error))?;
             self.marks.save_begins();
             Ok(())
         })

@@ -217,3 +217,47 @@ async fn who_asked_one_that_crashes_after_its_answer_and_before_the_save_is_not_
         }
     }
 }
+
+#[tokio::test]
+async fn a_write_that_was_not_acknowledged_is_made_again_though_nothing_has_changed() {
+    for crashes in [false, true] {
+        let (system, store) = (system(), Faulty::new());
+        let carts = carts(&system, &COUNTER, options(SaveWhen::EachMessage), &store).await;
+        store.writes_and_fails.store(true, Ordering::SeqCst);
+        assert!(matches!(ask(&carts, "1", "add 1").await.unwrap_err(), AskError::NotSaved));
+        // It can be read, and nobody knows whether it survives the loss of power.
+        assert_eq!((store.count_of("1").await, store.written()), (Some(1), 1));
+        if crashes {
+            // Nor does one know after a crash.
+            ask(&carts, "1", "crash").await.unwrap_err();
+        }
+        assert!(matches!(ask(&carts, "1", "get").await.unwrap_err(), AskError::NotSaved), "{crashes}");
+        store.writes_and_fails.store(false, Ordering::SeqCst);
+        assert_eq!(ask(&carts, "1", "get").await.unwrap(), "1");
+        assert_eq!((store.written(), store.synced.load(Ordering::SeqCst)), (3, 3));
+        // From here on it is as the row.
+        assert_eq!(ask(&carts, "1", "get").await.unwrap(), "1");
+        assert_eq!((store.written(), carts.stats().unchanged), (3, 1));
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_was_not_written_to_has_not_recovered() {
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &COUNTER, options(SaveWhen::EachMessage), &store).await;
+    ask(&carts, "unchanged", "add 1").await.unwrap();
+    let mut events = carts.events();
+    store.set_full(true);
+    for _ in 0..5 {
+        ask(&carts, "1", "add 1").await.unwrap_err();
+        assert_eq!(ask(&carts, "unchanged", "get").await.unwrap(), "1");
+        // One that comes into memory, with a row that can be read.
+        assert_eq!(ask(&carts, "new", "get").await.unwrap(), "0");
+    }
+    assert!(matches!(events.try_recv().unwrap(), KeyedEvent::StoreFailed { .. }));
+    assert!(events.try_recv().is_err());
+    store.set_full(false);
+    ask(&carts, "1", "add 1").await.unwrap();
+    assert!(matches!(events.try_recv().unwrap(), KeyedEvent::StoreRecovered));
+    assert!(events.try_recv().is_err());
+}
