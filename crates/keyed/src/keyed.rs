@@ -156,6 +156,8 @@ pub struct KeyedStats {
     pub unchanged: u64,
     /// Snapshots that were not kept.
     pub not_saved: u64,
+    /// How often the actors in memory were looked at, for those that are to be saved or to leave.
+    pub sweeps: u64,
     /// How long the oldest unsaved state has not been saved. Zero if all is saved.
     pub oldest_unsaved: Duration,
 }
@@ -303,6 +305,7 @@ impl<U: Send + 'static> Keyed<U> {
             saves: count(&counts.saves),
             unchanged: count(&counts.unchanged),
             not_saved: count(&counts.not_saved),
+            sweeps: count(&counts.sweeps),
             oldest_unsaved: Duration::from_millis(oldest.map_or(0, |since| now.saturating_sub(since))),
         }
     }

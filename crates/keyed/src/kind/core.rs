@@ -80,6 +80,7 @@ pub(crate) struct Counts {
     pub(crate) unchanged: AtomicU64,
     pub(crate) not_saved: AtomicU64,
     pub(crate) waiting: AtomicU64,
+    pub(crate) sweeps: AtomicU64,
 }
 
 /// Counts in both.

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -92,7 +92,11 @@ struct Entry {
 
 /// The actors in memory, by number.
 #[derive(Default)]
-pub(crate) struct Live(Mutex<Table>);
+pub(crate) struct Live {
+    table: Mutex<Table>,
+    /// How many there are, for who must not wait for a sweep.
+    len: AtomicUsize,
+}
 
 #[derive(Default)]
 struct Table {
@@ -123,40 +127,49 @@ pub(crate) struct Found {
 impl Live {
     /// Takes a place, unless there are so many. Its number.
     pub(crate) fn reserve(&self, marks: &Arc<Marks>, most: usize) -> Option<u64> {
-        let table = &mut *self.0.lock();
+        if self.len() >= most {
+            return None;
+        }
+        let table = &mut *self.table.lock();
         if table.entries.len() >= most {
             return None;
         }
         table.next += 1;
         table.entries.insert(table.next, Entry { marks: Arc::clone(marks), actor: None });
+        self.len.store(table.entries.len(), Ordering::Relaxed);
         Some(table.next)
     }
 
     /// The actor of a place, unless it has ended already.
     pub(crate) fn fill(&self, number: u64, actor: KeptActor) {
-        if let Some(entry) = self.0.lock().entries.get_mut(&number) {
+        if let Some(entry) = self.table.lock().entries.get_mut(&number) {
             entry.actor = Some(actor);
         }
     }
 
     pub(crate) fn remove(&self, number: u64) {
         // Dropped without the lock.
-        let entry = self.0.lock().entries.remove(&number);
+        let entry = {
+            let mut table = self.table.lock();
+            let entry = table.entries.remove(&number);
+            self.len.store(table.entries.len(), Ordering::Relaxed);
+            entry
+        };
         drop(entry);
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.lock().entries.len()
+        self.len.load(Ordering::Relaxed)
     }
 
     /// Since when the oldest unsaved state is not saved.
     pub(crate) fn oldest_unsaved(&self) -> Option<u64> {
-        self.0.lock().entries.values().filter_map(|entry| entry.marks.unsaved()).min()
+        self.table.lock().entries.values().filter_map(|entry| entry.marks.unsaved()).min()
     }
 
     /// The actor of this registration.
     pub(crate) fn find(&self, address: &ActorAddress) -> Option<KeptActor> {
-        let table = self.0.lock();
+        let table = self.table.lock();
         table
             .entries
             .values()
@@ -167,7 +180,7 @@ impl Live {
 
     /// Those that run an older version.
     pub(crate) fn older_than(&self, version: u64) -> Vec<(Arc<Marks>, Option<KeptActor>)> {
-        let table = self.0.lock();
+        let table = self.table.lock();
         let older = table.entries.values().filter(|entry| entry.marks.version() < version);
         older.map(|entry| (Arc::clone(&entry.marks), entry.actor.clone())).collect()
     }
@@ -179,7 +192,7 @@ impl Live {
         let mut found = Found::default();
         let mut candidates = Vec::new();
         let order = |marks: &Marks| !marks.ordered.swap(true, Ordering::Relaxed);
-        let table = self.0.lock();
+        let table = self.table.lock();
         for Entry { marks, actor, .. } in table.entries.values() {
             let since = marks.unsaved();
             found.oldest_unsaved = found.oldest_unsaved.into_iter().chain(since).min();

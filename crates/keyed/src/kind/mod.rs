@@ -83,13 +83,17 @@ impl<U: Send + 'static> Kind<U> {
         if !core.quarantine.lock().admits(key, now) {
             return self.refused(Refusal::Quarantined);
         }
+        // Actors of one kind count as one.
+        let caller = by.map(|by| by.id().as_str().split('/').next().unwrap_or_default());
+        if !core.admission.admit(caller, now) {
+            return self.refused(Refusal::Full);
+        }
+        // After that, so that who finds no room cannot ask for it more often than it is admitted.
         if core.live.len() >= core.options.live {
             core.wake.notify_one();
             return self.refused(Refusal::Full);
         }
-        // Actors of one kind count as one.
-        let caller = by.map(|by| by.id().as_str().split('/').next().unwrap_or_default());
-        if core.admission.admit(caller, now) { Ok(()) } else { self.refused(Refusal::Full) }
+        Ok(())
     }
 
     /// Brings an actor into memory. `None` if somebody has its name.

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
     Kind,
@@ -69,6 +69,8 @@ pub(crate) async fn sweep<U: Send + 'static>(kind: Arc<Kind<U>>) {
     let kind_ = Arc::downgrade(&kind);
     drop(kind);
     let every = tick(&core);
+    let mut next = Instant::now();
+    let mut pruned = next;
     loop {
         let is_empty = core.live.len() == 0;
         tokio::select! {
@@ -76,12 +78,23 @@ pub(crate) async fn sweep<U: Send + 'static>(kind: Arc<Kind<U>>) {
             () = core.wake.notified() => {}
             () = sleep(every), if !is_empty => {}
         }
+        // However often it is woken.
+        tokio::select! {
+            () = core.closed.cancelled() => return,
+            () = sleep_until(next) => {}
+        }
+        let now = Instant::now();
+        next = now + SHORTEST;
+        core.counts.sweeps.fetch_add(1, Ordering::Relaxed);
         if let Some(kind) = kind_.upgrade() {
             kind.undo_failed_version().await;
         }
         once(&core, every);
-        // So that a waker who finds no room does not keep the worker busy with this.
-        tokio::task::yield_now().await;
+        if pruned + LONGEST <= now {
+            pruned = now;
+            core.admission.prune(now);
+            core.quarantine.lock().prune(now);
+        }
     }
 }
 
@@ -107,8 +120,6 @@ fn once(core: &Core, every: Duration) {
     core.metrics.oldest_unsaved.set(age as f64 / 1e3);
     found.save.iter().for_each(airssys_wasm_actor::KeptActor::save);
     found.leave.iter().for_each(airssys_wasm_actor::KeptActor::passivate);
-    core.admission.prune(now);
-    core.quarantine.lock().prune(now);
 }
 
 #[cfg(test)]

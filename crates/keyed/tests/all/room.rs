@@ -48,7 +48,7 @@ async fn nobody_leaves_before_the_least_residency_and_who_finds_no_room_is_refus
     assert!(carts.stats().passivations > 0);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn many_more_names_than_may_be_in_memory_cost_their_rows_alone() {
     let (system, store) = (system(), Faulty::new());
     let options = KeyedOptions { live: 20, residency: Duration::ZERO, ..KeyedOptions::default() };
@@ -61,7 +61,8 @@ async fn many_more_names_than_may_be_in_memory_cost_their_rows_alone() {
                     Ok(count) => break assert_eq!(count, round.to_string(), "{key}"),
                     Err(error) => assert_eq!(error.refusal(), Some(Refusal::Full), "{error}"),
                 }
-                tokio::task::yield_now().await;
+                // Until the sweep has made room.
+                pass(Duration::from_millis(10)).await;
             }
             assert!(carts.stats().live <= 20);
         }
@@ -111,4 +112,37 @@ async fn a_pool_without_an_instance_makes_them_leave_and_quarantines_nobody() {
     assert!(matches!(ask(&carts, "4", "get").await.unwrap_err(), AskError::NotActivated(_)));
     until(|| carts.stats().live == 3).await;
     assert_eq!(ask(&carts, "4", "add 1").await.unwrap(), "1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_finds_no_room_uses_up_its_tokens_and_does_not_have_all_looked_at_each_time() {
+    let (system, store) = (system(), Faulty::new());
+    let slow = |burst| airssys_wasm_keyed::Rate { per_second: 0.001, burst };
+    let admission = airssys_wasm_keyed::Admission { kind: slow(10_000), caller: slow(500) };
+    let residency = Duration::from_secs(600);
+    let options = KeyedOptions { live: 4, residency, admission, ..KeyedOptions::default() };
+    let carts = carts(&system, &COUNTER, options, &store).await;
+    for key in 0..4 {
+        ask(&carts, &key.to_string(), "add 1").await.unwrap();
+    }
+    let waker = system.spawn(template(&system, "waker", &crate::support::ACTOR)).await.unwrap();
+    settle().await;
+    let before = carts.stats();
+    for key in 4..1_004 {
+        waker.ask(format!("send cart/{key} add 1")).await.unwrap_err();
+    }
+    settle().await;
+    let after = carts.stats();
+    assert_eq!(after.refused - before.refused, 1_000);
+    // All of it at one time.
+    assert!(after.sweeps - before.sweeps <= 2, "{} sweeps", after.sweeps - before.sweeps);
+    // It is woken all the same.
+    pass(Duration::from_millis(100)).await;
+    assert!(carts.stats().sweeps > before.sweeps);
+    // There is room again, and it has no tokens left.
+    for key in 0..4 {
+        assert!(carts.passivate(&key.to_string()).await.unwrap());
+    }
+    waker.ask("send cart/1 add 1").await.unwrap_err();
+    assert_eq!(ask(&carts, "1", "get").await.unwrap(), "1");
 }
