@@ -23,6 +23,8 @@ enum Unsaved {
     Later,
     /// It cannot be.
     Never,
+    /// The guest gave no snapshot.
+    NotGiven,
 }
 
 impl<B: Blueprint> ActorTask<B> {
@@ -121,7 +123,7 @@ impl<B: Blueprint> ActorTask<B> {
                     kept.keeper.not_given();
                 }
                 self.not_saved(NotSavedError::SnapshotRefused { message });
-                return Err(Unsaved::Never);
+                return Err(Unsaved::NotGiven);
             }
             Err(crash) => {
                 let report = self.report(During::Snapshot, crash);
@@ -151,7 +153,18 @@ impl<B: Blueprint> ActorTask<B> {
     pub(super) async fn save_by_order(&mut self, live: &mut B::Live) -> Option<Exit> {
         match self.save(live).await {
             Err(Unsaved::Ended(exit)) => Some(exit),
-            Ok(()) | Err(Unsaved::Later | Unsaved::Never) => None,
+            Ok(()) | Err(Unsaved::Later | Unsaved::Never | Unsaved::NotGiven) => None,
+        }
+    }
+
+    /// Saves what a new version begins with, so that what a rollback finds is no older than the upgrade. `None` if it is not
+    /// saved; then there is no upgrade. How the incarnation ended, if it did.
+    pub(super) async fn save_for_upgrade(&mut self, live: &mut B::Live) -> Option<Result<(), Exit>> {
+        match self.save(live).await {
+            // Of a snapshot that is refused the upgrade itself has something to say.
+            Ok(()) | Err(Unsaved::NotGiven) => Some(Ok(())),
+            Err(Unsaved::Ended(exit)) => Some(Err(exit)),
+            Err(Unsaved::Later | Unsaved::Never) => None,
         }
     }
 
@@ -196,7 +209,7 @@ impl<B: Blueprint> ActorTask<B> {
             return None;
         }
         match self.save(live).await {
-            Ok(()) | Err(Unsaved::Never) => {}
+            Ok(()) | Err(Unsaved::Never | Unsaved::NotGiven) => {}
             Err(Unsaved::Ended(exit)) => return Some(exit),
             Err(Unsaved::Later) => {
                 // What is unsaved stays in memory.

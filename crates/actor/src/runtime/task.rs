@@ -21,7 +21,7 @@ use tracing::{Instrument, Span, field};
 
 use crate::{
     CallError, CrashReport, DeadReason, During, HealthError, Lifecycle, Recycle, RestartPolicy, StartError,
-    SystemEvent,
+    SystemEvent, UpgradeError,
     failure::{
         declined::Declined,
         policy::later,
@@ -574,11 +574,18 @@ impl<B: Blueprint> ActorTask<B> {
                 if done.is_closed() {
                     return None;
                 }
-                // What a rollback finds is no older than the upgrade.
-                if self.kept.is_some()
-                    && let Some(exit) = self.save_by_order(live).await
-                {
-                    return Some(exit);
+                if self.kept.is_some() {
+                    // Whoever goes back leaves a version that fails, saved or not.
+                    let must_be_saved = version.is_some() && !options.discard_state;
+                    match self.save_for_upgrade(live).await {
+                        Some(Ok(())) => {}
+                        Some(Err(exit)) => return Some(exit),
+                        None if must_be_saved => {
+                            _ = done.send(Err(UpgradeError::NotSaved));
+                            return None;
+                        }
+                        None => {}
+                    }
                 }
                 match self.next_version(version) {
                     Ok(next) => return self.switch(live, next, options, done).await,

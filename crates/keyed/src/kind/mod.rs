@@ -101,12 +101,14 @@ impl<U: Send + 'static> Kind<U> {
         let core = &self.core;
         let now = Instant::now();
         let live = core.live.len();
-        let Activation { number: version, sandbox, before } = self.version();
-        let marks = Arc::new(Marks::new(core.tick(now), version));
+        // An upgrade that does not see it yet is seen by it, and one that sees it waits until it has its version.
+        let marks = Arc::new(Marks::new(core.tick(now), 0));
         let Some(number) = core.live.reserve(&marks, core.options.live) else {
             core.wake.notify_one();
             return self.refused(Refusal::Full);
         };
+        let Activation { number: version, sandbox, before } = self.version();
+        marks.set_version(version);
         let keeper = KeyKeeper::new(core, id.clone(), marks, number);
         let _entered = self.runtime.enter();
         let spec = self.template.clone().with_id(id.clone()).with_sandbox(sandbox);

@@ -95,3 +95,33 @@ async fn what_was_fresh_to_the_version_before_is_kept_by_the_next() {
         assert_eq!(store.count_of("1").await, is_upgraded.then_some(0));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_actor_whose_state_cannot_be_saved_is_not_upgraded_and_loses_nothing() {
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &COUNTER, KeyedOptions::default(), &store).await;
+    ask(&carts, "1", "add 3").await.unwrap();
+    store.set_full(true);
+    let on_probation = UpgradeOptions { probation: 5, ..UpgradeOptions::default() };
+    let report = carts.upgrade(sandbox(&system, &COUNTER_V2), on_probation).await.unwrap();
+    assert!(matches!(*report.failed, [UpgradeError::NotSaved]), "{report:?}");
+    assert_eq!(ask(&carts, "1", "add 1").await.unwrap(), "4", "of the version before");
+    // Others are.
+    assert_eq!(ask(&carts, "2", "get").await.unwrap(), "count: 0");
+    // And it when it comes into memory the next time.
+    store.set_full(false);
+    assert!(carts.passivate("1").await.unwrap());
+    assert_eq!(ask(&carts, "1", "get").await.unwrap(), "count: 4");
+}
+
+#[tokio::test]
+async fn who_would_rather_lose_the_state_upgrades_while_the_store_is_full() {
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &COUNTER, KeyedOptions::default(), &store).await;
+    ask(&carts, "1", "add 3").await.unwrap();
+    store.set_full(true);
+    let discard = UpgradeOptions { discard_state: true, ..UpgradeOptions::default() };
+    let report = carts.upgrade(sandbox(&system, &COUNTER_V2), discard).await.unwrap();
+    assert_eq!((report.upgraded, report.failed.len()), (1, 0));
+    assert_eq!(ask(&carts, "1", "get").await.unwrap(), "count: 3");
+}
