@@ -46,6 +46,8 @@ pub(crate) struct Cell {
     killed: Shared<AtomicBool>,
     /// Whether several of its messages may be in flight.
     pub(super) handles_several: AtomicBool,
+    /// What became of `timers`; written while they are locked.
+    pub(super) later: AtomicU8,
     state: AtomicU8,
     incarnation: AtomicU64,
     restarts: AtomicU64,
@@ -109,6 +111,7 @@ impl Cell {
             late: Late::default(),
             orders,
             handles_several: AtomicBool::new(false),
+            later: AtomicU8::new(0),
             state: AtomicU8::new(Lifecycle::Starting as u8),
             incarnation: AtomicU64::new(0),
             restarts: AtomicU64::new(0),

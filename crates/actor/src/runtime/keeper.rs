@@ -94,15 +94,20 @@ impl KeptActor {
         self.0.0.orders.give(Control::Save);
     }
 
-    /// Orders the actor to save its state and leave the memory, unless there is a message for it. One whose state cannot be
-    /// saved now stays.
+    /// Orders the actor to save its state and leave the memory, unless there is a message for it, or it has one to send later.
+    /// One whose state cannot be saved now stays.
     pub fn passivate(&self) {
-        self.0.0.orders.give(Control::Passivate { done: None });
+        self.0.0.orders.give(Control::Passivate { must: false, done: None });
     }
 
-    /// Orders the same as soon as there is no message for it, and waits. Whether the actor is out of memory.
+    /// Orders the same, since there is no room for it. The messages that it has to send later are dead letters.
+    pub fn evict(&self) {
+        self.0.0.orders.give(Control::Passivate { must: true, done: None });
+    }
+
+    /// Orders the same as [`evict`](Self::evict) as soon as there is no message for it, and waits. Whether the actor is out of memory.
     pub async fn passivated(&self) -> bool {
-        let done = self.0.0.ordered(|done| Control::Passivate { done: Some(done) }).await;
+        let done = self.0.0.ordered(|done| Control::Passivate { must: true, done: Some(done) }).await;
         done.is_some() || self.0.0.ended.is_cancelled()
     }
 

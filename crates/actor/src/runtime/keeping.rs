@@ -185,15 +185,20 @@ impl<B: Blueprint> ActorTask<B> {
         if let Err(Unsaved::Ended(exit)) = saved {
             return Some(exit);
         }
-        if is_handled && kept.leaving.is_some() { self.try_to_leave(live).await } else { None }
+        if is_handled && kept.leaving.is_some() { self.try_to_leave(live, true).await } else { None }
     }
 
     /// Leaves the memory if there is no message. If somebody waits for it, as soon as there is none.
-    pub(super) async fn leave(&mut self, live: &mut B::Live, done: Option<oneshot::Sender<()>>) -> Option<Exit> {
+    pub(super) async fn leave(
+        &mut self,
+        live: &mut B::Live,
+        must: bool,
+        done: Option<oneshot::Sender<()>>,
+    ) -> Option<Exit> {
         if let Some(done) = done {
             self.kept.as_mut()?.leaving.get_or_insert_default().push(done);
         }
-        self.try_to_leave(live).await
+        self.try_to_leave(live, must).await
     }
 
     /// The same without an incarnation: whatever was unsaved is lost already.
@@ -203,8 +208,8 @@ impl<B: Blueprint> ActorTask<B> {
         !self.is_needed() && self.passivate()
     }
 
-    async fn try_to_leave(&mut self, live: &mut B::Live) -> Option<Exit> {
-        if self.is_needed() {
+    async fn try_to_leave(&mut self, live: &mut B::Live, must: bool) -> Option<Exit> {
+        if self.is_needed() || !must && self.cell.has_later() {
             self.kept.as_mut()?.keeper.stayed();
             return None;
         }
@@ -243,6 +248,7 @@ impl<B: Blueprint> ActorTask<B> {
                 _ = done.send(());
             }
         }
+        self.cell.give_up_all_later();
         self.is_passivated = true;
         true
     }

@@ -36,8 +36,8 @@ pub(crate) enum Control {
     /// Of who keeps its state: save it.
     Save,
     /// Of who keeps its state: save it and leave, if there is no message. Where there is somebody to be told, as soon as there
-    /// is none.
-    Passivate { done: Option<oneshot::Sender<()>> },
+    /// is none. One that has messages to send later leaves only if it `must`.
+    Passivate { must: bool, done: Option<oneshot::Sender<()>> },
     /// Of who keeps its state: drop it, and what is kept of it.
     Forget { done: oneshot::Sender<Result<(), KeepError>> },
 }

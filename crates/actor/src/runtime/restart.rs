@@ -217,8 +217,8 @@ impl<B: Blueprint> ActorTask<B> {
                     continue;
                 }
                 // There is nothing to save.
-                Control::Save | Control::Passivate { done: None } => continue,
-                Control::Passivate { done: Some(done) } => {
+                Control::Save | Control::Passivate { done: None, .. } => continue,
+                Control::Passivate { done: Some(done), .. } => {
                     if self.leave_between(done) {
                         return Wake::Over;
                     }

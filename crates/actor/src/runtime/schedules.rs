@@ -362,10 +362,10 @@ fn a_message_to_one_that_leaves_is_handled_or_refused() {
                 scene.spawn_sender(How::Tell, scene.large("large too")),
             ];
             // One that finds a message stays, and one who is waited for does not.
-            scene.cell.orders.give(Control::Passivate { done: None });
+            scene.cell.orders.give(Control::Passivate { must: false, done: None });
             let cell = Arc::clone(&scene.cell);
             let leaving = spawn(async move {
-                _ = cell.ordered(|done| Control::Passivate { done: Some(done) }).await;
+                _ = cell.ordered(|done| Control::Passivate { must: true, done: Some(done) }).await;
                 // Whoever finds the name free does not find the actor.
                 assert!(cell.services.registry.lookup("actor").is_none());
                 let (refusal, _) = cell.try_push(Delivery::new("late".into(), None)).unwrap_err();

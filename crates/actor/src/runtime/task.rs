@@ -567,7 +567,7 @@ impl<B: Blueprint> ActorTask<B> {
             }
             Control::Health { done } => return self.check(live, done).await,
             Control::Save => return self.save_by_order(live).await,
-            Control::Passivate { done } => return self.leave(live, done).await,
+            Control::Passivate { must, done } => return self.leave(live, must, done).await,
             Control::Forget { done } => return self.forget(done).await,
             Control::Upgrade(upgrade) => {
                 let Upgrade { version, options, done } = *upgrade;

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -27,6 +27,11 @@ pub(crate) struct TimerLimits {
 impl TimerLimits {
     pub(crate) const NONE: Self = Self { timers: u32::MAX, bytes: u64::MAX };
 }
+
+/// What became of the timers of an actor.
+const OPEN: u8 = 0;
+const CANCELLED: u8 = 1;
+const GIVEN_UP: u8 = 2;
 
 /// The timers of a system.
 #[derive(Default)]
@@ -61,7 +66,6 @@ pub(crate) struct OwnTimers(Mutex<Option<Box<Own>>>);
 struct Own {
     due: HashMap<u64, Instant>,
     bytes: u64,
-    is_closed: bool,
 }
 
 impl OwnTimers {
@@ -89,11 +93,11 @@ impl Cell {
         most: TimerLimits,
     ) -> Result<u64, (Refusal, MessageEnvelope)> {
         let mut own = self.timers.0.lock();
-        let own = own.get_or_insert_default();
-        let bytes = own.bytes.saturating_add(message.size() as u64);
-        if own.is_closed {
+        if self.later.load(Ordering::Relaxed) != OPEN {
             return Err((Refusal::Stopped, message));
         }
+        let own = own.get_or_insert_default();
+        let bytes = own.bytes.saturating_add(message.size() as u64);
         if own.due.len() as u64 >= u64::from(most.timers) || bytes > most.bytes {
             return Err((Refusal::Full, message));
         }
@@ -115,23 +119,31 @@ impl Cell {
         true
     }
 
+    /// Whether there are any of this actor.
+    pub(crate) fn has_later(&self) -> bool {
+        self.timers.0.lock().as_ref().is_some_and(|own| !own.due.is_empty())
+    }
+
     /// Cancels all of this actor's, and refuses more.
     pub(crate) fn cancel_all_later(&self) {
-        let mut own = self.timers.0.lock();
-        let numbers = match &mut *own {
-            Some(own) => {
-                own.is_closed = true;
-                own.bytes = 0;
-                std::mem::take(&mut own.due)
-            }
-            None => {
-                *own = Some(Box::new(Own { is_closed: true, ..Own::default() }));
-                return;
-            }
+        self.end_later(CANCELLED, drop);
+    }
+
+    /// The same for an actor that leaves the memory: what it would have sent are dead letters.
+    pub(crate) fn give_up_all_later(&self) {
+        self.end_later(GIVEN_UP, |timer| timer.give_up());
+    }
+
+    fn end_later(&self, how: u8, end: impl FnMut(Timer)) {
+        let own = {
+            let mut own = self.timers.0.lock();
+            self.later.fetch_max(how, Ordering::Relaxed);
+            own.take()
         };
-        for (number, due) in numbers {
-            self.services.timers.remove((due, number));
-        }
+        let Some(own) = own else { return };
+        let mut timers: Vec<_> = own.due.into_iter().map(|(number, due)| (due, number)).collect();
+        timers.sort_unstable();
+        timers.into_iter().filter_map(|timer| self.services.timers.remove(timer)).for_each(end);
     }
 }
 
@@ -226,9 +238,19 @@ fn send_due(table: &Table) -> Next {
 }
 
 impl Timer {
+    fn give_up(self) {
+        let Self { by, to, message } = self;
+        let because = "its sender had to leave the memory before".to_owned();
+        by.dead_letter(message, DeadReason::NotSent { to, because });
+    }
+
     fn send(self, number: u64) {
         let Self { by, to, message } = self;
         if !by.timers.take(number, message.size() as u64) {
+            // It was out of the table when the others were given up.
+            if by.later.load(Ordering::Relaxed) == GIVEN_UP {
+                Self { by, to, message }.give_up();
+            }
             return;
         }
         if let Err(error) = by.services.send(&to, message) {

@@ -120,6 +120,8 @@ pub(crate) struct Sweep {
 pub(crate) struct Found {
     pub(crate) save: Vec<KeptActor>,
     pub(crate) leave: Vec<KeptActor>,
+    /// Those that are to make room.
+    pub(crate) evict: Vec<KeptActor>,
     /// Since when the oldest unsaved state is not saved.
     pub(crate) oldest_unsaved: Option<u64>,
 }
@@ -222,7 +224,7 @@ impl Live {
         }
         if too_many > 0 {
             found
-                .leave
+                .evict
                 .extend(candidates.into_iter().filter(|(_, marks, _)| order(marks)).map(|(.., actor)| actor.clone()));
         }
         found

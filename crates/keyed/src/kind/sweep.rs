@@ -120,6 +120,7 @@ fn once(core: &Core, every: Duration) {
     core.metrics.oldest_unsaved.set(age as f64 / 1e3);
     found.save.iter().for_each(airssys_wasm_actor::KeptActor::save);
     found.leave.iter().for_each(airssys_wasm_actor::KeptActor::passivate);
+    found.evict.iter().for_each(airssys_wasm_actor::KeptActor::evict);
 }
 
 #[cfg(test)]

@@ -2,11 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use airssys_wasm_actor::{AskError, SystemEvent};
+use airssys_wasm_actor::{AskError, DeadReason, SystemEvent};
 use airssys_wasm_keyed::{InstallError, KeyError, Keyed, KeyedOptions, KeyedSpec, Keys, SaveWhen};
 use airssys_wasm_registry::MessageEnvelope;
 
-use crate::support::{ACTOR, COUNTER, ECHO, Faulty, ask, carts, install, pass, settle, system, template, until};
+use crate::support::{ACTOR, COUNTER, ECHO, Faulty, LATER, ask, carts, install, pass, settle, system, template, until};
 
 #[tokio::test]
 async fn state_is_there_again_after_the_actor_has_left_the_memory() {
@@ -237,4 +237,53 @@ async fn a_killed_actor_is_a_crash_and_comes_back_with_what_was_saved() {
     let crashed = ask(&carts, "1", "crash").await.unwrap_err();
     assert!(matches!(crashed, AskError::Crashed(_)));
     assert_eq!(ask(&carts, "1", "get").await.unwrap(), "1");
+}
+
+/// Has the cart send a message later.
+async fn send_after(carts: &Keyed, key: &str, to: &str, after: Duration, payload: &str) {
+    let after = u64::try_from(after.as_millis()).unwrap().to_le_bytes();
+    let command = [&[1, to.len() as u8], to.as_bytes(), &after, payload.as_bytes()].concat();
+    let answer = carts.actor(key).unwrap().ask(command).await.unwrap();
+    assert_eq!(answer[0], 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_actor_with_a_message_to_send_later_stays_until_it_is_sent() {
+    let (system, store) = (system(), Faulty::new());
+    let idle = Duration::from_secs(4);
+    let carts = carts(&system, &LATER, KeyedOptions { idle, ..KeyedOptions::default() }, &store).await;
+    let counters = install(&system, template(&system, "room", &COUNTER), KeyedOptions::default(), &store).await;
+    send_after(&carts, "1", "room/1", Duration::from_secs(20), "add 1").await;
+    pass(Duration::from_secs(19)).await;
+    assert_eq!((carts.stats().live, counters.stats().live), (1, 0));
+    pass(Duration::from_secs(2)).await;
+    assert_eq!((carts.stats().live, system.dead_letters().total()), (0, 0));
+    assert_eq!(ask(&counters, "1", "get").await.unwrap(), "1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_that_has_to_leave_would_have_sent_later_are_dead_letters() {
+    for is_asked_to in [true, false] {
+        let (system, store) = (system(), Faulty::new());
+        let residency = Duration::from_secs(1);
+        let options = KeyedOptions { live: 10, residency, idle: Duration::from_secs(600), ..KeyedOptions::default() };
+        let carts = carts(&system, &LATER, options, &store).await;
+        for (after, payload) in [(60, "b"), (50, "a")] {
+            send_after(&carts, "1", "cart/x", Duration::from_secs(after), payload).await;
+        }
+        pass(Duration::from_secs(2)).await;
+        if is_asked_to {
+            assert!(carts.passivate("1").await.unwrap());
+        } else {
+            for key in 2..10 {
+                send_after(&carts, &key.to_string(), "cart/x", Duration::from_secs(50), "c").await;
+            }
+            settle().await;
+        }
+        assert!(system.find("cart/1").is_none());
+        let letters = system.dead_letters().list();
+        assert!(letters.iter().all(|letter| matches!(letter.reason, DeadReason::NotSent { .. })), "{letters:?}");
+        let texts: Vec<_> = letters.iter().map(|letter| letter.message.payload().clone()).collect();
+        assert_eq!(texts, ["a", "b"]);
+    }
 }
