@@ -57,6 +57,9 @@ pub(crate) struct Core {
     store_fails: AtomicU8,
     /// Whether an actor did not start because the host has no room for another.
     pub(crate) is_short: AtomicBool,
+    /// How often others left for that, and when they did last.
+    pub(crate) made_room: AtomicU64,
+    pub(crate) made_room_at: AtomicU64,
     /// Whether the present version can snapshot and restore its state.
     pub(crate) keeps: AtomicBool,
     pub(crate) closed: CancellationToken,
@@ -119,6 +122,8 @@ impl Core {
             failed_version: AtomicU64::new(0),
             store_fails: AtomicU8::new(0),
             is_short: AtomicBool::new(false),
+            made_room: AtomicU64::new(0),
+            made_room_at: AtomicU64::new(0),
             keeps: AtomicBool::new(keeps),
             closed: CancellationToken::new(),
         }
@@ -172,10 +177,20 @@ impl Core {
     }
 
     /// An activation failed. If that was the actor's own fault, it is left alone for a while.
-    pub(crate) fn not_activated(&self, actor: &ComponentId, error: &Arc<StartError>) {
+    pub(crate) fn not_activated(&self, actor: &ComponentId, error: &Arc<StartError>, has_row: bool) {
         count!(self, not_activated);
         self.event(|| KeyedEvent::NotActivated { actor: actor.clone(), error: Arc::clone(error) });
-        if is_shortage(error) {
+        let Some(key) = self.key(actor.as_str()) else { return };
+        let now = Instant::now();
+        if let Some(shortage) = shortage(error) {
+            if let Shortage::Memory = shortage
+                && self.quarantine.lock().is_short_again(key, self.made_room.load(Ordering::Relaxed), now)
+            {
+                // Others have left for it already: it is the one that is too large.
+                let wait = self.quarantine.lock().leave_alone(key, now);
+                self.event(|| KeyedEvent::Quarantined { actor: actor.clone(), wait });
+                return;
+            }
             self.is_short.store(true, Ordering::Relaxed);
             self.wake.notify_one();
             return;
@@ -183,11 +198,9 @@ impl Core {
         if let StartError::NotLoaded(_) | StartError::Instantiate(_) = **error {
             return;
         }
-        let Some(key) = self.key(actor.as_str()) else { return };
-        let now = Instant::now();
         let (tripped, wait) = {
             let mut quarantine = self.quarantine.lock();
-            (quarantine.failed(key, now), quarantine.wait(key))
+            (quarantine.failed(key, has_row, now), quarantine.wait(key))
         };
         if let Some(wait) = wait {
             self.event(|| KeyedEvent::Quarantined { actor: actor.clone(), wait });
@@ -228,10 +241,16 @@ impl Core {
     }
 }
 
-fn is_shortage(error: &StartError) -> bool {
+/// What the host is short of.
+enum Shortage {
+    Instances,
+    Memory,
+}
+
+fn shortage(error: &StartError) -> Option<Shortage> {
     match error {
-        StartError::Instantiate(InstantiateError::PoolExhausted { .. }) => true,
-        StartError::Crash(report) => matches!(report.crash.kind(), CrashKind::Budget { .. }),
-        _ => false,
+        StartError::Instantiate(InstantiateError::PoolExhausted { .. }) => Some(Shortage::Instances),
+        StartError::Crash(report) if matches!(report.crash.kind(), CrashKind::Budget { .. }) => Some(Shortage::Memory),
+        _ => None,
     }
 }

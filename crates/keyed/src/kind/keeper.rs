@@ -275,7 +275,7 @@ impl Keeper for KeyKeeper {
     }
 
     fn not_activated(&mut self, error: &Arc<StartError>) {
-        self.core.not_activated(&self.id, error);
+        self.core.not_activated(&self.id, error, self.row.state.is_some());
     }
 
     fn upgraded(&mut self) {

@@ -46,6 +46,8 @@ pub(crate) struct Quarantine {
     /// When the last activations ended, and whether they failed.
     last: VecDeque<(Instant, bool)>,
     tripped: Option<Wait>,
+    /// Keys for which memory was short: how often others had left for that, and when it was.
+    short: HashMap<Box<str>, (u64, Instant)>,
 }
 
 impl Quarantine {
@@ -60,9 +62,13 @@ impl Quarantine {
         self.note(now, false);
     }
 
-    /// An activation of a key failed through its own fault. For how long the kind is tripped over it, if it is.
-    pub(crate) fn failed(&mut self, key: &str, now: Instant) -> Option<Duration> {
+    /// An activation of a key failed through its own fault. For how long the kind is tripped over it, if it is: not over keys
+    /// without a row, which senders can make up.
+    pub(crate) fn failed(&mut self, key: &str, has_row: bool, now: Instant) -> Option<Duration> {
         self.leave_alone(key, now);
+        if !has_row {
+            return None;
+        }
         self.note(now, true);
         let failed = self.last.iter().filter(|(at, failed)| *failed && now.duration_since(*at) <= WITHIN).count();
         let is_recent = self.last.front().is_some_and(|(at, _)| now.duration_since(*at) <= WITHIN);
@@ -73,6 +79,22 @@ impl Quarantine {
         let wait = Wait::after(self.tripped, now, TRIPPED, LONGEST_TRIPPED);
         self.tripped = Some(wait);
         Some(wait.long)
+    }
+
+    /// An activation of a key failed because memory is short; so often others left for that. Whether it failed in the same
+    /// way a short while ago, before the last of those.
+    pub(crate) fn is_short_again(&mut self, key: &str, made_room: u64, now: Instant) -> bool {
+        match self.short.get(key) {
+            Some((before, at)) if now < *at + FIRST => return *before < made_room,
+            _ => {}
+        }
+        if self.short.len() >= KEYS {
+            self.prune(now);
+        }
+        if self.short.len() < KEYS {
+            self.short.insert(key.into(), (made_room, now));
+        }
+        false
     }
 
     /// Leaves a key alone for a while. For how long.
@@ -112,6 +134,7 @@ impl Quarantine {
     /// Forgets those whose next wait would be the first again.
     pub(crate) fn prune(&mut self, now: Instant) {
         self.keys.retain(|_, wait| now < wait.until + wait.long);
+        self.short.retain(|_, (_, at)| now < *at + FIRST);
     }
 }
 
@@ -125,7 +148,7 @@ mod tests {
         let mut now = Instant::now();
         for seconds in [60, 120, 240, 480, 960, 1_920, 3_600, 3_600] {
             assert!(quarantine.admits("a", now));
-            quarantine.failed("a", now);
+            quarantine.failed("a", true, now);
             now += Duration::from_secs(seconds - 1);
             assert!(!quarantine.admits("a", now) && quarantine.admits("b", now), "{seconds}");
             now += Duration::from_secs(1);
@@ -143,7 +166,7 @@ mod tests {
             for _ in 0..JUDGED - failing {
                 quarantine.succeeded(now);
             }
-            let tripped = (0..failing).filter_map(|key| quarantine.failed(&key.to_string(), now)).next();
+            let tripped = (0..failing).filter_map(|key| quarantine.failed(&key.to_string(), true, now)).next();
             assert_eq!(tripped, expected);
             assert_eq!(quarantine.admits("another", now), expected.is_none());
             assert!(quarantine.admits("another", now + TRIPPED));
@@ -151,11 +174,36 @@ mod tests {
     }
 
     #[test]
+    fn keys_that_senders_make_up_trip_no_kind() {
+        let mut quarantine = Quarantine::default();
+        let now = Instant::now();
+        for key in 0..2 * JUDGED {
+            let key = key.to_string();
+            assert_eq!(quarantine.failed(&key, false, now), None);
+            assert!(!quarantine.admits(&key, now));
+        }
+        assert!(quarantine.admits("another", now));
+    }
+
+    #[test]
+    fn memory_is_short_again_for_a_key_if_others_have_left_since() {
+        let mut quarantine = Quarantine::default();
+        let now = Instant::now();
+        assert!(!quarantine.is_short_again("a", 0, now));
+        assert!(!quarantine.is_short_again("a", 0, now), "nobody has left yet");
+        assert!(quarantine.is_short_again("a", 1, now));
+        assert!(!quarantine.is_short_again("b", 1, now));
+        assert!(!quarantine.is_short_again("a", 1, now + FIRST), "that was long ago");
+        quarantine.prune(now + 3 * FIRST);
+        assert!(quarantine.short.is_empty());
+    }
+
+    #[test]
     fn failures_long_ago_trip_no_kind() {
         let mut quarantine = Quarantine::default();
         let mut now = Instant::now();
         for key in 0..100 {
-            assert_eq!(quarantine.failed(&key.to_string(), now), None);
+            assert_eq!(quarantine.failed(&key.to_string(), true, now), None);
             now += Duration::from_secs(1);
         }
     }

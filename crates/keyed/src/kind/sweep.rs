@@ -58,9 +58,17 @@ fn too_large(core: &Core, live: usize) -> usize {
     usize::try_from(u128::from(above) * live as u128 / u128::from(used.max(1))).unwrap_or(live)
 }
 
-/// How many are to leave because one did not find an instance.
+/// How many are to leave because one did not find an instance, or memory: at most once in the least residency, so that one
+/// that never finds enough does not drive out all others.
 fn too_short(core: &Core, live: usize) -> usize {
-    if core.is_short.swap(false, Ordering::Relaxed) { live.div_ceil(5) } else { 0 }
+    let (now, last) = (core.now(), core.made_room_at.load(Ordering::Relaxed));
+    let is_too_soon = last != 0 && now.saturating_sub(last) < millis(core.options.residency);
+    if is_too_soon || !core.is_short.swap(false, Ordering::Relaxed) {
+        return 0;
+    }
+    core.made_room_at.store(now, Ordering::Relaxed);
+    core.made_room.fetch_add(1, Ordering::Relaxed);
+    live.div_ceil(5)
 }
 
 /// Runs as long as the kind.
@@ -109,8 +117,9 @@ fn once(core: &Core, every: Duration) {
         SaveWhen::EachMessage => Some(RETRY),
         SaveWhen::OnIdle => None,
     };
+    let clock = core.tick(now);
     let found = core.live.sweep(&Sweep {
-        now: core.tick(now),
+        now: clock,
         idle: millis(options.idle),
         residency: millis(options.residency),
         unsaved,

@@ -4,6 +4,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use airssys_wasm_actor::{AskError, DeadReason, During, StartError};
 use airssys_wasm_keyed::{KeyedEvent, KeyedOptions};
+use airssys_wasm_limits::{ByteSize, MemoryBudget};
 use airssys_wasm_registry::Refusal;
 
 use crate::support::{ACTOR, COUNTER, Faulty, ask, carts, install, pass, settle, system, template, until};
@@ -130,4 +131,48 @@ async fn an_actor_that_waits_for_its_restart_forgets_nothing_of_its_mailbox() {
     cart.tell("add 4").await.unwrap();
     pass(Duration::from_secs(120)).await;
     assert_eq!(ask(&carts, "1", "get").await.unwrap(), "4");
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_a_sender_makes_up_do_not_trip_the_kind() {
+    let (system, store) = (system(), Faulty::new());
+    store.put("good", b"5\n").await;
+    let failing = template(&system, "cart", &ACTOR).with_config([("snapshot", "panic")]);
+    let carts = install(&system, failing, KeyedOptions::default(), &store).await;
+    for key in 0..25 {
+        // Fresh ones are asked for a snapshot.
+        assert!(matches!(ask(&carts, &key.to_string(), "count").await.unwrap_err(), AskError::NotActivated(_)), "{key}");
+    }
+    assert_eq!(ask(&carts, "0", "count").await.unwrap_err().refusal(), Some(Refusal::Quarantined));
+    assert_eq!(ask(&carts, "good", "count").await.unwrap(), "5");
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_never_find_enough_memory_do_not_drive_out_all_others() {
+    for is_one_key in [true, false] {
+        let (system, store) = (system(), Faulty::new());
+        let budget = MemoryBudget::new(ByteSize::gib(1));
+        let sandbox = crate::support::sandbox(&system, &ACTOR).with_budget(budget.clone());
+        let residency = Duration::from_secs(5);
+        let options = KeyedOptions { residency, idle: Duration::from_secs(600), ..KeyedOptions::default() };
+        let carts = install(&system, template(&system, "cart", &ACTOR).with_sandbox(sandbox), options, &store).await;
+        for key in 0..10 {
+            ask(&carts, &key.to_string(), "count").await.unwrap();
+        }
+        pass(Duration::from_secs(6)).await;
+        // Whatever is left, and whatever others leave.
+        let mut all = budget.grant();
+        let mut quarantined = 0;
+        for n in 0..20 {
+            all.grow(budget.total() - budget.used()).unwrap();
+            let key = if is_one_key { "large".to_owned() } else { format!("large{n}") };
+            let error = ask(&carts, &key, "count").await.unwrap_err();
+            quarantined += usize::from(error.refusal() == Some(Refusal::Quarantined));
+            pass(Duration::from_millis(20)).await;
+        }
+        assert_eq!((carts.stats().live, quarantined), (8, if is_one_key { 18 } else { 0 }));
+        // When that is over, there is room for those that did not find it.
+        drop(all);
+        assert_eq!(ask(&carts, "small", "count").await.unwrap(), "0");
+    }
 }
