@@ -84,7 +84,9 @@ pub enum UpgradeError {
     #[error("the new version did not start: {0}")]
     NotStarted(StartError),
     /// The state of the present version is to be kept, and could not be saved now; a rollback would lose it.
-    #[error("the actor's state could not be saved before the upgrade; try again when it can be, or set `discard_state`")]
+    #[error(
+        "the actor's state could not be saved before the upgrade; try again when it can be, or set `discard_state`"
+    )]
     NotSaved,
     /// There is no earlier version to roll back to.
     #[error("there is no version before this one")]

@@ -141,7 +141,10 @@ async fn keys_that_a_sender_makes_up_do_not_trip_the_kind() {
     let carts = install(&system, failing, KeyedOptions::default(), &store).await;
     for key in 0..25 {
         // Fresh ones are asked for a snapshot.
-        assert!(matches!(ask(&carts, &key.to_string(), "count").await.unwrap_err(), AskError::NotActivated(_)), "{key}");
+        assert!(
+            matches!(ask(&carts, &key.to_string(), "count").await.unwrap_err(), AskError::NotActivated(_)),
+            "{key}"
+        );
     }
     assert_eq!(ask(&carts, "0", "count").await.unwrap_err().refusal(), Some(Refusal::Quarantined));
     assert_eq!(ask(&carts, "good", "count").await.unwrap(), "5");
