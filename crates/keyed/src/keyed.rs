@@ -324,9 +324,8 @@ fn check(options: &KeyedOptions) -> Result<(), InstallError> {
         ("most_keys", options.most_keys == 0),
         ("save", options.save == SaveWhen::Within(Duration::ZERO)),
     ];
-    match zero.into_iter().find(|(_, is_zero)| *is_zero) {
-        Some((option, _)) => return Err(InstallError::Zero { option }),
-        None => {}
+    if let Some((option, _)) = zero.into_iter().find(|(_, is_zero)| *is_zero) {
+        return Err(InstallError::Zero { option });
     }
     let makes_sense = |rate: Rate| rate.per_second.is_finite() && rate.per_second > 0.0 && rate.burst > 0;
     let rates = [("kind", options.admission.kind), ("caller", options.admission.caller)];

@@ -183,11 +183,16 @@ impl Core {
         let Some(key) = self.key(actor.as_str()) else { return };
         let now = Instant::now();
         if let Some(shortage) = shortage(error) {
-            if let Shortage::Memory = shortage
-                && self.quarantine.lock().is_short_again(key, self.made_room.load(Ordering::Relaxed), now)
-            {
+            let too_large = match shortage {
+                Shortage::Instances => None,
                 // Others have left for it already: it is the one that is too large.
-                let wait = self.quarantine.lock().leave_alone(key, now);
+                Shortage::Memory => {
+                    let mut quarantine = self.quarantine.lock();
+                    let is_again = quarantine.is_short_again(key, self.made_room.load(Ordering::Relaxed), now);
+                    is_again.then(|| quarantine.leave_alone(key, now))
+                }
+            };
+            if let Some(wait) = too_large {
                 self.event(|| KeyedEvent::Quarantined { actor: actor.clone(), wait });
                 return;
             }
