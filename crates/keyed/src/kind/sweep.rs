@@ -85,6 +85,9 @@ pub(crate) async fn sweep<U: Send + 'static>(kind: Arc<Kind<U>>) {
             () = core.wake.notified() => {}
             () = sleep(every), if !is_empty => {}
         }
+        if let Some(kind) = kind_.upgrade() {
+            kind.undo_failed_version().await;
+        }
         // However often it is woken.
         tokio::select! {
             () = core.closed.cancelled() => return,
@@ -93,9 +96,6 @@ pub(crate) async fn sweep<U: Send + 'static>(kind: Arc<Kind<U>>) {
         let now = Instant::now();
         next = now + SHORTEST;
         core.counts.sweeps.fetch_add(1, Ordering::Relaxed);
-        if let Some(kind) = kind_.upgrade() {
-            kind.undo_failed_version().await;
-        }
         once(&core, every);
         if pruned + LONGEST <= now {
             pruned = now;

@@ -278,8 +278,9 @@ async fn what_one_that_has_to_leave_would_have_sent_later_are_dead_letters() {
             for key in 2..10 {
                 send_after(&carts, &key.to_string(), "cart/x", Duration::from_secs(50), "c").await;
             }
-            settle().await;
+            pass(Duration::from_millis(20)).await;
         }
+        until(|| system.dead_letters().total() == 2).await;
         assert!(system.find("cart/1").is_none());
         let letters = system.dead_letters().list();
         assert!(letters.iter().all(|letter| matches!(letter.reason, DeadReason::NotSent { .. })), "{letters:?}");
