@@ -9,6 +9,7 @@ mod execution;
 mod guests;
 mod http;
 mod instantiation;
+mod keyed;
 mod limits;
 mod memory;
 mod routing;
@@ -16,7 +17,7 @@ mod routing;
 fn main() -> anyhow::Result<()> {
     airssys_wasm_engine::compiler_hook();
     let arguments: Vec<_> = std::env::args().skip(1).collect();
-    let probes = [memory::probe, actor::probe, http::probe];
+    let probes = [memory::probe, actor::probe, http::probe, keyed::probe];
     if let Some(done) = probes.iter().find_map(|probe| probe(&arguments)) {
         return done;
     }
@@ -30,5 +31,6 @@ fn main() -> anyhow::Result<()> {
         routing::describe(suite);
         actor::describe(suite);
         http::describe(suite);
+        keyed::describe(suite);
     })
 }

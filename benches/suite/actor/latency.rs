@@ -195,7 +195,7 @@ impl NativeActor for Silent {
 /// Asks once a millisecond, whether or not there are answers: each ask a task that a thread outside of the runtime hands to
 /// its workers, like a request that comes in, and that takes the time itself. The thread sleeps in between, so that it
 /// takes no core away; when it awakes is the system's business, and no part of a latency.
-async fn paced<R: Receiver>(workers: Handle, receiver: R, asks: u64) -> Histogram<u64> {
+pub(crate) async fn paced<R: Receiver>(workers: Handle, receiver: R, asks: u64) -> Histogram<u64> {
     let (latencies, mut taken) = mpsc::unbounded_channel();
     let payload = payload(64);
     std::thread::spawn(move || {

@@ -8,12 +8,13 @@ mod density;
 mod latency;
 mod lifecycle;
 mod messages;
-mod ours;
+pub(crate) mod ours;
 
 use airssys_wasm_harness::Suite;
 use airssys_wasm_twins::work::Workers;
 
 pub(crate) use density::probe;
+pub(crate) use latency::paced;
 
 pub(crate) fn describe(suite: &mut Suite) {
     for workers in [Workers::One, Workers::Two] {

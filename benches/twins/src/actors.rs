@@ -27,6 +27,9 @@ pub static SMALLEST: LazyLock<Guest> =
 /// [`fixtures::SMALLEST_ASYNC_ACTOR`].
 pub static SMALLEST_ASYNC: LazyLock<Guest> =
     LazyLock::new(|| Guest::new(bare::engine(), &bare::binary(fixtures::SMALLEST_ASYNC_ACTOR)));
+/// [`fixtures::SMALLEST_KEEPING_ACTOR`].
+pub static SMALLEST_KEEPING: LazyLock<Guest> =
+    LazyLock::new(|| Guest::new(bare::engine(), &bare::binary(fixtures::SMALLEST_KEEPING_ACTOR)));
 /// [`fixtures::COLLECTING_ACTOR`].
 pub static COLLECTING: LazyLock<Guest> =
     LazyLock::new(|| Guest::new(bare::engine(), &bare::binary(fixtures::COLLECTING_ACTOR)));
