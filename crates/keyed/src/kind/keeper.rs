@@ -69,7 +69,8 @@ impl KeyKeeper {
             self.count_rows(self.row.state, hash);
         }
         self.core.store_answered(Use::Read, None);
-        self.row = Row { version, state: hash, fresh: self.row.fresh, unsure: None, is_loose: self.row.is_loose };
+        let is_loose = self.row.is_loose || self.row.unsure.is_some() && version != self.row.version;
+        self.row = Row { version, state: hash, fresh: self.row.fresh, unsure: None, is_loose };
         Ok(state)
     }
 
@@ -86,7 +87,7 @@ impl KeyKeeper {
         }
         self.count_rows(before, state);
         self.core.store_answered(Use::Read, None);
-        self.row = Row { version: now, state, fresh, unsure: None, is_loose: true };
+        self.row = Row { version: now, state, fresh, unsure: None, is_loose: self.row.is_loose || now != version };
         Ok(())
     }
 
@@ -109,7 +110,6 @@ impl KeyKeeper {
             Err(error) => {
                 if !matches!(error, StoreError::Fenced { .. } | StoreError::TooLarge { .. } | StoreError::Closed) {
                     self.row.unsure = Some(hash);
-                    self.row.is_loose = true;
                 }
                 Err(error)
             }
