@@ -207,7 +207,13 @@ async fn ask(kind: &Keyed, key: u64) {
 async fn throughput(clients: &Arc<Clients>, length: Duration) -> anyhow::Result<()> {
     const PARTS: u32 = 10;
     let part = length / PARTS;
-    clients.run(Until::Over(part)).await;
+    for _ in 0..PARTS {
+        clients.run(Until::Over(part)).await;
+        // From then on as many leave as come.
+        if 10 * clients.kind.stats().live >= 8 * options().live {
+            break;
+        }
+    }
     let before = process::read().context(UNREADABLE)?;
     let (mut slowest, mut latencies, mut taken) = (0.0_f64, Histogram::<u64>::new(3)?, Duration::ZERO);
     for _ in 0..PARTS {
