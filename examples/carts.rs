@@ -1,6 +1,6 @@
 //! A shop's carts behind HTTP: one actor a customer, in memory only while it is needed, its state kept.
 //!
-//! `cargo run --example carts`, then
+//! `cargo run --example carts [FOLDER]`, then
 //!
 //! ```sh
 //! curl --data "add 2" http://127.0.0.1:3000/carts/4711    # 2
@@ -8,12 +8,19 @@
 //! curl --data "get" http://127.0.0.1:3000/carts/4712      # 0, and no row is written for that
 //! curl --request DELETE http://127.0.0.1:3000/carts/4711  # it begins anew
 //! ```
+//!
+//! Kill it (`kill -9`) and start it again: what was answered is there. The carts are in the folder, `target/carts` if none is
+//! named.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use airssys_wasm_actor::{ActorSystem, AskError, ShutdownReport, SystemConfig};
 use airssys_wasm_engine::{EngineConfig, WasmEngine};
-use airssys_wasm_keyed::{Keyed, MemoryStore, StateStore};
+use airssys_wasm_keyed::{FjallStore, Keyed, StateStore, StoreConfig};
 use airssys_wasm_registry::Refusal;
 use anyhow::Result;
 use axum::{
@@ -35,10 +42,16 @@ fn main() -> Result<()> {
 
 #[tokio::main]
 async fn run() -> Result<()> {
+    let folder = match std::env::args_os().nth(1) {
+        Some(folder) => PathBuf::from(folder),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/carts"),
+    };
+    let store = Arc::new(FjallStore::open(StoreConfig::new(folder)).await?);
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
     println!("at http://{}/carts/4711 until Ctrl-C", listener.local_addr()?);
     let end = async { _ = tokio::signal::ctrl_c().await };
-    let report = serve(EngineConfig::default(), Arc::new(MemoryStore::new()), listener, end).await?;
+    let report = serve(EngineConfig::default(), Arc::clone(&store) as _, listener, end).await?;
+    store.close().await;
     println!("{report:?}");
     Ok(())
 }

@@ -1,15 +1,23 @@
 //! Runs each example, and looks at what came of it.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    env,
+    io::{self, BufRead, BufReader},
+    net::SocketAddr,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+};
 
 use airssys_wasm_actor::{AskError, CallError, DeniedAction, ShutdownReport, SystemEvent};
 use airssys_wasm_engine::EngineConfig;
 use airssys_wasm_isolation::CrashClass;
-use airssys_wasm_keyed::{MemoryStore, StateStore};
+use airssys_wasm_keyed::{FjallStore, MemoryStore, StateStore, StoreConfig};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::oneshot,
+    sync::{mpsc, oneshot},
+    task::{JoinSet, spawn_blocking},
 };
 
 macro_rules! examples {
@@ -155,17 +163,93 @@ async fn carts_are_there_again_when_the_shop_opens_again() {
     assert_eq!(send(at, "POST", "/carts/8", "get").await, (200, "16".to_owned()));
 }
 
+/// The shop that is killed.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a process that is killed by another test"]
+async fn shop() {
+    let Some(folder) = env::var_os("CARTS_FOLDER") else { return };
+    let store = FjallStore::open(StoreConfig::new(folder)).await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    println!("\nat {}", listener.local_addr().unwrap());
+    let config = EngineConfig::small().compile_in_process();
+    carts::serve(config, Arc::new(store), listener, std::future::pending()).await.unwrap();
+}
+
+/// Starts it, and waits until it listens.
+fn started(folder: PathBuf) -> (Child, SocketAddr) {
+    let mut shop = Command::new(env::current_exe().expect("this program"))
+        .args(["--exact", "shop", "--ignored", "--nocapture", "--test-threads=1"])
+        .env("CARTS_FOLDER", folder)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let lines = BufReader::new(shop.stdout.take().expect("piped")).lines();
+    let at = lines.map_while(Result::ok).find_map(|line| line.strip_prefix("at ")?.parse().ok());
+    (shop, at.expect("it has opened"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn carts_are_as_they_were_said_to_be_after_the_shop_was_killed() {
+    const CUSTOMERS: usize = 16;
+    const ANSWERS: usize = 100;
+    let folder = tempfile::tempdir().unwrap();
+    // What each cart had when it was last heard of.
+    let mut heard = [0; CUSTOMERS];
+    for _ in 0..3 {
+        let path = folder.path().to_owned();
+        let (mut shop, at) = spawn_blocking(|| started(path)).await.unwrap();
+        let mut customers = JoinSet::new();
+        let (answered, mut answers) = mpsc::unbounded_channel();
+        for (customer, before) in heard.iter().copied().enumerate() {
+            let answered = answered.clone();
+            customers.spawn(async move {
+                let cart = format!("/carts/{customer}");
+                // One that nobody was told of may have been kept.
+                let (status, first) = send(at, "POST", &cart, "get").await;
+                let mut count: u64 = first.parse().unwrap();
+                assert!(status == 200 && [before, before + 1].contains(&count), "{before}, and then {first}");
+                while let Ok(answer) = try_send(at, "POST", &cart, "add 1").await {
+                    count += 1;
+                    assert_eq!(answer, (200, count.to_string()));
+                    answered.send(()).unwrap();
+                }
+                (customer, count)
+            });
+        }
+        for _ in 0..ANSWERS {
+            answers.recv().await.unwrap();
+        }
+        // SIGKILL, while all of them wait for an answer.
+        shop.kill().unwrap();
+        assert!(!shop.wait().unwrap().success());
+        while let Some(customer) = customers.join_next().await {
+            let (customer, count) = customer.unwrap();
+            heard[customer] = count;
+        }
+    }
+    assert!(heard.iter().sum::<u64>() >= 3 * ANSWERS as u64, "{heard:?}");
+}
+
 /// The status and body of an answer that is not chunked.
 async fn send(to: SocketAddr, method: &str, path: &str, body: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(to).await.expect("it listens");
+    try_send(to, method, path, body).await.expect("it is there")
+}
+
+/// The same of somebody who may be killed.
+async fn try_send(to: SocketAddr, method: &str, path: &str, body: &str) -> io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(to).await?;
     let length = body.len();
     let request = format!(
         "{method} {path} HTTP/1.0\r\nhost: shop\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
     );
-    stream.write_all(request.as_bytes()).await.expect("it is sent");
+    stream.write_all(request.as_bytes()).await?;
     let mut response = String::new();
-    stream.read_to_string(&mut response).await.expect("an answer");
-    let (head, body) = response.split_once("\r\n\r\n").expect("a head");
+    stream.read_to_string(&mut response).await?;
+    let (head, body) = response.split_once("\r\n\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+    if length.is_some_and(|length: usize| body.len() < length) {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     let status = head.split(' ').nth(1).expect("a status").parse().expect("a number");
-    (status, body.to_owned())
+    Ok((status, body.to_owned()))
 }
