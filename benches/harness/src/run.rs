@@ -140,6 +140,9 @@ impl Suite {
 impl Suite {
     fn in_turns(self, quick: bool, only: Option<&str>, readings: bool) -> Result<Measured> {
         let mut measured = Measured { skipped: self.skipped, ..Measured::default() };
+        if quick {
+            measured.skipped.extend(self.only_in_full.iter().map(|id| format!("{id}: not by a quick run")));
+        }
         let wanted = |id: &str| only.is_none_or(|only| id.contains(only));
         // What is wanted may be one of a family, whose members nobody knows before they are read.
         let may_have = |family: &str| {

@@ -35,6 +35,7 @@ pub struct Suite {
     pub(crate) readings: Vec<(String, Read)>,
     pub(crate) samples: Vec<(String, Kind, MakeSample)>,
     pub(crate) skipped: Vec<String>,
+    pub(crate) only_in_full: Vec<String>,
 }
 
 /// A figure that is read once rather than timed.
@@ -84,6 +85,11 @@ impl Suite {
     /// Says that something is not measured here, and why.
     pub fn skip(&mut self, why: String) {
         self.skipped.push(why);
+    }
+
+    /// Says that readings whose ids begin so are there only where there is no hurry.
+    pub fn only_in_full(&mut self, id: &str) {
+        self.only_in_full.push(id.to_owned());
     }
 }
 

@@ -34,6 +34,9 @@ use crate::actor::ours::system;
 
 const KIND: &str = "cart";
 
+/// Rows, unless there is a hurry.
+const MANY: u64 = 1_000_000;
+
 /// What each row has.
 const STATE: Bytes = Bytes::from_static(&[0; 64]);
 
@@ -47,6 +50,9 @@ pub(super) fn describe(suite: &mut Suite) {
         ("keyed/throughput/uniform", Rows::uniform),
     ] {
         let rows = Rc::clone(&rows);
+        // `keyed/open/1000000`, and `keyed/throughput/zipf_1000000`.
+        let separator = if name.contains("throughput") { '_' } else { '/' };
+        suite.only_in_full(&format!("{name}{separator}{MANY}"));
         suite.reading(name, move |quick| read(&rows, quick));
     }
 }
@@ -59,7 +65,7 @@ impl Rows {
     /// The folder, and how many there are.
     fn get(&self, quick: bool) -> (&Path, u64) {
         let (folder, keys) = self.0.get_or_init(|| {
-            let (folder, keys) = (tempfile::tempdir().unwrap(), if quick { 100_000 } else { 1_000_000 });
+            let (folder, keys) = (tempfile::tempdir().unwrap(), if quick { 100_000 } else { MANY });
             Workers::Two.runtime().block_on(async {
                 let store = open(folder.path()).await;
                 populate(&store, KIND, keys, STATE).await;
