@@ -10,9 +10,8 @@ fn a_short_round_serves_healthy_clients_and_endures_the_others() {
         .expect("it can be run");
     let text = String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned();
     assert!(output.status.success(), "{text}");
-    for expected in
-        ["seed 1, ", "round 1: ", "\nhello ", "\nan echo ", "\nguests that crash ", "growth was not looked at"]
-    {
+    // Who else has a turn in so short a time is up to the machine.
+    for expected in ["seed 1, ", "round 1: ", "\nhello ", "\nhostile clients ", "growth was not looked at"] {
         assert!(text.contains(expected), "no {expected:?} in:\n{text}");
     }
 }
