@@ -28,3 +28,38 @@ pub(super) fn one_more_head(table: &mut ResourceTable) -> wasmtime::Result<()> {
         Err(format_err!("a guest may have {MOST_HEADS} sets of fields and heads of messages at a time"))
     }
 }
+
+/// Replaces the functions of an instance of `wasi:http/types` by which a guest makes fields, which the bindings of this module
+/// are for: each traps if there is no room for one more. The bindings of 0.2 and 0.3 have the same names and other types.
+macro_rules! bound_heads {
+    ($interface:ident, $types:ident) => {{
+        use $types::HostFields as Fields;
+
+        $interface.func_wrap("[constructor]fields", |mut store: StoreContextMut<'_, HostState<U>>, (): ()| {
+            let mut view = view(store.data_mut());
+            $crate::host::heads::one_more_head(view.table)?;
+            Ok((Fields::new(&mut view)?,))
+        })?;
+        $interface.func_wrap(
+            "[static]fields.from-list",
+            |mut store: StoreContextMut<'_, HostState<U>>, (entries,): (Vec<(String, Vec<u8>)>,)| {
+                let mut view = view(store.data_mut());
+                $crate::host::heads::one_more_head(view.table)?;
+                let made: Result<_, $types::HeaderError> = match Fields::from_list(&mut view, entries) {
+                    Ok(made) => Ok(made),
+                    Err(error) => Err(error.downcast()?),
+                };
+                Ok((made,))
+            },
+        )?;
+        $interface.func_wrap(
+            "[method]fields.clone",
+            |mut store: StoreContextMut<'_, HostState<U>>, (this,): (Resource<FieldMap>,)| {
+                let mut view = view(store.data_mut());
+                $crate::host::heads::one_more_head(view.table)?;
+                Ok((Fields::clone(&mut view, this)?,))
+            },
+        )?;
+    }};
+}
+pub(super) use bound_heads;

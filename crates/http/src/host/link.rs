@@ -12,7 +12,7 @@ use wasmtime_wasi_http::{
             LinkOptions,
             http::{
                 outgoing_handler,
-                types::{self, ErrorCode, HeaderError, HostFields as _},
+                types::{self, ErrorCode},
             },
         },
         body::HostOutgoingBody,
@@ -22,7 +22,7 @@ use wasmtime_wasi_http::{
 
 use super::{
     bodies::length_of,
-    heads::one_more_head,
+    heads::bound_heads,
     p3,
     state::{HttpHost, view},
 };
@@ -65,31 +65,7 @@ pub fn add_http<U: HttpHost>(linker: &mut Linker<HostState<U>>) -> wasmtime::Res
 
 fn watch<U: HttpHost>(linker: &mut Linker<HostState<U>>) -> wasmtime::Result<()> {
     let mut interface = linker.instance(&format!("wasi:http/types@{WASI_HTTP_VERSION}"))?;
-    interface.func_wrap("[constructor]fields", |mut store: StoreContextMut<'_, HostState<U>>, (): ()| {
-        let mut view = view(store.data_mut());
-        one_more_head(view.table)?;
-        Ok((types::HostFields::new(&mut view)?,))
-    })?;
-    interface.func_wrap(
-        "[static]fields.from-list",
-        |mut store: StoreContextMut<'_, HostState<U>>, (entries,): (Vec<(String, Vec<u8>)>,)| {
-            let mut view = view(store.data_mut());
-            one_more_head(view.table)?;
-            let made: Result<_, HeaderError> = match view.from_list(entries) {
-                Ok(made) => Ok(made),
-                Err(error) => Err(error.downcast()?),
-            };
-            Ok((made,))
-        },
-    )?;
-    interface.func_wrap(
-        "[method]fields.clone",
-        |mut store: StoreContextMut<'_, HostState<U>>, (this,): (Resource<FieldMap>,)| {
-            let mut view = view(store.data_mut());
-            one_more_head(view.table)?;
-            Ok((types::HostFields::clone(&mut view, this)?,))
-        },
-    )?;
+    bound_heads!(interface, types);
     interface.func_wrap(
         "[method]outgoing-response.body",
         |mut store: StoreContextMut<'_, HostState<U>>, (this,): (Resource<HostOutgoingResponse>,)| {

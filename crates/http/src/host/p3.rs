@@ -23,14 +23,14 @@ use wasmtime_wasi_http::{
         MaybeMutable, Request, Response,
         bindings::http::{
             client::{self, HostWithStore as _},
-            types::{self, ErrorCode, HeaderError, HostFields as _, HostRequestWithStore as _},
+            types::{self, ErrorCode, HostRequestWithStore as _},
         },
     },
 };
 
 use super::{
     bodies::End,
-    heads::one_more_head,
+    heads::{bound_heads, one_more_head},
     state::{HttpHost, view},
 };
 
@@ -46,31 +46,7 @@ pub(super) fn add<U: HttpHost>(linker: &mut Linker<HostState<U>>) -> wasmtime::R
 /// Replaces what bounds heads and watches bodies.
 pub(super) fn watch<U: HttpHost>(linker: &mut Linker<HostState<U>>) -> wasmtime::Result<()> {
     let mut interface = linker.instance("wasi:http/types@0.3.0")?;
-    interface.func_wrap("[constructor]fields", |mut store: StoreContextMut<'_, HostState<U>>, (): ()| {
-        let mut view = view(store.data_mut());
-        one_more_head(view.table)?;
-        Ok((types::HostFields::new(&mut view)?,))
-    })?;
-    interface.func_wrap(
-        "[static]fields.from-list",
-        |mut store: StoreContextMut<'_, HostState<U>>, (entries,): (Vec<(String, Vec<u8>)>,)| {
-            let mut view = view(store.data_mut());
-            one_more_head(view.table)?;
-            let made: Result<_, HeaderError> = match view.from_list(entries) {
-                Ok(made) => Ok(made),
-                Err(error) => Err(error.downcast()?),
-            };
-            Ok((made,))
-        },
-    )?;
-    interface.func_wrap(
-        "[method]fields.clone",
-        |mut store: StoreContextMut<'_, HostState<U>>, (this,): (Resource<FieldMap>,)| {
-            let mut view = view(store.data_mut());
-            one_more_head(view.table)?;
-            Ok((types::HostFields::clone(&mut view, this)?,))
-        },
-    )?;
+    bound_heads!(interface, types);
     type New = (
         Resource<FieldMap>,
         Option<StreamReader<u8>>,
