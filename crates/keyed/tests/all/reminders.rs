@@ -9,10 +9,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use airssys_wasm_actor::{AskError, ReminderError, Reminders};
+use airssys_wasm_actor::{ActorSystem, AskError, ReminderError, Reminders};
 use airssys_wasm_keyed::{
-    Durability, KeyedOptions, MemoryStore, ReminderConfig, Saved, StateStore, StoreError, StoreFuture, StoredReminders,
-    Version,
+    Durability, Keyed, KeyedOptions, MemoryStore, ReminderConfig, Saved, StateStore, StoreError, StoreFuture,
+    StoredReminders, Version,
 };
 use airssys_wasm_registry::{ComponentId, MessageEnvelope};
 use bytes::Bytes;
@@ -24,6 +24,14 @@ use tokio::{
 };
 
 use crate::support::{Faulty, LATER, carts, system};
+
+type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
+
+fn started(store: Arc<dyn StateStore>, clock: Clock) -> StoredReminders {
+    let mut config = ReminderConfig::default();
+    config.clock = Some(clock);
+    StoredReminders::start(store, config)
+}
 
 /// A store that can be told to fail.
 #[derive(Debug, Default)]
@@ -91,7 +99,7 @@ impl Carts {
 struct Scene {
     store: Arc<Fails>,
     carts: Carts,
-    clock: Arc<dyn Fn() -> SystemTime + Send + Sync>,
+    clock: Clock,
     reminders: Option<StoredReminders>,
 }
 
@@ -107,9 +115,7 @@ impl Scene {
     /// As after a start of the process.
     fn start(&mut self) {
         self.reminders = None;
-        let mut config = ReminderConfig::default();
-        config.clock = Some(Arc::clone(&self.clock));
-        let reminders = StoredReminders::start(Arc::clone(&self.store) as Arc<dyn StateStore>, config);
+        let reminders = started(Arc::clone(&self.store) as _, Arc::clone(&self.clock));
         let carts = self.carts.clone();
         reminders.add("cart", move |key, message| {
             let (carts, key) = (carts.clone(), key.to_owned());
@@ -347,9 +353,7 @@ async fn those_of_a_forgotten_actor_are_forgotten() {
 async fn a_kind_that_is_installed_later_gets_those_that_waited_for_it() {
     let mut scene = Scene::new();
     scene.set("1", "a", 1_000, "x").await.unwrap();
-    let mut config = ReminderConfig::default();
-    config.clock = Some(Arc::clone(&scene.clock));
-    let reminders = StoredReminders::start(Arc::clone(&scene.store) as Arc<dyn StateStore>, config);
+    let reminders = started(Arc::clone(&scene.store) as _, Arc::clone(&scene.clock));
     scene.reminders = None;
     assert!(reminders.set(&cart("1"), "b", Duration::ZERO, Bytes::new()).is_none(), "control: it is not known");
     pass(10_000).await;
@@ -480,16 +484,20 @@ async fn so_many_actors_of_a_kind_have_reminders() {
     set("cart/3", "a").await.unwrap();
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_guest_that_is_not_in_memory_is_brought_there_for_its_reminder() {
+/// Guests of a kind whose reminders are kept, by a clock that is stopped with tokio's.
+async fn guests_with_reminders() -> (ActorSystem, Arc<Faulty>, Keyed) {
     let (system, store) = (system(), Faulty::new());
     let carts = carts(&system, &LATER, KeyedOptions::default(), &store).await;
     let (begun, epoch) = (Instant::now(), SystemTime::now());
-    let mut config = ReminderConfig::default();
-    config.clock = Some(Arc::new(move || epoch + begun.elapsed()));
-    let reminders = Arc::new(StoredReminders::start(Arc::clone(&store) as Arc<dyn StateStore>, config));
+    let reminders = started(Arc::clone(&store) as _, Arc::new(move || epoch + begun.elapsed()));
     reminders.keep(&carts);
-    system.add_reminders(Arc::clone(&reminders) as Arc<dyn Reminders>);
+    system.add_reminders(Arc::new(reminders) as Arc<dyn Reminders>);
+    (system, store, carts)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_is_not_in_memory_is_brought_there_for_its_reminder() {
+    let (_system, store, carts) = guests_with_reminders().await;
 
     let set = |after_ms: u64| [&[3, 4][..], b"wake", &after_ms.to_le_bytes(), b"\0a payload"].concat();
     let actor = carts.actor("4711").unwrap();
@@ -514,14 +522,7 @@ async fn a_guest_that_is_not_in_memory_is_brought_there_for_its_reminder() {
 
 #[tokio::test(start_paused = true)]
 async fn a_guest_that_crashes_over_its_reminder_gets_it_again() {
-    let (system, store) = (system(), Faulty::new());
-    let carts = carts(&system, &LATER, KeyedOptions::default(), &store).await;
-    let (begun, epoch) = (Instant::now(), SystemTime::now());
-    let mut config = ReminderConfig::default();
-    config.clock = Some(Arc::new(move || epoch + begun.elapsed()));
-    let reminders = Arc::new(StoredReminders::start(Arc::clone(&store) as Arc<dyn StateStore>, config));
-    reminders.keep(&carts);
-    system.add_reminders(Arc::clone(&reminders) as Arc<dyn Reminders>);
+    let (system, store, carts) = guests_with_reminders().await;
     let trap = [&[3, 4][..], b"trap", &1_000_u64.to_le_bytes(), &[9]].concat();
     assert_eq!(carts.actor("1").unwrap().ask(trap).await.unwrap()[0], 0);
     let mut events = system.events();
