@@ -2,18 +2,14 @@
 
 use anyhow::{Result, ensure};
 
-use crate::{interrupt, programs::stress};
+use crate::{interrupt, programs::Rounds};
 
 /// Kill processes with keyed actors on a store that is slow and full now and then, and fail if a count is not what was
 /// promised
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// How long, in minutes
-    #[arg(long, default_value_t = 10.0)]
-    minutes: f64,
-    /// What is done is drawn from this number; by default at random. It is printed, so that a run can be repeated
-    #[arg(long)]
-    seed: Option<u64>,
+    #[command(flatten)]
+    rounds: Rounds,
     /// See that it is found when one is taken from the count of a key
     #[arg(long, conflicts_with = "minutes")]
     self_check: bool,
@@ -21,14 +17,9 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     interrupt::listen()?;
-    let mut command = stress("keyed");
+    let mut command = args.rounds.of("keyed", if args.self_check { 0.0 } else { args.rounds.minutes });
     if args.self_check {
-        command.args(["--minutes", "0", "--tamper"]);
-    } else {
-        command.args(["--minutes", &args.minutes.to_string()]);
-    }
-    if let Some(seed) = args.seed {
-        command.args(["--seed", &seed.to_string()]);
+        command.arg("--tamper");
     }
     let status = interrupt::status(&mut command)?;
     if args.self_check {

@@ -49,6 +49,29 @@ pub(crate) fn stress(task: &str) -> Command {
     cargo
 }
 
+/// How long a program that looks for faults goes on, and what it draws from.
+#[derive(clap::Args)]
+pub(crate) struct Rounds {
+    /// How long, in minutes
+    #[arg(long, default_value_t = 10.0)]
+    pub(crate) minutes: f64,
+    /// What is done is drawn from this number; by default at random. It is printed, so that a run can be repeated
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+}
+
+impl Rounds {
+    /// What [`stress`] gives, told to go on for so many minutes.
+    pub(crate) fn of(&self, task: &str, minutes: f64) -> Command {
+        let mut command = stress(task);
+        command.args(["--minutes", &minutes.to_string()]);
+        if let Some(seed) = self.seed {
+            command.args(["--seed", &seed.to_string()]);
+        }
+        command
+    }
+}
+
 /// Builds the benchmark program of a workspace. Only its own package, so that no test's needs change what is measured.
 pub(crate) fn build(workspace: &Path) -> Result<Built> {
     let mut cargo = cargo(workspace);

@@ -2,18 +2,14 @@
 
 use anyhow::{Result, bail, ensure};
 
-use crate::{interrupt, programs::stress};
+use crate::{interrupt, programs::Rounds};
 
 /// Put hundreds of actors under mixed load, crashes, kills and upgrades, and fail if a message is lost, an ask never ends
 /// or the process grows
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// How long, in minutes
-    #[arg(long, default_value_t = 10.0)]
-    minutes: f64,
-    /// What is done is drawn from this number; by default at random. It is printed, so that a run can be repeated
-    #[arg(long)]
-    seed: Option<u64>,
+    #[command(flatten)]
+    rounds: Rounds,
     /// How many actors
     #[arg(long, default_value_t = 300)]
     actors: u16,
@@ -32,14 +28,11 @@ const LOST: i32 = 3;
 pub(crate) fn run(args: &Args) -> Result<()> {
     interrupt::listen()?;
     // Cargo makes way for the program, which is then told to end by the signal, and prints what it has.
-    let mut command = stress("soak");
-    let minutes = if args.self_check { SELF_CHECK } else { args.minutes };
-    command.args(["--minutes", &minutes.to_string(), "--actors", &args.actors.to_string()]);
+    let minutes = if args.self_check { SELF_CHECK } else { args.rounds.minutes };
+    let mut command = args.rounds.of("soak", minutes);
+    command.args(["--actors", &args.actors.to_string()]);
     if args.self_check {
         command.args(["--lose-one-in", &LOSE_ONE_IN.to_string()]);
-    }
-    if let Some(seed) = args.seed {
-        command.args(["--seed", &seed.to_string()]);
     }
     let status = interrupt::status(&mut command)?;
     if !args.self_check {
