@@ -15,6 +15,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("actor", &["engine", "isolation", "limits", "registry"]),
     ("http", &["actor", "engine", "isolation", "limits"]),
     ("keyed", &["actor", "isolation", "limits", "registry"]),
+    ("lattice", &["actor", "keyed", "registry"]),
 ];
 
 /// What cargo knows of the workspace.
