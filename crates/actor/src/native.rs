@@ -136,7 +136,7 @@ impl NativeContext {
 
     /// Publishes a message from this actor to all subscribers of a topic.
     pub async fn publish(&self, topic: &Topic, message: impl Into<MessageEnvelope>) -> PublishReport {
-        self.cell.services.broker.publish(topic, self.envelope(message)).await
+        self.cell.services.publish(topic, self.envelope(message)).await
     }
 
     /// Subscribes this actor to a pattern. Idempotent. Subscriptions outlive restarts.

@@ -67,6 +67,8 @@ pub struct PublishReport {
     pub dropped: usize,
     /// Subscribers that refused it, with their patterns and reasons.
     pub refused: Vec<(TopicPattern, Refusal)>,
+    /// Other hosts that it was queued for. What becomes of it there is not known here.
+    pub hosts: usize,
     /// Whether its deadline was over: no subscriber was tried.
     pub late: bool,
 }

@@ -317,7 +317,8 @@ pub struct Load {
 }
 
 /// Why a sink does not take a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Refusal {
     /// There is no room now, for anybody or for this sender; there may be later.
@@ -346,6 +347,12 @@ pub enum Refusal {
     /// It is called, and takes no messages.
     #[error("it has no handler: it is called by its exports, and takes no messages")]
     NoHandler,
+    /// It is on another host, which is not there or cannot be reached now. It was certainly not handled.
+    #[error("its host cannot be reached; send again later")]
+    Unreachable,
+    /// It was to go to another host, which has nobody of this name.
+    #[error("nobody has its name on the host that it is said to be on")]
+    Unknown,
 }
 
 /// A message that a sink did not take.

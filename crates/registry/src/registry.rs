@@ -33,9 +33,23 @@ struct Registration {
     id: ComponentId,
 }
 
+/// What no registry counts up to.
+const ELSEWHERE: u64 = 1 << 63;
+
 impl ActorAddress {
     fn new(id: &ComponentId, generation: NonZeroU64) -> Self {
         Self(Arc::new(Registration { generation, id: id.clone() }))
+    }
+
+    /// Of somebody on another host, by a number that tells it apart from others there. It leads nowhere on this one, and equals
+    /// no address of a registry.
+    pub fn elsewhere(id: &ComponentId, number: u64) -> Self {
+        Self::new(id, NonZeroU64::new(number | ELSEWHERE).unwrap_or(NonZeroU64::MAX))
+    }
+
+    /// Whether it is of somebody on another host.
+    pub fn is_elsewhere(&self) -> bool {
+        self.generation().get() & ELSEWHERE != 0
     }
 
     /// The name.

@@ -120,6 +120,12 @@ pub enum StartError {
         /// The guest's error message.
         message: String,
     },
+    /// It failed on another host.
+    #[error("on its host: {because}")]
+    Elsewhere {
+        /// Why, as text.
+        because: String,
+    },
     /// The component's `restore` returned an error.
     #[error("`restore` refused: {}", message.escape_debug())]
     RestoreRefused {

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    ActorState, DeniedAction, SystemEvent,
+    ActorState, AskError, DeniedAction, SystemEvent,
     failure::{
         policy::later,
         report::{LONGEST_TEXT, is_news, shown},
@@ -224,6 +224,7 @@ pub(super) fn outgoing<U>(
     content_type: Option<Arc<str>>,
 ) -> Result<(ComponentId, MessageEnvelope), GuestSendError> {
     let to = ComponentId::new(to).map_err(invalid)?;
+    may_act(&state.cell)?;
     if !state.capabilities.may_send(&to) {
         state.deny(DeniedAction::Send, to.as_str());
         return Err(GuestSendError::Denied);
@@ -236,6 +237,11 @@ pub(super) fn outgoing<U>(
         message = message.with_content_type(ContentType(content_type));
     }
     Ok((to, message))
+}
+
+/// One whose name may be another host's sends nothing in it.
+fn may_act(cell: &Cell) -> Result<(), GuestSendError> {
+    if cell.is_fenced() { Err(GuestSendError::Stopped) } else { Ok(()) }
 }
 
 /// The longest media type, in bytes.
@@ -251,7 +257,7 @@ pub(super) fn refused(reason: Refusal) -> GuestSendError {
         Refusal::Restarting => GuestSendError::Restarting,
         Refusal::TooLarge { allowed, .. } => GuestSendError::TooLarge(allowed),
         // Nobody who takes messages.
-        Refusal::NoHandler => GuestSendError::Unknown,
+        Refusal::NoHandler | Refusal::Unknown => GuestSendError::Unknown,
         _ => GuestSendError::Stopped,
     }
 }
@@ -268,6 +274,7 @@ struct Request {
 impl Request {
     fn new<U>(state: &mut ActorState<U>, to: &str, payload: Bytes) -> Result<Self, GuestSendError> {
         let to = ComponentId::new(to).map_err(invalid)?;
+        may_act(&state.cell)?;
         if !state.capabilities.may_request(&to) {
             state.deny(DeniedAction::Request, to.as_str());
             return Err(GuestSendError::Denied);
@@ -282,7 +289,13 @@ impl Request {
             return ask_any(&asker, receivers, &message, until, Silence::IsAnAnswer).await;
         }
         match asker.services.awaken(&to, Some(&asker.address)) {
-            None => Err(GuestRequestError::NotSent(GuestSendError::Unknown)),
+            None => {
+                let message = message.with_deadline(until);
+                match asker.services.ask_elsewhere(&to, &message) {
+                    Some(answer) => checked(&asker, answer.await),
+                    None => Err(GuestRequestError::NotSent(GuestSendError::Unknown)),
+                }
+            }
             Some(Err(reason)) => Err(GuestRequestError::NotSent(refused(reason))),
             Some(Ok(actor)) => {
                 let receiver = std::iter::once(Arc::new(Endpoint::Actor(actor.0)));
@@ -399,9 +412,32 @@ fn heard(asker: &Cell, answer: Result<Answer, oneshot::error::RecvError>) -> Res
         Ok(Err(Unanswered::NotSaved)) => Err(GuestRequestError::Crashed),
         Ok(Err(Unanswered::NotActivated(_))) => Err(GuestRequestError::Stopped),
         Ok(Err(Unanswered::Late)) => Err(GuestRequestError::Timeout),
-        Ok(Err(Unanswered::TooLarge(undelivered))) => Err(GuestRequestError::NotSent(refused(undelivered.reason))),
+        Ok(Err(Unanswered::NotTaken(undelivered))) => Err(GuestRequestError::NotSent(refused(undelivered.reason))),
         Err(_) => Err(GuestRequestError::Stopped),
     }
+}
+
+/// The same of an answer from elsewhere.
+fn checked(asker: &Cell, answer: Result<Bytes, AskError>) -> Result<Bytes, GuestRequestError> {
+    let size = match &answer {
+        Ok(answer) => answer.len(),
+        Err(AskError::Failed { message }) => message.len(),
+        Err(AskError::Rejected { reason }) => reason.as_ref().map_or(0, String::len),
+        Err(_) => 0,
+    };
+    if let Err(Refusal::TooLarge { allowed, .. }) = asker.mailbox.check_size(size) {
+        return Err(GuestRequestError::TooLarge(allowed));
+    }
+    answer.map_err(|error| match error {
+        AskError::NotSent(undelivered) => GuestRequestError::NotSent(refused(undelivered.reason)),
+        AskError::Deadline => GuestRequestError::Timeout,
+        AskError::Failed { message } => GuestRequestError::Failed(message),
+        declined @ (AskError::Retry | AskError::Rejected { .. }) => GuestRequestError::Failed(declined.to_string()),
+        AskError::NoReply => GuestRequestError::NoAnswer,
+        AskError::Stopped | AskError::NotActivated(_) => GuestRequestError::Stopped,
+        // It is not known whether the message was handled, or lasts.
+        AskError::Crashed(_) | AskError::NotSaved | AskError::Lost { .. } => GuestRequestError::Crashed,
+    })
 }
 
 /// A message to a topic that may be published.
@@ -415,6 +451,7 @@ pub(super) struct Publication {
 impl Publication {
     pub(super) fn new<U>(state: &mut ActorState<U>, topic: &str, payload: Bytes) -> Result<Self, GuestSendError> {
         let topic = Topic::new(topic).map_err(invalid)?;
+        may_act(&state.cell)?;
         if !state.capabilities.may_publish(&topic) {
             state.deny(DeniedAction::Publish, topic.as_str());
             return Err(GuestSendError::Denied);
@@ -425,7 +462,7 @@ impl Publication {
     /// Tells how many took it.
     pub(super) async fn publish(self) -> u32 {
         let Self { by, topic, message, .. } = self;
-        let report = by.services.broker.publish(&topic, message).await;
+        let report = by.services.publish(&topic, message).await;
         // The guest gets the number of deliveries, the metrics the number of refusals.
         by.metrics.refused_publications.increment((report.refused.len() + report.dropped) as u64);
         report.delivered as u32

@@ -74,6 +74,12 @@ pub enum AskError {
     /// The actor was to be brought into memory for this message, and did not start.
     #[error("the actor did not start for this message: {0}")]
     NotActivated(Arc<StartError>),
+    /// The actor is on another host, which is gone or cannot be reached: whether the message was handled is not known.
+    #[error("the actor's host was lost{}", if *accepted { " with the message in the actor's mailbox" } else { " with the message on its way" })]
+    Lost {
+        /// Whether the actor's mailbox is known to have taken it.
+        accepted: bool,
+    },
 }
 
 /// When an actor stops.
@@ -319,7 +325,7 @@ impl From<Unanswered> for AskError {
             Unanswered::NotSaved => Self::NotSaved,
             Unanswered::NotActivated(error) => Self::NotActivated(error),
             Unanswered::Late => Self::Deadline,
-            Unanswered::TooLarge(undelivered) => Self::NotSent(*undelivered),
+            Unanswered::NotTaken(undelivered) => Self::NotSent(*undelivered),
         }
     }
 }

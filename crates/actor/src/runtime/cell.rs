@@ -21,6 +21,7 @@ use crate::{
     runtime::{
         call::Exports,
         endpoint::Endpoint,
+        keeper::Fence,
         late::Late,
         mailbox::{Delivery, Mailbox, MailboxSize, ReplyTo},
         metrics::Metrics,
@@ -63,6 +64,8 @@ pub(crate) struct Cell {
     pub(crate) exports: Mutex<Exports>,
     /// Of an actor that can be passivated.
     gate: Option<Gate>,
+    /// Of an actor whose name another host may take.
+    fence: Option<Arc<dyn Fence>>,
     pub(crate) timers: OwnTimers,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) services: Arc<Services>,
@@ -98,6 +101,7 @@ impl Cell {
         supervised: bool,
         mailbox: MailboxSize,
         can_be_passivated: bool,
+        fence: Option<Arc<dyn Fence>>,
     ) -> (Arc<Self>, Inbox) {
         let (mailbox, messages) = Mailbox::new(mailbox);
         let (orders, control) = Orders::new();
@@ -123,6 +127,7 @@ impl Cell {
             reply_subject: Mutex::default(),
             exports: Mutex::default(),
             gate: can_be_passivated.then(Gate::default),
+            fence,
             timers: OwnTimers::default(),
             services: Arc::clone(services),
         };
@@ -131,6 +136,12 @@ impl Cell {
 
     pub(crate) fn id(&self) -> &ComponentId {
         self.address.id()
+    }
+
+    /// Whether its name may be another host's by now.
+    #[inline]
+    pub(crate) fn is_fenced(&self) -> bool {
+        self.fence.as_ref().is_some_and(|fence| !fence.holds())
     }
 
     pub(crate) fn state(&self) -> Lifecycle {

@@ -7,7 +7,7 @@ use std::{
     time::SystemTime,
 };
 
-use airssys_wasm_registry::{ActorAddress, ComponentId, MessageEnvelope};
+use airssys_wasm_registry::{ActorAddress, ComponentId, MessageEnvelope, Refusal};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -71,6 +71,15 @@ pub enum DeadReason {
         /// Why, as text.
         because: String,
     },
+    /// The message was to go to an actor on another host, which did not take it.
+    Undeliverable {
+        /// Why.
+        because: Refusal,
+    },
+    /// The message went to another host, which was lost: whether it was handled is not known.
+    Lost,
+    /// Another host may have the actor's name by now.
+    Fenced,
     /// The message's deadline passed before its turn.
     Late,
     /// The actor was upgraded while the message waited, and the new version's `message_size` is smaller.
@@ -99,6 +108,9 @@ impl fmt::Display for DeadReason {
             Self::Stopped => f.write_str("its receiver stopped before it came to it"),
             Self::NotActivated { because } => write!(f, "its receiver did not start for it: {because}"),
             Self::NotSent { because, .. } => write!(f, "it was sent later, and was {because}"),
+            Self::Undeliverable { because } => write!(f, "it was not taken on another host: {because}"),
+            Self::Lost => f.write_str("its receiver's host was lost, and whether it was handled is not known"),
+            Self::Fenced => f.write_str("its receiver's name may be another host's by now"),
             Self::Late => f.write_str("its deadline was over when its turn came"),
             Self::TooLarge { size, allowed } => {
                 write!(f, "it has {size} bytes, and when its turn came its receiver took {allowed}")

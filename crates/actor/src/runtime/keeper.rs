@@ -1,21 +1,22 @@
-//! The seam to a layer that keeps the state of actors which need not be in memory.
+//! The seam to layers that keep the state of actors which need not be in memory, or know actors of other hosts.
 
 use std::{fmt, sync::Arc};
 
-use airssys_wasm_registry::{ActorAddress, ComponentId, Refusal};
+use airssys_wasm_registry::{ActorAddress, ComponentId, MessageEnvelope, Refusal, Topic, Undelivered};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
 use crate::{
-    ActorRef, KeepError, StartError,
+    ActorRef, AskError, KeepError, StartError,
     runtime::{
         mailbox::{Answer, Delivery, ReplyTo, Unanswered},
         orders::Control,
     },
 };
 
-/// Who brings actors into being whose names are not registered. Asked only then.
+/// Who knows names that are not registered: it brings actors into being, or has others that are not of this system. Asked only
+/// then. All those added are asked for an actor first, and only then whether they take the message themselves.
 ///
 /// [`ActorSystem::add_elsewhere`](crate::ActorSystem::add_elsewhere) adds one.
 pub trait Elsewhere: Send + Sync + 'static {
@@ -24,7 +25,44 @@ pub trait Elsewhere: Send + Sync + 'static {
     /// is the host.
     ///
     /// Called on the sender's thread, which may be that of a guest's import: it must not block.
-    fn awaken(&self, to: &ComponentId, by: Option<&ActorAddress>) -> Option<Result<ActorRef, Refusal>>;
+    fn awaken(&self, to: &ComponentId, by: Option<&ActorAddress>) -> Option<Result<ActorRef, Refusal>> {
+        _ = (to, by);
+        None
+    }
+
+    /// Takes a message to a name that it knows, on its way to the actor. If that does not take it in the end, it is a
+    /// [dead letter](crate::ActorSystem::add_dead_letter) here. `Ok(Some)` gives back a message to a name that is not its own.
+    ///
+    /// Must not block.
+    ///
+    /// # Errors
+    ///
+    /// [`Undelivered`], with the message.
+    fn tell(&self, to: &ComponentId, message: MessageEnvelope) -> Result<Option<MessageEnvelope>, Undelivered> {
+        _ = to;
+        Ok(Some(message))
+    }
+
+    /// Asks the actor of a name that it knows, until the message's deadline. `None` if the name is not its own.
+    fn ask(&self, to: &ComponentId, message: &MessageEnvelope) -> Option<BoxFuture<'static, Result<Bytes, AskError>>> {
+        _ = (to, message);
+        None
+    }
+
+    /// Takes what an actor or the host has published here, for others who subscribed to its topic. Gives the number of hosts it
+    /// is queued for. Must not block.
+    fn publish(&self, topic: &Topic, message: &MessageEnvelope) -> usize {
+        _ = (topic, message);
+        0
+    }
+}
+
+/// Whether an actor may act now: one whose name another host may have taken meanwhile must not.
+///
+/// Looked at before each message that it handles, and before each that it sends.
+pub trait Fence: fmt::Debug + Send + Sync + 'static {
+    /// Whether it may. Must be cheap.
+    fn holds(&self) -> bool;
 }
 
 /// Keeps the state of one actor while that is in memory, and is dropped with it.

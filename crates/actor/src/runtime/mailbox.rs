@@ -130,8 +130,8 @@ pub(crate) enum Unanswered {
     /// The actor was to be brought into memory for it, and did not start.
     NotActivated(Arc<StartError>),
     Late,
-    /// An upgrade came between: it is larger than the new version takes.
-    TooLarge(Box<Undelivered>),
+    /// It is not taken after all: larger than the version takes that an upgrade has brought, or for one that is fenced.
+    NotTaken(Box<Undelivered>),
 }
 
 impl ReplyTo {

@@ -1,11 +1,14 @@
 //! Options of actors, guest and native.
 
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, sync::Arc};
 
 use airssys_wasm_limits::ByteSize;
 use airssys_wasm_registry::{ComponentId, TopicPattern};
 
-use crate::{Recycle, RestartPolicy, runtime::mailbox::MailboxSize};
+use crate::{
+    Recycle, RestartPolicy,
+    runtime::{keeper::Fence, mailbox::MailboxSize},
+};
 
 #[derive(Debug, Clone)]
 pub(crate) struct ActorOptions {
@@ -17,6 +20,7 @@ pub(crate) struct ActorOptions {
     pub(crate) depends_on: Vec<ComponentId>,
     /// Guests only.
     pub(crate) recycle: Recycle,
+    pub(crate) fence: Option<Arc<dyn Fence>>,
 }
 
 pub(crate) const DEFAULT_MAILBOX: u32 = 1_024;
@@ -37,6 +41,7 @@ impl ActorOptions {
             redelivery: None,
             depends_on: Vec::new(),
             recycle: Recycle::default(),
+            fence: None,
         }
     }
 }
@@ -102,6 +107,14 @@ macro_rules! option_methods {
         #[must_use]
         pub fn with_redelivery(mut self, attempts: impl Into<Option<u32>>) -> Self {
             self.options.redelivery = attempts.into();
+            self
+        }
+
+        /// Lets the actor act only while a fence holds. A message that comes after is refused as
+        /// [`Moved`](airssys_wasm_registry::Refusal::Moved), or is a dead letter.
+        #[must_use]
+        pub fn with_fence(mut self, fence: std::sync::Arc<dyn $crate::Fence>) -> Self {
+            self.options.fence = Some(fence);
             self
         }
 

@@ -193,7 +193,8 @@ impl Scene {
         let metrics = services.metrics_of(&"actor".parse().unwrap());
         let mut register = |name: &str| {
             let make = |address: &ActorAddress| {
-                let (cell, inbox) = Cell::new(&services, address.clone(), Arc::clone(&metrics), 0, true, size, is_kept);
+                let (cell, inbox) =
+                    Cell::new(&services, address.clone(), Arc::clone(&metrics), 0, true, size, is_kept, None);
                 made = Some((Arc::clone(&cell), inbox));
                 Arc::new(Endpoint::Actor(cell))
             };

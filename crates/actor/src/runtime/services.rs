@@ -1,16 +1,21 @@
 //! The services that all actors of a system share.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use airssys_wasm_registry::{
-    ActorAddress, ComponentId, ComponentRegistry, MessageBroker, MessageEnvelope, MessageRouter, Name, Refusal,
-    ResolveError, SendError,
+    ActorAddress, ComponentId, ComponentRegistry, MessageBroker, MessageEnvelope, MessageRouter, Name, PublishReport,
+    Refusal, ResolveError, SendError, Topic, Undelivered,
 };
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::broadcast;
 
 use crate::{
-    ActorRef, DeadLetterLimits, DeadLetters, SystemEvent,
+    ActorRef, AskError, DeadLetterLimits, DeadLetters, SystemEvent,
     runtime::{
         endpoint::Endpoint, events::EVENTS, keeper::Elsewhere, mailbox::Delivery, metrics::Metrics,
         reminders::Reminding, timers::Timers, waits::Waits,
@@ -32,6 +37,8 @@ pub(crate) struct Services {
     random: Mutex<fastrand::Rng>,
     /// Who knows names that are not registered, in the order they are asked.
     elsewhere: RwLock<Arc<[Arc<dyn Elsewhere>]>>,
+    /// Whether there is any of them.
+    has_elsewhere: AtomicBool,
 }
 
 impl Services {
@@ -56,12 +63,14 @@ impl Services {
             latencies,
             random: Mutex::new(seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed)),
             elsewhere: RwLock::new(Arc::from([])),
+            has_elsewhere: AtomicBool::new(false),
         }
     }
 
     pub(crate) fn add_elsewhere(&self, elsewhere: Arc<dyn Elsewhere>) {
         let mut all = self.elsewhere.write();
         *all = all.iter().cloned().chain([elsewhere]).collect();
+        self.has_elsewhere.store(true, Ordering::Relaxed);
     }
 
     /// Brings an actor into being whose name is not registered. `None` if nobody knows the name.
@@ -92,7 +101,7 @@ impl Services {
                 _ => None,
             };
             match self.awaken(to, by) {
-                None => return Err(error),
+                None => return self.tell_elsewhere(to, error),
                 Some(Err(reason)) => {
                     return Err(SendError::Refused { to: to.clone(), reason, message: error.into_message() });
                 }
@@ -109,6 +118,49 @@ impl Services {
                 }
             }
         }
+    }
+
+    /// Gives a message that nobody here takes to who knows its receiver.
+    fn tell_elsewhere(&self, to: &ComponentId, mut error: SendError) -> Result<(), SendError> {
+        let all = Arc::clone(&self.elsewhere.read());
+        for elsewhere in &*all {
+            let message = match &mut error {
+                SendError::Unresolved { message, .. } | SendError::Refused { message, .. } => message,
+                _ => break,
+            };
+            match elsewhere.tell(to, std::mem::replace(message, MessageEnvelope::new(Bytes::new()))) {
+                Ok(None) => return Ok(()),
+                Ok(Some(back)) => *message = back,
+                Err(Undelivered { reason, message, .. }) => {
+                    return Err(SendError::Refused { to: to.clone(), reason, message });
+                }
+            }
+        }
+        Err(error)
+    }
+
+    /// Asks who knows an actor that is not here.
+    #[cold]
+    pub(crate) fn ask_elsewhere(
+        &self,
+        to: &ComponentId,
+        message: &MessageEnvelope,
+    ) -> Option<BoxFuture<'static, Result<Bytes, AskError>>> {
+        let elsewhere = Arc::clone(&self.elsewhere.read());
+        elsewhere.iter().find_map(|elsewhere| elsewhere.ask(to, message))
+    }
+
+    /// Delivers a message to all who subscribed to its topic, here and elsewhere.
+    pub(crate) async fn publish(&self, topic: &Topic, message: MessageEnvelope) -> PublishReport {
+        let hosts = if self.has_elsewhere.load(Ordering::Relaxed) && !message.is_late() {
+            let elsewhere = Arc::clone(&self.elsewhere.read());
+            elsewhere.iter().map(|elsewhere| elsewhere.publish(topic, &message)).sum()
+        } else {
+            0
+        };
+        let mut report = self.broker.publish(topic, message).await;
+        report.hosts = hosts;
+        report
     }
 
     pub(crate) fn event(&self, event: impl FnOnce() -> SystemEvent) {

@@ -369,12 +369,22 @@ impl<B: Blueprint> ActorTask<B> {
             self.in_flight = None;
             return None;
         }
+        if self.cell.is_fenced() {
+            match reply {
+                Some(reply) => {
+                    let Delivery { message, .. } = self.in_flight.take()?;
+                    reply.send(Err(Unanswered::NotTaken(Box::new(Undelivered::new(Refusal::Moved, message)))));
+                }
+                None => self.dead_letter_in_flight(DeadReason::Fenced),
+            }
+            return None;
+        }
         // An upgrade to a smaller `message_size` does not remove waiting messages.
         if let Err(reason @ Refusal::TooLarge { size, allowed }) = self.cell.mailbox.check_size(delivery.size()) {
             match reply {
                 Some(reply) => {
                     let Delivery { message, .. } = self.in_flight.take()?;
-                    reply.send(Err(Unanswered::TooLarge(Box::new(Undelivered::new(reason, message)))));
+                    reply.send(Err(Unanswered::NotTaken(Box::new(Undelivered::new(reason, message)))));
                 }
                 None => self.dead_letter_in_flight(DeadReason::TooLarge { size, allowed }),
             }

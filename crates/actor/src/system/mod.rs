@@ -33,8 +33,8 @@ use tokio::{
 pub use self::{spawn::SpawnError, subscription::HostSubscription, tree::SupervisorSpec};
 use crate::{
     ActorInfo, ActorManifest, ActorRef, ActorSandbox, ActorSpec, ActorState, ActorTemplate, Capabilities,
-    DeadLetterLimits, DeadLetters, Elsewhere, Keeper, KeptActor, Links, LinksError, LoadManifestError, NativeActor,
-    NativeSpec, Reminders, SystemEvent, UpgradeError, UpgradeOptions,
+    DeadLetterLimits, DeadLetters, DeadReason, Elsewhere, Keeper, KeptActor, Links, LinksError, LoadManifestError,
+    NativeActor, NativeSpec, Reminders, SystemEvent, UpgradeError, UpgradeOptions,
     failure::policy::later,
     guest::{
         front::{Front, FrontBlueprint},
@@ -337,7 +337,7 @@ impl<U: Send + 'static> ActorSystem<U> {
         self.guest(spec)?.activate(self.core(), before.transpose()?, keeper)
     }
 
-    /// Adds somebody who brings actors into being whose names are not registered. Those added before are asked first.
+    /// Adds somebody who knows names that are not registered. Those added before are asked first.
     pub fn add_elsewhere(&self, elsewhere: Arc<dyn Elsewhere>) {
         self.services().add_elsewhere(elsewhere);
     }
@@ -483,6 +483,11 @@ impl<U: Send + 'static> ActorSystem<U> {
 
     /// Delivers a message to all who subscribed to its topic.
     pub async fn publish(&self, topic: &Topic, message: impl Into<MessageEnvelope>) -> PublishReport {
+        self.services().publish(topic, message.into()).await
+    }
+
+    /// [`publish`](Self::publish) to subscribers of this system alone.
+    pub async fn publish_here(&self, topic: &Topic, message: impl Into<MessageEnvelope>) -> PublishReport {
         self.services().broker.publish(topic, message.into()).await
     }
 
@@ -546,6 +551,12 @@ impl<U: Send + 'static> ActorSystem<U> {
     /// [`GroupError::NoGroup`].
     pub fn remove_group(&self, group: &ComponentId) -> Result<(), GroupError> {
         self.services().registry.remove_group(group)
+    }
+
+    /// Adds a message that was to go [elsewhere](Elsewhere), and was not taken there.
+    pub fn add_dead_letter(&self, to: ActorAddress, message: MessageEnvelope, reason: DeadReason) {
+        self.services().metrics().dead_letters.increment(1);
+        self.services().dead_letters.add(to, message, reason);
     }
 
     /// Messages that were taken and not handled.

@@ -107,7 +107,7 @@ impl<B: Blueprint> Spawn<B> {
         if core.closing.load(Ordering::SeqCst) {
             return Err(SpawnError::ShuttingDown);
         }
-        let ActorOptions { id, mailbox, subscriptions, restart, redelivery, depends_on, recycle } = self.options;
+        let ActorOptions { id, mailbox, subscriptions, restart, redelivery, depends_on, recycle, fence } = self.options;
         if !(1..=Semaphore::MAX_PERMITS).contains(&mailbox.messages) {
             return Err(SpawnError::Mailbox { id, size: mailbox.messages });
         }
@@ -120,7 +120,7 @@ impl<B: Blueprint> Spawn<B> {
         let mut made = None;
         core.services.registry.register_with(&id, |address| {
             let (cell, inbox) =
-                Cell::new(&core.services, address.clone(), metrics, level, supervised, mailbox, is_kept);
+                Cell::new(&core.services, address.clone(), metrics, level, supervised, mailbox, is_kept, fence);
             made = Some((Arc::clone(&cell), inbox));
             Arc::new(Endpoint::Actor(cell))
         })?;

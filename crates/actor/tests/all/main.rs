@@ -9,6 +9,7 @@ mod children;
 mod concurrency;
 mod dead_letters;
 mod ecosystem;
+mod elsewhere;
 mod keyvalue;
 mod links;
 mod manifest;
