@@ -435,6 +435,7 @@ fn checked(asker: &Cell, answer: Result<Bytes, AskError>) -> Result<Bytes, Guest
         declined @ (AskError::Retry | AskError::Rejected { .. }) => GuestRequestError::Failed(declined.to_string()),
         AskError::NoReply => GuestRequestError::NoAnswer,
         AskError::Stopped | AskError::NotActivated(_) => GuestRequestError::Stopped,
+        AskError::AnswerTooLarge { allowed, .. } => GuestRequestError::TooLarge(allowed),
         // It is not known whether the message was handled, or lasts.
         AskError::Crashed(_) | AskError::NotSaved | AskError::Lost { .. } => GuestRequestError::Crashed,
     })

@@ -80,6 +80,14 @@ pub enum AskError {
         /// Whether the actor's mailbox is known to have taken it.
         accepted: bool,
     },
+    /// The actor is on another host, handled the message, and its answer is larger than the way back takes.
+    #[error("the answer has {size} bytes, and {allowed} can come from another host")]
+    AnswerTooLarge {
+        /// Bytes that it has.
+        size: u64,
+        /// Bytes that it may have.
+        allowed: u64,
+    },
 }
 
 /// When an actor stops.
@@ -240,6 +248,22 @@ impl ActorRef {
             Ok(()) => answered(answer, deadline).await,
             Err(refused) => Err(AskError::NotSent(undelivered(refused))),
         }
+    }
+
+    /// Sends a message without waiting for room, and gives the answer to come. Dropping that does not take the message back.
+    ///
+    /// # Errors
+    ///
+    /// [`Undelivered`], with the message, as [`try_tell`](Self::try_tell).
+    pub fn begin_ask(
+        &self,
+        message: impl Into<MessageEnvelope>,
+    ) -> Result<impl Future<Output = Result<Bytes, AskError>> + Send + 'static, Undelivered> {
+        let message = message.into();
+        let deadline = message.deadline();
+        let (reply, answer) = oneshot::channel();
+        self.0.try_push(Delivery::new(message, Some(ReplyTo(reply)))).map_err(undelivered)?;
+        Ok(answered(answer, deadline))
     }
 
     /// [`ask`](Self::ask) with a timeout.

@@ -21,7 +21,7 @@ use airssys_wasm_engine::{LinkError, Linker, LoadError, LoadedComponent, WasmEng
 use airssys_wasm_isolation::{HostState, KeyValueStore, SandboxSpec, add_config, add_keyvalue, add_wasi};
 use airssys_wasm_limits::{CancellationToken, MemoryBudget};
 use airssys_wasm_registry::{
-    ActorAddress, ComponentId, GroupError, MessageEnvelope, Name, NameTaken, PublishReport, SendError, Topic,
+    ActorAddress, ComponentId, GroupError, MessageEnvelope, Name, NameTaken, PublishReport, Refusal, SendError, Topic,
     TopicPattern, WhenFull,
 };
 use futures_util::future::join_all;
@@ -463,6 +463,18 @@ impl<U: Send + 'static> ActorSystem<U> {
     /// The actor of this name.
     pub fn find(&self, name: &(impl Name + ?Sized)) -> Option<ActorRef> {
         self.services().find(name)
+    }
+
+    /// The actor of this name, brought into memory if it is kept elsewhere. `by` is who needs it, unless that is the host.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`] if it is not brought into memory now.
+    pub fn awaken(&self, name: &ComponentId, by: Option<&ActorAddress>) -> Result<Option<ActorRef>, Refusal> {
+        match self.services().find(name) {
+            Some(actor) => Ok(Some(actor)),
+            None => self.services().awaken(name, by).transpose(),
+        }
     }
 
     /// All actors, by name.

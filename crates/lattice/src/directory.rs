@@ -1,0 +1,306 @@
+//! What is known of the lattice: a copy of its records, kept by watching them. It may be behind: what is decided is decided by a
+//! write that follows a revision.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    num::NonZeroU64,
+    time::Duration,
+};
+
+use airssys_wasm_actor::registry::{ComponentId, Topic, TopicPattern};
+use parking_lot::{Mutex, RwLock};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::{
+    config::HostName,
+    frame::SessionId,
+    lease::{Bucket, Owner, Session, Sessions, Standing, Timing},
+    name,
+};
+
+/// The record of a host, in JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HostRecord {
+    /// None once the session is over.
+    pub(crate) session: Option<Session>,
+    /// The revision at which the session began. None in the record that began it.
+    pub(crate) since: Option<u64>,
+    /// The versions of the wire that it speaks, the oldest and the latest.
+    pub(crate) versions: (u8, u8),
+    pub(crate) labels: BTreeMap<String, String>,
+    /// What it takes of others' publications.
+    pub(crate) topics: Vec<TopicPattern>,
+}
+
+/// The record of a name, in JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NameRecord {
+    pub(crate) owner: Owner<HostName>,
+    /// Whether another host may take it when the owner's session is over. Else it stays its host's.
+    pub(crate) leased: bool,
+}
+
+/// What a key is the record of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Key {
+    Host(HostName),
+    Name(ComponentId),
+    Member { group: ComponentId, host: HostName },
+}
+
+impl Key {
+    pub(crate) fn text(&self) -> String {
+        match self {
+            Self::Host(host) => format!("h.{host}"),
+            Self::Name(id) => format!("n.{}", name::key(id.as_str())),
+            Self::Member { group, host } => format!("g.{}.{host}", name::key(group.as_str())),
+        }
+    }
+
+    /// None if it is a key of a later version.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (kind, rest) = text.split_once('.')?;
+        let id = |key: &str| ComponentId::new(&name::text(key)?).ok();
+        match kind {
+            "h" => Some(Self::Host(HostName::new(rest).ok()?)),
+            "n" => Some(Self::Name(id(rest)?)),
+            "g" => {
+                let (group, host) = rest.split_once('.')?;
+                Some(Self::Member { group: id(group)?, host: HostName::new(host).ok()? })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A host as its record says.
+#[derive(Debug, Clone)]
+pub(crate) struct HostInfo {
+    pub(crate) record: HostRecord,
+    pub(crate) session: Option<SessionId>,
+}
+
+/// Where a name leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// To a host, and the session of it that exported the name.
+    Host(HostName, SessionId),
+    /// To a host that has it, and is not in the lattice with the session that exported it.
+    Away(HostName),
+}
+
+pub(crate) struct Directory {
+    state: RwLock<State>,
+    sessions: Mutex<Sessions<HostName>>,
+    timing: Timing,
+    /// The revision of the last record seen, and whether all of those at the beginning were.
+    seen: watch::Sender<(u64, bool)>,
+}
+
+#[derive(Default)]
+struct State {
+    hosts: HashMap<HostName, HostInfo>,
+    names: HashMap<ComponentId, Named>,
+    groups: HashMap<ComponentId, BTreeMap<HostName, Owner<HostName>>>,
+}
+
+struct Named {
+    record: NameRecord,
+    revision: u64,
+}
+
+impl Directory {
+    pub(crate) fn new(timing: Timing, bucket: Bucket, now: Duration) -> Self {
+        Self {
+            state: RwLock::default(),
+            sessions: Mutex::new(Sessions::new(timing, bucket, now)),
+            timing,
+            seen: watch::Sender::new((0, false)),
+        }
+    }
+
+    /// Forgets all, of a bucket that is no more.
+    pub(crate) fn reset(&self, bucket: Bucket, now: Duration) {
+        *self.state.write() = State::default();
+        *self.sessions.lock() = Sessions::new(self.timing, bucket, now);
+        self.seen.send_replace((0, false));
+    }
+
+    pub(crate) fn sessions<R>(&self, look: impl FnOnce(&Sessions<HostName>) -> R) -> R {
+        look(&self.sessions.lock())
+    }
+
+    /// Forgets names and groups before all of them are told again, as a watch does that begins anew.
+    pub(crate) fn begin(&self) -> Retained {
+        let state = self.state.read();
+        Retained {
+            names: state.names.keys().cloned().collect(),
+            members: state
+                .groups
+                .iter()
+                .flat_map(|(group, members)| members.keys().map(|host| (group.clone(), host.clone())))
+                .collect(),
+        }
+    }
+
+    /// All that a watch had at its beginning was told. What was known before and is not among it is gone.
+    pub(crate) fn caught_up(&self, retained: Retained, revision: u64) {
+        let state = &mut *self.state.write();
+        for name in retained.names {
+            state.names.remove(&name);
+        }
+        for (group, host) in retained.members {
+            leave(state, &group, &host);
+        }
+        self.sessions.lock().caught_up(revision);
+        self.seen.send_replace((revision, true));
+    }
+
+    /// A record was seen.
+    pub(crate) fn saw(
+        &self,
+        key: &Key,
+        value: Option<&[u8]>,
+        revision: u64,
+        is_current: bool,
+        now: Duration,
+    ) -> Standing {
+        let mut standing = Standing::Holds;
+        let state = &mut *self.state.write();
+        match key {
+            Key::Host(host) => {
+                let record = value.and_then(|value| serde_json::from_slice::<HostRecord>(value).ok());
+                let session = record.as_ref().and_then(|record| record.session);
+                standing = self.sessions.lock().saw(host.clone(), session, revision, now);
+                match record {
+                    Some(record) => {
+                        let since = record.since.unwrap_or(revision);
+                        let id = session.and_then(|_| NonZeroU64::new(since)).map(SessionId);
+                        state.hosts.insert(host.clone(), HostInfo { record, session: id });
+                    }
+                    None => _ = state.hosts.remove(host),
+                }
+            }
+            Key::Name(id) => match value.and_then(|value| serde_json::from_slice(value).ok()) {
+                Some(record) => _ = state.names.insert(id.clone(), Named { record, revision }),
+                None => _ = state.names.remove(id),
+            },
+            Key::Member { group, host } => match value.and_then(|value| serde_json::from_slice(value).ok()) {
+                Some(owner) => _ = state.groups.entry(group.clone()).or_default().insert(host.clone(), owner),
+                None => leave(state, group, host),
+            },
+        }
+        if is_current {
+            self.sessions.lock().caught_up(revision);
+        }
+        self.seen.send_modify(|seen| seen.0 = seen.0.max(revision));
+        standing
+    }
+
+    /// A record was seen that is none of this version's.
+    pub(crate) fn passed(&self, revision: u64) {
+        self.sessions.lock().caught_up(revision);
+    }
+
+    /// Ready when all that was there at the beginning was seen, or at once.
+    pub(crate) async fn is_caught_up(&self) {
+        // The sender is this.
+        _ = self.seen.subscribe().wait_for(|seen| seen.1).await;
+    }
+
+    /// Told when records are seen.
+    pub(crate) fn changes(&self) -> watch::Receiver<(u64, bool)> {
+        self.seen.subscribe()
+    }
+
+    /// Where a name leads. None if nobody has exported it.
+    pub(crate) fn find(&self, name: &ComponentId, turn: usize) -> Option<Place> {
+        let state = self.state.read();
+        if let Some(named) = state.names.get(name) {
+            return Some(state.place(&named.record.owner));
+        }
+        // Of a group, a host that is there.
+        let members = state.groups.get(name)?;
+        let places: Vec<_> = members.values().map(|owner| state.place(owner)).collect();
+        let there: Vec<_> = places.iter().filter(|place| matches!(place, Place::Host(..))).collect();
+        match there.len() {
+            0 => places.into_iter().next(),
+            len => there.get(turn % len).map(|&place| place.clone()),
+        }
+    }
+
+    /// Whether a session of a host has exported a name.
+    pub(crate) fn has_exported(&self, host: &HostName, name: &ComponentId) -> bool {
+        self.state.read().names.get(name).is_some_and(|named| named.record.owner.host == *host)
+    }
+
+    /// The record of a name, with its revision.
+    pub(crate) fn named(&self, name: &ComponentId) -> Option<(NameRecord, u64)> {
+        self.state.read().names.get(name).map(|named| (named.record.clone(), named.revision))
+    }
+
+    pub(crate) fn host(&self, host: &HostName) -> Option<HostInfo> {
+        self.state.read().hosts.get(host).cloned()
+    }
+
+    /// The hosts with a session, by name.
+    pub(crate) fn hosts(&self) -> Vec<(HostName, SessionId, HostRecord)> {
+        let state = self.state.read();
+        let mut hosts: Vec<_> = state
+            .hosts
+            .iter()
+            .filter_map(|(host, info)| Some((host.clone(), info.session?, info.record.clone())))
+            .collect();
+        hosts.sort_by(|a, b| a.0.cmp(&b.0));
+        hosts
+    }
+
+    /// How many other hosts take publications to a topic.
+    pub(crate) fn takers(&self, topic: &Topic, but: &HostName) -> usize {
+        let state = self.state.read();
+        let takes = |info: &&HostInfo| {
+            info.session.is_some() && info.record.topics.iter().any(|pattern| pattern.matches(topic))
+        };
+        state.hosts.iter().filter(|(host, _)| *host != but).map(|(_, info)| info).filter(takes).count()
+    }
+}
+
+impl State {
+    fn place(&self, owner: &Owner<HostName>) -> Place {
+        let session = NonZeroU64::new(owner.token.revision).map(SessionId);
+        let is_there = |session: &SessionId| {
+            self.hosts.get(&owner.host).is_some_and(|info| info.session.is_some_and(|now| now == *session))
+        };
+        match session.filter(is_there) {
+            Some(session) => Place::Host(owner.host.clone(), session),
+            None => Place::Away(owner.host.clone()),
+        }
+    }
+}
+
+fn leave(state: &mut State, group: &ComponentId, host: &HostName) {
+    if let Some(members) = state.groups.get_mut(group) {
+        members.remove(host);
+        if members.is_empty() {
+            state.groups.remove(group);
+        }
+    }
+}
+
+/// What was known before a watch began anew, and was not told since.
+pub(crate) struct Retained {
+    names: std::collections::HashSet<ComponentId>,
+    members: std::collections::HashSet<(ComponentId, HostName)>,
+}
+
+impl Retained {
+    /// This one was told.
+    pub(crate) fn told(&mut self, key: &Key) {
+        match key {
+            Key::Name(name) => _ = self.names.remove(name),
+            Key::Member { group, host } => _ = self.members.remove(&(group.clone(), host.clone())),
+            Key::Host(_) => {}
+        }
+    }
+}

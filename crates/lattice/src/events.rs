@@ -1,0 +1,38 @@
+//! What is told of a lattice.
+
+use airssys_wasm_actor::registry::ComponentId;
+
+use crate::config::HostName;
+
+/// Something happened in a lattice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LatticeEvent {
+    /// A host joined, or joined again.
+    Joined {
+        /// Which.
+        host: HostName,
+    },
+    /// A host left, or its session is over.
+    Left {
+        /// Which.
+        host: HostName,
+    },
+    /// This host has no session any more: what it had leased is stopped, and it tries to join again.
+    Fenced,
+    /// This host has a session again.
+    Rejoined,
+    /// A name that this host had exported is another's since, and is not exported any more.
+    NameLost {
+        /// The name.
+        name: ComponentId,
+        /// Who has it.
+        holder: Option<HostName>,
+    },
+    /// The servers were lost.
+    Offline,
+    /// There are servers again.
+    Online,
+    /// Publications of other hosts came faster than they were delivered here, and some were dropped.
+    PublicationsDropped,
+}

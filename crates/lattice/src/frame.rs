@@ -1,0 +1,251 @@
+//! What goes over the wire between two hosts: packets of frames.
+//!
+//! A packet is one message of NATS: a byte with the version, a head, and frames, each with its payload behind it. What comes in
+//! is not trusted to be well-formed.
+
+use std::{borrow::Cow, num::NonZeroU64};
+
+use airssys_wasm_actor::{
+    Bytes,
+    registry::{ComponentId, ContentType, CorrelationId, Refusal, TraceContext},
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// The versions that are spoken here, from the oldest. A packet is of the latest that both hosts speak.
+pub(crate) const VERSIONS: std::ops::RangeInclusive<u8> = 1..=1;
+
+/// One life of a host in a lattice, by a number that no other has. Later ones have larger numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct SessionId(pub(crate) NonZeroU64);
+
+/// What is at the beginning of a packet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Head {
+    /// Whose packet it is.
+    pub(crate) from: SessionId,
+    /// Whom it is for.
+    pub(crate) to: SessionId,
+    /// The number of the first frame in it, or, if there is none, the number that the next one will have.
+    pub(crate) first: u64,
+    /// Frames of the receiver with a number below this have come or are given up; the sender awaits this one.
+    pub(crate) expected: u64,
+    /// Those of them that have not come, and will not be taken any more: first and last. Of those below the receiver's `floor`
+    /// nothing is said.
+    pub(crate) missed: Vec<(u64, u64)>,
+    /// The sender knows what became of its frames below this.
+    pub(crate) floor: u64,
+    /// Whether a packet is wanted back at once.
+    pub(crate) wants: bool,
+}
+
+/// A part of a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Frame {
+    Letter(Letter),
+    Reply(Reply),
+}
+
+/// A message on its way to an actor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Letter {
+    pub(crate) head: LetterHead,
+    pub(crate) payload: Bytes,
+}
+
+/// A message on its way, but for its payload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LetterHead {
+    pub(crate) to: ComponentId,
+    pub(crate) how: How,
+    pub(crate) sender: Option<Sender>,
+    /// Milliseconds until its deadline, when it left.
+    pub(crate) left: Option<u64>,
+    pub(crate) correlation: Option<CorrelationId>,
+    pub(crate) trace: Option<TraceContext>,
+    pub(crate) content_type: Option<ContentType>,
+}
+
+/// What its sender waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum How {
+    /// Nothing: if the mailbox is full, it is refused.
+    Send,
+    /// Until the mailbox has taken it.
+    Tell,
+    /// For the answer, if the mailbox takes it now.
+    TryAsk,
+    /// For the answer.
+    Ask,
+}
+
+impl How {
+    pub(crate) fn is_ask(self) -> bool {
+        matches!(self, Self::Ask | Self::TryAsk)
+    }
+}
+
+/// An actor that sends, by a number that tells it apart from others of its host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Sender {
+    pub(crate) id: ComponentId,
+    pub(crate) number: u64,
+}
+
+/// What became of a letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Reply {
+    /// Mailboxes have taken those with the numbers from the first to the last.
+    Accepted { first: u64, last: u64 },
+    /// It was not handled, and will not be.
+    Refused { of: u64, reason: Refusal },
+    /// It was asked, and this came of it.
+    Answered { of: u64, answer: Answer },
+}
+
+/// What came of a letter that was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Answer(Bytes),
+    /// The report of a crash, in JSON.
+    Crashed(Bytes),
+    Other(Other),
+}
+
+/// An answer that has nothing large in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Other {
+    Failed(String),
+    Retry,
+    Rejected(Option<String>),
+    NoReply,
+    Stopped,
+    NotSaved,
+    NotActivated(String),
+    Deadline,
+    /// It was handled, and the answer is larger than the broker takes.
+    TooLarge {
+        size: u64,
+        allowed: u64,
+    },
+    /// Its host has lost the one that had it.
+    Lost {
+        accepted: bool,
+    },
+}
+
+/// A frame as it is written, with the number of bytes that come behind it.
+#[derive(Serialize, Deserialize)]
+enum Wire<'a> {
+    Letter(Cow<'a, LetterHead>, u32),
+    Accepted(u64, u64),
+    Refused(u64, Refusal),
+    Answer(u64, u32),
+    Crashed(u64, u32),
+    Other(u64, Other),
+}
+
+/// Bytes that are no packet of a version spoken here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Malformed {
+    #[error("a packet of version {0}")]
+    Version(u8),
+    #[error("not a packet")]
+    Bytes,
+}
+
+impl Frame {
+    /// Bytes that come behind it.
+    fn tail(&self) -> &[u8] {
+        match self {
+            Self::Letter(letter) => &letter.payload,
+            Self::Reply(Reply::Answered { answer: Answer::Answer(bytes) | Answer::Crashed(bytes), .. }) => bytes,
+            Self::Reply(_) => &[],
+        }
+    }
+
+    /// Bytes that it takes at the most, roughly.
+    pub(crate) fn size(&self) -> usize {
+        let head = match self {
+            Self::Letter(Letter { head, .. }) => {
+                let sender = head.sender.as_ref().map_or(0, |sender| sender.id.as_str().len());
+                let content_type = head.content_type.as_ref().map_or(0, |ty| ty.0.len());
+                96 + head.to.as_str().len() + sender + content_type
+            }
+            Self::Reply(Reply::Answered { answer: Answer::Other(other), .. }) => match other {
+                Other::Failed(text) | Other::NotActivated(text) | Other::Rejected(Some(text)) => 32 + text.len(),
+                _ => 32,
+            },
+            Self::Reply(_) => 32,
+        };
+        head + self.tail().len()
+    }
+
+    fn write(&self, to: &mut Vec<u8>) {
+        let tail = self.tail();
+        let len = u32::try_from(tail.len()).expect("a packet is smaller than the broker's limit");
+        let wire = match self {
+            Self::Letter(letter) => Wire::Letter(Cow::Borrowed(&letter.head), len),
+            Self::Reply(Reply::Accepted { first, last }) => Wire::Accepted(*first, *last),
+            Self::Reply(Reply::Refused { of, reason }) => Wire::Refused(*of, *reason),
+            Self::Reply(Reply::Answered { of, answer: Answer::Answer(_) }) => Wire::Answer(*of, len),
+            Self::Reply(Reply::Answered { of, answer: Answer::Crashed(_) }) => Wire::Crashed(*of, len),
+            Self::Reply(Reply::Answered { of, answer: Answer::Other(other) }) => Wire::Other(*of, other.clone()),
+        };
+        append(&wire, to);
+        to.extend_from_slice(tail);
+    }
+
+    fn read(from: &mut Bytes) -> Result<Self, Malformed> {
+        let frame = match take::<Wire<'static>>(from)? {
+            Wire::Letter(head, len) => Self::Letter(Letter { head: head.into_owned(), payload: split(from, len)? }),
+            Wire::Accepted(first, last) => Self::Reply(Reply::Accepted { first, last }),
+            Wire::Refused(of, reason) => Self::Reply(Reply::Refused { of, reason }),
+            Wire::Answer(of, len) => Self::Reply(Reply::Answered { of, answer: Answer::Answer(split(from, len)?) }),
+            Wire::Crashed(of, len) => Self::Reply(Reply::Answered { of, answer: Answer::Crashed(split(from, len)?) }),
+            Wire::Other(of, other) => Self::Reply(Reply::Answered { of, answer: Answer::Other(other) }),
+        };
+        Ok(frame)
+    }
+}
+
+/// A packet as bytes.
+pub(crate) fn encode<'a>(head: &Head, frames: impl IntoIterator<Item = &'a Frame>) -> Bytes {
+    let mut bytes = vec![*VERSIONS.end()];
+    append(head, &mut bytes);
+    frames.into_iter().for_each(|frame| frame.write(&mut bytes));
+    bytes.into()
+}
+
+/// A packet from bytes. Payloads are parts of them, not copies.
+pub(crate) fn decode(mut bytes: Bytes) -> Result<(Head, Vec<Frame>), Malformed> {
+    let version = *bytes.first().ok_or(Malformed::Bytes)?;
+    if !VERSIONS.contains(&version) {
+        return Err(Malformed::Version(version));
+    }
+    _ = bytes.split_to(1);
+    let head = take::<Head>(&mut bytes)?;
+    let mut frames = Vec::new();
+    while !bytes.is_empty() {
+        frames.push(Frame::read(&mut bytes)?);
+    }
+    Ok((head, frames))
+}
+
+/// Appends a value.
+pub(crate) fn append(value: &impl Serialize, to: &mut Vec<u8>) {
+    // Only a value whose length is not known beforehand, or memory, could fail.
+    postcard::to_io(value, to).expect("it has no sequences of unknown length");
+}
+
+/// Takes a value from the front.
+pub(crate) fn take<T: DeserializeOwned>(from: &mut Bytes) -> Result<T, Malformed> {
+    let (value, rest) = postcard::take_from_bytes::<T>(from).map_err(|_| Malformed::Bytes)?;
+    let taken = from.len() - rest.len();
+    _ = from.split_to(taken);
+    Ok(value)
+}
+
+fn split(from: &mut Bytes, len: u32) -> Result<Bytes, Malformed> {
+    let len = len as usize;
+    if len > from.len() { Err(Malformed::Bytes) } else { Ok(from.split_to(len)) }
+}

@@ -1,0 +1,449 @@
+//! A host in a lattice: what it sends, what comes to it, its session, and what it exports.
+
+mod peer;
+mod receive;
+mod session;
+mod topics;
+
+use std::{
+    collections::HashMap,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use airssys_wasm_actor::{
+    ActorRef, AskError, Bytes, DeadReason,
+    limits::CancellationToken,
+    registry::{ActorAddress, ComponentId, MessageEnvelope, Refusal, Topic, Undelivered},
+};
+use async_nats::Client;
+use futures_util::future::BoxFuture;
+use parking_lot::{Mutex, RwLock};
+use tokio::{
+    sync::{broadcast, mpsc, oneshot},
+    time::Instant,
+};
+
+use self::peer::{Peer, Tag, Waiter};
+use crate::{
+    clock,
+    config::{HostName, LatticeConfig},
+    connection::{Records, Subjects},
+    directory::{Directory, Place},
+    error::TellError,
+    events::LatticeEvent,
+    frame::{How, Letter, LetterHead, Sender, SessionId},
+    lane::{Event, Lane, LaneLimits, Outcome},
+    lease::{self, Token},
+};
+
+pub(crate) use self::session::join;
+
+/// How long a sender whose receiver has moved waits until it is known where to.
+const MOVED: Duration = Duration::from_secs(1);
+/// Bytes of a packet that are not payload, at the most: two names, a content type, and numbers.
+const OVERHEAD: usize = 1 << 10;
+
+/// The system of this host.
+pub(crate) trait Here: Send + Sync + 'static {
+    /// The actor of a name, or the member of a group whose turn it is, brought into memory if it is asleep.
+    fn actor(&self, name: &ComponentId, by: Option<&ActorAddress>, turn: usize) -> Result<ActorRef, Refusal>;
+    fn publish<'a>(&'a self, topic: &'a Topic, message: MessageEnvelope) -> BoxFuture<'a, ()>;
+    fn dead_letter(&self, to: ActorAddress, message: MessageEnvelope, reason: DeadReason);
+}
+
+pub(crate) struct Host {
+    pub(crate) config: LatticeConfig,
+    subjects: Subjects,
+    client: Client,
+    records: Records,
+    here: Box<dyn Here>,
+    pub(crate) directory: Directory,
+    life: RwLock<Option<Life>>,
+    peers: RwLock<HashMap<HostName, Arc<Peer>>>,
+    /// What this host has exported: names and groups.
+    exports: RwLock<HashMap<ComponentId, Export>>,
+    /// Patterns of topics whose publications are taken, with how often each.
+    topics: Mutex<HashMap<airssys_wasm_actor::registry::TopicPattern, usize>>,
+    publications: mpsc::Sender<(Topic, MessageEnvelope)>,
+    turn: AtomicUsize,
+    /// Whether there is a server.
+    connected: tokio::sync::watch::Receiver<bool>,
+    /// Told when the session's record is to be written before its time.
+    renew: tokio::sync::Notify,
+    events: broadcast::Sender<LatticeEvent>,
+    pub(crate) left: CancellationToken,
+    /// Cancelled when the session is ended after that.
+    ended: CancellationToken,
+}
+
+/// The session that this host has now.
+#[derive(Debug, Clone)]
+pub(crate) struct Life {
+    pub(crate) session: SessionId,
+    pub(crate) token: Token,
+    pub(crate) fence: lease::Fence,
+}
+
+/// Something that this host has exported.
+#[derive(Debug, Clone)]
+pub(crate) struct Export {
+    /// The revision of its record, under the session that wrote it.
+    pub(crate) revision: u64,
+    pub(crate) session: SessionId,
+    /// Whether it is a group, whose members the host has.
+    pub(crate) is_group: bool,
+    /// Whether another host may take it when this one's session is over.
+    pub(crate) leased: bool,
+}
+
+/// A message that no lane took.
+struct Back {
+    undelivered: Undelivered,
+    waiter: Waiter,
+    /// The host whose lane is full.
+    full: Option<Arc<Peer>>,
+}
+
+impl Host {
+    pub(crate) fn life(&self) -> Option<Life> {
+        self.life.read().clone().filter(|life| !life.fence.is_up(clock::now()))
+    }
+
+    pub(crate) fn event(&self, event: LatticeEvent) {
+        // Fails if nobody listens.
+        _ = self.events.send(event);
+    }
+
+    pub(crate) fn events(&self) -> broadcast::Receiver<LatticeEvent> {
+        self.events.subscribe()
+    }
+
+    fn limits(&self) -> LaneLimits {
+        LaneLimits {
+            letters: self.config.window,
+            bytes: self.config.window_bytes,
+            heartbeat: self.config.heartbeat,
+            grace: self.config.grace,
+        }
+    }
+
+    /// The host of a name, and the lane to it.
+    fn peer(self: &Arc<Self>, name: &HostName, theirs: SessionId) -> Option<Arc<Peer>> {
+        if let Some(peer) = self.peers.read().get(name) {
+            return Some(Arc::clone(peer));
+        }
+        let ours = self.life.read().as_ref()?.session;
+        let mut peers = self.peers.write();
+        let peer = peers.entry(name.clone()).or_insert_with(|| {
+            let mut lane = Lane::new(self.limits(), ours, theirs, clock::now());
+            lane.online(*self.connected.borrow(), clock::now());
+            let (to, nobody) = (self.subjects.packets_to(name), self.subjects.nobody_at(name));
+            let peer = Arc::new(Peer::new(name.clone(), lane, to, nobody));
+            tokio::spawn(carry(Arc::clone(self), Arc::clone(&peer)));
+            peer
+        });
+        Some(Arc::clone(peer))
+    }
+
+    fn peers(&self) -> Vec<Arc<Peer>> {
+        self.peers.read().values().cloned().collect()
+    }
+
+    /// Whether a name leads to another host.
+    pub(crate) fn is_elsewhere(&self, to: &ComponentId) -> bool {
+        match self.directory.find(to, 0) {
+            Some(Place::Host(host, _) | Place::Away(host)) => host != self.config.host,
+            None => false,
+        }
+    }
+
+    /// Puts a message into the lane to its receiver's host.
+    fn push(
+        self: &Arc<Self>,
+        to: &ComponentId,
+        message: MessageEnvelope,
+        how: How,
+        waiter: Waiter,
+    ) -> Result<Arc<Peer>, Box<Back>> {
+        let refused = |reason, message, waiter, full| {
+            Err(Box::new(Back { undelivered: Undelivered::new(reason, message), waiter, full }))
+        };
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let (host, session) = match self.directory.find(to, turn) {
+            Some(Place::Host(host, session)) if host != self.config.host => (host, session),
+            Some(Place::Away(host)) if host != self.config.host => {
+                return refused(Refusal::Unreachable, message, waiter, None);
+            }
+            _ => return refused(Refusal::Unknown, message, waiter, None),
+        };
+        let allowed = self.client.max_payload().saturating_sub(OVERHEAD);
+        if message.size() > allowed {
+            let reason = Refusal::TooLarge { size: message.size() as u64, allowed: allowed as u64 };
+            return refused(reason, message, waiter, None);
+        }
+        let Some(peer) = self.peer(&host, session) else {
+            return refused(Refusal::Unreachable, message, waiter, None);
+        };
+        let letter = letter(to, &message, how);
+        let pushed = peer.lane.lock().push(letter, Tag { to: to.clone(), message, waiter }, clock::now());
+        match pushed {
+            Ok(()) => Ok(peer),
+            Err((reason, _, Tag { message, waiter, .. })) => {
+                refused(reason, message, waiter, (reason == Refusal::Full).then_some(peer))
+            }
+        }
+    }
+
+    /// Sends a message that nobody waits for.
+    ///
+    /// # Errors
+    ///
+    /// It comes back.
+    pub(crate) fn send(self: &Arc<Self>, to: &ComponentId, message: MessageEnvelope) -> Result<(), Undelivered> {
+        let peer = self.push(to, message, How::Send, Waiter::Nobody).map_err(|back| back.undelivered)?;
+        peer.wake.notify_one();
+        Ok(())
+    }
+
+    /// Sends a message as soon as there is room, and waits until its receiver's mailbox has it.
+    ///
+    /// # Errors
+    ///
+    /// [`TellError`].
+    pub(crate) async fn tell(self: &Arc<Self>, to: &ComponentId, message: MessageEnvelope) -> Result<(), TellError> {
+        let mut message = message;
+        let mut has_moved = false;
+        loop {
+            let (told, outcome) = oneshot::channel();
+            self.push_waiting(to, message, How::Tell, Waiter::Tell(told)).await?;
+            match outcome.await {
+                Ok(Err(TellError::NotSent(back))) if back.reason == Refusal::Moved && !has_moved => {
+                    has_moved = true;
+                    self.moved(to).await;
+                    message = back.message;
+                }
+                Ok(outcome) => return outcome,
+                // Who was to tell is gone, with the lattice.
+                Err(_) => return Err(TellError::Lost { message: MessageEnvelope::new(Bytes::new()) }),
+            }
+        }
+    }
+
+    /// Asks an actor of another host, until the message's deadline.
+    ///
+    /// # Errors
+    ///
+    /// [`AskError`].
+    pub(crate) async fn ask(
+        self: &Arc<Self>,
+        to: &ComponentId,
+        message: MessageEnvelope,
+        waits: bool,
+    ) -> Result<Bytes, AskError> {
+        let deadline = message.deadline();
+        let asking = async {
+            let mut message = message;
+            let mut has_moved = false;
+            loop {
+                let (told, outcome) = oneshot::channel();
+                if waits {
+                    let pushed = self.push_waiting(to, message, How::Ask, Waiter::Ask(told)).await;
+                    pushed.map_err(AskError::NotSent)?;
+                } else {
+                    let pushed = self.push(to, message, How::TryAsk, Waiter::Ask(told));
+                    let peer = pushed.map_err(|back| AskError::NotSent(back.undelivered))?;
+                    self.flush(&peer).await;
+                }
+                match outcome.await {
+                    Ok(Err(AskError::NotSent(back))) if back.reason == Refusal::Moved && !has_moved => {
+                        has_moved = true;
+                        self.moved(to).await;
+                        message = back.message;
+                    }
+                    Ok(outcome) => return outcome,
+                    Err(_) => return Err(AskError::Lost { accepted: false }),
+                }
+            }
+        };
+        match deadline {
+            None => asking.await,
+            Some(deadline) => tokio::time::timeout_at(deadline, asking).await.unwrap_or(Err(AskError::Deadline)),
+        }
+    }
+
+    /// Puts a message into a lane as soon as there is room, and sends it. Gives up at its deadline.
+    async fn push_waiting(
+        self: &Arc<Self>,
+        to: &ComponentId,
+        message: MessageEnvelope,
+        how: How,
+        waiter: Waiter,
+    ) -> Result<(), Undelivered> {
+        let mut pushed = self.push(to, message, how, waiter);
+        loop {
+            let peer = match &pushed {
+                Ok(peer) => {
+                    self.flush(peer).await;
+                    return Ok(());
+                }
+                Err(back) => back.full.clone(),
+            };
+            let Err(back) = pushed else { return Ok(()) };
+            let Back { undelivered, waiter, .. } = *back;
+            let Some(peer) = peer else { return Err(undelivered) };
+            let mut room = pin!(peer.room.notified());
+            // What is given back from here on is told to it.
+            room.as_mut().enable();
+            let deadline = undelivered.message.deadline();
+            pushed = self.push(to, undelivered.message, how, waiter);
+            if pushed.as_ref().is_err_and(|back| back.full.is_some()) {
+                match deadline {
+                    None => room.await,
+                    Some(deadline) => {
+                        if tokio::time::timeout_at(deadline, room).await.is_err() {
+                            return pushed.map(|_| ()).map_err(|back| back.undelivered);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until it is known where a name has moved to, for a while.
+    async fn moved(&self, name: &ComponentId) {
+        let before = self.directory.named(name).map(|(_, revision)| revision);
+        let mut changes = self.directory.changes();
+        let changed = async {
+            while self.directory.named(name).map(|(_, revision)| revision) == before {
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        _ = tokio::time::timeout(MOVED, changed).await;
+    }
+
+    /// Tells those who wait what became of their letters, and gives back the letters that came.
+    fn settle(&self, peer: &Peer, events: Vec<Event<Tag>>) -> Vec<(crate::lane::Ticket, Letter)> {
+        let mut letters = Vec::new();
+        let mut has_room = false;
+        for event in events {
+            match event {
+                Event::Letter(ticket, letter) => letters.push((ticket, letter)),
+                Event::Settled(tag, outcome) => {
+                    has_room = true;
+                    self.settled(peer, tag, outcome);
+                }
+            }
+        }
+        if has_room {
+            peer.room.notify_waiters();
+        }
+        letters
+    }
+
+    fn settled(&self, peer: &Peer, Tag { to, message, waiter }: Tag, outcome: Outcome) {
+        match waiter {
+            Waiter::Nobody => {
+                let reason = match outcome {
+                    Outcome::Refused(because, _) => DeadReason::Undeliverable { because },
+                    Outcome::Lost { .. } => DeadReason::Lost,
+                    Outcome::Accepted | Outcome::Answered(_) => return,
+                };
+                self.here.dead_letter(self.address(&peer.name, &to, 0), message, reason);
+            }
+            // Who does not wait any more has dropped the other end.
+            Waiter::Tell(told) => {
+                _ = told.send(match outcome {
+                    Outcome::Accepted | Outcome::Answered(_) => Ok(()),
+                    Outcome::Refused(reason, _) => Err(Undelivered::new(reason, message).into()),
+                    Outcome::Lost { .. } => Err(TellError::Lost { message }),
+                });
+            }
+            Waiter::Ask(told) => _ = told.send(peer::asked(outcome, message)),
+        }
+    }
+
+    /// The address of somebody on another host.
+    fn address(&self, host: &HostName, id: &ComponentId, number: u64) -> ActorAddress {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(host.as_str().as_bytes()).update(&[0]).update(id.as_str().as_bytes()).update(&number.to_le_bytes());
+        let mut bytes = [0; 8];
+        hasher.finalize_xof().fill(&mut bytes);
+        ActorAddress::elsewhere(id, u64::from_le_bytes(bytes))
+    }
+
+    /// Ready when nothing is on its way to other hosts.
+    pub(crate) async fn settled_all(&self) {
+        for peer in self.peers() {
+            loop {
+                let mut room = pin!(peer.room.notified());
+                room.as_mut().enable();
+                if peer.lane.lock().pending() == 0 {
+                    break;
+                }
+                room.await;
+            }
+        }
+    }
+
+    /// Ready when the session is ended, after this host has left.
+    pub(crate) async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    /// Sends what there is to be sent to a host, if there is a server.
+    async fn flush(&self, peer: &Peer) {
+        if *self.connected.borrow() {
+            peer.flush(&self.client).await;
+        }
+    }
+
+    /// All lanes are over, and what is on its way in them is lost.
+    fn drop_peers(&self) {
+        let peers = std::mem::take(&mut *self.peers.write());
+        for peer in peers.into_values() {
+            let events = peer.with_lane(|lane, mut tell| lane.lose_all(&mut tell));
+            self.settle(&peer, events);
+            peer.wake.notify_one();
+        }
+    }
+}
+
+/// Sends what nobody sends by itself, until the lane is dropped.
+async fn carry(host: Arc<Host>, peer: Arc<Peer>) {
+    loop {
+        tokio::select! {
+            () = peer.wake.notified() => {}
+            () = host.left.cancelled() => return,
+        }
+        // Two are this task's and the caller's: nobody else has it once it is dropped by the host.
+        if !host.peers.read().get(&peer.name).is_some_and(|now| Arc::ptr_eq(now, &peer)) {
+            return;
+        }
+        host.flush(&peer).await;
+    }
+}
+
+fn letter(to: &ComponentId, message: &MessageEnvelope, how: How) -> Letter {
+    let left = message.deadline().map(|deadline| {
+        let left = deadline.saturating_duration_since(Instant::now());
+        u64::try_from(left.as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+    });
+    let sender = message.sender().map(|sender| Sender { id: sender.id().clone(), number: sender.generation().get() });
+    let head = LetterHead {
+        to: to.clone(),
+        how,
+        sender,
+        left,
+        correlation: message.correlation(),
+        trace: message.trace().copied(),
+        content_type: message.content_type().cloned(),
+    };
+    Letter { head, payload: message.payload().clone() }
+}

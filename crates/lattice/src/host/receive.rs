@@ -1,0 +1,268 @@
+//! What comes to a host: packets, heartbeats, and word that nobody is there.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use airssys_wasm_actor::{
+    AskError, Bytes,
+    registry::{ComponentId, MessageEnvelope, Refusal},
+};
+use async_nats::{Message, StatusCode, Subscriber};
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio::time::Instant;
+
+use super::{Host, OVERHEAD, peer};
+use crate::{
+    clock,
+    config::HostName,
+    frame::{self, How, Letter, LetterHead, SessionId},
+    host::peer::Peer,
+    lane::Ticket,
+};
+
+/// What came of a letter that took its time.
+type Later = BoxFuture<'static, (Arc<Peer>, Ticket, Said)>;
+
+/// What is replied to a letter.
+enum Said {
+    Accepted(How),
+    Refused(Refusal),
+    Answered(Result<Bytes, AskError>),
+}
+
+/// How many hosts may have a lane to this one.
+const HOSTS: usize = 4_096;
+
+/// Takes packets, has actors handle what is in them, and replies.
+pub(super) async fn packets(host: Arc<Host>, mut packets: Subscriber) {
+    let mut later = FuturesUnordered::<Later>::new();
+    loop {
+        tokio::select! {
+            packet = packets.next() => match packet {
+                Some(packet) => host.packet(packet, &mut later).await,
+                None => return,
+            },
+            Some((peer, ticket, said)) = later.next() => {
+                host.reply(&peer, ticket, said);
+                host.flush(&peer).await;
+            }
+            () = host.left.cancelled() => return,
+        }
+    }
+}
+
+/// Takes word of the server that a host is not there.
+pub(super) async fn nobody(host: Arc<Host>, mut nobody: Subscriber) {
+    while let Some(message) = next(&host, &mut nobody).await {
+        if message.status == Some(StatusCode::NO_RESPONDERS)
+            && let Some(from) = last_token(&message)
+            && let Some(peer) = host.peers.read().get(&from).cloned()
+        {
+            let events = peer.with_lane(|lane, mut tell| lane.nobody_there(clock::now(), &mut tell));
+            host.settle(&peer, events);
+        }
+    }
+}
+
+/// Takes heartbeats.
+pub(super) async fn heartbeats(host: Arc<Host>, mut heartbeats: Subscriber) {
+    while let Some(message) = next(&host, &mut heartbeats).await {
+        let (Some(from), Ok(session)) =
+            (last_token(&message), frame::take::<SessionId>(&mut message.payload.clone()))
+        else {
+            continue;
+        };
+        if let Some(peer) = host.peers.read().get(&from).cloned() {
+            let events = peer.with_lane(|lane, mut tell| lane.heartbeat(session, clock::now(), &mut tell));
+            host.settle(&peer, events);
+        }
+    }
+}
+
+/// Looks at all lanes some times a second, and tells the other hosts that this one is there.
+pub(super) async fn tick(host: Arc<Host>) {
+    let often = (host.config.heartbeat / 4).min(Duration::from_millis(250));
+    let mut ticks = tokio::time::interval(often);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut told = None;
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = host.left.cancelled() => return,
+        }
+        let now = clock::now();
+        if told.is_none_or(|told| now.saturating_sub(told) >= host.config.heartbeat)
+            && let Some(life) = host.life()
+            && *host.connected.borrow()
+        {
+            told = Some(now);
+            let mut payload = Vec::new();
+            frame::append(&life.session, &mut payload);
+            _ = host.client.publish(host.subjects.heartbeat(), payload.into()).await;
+        }
+        for peer in host.peers() {
+            let events = peer.with_lane(|lane, mut tell| lane.tick(now, &mut tell));
+            host.settle(&peer, events);
+            host.flush(&peer).await;
+        }
+    }
+}
+
+/// Tells all lanes whether there is a server.
+pub(super) async fn online(host: Arc<Host>) {
+    let mut connected = host.connected.clone();
+    let mut was = true;
+    loop {
+        let is = *connected.borrow_and_update();
+        if is != was {
+            was = is;
+            host.event(if is { crate::LatticeEvent::Online } else { crate::LatticeEvent::Offline });
+            for peer in host.peers() {
+                peer.lane.lock().online(is, clock::now());
+                peer.wake.notify_one();
+            }
+        }
+        tokio::select! {
+            changed = connected.changed() => if changed.is_err() { return },
+            () = host.left.cancelled() => return,
+        }
+    }
+}
+
+async fn next(host: &Host, messages: &mut Subscriber) -> Option<Message> {
+    tokio::select! {
+        message = messages.next() => message,
+        () = host.left.cancelled() => None,
+    }
+}
+
+fn last_token(message: &Message) -> Option<HostName> {
+    HostName::new(message.subject.rsplit_once('.')?.1).ok()
+}
+
+impl Host {
+    async fn packet(self: &Arc<Self>, message: Message, later: &mut FuturesUnordered<Later>) {
+        let Some(from) = last_token(&message).filter(|from| *from != self.config.host) else { return };
+        let (head, frames) = match frame::decode(message.payload) {
+            Ok(packet) => packet,
+            Err(error) => {
+                metrics::counter!("lattice_malformed_packets_total").increment(1);
+                tracing::debug!(%from, %error, "a packet was not read");
+                return;
+            }
+        };
+        if self.peers.read().len() >= HOSTS && !self.peers.read().contains_key(&from) {
+            return;
+        }
+        // One that has no session here handles nothing.
+        if self.life().is_none() {
+            return;
+        }
+        let Some(peer) = self.peer(&from, head.from) else { return };
+        let events = peer.with_lane(|lane, mut tell| lane.receive(head, frames, clock::now(), &mut tell));
+        for (ticket, letter) in self.settle(&peer, events) {
+            match self.deliver(&peer.name, letter) {
+                Delivered::Now(said) => self.reply(&peer, ticket, said),
+                Delivered::Taken(how, answer) => {
+                    self.reply(&peer, ticket, Said::Accepted(how));
+                    let peer = Arc::clone(&peer);
+                    later.push(Box::pin(async move { (peer, ticket, Said::Answered(answer.await)) }));
+                }
+                Delivered::Waits(said) => {
+                    let peer = Arc::clone(&peer);
+                    later.push(Box::pin(async move { (peer, ticket, said.await) }));
+                }
+            }
+        }
+        self.flush(&peer).await;
+    }
+
+    fn reply(&self, peer: &Peer, ticket: Ticket, said: Said) {
+        let most = self.client.max_payload().saturating_sub(OVERHEAD);
+        let lane = &mut *peer.lane.lock();
+        match said {
+            Said::Accepted(how) => lane.accept(ticket, how),
+            Said::Refused(reason) => lane.refuse(ticket, reason),
+            Said::Answered(answered) => match peer::answer(answered, most) {
+                Ok(answer) => lane.answer(ticket, answer),
+                Err(reason) => lane.refuse(ticket, reason),
+            },
+        }
+    }
+
+    /// Whether a name is this host's to answer for, as far as other hosts are concerned.
+    fn may_deliver(&self, to: &ComponentId) -> Result<(), Refusal> {
+        let Some(life) = self.life() else { return Err(Refusal::Moved) };
+        match self.exports.read().get(to) {
+            Some(export) if export.session == life.session => Ok(()),
+            // Of the session before, and not claimed again yet.
+            Some(_) => Err(Refusal::Moved),
+            None if self.directory.named(to).is_some() => Err(Refusal::Moved),
+            None => Err(Refusal::Unknown),
+        }
+    }
+
+    fn deliver(&self, from: &HostName, Letter { head, payload }: Letter) -> Delivered {
+        let LetterHead { to, how, sender, left, correlation, trace, content_type } = head;
+        if let Err(reason) = self.may_deliver(&to) {
+            return Delivered::Now(Said::Refused(reason));
+        }
+        let sender = sender.and_then(|sender| {
+            // A name is an actor's in the whole lattice only if it is exported.
+            let id = if self.directory.has_exported(from, &sender.id) {
+                sender.id
+            } else {
+                ComponentId::new(&format!("{}@{from}", sender.id)).ok()?
+            };
+            Some(self.address(from, &id, sender.number))
+        });
+        let turn = self.turn.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let actor = match self.here.actor(&to, sender.as_ref(), turn) {
+            Ok(actor) => actor,
+            Err(reason) => return Delivered::Now(Said::Refused(reason)),
+        };
+        let deadline = left.and_then(|left| Instant::now().checked_add(Duration::from_millis(left)));
+        let message = MessageEnvelope::new(payload)
+            .with_sender(sender)
+            .with_target(actor.address().generation())
+            .with_deadline(deadline)
+            .with_correlation(correlation)
+            .with_trace(trace)
+            .with_content_type(content_type);
+        let may_wait = |reason: Refusal| matches!(reason, Refusal::Full | Refusal::Restarting);
+        match how {
+            How::Send | How::Tell => match actor.try_tell(message) {
+                Ok(()) => Delivered::Now(Said::Accepted(how)),
+                Err(refused) if how == How::Tell && may_wait(refused.reason) => {
+                    Delivered::Waits(Box::pin(async move {
+                        let told = pin!(actor.tell(refused.message));
+                        let told = match deadline {
+                            None => told.await,
+                            Some(deadline) => match tokio::time::timeout_at(deadline, told).await {
+                                Ok(told) => told,
+                                Err(_) => return Said::Refused(refused.reason),
+                            },
+                        };
+                        told.map_or_else(|refused| Said::Refused(refused.reason), |()| Said::Accepted(how))
+                    }))
+                }
+                Err(refused) => Delivered::Now(Said::Refused(refused.reason)),
+            },
+            How::Ask | How::TryAsk => match actor.begin_ask(message) {
+                Ok(answer) => Delivered::Taken(how, Box::pin(answer)),
+                Err(refused) if how == How::Ask && may_wait(refused.reason) => {
+                    Delivered::Waits(Box::pin(async move { Said::Answered(actor.ask(refused.message).await) }))
+                }
+                Err(refused) => Delivered::Now(Said::Refused(refused.reason)),
+            },
+        }
+    }
+}
+
+/// What becomes of a letter that came.
+enum Delivered {
+    Now(Said),
+    /// The mailbox has it, and this will be the answer.
+    Taken(How, BoxFuture<'static, Result<Bytes, AskError>>),
+    /// The mailbox has no room yet.
+    Waits(BoxFuture<'static, Said>),
+}

@@ -1,0 +1,582 @@
+//! The session of a host: joining, renewing, joining again; and what it exports under its sessions.
+
+use std::{
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
+
+use airssys_wasm_actor::{limits::CancellationToken, registry::ComponentId};
+use async_nats::jetstream::kv;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Notify, broadcast, mpsc};
+
+use super::{Export, Here, Host, Life, receive, topics};
+use crate::{
+    clock,
+    config::{HostName, LatticeConfig},
+    connection::{Connection, Records, Subjects, connect},
+    directory::{Directory, HostRecord, Key, NameRecord},
+    error::{ExportError, JoinError},
+    events::LatticeEvent,
+    frame::{SessionId, VERSIONS},
+    lease::{Holder, Joining, Owner, Renewal, Session, Standing, Timing},
+};
+
+/// Events that a listener may lag behind.
+const EVENTS: usize = 256;
+/// Publications that wait to be sent to other hosts.
+const PUBLICATIONS: usize = 4_096;
+/// How long to wait before something that failed is tried again.
+const AGAIN: Duration = Duration::from_millis(250);
+
+/// What came of a write that follows a revision.
+enum Written {
+    /// The record's new revision.
+    Yes(u64),
+    /// The record has another revision.
+    Refused,
+}
+
+/// Joins a lattice.
+pub(crate) async fn join(config: LatticeConfig, here: Box<dyn Here>) -> Result<Arc<Host>, JoinError> {
+    let timing = check(&config)?;
+    let Connection { client, online, slow } = connect(&config).await?;
+    let records = Records::open(&client, &config).await?;
+    let bucket = records.bucket().await.map_err(|source| JoinError::Records { source })?;
+    let subjects = Subjects::new(&config);
+    let (publications, published) = mpsc::channel(PUBLICATIONS);
+    let subscribe = async |subject: String| client.subscribe(subject).await.map_err(|_| JoinError::Lost);
+    // Before the session begins: whoever sees it may send.
+    let packets = subscribe(subjects.packets()).await?;
+    let nobody = subscribe(subjects.nobody()).await?;
+    let heartbeats = subscribe(subjects.heartbeats()).await?;
+    let host = Arc::new(Host {
+        directory: Directory::new(timing, bucket, clock::now()),
+        config,
+        subjects,
+        client: client.clone(),
+        records,
+        here,
+        life: RwLock::default(),
+        peers: RwLock::default(),
+        exports: RwLock::default(),
+        topics: Mutex::default(),
+        publications,
+        turn: AtomicUsize::new(0),
+        connected: online,
+        renew: Notify::new(),
+        events: broadcast::Sender::new(EVENTS),
+        left: CancellationToken::new(),
+        ended: CancellationToken::new(),
+    });
+    // What was begun ends with this guard if the host does not join.
+    let guard = host.left.clone().drop_guard();
+    tokio::spawn(watch(Arc::clone(&host)));
+    host.directory.is_caught_up().await;
+    let joining = Joining::new(timing, fastrand::u64(..));
+    let holder = begin(&host, joining).await?;
+    tokio::spawn(receive::packets(Arc::clone(&host), packets));
+    tokio::spawn(receive::nobody(Arc::clone(&host), nobody));
+    tokio::spawn(receive::heartbeats(Arc::clone(&host), heartbeats));
+    tokio::spawn(receive::tick(Arc::clone(&host)));
+    tokio::spawn(receive::online(Arc::clone(&host)));
+    tokio::spawn(topics::published(Arc::clone(&host), published));
+    tokio::spawn(topics::slow(Arc::clone(&host), slow));
+    tokio::spawn(keep(Arc::clone(&host), holder));
+    guard.disarm();
+    Ok(host)
+}
+
+fn check(config: &LatticeConfig) -> Result<Timing, JoinError> {
+    let small = [
+        ("lease", config.lease < Duration::from_secs(1)),
+        ("heartbeat", config.heartbeat < Duration::from_millis(100)),
+        ("window", config.window < 4),
+        ("window-bytes", config.window_bytes < 4),
+        ("replicas", config.replicas == 0),
+    ];
+    if let Some((option, _)) = small.into_iter().find(|(_, is_small)| *is_small) {
+        return Err(JoinError::TooSmall { option });
+    }
+    Ok(Timing { lease: config.lease, renewal: config.lease / 5 })
+}
+
+impl Host {
+    fn record(&self, session: Option<Session>, since: Option<u64>) -> Vec<u8> {
+        let mut topics: Vec<_> = self.topics.lock().keys().cloned().collect();
+        topics.sort();
+        let record = HostRecord {
+            session,
+            since,
+            versions: (*VERSIONS.start(), *VERSIONS.end()),
+            labels: self.config.labels.clone(),
+            topics,
+        };
+        serde_json::to_vec(&record).expect("its keys are text")
+    }
+
+    /// Writes a record if it has this revision, 0 if there is none.
+    async fn write(&self, key: &Key, value: Vec<u8>, follows: u64) -> Result<Written, async_nats::Error> {
+        let (store, value) = (&self.records.store, Bytes::from(value));
+        if follows == 0 {
+            return match store.create(key.text(), value).await {
+                Ok(revision) => Ok(Written::Yes(revision)),
+                Err(error) if error.kind() == kv::CreateErrorKind::AlreadyExists => Ok(Written::Refused),
+                Err(error) => Err(error.into()),
+            };
+        }
+        match store.update(key.text(), value, follows).await {
+            Ok(revision) => Ok(Written::Yes(revision)),
+            Err(error) if error.kind() == kv::UpdateErrorKind::WrongLastRevision => Ok(Written::Refused),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A record as it is now, with its revision, also if it is gone.
+    async fn read(&self, key: &Key) -> Result<Option<(Option<Bytes>, u64)>, async_nats::Error> {
+        let entry = self.records.store.entry(key.text()).await?;
+        Ok(entry.map(|entry| {
+            let value = (entry.operation == kv::Operation::Put).then_some(entry.value);
+            (value, entry.revision)
+        }))
+    }
+
+    fn key(&self) -> Key {
+        Key::Host(self.config.host.clone())
+    }
+
+    /// Exports a name or a group.
+    pub(crate) async fn export(&self, name: &ComponentId, is_group: bool, leased: bool) -> Result<(), ExportError> {
+        let Some(life) = self.life() else { return Err(ExportError::NotJoined) };
+        if self.exports.read().contains_key(name) {
+            return Err(ExportError::Exported { name: name.clone() });
+        }
+        let revision = self.claim(name, &life, is_group, leased).await?;
+        let export = Export { revision, session: life.session, is_group, leased };
+        self.exports.write().insert(name.clone(), export);
+        Ok(())
+    }
+
+    /// Writes the record of a name.
+    async fn claim(
+        &self,
+        name: &ComponentId,
+        life: &Life,
+        is_group: bool,
+        leased: bool,
+    ) -> Result<u64, ExportError> {
+        let owner = Owner { host: self.config.host.clone(), token: life.token };
+        let (key, value) = if is_group {
+            let key = Key::Member { group: name.clone(), host: self.config.host.clone() };
+            (key, serde_json::to_vec(&owner))
+        } else {
+            (Key::Name(name.clone()), serde_json::to_vec(&NameRecord { owner, leased }))
+        };
+        let value = value.expect("its keys are text");
+        let failed = |source| ExportError::Records { source };
+        let mut follows = 0;
+        loop {
+            let written = match self.write(&key, value.clone(), follows).await.map_err(failed)? {
+                Written::Yes(revision) => Some(revision),
+                Written::Refused => None,
+            };
+            if let Some(revision) = written {
+                // A write that follows nothing could have gone into a bucket made anew.
+                let bucket = self.records.bucket().await.map_err(failed)?;
+                if bucket != life.token.bucket || life.fence.is_up(clock::now()) {
+                    return Err(ExportError::NotJoined);
+                }
+                return Ok(revision);
+            }
+            follows = match self.read(&key).await.map_err(failed)? {
+                None => 0,
+                Some((None, revision)) => revision,
+                Some((Some(found), revision)) => {
+                    let found = serde_json::from_slice::<NameRecord>(&found).ok();
+                    match found.filter(|_| !is_group) {
+                        Some(found) if !self.may_take(&found) => {
+                            return Err(ExportError::NameTaken { name: name.clone(), holder: found.owner.host });
+                        }
+                        // This host's of before, one that is over, or one that cannot be read.
+                        _ => revision,
+                    }
+                }
+            };
+        }
+    }
+
+    /// Whether a name may be taken from its owner.
+    fn may_take(&self, record: &NameRecord) -> bool {
+        let NameRecord { owner, leased } = record;
+        if owner.host == self.config.host {
+            // This process has the name of the host, whose sessions before are over.
+            return true;
+        }
+        *leased && self.directory.sessions(|sessions| sessions.is_over(owner, clock::now()))
+            // Evicted: there is no such host any more.
+            || self.directory.host(&owner.host).is_none()
+    }
+
+    /// Ends the export of a name. Whether it was exported.
+    pub(crate) async fn withdraw(&self, name: &ComponentId) -> Result<bool, ExportError> {
+        let Some(export) = self.exports.write().remove(name) else { return Ok(false) };
+        let key = if export.is_group {
+            Key::Member { group: name.clone(), host: self.config.host.clone() }
+        } else {
+            Key::Name(name.clone())
+        };
+        match self.records.store.delete_expect_revision(key.text(), Some(export.revision)).await {
+            Ok(()) => Ok(true),
+            Err(error) => match self.read(&key).await {
+                // Another has it since, or it is gone.
+                Ok(found) if found.as_ref().is_none_or(|(_, revision)| *revision != export.revision) => Ok(true),
+                _ => Err(ExportError::Records { source: error.into() }),
+            },
+        }
+    }
+
+    pub(crate) fn exported(&self) -> Vec<ComponentId> {
+        self.exports.read().keys().cloned().collect()
+    }
+
+    /// Removes the record of a host whose session is over, and with it its claim to names. Waits until it is over. `false` if there is
+    /// no such host.
+    pub(crate) async fn evict(&self, host: &HostName) -> Result<bool, ExportError> {
+        let failed = |source| ExportError::Records { source };
+        let key = Key::Host(host.clone());
+        loop {
+            if self.life().is_none() {
+                return Err(ExportError::NotJoined);
+            }
+            let now = clock::now();
+            let free = self.directory.sessions(|sessions| {
+                let watcher = sessions.get(host)?;
+                Some((watcher.may_claim(now) || !sessions.live(now).any(|(live, _)| live == host), watcher.revision()))
+            });
+            if self.directory.host(host).is_none() {
+                return Ok(false);
+            }
+            if let Some((true, revision)) = free {
+                match self.records.store.delete_expect_revision(key.text(), Some(revision)).await {
+                    Ok(()) => return Ok(true),
+                    Err(error) => {
+                        if self.read(&key).await.map_err(failed)?.is_some_and(|(_, found)| found == revision) {
+                            return Err(failed(error.into()));
+                        }
+                    }
+                }
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// Claims again what was exported under the session before.
+    async fn claim_all(&self, life: &Life) {
+        let before: Vec<_> = self.exports.read().iter().map(|(name, export)| (name.clone(), export.clone())).collect();
+        for (name, export) in before {
+            if export.session == life.session {
+                continue;
+            }
+            match self.claim(&name, life, export.is_group, export.leased).await {
+                Ok(revision) => {
+                    if let Some(export) = self.exports.write().get_mut(&name) {
+                        (export.revision, export.session) = (revision, life.session);
+                    }
+                }
+                Err(ExportError::NameTaken { holder, .. }) => {
+                    self.exports.write().remove(&name);
+                    self.event(LatticeEvent::NameLost { name, holder: Some(holder) });
+                }
+                // The next session tries again.
+                Err(error) => tracing::warn!(%name, %error, "not exported again"),
+            }
+        }
+    }
+}
+
+/// Begins a session. Waits until that of a process before, which had this host's name, is over.
+async fn begin(host: &Arc<Host>, mut joining: Joining) -> Result<Holder, JoinError> {
+    let failed = |source| JoinError::Records { source };
+    let began = clock::now();
+    loop {
+        let found = host.directory.sessions(|sessions| sessions.get(&host.config.host).copied());
+        let now = clock::now();
+        let Some(attempt) = joining.attempt(found.as_ref(), now) else {
+            // Twice as long as a process that is gone would take.
+            if now.saturating_sub(began) > 2 * (host.config.lease + Duration::from_secs(1)) {
+                return Err(JoinError::HostTaken { host: host.config.host.clone() });
+            }
+            tokio::time::sleep(AGAIN).await;
+            continue;
+        };
+        let record = host.record(Some(attempt.session), None);
+        match host.write(&host.key(), record, attempt.follows).await.map_err(failed)? {
+            Written::Yes(revision) => {
+                let bucket = host.records.bucket().await.map_err(failed)?;
+                match joining.joined(attempt, bucket, revision) {
+                    Ok(holder) => {
+                        begun(host, &holder);
+                        return Ok(holder);
+                    }
+                    Err(again) => joining = again,
+                }
+            }
+            // Another has written it, which the watch will show.
+            Written::Refused => tokio::time::sleep(AGAIN).await,
+        }
+    }
+}
+
+fn begun(host: &Host, holder: &Holder) {
+    let token = holder.token();
+    let session = SessionId(token.revision.try_into().expect("revisions begin at one"));
+    *host.life.write() = Some(Life { session, token, fence: holder.fence() });
+}
+
+/// Renews the session, and begins another when it is over.
+async fn keep(host: Arc<Host>, mut holder: Holder) {
+    loop {
+        let now = clock::now();
+        let wait = holder.due().saturating_sub(now);
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = host.renew.notified() => {}
+            () = host.left.cancelled() => {
+                end(&host, &holder).await;
+                return;
+            }
+        }
+        let standing = if holder.is_fenced(clock::now()) { Standing::Rejoin } else { renew(&host, &mut holder).await };
+        let is_anew = match standing {
+            Standing::Holds => continue,
+            Standing::Rejoin => false,
+            Standing::Anew => true,
+        };
+        host.event(LatticeEvent::Fenced);
+        let mut joining = holder.leave();
+        *host.life.write() = None;
+        host.drop_peers();
+        holder = loop {
+            if is_anew {
+                match host.records.bucket().await {
+                    Ok(bucket) if host.directory.sessions(|sessions| sessions.bucket() != bucket) => {
+                        host.directory.reset(bucket, clock::now());
+                    }
+                    _ => {}
+                }
+            }
+            tokio::select! {
+                () = host.directory.is_caught_up() => {}
+                () = host.left.cancelled() => return,
+            }
+            let tried = tokio::select! {
+                tried = try_begin(&host, joining) => tried,
+                () = host.left.cancelled() => return,
+            };
+            match tried {
+                Ok(holder) => break holder,
+                Err(again) => {
+                    joining = again;
+                    tokio::time::sleep(AGAIN).await;
+                }
+            }
+        };
+        host.event(LatticeEvent::Rejoined);
+        let life = host.life();
+        if let Some(life) = life {
+            host.claim_all(&life).await;
+        }
+    }
+}
+
+/// One attempt to begin a session.
+async fn try_begin(host: &Arc<Host>, mut joining: Joining) -> Result<Holder, Joining> {
+    let found = host.directory.sessions(|sessions| sessions.get(&host.config.host).copied());
+    let Some(attempt) = joining.attempt(found.as_ref(), clock::now()) else { return Err(joining) };
+    let record = host.record(Some(attempt.session), None);
+    let Ok(Written::Yes(revision)) = host.write(&host.key(), record, attempt.follows).await else {
+        return Err(joining);
+    };
+    let Ok(bucket) = host.records.bucket().await else { return Err(joining) };
+    let holder = joining.joined(attempt, bucket, revision)?;
+    begun(host, &holder);
+    Ok(holder)
+}
+
+/// Renews the session once. What is not answered before the next is due is given up.
+async fn renew(host: &Arc<Host>, holder: &mut Holder) -> Standing {
+    let renewal = holder.renewal_sent(clock::now());
+    let token = holder.token();
+    let record = host.record(Some(renewal.session), Some(token.revision));
+    let renewing = async {
+        match host.write(&host.key(), record, renewal.follows).await {
+            Ok(Written::Yes(revision)) => Ok(Some(revision)),
+            Ok(Written::Refused) => Ok(None),
+            Err(error) => Err(error),
+        }
+    };
+    match tokio::time::timeout(host.config.lease / 5, renewing).await {
+        Ok(Ok(Some(revision))) => holder.renewed(renewal, revision, clock::now()),
+        Ok(Ok(None)) => refused(host, holder, renewal).await,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "the session was not renewed");
+            Standing::Holds
+        }
+        Err(_) => Standing::Holds,
+    }
+}
+
+async fn refused(host: &Arc<Host>, holder: &mut Holder, renewal: Renewal) -> Standing {
+    let found = async {
+        let bucket = host.records.bucket().await?;
+        let found = host.read(&host.key()).await?.map(|(value, revision)| {
+            let record = value.and_then(|value| serde_json::from_slice::<HostRecord>(&value).ok());
+            (record.and_then(|record| record.session), revision)
+        });
+        Ok::<_, async_nats::Error>((bucket, found))
+    };
+    match tokio::time::timeout(host.config.lease / 5, found).await {
+        // The record of no session is another's word that this one is over.
+        Ok(Ok((bucket, found))) => {
+            holder.refused(renewal, bucket, found.and_then(|(session, revision)| Some((session?, revision))))
+        }
+        _ => Standing::Holds,
+    }
+}
+
+/// Says that the session is over.
+async fn end(host: &Arc<Host>, holder: &Holder) {
+    let key = host.key();
+    let ending = async {
+        let mut holder_revision = None;
+        for _ in 0..3 {
+            let follows = match holder_revision {
+                Some(revision) => revision,
+                None => match host.read(&key).await? {
+                    Some((Some(value), revision)) => {
+                        let record = serde_json::from_slice::<HostRecord>(&value)?;
+                        if record.session != Some(holder.token().session) {
+                            return Ok(());
+                        }
+                        revision
+                    }
+                    _ => return Ok(()),
+                },
+            };
+            holder_revision = None;
+            if let Written::Yes(_) = host.write(&key, host.record(None, None), follows).await? {
+                return Ok(());
+            }
+        }
+        Ok::<(), async_nats::Error>(())
+    };
+    *host.life.write() = None;
+    _ = tokio::time::timeout(Duration::from_secs(1), ending).await;
+    host.drop_peers();
+    // What was sent last is on its way.
+    _ = tokio::time::timeout(Duration::from_secs(1), host.client.flush()).await;
+    host.ended.cancel();
+}
+
+/// Keeps the copy of the records.
+async fn watch(host: Arc<Host>) {
+    while !host.left.is_cancelled() {
+        let watched = tokio::select! {
+            watched = host.records.store.watch_with_history(">") => watched,
+            () = host.left.cancelled() => return,
+        };
+        if let Ok(mut records) = watched {
+            follow(&host, &mut records).await;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(AGAIN) => {}
+            () = host.left.cancelled() => return,
+        }
+    }
+}
+
+/// Follows a watch until it ends.
+async fn follow(host: &Arc<Host>, records: &mut kv::Watch) {
+    let mut retained = Some(host.directory.begin());
+    let bucket = host.directory.sessions(|sessions| sessions.bucket());
+    // An empty bucket shows nothing.
+    let is_empty = host.records.store.status().await.is_ok_and(|status| status.values() == 0);
+    if is_empty && let Some(retained) = retained.take() {
+        host.directory.caught_up(retained, 0);
+    }
+    loop {
+        let entry = tokio::select! {
+            entry = records.next() => entry,
+            () = host.left.cancelled() => return,
+        };
+        let Some(Ok(entry)) = entry else { return };
+        if host.directory.sessions(|sessions| sessions.bucket()) != bucket {
+            // What comes is of the bucket before, or of both.
+            return;
+        }
+        if let Some(key) = Key::parse(&entry.key) {
+            if let Some(retained) = &mut retained {
+                retained.told(&key);
+            }
+            let value = (entry.operation == kv::Operation::Put).then_some(&*entry.value);
+            let before = match &key {
+                Key::Host(name) => host.directory.host(name).and_then(|info| info.session),
+                _ => None,
+            };
+            let standing =
+                host.directory.saw(&key, value, entry.revision, retained.is_none(), clock::now());
+            if standing == Standing::Anew {
+                tracing::warn!("the lattice's records were lost, and are made anew");
+                host.renew.notify_one();
+            }
+            if let Key::Host(name) = &key {
+                host.host_changed(name, before);
+            }
+        } else if retained.is_none() {
+            host.directory.passed(entry.revision);
+        }
+        if entry.seen_current && let Some(retained) = retained.take() {
+            host.directory.caught_up(retained, entry.revision);
+        }
+    }
+}
+
+impl Host {
+    /// The record of a host was seen.
+    fn host_changed(&self, name: &HostName, before: Option<SessionId>) {
+        let now = self.directory.host(name).and_then(|info| info.session);
+        if now == before {
+            return;
+        }
+        self.event(match now {
+            Some(_) => LatticeEvent::Joined { host: name.clone() },
+            None => LatticeEvent::Left { host: name.clone() },
+        });
+        if let Some(peer) = self.peers.read().get(name).cloned() {
+            let events = peer.with_lane(|lane, mut tell| match now {
+                Some(session) => lane.session(session, &mut tell),
+                None => lane.lose_all(&mut tell),
+            });
+            self.settle(&peer, events);
+        }
+    }
+}
+
+/// Ends sessions of others that are over, so that what they had leased is free.
+pub(super) async fn lapse(host: &Host) {
+    let now = clock::now();
+    let lapsed: Vec<_> = host.directory.sessions(|sessions| {
+        sessions.lapsed(now).map(|(host, revision)| (host.clone(), revision)).collect()
+    });
+    for (name, revision) in lapsed.into_iter().filter(|(name, _)| *name != host.config.host) {
+        let Some(info) = host.directory.host(&name) else { continue };
+        let record = HostRecord { session: None, since: None, ..info.record };
+        let value = serde_json::to_vec(&record).expect("its keys are text");
+        // Refused: it was renewed, or another has done it.
+        if let Err(error) = host.write(&Key::Host(name.clone()), value, revision).await {
+            tracing::debug!(host = %name, %error, "a session that is over was not ended");
+        }
+    }
+}

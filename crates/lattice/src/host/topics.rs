@@ -1,0 +1,131 @@
+//! Publications that go to other hosts, and come from them.
+
+use std::sync::Arc;
+
+use airssys_wasm_actor::registry::{ComponentId, MessageEnvelope, Topic, TopicPattern};
+use async_nats::Message;
+use futures_util::StreamExt;
+use tokio::sync::mpsc;
+
+use super::{Host, OVERHEAD, letter};
+use crate::{
+    config::HostName,
+    error::ExportError,
+    events::LatticeEvent,
+    frame::{self, How, LetterHead, VERSIONS},
+};
+
+impl Host {
+    /// Queues what was published here for the hosts that take it. Gives their number.
+    pub(crate) fn publish(&self, topic: &Topic, message: &MessageEnvelope) -> usize {
+        let takers = self.directory.takers(topic, &self.config.host);
+        if takers == 0 || self.life().is_none() || !*self.connected.borrow() {
+            return 0;
+        }
+        let is_too_large = message.size() > self.client.max_payload().saturating_sub(OVERHEAD);
+        if is_too_large || self.publications.try_send((topic.clone(), message.clone())).is_err() {
+            metrics::counter!("lattice_unpublished_total").increment(1);
+            return 0;
+        }
+        takers
+    }
+
+    /// Takes publications of other hosts to topics of a pattern, for this host's subscribers.
+    pub(crate) async fn take(self: &Arc<Self>, pattern: &TopicPattern) -> Result<(), ExportError> {
+        if *self.topics.lock().entry(pattern.clone()).and_modify(|times| *times += 1).or_insert(1) > 1 {
+            return Ok(());
+        }
+        let subject = self.subjects.publications(pattern.as_str());
+        let subscribed = self.client.subscribe(subject).await.map_err(|error| {
+            self.topics.lock().remove(pattern);
+            ExportError::Records { source: error.into() }
+        })?;
+        // Others learn by the record that there is somebody to publish to.
+        self.renew.notify_one();
+        let (host, mut publications, pattern) = (Arc::clone(self), subscribed, pattern.clone());
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    publication = publications.next() => match publication {
+                        Some(publication) => host.published(&pattern, publication).await,
+                        None => return,
+                    },
+                    () = host.left.cancelled() => return,
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// A publication of another host came.
+    async fn published(&self, pattern: &TopicPattern, publication: Message) {
+        let mut tokens = publication.subject.splitn(5, '.').skip(3);
+        let (Some(Ok(from)), Some(Ok(topic))) = (tokens.next().map(HostName::new), tokens.next().map(Topic::new))
+        else {
+            return;
+        };
+        // Two patterns may match one topic: it is published once, for the first of them.
+        let first = self.topics.lock().keys().filter(|pattern| pattern.matches(&topic)).min().cloned();
+        if from == self.config.host || first.as_ref() != Some(pattern) {
+            return;
+        }
+        let mut payload = publication.payload;
+        if payload.first().is_none_or(|version| !VERSIONS.contains(version)) {
+            metrics::counter!("lattice_malformed_packets_total").increment(1);
+            return;
+        }
+        _ = payload.split_to(1);
+        let Ok(head) = frame::take::<LetterHead>(&mut payload) else {
+            metrics::counter!("lattice_malformed_packets_total").increment(1);
+            return;
+        };
+        let sender = head.sender.and_then(|sender| {
+            let id = if self.directory.has_exported(&from, &sender.id) {
+                sender.id
+            } else {
+                ComponentId::new(&format!("{}@{from}", sender.id)).ok()?
+            };
+            Some(self.address(&from, &id, sender.number))
+        });
+        let message = MessageEnvelope::new(payload)
+            .with_sender(sender)
+            .with_correlation(head.correlation)
+            .with_trace(head.trace)
+            .with_content_type(head.content_type);
+        self.here.publish(&topic, message).await;
+    }
+}
+
+/// Publishes what was queued.
+pub(super) async fn published(host: Arc<Host>, mut publications: mpsc::Receiver<(Topic, MessageEnvelope)>) {
+    // Who reads the head does not look at the name.
+    let nobody = ComponentId::new("-").expect("it is a name");
+    loop {
+        let next = tokio::select! {
+            next = publications.recv() => next,
+            () = host.left.cancelled() => return,
+        };
+        let Some((topic, message)) = next else { return };
+        let letter = letter(&nobody, &message, How::Send);
+        let mut bytes = vec![*VERSIONS.end()];
+        frame::append(&letter.head, &mut bytes);
+        bytes.extend_from_slice(&letter.payload);
+        _ = host.client.publish(host.subjects.publication(topic.as_str()), bytes.into()).await;
+    }
+}
+
+/// Tells of subscriptions that were too slow. What was dropped of packets is found by the lanes.
+pub(super) async fn slow(host: Arc<Host>, mut slow: mpsc::UnboundedReceiver<u64>) {
+    loop {
+        tokio::select! {
+            dropped = slow.recv() => match dropped {
+                Some(_) => {
+                    metrics::counter!("lattice_dropped_total").increment(1);
+                    host.event(LatticeEvent::PublicationsDropped);
+                }
+                None => return,
+            },
+            () = host.left.cancelled() => return,
+        }
+    }
+}

@@ -1,0 +1,555 @@
+//! What two hosts know of the frames between them, as a state machine. It sends nothing and reads no clock: both are done by who
+//! has it, who tells it the time as a duration since a zero of their own.
+//!
+//! Frames are numbered. The other side takes them in order, each at most once: one that it has missed it will never take, and says
+//! so. A letter has one outcome here, whatever is lost on the way: the receiver's reply, or that it has certainly not come, or, once
+//! the other side is lost, that its fate is unknown. Replies that were missed are sent again.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    time::Duration,
+};
+
+use airssys_wasm_actor::registry::{ComponentId, Refusal};
+
+use crate::frame::{Answer, Frame, Head, How, Letter, Reply, SessionId};
+
+/// What a lane may hold, and when it gives up.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LaneLimits {
+    /// Letters on their way in each direction.
+    pub(crate) letters: usize,
+    /// Bytes of them.
+    pub(crate) bytes: usize,
+    /// How often a host says that it is there. One that has not been heard of for three times as long is lost.
+    pub(crate) heartbeat: Duration,
+    /// How long the broker may be away before what is on its way is lost.
+    pub(crate) grace: Duration,
+}
+
+/// One sender, or one receiver, has this part of a lane at the most.
+const PARTS: usize = 4;
+/// Gaps that are remembered. While there are more, what comes after another is not taken.
+const GAPS: usize = 64;
+/// How long to wait between two looks at whether a silent host is there.
+const PROBE: Duration = Duration::from_millis(500);
+
+/// What became of a letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The mailbox has taken it.
+    Accepted,
+    /// It was not handled, and will not be. It comes back.
+    Refused(Refusal, Letter),
+    Answered(Answer),
+    /// Its fate is unknown. It comes back, for the dead letters.
+    Lost {
+        accepted: bool,
+        letter: Letter,
+    },
+}
+
+/// What a reply names: a letter of a session of the other side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Ticket {
+    session: SessionId,
+    number: u64,
+}
+
+/// What a packet brought.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Event<T> {
+    /// A letter for an actor here.
+    Letter(Ticket, Letter),
+    /// A letter from here came to an end.
+    Settled(T, Outcome),
+}
+
+/// A letter from here whose outcome is not known.
+struct Pending<T> {
+    letter: Letter,
+    tag: T,
+    /// Whether it has been in a packet.
+    sent: bool,
+    accepted: bool,
+}
+
+/// The frames between this host and another.
+pub(crate) struct Lane<T> {
+    limits: LaneLimits,
+    ours: SessionId,
+    theirs: SessionId,
+
+    /// The number of the next frame.
+    next: u64,
+    /// Below this it is known which of our frames have come.
+    floor: u64,
+    /// Frames that wait for a packet, by number.
+    unsent: VecDeque<Unsent>,
+    pending: BTreeMap<u64, Pending<T>>,
+    /// Replies that have been in a packet and may have been missed, by number.
+    unconfirmed: BTreeMap<u64, Reply>,
+    room: Room,
+
+    /// The next frame to take.
+    expected: u64,
+    missed: VecDeque<(u64, u64)>,
+    /// Letters taken and not replied to for good.
+    taken: usize,
+    /// Accepted letters of which nothing is said yet.
+    accepted: BTreeMap<u64, bool>,
+
+    /// Whether a packet is due even without frames, and whether one is wanted back.
+    due: bool,
+    wants: bool,
+    /// When the other side was last heard of.
+    heard: Duration,
+    /// When nobody was there, first and last since then.
+    nobody: Option<(Duration, Duration)>,
+    probed: Duration,
+    /// Since when there is no broker.
+    offline: Option<Duration>,
+    /// When there was one again.
+    online: Option<Duration>,
+    lost: bool,
+}
+
+/// A frame that was not in a packet yet.
+enum Unsent {
+    /// Of `pending`, by its number.
+    Letter(u64),
+    Reply(u64, Reply),
+}
+
+/// How much of a lane letters have, in all and of each party.
+#[derive(Default)]
+struct Room {
+    letters: usize,
+    bytes: usize,
+    parties: HashMap<Party, (usize, usize)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Party {
+    Sender(u64),
+    Receiver(ComponentId),
+}
+
+fn parties(letter: &Letter) -> impl Iterator<Item = Party> {
+    let sender = letter.head.sender.as_ref().map(|sender| Party::Sender(sender.number));
+    [Some(Party::Receiver(letter.head.to.clone())), sender].into_iter().flatten()
+}
+
+impl Room {
+    /// Whether there is room for a letter.
+    fn has(&self, letter: &Letter, limits: &LaneLimits) -> bool {
+        let size = letter.payload.len();
+        let fits = |(letters, bytes): (usize, usize), parts: usize| {
+            // A large one goes if it is the only one.
+            letters == 0 || letters < (limits.letters / parts).max(1) && bytes + size <= limits.bytes / parts
+        };
+        fits((self.letters, self.bytes), 1)
+            && parties(letter).all(|party| self.parties.get(&party).is_none_or(|held| fits(*held, PARTS)))
+    }
+
+    fn take(&mut self, letter: &Letter) {
+        self.letters += 1;
+        self.bytes += letter.payload.len();
+        for party in parties(letter) {
+            let held = self.parties.entry(party).or_default();
+            held.0 += 1;
+            held.1 += letter.payload.len();
+        }
+    }
+
+    fn give_back(&mut self, letter: &Letter) {
+        self.letters -= 1;
+        self.bytes -= letter.payload.len();
+        for party in parties(letter) {
+            if let Some(held) = self.parties.get_mut(&party) {
+                held.0 -= 1;
+                held.1 -= letter.payload.len();
+                if held.0 == 0 {
+                    self.parties.remove(&party);
+                }
+            }
+        }
+    }
+}
+
+impl<T> Lane<T> {
+    /// A lane to a host that was heard of now.
+    pub(crate) fn new(limits: LaneLimits, ours: SessionId, theirs: SessionId, now: Duration) -> Self {
+        Self {
+            limits,
+            ours,
+            theirs,
+            next: 1,
+            floor: 1,
+            unsent: VecDeque::new(),
+            pending: BTreeMap::new(),
+            unconfirmed: BTreeMap::new(),
+            room: Room::default(),
+            expected: 1,
+            missed: VecDeque::new(),
+            taken: 0,
+            accepted: BTreeMap::new(),
+            due: false,
+            wants: false,
+            heard: now,
+            nobody: None,
+            probed: now,
+            offline: None,
+            online: None,
+            lost: false,
+        }
+    }
+
+    /// Letters from here whose outcome is not known.
+    pub(crate) fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Whether the other side is there, as far as is known.
+    pub(crate) fn is_reachable(&self, now: Duration) -> bool {
+        !self.lost
+            && self.offline.is_none()
+            && self.nobody.is_none()
+            && now.saturating_sub(self.heard) < 3 * self.limits.heartbeat
+    }
+
+    /// Takes a letter to be sent.
+    ///
+    /// # Errors
+    ///
+    /// It comes back: the other side cannot be reached, or there is no room.
+    pub(crate) fn push(&mut self, letter: Letter, tag: T, now: Duration) -> Result<(), (Refusal, Letter, T)> {
+        if !self.is_reachable(now) {
+            return Err((Refusal::Unreachable, letter, tag));
+        }
+        if !self.room.has(&letter, &self.limits) {
+            return Err((Refusal::Full, letter, tag));
+        }
+        self.room.take(&letter);
+        let number = self.number();
+        self.unsent.push_back(Unsent::Letter(number));
+        self.pending.insert(number, Pending { letter, tag, sent: false, accepted: false });
+        Ok(())
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next - 1
+    }
+
+    /// The mailbox has taken a letter. Its sender is told at once, or, if it waits for the answer, with what is said next.
+    pub(crate) fn accept(&mut self, of: Ticket, how: How) {
+        if of.session != self.theirs {
+            return;
+        }
+        if !how.is_ask() {
+            self.taken = self.taken.saturating_sub(1);
+        }
+        self.accepted.insert(of.number, !how.is_ask());
+    }
+
+    /// A letter comes to nothing.
+    pub(crate) fn refuse(&mut self, of: Ticket, reason: Refusal) {
+        if of.session == self.theirs {
+            self.reply(Reply::Refused { of: of.number, reason });
+        }
+    }
+
+    /// A letter was asked, and this came of it.
+    pub(crate) fn answer(&mut self, of: Ticket, answer: Answer) {
+        if of.session == self.theirs {
+            self.accepted.remove(&of.number);
+            self.reply(Reply::Answered { of: of.number, answer });
+        }
+    }
+
+    fn reply(&mut self, reply: Reply) {
+        self.taken = self.taken.saturating_sub(1);
+        let number = self.number();
+        self.unsent.push_back(Unsent::Reply(number, reply));
+    }
+
+    /// Makes frames of what was accepted.
+    fn tell_accepted(&mut self) {
+        let mut accepted = std::mem::take(&mut self.accepted).into_keys().peekable();
+        while let Some(first) = accepted.next() {
+            let mut last = first;
+            while let Some(next) = accepted.next_if_eq(&(last + 1)) {
+                last = next;
+            }
+            let number = self.number();
+            self.unsent.push_back(Unsent::Reply(number, Reply::Accepted { first, last }));
+        }
+    }
+
+    /// Whether there is something to be sent.
+    pub(crate) fn has_packet(&self) -> bool {
+        self.due || !self.unsent.is_empty() || self.accepted.values().any(|urgent| *urgent)
+    }
+
+    /// The next packet, of so many bytes at the most where that is possible, as `encode` makes it. `None` if there is nothing to
+    /// be said.
+    pub(crate) fn packet<P>(
+        &mut self,
+        most: usize,
+        encode: impl FnOnce(&Head, &mut dyn Iterator<Item = &Frame>) -> P,
+    ) -> Option<P> {
+        if !self.has_packet() {
+            return None;
+        }
+        self.tell_accepted();
+        let mut frames = Vec::new();
+        let mut size = 0;
+        let mut first = None;
+        while let Some(unsent) = self.unsent.front() {
+            let (number, frame) = match unsent {
+                // It may have come to an end before.
+                Unsent::Letter(number) => match self.pending.get(number) {
+                    Some(pending) => (*number, Frame::Letter(pending.letter.clone())),
+                    None => (*number, Frame::Reply(Reply::Accepted { first: 1, last: 0 })),
+                },
+                Unsent::Reply(number, reply) => (*number, Frame::Reply(reply.clone())),
+            };
+            size += frame.size();
+            if !frames.is_empty() && size > most {
+                break;
+            }
+            match self.unsent.pop_front() {
+                Some(Unsent::Reply(number, reply)) => _ = self.unconfirmed.insert(number, reply),
+                Some(Unsent::Letter(number)) => {
+                    if let Some(pending) = self.pending.get_mut(&number) {
+                        pending.sent = true;
+                    }
+                }
+                None => {}
+            }
+            first.get_or_insert(number);
+            frames.push(frame);
+        }
+        let head = Head {
+            from: self.ours,
+            to: self.theirs,
+            first: first.unwrap_or(self.next),
+            expected: self.expected,
+            missed: self.missed.iter().copied().collect(),
+            floor: self.floor,
+            wants: std::mem::take(&mut self.wants),
+        };
+        self.due = false;
+        Some(encode(&head, &mut frames.iter()))
+    }
+
+    /// Takes a packet of the other side. What comes of it is told to `tell`, in order.
+    pub(crate) fn receive(&mut self, head: Head, frames: Vec<Frame>, now: Duration, tell: &mut impl FnMut(Event<T>)) {
+        if head.from < self.theirs {
+            return;
+        }
+        self.session(head.from, tell);
+        if head.to != self.ours {
+            // Of a life of this host that is over. Who sent it is to know that.
+            self.due = true;
+            return;
+        }
+        self.heard(now);
+        self.receipt(&head, tell);
+        if head.wants {
+            self.due = true;
+        }
+        while self.missed.front().is_some_and(|(_, last)| *last < head.floor) {
+            self.missed.pop_front();
+        }
+        if head.first > self.expected {
+            if self.missed.len() >= GAPS {
+                return;
+            }
+            self.missed.push_back((self.expected, head.first - 1));
+            self.expected = head.first;
+            // What was missed is to be known soon: a reply is sent again.
+            self.due = true;
+        }
+        for (number, frame) in (head.first..).zip(frames) {
+            if number < self.expected {
+                continue;
+            }
+            self.expected = number.saturating_add(1);
+            match frame {
+                Frame::Letter(_) if self.taken >= 2 * self.limits.letters => {
+                    self.taken += 1;
+                    self.reply(Reply::Refused { of: number, reason: Refusal::Full });
+                }
+                Frame::Letter(letter) => {
+                    self.taken += 1;
+                    tell(Event::Letter(Ticket { session: self.theirs, number }, letter));
+                }
+                Frame::Reply(reply) => self.replied(reply, tell),
+            }
+        }
+    }
+
+    /// The other side has this session, as its packet or its record says.
+    pub(crate) fn session(&mut self, theirs: SessionId, tell: &mut impl FnMut(Event<T>)) {
+        if theirs <= self.theirs {
+            return;
+        }
+        // Of what was on its way to the session before nothing more will be heard.
+        let sent: Vec<_> = self.pending.iter().filter(|(_, pending)| pending.sent).map(|(n, _)| *n).collect();
+        for number in sent {
+            if let Some(pending) = self.pending.remove(&number) {
+                self.lose(pending, tell);
+            }
+        }
+        self.theirs = theirs;
+        // The new session has had nothing of ours, and we nothing of it: both begin at one.
+        let pending = std::mem::take(&mut self.pending);
+        self.unsent.clear();
+        self.unconfirmed.clear();
+        self.accepted.clear();
+        self.missed.clear();
+        (self.next, self.floor, self.expected, self.taken) = (1, 1, 1, 0);
+        for (_, pending) in pending {
+            let number = self.number();
+            self.unsent.push_back(Unsent::Letter(number));
+            self.pending.insert(number, pending);
+        }
+    }
+
+    /// The other side says that it is there.
+    pub(crate) fn heard(&mut self, now: Duration) {
+        self.heard = now;
+        self.nobody = None;
+        self.lost = false;
+    }
+
+    /// A session of the other side says that it is there.
+    pub(crate) fn heartbeat(&mut self, session: SessionId, now: Duration, tell: &mut impl FnMut(Event<T>)) {
+        self.session(session, tell);
+        if session == self.theirs {
+            self.heard(now);
+        }
+    }
+
+    /// What the other side knows of our frames.
+    fn receipt(&mut self, head: &Head, tell: &mut impl FnMut(Event<T>)) {
+        let upto = head.expected.min(self.next);
+        if upto <= self.floor {
+            return;
+        }
+        let missed = |number: u64| head.missed.iter().any(|(first, last)| (*first..=*last).contains(&number));
+        let mut replies = self.unconfirmed.split_off(&upto);
+        std::mem::swap(&mut replies, &mut self.unconfirmed);
+        for (number, reply) in replies {
+            if missed(number) {
+                let number = self.number();
+                self.unsent.push_back(Unsent::Reply(number, reply));
+            }
+        }
+        let lost: Vec<_> = self.pending.range(self.floor..upto).filter(|(n, _)| missed(**n)).map(|(n, _)| *n).collect();
+        for number in lost {
+            if let Some(Pending { letter, tag, .. }) = self.pending.remove(&number) {
+                self.room.give_back(&letter);
+                tell(Event::Settled(tag, Outcome::Refused(Refusal::Unreachable, letter)));
+            }
+        }
+        self.floor = upto;
+    }
+
+    fn replied(&mut self, reply: Reply, tell: &mut impl FnMut(Event<T>)) {
+        match reply {
+            Reply::Accepted { first, last } if first <= last => {
+                let numbers: Vec<_> = self.pending.range(first..=last).map(|(number, _)| *number).collect();
+                for number in numbers {
+                    let Some(pending) = self.pending.get_mut(&number) else { continue };
+                    if pending.letter.head.how.is_ask() {
+                        pending.accepted = true;
+                    } else {
+                        self.settle(number, |_| Outcome::Accepted, tell);
+                    }
+                }
+            }
+            Reply::Accepted { .. } => {}
+            Reply::Refused { of, reason } => {
+                self.settle(of, |letter| Outcome::Refused(reason, letter), tell);
+            }
+            Reply::Answered { of, answer } => self.settle(of, |_| Outcome::Answered(answer), tell),
+        }
+    }
+
+    fn settle(&mut self, of: u64, outcome: impl FnOnce(Letter) -> Outcome, tell: &mut impl FnMut(Event<T>)) {
+        // A reply that was sent twice finds nothing.
+        if let Some(Pending { letter, tag, .. }) = self.pending.remove(&of) {
+            self.room.give_back(&letter);
+            tell(Event::Settled(tag, outcome(letter)));
+        }
+    }
+
+    fn lose(&mut self, pending: Pending<T>, tell: &mut impl FnMut(Event<T>)) {
+        let Pending { letter, tag, sent, accepted, .. } = pending;
+        self.room.give_back(&letter);
+        let outcome =
+            if sent { Outcome::Lost { accepted, letter } } else { Outcome::Refused(Refusal::Unreachable, letter) };
+        tell(Event::Settled(tag, outcome));
+    }
+
+    /// The other side is lost, and with it all that is on its way.
+    pub(crate) fn lose_all(&mut self, tell: &mut impl FnMut(Event<T>)) {
+        self.lost = true;
+        for (_, pending) in std::mem::take(&mut self.pending) {
+            self.lose(pending, tell);
+        }
+        // Letters among them leave holes in the numbers, which are filled when their turn comes.
+    }
+
+    /// The broker says that nobody takes what is sent to the other side.
+    pub(crate) fn nobody_there(&mut self, now: Duration, tell: &mut impl FnMut(Event<T>)) {
+        let first = self.nobody.map_or(now, |(first, _)| first);
+        self.nobody = Some((first, now));
+        // One that has lost the broker, too, is not back as soon as this host.
+        let is_back = self.online.is_some_and(|online| now.saturating_sub(online) < self.limits.grace);
+        if now.saturating_sub(first) >= if is_back { self.limits.grace } else { PROBE } {
+            self.lose_all(tell);
+        }
+    }
+
+    /// There is no broker, or there is one again.
+    pub(crate) fn online(&mut self, online: bool, now: Duration) {
+        match (online, self.offline) {
+            (false, None) => self.offline = Some(now),
+            (true, Some(_)) => {
+                self.offline = None;
+                self.online = Some(now);
+                // Nobody could be heard of meanwhile.
+                self.heard = now;
+                self.due = true;
+                self.wants = true;
+            }
+            _ => {}
+        }
+    }
+
+    /// To be called some times a second: gives up what is lost, and looks whether a silent host is there.
+    pub(crate) fn tick(&mut self, now: Duration, tell: &mut impl FnMut(Event<T>)) {
+        if self.offline.is_some_and(|since| now.saturating_sub(since) >= self.limits.grace)
+            || self.offline.is_none() && now.saturating_sub(self.heard) >= 3 * self.limits.heartbeat
+        {
+            if !self.pending.is_empty() {
+                self.lose_all(tell);
+            }
+            return;
+        }
+        let waits =
+            self.pending.values().any(|pending| pending.sent) || !self.unconfirmed.is_empty() || self.nobody.is_some();
+        if waits && now.saturating_sub(self.probed) >= PROBE {
+            self.probed = now;
+            self.due = true;
+            self.wants = true;
+        }
+    }
+}
+
+#[cfg(test)]
+mod model;

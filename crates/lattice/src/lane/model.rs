@@ -1,0 +1,429 @@
+//! Two lanes that face each other over a network that loses, repeats and reorders, and hosts that die and come back.
+
+use std::{
+    collections::{HashMap, HashSet},
+    num::NonZeroU64,
+    time::Duration,
+};
+
+use airssys_wasm_actor::registry::Refusal;
+use proptest::prelude::*;
+
+use super::*;
+use crate::frame::{Answer, LetterHead, Other, Sender};
+
+const LIMITS: LaneLimits =
+    LaneLimits { letters: 8, bytes: 1_000, heartbeat: Duration::from_secs(1), grace: Duration::from_secs(3) };
+
+/// A letter by which host and how manieth.
+type Id = (usize, u64);
+
+#[derive(Debug, Clone)]
+enum Op {
+    Push {
+        side: usize,
+        how: How,
+        to: u8,
+        sender: Option<u64>,
+    },
+    /// Makes a packet, of so many bytes.
+    Packet {
+        side: usize,
+        most: usize,
+    },
+    /// Delivers one of the packets on their way to a side, and leaves it there to come again.
+    Deliver {
+        side: usize,
+        at: usize,
+        again: bool,
+    },
+    Lose {
+        side: usize,
+        at: usize,
+    },
+    Reply {
+        side: usize,
+        at: usize,
+        kind: u8,
+    },
+    Tick {
+        side: usize,
+        millis: u64,
+    },
+    Nobody {
+        side: usize,
+    },
+    Online {
+        side: usize,
+        online: bool,
+    },
+    Heartbeat {
+        side: usize,
+    },
+    Restart {
+        side: usize,
+    },
+    /// The record of a side's session comes to the other.
+    Record {
+        side: usize,
+    },
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let side = 0..2_usize;
+    let at = 0..6_usize;
+    prop_oneof![
+        8 => (side.clone(), 0..4_u8, 0..3_u8, proptest::option::of(0..2_u64)).prop_map(|(side, how, to, sender)| {
+            let how = [How::Send, How::Tell, How::TryAsk, How::Ask][usize::from(how)];
+            Op::Push { side, how, to, sender }
+        }),
+        8 => (side.clone(), 1..400_usize).prop_map(|(side, most)| Op::Packet { side, most }),
+        8 => (side.clone(), at.clone(), prop::bool::weighted(0.2))
+            .prop_map(|(side, at, again)| Op::Deliver { side, at, again }),
+        2 => (side.clone(), at.clone()).prop_map(|(side, at)| Op::Lose { side, at }),
+        6 => (side.clone(), at, 0..4_u8).prop_map(|(side, at, kind)| Op::Reply { side, at, kind }),
+        3 => (side.clone(), 0..2_000_u64).prop_map(|(side, millis)| Op::Tick { side, millis }),
+        1 => side.clone().prop_map(|side| Op::Nobody { side }),
+        1 => (side.clone(), any::<bool>()).prop_map(|(side, online)| Op::Online { side, online }),
+        2 => side.clone().prop_map(|side| Op::Heartbeat { side }),
+        1 => side.clone().prop_map(|side| Op::Restart { side }),
+        1 => side.prop_map(|side| Op::Record { side }),
+    ]
+}
+
+struct Host {
+    lane: Lane<Id>,
+    session: SessionId,
+    /// Letters that came here and have no reply yet.
+    taken: Vec<(Ticket, Id, How)>,
+    /// Packets on their way here.
+    inbox: Vec<(Head, Vec<Frame>)>,
+    pushed: u64,
+}
+
+#[derive(Default)]
+struct Books {
+    /// Letters that came, and what was said of them.
+    came: HashMap<Id, Option<Said>>,
+    outcomes: HashMap<Id, Outcome>,
+    /// Of hosts that died since: nobody waits for an outcome.
+    orphans: HashSet<Id>,
+    all: HashSet<Id>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Said {
+    Accepted,
+    Refused,
+    Answered,
+}
+
+struct World {
+    hosts: [Host; 2],
+    books: Books,
+    now: Duration,
+    sessions: u64,
+}
+
+fn session(number: u64) -> SessionId {
+    SessionId(NonZeroU64::new(number).unwrap())
+}
+
+impl World {
+    fn new() -> Self {
+        let host = |ours: u64, theirs: u64| Host {
+            lane: Lane::new(LIMITS, session(ours), session(theirs), Duration::ZERO),
+            session: session(ours),
+            taken: Vec::new(),
+            inbox: Vec::new(),
+            pushed: 0,
+        };
+        Self { hosts: [host(1, 2), host(2, 1)], books: Books::default(), now: Duration::ZERO, sessions: 2 }
+    }
+
+    fn tell(&mut self, side: usize, events: Vec<Event<Id>>) {
+        for event in events {
+            match event {
+                Event::Letter(ticket, letter) => {
+                    let id: Id = {
+                        let number = u64::from_le_bytes(letter.payload[..8].try_into().unwrap());
+                        (1 - side, number)
+                    };
+                    assert!(self.books.came.insert(id, None).is_none(), "{id:?} came twice");
+                    if let Some(outcome) = self.books.outcomes.get(&id) {
+                        assert!(matches!(outcome, Outcome::Lost { .. }), "{id:?} came after {outcome:?}");
+                    }
+                    self.hosts[side].taken.push((ticket, id, letter.head.how));
+                }
+                Event::Settled(id, outcome) => {
+                    let came = self.books.came.get(&id).copied();
+                    match &outcome {
+                        Outcome::Accepted => assert_eq!(came, Some(Some(Said::Accepted)), "{id:?}"),
+                        Outcome::Answered(_) => assert_eq!(came, Some(Some(Said::Answered)), "{id:?}"),
+                        Outcome::Refused(Refusal::Unreachable, _) => assert_eq!(came, None, "{id:?} came"),
+                        // By the actor, or by a lane that has too many.
+                        Outcome::Refused(..) => assert!(matches!(came, None | Some(Some(Said::Refused))), "{id:?}"),
+                        Outcome::Lost { accepted: true, .. } => assert!(matches!(came, Some(Some(_))), "{id:?}"),
+                        Outcome::Lost { accepted: false, .. } => {}
+                    }
+                    assert!(self.books.outcomes.insert(id, outcome).is_none(), "{id:?} has two outcomes");
+                }
+            }
+        }
+    }
+
+    fn step(&mut self, op: Op) {
+        let mut events = Vec::new();
+        let mut tell = |event| events.push(event);
+        let now = self.now;
+        match op {
+            Op::Push { side, how, to, sender } => {
+                let host = &mut self.hosts[side];
+                let id = (side, host.pushed);
+                let sender = sender.map(|number| Sender { id: "sender".parse().unwrap(), number });
+                let head = LetterHead {
+                    to: format!("actor{to}").parse().unwrap(),
+                    how,
+                    sender,
+                    left: None,
+                    correlation: None,
+                    trace: None,
+                    content_type: None,
+                };
+                let mut payload = host.pushed.to_le_bytes().to_vec();
+                payload.resize(8 + usize::from(to) * 60, 0);
+                host.pushed += 1;
+                if host.lane.push(Letter { head, payload: payload.into() }, id, now).is_ok() {
+                    self.books.all.insert(id);
+                }
+                return self.tell(side, events);
+            }
+            Op::Packet { side, most } => {
+                let packet =
+                    self.hosts[side].lane.packet(most, |head, frames| (head.clone(), frames.cloned().collect()));
+                if let Some(packet) = packet {
+                    self.hosts[1 - side].inbox.push(packet);
+                }
+            }
+            Op::Deliver { side, at, again } => {
+                let host = &mut self.hosts[side];
+                if at < host.inbox.len() {
+                    let (head, frames) = if again { host.inbox[at].clone() } else { host.inbox.remove(at) };
+                    host.lane.receive(head, frames, now, &mut tell);
+                }
+                return self.tell(side, events);
+            }
+            Op::Lose { side, at } => {
+                let inbox = &mut self.hosts[side].inbox;
+                if at < inbox.len() {
+                    inbox.remove(at);
+                }
+            }
+            Op::Reply { side, at, kind } => {
+                let host = &mut self.hosts[side];
+                if at < host.taken.len() {
+                    let (ticket, id, how) = host.taken[at];
+                    let said = self.books.came.get_mut(&id).unwrap();
+                    match (kind, how.is_ask()) {
+                        (0, _) if said.is_none() => {
+                            *said = Some(Said::Refused);
+                            host.taken.remove(at);
+                            host.lane.refuse(ticket, Refusal::Full);
+                        }
+                        (1, true) if said.is_none() => {
+                            *said = Some(Said::Accepted);
+                            host.lane.accept(ticket, how);
+                        }
+                        (_, true) => {
+                            *said = Some(Said::Answered);
+                            host.taken.remove(at);
+                            host.lane.answer(ticket, Answer::Other(Other::NoReply));
+                        }
+                        (_, false) => {
+                            *said = Some(Said::Accepted);
+                            host.taken.remove(at);
+                            host.lane.accept(ticket, how);
+                        }
+                    }
+                }
+            }
+            Op::Tick { side, millis } => {
+                self.now += Duration::from_millis(millis);
+                self.hosts[side].lane.tick(self.now, &mut tell);
+                return self.tell(side, events);
+            }
+            Op::Nobody { side } => {
+                self.hosts[side].lane.nobody_there(now, &mut tell);
+                return self.tell(side, events);
+            }
+            Op::Online { side, online } => self.hosts[side].lane.online(online, now),
+            Op::Heartbeat { side } => self.hosts[side].lane.heard(now),
+            Op::Restart { side } => {
+                self.sessions += 1;
+                let ours = session(self.sessions);
+                let theirs = self.hosts[1 - side].session;
+                let host = &mut self.hosts[side];
+                // Letters of the host that died, and those that were to be replied to by it.
+                self.books.orphans.extend((0..host.pushed).map(|n| (side, n)));
+                host.taken.clear();
+                host.session = ours;
+                host.lane = Lane::new(LIMITS, ours, theirs, now);
+            }
+            Op::Record { side } => {
+                let theirs = self.hosts[side].session;
+                self.hosts[1 - side].lane.session(theirs, &mut tell);
+                return self.tell(1 - side, events);
+            }
+        }
+    }
+
+    /// A network without faults, and actors that reply: everything comes to an end.
+    fn heal(&mut self) {
+        for side in 0..2 {
+            self.step(Op::Online { side, online: true });
+            self.step(Op::Record { side });
+        }
+        for _ in 0..200 {
+            for side in 0..2 {
+                self.step(Op::Heartbeat { side });
+                self.step(Op::Tick { side, millis: 300 });
+                while self.hosts[side].lane.has_packet() {
+                    self.step(Op::Packet { side, most: 300 });
+                }
+                while !self.hosts[side].inbox.is_empty() {
+                    self.step(Op::Deliver { side, at: 0, again: false });
+                }
+                while !self.hosts[side].taken.is_empty() {
+                    self.step(Op::Reply { side, at: 0, kind: 3 });
+                }
+            }
+        }
+    }
+
+    fn check(&self) {
+        for host in &self.hosts {
+            assert_eq!(host.lane.pending(), 0);
+            assert_eq!((host.lane.room.letters, host.lane.room.bytes, host.lane.room.parties.len()), (0, 0, 0));
+            assert!(host.lane.unconfirmed.is_empty());
+            assert_eq!(host.lane.taken, 0);
+        }
+        for id in &self.books.all {
+            let outcome = self.books.outcomes.get(id);
+            assert!(outcome.is_some() || self.books.orphans.contains(id), "{id:?} has no outcome");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn each_letter_has_one_outcome_and_is_handled_once_at_the_most(ops in prop::collection::vec(op(), 0..120)) {
+        let mut world = World::new();
+        for op in ops {
+            world.step(op);
+        }
+        world.heal();
+        world.check();
+    }
+
+    /// Nobody dies, and the network only delays: nothing is lost.
+    #[test]
+    fn without_faults_nothing_is_lost(ops in prop::collection::vec(op(), 0..120)) {
+        let mut world = World::new();
+        for op in ops {
+            match op {
+                Op::Push { .. } | Op::Packet { .. } | Op::Reply { .. } | Op::Heartbeat { .. } => world.step(op),
+                Op::Deliver { side, .. } => world.step(Op::Deliver { side, at: 0, again: false }),
+                _ => {}
+            }
+        }
+        world.heal();
+        world.check();
+        for outcome in world.books.outcomes.values() {
+            let is_certain = !matches!(outcome, Outcome::Lost { .. } | Outcome::Refused(Refusal::Unreachable, _));
+            prop_assert!(is_certain, "{outcome:?}");
+        }
+    }
+}
+
+fn letter(to: &str, sender: Option<u64>, bytes: usize) -> Letter {
+    let sender = sender.map(|number| Sender { id: "sender".parse().unwrap(), number });
+    let head = LetterHead {
+        to: to.parse().unwrap(),
+        how: How::Tell,
+        sender,
+        left: None,
+        correlation: None,
+        trace: None,
+        content_type: None,
+    };
+    Letter { head, payload: vec![0; bytes].into() }
+}
+
+#[test]
+fn one_sender_and_one_receiver_have_a_quarter_each() {
+    let mut lane = Lane::new(LIMITS, session(1), session(2), Duration::ZERO);
+    let mut push = |to: &str, sender, bytes| {
+        lane.push(letter(to, sender, bytes), 0, Duration::ZERO).map_err(|(reason, ..)| reason)
+    };
+    push("a", Some(1), 1).unwrap();
+    push("b", Some(1), 1).unwrap();
+    assert_eq!(push("c", Some(1), 1), Err(Refusal::Full), "the sender has two of eight");
+    push("a", Some(2), 1).unwrap();
+    assert_eq!(push("a", Some(3), 1), Err(Refusal::Full), "the receiver has two of eight");
+    push("c", None, 1_000_000).unwrap_err();
+    push("c", None, 250).unwrap();
+    assert_eq!(push("c", None, 1), Err(Refusal::Full), "the receiver has a quarter of the bytes");
+    push("d", None, 1).unwrap();
+}
+
+#[test]
+fn a_large_letter_goes_if_it_is_alone() {
+    let mut lane = Lane::new(LIMITS, session(1), session(2), Duration::ZERO);
+    lane.push(letter("a", None, 5_000), 0, Duration::ZERO).unwrap();
+    assert!(lane.push(letter("b", None, 1), 0, Duration::ZERO).is_err());
+}
+
+#[test]
+fn a_silent_host_is_lost_after_three_heartbeats() {
+    for (silent, is_lost) in [(2_999, false), (3_000, true)] {
+        let mut lane = Lane::new(LIMITS, session(1), session(2), Duration::ZERO);
+        lane.push(letter("a", None, 1), 7, Duration::ZERO).unwrap();
+        lane.packet(1_000, |_, _| ()).unwrap();
+        let mut events = Vec::new();
+        lane.tick(Duration::from_millis(silent), &mut |event| events.push(event));
+        let lost = Event::Settled(7, Outcome::Lost { accepted: false, letter: letter("a", None, 1) });
+        assert_eq!(events, if is_lost { vec![lost] } else { vec![] });
+        let refused = lane.push(letter("a", None, 1), 8, Duration::from_millis(silent)).map_err(|(reason, ..)| reason);
+        assert_eq!(refused.err(), is_lost.then_some(Refusal::Unreachable));
+    }
+}
+
+#[test]
+fn a_host_that_nobody_is_at_is_lost_at_the_second_look() {
+    let mut lane = Lane::new(LIMITS, session(1), session(2), Duration::ZERO);
+    lane.push(letter("a", None, 1), 7, Duration::ZERO).unwrap();
+    lane.packet(1_000, |_, _| ()).unwrap();
+    let mut events = 0;
+    lane.nobody_there(Duration::ZERO, &mut |_| events += 1);
+    assert!(lane.push(letter("a", None, 1), 8, Duration::ZERO).is_err(), "nothing more is sent to it");
+    lane.nobody_there(PROBE, &mut |_| events += 1);
+    assert_eq!(events, 1);
+    lane.heard(PROBE);
+    lane.push(letter("a", None, 1), 8, PROBE).unwrap();
+}
+
+#[test]
+fn without_a_broker_all_is_lost_after_the_grace() {
+    let mut lane = Lane::new(LIMITS, session(1), session(2), Duration::ZERO);
+    lane.push(letter("a", None, 1), 7, Duration::ZERO).unwrap();
+    lane.packet(1_000, |_, _| ()).unwrap();
+    lane.online(false, Duration::ZERO);
+    assert!(lane.push(letter("a", None, 1), 8, Duration::ZERO).is_err());
+    let mut events = 0;
+    lane.tick(LIMITS.grace - Duration::from_millis(1), &mut |_| events += 1);
+    assert_eq!(events, 0);
+    lane.tick(LIMITS.grace, &mut |_| events += 1);
+    assert_eq!(events, 1);
+}

@@ -1,0 +1,229 @@
+//! A lattice as an embedder has it.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use airssys_wasm_actor::{
+    ActorRef, ActorSystem, AskError, Bytes, DeadReason, Elsewhere, WeakActorSystem,
+    registry::{ActorAddress, ComponentId, MessageEnvelope, Refusal, Topic, TopicPattern, Undelivered},
+};
+use futures_util::future::BoxFuture;
+use tokio::sync::broadcast;
+
+use crate::{
+    config::{HostName, LatticeConfig},
+    error::{ExportError, JoinError},
+    events::LatticeEvent,
+    fence::SessionFence,
+    host::{self, Here, Host},
+    recipient::Recipient,
+};
+
+/// A host's part in a lattice. Cheap to clone; all clones are one. The host leaves when the last is dropped.
+pub struct Lattice<U: 'static = ()>(Arc<Handle<U>>);
+
+struct Handle<U: 'static> {
+    host: Arc<Host>,
+    system: WeakActorSystem<U>,
+}
+
+impl<U> Drop for Handle<U> {
+    fn drop(&mut self) {
+        self.host.left.cancel();
+    }
+}
+
+impl<U> Clone for Lattice<U> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<U: Send + 'static> Lattice<U> {
+    /// Joins a lattice. From then on names that are not registered in the system are looked for on its other hosts: by
+    /// [`ActorSystem::send`], by guests that send and request, and by [`Recipient`]s.
+    ///
+    /// Waits until the session of a process that had this host's name before is over: a lease and a second, unless that had
+    /// [left](Self::leave).
+    ///
+    /// # Errors
+    ///
+    /// [`JoinError`].
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with timers and input and output.
+    pub async fn join(system: &ActorSystem<U>, config: LatticeConfig) -> Result<Self, JoinError> {
+        let host = host::join(config, Box::new(system.downgrade())).await?;
+        system.add_elsewhere(Arc::new(Others(Arc::downgrade(&host))));
+        Ok(Self(Arc::new(Handle { host, system: system.downgrade() })))
+    }
+
+    pub(crate) fn host(&self) -> &Arc<Host> {
+        &self.0.host
+    }
+
+    pub(crate) fn system(&self) -> Option<ActorSystem<U>> {
+        self.0.system.upgrade()
+    }
+
+    /// This host's name.
+    pub fn name(&self) -> &HostName {
+        &self.host().config.host
+    }
+
+    /// Gives other hosts a way to an actor of this one, until the actor ends. Its name is this host's in the whole lattice from then
+    /// on, and stays so while the host is away, until it is [evicted](Self::evict).
+    ///
+    /// # Errors
+    ///
+    /// [`ExportError`].
+    pub async fn export(&self, actor: &ActorRef) -> Result<(), ExportError> {
+        self.host().export(actor.id(), false, false).await?;
+        let (host, actor) = (Arc::downgrade(self.host()), actor.clone());
+        tokio::spawn(async move {
+            actor.ended().await;
+            if let Some(host) = host.upgrade()
+                && let Err(error) = host.withdraw(actor.id()).await
+            {
+                tracing::warn!(actor = %actor.id(), %error, "an actor that has ended is exported still");
+            }
+        });
+        Ok(())
+    }
+
+    /// Gives other hosts a way to a group of this one, beside groups of the same name that others export. What is sent to it from a
+    /// host that has no such group goes to each host in turn, and there to each member in turn.
+    ///
+    /// # Errors
+    ///
+    /// [`ExportError`].
+    pub async fn export_group(&self, group: &ComponentId) -> Result<(), ExportError> {
+        self.host().export(group, true, false).await
+    }
+
+    /// Ends an export. `false` if there was none.
+    ///
+    /// # Errors
+    ///
+    /// [`ExportError::Records`]: the name may be this host's still, and nothing that comes for it is delivered.
+    pub async fn withdraw(&self, name: &ComponentId) -> Result<bool, ExportError> {
+        self.host().withdraw(name).await
+    }
+
+    /// What this host has exported.
+    pub fn exported(&self) -> Vec<ComponentId> {
+        self.host().exported()
+    }
+
+    /// Who has a name: an actor here, or one of another host that has exported it. It need not be there yet.
+    pub fn recipient(&self, name: ComponentId) -> Recipient<U> {
+        Recipient::named(name, self.clone())
+    }
+
+    /// Takes what other hosts publish to topics of a pattern, for subscribers of this one. What is published here goes to hosts that
+    /// take it without further ado.
+    ///
+    /// # Errors
+    ///
+    /// [`ExportError::Records`].
+    pub async fn take_topics(&self, pattern: &TopicPattern) -> Result<(), ExportError> {
+        self.host().take(pattern).await
+    }
+
+    /// The hosts that are in the lattice now, by name, as far as this one knows.
+    pub fn hosts(&self) -> Vec<HostName> {
+        self.host().directory.hosts().into_iter().map(|(host, ..)| host).collect()
+    }
+
+    /// Declares that a host will not come back: its names are free. Waits until its session is over.
+    ///
+    /// # Errors
+    ///
+    /// [`ExportError`].
+    pub async fn evict(&self, host: &HostName) -> Result<bool, ExportError> {
+        self.host().evict(host).await
+    }
+
+    /// A fence that holds while this host has the session that it has now. See
+    /// [`ActorSpec::with_fence`](airssys_wasm_actor::ActorSpec::with_fence).
+    pub(crate) fn fence(&self) -> Option<Arc<SessionFence>> {
+        Some(Arc::new(SessionFence::new(self.host().life()?.fence)))
+    }
+
+    /// What happens from now on.
+    pub fn events(&self) -> broadcast::Receiver<LatticeEvent> {
+        self.host().events()
+    }
+
+    /// Leaves: exports are withdrawn, what is on its way has so long to come to an end, and the session is ended, so that a process
+    /// of this host's name can join at once.
+    pub async fn leave(self, longest: Duration) {
+        let host = Arc::clone(self.host());
+        for name in host.exported() {
+            if let Err(error) = host.withdraw(&name).await {
+                tracing::warn!(%name, %error, "not withdrawn");
+            }
+        }
+        _ = tokio::time::timeout(longest, host.settled_all()).await;
+        host.left.cancel();
+        host.ended().await;
+    }
+}
+
+impl<U> fmt::Debug for Lattice<U> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lattice").field("host", &self.0.host.config.host).finish_non_exhaustive()
+    }
+}
+
+/// The names of other hosts.
+struct Others(std::sync::Weak<Host>);
+
+impl Elsewhere for Others {
+    fn tell(&self, to: &ComponentId, message: MessageEnvelope) -> Result<Option<MessageEnvelope>, Undelivered> {
+        match self.0.upgrade().filter(|host| host.is_elsewhere(to)) {
+            Some(host) => host.send(to, message).map(|()| None),
+            None => Ok(Some(message)),
+        }
+    }
+
+    fn ask(&self, to: &ComponentId, message: &MessageEnvelope) -> Option<BoxFuture<'static, Result<Bytes, AskError>>> {
+        let host = self.0.upgrade().filter(|host| host.is_elsewhere(to))?;
+        let (to, message) = (to.clone(), message.clone());
+        Some(Box::pin(async move { host.ask(&to, message, true).await }))
+    }
+
+    fn publish(&self, topic: &Topic, message: &MessageEnvelope) -> usize {
+        self.0.upgrade().map_or(0, |host| host.publish(topic, message))
+    }
+}
+
+impl<U: Send + 'static> Here for WeakActorSystem<U> {
+    fn actor(&self, name: &ComponentId, by: Option<&ActorAddress>, turn: usize) -> Result<ActorRef, Refusal> {
+        let system = self.upgrade().ok_or(Refusal::Stopped)?;
+        if let Some(actor) = system.awaken(name, by)? {
+            return Ok(actor);
+        }
+        let members = system.members(name).map_err(|_| Refusal::Stopped)?;
+        let len = members.len();
+        (0..len)
+            .find_map(|n| system.find(members[(turn.wrapping_add(n)) % len].id()))
+            .ok_or(Refusal::Stopped)
+    }
+
+    fn publish<'a>(&'a self, topic: &'a Topic, message: MessageEnvelope) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            if let Some(system) = self.upgrade() {
+                let report = system.publish_here(topic, message).await;
+                metrics::counter!("lattice_refused_publications_total")
+                    .increment((report.refused.len() + report.dropped) as u64);
+            }
+        })
+    }
+
+    fn dead_letter(&self, to: ActorAddress, message: MessageEnvelope, reason: DeadReason) {
+        if let Some(system) = self.upgrade() {
+            system.add_dead_letter(to, message, reason);
+        }
+    }
+}
