@@ -12,8 +12,12 @@ mod host;
 mod lane;
 mod lattice;
 mod lease;
+#[cfg(test)]
+mod model;
 mod name;
 mod recipient;
+#[cfg_attr(not(test), expect(dead_code, reason = "no kind is exported yet"))]
+mod slots;
 
 pub use airssys_wasm_actor as actor;
 
