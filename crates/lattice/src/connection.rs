@@ -1,9 +1,6 @@
 //! The way to the servers: who may be spoken to, subjects, and the bucket of the lattice's records.
 
-use std::{
-    net::IpAddr,
-    time::Duration,
-};
+use std::{net::IpAddr, time::Duration};
 
 use async_nats::{
     Client, ConnectOptions, Event, ServerAddr, Subject,
@@ -98,8 +95,7 @@ pub(crate) async fn connect(config: &LatticeConfig) -> Result<Connection, JoinEr
     let mut addresses = Vec::new();
     let mut needs_tls = false;
     for server in &config.servers {
-        let address: ServerAddr =
-            server.parse().map_err(|_| JoinError::Address { server: server.clone() })?;
+        let address: ServerAddr = server.parse().map_err(|_| JoinError::Address { server: server.clone() })?;
         needs_tls |= !is_loopback(&address);
         addresses.push(address);
     }
@@ -171,7 +167,9 @@ impl Records {
         let store = match made {
             Ok(store) => store,
             // It is there with other settings: another host's choice.
-            Err(_) => jetstream.get_key_value(&name).await.map_err(|source| JoinError::Records { source: source.into() })?,
+            Err(_) => {
+                jetstream.get_key_value(&name).await.map_err(|source| JoinError::Records { source: source.into() })?
+            }
         };
         Ok(Self { store, jetstream, name })
     }

@@ -230,6 +230,16 @@ impl Directory {
         }
     }
 
+    /// How many hosts that are there a name leads to.
+    pub(crate) fn places(&self, name: &ComponentId) -> usize {
+        let state = self.state.read();
+        let is_there = |owner| matches!(state.place(owner), Place::Host(..));
+        match state.names.get(name) {
+            Some(named) => usize::from(is_there(&named.record.owner)),
+            None => state.groups.get(name).map_or(0, |group| group.values().filter(|owner| is_there(owner)).count()),
+        }
+    }
+
     /// Whether a session of a host has exported a name.
     pub(crate) fn has_exported(&self, host: &HostName, name: &ComponentId) -> bool {
         self.state.read().names.get(name).is_some_and(|named| named.record.owner.host == *host)

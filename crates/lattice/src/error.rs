@@ -28,7 +28,9 @@ pub enum JoinError {
         source: std::io::Error,
     },
     /// No server let this host in.
-    #[error("no server let this host in; is one running, with these credentials, and with TLS if it is not on loopback?")]
+    #[error(
+        "no server let this host in; is one running, with these credentials, and with TLS if it is not on loopback?"
+    )]
     Connect {
         /// The cause.
         #[source]

@@ -29,6 +29,11 @@ pub enum LatticeEvent {
         /// Who has it.
         holder: Option<HostName>,
     },
+    /// This host serves a name that it stood by for.
+    Serving {
+        /// The name.
+        name: ComponentId,
+    },
     /// The servers were lost.
     Offline,
     /// There are servers again.

@@ -3,17 +3,17 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use airssys_wasm_actor::{
-    ActorRef, ActorSystem, AskError, Bytes, DeadReason, Elsewhere, WeakActorSystem,
+    ActorRef, ActorSystem, AskError, Bytes, DeadReason, Elsewhere, Fence, SpawnError, WeakActorSystem,
     registry::{ActorAddress, ComponentId, MessageEnvelope, Refusal, Topic, TopicPattern, Undelivered},
 };
 use futures_util::future::BoxFuture;
 use tokio::sync::broadcast;
 
 use crate::{
+    alone::{self, StandBy},
     config::{HostName, LatticeConfig},
     error::{ExportError, JoinError},
     events::LatticeEvent,
-    fence::SessionFence,
     host::{self, Here, Host},
     recipient::Recipient,
 };
@@ -144,10 +144,18 @@ impl<U: Send + 'static> Lattice<U> {
         self.host().evict(host).await
     }
 
-    /// A fence that holds while this host has the session that it has now. See
-    /// [`ActorSpec::with_fence`](airssys_wasm_actor::ActorSpec::with_fence).
-    pub(crate) fn fence(&self) -> Option<Arc<SessionFence>> {
-        Some(Arc::new(SessionFence::new(self.host().life()?.fence)))
+    /// Serves a name that one host of the lattice serves at a time, of those that stand by for it: whenever it is free, this host
+    /// may get it, and spawns the actor. When the host's session is over, the actor handles nothing more and is killed; another
+    /// host serves the name after the lease and a second.
+    ///
+    /// `spawn` is given the name, and the fence that the actor must have:
+    /// [`ActorSpec::with_fence`](airssys_wasm_actor::ActorSpec::with_fence). Where it fails, it is tried again.
+    pub fn stand_by<F, Fut>(&self, name: ComponentId, spawn: F) -> StandBy
+    where
+        F: Fn(ComponentId, Arc<dyn Fence>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<ActorRef, SpawnError>> + Send,
+    {
+        alone::stand_by(Arc::clone(self.host()), name, spawn)
     }
 
     /// What happens from now on.
@@ -206,9 +214,7 @@ impl<U: Send + 'static> Here for WeakActorSystem<U> {
         }
         let members = system.members(name).map_err(|_| Refusal::Stopped)?;
         let len = members.len();
-        (0..len)
-            .find_map(|n| system.find(members[(turn.wrapping_add(n)) % len].id()))
-            .ok_or(Refusal::Stopped)
+        (0..len).find_map(|n| system.find(members[(turn.wrapping_add(n)) % len].id())).ok_or(Refusal::Stopped)
     }
 
     fn publish<'a>(&'a self, topic: &'a Topic, message: MessageEnvelope) -> BoxFuture<'a, ()> {

@@ -1,5 +1,6 @@
 //! Several hosts, one system.
 
+mod alone;
 mod clock;
 mod config;
 mod connection;
@@ -21,6 +22,7 @@ mod slots;
 
 pub use airssys_wasm_actor as actor;
 
+pub use alone::StandBy;
 pub use config::{Credentials, HostName, InvalidName, LatticeConfig};
 pub use error::{ExportError, JoinError, TellError};
 pub use events::LatticeEvent;

@@ -127,6 +127,19 @@ impl<U: Send + 'static> Recipient<U> {
         }
     }
 
+    /// Whether the name leads somewhere now, as far as this host knows: to an actor here, or to a host that is there.
+    pub fn is_known(&self) -> bool {
+        self.here().is_some() || self.hosts() > 0
+    }
+
+    /// How many hosts of the lattice the name leads to now, this one among them: more than one if it is a group's.
+    pub fn hosts(&self) -> usize {
+        match &self.0 {
+            Kind::Local(_) => 1,
+            Kind::Named { name, lattice } => lattice.host().directory.places(name),
+        }
+    }
+
     fn is_named(&self) -> bool {
         matches!(self.0, Kind::Named { .. })
     }

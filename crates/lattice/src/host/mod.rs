@@ -372,7 +372,11 @@ impl Host {
     /// The address of somebody on another host.
     fn address(&self, host: &HostName, id: &ComponentId, number: u64) -> ActorAddress {
         let mut hasher = blake3::Hasher::new();
-        hasher.update(host.as_str().as_bytes()).update(&[0]).update(id.as_str().as_bytes()).update(&number.to_le_bytes());
+        hasher
+            .update(host.as_str().as_bytes())
+            .update(&[0])
+            .update(id.as_str().as_bytes())
+            .update(&number.to_le_bytes());
         let mut bytes = [0; 8];
         hasher.finalize_xof().fill(&mut bytes);
         ActorAddress::elsewhere(id, u64::from_le_bytes(bytes))

@@ -123,9 +123,7 @@ pub(crate) fn asked(outcome: Outcome, message: MessageEnvelope) -> Result<Bytes,
 pub(crate) fn answer(asked: Result<Bytes, AskError>, most: usize) -> Result<Answer, Refusal> {
     let text = |text: String| if text.len() > most { text.chars().take(most / 4).collect() } else { text };
     let other = match asked {
-        Ok(answer) if answer.len() > most => {
-            Other::TooLarge { size: answer.len() as u64, allowed: most as u64 }
-        }
+        Ok(answer) if answer.len() > most => Other::TooLarge { size: answer.len() as u64, allowed: most as u64 },
         Ok(answer) => return Ok(Answer::Answer(answer)),
         Err(AskError::NotSent(undelivered)) => return Err(undelivered.reason),
         Err(AskError::Crashed(report)) => match serde_json::to_vec(&*report) {

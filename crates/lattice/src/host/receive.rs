@@ -66,8 +66,7 @@ pub(super) async fn nobody(host: Arc<Host>, mut nobody: Subscriber) {
 /// Takes heartbeats.
 pub(super) async fn heartbeats(host: Arc<Host>, mut heartbeats: Subscriber) {
     while let Some(message) = next(&host, &mut heartbeats).await {
-        let (Some(from), Ok(session)) =
-            (last_token(&message), frame::take::<SessionId>(&mut message.payload.clone()))
+        let (Some(from), Ok(session)) = (last_token(&message), frame::take::<SessionId>(&mut message.payload.clone()))
         else {
             continue;
         };

@@ -159,8 +159,14 @@ impl Host {
         Ok(())
     }
 
+    /// A name that was claimed is delivered to from now on.
+    pub(crate) fn export_claimed(&self, name: &ComponentId, life: &Life, revision: u64) {
+        let export = Export { revision, session: life.session, is_group: false, leased: true };
+        self.exports.write().insert(name.clone(), export);
+    }
+
     /// Writes the record of a name.
-    async fn claim(
+    pub(crate) async fn claim(
         &self,
         name: &ComponentId,
         life: &Life,
@@ -350,7 +356,10 @@ async fn keep(host: Arc<Host>, mut holder: Holder) {
         }
         let standing = if holder.is_fenced(clock::now()) { Standing::Rejoin } else { renew(&host, &mut holder).await };
         let is_anew = match standing {
-            Standing::Holds => continue,
+            Standing::Holds => {
+                lapse(&host).await;
+                continue;
+            }
             Standing::Rejoin => false,
             Standing::Anew => true,
         };
@@ -358,6 +367,8 @@ async fn keep(host: Arc<Host>, mut holder: Holder) {
         let mut joining = holder.leave();
         *host.life.write() = None;
         host.drop_peers();
+        // Who stands by claims it again.
+        host.exports.write().retain(|_, export| !export.leased);
         holder = loop {
             if is_anew {
                 match host.records.bucket().await {
@@ -525,8 +536,7 @@ async fn follow(host: &Arc<Host>, records: &mut kv::Watch) {
                 Key::Host(name) => host.directory.host(name).and_then(|info| info.session),
                 _ => None,
             };
-            let standing =
-                host.directory.saw(&key, value, entry.revision, retained.is_none(), clock::now());
+            let standing = host.directory.saw(&key, value, entry.revision, retained.is_none(), clock::now());
             if standing == Standing::Anew {
                 tracing::warn!("the lattice's records were lost, and are made anew");
                 host.renew.notify_one();
@@ -537,7 +547,9 @@ async fn follow(host: &Arc<Host>, records: &mut kv::Watch) {
         } else if retained.is_none() {
             host.directory.passed(entry.revision);
         }
-        if entry.seen_current && let Some(retained) = retained.take() {
+        if entry.seen_current
+            && let Some(retained) = retained.take()
+        {
             host.directory.caught_up(retained, entry.revision);
         }
     }
@@ -565,11 +577,11 @@ impl Host {
 }
 
 /// Ends sessions of others that are over, so that what they had leased is free.
-pub(super) async fn lapse(host: &Host) {
+async fn lapse(host: &Host) {
     let now = clock::now();
-    let lapsed: Vec<_> = host.directory.sessions(|sessions| {
-        sessions.lapsed(now).map(|(host, revision)| (host.clone(), revision)).collect()
-    });
+    let lapsed: Vec<_> = host
+        .directory
+        .sessions(|sessions| sessions.lapsed(now).map(|(host, revision)| (host.clone(), revision)).collect());
     for (name, revision) in lapsed.into_iter().filter(|(name, _)| *name != host.config.host) {
         let Some(info) = host.directory.host(&name) else { continue };
         let record = HostRecord { session: None, since: None, ..info.record };

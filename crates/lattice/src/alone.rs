@@ -1,0 +1,126 @@
+//! A name that one host of a lattice serves at a time, and another when that is gone.
+
+use std::{sync::Arc, time::Duration};
+
+use airssys_wasm_actor::{ActorRef, Fence, SpawnError, Stop, limits::CancellationToken, registry::ComponentId};
+use tokio::sync::watch;
+
+use crate::{
+    error::ExportError,
+    events::LatticeEvent,
+    fence::SessionFence,
+    host::{Host, Life},
+};
+
+/// How often a host looks whether a name is free, or whether it may go on serving it.
+const OFTEN: Duration = Duration::from_millis(100);
+
+/// This host's part in serving a name. It ends when this is dropped: the actor is stopped, and another host may have the name.
+#[derive(Debug)]
+#[must_use = "dropping it ends this host's part"]
+pub struct StandBy {
+    name: ComponentId,
+    actor: watch::Receiver<Option<ActorRef>>,
+    stop: CancellationToken,
+    ended: CancellationToken,
+}
+
+impl StandBy {
+    /// The name.
+    pub fn name(&self) -> &ComponentId {
+        &self.name
+    }
+
+    /// The actor, while this host serves the name.
+    pub fn actor(&self) -> Option<ActorRef> {
+        self.actor.borrow().clone()
+    }
+
+    /// Waits until this host serves the name, and gives the actor. None once the host has left.
+    pub async fn serving(&mut self) -> Option<ActorRef> {
+        self.actor.wait_for(Option::is_some).await.ok()?.clone()
+    }
+
+    /// Stops the actor after the message in flight, and gives the name up.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.ended.cancelled().await;
+    }
+}
+
+impl Drop for StandBy {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Serves a name whenever it is free.
+pub(crate) fn stand_by<F, Fut>(host: Arc<Host>, name: ComponentId, spawn: F) -> StandBy
+where
+    F: Fn(ComponentId, Arc<dyn Fence>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<ActorRef, SpawnError>> + Send,
+{
+    let (serving, actor) = watch::channel(None);
+    let (stop, ended) = (host.left.child_token(), CancellationToken::new());
+    let handle = StandBy { name: name.clone(), actor, stop: stop.clone(), ended: ended.clone() };
+    tokio::spawn(async move {
+        let _ended = ended.drop_guard();
+        while !stop.is_cancelled() {
+            if let Some(life) = host.life() {
+                match host.claim(&name, &life, false, true).await {
+                    Ok(revision) => serve(&host, &name, &life, revision, &spawn, &serving, &stop).await,
+                    Err(ExportError::NameTaken { .. }) => {}
+                    Err(error) => tracing::debug!(%name, %error, "not claimed"),
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(OFTEN) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+    });
+    handle
+}
+
+/// Serves a name until its actor has ended or the session is over.
+async fn serve<F, Fut>(
+    host: &Arc<Host>,
+    name: &ComponentId,
+    life: &Life,
+    revision: u64,
+    spawn: &F,
+    serving: &watch::Sender<Option<ActorRef>>,
+    stop: &CancellationToken,
+) where
+    F: Fn(ComponentId, Arc<dyn Fence>) -> Fut,
+    Fut: Future<Output = Result<ActorRef, SpawnError>>,
+{
+    let fence = Arc::new(SessionFence::new(life.fence.clone()));
+    match spawn(name.clone(), Arc::clone(&fence) as _).await {
+        Ok(actor) => {
+            host.export_claimed(name, life, revision);
+            serving.send_replace(Some(actor.clone()));
+            host.event(LatticeEvent::Serving { name: name.clone() });
+            let is_over = async {
+                while fence.holds() {
+                    tokio::time::sleep(OFTEN).await;
+                }
+            };
+            tokio::select! {
+                () = is_over => actor.kill(),
+                () = actor.ended() => {}
+                () = stop.cancelled() => actor.stop(Stop::Now),
+            }
+            actor.ended().await;
+            serving.send_replace(None);
+        }
+        Err(error) => {
+            tracing::warn!(%name, %error, "a name that this host has is not served");
+            host.export_claimed(name, life, revision);
+        }
+    }
+    // Another host may serve it. If the session is over it has nothing to say any more.
+    if let Err(error) = host.withdraw(name).await {
+        tracing::debug!(%name, %error, "not given up");
+    }
+}

@@ -1,0 +1,225 @@
+//! What one host has of another: asks, tells, sends, groups and topics.
+
+use airssys_wasm_actor::{
+    AskError, DeadReason,
+    registry::{ContentType, MessageEnvelope, Refusal, Topic, WhenFull},
+};
+use airssys_wasm_lattice::{ExportError, Recipient, TellError};
+
+use crate::support::{Probe, host, id, server, until, within};
+
+#[tokio::test]
+async fn an_actor_of_another_host_is_asked_told_and_sent_to() {
+    let server = server();
+    let (a, b) = (host(&server, "a").await, host(&server, "b").await);
+    let (_, probe) = b.export("shop").await;
+    a.knows("shop").await;
+    let shop = a.lattice.recipient(id("shop"));
+
+    assert_eq!(within(shop.ask("asked")).await.unwrap(), "asked");
+    within(shop.tell("told")).await.unwrap();
+    assert_eq!(probe.handled(), "asked,told");
+    shop.try_tell("tried").unwrap();
+    a.system.send(&id("shop"), "sent").unwrap();
+    until(|| probe.handled() == "asked,told,tried,sent").await;
+
+    // From where it is, the same handle leads to the actor itself.
+    let at_home: Recipient = b.lattice.recipient(id("shop"));
+    assert!(at_home.here().is_some() && shop.here().is_none());
+    assert_eq!(within(at_home.ask("home")).await.unwrap(), "home");
+    assert_eq!(a.lattice.hosts(), ["a".parse().unwrap(), "b".parse().unwrap()]);
+}
+
+#[tokio::test]
+async fn each_outcome_of_an_ask_comes_back() {
+    let server = server();
+    let (a, b) = (host(&server, "a").await, host(&server, "b").await);
+    let (actor, _) = b.export("shop").await;
+    a.knows("shop").await;
+    assert_eq!(a.ask("shop", "sender").await.unwrap(), "-");
+    assert!(matches!(a.ask("shop", "fail").await, Err(AskError::Failed { message }) if message == "told to fail"));
+    assert!(matches!(a.ask("shop", "none").await, Err(AskError::NoReply)));
+    match a.ask("shop", "crash").await {
+        Err(AskError::Crashed(report)) => assert_eq!(report.actor, *actor.address()),
+        other => panic!("{other:?}"),
+    }
+    let large = vec![0; 2 << 20];
+    match within(a.lattice.recipient(id("shop")).ask(large)).await {
+        Err(AskError::NotSent(back)) => {
+            assert!(matches!(back.reason, Refusal::TooLarge { .. }), "{back:?}");
+            assert_eq!(back.message.payload().len(), 2 << 20);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(a.ask("nobody", "x").await, Err(AskError::NotSent(back)) if back.reason == Refusal::Unknown));
+}
+
+#[tokio::test]
+async fn a_name_that_is_not_exported_is_of_its_host_alone() {
+    let server = server();
+    let (a, b) = (host(&server, "a").await, host(&server, "b").await);
+    let (spec, probe) = Probe::spec("private");
+    b.system.spawn_native(spec).await.unwrap();
+    let (_, _) = b.export("shop").await;
+    a.knows("shop").await;
+    assert!(a.system.send(&id("private"), "x").is_err());
+    assert_eq!(probe.handled(), "");
+}
+
+#[tokio::test]
+async fn a_name_is_one_hosts() {
+    let server = server();
+    let (a, b) = (host(&server, "a").await, host(&server, "b").await);
+    let (_, _) = b.export("shop").await;
+    let (spec, _) = Probe::spec("shop");
+    let mine = a.system.spawn_native(spec).await.unwrap();
+    match within(a.lattice.export(&mine)).await {
+        Err(ExportError::NameTaken { holder, .. }) => assert_eq!(holder.as_str(), "b"),
+        other => panic!("{other:?}"),
+    }
+    // Once it is withdrawn, it is free.
+    assert!(within(b.lattice.withdraw(&id("shop"))).await.unwrap());
+    within(a.lattice.export(&mine)).await.unwrap();
+    b.system.find("shop").unwrap().kill();
+    b.knows("shop").await;
+    until(|| b.system.find("shop").is_none()).await;
+    assert_eq!(b.ask("shop", "x").await.unwrap(), "x");
+}
+
+#[tokio::test]
+async fn an_actor_that_ends_is_not_exported_any_more() {
+    let server = server();
+    let (a, b) = (host(&server, "a").await, host(&server, "b").await);
+    let (actor, _) = b.export("shop").await;
+    a.knows("shop").await;
+    actor.kill();
+    let shop = a.lattice.recipient(id("shop"));
+    until(|| !shop.is_known()).await;
+    assert!(matches!(a.ask("shop", "x").await, Err(AskError::NotSent(back)) if back.reason == Refusal::Unknown));
+}
+
+#[tokio::test]
+async fn a_full_mailbox_makes_a_tell_wait_and_refuses_a_send() {
+    let server = server();
+    let (a, b) = (host(&server, "a").await, host(&server, "b").await);
+    let (spec, probe) = Probe::spec("shop");
+    let actor = b.system.spawn_native(spec.with_mailbox(1)).await.unwrap();
+    within(b.lattice.export(&actor)).await.unwrap();
+    a.knows("shop").await;
+    let shop = a.lattice.recipient(id("shop"));
+    within(shop.tell("wait")).await.unwrap();
+    until(|| probe.handled() == "wait").await;
+    within(shop.tell("first")).await.unwrap();
+    // Nobody waits for it: a dead letter of the sender's system.
+    shop.try_tell("lost").unwrap();
+    until(|| a.system.dead_letters().len() == 1).await;
+    let letter = a.system.dead_letters().list().remove(0);
+    assert!(matches!(letter.reason, DeadReason::Undeliverable { because: Refusal::Full }), "{letter:?}");
+    assert_eq!((letter.to.id(), letter.message.payload().as_ref()), (&id("shop"), b"lost".as_ref()));
+    // One with a deadline comes back when that is over, certainly not handled.
+    let late =
+        MessageEnvelope::new("late").with_deadline(tokio::time::Instant::now() + std::time::Duration::from_millis(50));
+    assert!(matches!(within(shop.tell(late)).await, Err(TellError::NotSent(back)) if back.reason == Refusal::Full));
+    // One without waits.
+    let waits = tokio::spawn({
+        let shop = shop.clone();
+        async move { shop.tell("second").await }
+    });
+    probe.gate.add_permits(1);
+    within(waits).await.unwrap().unwrap();
+    until(|| probe.handled() == "wait,first,second").await;
+    a.system.resend(letter.number).unwrap();
+    until(|| probe.handled() == "wait,first,second,lost").await;
+}
+
+#[tokio::test]
+async fn messages_of_one_sender_stay_in_order_and_none_is_lost() {
+    let server = server();
+    let (a, b) = (host(&server, "a").await, host(&server, "b").await);
+    let (_, probe) = b.export("shop").await;
+    a.knows("shop").await;
+    let shop = a.lattice.recipient(id("shop"));
+    for n in 0..500 {
+        if n % 3 == 0 {
+            within(shop.ask(format!("{n}"))).await.unwrap();
+        } else {
+            within(shop.tell(format!("{n}"))).await.unwrap();
+        }
+    }
+    let expected: Vec<_> = (0..500).map(|n| n.to_string()).collect();
+    until(|| probe.log.lock().len() == 500).await;
+    assert_eq!(*probe.log.lock(), expected);
+}
+
+#[tokio::test]
+async fn a_sender_is_known_by_its_name_if_that_is_exported() {
+    let server = server();
+    let (a, b) = (host(&server, "a").await, host(&server, "b").await);
+    let (_, _) = b.export("shop").await;
+    let (_, _) = a.export("customer").await;
+    a.knows("shop").await;
+    b.knows("customer").await;
+    let customer = a.system.find("customer").unwrap();
+    let shop = a.lattice.recipient(id("shop"));
+    let from = |sender| MessageEnvelope::new("sender").with_sender(Some(sender));
+    assert_eq!(within(shop.ask(from(customer.address().clone()))).await.unwrap(), "customer");
+    let (spec, _) = Probe::spec("secret");
+    let secret = a.system.spawn_native(spec).await.unwrap();
+    assert_eq!(within(shop.ask(from(secret.address().clone()))).await.unwrap(), "secret@a");
+    let typed = MessageEnvelope::new("x").with_content_type(ContentType("text/plain".into()));
+    within(shop.tell(typed)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_group_over_hosts_has_its_members_in_turn() {
+    let server = server();
+    let (a, b, c) = (host(&server, "a").await, host(&server, "b").await, host(&server, "c").await);
+    let mut probes = Vec::new();
+    for (host, name) in [(&b, "b1"), (&b, "b2"), (&c, "c1")] {
+        let (spec, probe) = Probe::spec(name);
+        host.system.spawn_native(spec).await.unwrap();
+        host.system.join(&id("workers"), &id(name)).unwrap();
+        probes.push(probe);
+    }
+    for host in [&b, &c] {
+        within(host.lattice.export_group(&id("workers"))).await.unwrap();
+    }
+    let workers = a.lattice.recipient(id("workers"));
+    until(|| workers.hosts() == 2).await;
+    for _ in 0..8 {
+        within(workers.tell("x")).await.unwrap();
+    }
+    until(|| probes.iter().map(|probe| probe.log.lock().len()).sum::<usize>() == 8).await;
+    let counts: Vec<_> = probes.iter().map(|probe| probe.log.lock().len()).collect();
+    assert_eq!(counts, [2, 2, 4]);
+}
+
+#[tokio::test]
+async fn a_topic_reaches_the_hosts_that_take_it_once() {
+    let server = server();
+    let (a, b, c) = (host(&server, "a").await, host(&server, "b").await, host(&server, "c").await);
+    let mut heard = b.system.subscribe(&"orders.>".parse().unwrap(), 10, WhenFull::Error);
+    let mut not_heard = c.system.subscribe(&"orders.>".parse().unwrap(), 10, WhenFull::Error);
+    // Two patterns that match the same topic.
+    for pattern in ["orders.>", "orders.*.created"] {
+        within(b.lattice.take_topics(&pattern.parse().unwrap())).await.unwrap();
+    }
+    let topic = Topic::new("orders.eu.created").unwrap();
+    within(async {
+        while a.system.publish(&topic, "early").await.hosts == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert_eq!(a.system.publish(&topic, "last").await.hosts, 1);
+    // Nobody takes it.
+    assert_eq!(a.system.publish(&Topic::new("other").unwrap(), "x").await.hosts, 0);
+    let mut texts = Vec::new();
+    while texts.last().is_none_or(|text| text != "last") {
+        let message = within(heard.recv()).await.unwrap();
+        assert_eq!(message.topic(), Some(&topic));
+        texts.push(String::from_utf8(message.into_payload().to_vec()).unwrap());
+    }
+    assert_eq!(texts, ["early", "last"], "once each");
+    assert!(not_heard.try_recv().is_none(), "c takes none");
+}

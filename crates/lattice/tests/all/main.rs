@@ -1,0 +1,4 @@
+//! Hosts over a real server, which the tests start and stop.
+
+mod hosts;
+mod support;
