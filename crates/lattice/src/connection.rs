@@ -183,8 +183,6 @@ impl Records {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn only_loopback_may_be_in_plain_text() {
         for (address, is_loopback) in [

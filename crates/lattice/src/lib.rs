@@ -19,8 +19,10 @@ mod name;
 mod recipient;
 #[cfg_attr(not(test), expect(dead_code, reason = "no kind is exported yet"))]
 mod slots;
+mod store;
 
 pub use airssys_wasm_actor as actor;
+pub use async_nats;
 
 pub use alone::StandBy;
 pub use config::{Credentials, HostName, InvalidName, LatticeConfig};
@@ -28,3 +30,4 @@ pub use error::{ExportError, JoinError, TellError};
 pub use events::LatticeEvent;
 pub use lattice::Lattice;
 pub use recipient::Recipient;
+pub use store::{BucketConfig, BucketError, JetStreamStore, Storage};

@@ -20,14 +20,15 @@ pub(crate) fn key(text: &str) -> String {
 /// The text that [`key`] was made of; `None` if it was made of none.
 pub(crate) fn text(key: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(key.len());
-    let mut rest = key;
-    while let Some(first) = rest.chars().next().filter(|_| key != "=") {
-        if first == '=' {
-            bytes.push(u8::from_str_radix(rest.get(1..3)?, 16).ok()?);
-            rest = &rest[3..];
+    let mut rest = key.as_bytes();
+    while let Some((&first, after)) = rest.split_first().filter(|_| key != "=") {
+        rest = after;
+        if first == b'=' {
+            let (digits, after) = rest.split_at_checked(2)?;
+            rest = after;
+            bytes.push(u8::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()?);
         } else {
-            bytes.push(u8::try_from(first).ok()?);
-            rest = &rest[1..];
+            bytes.push(first);
         }
     }
     // One text has one key.
