@@ -37,6 +37,10 @@ pub trait Keeper: Send + 'static {
     /// Keeps a snapshot.
     fn save(&mut self, state: Bytes) -> BoxFuture<'_, Result<(), KeepError>>;
 
+    /// Keeps the last snapshot of an actor that stops. While that is [`KeepError::Unavailable`] and may not stay so, it is
+    /// tried again. The future is dropped when the actor is killed; then the snapshot is lost.
+    fn save_last(&mut self, state: Bytes) -> BoxFuture<'_, Result<(), KeepError>>;
+
     /// There is no snapshot to keep: the guest refused it, or its version has no state. Nothing is unsaved until the next
     /// message.
     fn not_given(&mut self);

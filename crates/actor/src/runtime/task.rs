@@ -233,9 +233,9 @@ impl<B: Blueprint> ActorTask<B> {
             if let Some(recycling) = &mut self.recycling {
                 recycling.begin(incarnation.memory());
             }
-            let exit = self.serve(&mut incarnation).await;
+            let mut exit = self.serve(&mut incarnation).await;
             if self.kept.is_some() && matches!(exit, Exit::Stopped) {
-                Box::pin(self.save_last(&mut incarnation)).await;
+                exit = Box::pin(self.save_last(&mut incarnation)).await;
             }
             match exit {
                 Exit::Stopped | Exit::Suspended | Exit::Idle => Box::pin(self.shut_down(incarnation)).await,

@@ -619,7 +619,9 @@ impl<U: Send + 'static> ActorSystem<U> {
     }
 
     /// Ends all actors, those that others depend on last, each after what is in its mailbox. Those that have not ended by
-    /// the deadline are killed, which may take a second more for each link of the longest chain of dependencies.
+    /// the deadline are killed, which may take a second more for each link of the longest chain of dependencies. An actor
+    /// whose state is kept has not ended before its last state is: one that the store does not take is tried again until
+    /// the deadline.
     pub async fn shutdown(&self, longest: Duration) -> ShutdownReport {
         let core = self.core();
         core.closing.store(true, Ordering::SeqCst);

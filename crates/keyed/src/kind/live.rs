@@ -74,6 +74,11 @@ impl Marks {
         self.not_before.store(not_before, Ordering::Relaxed);
     }
 
+    /// The actor stops, and follows no more orders to save.
+    pub(crate) fn ends(&self) {
+        self.not_before.store(u64::MAX, Ordering::Relaxed);
+    }
+
     /// Whatever was ordered is over: another incarnation is about to start.
     pub(crate) fn begin(&self) {
         self.save_begins();
