@@ -371,6 +371,16 @@ impl<U: Send + 'static> KeyedRef<U> {
         &self.id
     }
 
+    /// The actor, brought into memory if it is not there, for calls of its exports: they follow it when it leaves and comes
+    /// back. Messages that are sent by this handle do not; [`ActorRef::tell`] is then refused as [`Refusal::Moved`].
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`]: as [`try_tell`](Self::try_tell), but for a full mailbox.
+    pub fn awaken(&self) -> Result<ActorRef, Refusal> {
+        self.kind.actor(&self.id, None)
+    }
+
     fn actor(&self, message: MessageEnvelope) -> Result<(ActorRef, MessageEnvelope), Undelivered> {
         match self.kind.actor(&self.id, message.sender()) {
             Ok(actor) => Ok((actor, message)),

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use crate::{
-    CallError, LinkFault,
+    ActorRef, CallError, LinkFault,
     runtime::{cell::Cell, mailbox::Delivery},
 };
 
@@ -207,7 +207,8 @@ impl<R> Caller<R> {
 }
 
 impl Cell {
-    /// Puts a call into the mailbox, waiting for room, and waits for its result.
+    /// Puts a call into the mailbox, waiting for room, and waits for its result. If the actor has left the memory, into that of
+    /// who has its name.
     pub(crate) async fn called<R>(
         &self,
         delivery: Delivery,
@@ -216,13 +217,11 @@ impl Cell {
         let deadline = delivery.message.deadline();
         match self.try_push(delivery) {
             Ok(()) => come_back(result, deadline).await,
-            Err((Refusal::Full | Refusal::Restarting, delivery)) => {
+            Err((reason @ (Refusal::Full | Refusal::Restarting | Refusal::Moved), delivery)) => {
                 // Boxed, as for an ask.
                 let later = Box::pin(async {
-                    match self.push_later(delivery).await {
-                        Ok(()) => come_back(result, None).await,
-                        Err((reason, _)) => Err(CallError::NotSent(reason)),
-                    }
+                    self.push_refused(reason, delivery).await.map_err(CallError::NotSent)?;
+                    come_back(result, None).await
                 });
                 match deadline {
                     None => later.await,
@@ -230,6 +229,28 @@ impl Cell {
                 }
             }
             Err((reason, _)) => Err(CallError::NotSent(reason)),
+        }
+    }
+
+    /// Puts a call into the mailbox that refused it: as soon as there is room, or, if the actor has left the memory, into that
+    /// of who has its name.
+    async fn push_refused(&self, mut reason: Refusal, mut delivery: Delivery) -> Result<(), Refusal> {
+        let mut next = None;
+        loop {
+            let pushed = match reason {
+                Refusal::Full | Refusal::Restarting => {
+                    next.as_ref().map_or(self, |next: &ActorRef| &next.0).push_later(delivery).await
+                }
+                Refusal::Moved => {
+                    let awakened = self.services.awaken(self.id(), delivery.message.sender());
+                    next.insert(awakened.unwrap_or(Err(reason))?).0.try_push(delivery)
+                }
+                reason => return Err(reason),
+            };
+            match pushed {
+                Ok(()) => return Ok(()),
+                Err(refused) => (reason, delivery) = refused,
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use airssys_wasm_isolation::{Crash, CrashKind};
 use tokio::sync::oneshot;
 
 use crate::{
-    DeadReason, During, KeepError, Lifecycle, NotSavedError, StartError, SystemEvent,
+    CallError, DeadReason, During, KeepError, Lifecycle, NotSavedError, StartError, SystemEvent,
     failure::report::Failure,
     runtime::{
         incarnation::{Blueprint, Live, crashed},
@@ -66,8 +66,9 @@ impl<B: Blueprint> ActorTask<B> {
         self.cell.set_state(Lifecycle::Stopping);
         self.close();
         let because = error.to_string();
-        while let Ok(delivery) = self.inbox.messages.try_recv() {
-            if delivery.is_call() {
+        while let Ok(mut delivery) = self.inbox.messages.try_recv() {
+            if let Some(mut call) = delivery.take_call() {
+                call.pending.fail(CallError::NotActivated(Arc::clone(&error)));
                 continue;
             }
             let Delivery { message, reply, .. } = delivery;

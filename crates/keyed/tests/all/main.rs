@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 mod activation;
+mod calls;
 mod failures;
 mod full_disk;
 mod killed_kinds;
