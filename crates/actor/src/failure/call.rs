@@ -33,6 +33,10 @@ pub enum CallError {
     /// The actor was to be brought into memory for this call, and did not start.
     #[error("the actor did not start for this call: {0}")]
     NotActivated(Arc<StartError>),
+    /// The call was made, and the state after it is not saved, though each message was to be: it could not be, which is tried
+    /// again and lost by a crash until then; or the actor crashed before.
+    #[error("the call was made, but the actor's state after it is not saved")]
+    NotSaved,
     /// The actor is native, or its system has state of another type.
     #[error("the actor is not a component of this system")]
     OtherSystem,

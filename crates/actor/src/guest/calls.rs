@@ -207,6 +207,14 @@ impl<W: Send + 'static, R: Send + 'static> Pending for Asked<W, R> {
     fn fail(&mut self, error: CallError) {
         self.caller.tell(Err(error));
     }
+
+    fn hold(&mut self) {
+        self.caller.hold();
+    }
+
+    fn release(&mut self, is_kept: bool) {
+        self.caller.release(is_kept);
+    }
 }
 
 /// An export with its arguments, until it is called.

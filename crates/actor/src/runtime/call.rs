@@ -30,6 +30,12 @@ pub(crate) trait Pending: Any + Send {
 
     /// Tells the caller, unless it was answered already.
     fn fail(&mut self, error: CallError);
+
+    /// Holds back what the caller is told from here on.
+    fn hold(&mut self);
+
+    /// Tells the caller what was held back, or that the state after the call is not kept.
+    fn release(&mut self, is_kept: bool);
 }
 
 /// A call in a mailbox.
@@ -186,22 +192,41 @@ pub(crate) enum Unfit {
 }
 
 /// Where the result of a call goes. Dropping it tells the caller that the actor has stopped.
-pub(crate) struct Caller<R>(Option<oneshot::Sender<Result<R, CallError>>>);
+pub(crate) struct Caller<R> {
+    to: Option<oneshot::Sender<Result<R, CallError>>>,
+    /// What it is told later, once there is something.
+    held: Option<Option<Result<R, CallError>>>,
+}
 
 impl<R> Caller<R> {
     pub(crate) fn new() -> (Self, oneshot::Receiver<Result<R, CallError>>) {
         let (result, receiver) = oneshot::channel();
-        (Self(Some(result)), receiver)
+        (Self { to: Some(result), held: None }, receiver)
     }
 
     pub(crate) fn is_there(&self) -> bool {
-        self.0.as_ref().is_some_and(|caller| !caller.is_closed())
+        self.to.as_ref().is_some_and(|caller| !caller.is_closed())
     }
 
     pub(crate) fn tell(&mut self, result: Result<R, CallError>) {
-        if let Some(caller) = self.0.take() {
+        if let Some(held) = &mut self.held {
+            held.get_or_insert(result);
+        } else if let Some(caller) = self.to.take() {
             // Fails when the caller has gone.
             _ = caller.send(result);
+        }
+    }
+
+    pub(crate) fn hold(&mut self) {
+        self.held = Some(None);
+    }
+
+    pub(crate) fn release(&mut self, is_kept: bool) {
+        match self.held.take().flatten() {
+            Some(Ok(_)) if !is_kept => self.tell(Err(CallError::NotSaved)),
+            Some(result) => self.tell(result),
+            // It was given up.
+            None => {}
         }
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use crate::{
     ActorRef, KeepError, StartError,
     runtime::{
+        call::{Call, Pending},
         mailbox::{Answer, Delivery, ReplyTo, Unanswered},
         orders::Control,
     },
@@ -136,9 +137,16 @@ pub(crate) struct Kept {
     pub(super) keeper: Box<dyn Keeper>,
     /// Who waits for it to be passivated, once that was ordered.
     pub(super) leaving: Option<Vec<oneshot::Sender<()>>>,
-    /// Who asked, and the answer that is held back until the state is kept.
-    held: Option<(ReplyTo, oneshot::Receiver<Answer>)>,
+    /// What is held back until the state is kept.
+    held: Option<Held>,
     pub(super) saves_each_message: bool,
+}
+
+enum Held {
+    /// Who asked, and the answer.
+    Answer(ReplyTo, oneshot::Receiver<Answer>),
+    /// A call, which has its result.
+    Call(Box<dyn Pending>),
 }
 
 impl Kept {
@@ -155,7 +163,21 @@ impl Kept {
         {
             let (instead, answer) = oneshot::channel();
             delivery.reply = Some(ReplyTo(instead));
-            self.held = Some((reply, answer));
+            self.held = Some(Held::Answer(reply, answer));
+        }
+    }
+
+    /// Makes a call, whose result is held back.
+    pub(super) fn begin_call(&self, call: &mut Call) {
+        if self.saves_each_message {
+            call.pending.hold();
+        }
+    }
+
+    /// A call was made.
+    pub(super) fn end_call(&mut self, call: Call) {
+        if self.saves_each_message {
+            self.held = Some(Held::Call(call.pending));
         }
     }
 
@@ -165,9 +187,13 @@ impl Kept {
         self.saves_each_message || self.leaving.is_some()
     }
 
-    /// Gives the asker its answer, or tells it that the state is not kept.
+    /// Gives who asked or called what is held back, or tells it that the state is not kept.
     pub(super) fn release(&mut self, is_kept: bool) {
-        let Some((reply, mut answer)) = self.held.take() else { return };
+        let (reply, mut answer) = match self.held.take() {
+            Some(Held::Answer(reply, answer)) => (reply, answer),
+            Some(Held::Call(mut call)) => return call.release(is_kept),
+            None => return,
+        };
         match answer.try_recv() {
             Ok(Ok(_) | Err(Unanswered::NoReply)) if !is_kept => {
                 reply.send(Err(Unanswered::NotSaved));

@@ -1,6 +1,6 @@
 //! Calls of the exports of keyed actors, from the host and by links.
 
-use std::{sync::LazyLock, time::Duration};
+use std::{pin::pin, sync::LazyLock, time::Duration};
 
 use airssys_wasm_actor::{ActorExport, ActorRef, ActorSystem, CallError, ContractKind, LinkFault, Links};
 use airssys_wasm_engine::{
@@ -8,7 +8,7 @@ use airssys_wasm_engine::{
     wasmtime::component::{TypedFunc, Val},
 };
 use airssys_wasm_isolation::{LinkFailed, SandboxSpec};
-use airssys_wasm_keyed::{Admission, Keyed, KeyedOptions, Rate};
+use airssys_wasm_keyed::{Admission, Keyed, KeyedOptions, Rate, SaveWhen};
 use airssys_wasm_registry::Refusal;
 
 use crate::support::{Faulty, id, install, settle, system, template};
@@ -76,6 +76,10 @@ async fn relay(system: &ActorSystem, name: &str, to: &str) -> Count {
     let sandbox = SandboxSpec::new(system.link_with(&RELAY, &links).unwrap(), limits).unwrap();
     let relay = system.spawn(spec.with_sandbox(sandbox).with_links(links)).await.unwrap();
     system.export(&relay, "f").unwrap()
+}
+
+fn every_message() -> KeyedOptions {
+    KeyedOptions { save: SaveWhen::EachMessage, ..KeyedOptions::default() }
 }
 
 /// What the guest that called by a link crashed over.
@@ -212,4 +216,75 @@ async fn no_call_is_lost_or_made_twice_while_the_actor_comes_and_goes() {
     leaving.abort();
     let actor = carts.actor("1").unwrap().awaken().unwrap();
     assert_eq!(call(&system, &actor, 0).await.unwrap(), calls + 1);
+}
+
+#[tokio::test]
+async fn the_result_of_a_call_waits_for_the_save_where_each_message_is_saved() {
+    for how in 0..4 {
+        let (system, store) = (system(), Faulty::new());
+        let carts = carts(&system, &COUNTER, every_message(), &store).await;
+        let (relay, actor) = (relay(&system, "relay", "cart/1").await, carts.actor("1").unwrap().awaken().unwrap());
+        let call = async || match how {
+            3 => relay.call(()).await.map(|(n,)| n),
+            how => call(&system, &actor, how).await,
+        };
+        store.writes.forget_permits(usize::MAX);
+        let mut called = pin!(call());
+        tokio::select! {
+            biased;
+            result = &mut called => panic!("{result:?} before it was saved"),
+            () = settle() => {}
+        }
+        assert_eq!((store.row("1").await, carts.stats().activations), (None, 1), "{how}");
+        store.writes.add_permits(1);
+        assert_eq!(called.await.unwrap(), 1, "{how}");
+        assert_eq!(store.row("1").await.unwrap(), &1_u32.to_le_bytes()[..], "{how}");
+    }
+}
+
+#[tokio::test]
+async fn who_calls_is_told_that_the_state_is_not_saved() {
+    for how in 0..3 {
+        let (system, store) = (system(), Faulty::new());
+        let carts = carts(&system, &COUNTER, every_message(), &store).await;
+        let relay = relay(&system, "relay", "cart/1").await;
+        let actor = carts.actor("1").unwrap().awaken().unwrap();
+        store.set_full(true);
+        let error = call(&system, &actor, how).await.unwrap_err();
+        assert!(matches!(error, CallError::NotSaved), "{error:?}");
+        let fault = link_fault(relay.call(()).await);
+        assert!(matches!(fault, LinkFault::Call(CallError::NotSaved)), "{fault}");
+        // What was not called is told as it is.
+        let error = actor.call(F, [Val::Bool(true)]).await.unwrap_err();
+        assert!(matches!(error, CallError::Arguments(_)), "{error:?}");
+        store.set_full(false);
+        assert_eq!(call(&system, &actor, how).await.unwrap(), 3);
+        assert_eq!(store.row("1").await.unwrap(), &3_u32.to_le_bytes()[..]);
+    }
+}
+
+#[tokio::test]
+async fn the_result_of_a_call_after_which_the_actor_crashes_is_not_told() {
+    // It gives 1, gives way, and traps.
+    let guest = r#"(component
+        (core func $return (canon task.return (result u32)))
+        (core module $m
+            (import "" "return" (func $return (param i32)))
+            (func (export "f") (result i32) (call $return (i32.const 1)) (i32.const 1))
+            (func (export "after") (param i32 i32 i32) (result i32) unreachable))
+        (core instance $i (instantiate $m (with "" (instance (export "return" (func $return))))))
+        (func (export "f") async (result u32)
+            (canon lift (core func $i "f") async (callback (core func $i "after")))))"#;
+    let guest = system().engine().load_wat_blocking(guest, Profile::Plain).unwrap();
+    for (save, is_told) in [(SaveWhen::EachMessage, false), (SaveWhen::OnIdle, true)] {
+        let (system, store) = (system(), Faulty::new());
+        let carts = carts(&system, &guest, KeyedOptions { save, ..KeyedOptions::default() }, &store).await;
+        let actor = carts.actor("1").unwrap().awaken().unwrap();
+        let called = system.export::<(), (u32,)>(&actor, "f").unwrap().call(()).await.map(|(n,)| n);
+        match called {
+            Ok(1) => assert!(is_told),
+            Err(CallError::NotSaved) => assert!(!is_told),
+            other => panic!("{other:?}"),
+        }
+    }
 }
