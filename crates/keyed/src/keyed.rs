@@ -3,7 +3,8 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use airssys_wasm_actor::{
-    ActorRef, ActorSandbox, ActorSpec, ActorSystem, AskError, KeepError, SpawnError, UpgradeError, UpgradeOptions,
+    ActorRef, ActorSandbox, ActorSpec, ActorSystem, AskError, KeepError, ReminderError, SpawnError, UpgradeError,
+    UpgradeOptions,
 };
 use airssys_wasm_registry::{ComponentId, InvalidId, MessageEnvelope, NameTaken, Refusal, Undelivered};
 use bytes::Bytes;
@@ -101,6 +102,12 @@ pub enum InstallError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ForgetError {
+    /// The reminders of the actor were not forgotten.
+    #[error(transparent)]
+    Reminders(#[from] ReminderError),
+    /// The system is gone.
+    #[error("the kind's system is gone")]
+    Stopped,
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -237,35 +244,42 @@ impl<U: Send + 'static> Keyed<U> {
         }
     }
 
-    /// Forgets the state of a key, kept or in memory: it begins anew. An actor in memory does so between two messages. A
-    /// quarantined key is let out.
+    /// Forgets the reminders of a key, and its state, kept or in memory: it begins anew. An actor in memory does so between
+    /// two messages, and one that is brought there meanwhile begins when it is over. A quarantined key is let out.
+    ///
+    /// The reminders go first: what a crash leaves has state, so that it is known not to be forgotten, and no reminder comes to
+    /// one that has begun anew.
     ///
     /// # Errors
     ///
-    /// [`ForgetError`]: the state is as it was.
+    /// [`ForgetError`]: the state is as it was, and the reminders may be forgotten. Ask again.
     pub async fn forget(&self, key: &str) -> Result<(), ForgetError> {
         let core = &self.0.core;
         let Ok(id) = self.0.id(key) else { return Ok(()) };
+        let system = self.0.system().ok_or(ForgetError::Stopped)?;
         loop {
             if let Some(actor) = self.0.live(&id)
                 && actor.forget().await?
             {
                 break;
             }
+            let _turn = core.forgetting.begin(key).await;
+            // One that is not in memory here loads nothing before the turn is over.
+            if self.0.live(&id).is_some() {
+                continue;
+            }
+            system.forget_reminders(&id).await?;
             let row = core.store.load(core.kind.as_str(), key).await?;
             let version = row.map_or(Version::NONE, |row| row.version);
             match core.store.remove(core.kind.as_str(), key, version, core.options.durability).await {
-                // It came into memory meanwhile.
+                // Another process has written it, or one that was killed here.
                 Err(StoreError::Fenced { .. }) => continue,
                 removed => removed?,
             }
             if version != Version::NONE {
                 core.row_removed();
             }
-            // One that has loaded the row before it was removed is in memory now.
-            if self.0.live(&id).is_none() {
-                break;
-            }
+            break;
         }
         core.quarantine.lock().release(key);
         Ok(())

@@ -116,11 +116,12 @@ impl KeptActor {
         done.is_some() || self.0.0.ended.is_cancelled()
     }
 
-    /// Orders the actor to forget its state, kept or not, between two messages. `false` if it had ended before.
+    /// Orders the actor to forget its reminders and its state, kept or not, between two messages. `false` if it had ended
+    /// before.
     ///
     /// # Errors
     ///
-    /// [`KeepError`]: the actor goes on as it was.
+    /// [`KeepError`]: the actor goes on as it was. Its reminders may be forgotten.
     pub async fn forget(&self) -> Result<bool, KeepError> {
         self.0.0.ordered(|done| Control::Forget { done }).await.transpose().map(|done| done.is_some())
     }

@@ -279,7 +279,12 @@ impl<B: Blueprint> ActorTask<B> {
     /// Forgets what is kept, and what is in memory. Returns how the incarnation ended, if it did.
     pub(super) async fn forget(&mut self, done: oneshot::Sender<Result<(), KeepError>>) -> Option<Exit> {
         let kept = self.kept.as_mut()?;
-        let forgotten = kept.keeper.forget().await;
+        // First: what a crash leaves is state without reminders, of which nobody was told that it is forgotten, and no
+        // reminder that comes to one that begins anew.
+        let forgotten = match self.cell.services.reminders.forget(self.cell.id()).await {
+            Ok(()) => kept.keeper.forget().await,
+            Err(error) => Err(KeepError::Unavailable(error.into())),
+        };
         let exit = forgotten.is_ok().then_some(Exit::Reload);
         _ = done.send(forgotten);
         exit

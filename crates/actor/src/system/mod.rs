@@ -34,7 +34,7 @@ pub use self::{spawn::SpawnError, subscription::HostSubscription, tree::Supervis
 use crate::{
     ActorInfo, ActorManifest, ActorRef, ActorSandbox, ActorSpec, ActorState, ActorTemplate, Capabilities,
     DeadLetterLimits, DeadLetters, Elsewhere, Keeper, KeptActor, Links, LinksError, LoadManifestError, NativeActor,
-    NativeSpec, Reminders, SystemEvent, UpgradeError, UpgradeOptions,
+    NativeSpec, ReminderError, Reminders, SystemEvent, UpgradeError, UpgradeOptions,
     failure::policy::later,
     guest::{
         front::{Front, FrontBlueprint},
@@ -572,6 +572,15 @@ impl<U: Send + 'static> ActorSystem<U> {
     /// Has somebody keep reminders for actors that it knows.
     pub fn add_reminders(&self, reminders: Arc<dyn Reminders>) {
         self.services().reminders.add(reminders);
+    }
+
+    /// Forgets all reminders of an actor, if anybody keeps them.
+    ///
+    /// # Errors
+    ///
+    /// [`ReminderError`]: some of them may be forgotten.
+    pub async fn forget_reminders(&self, of: &ComponentId) -> Result<(), ReminderError> {
+        self.services().reminders.forget(of).await
     }
 
     /// What happens from now on.

@@ -174,6 +174,11 @@ impl KeyKeeper {
     }
 
     async fn activated(&mut self) -> Result<Option<Bytes>, KeepError> {
+        // Who forgets the key finds it in memory from here on, or is waited for.
+        while !self.core.live.is_filled(self.number) {
+            tokio::task::yield_now().await;
+        }
+        self.core.forgetting.over(self.key()).await;
         if !self.is_activated && self.permit.is_none() {
             let starts = Arc::clone(&self.core.starts);
             self.permit = match Arc::clone(&starts).try_acquire_owned() {

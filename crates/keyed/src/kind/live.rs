@@ -154,6 +154,11 @@ impl Live {
         }
     }
 
+    /// Whether a place has its actor.
+    pub(crate) fn is_filled(&self, number: u64) -> bool {
+        self.table.lock().entries.get(&number).is_some_and(|entry| entry.actor.is_some())
+    }
+
     pub(crate) fn remove(&self, number: u64) {
         // Dropped without the lock.
         let entry = {
