@@ -3,12 +3,12 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use airssys_wasm_actor::{
-    ActorRef, ActorSandbox, ActorSpec, ActorSystem, AskError, KeepError, ReminderError, SpawnError, UpgradeError,
-    UpgradeOptions,
+    ActorRef, ActorSandbox, ActorSpec, ActorSystem, AskError, KeepError, Lifecycle, ReminderError, SpawnError,
+    UpgradeError, UpgradeOptions, WeakActorRef,
 };
-use airssys_wasm_registry::{ComponentId, InvalidId, MessageEnvelope, NameTaken, Refusal, Undelivered};
+use airssys_wasm_registry::{ActorAddress, ComponentId, InvalidId, MessageEnvelope, NameTaken, Refusal, Undelivered};
 use bytes::Bytes;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::{sync::broadcast, time::Instant};
 
 use crate::{
@@ -227,7 +227,7 @@ impl<U: Send + 'static> Keyed<U> {
         if self.0.core.key(id.as_str()).is_none() {
             return Err(KeyError::Unknown { id });
         }
-        Ok(KeyedRef { kind: Arc::clone(&self.0), id })
+        Ok(KeyedRef { kind: Arc::clone(&self.0), id, found: Mutex::default() })
     }
 
     /// Has an actor save its state and leave the memory as soon as there is no message for it. Whether it is out of memory:
@@ -365,11 +365,14 @@ impl<U> fmt::Debug for Keyed<U> {
 pub struct KeyedRef<U: 'static = ()> {
     kind: Arc<Kind<U>>,
     id: ComponentId,
+    /// The actor that was found last, so that one in memory is not looked up again.
+    found: Mutex<WeakActorRef>,
 }
 
 impl<U> Clone for KeyedRef<U> {
     fn clone(&self) -> Self {
-        Self { kind: Arc::clone(&self.kind), id: self.id.clone() }
+        let found = Mutex::new(self.found.lock().clone());
+        Self { kind: Arc::clone(&self.kind), id: self.id.clone(), found }
     }
 }
 
@@ -392,14 +395,32 @@ impl<U: Send + 'static> KeyedRef<U> {
     ///
     /// [`Refusal`]: as [`try_tell`](Self::try_tell), but for a full mailbox.
     pub fn awaken(&self) -> Result<ActorRef, Refusal> {
-        self.kind.actor(&self.id, None)
+        self.find(None)
+    }
+
+    fn find(&self, by: Option<&ActorAddress>) -> Result<ActorRef, Refusal> {
+        let found = self.found.lock().upgrade();
+        if let Some(actor) = found
+            && actor.state() != Lifecycle::Stopped
+        {
+            return Ok(actor);
+        }
+        let actor = self.kind.actor(&self.id, by)?;
+        *self.found.lock() = actor.downgrade();
+        Ok(actor)
     }
 
     fn actor(&self, message: MessageEnvelope) -> Result<(ActorRef, MessageEnvelope), Undelivered> {
-        match self.kind.actor(&self.id, message.sender()) {
+        match self.find(message.sender()) {
             Ok(actor) => Ok((actor, message)),
             Err(reason) => Err(Undelivered::new(reason, message)),
         }
+    }
+
+    /// The actor that was found has left the memory: the name is looked up next.
+    fn moved(&self, undelivered: Undelivered) -> MessageEnvelope {
+        *self.found.lock() = WeakActorRef::default();
+        undelivered.message
     }
 
     /// Sends a message without waiting for room.
@@ -413,7 +434,7 @@ impl<U: Send + 'static> KeyedRef<U> {
         loop {
             let (actor, envelope) = self.actor(message)?;
             match actor.try_tell(envelope) {
-                Err(undelivered) if undelivered.reason == Refusal::Moved => message = undelivered.message,
+                Err(undelivered) if undelivered.reason == Refusal::Moved => message = self.moved(undelivered),
                 told => return told,
             }
         }
@@ -429,7 +450,7 @@ impl<U: Send + 'static> KeyedRef<U> {
         loop {
             let (actor, envelope) = self.actor(message)?;
             match actor.tell(envelope).await {
-                Err(undelivered) if undelivered.reason == Refusal::Moved => message = undelivered.message,
+                Err(undelivered) if undelivered.reason == Refusal::Moved => message = self.moved(undelivered),
                 told => return told,
             }
         }
@@ -447,7 +468,7 @@ impl<U: Send + 'static> KeyedRef<U> {
             let (actor, envelope) = self.actor(message).map_err(AskError::NotSent)?;
             match actor.ask(envelope).await {
                 Err(AskError::NotSent(undelivered)) if undelivered.reason == Refusal::Moved => {
-                    message = undelivered.message;
+                    message = self.moved(undelivered);
                 }
                 answer => return answer,
             }
