@@ -5,6 +5,7 @@
 mod activation;
 mod calls;
 mod failures;
+mod forget;
 mod full_disk;
 mod killed_kinds;
 mod kills;
@@ -19,3 +20,4 @@ mod saves;
 mod stores;
 mod support;
 mod upgrade;
+mod wasmcloud;
