@@ -70,7 +70,7 @@ pub use guest::links::Links;
 pub use guest::manifest::{ActorManifest, ComponentTable, LoadManifestError};
 pub use guest::spec::{ActorSandbox, ActorSpec, ActorState, ActorTemplate, DEFAULT_REDELIVERY};
 pub use native::{NativeActor, NativeContext, NativeSpec};
-pub use runtime::actor_ref::{ActorInfo, ActorRef, AskError, HealthError, Stop};
+pub use runtime::actor_ref::{ActorInfo, ActorRef, AskError, HealthError, Stop, WeakActorRef};
 pub use runtime::dead_letters::{DeadLetter, DeadLetterLimits, DeadLetters, DeadReason};
 pub use runtime::events::{DeniedAction, SystemEvent};
 pub use runtime::keeper::{Elsewhere, Fence, Keeper, KeptActor};

@@ -3,11 +3,12 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use airssys_wasm_actor::{
-    ActorRef, ActorSandbox, ActorSpec, ActorSystem, AskError, KeepError, SpawnError, UpgradeError, UpgradeOptions,
+    ActorRef, ActorSandbox, ActorSpec, ActorSystem, AskError, KeepError, Lifecycle, ReminderError, SpawnError,
+    UpgradeError, UpgradeOptions, WeakActorRef,
 };
-use airssys_wasm_registry::{ComponentId, InvalidId, MessageEnvelope, NameTaken, Refusal, Undelivered};
+use airssys_wasm_registry::{ActorAddress, ComponentId, InvalidId, MessageEnvelope, NameTaken, Refusal, Undelivered};
 use bytes::Bytes;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::{sync::broadcast, time::Instant};
 
 use crate::{
@@ -101,6 +102,12 @@ pub enum InstallError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ForgetError {
+    /// The reminders of the actor were not forgotten.
+    #[error(transparent)]
+    Reminders(#[from] ReminderError),
+    /// The system is gone.
+    #[error("the kind's system is gone")]
+    Stopped,
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -220,7 +227,7 @@ impl<U: Send + 'static> Keyed<U> {
         if self.0.core.key(id.as_str()).is_none() {
             return Err(KeyError::Unknown { id });
         }
-        Ok(KeyedRef { kind: Arc::clone(&self.0), id })
+        Ok(KeyedRef { kind: Arc::clone(&self.0), id, found: Mutex::default() })
     }
 
     /// Has an actor save its state and leave the memory as soon as there is no message for it. Whether it is out of memory:
@@ -237,35 +244,42 @@ impl<U: Send + 'static> Keyed<U> {
         }
     }
 
-    /// Forgets the state of a key, kept or in memory: it begins anew. An actor in memory does so between two messages. A
-    /// quarantined key is let out.
+    /// Forgets the reminders of a key, and its state, kept or in memory: it begins anew. An actor in memory does so between
+    /// two messages, and one that is brought there meanwhile begins when it is over. A quarantined key is let out.
+    ///
+    /// The reminders go first: what a crash leaves has state, so that it is known not to be forgotten, and no reminder comes to
+    /// one that has begun anew.
     ///
     /// # Errors
     ///
-    /// [`ForgetError`]: the state is as it was.
+    /// [`ForgetError`]: the state is as it was, and the reminders may be forgotten. Ask again.
     pub async fn forget(&self, key: &str) -> Result<(), ForgetError> {
         let core = &self.0.core;
         let Ok(id) = self.0.id(key) else { return Ok(()) };
+        let system = self.0.system().ok_or(ForgetError::Stopped)?;
         loop {
             if let Some(actor) = self.0.live(&id)
                 && actor.forget().await?
             {
                 break;
             }
+            let _turn = core.forgetting.begin(key).await;
+            // One that is not in memory here loads nothing before the turn is over.
+            if self.0.live(&id).is_some() {
+                continue;
+            }
+            system.forget_reminders(&id).await?;
             let row = core.store.load(core.kind.as_str(), key).await?;
             let version = row.map_or(Version::NONE, |row| row.version);
             match core.store.remove(core.kind.as_str(), key, version, core.options.durability).await {
-                // It came into memory meanwhile.
+                // Another process has written it, or one that was killed here.
                 Err(StoreError::Fenced { .. }) => continue,
                 removed => removed?,
             }
             if version != Version::NONE {
                 core.row_removed();
             }
-            // One that has loaded the row before it was removed is in memory now.
-            if self.0.live(&id).is_none() {
-                break;
-            }
+            break;
         }
         core.quarantine.lock().release(key);
         Ok(())
@@ -351,11 +365,14 @@ impl<U> fmt::Debug for Keyed<U> {
 pub struct KeyedRef<U: 'static = ()> {
     kind: Arc<Kind<U>>,
     id: ComponentId,
+    /// The actor that was found last, so that one in memory is not looked up again.
+    found: Mutex<WeakActorRef>,
 }
 
 impl<U> Clone for KeyedRef<U> {
     fn clone(&self) -> Self {
-        Self { kind: Arc::clone(&self.kind), id: self.id.clone() }
+        let found = Mutex::new(self.found.lock().clone());
+        Self { kind: Arc::clone(&self.kind), id: self.id.clone(), found }
     }
 }
 
@@ -371,11 +388,39 @@ impl<U: Send + 'static> KeyedRef<U> {
         &self.id
     }
 
+    /// The actor, brought into memory if it is not there, for calls of its exports: they follow it when it leaves and comes
+    /// back. Messages that are sent by this handle do not; [`ActorRef::tell`] is then refused as [`Refusal::Moved`].
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`]: as [`try_tell`](Self::try_tell), but for a full mailbox.
+    pub fn awaken(&self) -> Result<ActorRef, Refusal> {
+        self.find(None)
+    }
+
+    fn find(&self, by: Option<&ActorAddress>) -> Result<ActorRef, Refusal> {
+        let found = self.found.lock().upgrade();
+        if let Some(actor) = found
+            && actor.state() != Lifecycle::Stopped
+        {
+            return Ok(actor);
+        }
+        let actor = self.kind.actor(&self.id, by)?;
+        *self.found.lock() = actor.downgrade();
+        Ok(actor)
+    }
+
     fn actor(&self, message: MessageEnvelope) -> Result<(ActorRef, MessageEnvelope), Undelivered> {
-        match self.kind.actor(&self.id, message.sender()) {
+        match self.find(message.sender()) {
             Ok(actor) => Ok((actor, message)),
             Err(reason) => Err(Undelivered::new(reason, message)),
         }
+    }
+
+    /// The actor that was found has left the memory: the name is looked up next.
+    fn moved(&self, undelivered: Undelivered) -> MessageEnvelope {
+        *self.found.lock() = WeakActorRef::default();
+        undelivered.message
     }
 
     /// Sends a message without waiting for room.
@@ -389,7 +434,7 @@ impl<U: Send + 'static> KeyedRef<U> {
         loop {
             let (actor, envelope) = self.actor(message)?;
             match actor.try_tell(envelope) {
-                Err(undelivered) if undelivered.reason == Refusal::Moved => message = undelivered.message,
+                Err(undelivered) if undelivered.reason == Refusal::Moved => message = self.moved(undelivered),
                 told => return told,
             }
         }
@@ -405,7 +450,7 @@ impl<U: Send + 'static> KeyedRef<U> {
         loop {
             let (actor, envelope) = self.actor(message)?;
             match actor.tell(envelope).await {
-                Err(undelivered) if undelivered.reason == Refusal::Moved => message = undelivered.message,
+                Err(undelivered) if undelivered.reason == Refusal::Moved => message = self.moved(undelivered),
                 told => return told,
             }
         }
@@ -423,7 +468,7 @@ impl<U: Send + 'static> KeyedRef<U> {
             let (actor, envelope) = self.actor(message).map_err(AskError::NotSent)?;
             match actor.ask(envelope).await {
                 Err(AskError::NotSent(undelivered)) if undelivered.reason == Refusal::Moved => {
-                    message = undelivered.message;
+                    message = self.moved(undelivered);
                 }
                 answer => return answer,
             }

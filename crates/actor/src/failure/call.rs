@@ -6,7 +6,7 @@ use airssys_wasm_engine::{ExportError, LinkError};
 use airssys_wasm_isolation::ArgumentError;
 use airssys_wasm_registry::{ComponentId, Refusal};
 
-use crate::failure::report::CrashReport;
+use crate::failure::report::{CrashReport, StartError};
 
 /// A call of an actor's export failed. The call was made at most once.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -30,6 +30,13 @@ pub enum CallError {
     /// The actor stopped, or was given up, before the call's turn.
     #[error("the actor stopped before it came to this call")]
     Stopped,
+    /// The actor was to be brought into memory for this call, and did not start.
+    #[error("the actor did not start for this call: {0}")]
+    NotActivated(Arc<StartError>),
+    /// The call was made, and the state after it is not saved, though each message was to be: it could not be, which is tried
+    /// again and lost by a crash until then; or the actor crashed before.
+    #[error("the call was made, but the actor's state after it is not saved")]
+    NotSaved,
     /// The actor is native, or its system has state of another type.
     #[error("the actor is not a component of this system")]
     OtherSystem,
@@ -65,9 +72,11 @@ pub enum LinkFault {
 }
 
 impl LinkFault {
-    /// What the guest that called is told. Of a crash the kind alone: the rest is another's, and for the host.
+    /// What the guest that called is told. Of a crash the kind alone, and of a start that failed nothing: the rest is
+    /// another's, and for the host.
     pub(crate) fn said(&self) -> String {
         match self {
+            Self::Call(CallError::NotActivated(_)) => "the actor did not start".to_owned(),
             Self::Call(CallError::Crashed(report)) => format!("the actor crashed: {}", report.crash.kind().class()),
             other => other.to_string(),
         }

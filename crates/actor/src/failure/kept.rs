@@ -27,6 +27,9 @@ pub enum NotSavedError {
         /// The guest's error message.
         message: String,
     },
+    /// The actor was stopped, and killed before its last state was kept: a store that did not take it was tried until then.
+    #[error("the actor was killed before its last state was kept")]
+    Killed,
     /// It was not kept.
     #[error(transparent)]
     NotKept(#[from] KeepError),

@@ -112,6 +112,9 @@ pub(crate) type Made<R> = (Call, oneshot::Receiver<Result<R, CallError>>);
 /// An export of one actor, looked up and type-checked once, and again at each upgrade: a version that lacks it, or has it
 /// with another type, is refused as [`UpgradeError::Contract`](crate::UpgradeError::Contract). Made by
 /// [`ActorSystem::export`](crate::ActorSystem::export). Cheap to clone.
+///
+/// If the actor has left the memory since, calls go to who has its name, which is brought into memory for them. Its type is
+/// then checked at the call alone.
 pub struct ActorExport<P, R> {
     actor: ActorRef,
     used: Arc<Used>,
@@ -203,6 +206,14 @@ impl<W: Send + 'static, R: Send + 'static> Pending for Asked<W, R> {
 
     fn fail(&mut self, error: CallError) {
         self.caller.tell(Err(error));
+    }
+
+    fn hold(&mut self) {
+        self.caller.hold();
+    }
+
+    fn release(&mut self, is_kept: bool) {
+        self.caller.release(is_kept);
     }
 }
 
@@ -338,7 +349,7 @@ struct WithValues;
 impl ActorRef {
     /// Calls an export with values, for tools that learn types at run time: when its turn comes among the actor's messages,
     /// waiting for room in the mailbox. The name is that of a function, or `interface#function`. Where types are known,
-    /// [`ActorSystem::export`](crate::ActorSystem::export) is faster.
+    /// [`ActorSystem::export`](crate::ActorSystem::export) is faster. An actor that has left the memory is brought back.
     ///
     /// Dropping the future withdraws a call that has not begun. One that has begun goes on.
     ///

@@ -344,13 +344,22 @@ async fn ask_any(
         let mut full = None;
         let mut actors = actors.fuse();
         let mut again = None;
-        while let Some(receiver) = again.take().or_else(|| actors.next()) {
+        loop {
+            let (receiver, waits) = match again.take().or_else(|| actors.next()) {
+                Some(receiver) => (receiver, false),
+                None => match full.take() {
+                    Some(receiver) => (receiver, true),
+                    None => return Err(last),
+                },
+            };
+            // Also of one that it waits for a second time: the table of waits holds one receiver per asker.
             let Some(_waiting) = asker.waits_for(&receiver) else {
                 last = GuestRequestError::Cycle;
                 continue;
             };
             let (delivery, answer) = question(message, &receiver, until);
-            match receiver.try_push(delivery) {
+            let pushed = if waits { receiver.push(delivery).await } else { receiver.try_push(delivery) };
+            match pushed {
                 Ok(()) => {
                     let answered = heard(asker, answer.await);
                     if silence == Silence::IsPassedOver && answered == Err(GuestRequestError::NoAnswer) {
@@ -367,18 +376,12 @@ async fn ask_any(
                 },
                 Err((reason, _)) => {
                     last = GuestRequestError::NotSent(refused(reason));
-                    if matches!(reason, Refusal::Full | Refusal::Restarting) && full.is_none() {
+                    if !waits && matches!(reason, Refusal::Full | Refusal::Restarting) && full.is_none() {
                         full = Some(receiver);
                     }
                 }
             }
         }
-        let Some(receiver) = full else { return Err(last) };
-        // Register again: the table of waits holds one receiver per asker.
-        let Some(_waiting) = asker.waits_for(&receiver) else { return Err(GuestRequestError::Cycle) };
-        let (delivery, answer) = question(message, &receiver, until);
-        receiver.push(delivery).await.map_err(|(reason, _)| GuestRequestError::NotSent(refused(reason)))?;
-        heard(asker, answer.await)
     };
     tokio::time::timeout_at(until, exchange).await.unwrap_or(Err(GuestRequestError::Timeout))
 }

@@ -396,8 +396,15 @@ impl Function {
         let to = &self.link.to;
         let mut delivery = Delivery::of_call(message, call);
         let exchange = async {
+            let mut receivers = actors(&caller, to).peekable();
+            // Who comes before the others: one that is not in memory, or was not when it was called.
+            let mut next = if receivers.peek().is_none() { Some(awakened(&caller, to)?) } else { None };
             let (mut fault, mut full) = (LinkFault::Unknown(to.clone()), None);
-            for receiver in actors(&caller, to) {
+            loop {
+                let (receiver, waits) = match next.take().or_else(|| receivers.next()) {
+                    Some(receiver) => (receiver, false),
+                    None => (full.take().ok_or_else(|| fault.clone())?, true),
+                };
                 let Some(_waiting) = caller.waits_for(&receiver) else {
                     fault = LinkFault::Cycle;
                     continue;
@@ -406,21 +413,24 @@ impl Function {
                     fault = unfit;
                     continue;
                 }
-                match receiver.try_push(delivery) {
+                let pushed = if waits { receiver.push(delivery).await } else { receiver.try_push(delivery) };
+                match pushed {
                     Ok(()) => return come_back(result, None).await.map_err(LinkFault::Call),
+                    Err((Refusal::Moved, back)) => {
+                        delivery = back;
+                        match awakened(&caller, receiver.id()) {
+                            Ok(actor) => next = Some(actor),
+                            Err(asleep) => fault = asleep,
+                        }
+                    }
                     Err((reason, back)) => {
                         (delivery, fault) = (back, LinkFault::Call(CallError::NotSent(reason)));
-                        if matches!(reason, Refusal::Full | Refusal::Restarting) && full.is_none() {
+                        if !waits && matches!(reason, Refusal::Full | Refusal::Restarting) && full.is_none() {
                             full = Some(receiver);
                         }
                     }
                 }
             }
-            let Some(receiver) = full else { return Err(fault) };
-            let Some(_waiting) = caller.waits_for(&receiver) else { return Err(LinkFault::Cycle) };
-            let pushed = receiver.push(delivery).await;
-            pushed.map_err(|(reason, _)| LinkFault::Call(CallError::NotSent(reason)))?;
-            come_back(result, None).await.map_err(LinkFault::Call)
         };
         timeout_at(until, exchange).await.unwrap_or(Err(LinkFault::Call(CallError::Deadline)))
     }
@@ -439,6 +449,15 @@ fn actors(asker: &Cell, to: &ComponentId) -> impl Iterator<Item = Arc<Cell>> {
         Endpoint::Actor(cell) => Some(Arc::clone(cell)),
         Endpoint::Host(_) => None,
     })
+}
+
+/// The actor of a name that is not registered, brought into being.
+fn awakened(caller: &Cell, name: &ComponentId) -> Result<Arc<Cell>, LinkFault> {
+    match caller.services.awaken(name, Some(&caller.address)) {
+        Some(Ok(actor)) => Ok(actor.0),
+        Some(Err(reason)) => Err(LinkFault::Call(CallError::NotSent(reason))),
+        None => Err(LinkFault::Unknown(name.clone())),
+    }
 }
 
 /// Who was found to fit the links of an incarnation, and is held to it while that lives.

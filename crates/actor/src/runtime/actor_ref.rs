@@ -3,7 +3,7 @@
 use std::{
     fmt,
     hash::{Hash, Hasher},
-    sync::Arc,
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -30,6 +30,24 @@ use crate::{
 /// Dropping handles does not stop the actor.
 #[derive(Clone)]
 pub struct ActorRef(pub(crate) Arc<Cell>);
+
+/// A handle on an actor that does not hold its mailbox: when the actor has ended, and all other handles are gone, so is what it
+/// had, but for some hundred bytes. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct WeakActorRef(Weak<Cell>);
+
+impl WeakActorRef {
+    /// The actor, unless it has ended and all other handles are gone. It may have ended nevertheless.
+    pub fn upgrade(&self) -> Option<ActorRef> {
+        self.0.upgrade().map(ActorRef)
+    }
+}
+
+impl fmt::Debug for WeakActorRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("WeakActorRef").field(&self.upgrade()).finish()
+    }
+}
 
 /// An ask failed.
 #[derive(Debug, thiserror::Error)]
@@ -147,6 +165,11 @@ pub struct ActorInfo {
 }
 
 impl ActorRef {
+    /// A handle that does not hold the mailbox.
+    pub fn downgrade(&self) -> WeakActorRef {
+        WeakActorRef(Arc::downgrade(&self.0))
+    }
+
     /// The actor's name.
     pub fn id(&self) -> &ComponentId {
         self.0.id()

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use crate::{
-    CallError, LinkFault,
+    ActorRef, CallError, LinkFault,
     runtime::{cell::Cell, mailbox::Delivery},
 };
 
@@ -30,6 +30,12 @@ pub(crate) trait Pending: Any + Send {
 
     /// Tells the caller, unless it was answered already.
     fn fail(&mut self, error: CallError);
+
+    /// Holds back what the caller is told from here on.
+    fn hold(&mut self);
+
+    /// Tells the caller what was held back, or that the state after the call is not kept.
+    fn release(&mut self, is_kept: bool);
 }
 
 /// A call in a mailbox.
@@ -186,28 +192,48 @@ pub(crate) enum Unfit {
 }
 
 /// Where the result of a call goes. Dropping it tells the caller that the actor has stopped.
-pub(crate) struct Caller<R>(Option<oneshot::Sender<Result<R, CallError>>>);
+pub(crate) struct Caller<R> {
+    to: Option<oneshot::Sender<Result<R, CallError>>>,
+    /// What it is told later, once there is something.
+    held: Option<Option<Result<R, CallError>>>,
+}
 
 impl<R> Caller<R> {
     pub(crate) fn new() -> (Self, oneshot::Receiver<Result<R, CallError>>) {
         let (result, receiver) = oneshot::channel();
-        (Self(Some(result)), receiver)
+        (Self { to: Some(result), held: None }, receiver)
     }
 
     pub(crate) fn is_there(&self) -> bool {
-        self.0.as_ref().is_some_and(|caller| !caller.is_closed())
+        self.to.as_ref().is_some_and(|caller| !caller.is_closed())
     }
 
     pub(crate) fn tell(&mut self, result: Result<R, CallError>) {
-        if let Some(caller) = self.0.take() {
+        if let Some(held) = &mut self.held {
+            held.get_or_insert(result);
+        } else if let Some(caller) = self.to.take() {
             // Fails when the caller has gone.
             _ = caller.send(result);
+        }
+    }
+
+    pub(crate) fn hold(&mut self) {
+        self.held = Some(None);
+    }
+
+    pub(crate) fn release(&mut self, is_kept: bool) {
+        match self.held.take().flatten() {
+            Some(Ok(_)) if !is_kept => self.tell(Err(CallError::NotSaved)),
+            Some(result) => self.tell(result),
+            // It was given up.
+            None => {}
         }
     }
 }
 
 impl Cell {
-    /// Puts a call into the mailbox, waiting for room, and waits for its result.
+    /// Puts a call into the mailbox, waiting for room, and waits for its result. If the actor has left the memory, into that of
+    /// who has its name.
     pub(crate) async fn called<R>(
         &self,
         delivery: Delivery,
@@ -216,13 +242,11 @@ impl Cell {
         let deadline = delivery.message.deadline();
         match self.try_push(delivery) {
             Ok(()) => come_back(result, deadline).await,
-            Err((Refusal::Full | Refusal::Restarting, delivery)) => {
+            Err((reason @ (Refusal::Full | Refusal::Restarting | Refusal::Moved), delivery)) => {
                 // Boxed, as for an ask.
                 let later = Box::pin(async {
-                    match self.push_later(delivery).await {
-                        Ok(()) => come_back(result, None).await,
-                        Err((reason, _)) => Err(CallError::NotSent(reason)),
-                    }
+                    self.push_refused(reason, delivery).await.map_err(CallError::NotSent)?;
+                    come_back(result, None).await
                 });
                 match deadline {
                     None => later.await,
@@ -230,6 +254,28 @@ impl Cell {
                 }
             }
             Err((reason, _)) => Err(CallError::NotSent(reason)),
+        }
+    }
+
+    /// Puts a call into the mailbox that refused it: as soon as there is room, or, if the actor has left the memory, into that
+    /// of who has its name.
+    async fn push_refused(&self, mut reason: Refusal, mut delivery: Delivery) -> Result<(), Refusal> {
+        let mut next = None;
+        loop {
+            let pushed = match reason {
+                Refusal::Full | Refusal::Restarting => {
+                    next.as_ref().map_or(self, |next: &ActorRef| &next.0).push_later(delivery).await
+                }
+                Refusal::Moved => {
+                    let awakened = self.services.awaken(self.id(), delivery.message.sender());
+                    next.insert(awakened.unwrap_or(Err(reason))?).0.try_push(delivery)
+                }
+                reason => return Err(reason),
+            };
+            match pushed {
+                Ok(()) => return Ok(()),
+                Err(refused) => (reason, delivery) = refused,
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use crate::{
     ActorRef, AskError, KeepError, StartError,
     runtime::{
+        call::{Call, Pending},
         mailbox::{Answer, Delivery, ReplyTo, Unanswered},
         orders::Control,
     },
@@ -74,6 +75,10 @@ pub trait Keeper: Send + 'static {
 
     /// Keeps a snapshot.
     fn save(&mut self, state: Bytes) -> BoxFuture<'_, Result<(), KeepError>>;
+
+    /// Keeps the last snapshot of an actor that stops. While that is [`KeepError::Unavailable`] and may not stay so, it is
+    /// tried again. The future is dropped when the actor is killed; then the snapshot is lost.
+    fn save_last(&mut self, state: Bytes) -> BoxFuture<'_, Result<(), KeepError>>;
 
     /// There is no snapshot to keep: the guest refused it, or its version has no state. Nothing is unsaved until the next
     /// message.
@@ -149,11 +154,12 @@ impl KeptActor {
         done.is_some() || self.0.0.ended.is_cancelled()
     }
 
-    /// Orders the actor to forget its state, kept or not, between two messages. `false` if it had ended before.
+    /// Orders the actor to forget its reminders and its state, kept or not, between two messages. `false` if it had ended
+    /// before.
     ///
     /// # Errors
     ///
-    /// [`KeepError`]: the actor goes on as it was.
+    /// [`KeepError`]: the actor goes on as it was. Its reminders may be forgotten.
     pub async fn forget(&self) -> Result<bool, KeepError> {
         self.0.0.ordered(|done| Control::Forget { done }).await.transpose().map(|done| done.is_some())
     }
@@ -170,9 +176,16 @@ pub(crate) struct Kept {
     pub(super) keeper: Box<dyn Keeper>,
     /// Who waits for it to be passivated, once that was ordered.
     pub(super) leaving: Option<Vec<oneshot::Sender<()>>>,
-    /// Who asked, and the answer that is held back until the state is kept.
-    held: Option<(ReplyTo, oneshot::Receiver<Answer>)>,
+    /// What is held back until the state is kept.
+    held: Option<Held>,
     pub(super) saves_each_message: bool,
+}
+
+enum Held {
+    /// Who asked, and the answer.
+    Answer(ReplyTo, oneshot::Receiver<Answer>),
+    /// A call, which has its result.
+    Call(Box<dyn Pending>),
 }
 
 impl Kept {
@@ -189,7 +202,21 @@ impl Kept {
         {
             let (instead, answer) = oneshot::channel();
             delivery.reply = Some(ReplyTo(instead));
-            self.held = Some((reply, answer));
+            self.held = Some(Held::Answer(reply, answer));
+        }
+    }
+
+    /// Makes a call, whose result is held back.
+    pub(super) fn begin_call(&self, call: &mut Call) {
+        if self.saves_each_message {
+            call.pending.hold();
+        }
+    }
+
+    /// A call was made.
+    pub(super) fn end_call(&mut self, call: Call) {
+        if self.saves_each_message {
+            self.held = Some(Held::Call(call.pending));
         }
     }
 
@@ -199,9 +226,13 @@ impl Kept {
         self.saves_each_message || self.leaving.is_some()
     }
 
-    /// Gives the asker its answer, or tells it that the state is not kept.
+    /// Gives who asked or called what is held back, or tells it that the state is not kept.
     pub(super) fn release(&mut self, is_kept: bool) {
-        let Some((reply, mut answer)) = self.held.take() else { return };
+        let (reply, mut answer) = match self.held.take() {
+            Some(Held::Answer(reply, answer)) => (reply, answer),
+            Some(Held::Call(mut call)) => return call.release(is_kept),
+            None => return,
+        };
         match answer.try_recv() {
             Ok(Ok(_) | Err(Unanswered::NoReply)) if !is_kept => {
                 reply.send(Err(Unanswered::NotSaved));

@@ -6,7 +6,7 @@ use airssys_wasm_isolation::{Crash, CrashKind};
 use tokio::sync::oneshot;
 
 use crate::{
-    DeadReason, During, KeepError, Lifecycle, NotSavedError, StartError, SystemEvent,
+    CallError, DeadReason, During, KeepError, Lifecycle, NotSavedError, StartError, SystemEvent,
     failure::report::Failure,
     runtime::{
         incarnation::{Blueprint, Live, crashed},
@@ -14,6 +14,14 @@ use crate::{
         task::{ActorTask, Exit},
     },
 };
+
+/// Whether the actor goes on after a save.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    /// What is unsaved can be saved later.
+    OfMany,
+    Last,
+}
 
 /// The state was not saved.
 enum Unsaved {
@@ -58,8 +66,9 @@ impl<B: Blueprint> ActorTask<B> {
         self.cell.set_state(Lifecycle::Stopping);
         self.close();
         let because = error.to_string();
-        while let Ok(delivery) = self.inbox.messages.try_recv() {
-            if delivery.is_call() {
+        while let Ok(mut delivery) = self.inbox.messages.try_recv() {
+            if let Some(mut call) = delivery.take_call() {
+                call.pending.fail(CallError::NotActivated(Arc::clone(&error)));
                 continue;
             }
             let Delivery { message, reply, .. } = delivery;
@@ -109,7 +118,7 @@ impl<B: Blueprint> ActorTask<B> {
     }
 
     /// Saves the state of an incarnation.
-    async fn save(&mut self, live: &mut B::Live) -> Result<(), Unsaved> {
+    async fn save(&mut self, live: &mut B::Live, which: Which) -> Result<(), Unsaved> {
         if self.blueprint.keeps_state() != (true, true) {
             if let Some(kept) = &mut self.kept {
                 kept.keeper.not_given();
@@ -131,10 +140,20 @@ impl<B: Blueprint> ActorTask<B> {
             }
         };
         let Some(kept) = &mut self.kept else { return Ok(()) };
+        let saving = match which {
+            Which::OfMany => kept.keeper.save(state),
+            Which::Last => kept.keeper.save_last(state),
+        };
         let saved = tokio::select! {
             biased;
-            saved = kept.keeper.save(state) => saved,
-            () = self.interrupt.cancelled() => return Err(Unsaved::Ended(Exit::Killed)),
+            saved = saving => Some(saved),
+            () = self.interrupt.cancelled() => None,
+        };
+        let Some(saved) = saved else {
+            if which == Which::Last {
+                self.not_saved(NotSavedError::Killed);
+            }
+            return Err(Unsaved::Ended(Exit::Killed));
         };
         let Err(error) = saved else { return Ok(()) };
         let unsaved = match error {
@@ -151,7 +170,7 @@ impl<B: Blueprint> ActorTask<B> {
     }
 
     pub(super) async fn save_by_order(&mut self, live: &mut B::Live) -> Option<Exit> {
-        match self.save(live).await {
+        match self.save(live, Which::OfMany).await {
             Err(Unsaved::Ended(exit)) => Some(exit),
             Ok(()) | Err(Unsaved::Later | Unsaved::Never | Unsaved::NotGiven) => None,
         }
@@ -160,7 +179,7 @@ impl<B: Blueprint> ActorTask<B> {
     /// Saves what a new version begins with, so that what a rollback finds is no older than the upgrade. `None` if it is not
     /// saved; then there is no upgrade. How the incarnation ended, if it did.
     pub(super) async fn save_for_upgrade(&mut self, live: &mut B::Live) -> Option<Result<(), Exit>> {
-        match self.save(live).await {
+        match self.save(live, Which::OfMany).await {
             // Of a snapshot that is refused the upgrade itself has something to say.
             Ok(()) | Err(Unsaved::NotGiven) => Some(Ok(())),
             Err(Unsaved::Ended(exit)) => Some(Err(exit)),
@@ -168,17 +187,21 @@ impl<B: Blueprint> ActorTask<B> {
         }
     }
 
-    /// Saves what an incarnation leaves that stops for good.
-    pub(super) async fn save_last(&mut self, live: &mut B::Live) {
-        // One that crashed over it has nothing to shut down, and is not restarted.
-        _ = self.save(live).await;
+    /// Saves what an incarnation leaves that stops for good. A store that does not take it now is tried again until the
+    /// actor is killed. Returns how the actor ended.
+    pub(super) async fn save_last(&mut self, live: &mut B::Live) -> Exit {
+        match self.save(live, Which::Last).await {
+            Err(Unsaved::Ended(Exit::Killed)) => Exit::Killed,
+            // One that crashed over it has nothing to shut down, and is not restarted.
+            _ => Exit::Stopped,
+        }
     }
 
     /// After a message: saves where each is to be, answers, and leaves if that was ordered. Returns how the incarnation ended,
     /// if it did.
     pub(super) async fn keep(&mut self, live: &mut B::Live, is_handled: bool) -> Option<Exit> {
         let saves = self.kept.as_ref()?.saves_each_message && is_handled;
-        let saved = if saves { self.save(live).await } else { Ok(()) };
+        let saved = if saves { self.save(live, Which::OfMany).await } else { Ok(()) };
         let kept = self.kept.as_mut()?;
         // An answer that came before a crash is of a state that is gone.
         kept.release(is_handled && saved.is_ok());
@@ -213,7 +236,7 @@ impl<B: Blueprint> ActorTask<B> {
             self.kept.as_mut()?.keeper.stayed();
             return None;
         }
-        match self.save(live).await {
+        match self.save(live, Which::OfMany).await {
             Ok(()) | Err(Unsaved::Never | Unsaved::NotGiven) => {}
             Err(Unsaved::Ended(exit)) => return Some(exit),
             Err(Unsaved::Later) => {
@@ -256,7 +279,12 @@ impl<B: Blueprint> ActorTask<B> {
     /// Forgets what is kept, and what is in memory. Returns how the incarnation ended, if it did.
     pub(super) async fn forget(&mut self, done: oneshot::Sender<Result<(), KeepError>>) -> Option<Exit> {
         let kept = self.kept.as_mut()?;
-        let forgotten = kept.keeper.forget().await;
+        // First: what a crash leaves is state without reminders, of which nobody was told that it is forgotten, and no
+        // reminder that comes to one that begins anew.
+        let forgotten = match self.cell.services.reminders.forget(self.cell.id()).await {
+            Ok(()) => kept.keeper.forget().await,
+            Err(error) => Err(KeepError::Unavailable(error.into())),
+        };
         let exit = forgotten.is_ok().then_some(Exit::Reload);
         _ = done.send(forgotten);
         exit

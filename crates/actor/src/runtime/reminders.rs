@@ -24,6 +24,9 @@ pub trait Reminders: Send + Sync + 'static {
 
     /// Forgets a reminder. Says whether there was one. `None` as above.
     fn cancel(&self, of: &ComponentId, name: &str) -> Option<BoxFuture<'static, Result<bool, ReminderError>>>;
+
+    /// Forgets all reminders of an actor. `None` as above.
+    fn forget(&self, of: &ComponentId) -> Option<BoxFuture<'static, Result<(), ReminderError>>>;
 }
 
 /// A reminder was not kept, or not cancelled.
@@ -49,8 +52,8 @@ pub enum ReminderError {
         /// Bytes it may have.
         allowed: u64,
     },
-    /// It could not be stored now.
-    #[error("the reminder is not stored; try again later")]
+    /// It could not be stored, or forgotten, now.
+    #[error("the reminder is not stored, or not forgotten; try again later")]
     Unavailable(#[source] BoxError),
 }
 
@@ -66,5 +69,13 @@ impl Reminding {
     /// Asks one after the other.
     pub(crate) fn find<T>(&self, ask: impl FnMut(&Arc<dyn Reminders>) -> Option<T>) -> Option<T> {
         self.0.read().iter().find_map(ask)
+    }
+
+    /// Forgets those of an actor, if anybody keeps them.
+    pub(crate) async fn forget(&self, of: &ComponentId) -> Result<(), ReminderError> {
+        match self.find(|reminders| reminders.forget(of)) {
+            Some(forgotten) => forgotten.await,
+            None => Ok(()),
+        }
     }
 }

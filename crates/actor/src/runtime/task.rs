@@ -233,9 +233,9 @@ impl<B: Blueprint> ActorTask<B> {
             if let Some(recycling) = &mut self.recycling {
                 recycling.begin(incarnation.memory());
             }
-            let exit = self.serve(&mut incarnation).await;
+            let mut exit = self.serve(&mut incarnation).await;
             if self.kept.is_some() && matches!(exit, Exit::Stopped) {
-                Box::pin(self.save_last(&mut incarnation)).await;
+                exit = Box::pin(self.save_last(&mut incarnation)).await;
             }
             match exit {
                 Exit::Stopped | Exit::Suspended | Exit::Idle => Box::pin(self.shut_down(incarnation)).await,
@@ -397,9 +397,16 @@ impl<B: Blueprint> ActorTask<B> {
     async fn handle(&mut self, live: &mut B::Live) -> Result<(), Failure> {
         let Some(delivery) = &mut self.in_flight else { return Ok(()) };
         if delivery.is_call()
-            && let Some(call) = delivery.take_call()
+            && let Some(mut call) = delivery.take_call()
         {
-            return self.call(live, call).await;
+            if let Some(kept) = &self.kept {
+                kept.begin_call(&mut call);
+            }
+            let called = self.call(live, &mut call).await;
+            if let Some(kept) = &mut self.kept {
+                kept.end_call(call);
+            }
+            return called;
         }
         let Some(reply) = self.begin_turn() else { return Ok(()) };
         let Some(delivery) = &self.in_flight else { return Ok(()) };
@@ -460,7 +467,7 @@ impl<B: Blueprint> ActorTask<B> {
     }
 
     /// Makes a call, which is never made twice: from here on it is not in flight.
-    async fn call(&mut self, live: &mut B::Live, mut call: Call) -> Result<(), Failure> {
+    async fn call(&mut self, live: &mut B::Live, call: &mut Call) -> Result<(), Failure> {
         let Some(delivery) = self.in_flight.take() else { return Ok(()) };
         let size = call.pending.size();
         if !call.pending.is_wanted() {
@@ -479,9 +486,9 @@ impl<B: Blueprint> ActorTask<B> {
         let (trace, span) = traced(&self.cell, &mut self.random, &delivery.message);
         let deadline = delivery.message.deadline();
         let called = if span.is_disabled() {
-            live.call(&mut call, deadline, trace, &self.interrupt).await
+            live.call(call, deadline, trace, &self.interrupt).await
         } else {
-            Box::pin(live.call(&mut call, deadline, trace, &self.interrupt).instrument(span)).await
+            Box::pin(live.call(call, deadline, trace, &self.interrupt).instrument(span)).await
         };
         match called {
             Ok(()) => {

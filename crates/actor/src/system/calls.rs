@@ -35,6 +35,7 @@ impl<U: Send + 'static> ActorSystem<U> {
     /// Calls a closure with an actor's store and instance when its turn comes among the actor's messages, waiting for room
     /// in the mailbox: what [`bindgen!`](wasmtime::component::bindgen) generates works in it. See
     /// [`Sandbox::call_with`](airssys_wasm_isolation::Sandbox::call_with): an `Err` of the closure is a crash of the actor.
+    /// An actor that has left the memory is brought back.
     ///
     /// Dropping the future withdraws a call that has not begun. One that has begun goes on.
     ///

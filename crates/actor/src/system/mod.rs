@@ -34,7 +34,7 @@ pub use self::{spawn::SpawnError, subscription::HostSubscription, tree::Supervis
 use crate::{
     ActorInfo, ActorManifest, ActorRef, ActorSandbox, ActorSpec, ActorState, ActorTemplate, Capabilities,
     DeadLetterLimits, DeadLetters, DeadReason, Elsewhere, Keeper, KeptActor, Links, LinksError, LoadManifestError,
-    NativeActor, NativeSpec, Reminders, SystemEvent, UpgradeError, UpgradeOptions,
+    NativeActor, NativeSpec, ReminderError, Reminders, SystemEvent, UpgradeError, UpgradeOptions,
     failure::policy::later,
     guest::{
         front::{Front, FrontBlueprint},
@@ -597,6 +597,15 @@ impl<U: Send + 'static> ActorSystem<U> {
         self.services().reminders.add(reminders);
     }
 
+    /// Forgets all reminders of an actor, if anybody keeps them.
+    ///
+    /// # Errors
+    ///
+    /// [`ReminderError`]: some of them may be forgotten.
+    pub async fn forget_reminders(&self, of: &ComponentId) -> Result<(), ReminderError> {
+        self.services().reminders.forget(of).await
+    }
+
     /// What happens from now on.
     pub fn events(&self) -> broadcast::Receiver<SystemEvent> {
         self.services().events()
@@ -642,7 +651,9 @@ impl<U: Send + 'static> ActorSystem<U> {
     }
 
     /// Ends all actors, those that others depend on last, each after what is in its mailbox. Those that have not ended by
-    /// the deadline are killed, which may take a second more for each link of the longest chain of dependencies.
+    /// the deadline are killed, which may take a second more for each link of the longest chain of dependencies. An actor
+    /// whose state is kept has not ended before its last state is: one that the store does not take is tried again until
+    /// the deadline.
     pub async fn shutdown(&self, longest: Duration) -> ShutdownReport {
         let core = self.core();
         core.closing.store(true, Ordering::SeqCst);

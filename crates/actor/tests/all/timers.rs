@@ -352,6 +352,14 @@ impl Reminders for Kept {
         let cancelled = kept.len() < before;
         Some(Box::pin(async move { Ok(cancelled) }))
     }
+
+    fn forget(&self, of: &ComponentId) -> Option<BoxFuture<'static, Result<(), ReminderError>>> {
+        if of.as_str() != "kept" {
+            return None;
+        }
+        self.0.lock().clear();
+        Some(Box::pin(async { Ok(()) }))
+    }
 }
 
 #[tokio::test]

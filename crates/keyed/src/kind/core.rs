@@ -20,6 +20,7 @@ use crate::{
     events::EVENTS,
     kind::{
         admission::Buckets,
+        forgetting::Forgetting,
         live::{Live, millis},
         quarantine::Quarantine,
     },
@@ -39,6 +40,7 @@ pub(crate) struct Core {
     pub(crate) live: Live,
     pub(crate) admission: Buckets,
     pub(crate) quarantine: Mutex<Quarantine>,
+    pub(crate) forgetting: Forgetting,
     pub(crate) starts: Arc<Semaphore>,
     pub(crate) metrics: Metrics,
     pub(crate) counts: Counts,
@@ -112,6 +114,7 @@ impl Core {
             store,
             live: Live::default(),
             quarantine: Mutex::default(),
+            forgetting: Forgetting::default(),
             starts: Arc::new(Semaphore::new(STARTS)),
             counts: Counts::default(),
             events: broadcast::Sender::new(EVENTS),

@@ -1,13 +1,16 @@
 //! The keeper of one actor in memory: its row, and what is known of it.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use airssys_wasm_actor::{KeepError, Keeper, StartError};
 use airssys_wasm_registry::ComponentId;
 use blake3::Hash;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::{sync::OwnedSemaphorePermit, time::sleep};
 
 use crate::{
     KeyedEvent, Saved, StoreError, Version,
@@ -16,6 +19,9 @@ use crate::{
         live::Marks,
     },
 };
+
+/// Between two attempts at a last save, at the least: twice as long each time, up to [`RETRY`].
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// Removals of a row that others write at the same time.
 const ATTEMPTS: usize = 16;
@@ -168,6 +174,11 @@ impl KeyKeeper {
     }
 
     async fn activated(&mut self) -> Result<Option<Bytes>, KeepError> {
+        // Who forgets the key finds it in memory from here on, or is waited for.
+        while !self.core.live.is_filled(self.number) {
+            tokio::task::yield_now().await;
+        }
+        self.core.forgetting.over(self.key()).await;
         if !self.is_activated && self.permit.is_none() {
             let starts = Arc::clone(&self.core.starts);
             self.permit = match Arc::clone(&starts).try_acquire_owned() {
@@ -186,6 +197,17 @@ impl KeyKeeper {
             return Err(KeepError::Refused(TooManyKeys { allowed: self.core.options.most_keys }.into()));
         }
         Ok(state)
+    }
+}
+
+/// Counts a state that is lost, also where the actor is killed while it is saved.
+struct Unsaved(Option<Arc<Core>>);
+
+impl Drop for Unsaved {
+    fn drop(&mut self) {
+        if let Some(core) = &self.0 {
+            count!(core, not_saved);
+        }
     }
 }
 
@@ -233,6 +255,26 @@ impl Keeper for KeyKeeper {
                     }
                     Err(error)
                 }
+            }
+        })
+    }
+
+    fn save_last(&mut self, state: Bytes) -> BoxFuture<'_, Result<(), KeepError>> {
+        Box::pin(async move {
+            self.marks.ends();
+            let mut unsaved = Unsaved(Some(Arc::clone(&self.core)));
+            let mut pause = SHORTEST_PAUSE;
+            loop {
+                let Err(error) = self.keep(state.clone()).await else {
+                    unsaved.0 = None;
+                    return Ok(());
+                };
+                let is_for_good = matches!(error, StoreError::Closed);
+                match self.told(Use::Write, error) {
+                    KeepError::Unavailable(_) if !is_for_good => sleep(pause).await,
+                    error => return Err(error),
+                }
+                pause = (2 * pause).min(Duration::from_millis(RETRY));
             }
         })
     }

@@ -74,6 +74,11 @@ impl Marks {
         self.not_before.store(not_before, Ordering::Relaxed);
     }
 
+    /// The actor stops, and follows no more orders to save.
+    pub(crate) fn ends(&self) {
+        self.not_before.store(u64::MAX, Ordering::Relaxed);
+    }
+
     /// Whatever was ordered is over: another incarnation is about to start.
     pub(crate) fn begin(&self) {
         self.save_begins();
@@ -147,6 +152,11 @@ impl Live {
         if let Some(entry) = self.table.lock().entries.get_mut(&number) {
             entry.actor = Some(actor);
         }
+    }
+
+    /// Whether a place has its actor.
+    pub(crate) fn is_filled(&self, number: u64) -> bool {
+        self.table.lock().entries.get(&number).is_some_and(|entry| entry.actor.is_some())
     }
 
     pub(crate) fn remove(&self, number: u64) {

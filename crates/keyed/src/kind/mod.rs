@@ -2,6 +2,7 @@
 
 mod admission;
 pub(crate) mod core;
+mod forgetting;
 mod keeper;
 mod live;
 mod quarantine;

@@ -9,6 +9,7 @@ use std::{
     fmt,
     num::NonZeroUsize,
     sync::Arc,
+    task::{Context, Poll, Waker},
     time::{Duration, SystemTime},
 };
 
@@ -19,6 +20,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::RwLock;
 use tokio::{
+    runtime::Handle,
     sync::{Notify, Semaphore},
     task::AbortHandle,
 };
@@ -84,6 +86,7 @@ impl fmt::Debug for ReminderConfig {
 pub struct StoredReminders {
     book: Arc<Book>,
     receivers: Arc<Receivers>,
+    runtime: Handle,
     task: AbortHandle,
 }
 
@@ -115,7 +118,7 @@ impl StoredReminders {
     pub fn start(store: Arc<dyn StateStore>, config: ReminderConfig) -> Self {
         let (book, receivers) = (Arc::new(Book::new(store, config)), Arc::<Receivers>::default());
         let task = tokio::spawn(serve::serve(Arc::clone(&book), Arc::clone(&receivers))).abort_handle();
-        Self { book, receivers, task }
+        Self { book, receivers, runtime: Handle::current(), task }
     }
 
     /// Keeps the reminders of a kind, and gives its actors the import `airssys:actor/reminders`.
@@ -151,7 +154,7 @@ impl StoredReminders {
         self.receivers.changed.notify_one();
     }
 
-    /// Forgets all reminders of an actor, which [`Keyed::forget`] does not.
+    /// Forgets all reminders of an actor. [`Keyed::forget`] does so, of a kind in a system to which this was added.
     ///
     /// # Errors
     ///
@@ -189,7 +192,7 @@ impl Reminders for StoredReminders {
             return None;
         }
         let (book, of, name) = (Arc::clone(&self.book), of.clone(), name.to_owned());
-        Some(Box::pin(async move { book.set(of.as_str(), &name, after, payload).await }))
+        Some(to_the_end(&self.runtime, async move { book.set(of.as_str(), &name, after, payload).await }))
     }
 
     fn cancel(&self, of: &ComponentId, name: &str) -> Option<BoxFuture<'static, Result<bool, ReminderError>>> {
@@ -197,6 +200,37 @@ impl Reminders for StoredReminders {
             return None;
         }
         let (book, of, name) = (Arc::clone(&self.book), of.clone(), name.to_owned());
-        Some(Box::pin(async move { book.cancel(of.as_str(), &name).await }))
+        Some(to_the_end(&self.runtime, async move { book.cancel(of.as_str(), &name).await }))
     }
+
+    fn forget(&self, of: &ComponentId) -> Option<BoxFuture<'static, Result<(), ReminderError>>> {
+        if !self.knows(of) {
+            return None;
+        }
+        let (book, of) = (Arc::clone(&self.book), of.clone());
+        Some(to_the_end(&self.runtime, async move {
+            book.forget(of.as_str()).await.map_err(|error| ReminderError::Unavailable(error.into()))
+        }))
+    }
+}
+
+/// Does it whether it is polled or not: a guest need not wait for what it began, and others wait for their turn until that is
+/// done.
+fn to_the_end<T: Send + 'static>(
+    runtime: &Handle,
+    doing: impl Future<Output = Result<T, ReminderError>> + Send + 'static,
+) -> BoxFuture<'static, Result<T, ReminderError>> {
+    let mut doing = Box::pin(doing);
+    // Polled here first, so that they have their turns in the order in which they were begun.
+    if let Poll::Ready(done) = doing.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        return Box::pin(std::future::ready(done));
+    }
+    let doing = runtime.spawn(doing);
+    Box::pin(async move {
+        match doing.await {
+            Ok(done) => done,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(error) => Err(ReminderError::Unavailable(error.into())),
+        }
+    })
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use airssys_wasm_actor::{AskError, DeadReason, SystemEvent};
+use airssys_wasm_actor::{AskError, DeadReason, Stop, SystemEvent};
 use airssys_wasm_keyed::{InstallError, KeyError, Keyed, KeyedOptions, KeyedSpec, Keys, SaveWhen};
 use airssys_wasm_registry::MessageEnvelope;
 
@@ -288,4 +288,41 @@ async fn what_one_that_has_to_leave_would_have_sent_later_are_dead_letters() {
         let texts: Vec<_> = letters.iter().map(|letter| letter.message.payload().clone()).collect();
         assert_eq!(texts, ["a", "b"]);
     }
+}
+
+#[tokio::test]
+async fn a_handle_keeps_nothing_of_the_actor_that_it_found_and_finds_the_next() {
+    let (system, store) = (system(), Faulty::new());
+    let each = KeyedOptions { save: SaveWhen::EachMessage, ..KeyedOptions::default() };
+    let carts = carts(&system, &COUNTER, each, &store).await;
+    let cart = carts.actor("1").unwrap();
+    let clone = cart.clone();
+    assert_eq!(cart.ask("add 1").await.unwrap(), "1");
+    let first = system.find("cart/1").unwrap().downgrade();
+    assert!(first.upgrade().is_some_and(|first| first == cart.awaken().unwrap()));
+    assert!(carts.passivate("1").await.unwrap());
+    until(|| first.upgrade().is_none()).await;
+    assert_eq!(cart.ask("add 1").await.unwrap(), "2");
+
+    // Also while somebody else holds the one that has left, was killed or was stopped.
+    for how in ["left", "killed", "stopped"] {
+        let before = system.find("cart/1").unwrap();
+        assert_eq!(before, cart.awaken().unwrap());
+        match how {
+            "left" => assert!(carts.passivate("1").await.unwrap()),
+            "killed" => before.kill(),
+            _ => before.stop(Stop::Now),
+        }
+        before.ended().await;
+        cart.tell("add 1").await.unwrap();
+        clone.try_tell("add 1").unwrap();
+        let after = system.find("cart/1").unwrap();
+        assert!(after != before && after == cart.awaken().unwrap() && after == clone.awaken().unwrap(), "{how}");
+        // One that is killed before it has started is quarantined.
+        clone.ask("add 0").await.unwrap();
+    }
+    assert_eq!(cart.ask("get").await.unwrap(), "8");
+    assert_eq!(carts.stats().activations, 5);
+    system.shutdown(Duration::from_secs(10)).await;
+    assert_eq!(cart.ask("get").await.unwrap_err().refusal(), Some(airssys_wasm_registry::Refusal::Stopped));
 }

@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 mod activation;
+mod calls;
 mod failures;
+mod forget;
 mod full_disk;
 mod killed_kinds;
 mod kills;
@@ -18,3 +20,4 @@ mod saves;
 mod stores;
 mod support;
 mod upgrade;
+mod wasmcloud;

@@ -6,13 +6,14 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    task::{Context, Waker},
     time::{Duration, SystemTime},
 };
 
 use airssys_wasm_actor::{ActorSystem, AskError, ReminderError, Reminders};
 use airssys_wasm_keyed::{
-    Durability, Keyed, KeyedOptions, MemoryStore, ReminderConfig, Saved, StateStore, StoreError, StoreFuture,
-    StoredReminders, Version,
+    Durability, ForgetError, Keyed, KeyedOptions, MemoryStore, ReminderConfig, Saved, StateStore, StoreError,
+    StoreFuture, StoredReminders, Version,
 };
 use airssys_wasm_registry::{ComponentId, MessageEnvelope};
 use bytes::Bytes;
@@ -23,7 +24,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::support::{Faulty, LATER, carts, system};
+use crate::support::{COUNTER, Faulty, LATER, ask, carts, system};
 
 type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
@@ -533,4 +534,82 @@ async fn a_guest_that_crashes_over_its_reminder_gets_it_again() {
     // After 1 s, and 1, 2, 4, 8 and 16 s later, unless it is quarantined then.
     assert!((3..=6).contains(&crashes), "{crashes}");
     assert_eq!(store.rows.count("!due").await.unwrap(), 1, "it is kept");
+}
+
+/// Counters of a kind with the reminders of one of them, in a store of their own.
+async fn with_a_reminder() -> (ActorSystem, Arc<Faulty>, Keyed, Arc<Fails>, Arc<StoredReminders>) {
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &COUNTER, KeyedOptions::default(), &store).await;
+    let fails = Arc::<Fails>::default();
+    let (begun, epoch) = (Instant::now(), SystemTime::now());
+    let reminders = started(Arc::clone(&fails) as _, Arc::new(move || epoch + begun.elapsed()));
+    reminders.keep(&carts);
+    let reminders = Arc::new(reminders);
+    system.add_reminders(Arc::clone(&reminders) as Arc<dyn Reminders>);
+    ask(&carts, "1", "add 5").await.unwrap();
+    assert!(carts.passivate("1").await.unwrap());
+    reminders.set(&cart("1"), "a", Duration::from_secs(5), Bytes::from("add 7")).unwrap().await.unwrap();
+    (system, store, carts, fails, reminders)
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_forgets_a_key_forgets_its_reminders() {
+    for is_in_memory in [true, false] {
+        let (_system, store, carts, rows, reminders) = with_a_reminder().await;
+        reminders.set(&cart("2"), "a", Duration::from_secs(5), Bytes::from("add 7")).unwrap().await.unwrap();
+        if is_in_memory {
+            ask(&carts, "1", "get").await.unwrap();
+        }
+        carts.forget("1").await.unwrap();
+        assert_eq!((rows.count("!due").await.unwrap(), rows.count("!reminders/cart").await.unwrap()), (1, 1));
+        assert_eq!(store.row("1").await, None);
+        pass(10_000).await;
+        assert_eq!(ask(&carts, "1", "get").await.unwrap(), "0", "{is_in_memory}");
+        // Control: that of another comes.
+        assert_eq!(ask(&carts, "2", "get").await.unwrap(), "7");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn reminders_are_forgotten_before_the_state() {
+    for is_in_memory in [true, false] {
+        let (_system, store, carts, rows, _reminders) = with_a_reminder().await;
+        if is_in_memory {
+            ask(&carts, "1", "get").await.unwrap();
+        }
+        // What is not forgotten leaves the state, which says so.
+        rows.writes.store(true, Ordering::SeqCst);
+        let error = carts.forget("1").await.unwrap_err();
+        assert_eq!(matches!(error, ForgetError::Reminders(_)), !is_in_memory, "{error:?}");
+        assert_eq!((rows.count("!due").await.unwrap(), store.count_of("1").await), (1, Some(5)));
+        rows.writes.store(false, Ordering::SeqCst);
+        store.set_full(true);
+        carts.forget("1").await.unwrap_err();
+        assert_eq!((rows.count("!due").await.unwrap(), store.count_of("1").await), (0, Some(5)));
+        store.set_full(false);
+        carts.forget("1").await.unwrap();
+        assert_eq!(ask(&carts, "1", "get").await.unwrap(), "0", "{is_in_memory}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_a_guest_does_not_wait_for_is_set_and_holds_up_nobody() {
+    let store = Faulty::new();
+    let reminders = StoredReminders::start(Arc::clone(&store) as _, ReminderConfig::default());
+    reminders.add("cart", |_, _| Box::pin(async { Ok(Bytes::new()) }));
+    store.writes.forget_permits(usize::MAX);
+    // Polled once, until it waits for the store.
+    let mut begun = reminders.set(&cart("1"), "a", Duration::from_secs(60), Bytes::new()).unwrap();
+    assert!(begun.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    store.writes.add_permits(10);
+    let others = async {
+        assert!(reminders.cancel(&cart("1"), "a").unwrap().await.unwrap());
+        // In the order in which they are begun, whether they are waited for or not.
+        let set = reminders.set(&cart("1"), "b", Duration::from_secs(60), Bytes::new());
+        reminders.forget(&cart("1")).await.unwrap();
+        drop(set);
+    };
+    tokio::time::timeout(Duration::from_secs(30), others).await.unwrap();
+    assert_eq!((store.rows.count("!due").await.unwrap(), store.rows.count("!reminders/cart").await.unwrap()), (0, 0));
+    drop(begun);
 }

@@ -262,3 +262,61 @@ async fn a_store_that_was_not_written_to_has_not_recovered() {
     assert!(matches!(events.try_recv().unwrap(), KeyedEvent::StoreRecovered));
     assert!(events.try_recv().is_err());
 }
+
+/// How often it was told that state is not saved.
+fn not_saved(events: &mut tokio::sync::broadcast::Receiver<SystemEvent>) -> usize {
+    std::iter::from_fn(|| events.try_recv().ok()).filter(|event| matches!(event, SystemEvent::NotSaved { .. })).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_last_save_that_a_full_store_does_not_take_is_tried_again_until_the_deadline() {
+    for save in [SaveWhen::OnIdle, SaveWhen::Within(Duration::from_secs(60))] {
+        for recovers in [true, false] {
+            let (system, store) = (system(), Faulty::new());
+            let carts = carts(&system, &COUNTER, options(save), &store).await;
+            ask(&carts, "1", "add 1").await.unwrap();
+            let mut events = system.events();
+            store.set_full(true);
+            let mut shutdown = pin!(system.shutdown(Duration::from_secs(30)));
+            tokio::select! {
+                biased;
+                report = &mut shutdown => panic!("{report:?} before its deadline"),
+                () = pass(Duration::from_secs(20)) => {}
+            }
+            assert_eq!((carts.stats().not_saved, not_saved(&mut events)), (0, 0), "it may be saved yet");
+            assert!(carts.stats().oldest_unsaved > Duration::ZERO);
+            store.set_full(!recovers);
+            let report = shutdown.await;
+            let lost = usize::from(!recovers);
+            assert_eq!((report.stopped, report.killed.len(), report.stuck.len()), (1 - lost, lost, 0));
+            assert_eq!(store.count_of("1").await, recovers.then_some(1), "{save:?}");
+            assert_eq!((carts.stats().not_saved, not_saved(&mut events)), (lost as u64, lost), "{save:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_last_save_that_hangs_until_the_deadline_is_told() {
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &COUNTER, options(SaveWhen::OnIdle), &store).await;
+    ask(&carts, "1", "add 1").await.unwrap();
+    let mut events = system.events();
+    store.writes.forget_permits(usize::MAX);
+    let report = system.shutdown(Duration::from_secs(5)).await;
+    assert_eq!((report.stopped, report.killed.len()), (0, 1));
+    assert_eq!((carts.stats().not_saved, not_saved(&mut events)), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_last_state_that_can_never_be_saved_is_not_waited_for() {
+    let (system, store) = (system(), Faulty::new());
+    let carts =
+        carts(&system, &COUNTER, KeyedOptions { state: ByteSize::b(3), ..options(SaveWhen::OnIdle) }, &store).await;
+    ask(&carts, "1", "add 1").await.unwrap();
+    let mut events = system.events();
+    let begun = tokio::time::Instant::now();
+    let report = system.shutdown(Duration::from_secs(30)).await;
+    assert!(begun.elapsed() < Duration::from_secs(30));
+    assert_eq!((report.stopped, report.killed.len()), (1, 0));
+    assert_eq!((carts.stats().not_saved, not_saved(&mut events)), (1, 1));
+}

@@ -152,6 +152,9 @@ pub(crate) struct Faulty {
     pub(crate) blind: AtomicBool,
     /// A permit for each write.
     pub(crate) writes: Semaphore,
+    /// A permit for each row that is read or removed.
+    pub(crate) loads: Semaphore,
+    pub(crate) removals: Semaphore,
     /// How many writes there were.
     pub(crate) written: AtomicU64,
     /// Of them, those that must survive the loss of power.
@@ -166,6 +169,8 @@ impl Faulty {
             writes_and_fails: AtomicBool::new(false),
             blind: AtomicBool::new(false),
             writes: Semaphore::new(Semaphore::MAX_PERMITS),
+            loads: Semaphore::new(Semaphore::MAX_PERMITS),
+            removals: Semaphore::new(Semaphore::MAX_PERMITS),
             written: AtomicU64::new(0),
             synced: AtomicU64::new(0),
         })
@@ -198,6 +203,7 @@ impl Faulty {
 impl StateStore for Faulty {
     fn load<'a>(&'a self, kind: &'a str, key: &'a str) -> StoreFuture<'a, Option<Saved>> {
         Box::pin(async move {
+            self.loads.acquire().await.unwrap().forget();
             if self.blind.load(Ordering::SeqCst) {
                 return Err(StoreError::io("told to be blind"));
             }
@@ -238,6 +244,7 @@ impl StateStore for Faulty {
         durability: Durability,
     ) -> StoreFuture<'a, ()> {
         Box::pin(async move {
+            self.removals.acquire().await.unwrap().forget();
             if self.full.load(Ordering::SeqCst) {
                 return Err(StoreError::Full);
             }
