@@ -230,6 +230,11 @@ impl Directory {
         }
     }
 
+    /// How many names are exported.
+    pub(crate) fn names(&self) -> usize {
+        self.state.read().names.len()
+    }
+
     /// How many hosts that are there a name leads to.
     pub(crate) fn places(&self, name: &ComponentId) -> usize {
         let state = self.state.read();

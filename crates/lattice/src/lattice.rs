@@ -135,6 +135,11 @@ impl<U: Send + 'static> Lattice<U> {
         self.host().directory.hosts().into_iter().map(|(host, ..)| host).collect()
     }
 
+    /// How many names the hosts have exported, as far as this one knows, without groups.
+    pub fn names(&self) -> usize {
+        self.host().directory.names()
+    }
+
     /// Declares that a host will not come back: its names are free. Waits until its session is over.
     ///
     /// # Errors
