@@ -66,6 +66,10 @@ impl<U: Send + 'static> Lattice<U> {
         self.0.system.upgrade()
     }
 
+    pub(crate) fn weak_system(&self) -> WeakActorSystem<U> {
+        self.0.system.clone()
+    }
+
     /// This host's name.
     pub fn name(&self) -> &HostName {
         &self.host().config.host
