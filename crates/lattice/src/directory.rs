@@ -46,7 +46,12 @@ pub(crate) struct NameRecord {
 pub(crate) enum Key {
     Host(HostName),
     Name(ComponentId),
-    Member { group: ComponentId, host: HostName },
+    Member {
+        group: ComponentId,
+        host: HostName,
+    },
+    /// That a host has known the bucket for so long that whoever owned something in one before is fenced.
+    Settled,
 }
 
 impl Key {
@@ -55,6 +60,7 @@ impl Key {
             Self::Host(host) => format!("h.{host}"),
             Self::Name(id) => format!("n.{}", name::key(id.as_str())),
             Self::Member { group, host } => format!("g.{}.{host}", name::key(group.as_str())),
+            Self::Settled => "s.settled".to_owned(),
         }
     }
 
@@ -65,6 +71,7 @@ impl Key {
         match kind {
             "h" => Some(Self::Host(HostName::new(rest).ok()?)),
             "n" => Some(Self::Name(id(rest)?)),
+            "s" if rest == "settled" => Some(Self::Settled),
             "g" => {
                 let (group, host) = rest.split_once('.')?;
                 Some(Self::Member { group: id(group)?, host: HostName::new(host).ok()? })
@@ -103,6 +110,7 @@ struct State {
     hosts: HashMap<HostName, HostInfo>,
     names: HashMap<ComponentId, Named>,
     groups: HashMap<ComponentId, BTreeMap<HostName, Owner<HostName>>>,
+    is_settled: bool,
 }
 
 struct Named {
@@ -122,9 +130,20 @@ impl Directory {
 
     /// Forgets all, of a bucket that is no more.
     pub(crate) fn reset(&self, bucket: Bucket, now: Duration) {
-        *self.state.write() = State::default();
+        let state = &mut *self.state.write();
+        *state = State::default();
         *self.sessions.lock() = Sessions::new(self.timing, bucket, now);
         self.seen.send_replace((0, false));
+    }
+
+    /// Whether a name without a record has no owner, for certain: see [`Sessions::is_settled`].
+    pub(crate) fn is_settled(&self, now: Duration) -> bool {
+        self.state.read().is_settled || self.sessions.lock().is_settled(now)
+    }
+
+    /// Whether the other hosts are still to be told so.
+    pub(crate) fn is_newly_settled(&self, now: Duration) -> bool {
+        !self.state.read().is_settled && self.sessions.lock().is_settled(now)
     }
 
     pub(crate) fn sessions<R>(&self, look: impl FnOnce(&Sessions<HostName>) -> R) -> R {
@@ -144,9 +163,12 @@ impl Directory {
         }
     }
 
-    /// All that a watch had at its beginning was told. What was known before and is not among it is gone.
-    pub(crate) fn caught_up(&self, retained: Retained, revision: u64) {
+    /// All that a watch of a bucket had at its beginning was told. What was known before and is not among it is gone.
+    pub(crate) fn caught_up(&self, retained: Retained, bucket: Bucket, revision: u64) {
         let state = &mut *self.state.write();
+        if self.sessions.lock().bucket() != bucket {
+            return;
+        }
         for name in retained.names {
             state.names.remove(&name);
         }
@@ -157,9 +179,10 @@ impl Directory {
         self.seen.send_replace((revision, true));
     }
 
-    /// A record was seen.
+    /// A record was seen in a bucket.
     pub(crate) fn saw(
         &self,
+        bucket: Bucket,
         key: &Key,
         value: Option<&[u8]>,
         revision: u64,
@@ -168,6 +191,9 @@ impl Directory {
     ) -> Standing {
         let mut standing = Standing::Holds;
         let state = &mut *self.state.write();
+        if self.sessions.lock().bucket() != bucket {
+            return standing;
+        }
         match key {
             Key::Host(host) => {
                 let record = value.and_then(|value| serde_json::from_slice::<HostRecord>(value).ok());
@@ -190,6 +216,7 @@ impl Directory {
                 Some(owner) => _ = state.groups.entry(group.clone()).or_default().insert(host.clone(), owner),
                 None => leave(state, group, host),
             },
+            Key::Settled => state.is_settled = value.is_some(),
         }
         if is_current {
             self.sessions.lock().caught_up(revision);
@@ -315,7 +342,7 @@ impl Retained {
         match key {
             Key::Name(name) => _ = self.names.remove(name),
             Key::Member { group, host } => _ = self.members.remove(&(group.clone(), host.clone())),
-            Key::Host(_) => {}
+            Key::Host(_) | Key::Settled => {}
         }
     }
 }

@@ -6,7 +6,7 @@ use airssys_wasm_actor::{
     AskError, Bytes,
     registry::{ComponentId, MessageEnvelope, Refusal},
 };
-use async_nats::{Message, StatusCode, Subscriber};
+use async_nats::{HeaderMap, Message, StatusCode, Subscriber};
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::time::Instant;
 
@@ -53,8 +53,11 @@ pub(super) async fn packets(host: Arc<Host>, mut packets: Subscriber) {
 /// Takes word of the server that a host is not there.
 pub(super) async fn nobody(host: Arc<Host>, mut nobody: Subscriber) {
     while let Some(message) = next(&host, &mut nobody).await {
+        // A server says it without another word.
         if message.status == Some(StatusCode::NO_RESPONDERS)
-            && let Some(from) = last_token(&message)
+            && message.payload.is_empty()
+            && message.headers.as_ref().is_none_or(HeaderMap::is_empty)
+            && let Some(from) = last_token(&message.subject, &host.subjects.nobody())
             && let Some(peer) = host.peers.read().get(&from).cloned()
         {
             let events = peer.with_lane(|lane, mut tell| lane.nobody_there(clock::now(), &mut tell));
@@ -66,10 +69,12 @@ pub(super) async fn nobody(host: Arc<Host>, mut nobody: Subscriber) {
 /// Takes heartbeats.
 pub(super) async fn heartbeats(host: Arc<Host>, mut heartbeats: Subscriber) {
     while let Some(message) = next(&host, &mut heartbeats).await {
-        let (Some(from), Ok(session)) = (last_token(&message), frame::take::<SessionId>(&mut message.payload.clone()))
-        else {
+        let Some(from) = origin(&message, &host.subjects.heartbeats()) else { continue };
+        let mut payload = message.payload;
+        let Ok(session) = frame::take::<SessionId>(&mut payload) else { continue };
+        if !payload.is_empty() {
             continue;
-        };
+        }
         if let Some(peer) = host.peers.read().get(&from).cloned() {
             let events = peer.with_lane(|lane, mut tell| lane.heartbeat(session, clock::now(), &mut tell));
             host.settle(&peer, events);
@@ -91,12 +96,11 @@ pub(super) async fn tick(host: Arc<Host>) {
         let now = clock::now();
         if told.is_none_or(|told| now.saturating_sub(told) >= host.config.heartbeat)
             && let Some(life) = host.life()
-            && *host.connected.borrow()
         {
             told = Some(now);
             let mut payload = Vec::new();
             frame::append(&life.session, &mut payload);
-            _ = host.client.publish(host.subjects.heartbeat(), payload.into()).await;
+            host.while_online(host.client.publish(host.subjects.heartbeat(), payload.into())).await;
         }
         for peer in host.peers() {
             let events = peer.with_lane(|lane, mut tell| lane.tick(now, &mut tell));
@@ -134,13 +138,21 @@ async fn next(host: &Host, messages: &mut Subscriber) -> Option<Message> {
     }
 }
 
-fn last_token(message: &Message) -> Option<HostName> {
-    HostName::new(message.subject.rsplit_once('.')?.1).ok()
+/// Whose message it is. None unless the host itself has published it: a server publishes for others what it has stored, with headers
+/// or to another subject than it came by.
+fn origin(message: &Message, subscribed: &str) -> Option<HostName> {
+    last_token(&message.subject, subscribed).filter(|_| message.headers.is_none() && message.status.is_none())
+}
+
+/// The last token of a subject, where `*` is that of what was subscribed to.
+fn last_token(subject: &str, subscribed: &str) -> Option<HostName> {
+    HostName::new(subject.strip_prefix(subscribed.strip_suffix('*')?)?).ok()
 }
 
 impl Host {
     async fn packet(self: &Arc<Self>, message: Message, later: &mut FuturesUnordered<Later>) {
-        let Some(from) = last_token(&message).filter(|from| *from != self.config.host) else { return };
+        let from = origin(&message, &self.subjects.packets()).filter(|from| *from != self.config.host);
+        let Some(from) = from else { return };
         let (head, frames) = match frame::decode(message.payload) {
             Ok(packet) => packet,
             Err(error) => {
@@ -153,7 +165,7 @@ impl Host {
             return;
         }
         // One that has no session here handles nothing.
-        if self.life().is_none() {
+        if !self.is_joined() {
             return;
         }
         let Some(peer) = self.peer(&from, head.from) else { return };
