@@ -1,5 +1,7 @@
 //! Hosts over a real server, which the tests start and stop.
 
+mod failures;
 mod hosts;
+mod processes;
 mod store;
 mod support;
