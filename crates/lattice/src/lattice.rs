@@ -15,22 +15,12 @@ use crate::{
     error::{ExportError, JoinError},
     events::LatticeEvent,
     host::{self, Here, Host},
+    joined::Joined,
     recipient::Recipient,
 };
 
 /// A host's part in a lattice. Cheap to clone; all clones are one. The host leaves when the last is dropped.
-pub struct Lattice<U: 'static = ()>(Arc<Handle<U>>);
-
-struct Handle<U: 'static> {
-    host: Arc<Host>,
-    system: WeakActorSystem<U>,
-}
-
-impl<U> Drop for Handle<U> {
-    fn drop(&mut self) {
-        self.host.left.cancel();
-    }
-}
+pub struct Lattice<U: 'static = ()>(Arc<Joined<U>>);
 
 impl<U> Clone for Lattice<U> {
     fn clone(&self) -> Self {
@@ -55,7 +45,7 @@ impl<U: Send + 'static> Lattice<U> {
     pub async fn join(system: &ActorSystem<U>, config: LatticeConfig) -> Result<Self, JoinError> {
         let host = host::join(config, Box::new(system.downgrade())).await?;
         system.add_elsewhere(Arc::new(Others(Arc::downgrade(&host))));
-        Ok(Self(Arc::new(Handle { host, system: system.downgrade() })))
+        Ok(Self(Arc::new(Joined { host, system: system.downgrade() })))
     }
 
     pub(crate) fn host(&self) -> &Arc<Host> {
@@ -63,7 +53,7 @@ impl<U: Send + 'static> Lattice<U> {
     }
 
     pub(crate) fn system(&self) -> Option<ActorSystem<U>> {
-        self.0.system.upgrade()
+        self.0.system()
     }
 
     pub(crate) fn weak_system(&self) -> WeakActorSystem<U> {
@@ -121,7 +111,7 @@ impl<U: Send + 'static> Lattice<U> {
 
     /// Who has a name: an actor here, or one of another host that has exported it. It need not be there yet.
     pub fn recipient(&self, name: ComponentId) -> Recipient<U> {
-        Recipient::named(name, self.clone())
+        Recipient::named(name, Arc::clone(&self.0))
     }
 
     /// Takes what other hosts publish to topics of a pattern, for subscribers of this one. What is published here goes to hosts that

@@ -10,6 +10,7 @@ mod events;
 mod fence;
 mod frame;
 mod host;
+mod joined;
 mod lane;
 mod lattice;
 mod lease;
