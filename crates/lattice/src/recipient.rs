@@ -64,13 +64,14 @@ impl<U: Send + 'static> Recipient<U> {
     pub async fn tell(&self, message: impl Into<MessageEnvelope>) -> Result<(), TellError> {
         let mut message = message.into();
         loop {
-            match self.find(message.clone())? {
-                Found::Here(actor) => match actor.tell(message).await {
+            match self.find() {
+                Err(reason) => return Err(Undelivered::new(reason, message).into()),
+                Ok(Found::Here(actor)) => match actor.tell(message).await {
                     // It left the memory, or stopped, on the way: its name may lead elsewhere by now.
                     Err(refused) if self.is_named() && refused.reason == Refusal::Moved => message = refused.message,
                     told => return told.map_err(TellError::NotSent),
                 },
-                Found::Elsewhere(host, name) => return host.tell(name, message).await,
+                Ok(Found::Elsewhere(host, name)) => return host.tell(name, message).await,
             }
         }
     }
@@ -83,12 +84,13 @@ impl<U: Send + 'static> Recipient<U> {
     pub fn try_tell(&self, message: impl Into<MessageEnvelope>) -> Result<(), Undelivered> {
         let mut message = message.into();
         loop {
-            match self.find(message.clone())? {
-                Found::Here(actor) => match actor.try_tell(message) {
+            match self.find() {
+                Err(reason) => return Err(Undelivered::new(reason, message)),
+                Ok(Found::Here(actor)) => match actor.try_tell(message) {
                     Err(refused) if self.is_named() && refused.reason == Refusal::Moved => message = refused.message,
                     told => return told,
                 },
-                Found::Elsewhere(host, name) => return host.send(name, message),
+                Ok(Found::Elsewhere(host, name)) => return host.send(name, message),
             }
         }
     }
@@ -102,14 +104,15 @@ impl<U: Send + 'static> Recipient<U> {
     pub async fn ask(&self, message: impl Into<MessageEnvelope>) -> Result<Bytes, AskError> {
         let mut message = message.into();
         loop {
-            match self.find(message.clone()).map_err(AskError::NotSent)? {
-                Found::Here(actor) => match actor.ask(message).await {
+            match self.find() {
+                Err(reason) => return Err(AskError::NotSent(Undelivered::new(reason, message))),
+                Ok(Found::Here(actor)) => match actor.ask(message).await {
                     Err(AskError::NotSent(refused)) if self.is_named() && refused.reason == Refusal::Moved => {
                         message = refused.message;
                     }
                     asked => return asked,
                 },
-                Found::Elsewhere(host, name) => return host.ask(name, message, true).await,
+                Ok(Found::Elsewhere(host, name)) => return host.ask(name, message, true).await,
             }
         }
     }
@@ -144,17 +147,16 @@ impl<U: Send + 'static> Recipient<U> {
         matches!(self.0, Kind::Named { .. })
     }
 
-    fn find(&self, message: MessageEnvelope) -> Result<Found<'_>, Undelivered> {
+    fn find(&self) -> Result<Found<'_>, Refusal> {
         let (name, lattice) = match &self.0 {
             Kind::Local(actor) => return Ok(Found::Here(actor.clone())),
             Kind::Named { name, lattice } => (name, lattice),
         };
-        let Some(system) = lattice.system() else { return Err(Undelivered::new(Refusal::Stopped, message)) };
-        match system.awaken(name, None) {
-            Ok(Some(actor)) => Ok(Found::Here(actor)),
-            Ok(None) => Ok(Found::Elsewhere(&lattice.host, name)),
-            Err(reason) => Err(Undelivered::new(reason, message)),
-        }
+        let Some(system) = lattice.system() else { return Err(Refusal::Stopped) };
+        Ok(match system.awaken(name, None)? {
+            Some(actor) => Found::Here(actor),
+            None => Found::Elsewhere(&lattice.host, name),
+        })
     }
 }
 

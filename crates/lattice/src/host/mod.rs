@@ -45,6 +45,8 @@ pub(crate) use self::session::join;
 
 /// How long a sender whose receiver has moved waits until it is known where to.
 const MOVED: Duration = Duration::from_secs(1);
+/// How often a host that leaves looks whether all is settled.
+const LOOK: Duration = Duration::from_millis(10);
 /// Bytes of a packet that are not payload, at the most: two names, a content type, and numbers.
 const OVERHEAD: usize = 1 << 10;
 
@@ -393,17 +395,10 @@ impl Host {
         ActorAddress::elsewhere(id, u64::from_le_bytes(bytes))
     }
 
-    /// Ready when nothing is on its way to other hosts.
+    /// Ready when nothing is on its way to other hosts, nor from them.
     pub(crate) async fn settled_all(&self) {
-        for peer in self.peers() {
-            loop {
-                let mut room = pin!(peer.room.notified());
-                room.as_mut().enable();
-                if peer.lane.lock().pending() == 0 {
-                    break;
-                }
-                room.await;
-            }
+        while self.peers().iter().any(|peer| !peer.lane.lock().is_quiet()) {
+            tokio::time::sleep(LOOK).await;
         }
     }
 

@@ -205,9 +205,9 @@ impl<T> Lane<T> {
         }
     }
 
-    /// Letters from here whose outcome is not known.
-    pub(crate) fn pending(&self) -> usize {
-        self.pending.len()
+    /// Whether all letters have come to an end, from here and from the other side, and what is replied to them is known there.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.pending.is_empty() && self.taken == 0 && !self.has_packet() && self.unconfirmed.is_empty()
     }
 
     /// Whether the other side is there, as far as is known.
