@@ -53,10 +53,9 @@ pub(super) async fn packets(host: Arc<Host>, mut packets: Subscriber) {
 /// Takes word of the server that a host is not there.
 pub(super) async fn nobody(host: Arc<Host>, mut nobody: Subscriber) {
     while let Some(message) = next(&host, &mut nobody).await {
-        // A server says it without another word.
         if message.status == Some(StatusCode::NO_RESPONDERS)
             && message.payload.is_empty()
-            && message.headers.as_ref().is_none_or(HeaderMap::is_empty)
+            && message.headers.as_ref().is_none_or(is_of_nobody)
             && let Some(from) = last_token(&message.subject, &host.subjects.nobody())
             && let Some(peer) = host.peers.read().get(&from).cloned()
         {
@@ -136,6 +135,11 @@ async fn next(host: &Host, messages: &mut Subscriber) -> Option<Message> {
         message = messages.next() => message,
         () = host.left.cancelled() => None,
     }
+}
+
+/// Whether a server says by these headers that nobody is there. What it has stored comes with more of them.
+fn is_of_nobody(headers: &HeaderMap) -> bool {
+    headers.iter().all(|(name, _)| *name == async_nats::header::NATS_SUBJECT)
 }
 
 /// Whose message it is. None unless the host itself has published it: a server publishes for others what it has stored, with headers
