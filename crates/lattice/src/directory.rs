@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::{
     config::HostName,
-    frame::SessionId,
+    frame::{SessionId, VERSIONS},
     lease::{Bucket, Owner, Session, Sessions, Standing, Timing},
     name,
 };
@@ -202,7 +202,10 @@ impl Directory {
                 match record {
                     Some(record) => {
                         let since = record.since.unwrap_or(revision);
-                        let id = session.and_then(|_| NonZeroU64::new(since)).map(SessionId);
+                        // One that speaks no version of the wire that is spoken here is not there for this host.
+                        let (oldest, latest) = record.versions;
+                        let is_understood = oldest <= *VERSIONS.end() && latest >= *VERSIONS.start();
+                        let id = session.filter(|_| is_understood).and_then(|_| NonZeroU64::new(since)).map(SessionId);
                         state.hosts.insert(host.clone(), HostInfo { record, session: id });
                     }
                     None => _ = state.hosts.remove(host),
@@ -344,5 +347,161 @@ impl Retained {
             Key::Member { group, host } => _ = self.members.remove(&(group.clone(), host.clone())),
             Key::Host(_) | Key::Settled => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::Token;
+
+    const BUCKET: Bucket = Bucket(1);
+
+    struct World {
+        directory: Directory,
+        revision: u64,
+    }
+
+    fn host(name: &str) -> HostName {
+        name.parse().unwrap()
+    }
+
+    fn id(name: &str) -> ComponentId {
+        name.parse().unwrap()
+    }
+
+    fn session(process: u64) -> Session {
+        Session { process, number: 1 }
+    }
+
+    impl World {
+        fn new() -> Self {
+            Self { directory: Directory::new(Timing::default(), BUCKET, Duration::ZERO), revision: 0 }
+        }
+
+        fn saw(&mut self, key: &Key, value: Option<Vec<u8>>) -> u64 {
+            self.revision += 1;
+            let standing =
+                self.directory.saw(BUCKET, key, value.as_deref(), self.revision, true, Duration::from_secs(1));
+            assert_eq!(standing, Standing::Holds);
+            self.revision
+        }
+
+        /// A host begins a session, or renews one.
+        fn host(&mut self, name: &str, process: u64, since: Option<u64>, versions: (u8, u8)) -> u64 {
+            let session = Some(session(process));
+            let topics = vec!["orders.>".parse().unwrap()];
+            let record = HostRecord { session, since, versions, labels: BTreeMap::new(), topics };
+            self.saw(&Key::Host(host(name)), Some(serde_json::to_vec(&record).unwrap()))
+        }
+
+        fn owner(name: &str, process: u64, since: u64) -> Owner<HostName> {
+            let token = Token { bucket: BUCKET, revision: since, session: session(process) };
+            Owner { host: host(name), token }
+        }
+
+        fn name(&mut self, name: &str, of: Owner<HostName>) {
+            let record = NameRecord { owner: of, leased: false };
+            self.saw(&Key::Name(id(name)), Some(serde_json::to_vec(&record).unwrap()));
+        }
+    }
+
+    #[test]
+    fn keys_are_read_as_they_are_written() {
+        for key in [
+            Key::Host(host("a-1")),
+            Key::Name(id("cart/4711")),
+            Key::Member { group: id("a.b:c@d"), host: host("H_2") },
+        ] {
+            assert_eq!(Key::parse(&key.text()), Some(key));
+        }
+        for text in ["", "h", "h.", "h.a.b", "n.a/b", "g.a", "x.a", "n.=41"] {
+            assert_eq!(Key::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_leads_to_the_session_that_exported_it_and_to_no_other() {
+        let mut world = World::new();
+        let since = world.host("a", 1, None, (1, 1));
+        world.name("shop", World::owner("a", 1, since));
+        let there = |since: u64| Some(Place::Host(host("a"), SessionId(since.try_into().unwrap())));
+        assert_eq!(world.directory.find(&id("shop"), 0), there(since));
+        // A renewal changes nothing.
+        world.host("a", 1, Some(since), (1, 1));
+        assert_eq!(world.directory.find(&id("shop"), 0), there(since));
+        // Another session has the name only once it has exported it.
+        let again = world.host("a", 2, None, (1, 1));
+        assert_eq!(world.directory.find(&id("shop"), 0), Some(Place::Away(host("a"))));
+        world.name("shop", World::owner("a", 2, again));
+        assert_eq!(world.directory.find(&id("shop"), 0), there(again));
+        world.saw(&Key::Name(id("shop")), None);
+        assert_eq!(world.directory.find(&id("shop"), 0), None);
+    }
+
+    #[test]
+    fn who_speaks_no_common_version_is_not_there() {
+        let latest = *VERSIONS.end();
+        for (versions, is_there) in [
+            ((latest, latest), true),
+            ((latest, latest + 1), true),
+            ((0, latest), true),
+            ((latest + 1, latest + 2), false),
+            ((0, *VERSIONS.start() - 1), false),
+        ] {
+            let mut world = World::new();
+            let since = world.host("a", 1, None, versions);
+            world.name("shop", World::owner("a", 1, since));
+            let place = world.directory.find(&id("shop"), 0);
+            assert_eq!(matches!(place, Some(Place::Host(..))), is_there, "{versions:?}");
+            assert_eq!(world.directory.hosts().len(), usize::from(is_there));
+        }
+    }
+
+    #[test]
+    fn a_group_leads_to_its_hosts_in_turn_without_those_that_are_gone() {
+        let mut world = World::new();
+        for (n, name) in ["a", "b", "c"].into_iter().enumerate() {
+            let since = world.host(name, n as u64, None, (1, 1));
+            let owner = serde_json::to_vec(&World::owner(name, n as u64, since)).unwrap();
+            world.saw(&Key::Member { group: id("g"), host: host(name) }, Some(owner));
+        }
+        // Another session of it has not joined the group.
+        world.host("b", 7, None, (1, 1));
+        let turns: Vec<_> = (0..4)
+            .map(|turn| match world.directory.find(&id("g"), turn) {
+                Some(Place::Host(host, _)) => host.to_string(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(turns, ["a", "c", "a", "c"]);
+        assert_eq!(world.directory.places(&id("g")), 2);
+        for name in ["a", "c"] {
+            world.saw(&Key::Host(host(name)), None);
+        }
+        assert!(matches!(world.directory.find(&id("g"), 0), Some(Place::Away(_))));
+    }
+
+    #[test]
+    fn what_a_watch_that_begins_anew_does_not_tell_is_gone() {
+        let mut world = World::new();
+        let since = world.host("a", 1, None, (1, 1));
+        world.name("kept", World::owner("a", 1, since));
+        world.name("gone", World::owner("a", 1, since));
+        let mut retained = world.directory.begin();
+        world.name("kept", World::owner("a", 1, since));
+        retained.told(&Key::Name(id("kept")));
+        world.directory.caught_up(retained, BUCKET, world.revision);
+        assert!(world.directory.find(&id("kept"), 0).is_some());
+        assert_eq!(world.directory.find(&id("gone"), 0), None);
+    }
+
+    #[test]
+    fn hosts_are_counted_that_take_a_topic() {
+        let mut world = World::new();
+        world.host("a", 1, None, (1, 1));
+        world.host("b", 2, None, (1, 1));
+        let takers = |topic: &str, but| world.directory.takers(&topic.parse().unwrap(), &host(but));
+        assert_eq!((takers("orders.eu", "a"), takers("orders.eu", "c"), takers("other", "c")), (1, 2, 0));
     }
 }

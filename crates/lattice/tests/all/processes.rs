@@ -130,7 +130,8 @@ pub(crate) fn asked(outcome: &Result<Bytes, AskError>) -> String {
     }
 }
 
-fn told(outcome: &Result<(), TellError>) -> String {
+/// What became of a tell.
+pub(crate) fn told(outcome: &Result<(), TellError>) -> String {
     match outcome {
         Ok(()) => "accepted".to_owned(),
         Err(TellError::NotSent(back)) => format!("refused {:?}", back.reason),
