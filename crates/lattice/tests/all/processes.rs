@@ -15,8 +15,9 @@ use airssys_wasm_actor::{
     ActorSystem, AskError, Bytes, DeadReason, Fence, NativeActor, NativeContext, NativeSpec, registry::MessageEnvelope,
 };
 use airssys_wasm_fixtures::nats::{self, NatsServer};
-use airssys_wasm_lattice::{Credentials, Lattice, LatticeConfig, LatticeEvent, StandBy, TellError};
+use airssys_wasm_lattice::{Credentials, ExportError, Lattice, LatticeConfig, LatticeEvent, StandBy, TellError};
 use parking_lot::Mutex;
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::support::{LONG, id, system};
@@ -83,6 +84,8 @@ fn id_of(name: &str) -> airssys_wasm_lattice::HostName {
 }
 
 const SETTINGS: &str = "LATTICE_PROCESS";
+/// What a process says last, by being gone.
+const ENDED: &str = "ended";
 
 fn say(line: &str) {
     // One write, so that a line is whole or not there.
@@ -103,7 +106,9 @@ impl NativeActor for Book {
         let mut words = text.split(' ');
         let number = words.next().unwrap_or_default();
         let tenure = format!("{}/{}/{}", self.host, std::process::id(), self.tenure);
-        say(&format!("begin {} {tenure} {number}", context.id()));
+        let now = clock_gettime(ClockId::Monotonic);
+        let now = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
+        say(&format!("begin {} {tenure} {now} {number}", context.id()));
         match (words.next(), words.next()) {
             (Some("wait"), _) => self.gate.acquire().await.unwrap().forget(),
             (Some("relay"), Some(to)) => {
@@ -199,9 +204,15 @@ impl Process {
                     NativeSpec::new(id(name), move || Book { host: host.clone(), tenure: 0, gate: gate.clone() });
                 let spec = spec.with_mailbox(mailbox.parse().unwrap());
                 let actor = self.system.spawn_native(spec).await.unwrap();
-                match self.lattice.export(&actor).await {
-                    Ok(()) => say(&format!("exported {name}")),
-                    Err(error) => say(&format!("unexported {name} {error:?}")),
+                loop {
+                    match self.lattice.export(&actor).await {
+                        Ok(()) => break say(&format!("exported {name}")),
+                        Err(error @ ExportError::NameTaken { .. }) => {
+                            break say(&format!("unexported {name} {error:?}"));
+                        }
+                        // There is no server just now.
+                        Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                    }
                 }
             }
             ["stand-by", name] => {
@@ -302,6 +313,8 @@ impl HostProcess {
                 hears.lines.lock().push(line);
                 hears.more.notify_waiters();
             }
+            hears.lines.lock().push(ENDED.to_owned());
+            hears.more.notify_waiters();
         });
         Self { name: name.to_owned(), stdin: child.stdin.take().unwrap(), child, heard }
     }
@@ -373,11 +386,15 @@ impl HostProcess {
         nats::cont(self.pid());
     }
 
-    /// Has it tell its dead letters.
-    pub(crate) async fn tells_dead(&mut self) {
+    /// Waits until all that it has said is heard, with its dead letters while it runs.
+    pub(crate) async fn tells_all(&mut self) {
         let before = self.said();
-        self.tell("dead");
-        self.says_after(before, "dead-told").await;
+        if self.child.try_wait().unwrap().is_some() {
+            self.says(ENDED).await;
+        } else {
+            self.tell("dead");
+            self.says_after(before, "dead-told").await;
+        }
     }
 }
 
@@ -392,14 +409,21 @@ impl Drop for HostProcess {
 /// What all processes have said, held against each other.
 #[derive(Debug, Default)]
 pub(crate) struct Books {
-    /// How and to whom, by number.
-    sent: BTreeMap<String, (String, String)>,
+    sent: BTreeMap<String, Sent>,
     outcomes: BTreeMap<String, String>,
     dead: BTreeMap<String, String>,
-    /// By whom and how often.
+    /// By whom, and each time.
     handled: BTreeMap<String, Vec<String>>,
-    /// Of each name, who handled something, in the order of each process.
-    tenures: BTreeMap<String, BTreeSet<String>>,
+    /// Of each name, when which process handled something.
+    tenures: BTreeMap<String, BTreeSet<(u64, String)>>,
+}
+
+#[derive(Debug)]
+struct Sent {
+    how: String,
+    to: String,
+    /// Whether the process that has sent it was killed, and does not tell what became of it.
+    by_killed: bool,
 }
 
 /// How many messages ended in which way.
@@ -414,43 +438,44 @@ pub(crate) struct Balance {
 impl Books {
     pub(crate) fn of<'a>(processes: impl IntoIterator<Item = &'a Vec<String>>) -> Self {
         let mut books = Self::default();
-        for line in processes.into_iter().flatten() {
-            let words: Vec<_> = line.splitn(4, ' ').collect();
-            match words[..] {
-                ["sending", number, how, to] => {
-                    let before = books.sent.insert(number.to_owned(), (how.to_owned(), to.to_owned()));
-                    assert_eq!(before, None, "{number} is one message's");
-                }
-                ["outcome", number, ..] => {
-                    let outcome = line.splitn(3, ' ').nth(2).unwrap_or_default().to_owned();
-                    let before = books.outcomes.insert(number.to_owned(), outcome.clone());
-                    assert_eq!(before, None, "{number} has one outcome, and {outcome}");
-                }
-                ["dead", number, ..] => {
-                    let reason = line.splitn(3, ' ').nth(2).unwrap_or_default().to_owned();
-                    let before = books.dead.insert(number.to_owned(), reason.clone());
-                    assert_eq!(before, None, "{number} is dead once, and {reason}");
-                }
-                ["begin", name, tenure, number] => {
-                    books.handled.entry(number.to_owned()).or_default().push(tenure.to_owned());
-                    books.tenures.entry(name.to_owned()).or_default().insert(tenure.to_owned());
-                }
-                _ => {}
-            }
+        for lines in processes {
+            let by_killed = lines.iter().any(|line| line == ENDED);
+            lines.iter().for_each(|line| books.line(line, by_killed));
         }
         books
     }
 
-    /// Fails unless each message was handled once at the most, and as its outcome says. `may_be_lost`: whether a mailbox may have taken
-    /// a message that was not handled, because its host was lost since.
-    pub(crate) fn balance(&self, may_be_lost: bool) -> Balance {
+    fn line(&mut self, line: &str, by_killed: bool) {
+        let once = |rows: &mut BTreeMap<String, String>, number: &str, what: &str| {
+            let before = rows.insert(number.to_owned(), what.to_owned());
+            assert_eq!(before, None, "{number} has one end, and `{what}`");
+        };
+        let words: Vec<_> = line.split(' ').collect();
+        match words[..] {
+            ["sending", number, how, to] => {
+                let sent = Sent { how: how.to_owned(), to: to.to_owned(), by_killed };
+                assert!(self.sent.insert(number.to_owned(), sent).is_none(), "{number} is one message's");
+            }
+            ["outcome", number, ..] => once(&mut self.outcomes, number, &words[2..].join(" ")),
+            ["dead", number, ..] => once(&mut self.dead, number, &words[2..].join(" ")),
+            ["begin", name, tenure, time, number] => {
+                self.handled.entry(number.to_owned()).or_default().push(tenure.to_owned());
+                self.tenures.entry(name.to_owned()).or_default().insert((time.parse().unwrap(), tenure.to_owned()));
+            }
+            _ => {}
+        }
+    }
+
+    /// Fails unless each message was handled once at the most, and as its outcome says. What was taken for a receiver may be lost only where
+    /// that was killed with its mailbox.
+    pub(crate) fn balance(&self, was_killed: impl Fn(&str) -> bool) -> Balance {
         let mut balance = Balance::default();
-        for (number, (how, to)) in &self.sent {
+        for (number, Sent { how, to, by_killed }) in &self.sent {
             let handled = self.handled.get(number).map_or(0, Vec::len);
             let outcome = self.outcomes.get(number).map_or("", String::as_str);
             let dead = self.dead.get(number).map_or("", String::as_str);
-            let told =
-                format!("{number}, {how} {to}: `{outcome}`, dead `{dead}`, handled by {:?}", self.handled.get(number));
+            let by = self.handled.get(number);
+            let told = format!("{number}, {how} {to}: `{outcome}`, dead `{dead}`, handled by {by:?}");
             assert!(handled <= 1, "handled twice: {told}");
             let is_refused = outcome.starts_with("refused") || dead.starts_with("refused");
             assert!(!is_refused || handled == 0, "refused and handled: {told}");
@@ -463,7 +488,7 @@ impl Books {
                 balance.refused += 1;
             } else {
                 let is_unknown = outcome.starts_with("lost") || dead.starts_with("lost") || dead == "ended";
-                assert!(is_unknown || may_be_lost, "lost in silence: {told}");
+                assert!(is_unknown || *by_killed || was_killed(to), "lost in silence: {told}");
                 balance.unknown += 1;
             }
         }
@@ -475,8 +500,15 @@ impl Books {
         balance
     }
 
-    /// Who handled a message.
-    pub(crate) fn handler(&self, number: &str) -> Option<&str> {
-        self.handled.get(number)?.first().map(String::as_str)
+    /// Fails if a process began to handle something under a name after another had. Gives how many had the name.
+    pub(crate) fn one_at_a_time(&self, name: &str) -> usize {
+        let mut over = Vec::<&str>::new();
+        for (_, tenure) in self.tenures.get(name).into_iter().flatten() {
+            if over.last() != Some(&tenure.as_str()) {
+                assert!(!over.contains(&tenure.as_str()), "{tenure} has {name} again after {over:?}");
+                over.push(tenure);
+            }
+        }
+        over.len()
     }
 }
