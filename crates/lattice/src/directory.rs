@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    num::NonZeroU64,
     time::Duration,
 };
 
@@ -205,7 +204,7 @@ impl Directory {
                         // One that speaks no version of the wire that is spoken here is not there for this host.
                         let (oldest, latest) = record.versions;
                         let is_understood = oldest <= *VERSIONS.end() && latest >= *VERSIONS.start();
-                        let id = session.filter(|_| is_understood).and_then(|_| NonZeroU64::new(since)).map(SessionId);
+                        let id = session.filter(|_| is_understood).and_then(|_| SessionId::new(bucket, since));
                         state.hosts.insert(host.clone(), HostInfo { record, session: id });
                     }
                     None => _ = state.hosts.remove(host),
@@ -313,7 +312,7 @@ impl Directory {
 
 impl State {
     fn place(&self, owner: &Owner<HostName>) -> Place {
-        let session = NonZeroU64::new(owner.token.revision).map(SessionId);
+        let session = SessionId::new(owner.token.bucket, owner.token.revision);
         let is_there = |session: &SessionId| {
             self.hosts.get(&owner.host).is_some_and(|info| info.session.is_some_and(|now| now == *session))
         };
@@ -425,7 +424,7 @@ mod tests {
         let mut world = World::new();
         let since = world.host("a", 1, None, (1, 1));
         world.name("shop", World::owner("a", 1, since));
-        let there = |since: u64| Some(Place::Host(host("a"), SessionId(since.try_into().unwrap())));
+        let there = |since: u64| Some(Place::Host(host("a"), SessionId::new(BUCKET, since).unwrap()));
         assert_eq!(world.directory.find(&id("shop"), 0), there(since));
         // A renewal changes nothing.
         world.host("a", 1, Some(since), (1, 1));

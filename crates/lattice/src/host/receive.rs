@@ -71,7 +71,7 @@ pub(super) async fn heartbeats(host: Arc<Host>, mut heartbeats: Subscriber) {
         let Some(from) = origin(&message, &host.subjects.heartbeats()) else { continue };
         let mut payload = message.payload;
         let Ok(session) = frame::take::<SessionId>(&mut payload) else { continue };
-        if !payload.is_empty() {
+        if !payload.is_empty() || !host.is_beside(session) {
             continue;
         }
         if let Some(peer) = host.peers.read().get(&from).cloned() {
@@ -168,8 +168,7 @@ impl Host {
         if self.peers.read().len() >= HOSTS && !self.peers.read().contains_key(&from) {
             return;
         }
-        // One that has no session here handles nothing.
-        if !self.is_joined() {
+        if !self.is_beside(head.from) {
             return;
         }
         let Some(peer) = self.peer(&from, head.from) else { return };
@@ -202,6 +201,12 @@ impl Host {
                 Err(reason) => lane.refuse(ticket, reason),
             },
         }
+    }
+
+    /// Whether this host has a session beside that of another. Over records made anew it has nothing to do with sessions of those before:
+    /// which is the later cannot be told.
+    fn is_beside(&self, theirs: SessionId) -> bool {
+        self.life().is_some_and(|life| life.session.bucket == theirs.bucket)
     }
 
     /// Whether a name is this host's to answer for, as far as other hosts are concerned.

@@ -397,7 +397,7 @@ async fn begin(host: &Arc<Host>, mut joining: Joining) -> Result<Holder, JoinErr
 
 fn begun(host: &Host, holder: &Holder) {
     let token = holder.token();
-    let session = SessionId(token.revision.try_into().expect("revisions begin at one"));
+    let session = SessionId::new(token.bucket, token.revision).expect("revisions begin at one");
     *host.life.write() = Some(Life { session, token, fence: holder.fence() });
 }
 

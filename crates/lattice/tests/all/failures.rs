@@ -63,6 +63,22 @@ impl Asker {
         })
     }
 
+    /// Asks what waits for its gate, until a host has it in hand.
+    async fn held(&self, by: &HostProcess, to: &str, number: &str) -> JoinHandle<(String, Duration)> {
+        let asking = async {
+            for attempt in 0.. {
+                let number = format!("{number}.{attempt}");
+                let mut held = self.ask(to, &format!("{number} wait"));
+                tokio::select! {
+                    () = begins(by, &number) => return held,
+                    outcome = &mut held => println!("{number} was not held: {:?}", outcome.unwrap()),
+                }
+            }
+            unreachable!()
+        };
+        within(asking).await
+    }
+
     async fn tell(&self, to: &str, number: &str) -> Result<(), TellError> {
         self.lines.lock().push(format!("sending {number} tell {to}"));
         let outcome = within(self.lattice.recipient(id(to)).tell(number.to_owned())).await;
@@ -298,9 +314,8 @@ impl Three {
     async fn through(&mut self, name: &str, fail: impl Future<Output = ()>) {
         let Self { a, own, leased } = self;
         a.answered("shop", &format!("{name}-before")).await;
-        let held = a.ask("shop", &format!("{name}-held wait"));
+        let held = a.held(own, "shop", &format!("{name}-held")).await;
         let quick: Vec<_> = (0..20).map(|n| a.ask("shop", &format!("{name}-quick-{n}"))).collect();
-        begins(own, &format!("{name}-held")).await;
         fail.await;
         // The names are reachable again without a restart of anything.
         own.tell("open 1");
@@ -523,8 +538,7 @@ async fn a_host_behind_a_link_that_is_cut_is_lost_and_comes_back() {
     other.tell("stand-by alone");
     a.answered("shop", "before").await;
     for round in 0..2 {
-        let held = a.ask("shop", &format!("held-{round} wait"));
-        begins(&own, &format!("held-{round}")).await;
+        let held = a.held(&own, "shop", &format!("held-{round}")).await;
         let said = (own.said(), alone.said());
         proxy.cut();
         let (outcome, took) = within(held).await.unwrap();
