@@ -52,7 +52,7 @@ pub(super) struct Round {
 struct Message {
     sent: Option<(Duration, How, String)>,
     fate: Option<(Duration, Fate, u64)>,
-    dead: Vec<Dead>,
+    dead: Vec<(Duration, Dead)>,
     begun: Vec<(Duration, By, String)>,
     ended: usize,
     heard: Vec<usize>,
@@ -119,7 +119,7 @@ impl Round {
             Record::Sent { how, to } => message.sent = Some((at, how, to)),
             Record::Outcome(fate, count) if message.fate.is_none() => message.fate = Some((at, fate, count)),
             Record::Outcome(..) => self.findings.add(Some(id), "its sender was told twice".to_owned()),
-            Record::Dead(dead) => message.dead.push(dead),
+            Record::Dead(dead) => message.dead.push((at, dead)),
             Record::Begun { by, tenure } => message.begun.push((at, By { host, life, tenure }, by)),
             Record::Ended => message.ended += 1,
             Record::Heard => message.heard.push(host),
@@ -233,7 +233,7 @@ impl Seen<'_> {
         if handled > 1 || *ended > handled {
             return Err(format!("was handled {handled} times: {begun:?}"));
         }
-        let at_sender: Vec<_> = dead.iter().filter(|dead| **dead != Dead::Here).collect();
+        let at_sender: Vec<_> = dead.iter().filter(|(_, dead)| *dead != Dead::Here).collect();
         if at_sender.len() > usize::from(self.how == How::Send) {
             return Err(format!("is a dead letter {} times", at_sender.len()));
         }
@@ -244,11 +244,16 @@ impl Seen<'_> {
             count.untold += 1;
             return Ok(());
         };
-        let fate = match (fate, at_sender.first()) {
-            (Fate::Queued, Some(Dead::Refused)) => Fate::Refused,
-            (Fate::Queued, Some(_)) => Fate::Lost,
-            (Fate::Queued, None) => Fate::Accepted,
-            (fate, None) => fate,
+        let (told, fate) = match (fate, at_sender.first()) {
+            (Fate::Queued, Some((at, Dead::Refused))) => (*at, Fate::Refused),
+            (Fate::Queued, Some((at, _))) => (*at, Fate::Lost),
+            // Its dead letter was lost with the sender, or would have been.
+            (Fate::Queued, None) if handled == 0 && self.was_killed(self.id.host, self.sent) => {
+                count.untold += 1;
+                return Ok(());
+            }
+            (Fate::Queued, None) => (told, Fate::Accepted),
+            (fate, None) => (told, fate),
             (fate, Some(_)) => return Err(format!("is {} and a dead letter", fate.word())),
         };
         let is_well = matches!(fate, Fate::Answered | Fate::Accepted) && (*ended == 1 || !is_seen);
@@ -263,8 +268,8 @@ impl Seen<'_> {
             Fate::Answered => count.handled += 1,
             Fate::Accepted | Fate::Queued if *ended == 1 => count.handled += 1,
             Fate::Accepted | Fate::Queued => {
-                let is_gone =
-                    dead.contains(&Dead::Here) || self.receivers().any(|host| self.was_killed(host, self.sent));
+                let is_gone = dead.iter().any(|(_, dead)| *dead == Dead::Here)
+                    || self.receivers().any(|host| self.was_killed(host, self.sent));
                 if !is_gone {
                     return Err("was accepted, and is nowhere".to_owned());
                 }
@@ -440,7 +445,9 @@ mod tests {
         assert_eq!(case().dead(Dead::Refused).findings(&[]), 0);
         assert_eq!(case().dead(Dead::Refused).handled(1).findings(&[]), 1);
         assert_eq!(case().dead(Dead::Refused).dead(Dead::Refused).findings(&[]), 1);
-        let broker = [hurt(Who::Broker, false)];
+        // Nobody can say what became of it who was killed meanwhile.
+        assert_eq!(case().findings(&[hurt(Who::Host(0), true)]), 0);
+        let broker = [Hurt { from: at(25), ..hurt(Who::Broker, false) }];
         assert_eq!(case().dead(Dead::Lost).handled(1).findings(&broker), 0);
         assert_eq!(case().dead(Dead::Lost).findings(&[]), 1);
         assert_eq!(Case::new(How::Tell).told(Fate::Accepted).handled(1).dead(Dead::Lost).findings(&broker), 1);
