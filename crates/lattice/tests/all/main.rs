@@ -3,5 +3,6 @@
 mod failures;
 mod hosts;
 mod processes;
+mod security;
 mod store;
 mod support;
