@@ -300,7 +300,7 @@ impl Host {
             }
             let claims = before.into_iter().map(|(name, export)| self.claim_again(&life, name, export));
             let failed = futures_util::stream::iter(claims).buffer_unordered(CLAIMS);
-            if failed.any(|is_failed| std::future::ready(is_failed)).await {
+            if failed.any(std::future::ready).await {
                 tokio::time::sleep(AGAIN).await;
             }
         }

@@ -65,18 +65,16 @@ impl Asker {
 
     /// Asks what waits for its gate, until a host has it in hand.
     async fn held(&self, by: &HostProcess, to: &str, number: &str) -> JoinHandle<(String, Duration)> {
-        let asking = async {
-            for attempt in 0.. {
-                let number = format!("{number}.{attempt}");
-                let mut held = self.ask(to, &format!("{number} wait"));
-                tokio::select! {
-                    () = begins(by, &number) => return held,
-                    outcome = &mut held => println!("{number} was not held: {:?}", outcome.unwrap()),
-                }
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let number = format!("{number}.{attempt}");
+            let mut held = self.ask(to, &format!("{number} wait"));
+            tokio::select! {
+                () = begins(by, &number) => return held,
+                outcome = &mut held => println!("{number} was not held: {:?}", outcome.unwrap()),
             }
-            unreachable!()
-        };
-        within(asking).await
+        }
     }
 
     async fn tell(&self, to: &str, number: &str) -> Result<(), TellError> {
@@ -204,7 +202,7 @@ async fn a_host_stopped_for_longer_is_lost_and_goes_on_when_it_is_back() {
 }
 
 /// Waits until a process serves a name.
-async fn serving<'a>(hosts: &'a mut [HostProcess], name: &str) -> usize {
+async fn serving(hosts: &mut [HostProcess], name: &str) -> usize {
     let line = format!("serving {name}");
     within(async {
         loop {

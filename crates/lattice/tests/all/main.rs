@@ -1,5 +1,7 @@
 //! Hosts over a real server, which the tests start and stop.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
 mod failures;
 mod hosts;
 mod processes;
