@@ -17,7 +17,6 @@ mod lease;
 mod model;
 mod name;
 mod recipient;
-#[cfg_attr(not(test), expect(dead_code, reason = "no kind is exported yet"))]
 mod slots;
 mod store;
 
@@ -26,7 +25,7 @@ pub use async_nats;
 
 pub use alone::StandBy;
 pub use config::{Credentials, HostName, InvalidName, LatticeConfig};
-pub use error::{ExportError, JoinError, TellError};
+pub use error::{ExportError, ExportKindError, JoinError, TellError};
 pub use events::LatticeEvent;
 pub use lattice::Lattice;
 pub use recipient::Recipient;
