@@ -307,6 +307,12 @@ impl Directory {
         }
     }
 
+    /// Whether a name is a key of a kind, and no name of its own.
+    pub(crate) fn is_key(&self, name: &ComponentId) -> bool {
+        let state = self.state.read();
+        !state.names.contains_key(name) && state.slot(name).is_some()
+    }
+
     /// Has keys of a kind known as such, also before there are records of its slots.
     pub(crate) fn add_kind(&self, kind: &ComponentId) {
         self.state.write().slots(kind);
@@ -460,6 +466,7 @@ mod tests {
         assert_eq!(directory.find(&name, 0), None);
         directory.add_kind(&kind);
         assert_eq!((directory.find(&name, 0), directory.find(&id("other/4711"), 0)), (Some(Place::Nobody), None));
+        assert!(directory.is_key(&name) && !directory.is_key(&id("cart")));
 
         let session = |number| Session { process: 1, number };
         let saw = |key: &Key, value: Vec<u8>, revision| directory.saw(key, Some(&value), revision, true, now);

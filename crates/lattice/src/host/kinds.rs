@@ -265,18 +265,23 @@ async fn serve<U: Send + 'static>(host: &Arc<Host>, keyed: &Keyed<U>, kind: &Arc
     *kind.holdings.write() = Some(slots.holdings());
     host.directory.add_kind(&kind.kind);
     let mut changes = host.directory.slot_changes();
-    changes.mark_changed();
+    // Before anything is claimed that somebody has.
+    let play = |slots: &mut Slots<_>| {
+        for (slot, owner, revision) in host.directory.slots(&kind.kind) {
+            slots.record(slot, owner, revision);
+        }
+    };
+    play(&mut slots);
     let mut takers = BTreeSet::new();
     let mut begun = JoinSet::new();
     let mut drains = HashMap::<usize, AbortHandle>::new();
     let mut ticks = interval(OFTEN);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while host.life().is_some_and(|now| now.session == life.session) {
-        let mut has_records = false;
         tokio::select! {
             _ = ticks.tick() => {}
             changed = changes.changed() => match changed {
-                Ok(()) => has_records = true,
+                Ok(()) => play(&mut slots),
                 Err(_) => return,
             },
             Some(done) = begun.join_next() => match done {
@@ -299,11 +304,6 @@ async fn serve<U: Send + 'static>(host: &Arc<Host>, keyed: &Keyed<U>, kind: &Arc
             },
             () = kind.closing.cancelled() => return,
             () = host.left.cancelled() => return,
-        }
-        if has_records {
-            for (slot, owner, revision) in host.directory.slots(&kind.kind) {
-                slots.record(slot, owner, revision);
-            }
         }
         let now_take = host.takers(&kind.kind);
         if now_take != takers {

@@ -47,6 +47,8 @@ pub(crate) use self::{kinds::SharedKind, session::join};
 
 /// How long a sender whose receiver has moved waits until it is known where to.
 const MOVED: Duration = Duration::from_secs(1);
+/// How often in that time a message to a key of a kind is sent again.
+const KEY_MOVED: u32 = 10;
 /// Bytes of a packet that are not payload, at the most: two names, a content type, and numbers.
 const OVERHEAD: usize = 1 << 10;
 
@@ -227,7 +229,7 @@ impl Host {
     /// [`TellError`].
     pub(crate) async fn tell(self: &Arc<Self>, to: &ComponentId, message: MessageEnvelope) -> Result<(), TellError> {
         let mut message = message;
-        let mut has_moved = false;
+        let mut sent_again = 0;
         loop {
             let before = self.directory.revision(to);
             let (told, outcome) = oneshot::channel();
@@ -240,11 +242,9 @@ impl Host {
                 },
                 Err(back) => back,
             };
-            if back.reason != Refusal::Moved || has_moved {
+            if back.reason != Refusal::Moved || !self.moved(to, before, &mut sent_again).await {
                 return Err(back.into());
             }
-            has_moved = true;
-            self.moved(to, before).await;
             message = back.message;
             if let Some(actor) = self.moved_here(to, &message) {
                 return actor.tell(message).await.map_err(TellError::NotSent);
@@ -266,7 +266,7 @@ impl Host {
         let deadline = message.deadline();
         let asking = async {
             let mut message = message;
-            let mut has_moved = false;
+            let mut sent_again = 0;
             loop {
                 let before = self.directory.revision(to);
                 let (told, outcome) = oneshot::channel();
@@ -289,11 +289,9 @@ impl Host {
                     },
                     Err(back) => back,
                 };
-                if back.reason != Refusal::Moved || has_moved {
+                if back.reason != Refusal::Moved || !self.moved(to, before, &mut sent_again).await {
                     return Err(AskError::NotSent(back));
                 }
-                has_moved = true;
-                self.moved(to, before).await;
                 message = back.message;
                 if let Some(actor) = self.moved_here(to, &message) {
                     return actor.ask(message).await;
@@ -344,8 +342,15 @@ impl Host {
         }
     }
 
-    /// Waits until it is known where a name has moved to, for a while. Before, its record had this revision.
-    async fn moved(&self, name: &ComponentId, before: Option<u64>) {
+    /// Waits until it is known where a name has moved to, for a while. Before, its record had this revision. `false` if a message
+    /// to it was sent again often enough.
+    async fn moved(&self, name: &ComponentId, before: Option<u64>, sent_again: &mut u32) -> bool {
+        // Who has got a key may know it a little later than who sends to it.
+        let times = if self.directory.is_key(name) { KEY_MOVED } else { 1 };
+        if *sent_again >= times {
+            return false;
+        }
+        *sent_again += 1;
         let mut changes = self.directory.changes();
         let changed = async {
             while self.directory.revision(name) == before && !self.may_activate(name) {
@@ -354,7 +359,8 @@ impl Host {
                 }
             }
         };
-        _ = tokio::time::timeout(MOVED, changed).await;
+        _ = tokio::time::timeout(MOVED / times, changed).await;
+        true
     }
 
     fn may_activate(&self, key: &ComponentId) -> bool {
