@@ -15,7 +15,7 @@ use parking_lot::RwLock;
 use tokio::{
     sync::watch,
     task::{AbortHandle, JoinSet},
-    time::{Instant, MissedTickBehavior, interval, timeout, timeout_at},
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout, timeout_at},
 };
 
 use super::{Host, Life, session::Written};
@@ -154,8 +154,12 @@ impl Host {
             _ = timeout_at(until, is_over).await;
         }
         kinds.iter().for_each(|kind| kind.closing.cancel());
-        for kind in kinds {
+        for kind in &kinds {
             _ = timeout_at(until, kind.closed.cancelled()).await;
+        }
+        if !kinds.is_empty() {
+            // What others send before they see where the slots are is refused, and not lost with the session.
+            sleep_until(until.min(Instant::now() + self.config.heartbeat)).await;
         }
     }
 
