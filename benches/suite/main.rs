@@ -10,6 +10,7 @@ mod guests;
 mod http;
 mod instantiation;
 mod keyed;
+mod lattice;
 mod limits;
 mod memory;
 mod routing;
@@ -17,7 +18,7 @@ mod routing;
 fn main() -> anyhow::Result<()> {
     airssys_wasm_engine::compiler_hook();
     let arguments: Vec<_> = std::env::args().skip(1).collect();
-    let probes = [memory::probe, actor::probe, http::probe, keyed::probe];
+    let probes = [memory::probe, actor::probe, http::probe, keyed::probe, lattice::probe];
     if let Some(done) = probes.iter().find_map(|probe| probe(&arguments)) {
         return done;
     }
@@ -32,5 +33,6 @@ fn main() -> anyhow::Result<()> {
         actor::describe(suite);
         http::describe(suite);
         keyed::describe(suite);
+        lattice::describe(suite);
     })
 }

@@ -13,6 +13,7 @@ use airssys_wasm_actor::{AskError, CallError, DeniedAction, ShutdownReport, Syst
 use airssys_wasm_engine::EngineConfig;
 use airssys_wasm_isolation::CrashClass;
 use airssys_wasm_keyed::{FjallStore, MemoryStore, StateStore, StoreConfig};
+use airssys_wasm_registry::Refusal;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -35,6 +36,7 @@ examples! {
     carts = "../carts.rs",
     counter = "../counter.rs",
     http_service = "../http.rs",
+    lattice = "../lattice.rs",
     links = "../links.rs",
     plugin = "../plugin.rs",
     pubsub = "../pubsub.rs",
@@ -252,4 +254,22 @@ async fn try_send(to: SocketAddr, method: &str, path: &str, body: &str) -> io::R
     }
     let status = head.split(' ').nth(1).expect("a status").parse().expect("a number");
     Ok((status, body.to_owned()))
+}
+
+/// The shop of the lattice, in a process of its own.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a process that is killed by another test"]
+async fn shop_of_the_lattice() {
+    let Some(broker) = env::var_os("BROKER") else { return };
+    lattice::shop(broker.to_str().unwrap()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_another_host_is_told_what_became_of_it() {
+    let mut shop = Command::new(env::current_exe().unwrap());
+    shop.args(["--exact", "shop_of_the_lattice", "--ignored", "--nocapture", "--test-threads=1"]);
+    let (before, killed, next, again) = lattice::run(shop).await.unwrap();
+    assert_eq!((before.as_str(), again.as_str()), ("2", "0"));
+    assert!(matches!(killed, AskError::Lost { .. }), "{killed:?}");
+    assert_eq!(next.refusal(), Some(Refusal::Unreachable), "{next:?}");
 }

@@ -109,6 +109,8 @@ const STEPS: &[Step] = &[
     always("soak that loses messages on purpose", &[&["xtask", "soak", "--self-check"]]),
     always("keyed actors, killed for half a minute", &[&["xtask", "keyed", "--minutes", "0.5"]]),
     always("keyed actors, a loss on purpose", &[&["xtask", "keyed", "--self-check"]]),
+    always("a lattice, hurt for half a minute", &[&["xtask", "lattice", "--minutes", "0.5"]]),
+    always("a lattice, messages lost and repeated on purpose", &[&["xtask", "lattice", "--self-check"]]),
     Step {
         otherwise: Otherwise::LeaveOut,
         ..nightly(
@@ -131,6 +133,7 @@ const STEPS: &[Step] = &[
     nightly("soak, half an hour", &[&["xtask", "soak", "--minutes", "30"]]),
     nightly("clients of HTTP, ten minutes", &[&["xtask", "http", "--minutes", "10"]]),
     nightly("keyed actors, killed for half an hour", &[&["xtask", "keyed", "--minutes", "30"]]),
+    nightly("a lattice, hurt for ten minutes", &[&["xtask", "lattice", "--minutes", "10"]]),
     nightly("hostile guests, the slow ones too", &[&["xtask", "hostile", "--slow"]]),
     nightly("search for costly files", &[&["xtask", "hostile", "--search", "60"]]),
     nightly("calibration of the compiler's model", &[&["xtask", "calibrate"]]),

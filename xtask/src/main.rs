@@ -17,6 +17,7 @@ mod hostile;
 mod http;
 mod interrupt;
 mod keyed;
+mod lattice;
 mod leak_check;
 mod links;
 mod machine;
@@ -58,6 +59,7 @@ enum Command {
     Http(http::Args),
     Calibrate(calibrate::Args),
     Keyed(keyed::Args),
+    Lattice(lattice::Args),
     Soak(soak::Args),
     Fuzz(fuzz::Args),
     Sanitize(sanitize::Args),
@@ -83,6 +85,7 @@ fn main() -> ExitCode {
         Command::Http(args) => http::run(&args).map(done),
         Command::Calibrate(args) => calibrate::run(&args).map(done),
         Command::Keyed(args) => keyed::run(&args).map(done),
+        Command::Lattice(args) => lattice::run(&args).map(done),
         Command::Soak(args) => soak::run(&args).map(done),
         Command::Sanitize(args) => sanitize::run(&args).map(done),
         Command::Fuzz(args) => fuzz::run(&args).map(done),

@@ -2,14 +2,12 @@
 
 use std::{
     collections::HashSet,
-    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use airssys_wasm_actor::{ActorManifest, ActorSystem, LoadManifestError};
-use airssys_wasm_isolation::{ComponentFileError, component_file};
 use airssys_wasm_limits::{ByteSize, ManifestError};
 use serde::{Deserialize, Serialize};
 
@@ -109,32 +107,6 @@ impl KeyedTable {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadKeyedError {
-    /// A file or folder cannot be read.
-    #[error("cannot read {}", path.display())]
-    Read {
-        /// The path.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
-    /// The manifest is invalid.
-    #[error("{} cannot be used", path.display())]
-    Manifest {
-        /// The path.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: ManifestError,
-    },
-    /// The manifest names no component file, and its folder does not hold exactly one `.wasm` file.
-    #[error("{} names no file, and there are {found} `.wasm` files next to it; add `wasm = \"…\"` to [component]", path.display())]
-    WhichFile {
-        /// The manifest.
-        path: PathBuf,
-        /// The number of `.wasm` files.
-        found: usize,
-    },
     /// The manifest has no `[keyed]` table.
     #[error("{} has no [keyed] table; spawn it as an actor, or add the table", path.display())]
     NotKeyed {
@@ -164,29 +136,7 @@ pub async fn load<U: Send + 'static>(
     store: Arc<dyn StateStore>,
 ) -> Result<Keyed<U>, LoadKeyedError> {
     let path = manifest.as_ref().to_owned();
-    let read = match tokio::task::spawn_blocking(move || read(path)).await {
-        Ok(read) => read?,
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Err(error) => {
-            let source = io::Error::other(error);
-            return Err(LoadKeyedError::Read { path: manifest.as_ref().to_owned(), source });
-        }
-    };
-    let (table, actor, wasm) = read;
-    let spec = system.load_bytes(actor, wasm).await?;
-    Ok(Keyed::install(system, KeyedSpec::new(spec).with_options(table.options()), store).await?)
-}
-
-fn read(path: PathBuf) -> Result<(KeyedTable, ActorManifest, Vec<u8>), LoadKeyedError> {
-    let failed = |path: &Path, source| LoadKeyedError::Read { path: path.to_owned(), source };
-    let text = fs::read_to_string(&path).map_err(|source| failed(&path, source))?;
-    let (table, actor) =
-        KeyedTable::with_actor(&text).map_err(|source| LoadKeyedError::Manifest { path: path.clone(), source })?;
-    let wasm = component_file(&path, actor.component.wasm.as_deref()).map_err(|error| match error {
-        ComponentFileError::WhichFile { found } => LoadKeyedError::WhichFile { path: path.clone(), found },
-        ComponentFileError::Read { path, source } => LoadKeyedError::Read { path, source },
-    })?;
+    let (table, spec) = system.load_with(&path, KeyedTable::take_from).await?;
     let Some(table) = table else { return Err(LoadKeyedError::NotKeyed { path }) };
-    let wasm = fs::read(&wasm).map_err(|source| failed(&wasm, source))?;
-    Ok((table, actor, wasm))
+    Ok(Keyed::install(system, KeyedSpec::new(spec).with_options(table.options()), store).await?)
 }

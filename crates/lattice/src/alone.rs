@@ -66,7 +66,7 @@ where
     tokio::spawn(async move {
         let _ended = ended.drop_guard();
         while !stop.is_cancelled() {
-            if let Some(life) = host.life() {
+            if let Some(life) = host.life().filter(|_| host.is_free(&name)) {
                 match host.claim(&name, &life, false, true).await {
                     Ok(revision) => serve(&host, &name, &life, revision, &spawn, &serving, &stop).await,
                     Err(ExportError::NameTaken { .. }) => {}

@@ -120,6 +120,10 @@ pub(crate) async fn connect(config: &LatticeConfig) -> Result<Connection, JoinEr
             }
             std::future::ready(())
         });
+    if !needs_tls {
+        // A server on loopback may name others that are not.
+        options = options.ignore_discovered_servers();
+    }
     options = match &config.credentials {
         Credentials::None => options,
         Credentials::NKey(seed) => options.nkey(seed.clone()),
@@ -149,35 +153,32 @@ fn is_loopback(address: &ServerAddr) -> bool {
 pub(crate) struct Records {
     pub(crate) store: kv::Store,
     jetstream: jetstream::Context,
-    name: String,
+    config: kv::Config,
 }
 
 impl Records {
     pub(crate) async fn open(client: &Client, config: &LatticeConfig) -> Result<Self, JoinError> {
         let jetstream = jetstream::new(client.clone());
-        let name = Subjects::new(config).bucket();
-        let made = jetstream
-            .create_key_value(kv::Config {
-                bucket: name.clone(),
-                description: "an AirsSys-WASM lattice".to_owned(),
-                history: 1,
-                num_replicas: config.replicas,
-                ..kv::Config::default()
-            })
-            .await;
-        let store = match made {
-            Ok(store) => store,
-            // It is there with other settings: another host's choice.
-            Err(_) => {
-                jetstream.get_key_value(&name).await.map_err(|source| JoinError::Records { source: source.into() })?
-            }
+        let config = kv::Config {
+            bucket: Subjects::new(config).bucket(),
+            description: "an AirsSys-WASM lattice".to_owned(),
+            history: 1,
+            num_replicas: config.replicas,
+            ..kv::Config::default()
         };
-        Ok(Self { store, jetstream, name })
+        let store = open(&jetstream, &config).await.map_err(|source| JoinError::Records { source })?;
+        Ok(Self { store, jetstream, config })
+    }
+
+    /// Which bucket it is now. It is made if there is none.
+    pub(crate) async fn remake(&self) -> Result<Bucket, async_nats::Error> {
+        open(&self.jetstream, &self.config).await?;
+        self.bucket().await
     }
 
     /// A record with its revision, also if it is gone, as the leader of the stream has it: where it is decided.
     pub(crate) async fn decided(&self, key: &str) -> Result<Option<(Option<Bytes>, u64)>, async_nats::Error> {
-        let found = self.store.stream.get_last_raw_message_by_subject(&format!("$KV.{}.{key}", self.name)).await;
+        let found = self.store.stream.get_last_raw_message_by_subject(&format!("$KV.{}.{key}", self.store.name)).await;
         match found {
             Ok(message) => {
                 let is_gone = message.headers.get("KV-Operation").is_some();
@@ -190,9 +191,37 @@ impl Records {
 
     /// Which bucket it is now.
     pub(crate) async fn bucket(&self) -> Result<Bucket, async_nats::Error> {
-        let stream = self.jetstream.get_stream(format!("KV_{}", self.name)).await?;
-        Ok(Bucket(stream.cached_info().created.unix_timestamp_nanos()))
+        Ok(self.look().await?.0)
     }
+
+    /// Which bucket it is now, and whether nothing was ever written to it.
+    pub(crate) async fn look(&self) -> Result<(Bucket, bool), async_nats::Error> {
+        let stream = self.jetstream.get_stream(stream(&self.config)).await?;
+        let info = stream.cached_info();
+        Ok((Bucket(info.created.unix_timestamp_nanos()), info.state.messages == 0))
+    }
+}
+
+/// Opens a bucket, or makes it. Only a host that makes it needs the permission to.
+async fn open(jetstream: &jetstream::Context, config: &kv::Config) -> Result<kv::Store, async_nats::Error> {
+    use jetstream::{ErrorCode, context::GetStreamErrorKind};
+    match jetstream.get_stream(stream(config)).await {
+        Ok(_) => Ok(jetstream.get_key_value(&config.bucket).await?),
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(said) if said.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                match jetstream.create_key_value(config.clone()).await {
+                    Ok(store) => Ok(store),
+                    // Another host may have made it meanwhile, with other settings.
+                    Err(error) => jetstream.get_key_value(&config.bucket).await.map_err(|_| error.into()),
+                }
+            }
+            _ => Err(error.into()),
+        },
+    }
+}
+
+fn stream(config: &kv::Config) -> String {
+    format!("KV_{}", config.bucket)
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    num::NonZeroU64,
     time::Duration,
 };
 
@@ -14,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::{
     config::HostName,
-    frame::SessionId,
+    frame::{SessionId, VERSIONS},
     lease::{Bucket, Owner, Session, Sessions, Standing, Timing},
     name,
     slots::{SLOTS, slot_of},
@@ -50,8 +49,16 @@ pub(crate) struct NameRecord {
 pub(crate) enum Key {
     Host(HostName),
     Name(ComponentId),
-    Member { group: ComponentId, host: HostName },
-    Slot { kind: ComponentId, number: usize },
+    Member {
+        group: ComponentId,
+        host: HostName,
+    },
+    Slot {
+        kind: ComponentId,
+        number: usize,
+    },
+    /// That a host has known the bucket for so long that whoever owned something in one before is fenced.
+    Settled,
 }
 
 impl Key {
@@ -61,6 +68,7 @@ impl Key {
             Self::Name(id) => format!("n.{}", name::key(id.as_str())),
             Self::Member { group, host } => format!("g.{}.{host}", name::key(group.as_str())),
             Self::Slot { kind, number } => format!("k.{}.{number}", name::key(kind.as_str())),
+            Self::Settled => "s.settled".to_owned(),
         }
     }
 
@@ -71,6 +79,7 @@ impl Key {
         match kind {
             "h" => Some(Self::Host(HostName::new(rest).ok()?)),
             "n" => Some(Self::Name(id(rest)?)),
+            "s" if rest == "settled" => Some(Self::Settled),
             "g" => {
                 let (group, host) = rest.split_once('.')?;
                 Some(Self::Member { group: id(group)?, host: HostName::new(host).ok()? })
@@ -119,6 +128,7 @@ struct State {
     hosts: HashMap<HostName, HostInfo>,
     names: HashMap<ComponentId, Named>,
     groups: HashMap<ComponentId, BTreeMap<HostName, Owner<HostName>>>,
+    is_settled: bool,
     /// The slots of each kind.
     kinds: HashMap<Box<str>, Box<[Option<Slot>]>>,
 }
@@ -148,9 +158,20 @@ impl Directory {
 
     /// Forgets all, of a bucket that is no more.
     pub(crate) fn reset(&self, bucket: Bucket, now: Duration) {
-        *self.state.write() = State::default();
+        let state = &mut *self.state.write();
+        *state = State::default();
         *self.sessions.lock() = Sessions::new(self.timing, bucket, now);
         self.seen.send_replace((0, false));
+    }
+
+    /// Whether a name without a record has no owner, for certain: see [`Sessions::is_settled`].
+    pub(crate) fn is_settled(&self, now: Duration) -> bool {
+        self.state.read().is_settled || self.sessions.lock().is_settled(now)
+    }
+
+    /// Whether the other hosts are still to be told so.
+    pub(crate) fn is_newly_settled(&self, now: Duration) -> bool {
+        !self.state.read().is_settled && self.sessions.lock().is_settled(now)
     }
 
     pub(crate) fn sessions<R>(&self, look: impl FnOnce(&Sessions<HostName>) -> R) -> R {
@@ -170,9 +191,12 @@ impl Directory {
         }
     }
 
-    /// All that a watch had at its beginning was told. What was known before and is not among it is gone.
-    pub(crate) fn caught_up(&self, retained: Retained, revision: u64) {
+    /// All that a watch of a bucket had at its beginning was told. What was known before and is not among it is gone.
+    pub(crate) fn caught_up(&self, retained: Retained, bucket: Bucket, revision: u64) {
         let state = &mut *self.state.write();
+        if self.sessions.lock().bucket() != bucket {
+            return;
+        }
         for name in retained.names {
             state.names.remove(&name);
         }
@@ -183,9 +207,10 @@ impl Directory {
         self.seen.send_replace((revision, true));
     }
 
-    /// A record was seen.
+    /// A record was seen in a bucket.
     pub(crate) fn saw(
         &self,
+        bucket: Bucket,
         key: &Key,
         value: Option<&[u8]>,
         revision: u64,
@@ -194,6 +219,9 @@ impl Directory {
     ) -> Standing {
         let mut standing = Standing::Holds;
         let state = &mut *self.state.write();
+        if self.sessions.lock().bucket() != bucket {
+            return standing;
+        }
         match key {
             Key::Host(host) => {
                 let record = value.and_then(|value| serde_json::from_slice::<HostRecord>(value).ok());
@@ -202,7 +230,10 @@ impl Directory {
                 match record {
                     Some(record) => {
                         let since = record.since.unwrap_or(revision);
-                        let id = session.and_then(|_| NonZeroU64::new(since)).map(SessionId);
+                        // One that speaks no version of the wire that is spoken here is not there for this host.
+                        let (oldest, latest) = record.versions;
+                        let is_understood = oldest <= *VERSIONS.end() && latest >= *VERSIONS.start();
+                        let id = session.filter(|_| is_understood).and_then(|_| SessionId::new(bucket, since));
                         state.hosts.insert(host.clone(), HostInfo { record, session: id });
                     }
                     None => _ = state.hosts.remove(host),
@@ -222,6 +253,7 @@ impl Directory {
                     state.slots(kind)[*number] = Some(Slot { owner, revision });
                 }
             }
+            Key::Settled => state.is_settled = value.is_some(),
         }
         if is_current {
             self.sessions.lock().caught_up(revision);
@@ -268,6 +300,11 @@ impl Directory {
             0 => places.into_iter().next(),
             len => there.get(turn % len).map(|&place| place.clone()),
         }
+    }
+
+    /// How many names are exported.
+    pub(crate) fn names(&self) -> usize {
+        self.state.read().names.len()
     }
 
     /// How many hosts that are there a name leads to.
@@ -391,7 +428,7 @@ impl State {
     }
 
     fn place(&self, owner: &Owner<HostName>) -> Place {
-        let session = NonZeroU64::new(owner.token.revision).map(SessionId);
+        let session = SessionId::new(owner.token.bucket, owner.token.revision);
         let is_there = |session: &SessionId| {
             self.hosts.get(&owner.host).is_some_and(|info| info.session.is_some_and(|now| now == *session))
         };
@@ -423,7 +460,7 @@ impl Retained {
         match key {
             Key::Name(name) => _ = self.names.remove(name),
             Key::Member { group, host } => _ = self.members.remove(&(group.clone(), host.clone())),
-            Key::Host(_) | Key::Slot { .. } => {}
+            Key::Host(_) | Key::Slot { .. } | Key::Settled => {}
         }
     }
 }
@@ -433,28 +470,158 @@ mod tests {
     use super::*;
     use crate::lease::Token;
 
-    fn id(name: &str) -> ComponentId {
-        ComponentId::new(name).unwrap()
+    const BUCKET: Bucket = Bucket(1);
+
+    struct World {
+        directory: Directory,
+        revision: u64,
     }
 
     fn host(name: &str) -> HostName {
-        HostName::new(name).unwrap()
+        name.parse().unwrap()
+    }
+
+    fn id(name: &str) -> ComponentId {
+        name.parse().unwrap()
+    }
+
+    fn session(process: u64) -> Session {
+        Session { process, number: 1 }
+    }
+
+    impl World {
+        fn new() -> Self {
+            Self { directory: Directory::new(Timing::default(), BUCKET, Duration::ZERO), revision: 0 }
+        }
+
+        fn saw(&mut self, key: &Key, value: Option<Vec<u8>>) -> u64 {
+            self.revision += 1;
+            let standing =
+                self.directory.saw(BUCKET, key, value.as_deref(), self.revision, true, Duration::from_secs(1));
+            assert_eq!(standing, Standing::Holds);
+            self.revision
+        }
+
+        /// A host begins a session, or renews one.
+        fn host(&mut self, name: &str, process: u64, since: Option<u64>, versions: (u8, u8)) -> u64 {
+            let session = Some(session(process));
+            let topics = vec!["orders.>".parse().unwrap()];
+            let record = HostRecord { session, since, versions, labels: BTreeMap::new(), topics, kinds: Vec::new() };
+            self.saw(&Key::Host(host(name)), Some(serde_json::to_vec(&record).unwrap()))
+        }
+
+        fn owner(name: &str, process: u64, since: u64) -> Owner<HostName> {
+            let token = Token { bucket: BUCKET, revision: since, session: session(process) };
+            Owner { host: host(name), token }
+        }
+
+        fn name(&mut self, name: &str, of: Owner<HostName>) {
+            let record = NameRecord { owner: of, leased: false };
+            self.saw(&Key::Name(id(name)), Some(serde_json::to_vec(&record).unwrap()));
+        }
     }
 
     #[test]
-    fn keys_are_read_as_they_are_written_and_others_are_passed_over() {
+    fn keys_are_read_as_they_are_written() {
         for key in [
-            Key::Host(host("a")),
+            Key::Host(host("a-1")),
             Key::Name(id("cart/4711")),
-            Key::Member { group: id("workers.eu"), host: host("a") },
+            Key::Member { group: id("a.b:c@d"), host: host("H_2") },
             Key::Slot { kind: id("cart.v1"), number: 0 },
             Key::Slot { kind: id("cart"), number: SLOTS - 1 },
         ] {
             assert_eq!(Key::parse(&key.text()), Some(key));
         }
-        for text in ["k.cart.1024", "k.cart.01", "k.cart.+1", "k.cart.", "k.cart", "k.cart.1.2", "x.cart.1"] {
+        for text in
+            ["", "h", "h.", "h.a.b", "n.a/b", "g.a", "x.a", "n.=41", "k.cart.1024", "k.cart.01", "k.cart.+1", "k.cart."]
+        {
             assert_eq!(Key::parse(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_name_leads_to_the_session_that_exported_it_and_to_no_other() {
+        let mut world = World::new();
+        let since = world.host("a", 1, None, (1, 1));
+        world.name("shop", World::owner("a", 1, since));
+        let there = |since: u64| Some(Place::Host(host("a"), SessionId::new(BUCKET, since).unwrap()));
+        assert_eq!(world.directory.find(&id("shop"), 0), there(since));
+        // A renewal changes nothing.
+        world.host("a", 1, Some(since), (1, 1));
+        assert_eq!(world.directory.find(&id("shop"), 0), there(since));
+        // Another session has the name only once it has exported it.
+        let again = world.host("a", 2, None, (1, 1));
+        assert_eq!(world.directory.find(&id("shop"), 0), Some(Place::Away(host("a"))));
+        world.name("shop", World::owner("a", 2, again));
+        assert_eq!(world.directory.find(&id("shop"), 0), there(again));
+        world.saw(&Key::Name(id("shop")), None);
+        assert_eq!(world.directory.find(&id("shop"), 0), None);
+    }
+
+    #[test]
+    fn who_speaks_no_common_version_is_not_there() {
+        let latest = *VERSIONS.end();
+        for (versions, is_there) in [
+            ((latest, latest), true),
+            ((latest, latest + 1), true),
+            ((0, latest), true),
+            ((latest + 1, latest + 2), false),
+            ((0, *VERSIONS.start() - 1), false),
+        ] {
+            let mut world = World::new();
+            let since = world.host("a", 1, None, versions);
+            world.name("shop", World::owner("a", 1, since));
+            let place = world.directory.find(&id("shop"), 0);
+            assert_eq!(matches!(place, Some(Place::Host(..))), is_there, "{versions:?}");
+            assert_eq!(world.directory.hosts().len(), usize::from(is_there));
+        }
+    }
+
+    #[test]
+    fn a_group_leads_to_its_hosts_in_turn_without_those_that_are_gone() {
+        let mut world = World::new();
+        for (n, name) in ["a", "b", "c"].into_iter().enumerate() {
+            let since = world.host(name, n as u64, None, (1, 1));
+            let owner = serde_json::to_vec(&World::owner(name, n as u64, since)).unwrap();
+            world.saw(&Key::Member { group: id("g"), host: host(name) }, Some(owner));
+        }
+        // Another session of it has not joined the group.
+        world.host("b", 7, None, (1, 1));
+        let turns: Vec<_> = (0..4)
+            .map(|turn| match world.directory.find(&id("g"), turn) {
+                Some(Place::Host(host, _)) => host.to_string(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(turns, ["a", "c", "a", "c"]);
+        assert_eq!(world.directory.places(&id("g")), 2);
+        for name in ["a", "c"] {
+            world.saw(&Key::Host(host(name)), None);
+        }
+        assert!(matches!(world.directory.find(&id("g"), 0), Some(Place::Away(_))));
+    }
+
+    #[test]
+    fn what_a_watch_that_begins_anew_does_not_tell_is_gone() {
+        let mut world = World::new();
+        let since = world.host("a", 1, None, (1, 1));
+        world.name("kept", World::owner("a", 1, since));
+        world.name("gone", World::owner("a", 1, since));
+        let mut retained = world.directory.begin();
+        world.name("kept", World::owner("a", 1, since));
+        retained.told(&Key::Name(id("kept")));
+        world.directory.caught_up(retained, BUCKET, world.revision);
+        assert!(world.directory.find(&id("kept"), 0).is_some());
+        assert_eq!(world.directory.find(&id("gone"), 0), None);
+    }
+
+    #[test]
+    fn hosts_are_counted_that_take_a_topic() {
+        let mut world = World::new();
+        world.host("a", 1, None, (1, 1));
+        world.host("b", 2, None, (1, 1));
+        let takers = |topic: &str, but| world.directory.takers(&topic.parse().unwrap(), &host(but));
+        assert_eq!((takers("orders.eu", "a"), takers("orders.eu", "c"), takers("other", "c")), (1, 2, 0));
     }
 
     #[test]
@@ -469,7 +636,7 @@ mod tests {
         assert!(directory.is_key(&name) && !directory.is_key(&id("cart")));
 
         let session = |number| Session { process: 1, number };
-        let saw = |key: &Key, value: Vec<u8>, revision| directory.saw(key, Some(&value), revision, true, now);
+        let saw = |key: &Key, value: Vec<u8>, revision| directory.saw(bucket, key, Some(&value), revision, true, now);
         let record = |number| HostRecord {
             session: Some(session(number)),
             since: Some(5),
@@ -485,7 +652,7 @@ mod tests {
         let owner = Owner { host: host("a"), token: Token { bucket, revision: 7, session: session(1) } };
         let slot = Key::Slot { kind: kind.clone(), number: slot_of(name.as_str()) };
         _ = saw(&slot, serde_json::to_vec(&owner).unwrap(), 8);
-        let there = Place::Host(host("a"), SessionId(NonZeroU64::new(5).unwrap()));
+        let there = Place::Host(host("a"), SessionId::new(bucket, 5).unwrap());
         assert_eq!((directory.find(&name, 0), directory.revision(&name)), (Some(there), Some(8)));
         assert!(directory.has_exported(&host("a"), &name) && !directory.has_exported(&host("b"), &name));
         // What cannot be read changes nothing.

@@ -11,12 +11,26 @@ use airssys_wasm_actor::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::lease::Bucket;
+
 /// The versions that are spoken here, from the oldest. A packet is of the latest that both hosts speak.
 pub(crate) const VERSIONS: std::ops::RangeInclusive<u8> = 1..=1;
 
-/// One life of a host in a lattice, by a number that no other has. Later ones have larger numbers.
+/// One life of a host in a lattice. No other has the same. Of two with the same bucket the later is the larger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub(crate) struct SessionId(pub(crate) NonZeroU64);
+pub(crate) struct SessionId {
+    /// That of the lattice's records: revisions begin anew in another.
+    pub(crate) bucket: i128,
+    /// That of the record by which it began.
+    pub(crate) revision: NonZeroU64,
+}
+
+impl SessionId {
+    /// None for a revision that no record has.
+    pub(crate) fn new(bucket: Bucket, revision: u64) -> Option<Self> {
+        Some(Self { bucket: bucket.0, revision: NonZeroU64::new(revision)? })
+    }
+}
 
 /// What is at the beginning of a packet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -16,23 +16,13 @@ use crate::{
     error::{ExportError, ExportKindError, JoinError},
     events::LatticeEvent,
     host::{self, Here, Host, SharedKind},
+    joined::Joined,
     recipient::Recipient,
     store::JetStreamStore,
 };
 
 /// A host's part in a lattice. Cheap to clone; all clones are one. The host leaves when the last is dropped.
-pub struct Lattice<U: 'static = ()>(Arc<Handle<U>>);
-
-struct Handle<U: 'static> {
-    host: Arc<Host>,
-    system: WeakActorSystem<U>,
-}
-
-impl<U> Drop for Handle<U> {
-    fn drop(&mut self) {
-        self.host.left.cancel();
-    }
-}
+pub struct Lattice<U: 'static = ()>(Arc<Joined<U>>);
 
 impl<U> Clone for Lattice<U> {
     fn clone(&self) -> Self {
@@ -57,7 +47,7 @@ impl<U: Send + 'static> Lattice<U> {
     pub async fn join(system: &ActorSystem<U>, config: LatticeConfig) -> Result<Self, JoinError> {
         let host = host::join(config, Box::new(system.downgrade())).await?;
         system.add_elsewhere(Arc::new(Others(Arc::downgrade(&host))));
-        Ok(Self(Arc::new(Handle { host, system: system.downgrade() })))
+        Ok(Self(Arc::new(Joined { host, system: system.downgrade() })))
     }
 
     pub(crate) fn host(&self) -> &Arc<Host> {
@@ -65,7 +55,11 @@ impl<U: Send + 'static> Lattice<U> {
     }
 
     pub(crate) fn system(&self) -> Option<ActorSystem<U>> {
-        self.0.system.upgrade()
+        self.0.system()
+    }
+
+    pub(crate) fn weak_system(&self) -> WeakActorSystem<U> {
+        self.0.system.clone()
     }
 
     /// This host's name.
@@ -146,7 +140,7 @@ impl<U: Send + 'static> Lattice<U> {
 
     /// Who has a name: an actor here, or one of another host that has exported it. It need not be there yet.
     pub fn recipient(&self, name: ComponentId) -> Recipient<U> {
-        Recipient::named(name, self.clone())
+        Recipient::named(name, Arc::clone(&self.0))
     }
 
     /// Takes what other hosts publish to topics of a pattern, for subscribers of this one. What is published here goes to hosts that
@@ -162,6 +156,11 @@ impl<U: Send + 'static> Lattice<U> {
     /// The hosts that are in the lattice now, by name, as far as this one knows.
     pub fn hosts(&self) -> Vec<HostName> {
         self.host().directory.hosts().into_iter().map(|(host, ..)| host).collect()
+    }
+
+    /// How many names the hosts have exported, as far as this one knows, without groups.
+    pub fn names(&self) -> usize {
+        self.host().directory.names()
     }
 
     /// Declares that a host will not come back: its names are free. Waits until its session is over.

@@ -10,9 +10,11 @@ mod events;
 mod fence;
 mod frame;
 mod host;
+mod joined;
 mod lane;
 mod lattice;
 mod lease;
+mod manifest;
 #[cfg(test)]
 mod model;
 mod name;
@@ -28,5 +30,6 @@ pub use config::{Credentials, HostName, InvalidName, LatticeConfig};
 pub use error::{ExportError, ExportKindError, JoinError, TellError};
 pub use events::LatticeEvent;
 pub use lattice::Lattice;
+pub use manifest::{Export, LatticeTable, LoadLatticeError, Loaded};
 pub use recipient::Recipient;
 pub use store::{BucketConfig, BucketError, JetStreamStore, Storage};

@@ -1,6 +1,6 @@
 //! A receiver that is here or on another host.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use airssys_wasm_actor::{
     ActorRef, AskError, Bytes,
@@ -8,7 +8,7 @@ use airssys_wasm_actor::{
 };
 use tokio::time::Instant;
 
-use crate::{error::TellError, lattice::Lattice};
+use crate::{error::TellError, host::Host, joined::Joined};
 
 /// Who takes messages: an actor of this host, or a name that is looked up for each message, here first and then in the lattice.
 /// Cheap to clone.
@@ -17,14 +17,14 @@ pub struct Recipient<U: 'static = ()>(Kind<U>);
 
 enum Kind<U: 'static> {
     Local(ActorRef),
-    Named { name: ComponentId, lattice: Lattice<U> },
+    Named { name: ComponentId, lattice: Arc<Joined<U>> },
 }
 
 impl<U> Clone for Kind<U> {
     fn clone(&self) -> Self {
         match self {
             Self::Local(actor) => Self::Local(actor.clone()),
-            Self::Named { name, lattice } => Self::Named { name: name.clone(), lattice: lattice.clone() },
+            Self::Named { name, lattice } => Self::Named { name: name.clone(), lattice: Arc::clone(lattice) },
         }
     }
 }
@@ -36,7 +36,7 @@ impl<U> From<ActorRef> for Recipient<U> {
 }
 
 impl<U: Send + 'static> Recipient<U> {
-    pub(crate) fn named(name: ComponentId, lattice: Lattice<U>) -> Self {
+    pub(crate) fn named(name: ComponentId, lattice: Arc<Joined<U>>) -> Self {
         Self(Kind::Named { name, lattice })
     }
 
@@ -64,13 +64,14 @@ impl<U: Send + 'static> Recipient<U> {
     pub async fn tell(&self, message: impl Into<MessageEnvelope>) -> Result<(), TellError> {
         let mut message = message.into();
         loop {
-            match self.find(message.clone())? {
-                Found::Here(actor) => match actor.tell(message).await {
+            match self.find() {
+                Err(reason) => return Err(Undelivered::new(reason, message).into()),
+                Ok(Found::Here(actor)) => match actor.tell(message).await {
                     // It left the memory, or stopped, on the way: its name may lead elsewhere by now.
                     Err(refused) if self.is_named() && refused.reason == Refusal::Moved => message = refused.message,
                     told => return told.map_err(TellError::NotSent),
                 },
-                Found::Elsewhere(lattice, name) => return lattice.host().tell(name, message).await,
+                Ok(Found::Elsewhere(host, name)) => return host.tell(name, message).await,
             }
         }
     }
@@ -83,12 +84,13 @@ impl<U: Send + 'static> Recipient<U> {
     pub fn try_tell(&self, message: impl Into<MessageEnvelope>) -> Result<(), Undelivered> {
         let mut message = message.into();
         loop {
-            match self.find(message.clone())? {
-                Found::Here(actor) => match actor.try_tell(message) {
+            match self.find() {
+                Err(reason) => return Err(Undelivered::new(reason, message)),
+                Ok(Found::Here(actor)) => match actor.try_tell(message) {
                     Err(refused) if self.is_named() && refused.reason == Refusal::Moved => message = refused.message,
                     told => return told,
                 },
-                Found::Elsewhere(lattice, name) => return lattice.host().send(name, message),
+                Ok(Found::Elsewhere(host, name)) => return host.send(name, message),
             }
         }
     }
@@ -102,14 +104,15 @@ impl<U: Send + 'static> Recipient<U> {
     pub async fn ask(&self, message: impl Into<MessageEnvelope>) -> Result<Bytes, AskError> {
         let mut message = message.into();
         loop {
-            match self.find(message.clone()).map_err(AskError::NotSent)? {
-                Found::Here(actor) => match actor.ask(message).await {
+            match self.find() {
+                Err(reason) => return Err(AskError::NotSent(Undelivered::new(reason, message))),
+                Ok(Found::Here(actor)) => match actor.ask(message).await {
                     Err(AskError::NotSent(refused)) if self.is_named() && refused.reason == Refusal::Moved => {
                         message = refused.message;
                     }
                     asked => return asked,
                 },
-                Found::Elsewhere(lattice, name) => return lattice.host().ask(name, message, true).await,
+                Ok(Found::Elsewhere(host, name)) => return host.ask(name, message, true).await,
             }
         }
     }
@@ -136,7 +139,7 @@ impl<U: Send + 'static> Recipient<U> {
     pub fn hosts(&self) -> usize {
         match &self.0 {
             Kind::Local(_) => 1,
-            Kind::Named { name, lattice } => lattice.host().directory.places(name),
+            Kind::Named { name, lattice } => lattice.host.directory.places(name),
         }
     }
 
@@ -144,23 +147,22 @@ impl<U: Send + 'static> Recipient<U> {
         matches!(self.0, Kind::Named { .. })
     }
 
-    fn find(&self, message: MessageEnvelope) -> Result<Found<'_, U>, Undelivered> {
+    fn find(&self) -> Result<Found<'_>, Refusal> {
         let (name, lattice) = match &self.0 {
             Kind::Local(actor) => return Ok(Found::Here(actor.clone())),
             Kind::Named { name, lattice } => (name, lattice),
         };
-        let Some(system) = lattice.system() else { return Err(Undelivered::new(Refusal::Stopped, message)) };
-        match system.awaken(name, None) {
-            Ok(Some(actor)) => Ok(Found::Here(actor)),
-            Ok(None) => Ok(Found::Elsewhere(lattice, name)),
-            Err(reason) => Err(Undelivered::new(reason, message)),
-        }
+        let Some(system) = lattice.system() else { return Err(Refusal::Stopped) };
+        Ok(match system.awaken(name, None)? {
+            Some(actor) => Found::Here(actor),
+            None => Found::Elsewhere(&lattice.host, name),
+        })
     }
 }
 
-enum Found<'a, U: 'static> {
+enum Found<'a> {
     Here(ActorRef),
-    Elsewhere(&'a Lattice<U>, &'a ComponentId),
+    Elsewhere(&'a Arc<Host>, &'a ComponentId),
 }
 
 impl<U> fmt::Debug for Recipient<U> {

@@ -167,7 +167,10 @@ impl ActorManifest {
     ///
     /// [`ManifestError`], also for an unknown table or key, and for `[http]`, which `airssys_wasm_http::load` reads.
     pub fn from_toml(text: &str) -> Result<Self, ManifestError> {
-        let mut manifest: toml::Table = text.parse()?;
+        Self::from_table(text.parse()?)
+    }
+
+    fn from_table(mut manifest: toml::Table) -> Result<Self, ManifestError> {
         let mut sandbox = SandboxManifest::take_from(&mut manifest)?;
         let config = mem::take(&mut sandbox.config);
         let messaging = take(&mut manifest, "messaging")?.unwrap_or_default();
@@ -198,21 +201,28 @@ impl ActorManifest {
         self.sandbox.limits.profile()
     }
 
-    /// Reads a `Component.toml` and finds the component's file.
+    /// Reads a `Component.toml`, of which a layer above takes its tables, and finds the component's file.
     ///
     /// # Errors
     ///
     /// [`LoadManifestError`].
-    pub(crate) fn read(path: &Path) -> Result<(Self, PathBuf), LoadManifestError> {
+    pub(crate) fn read<T>(
+        path: &Path,
+        take: impl FnOnce(&mut toml::Table) -> Result<T, ManifestError>,
+    ) -> Result<(T, Self, PathBuf), LoadManifestError> {
         let text =
             fs::read_to_string(path).map_err(|source| LoadManifestError::Read { path: path.to_owned(), source })?;
-        let manifest =
-            Self::from_toml(&text).map_err(|source| LoadManifestError::Manifest { path: path.to_owned(), source })?;
+        let parsed = text.parse().map_err(ManifestError::from).and_then(|mut table: toml::Table| {
+            let taken = take(&mut table)?;
+            Ok((taken, Self::from_table(table)?))
+        });
+        let (taken, manifest) =
+            parsed.map_err(|source| LoadManifestError::Manifest { path: path.to_owned(), source })?;
         let wasm = component_file(path, manifest.component.wasm.as_deref()).map_err(|error| match error {
             ComponentFileError::WhichFile { found } => LoadManifestError::WhichFile { path: path.to_owned(), found },
             ComponentFileError::Read { path, source } => LoadManifestError::Read { path, source },
         })?;
-        Ok((manifest, wasm))
+        Ok((taken, manifest, wasm))
     }
 }
 

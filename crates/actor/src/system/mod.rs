@@ -19,7 +19,7 @@ use std::{
 
 use airssys_wasm_engine::{LinkError, Linker, LoadError, LoadedComponent, WasmEngine, wasmtime};
 use airssys_wasm_isolation::{HostState, KeyValueStore, SandboxSpec, add_config, add_keyvalue, add_wasi};
-use airssys_wasm_limits::{CancellationToken, MemoryBudget};
+use airssys_wasm_limits::{CancellationToken, ManifestError, MemoryBudget};
 use airssys_wasm_registry::{
     ActorAddress, ComponentId, GroupError, MessageEnvelope, Name, NameTaken, PublishReport, Refusal, SendError, Topic,
     TopicPattern, WhenFull,
@@ -404,14 +404,29 @@ impl<U: Send + 'static> ActorSystem<U> {
     ///
     /// [`LoadManifestError`].
     pub async fn load(&self, manifest: impl AsRef<Path>) -> Result<ActorSpec<U>, LoadManifestError> {
+        Ok(self.load_with(manifest, |_| Ok(())).await?.1)
+    }
+
+    /// [`load`](Self::load) for a layer that has tables of its own in a `Component.toml`, and takes them out first. What it made
+    /// of them is given back.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadManifestError`]; what `take` returns as [`LoadManifestError::Manifest`].
+    pub async fn load_with<T: Send + 'static>(
+        &self,
+        manifest: impl AsRef<Path>,
+        take: impl FnOnce(&mut toml::Table) -> Result<T, ManifestError> + Send + 'static,
+    ) -> Result<(T, ActorSpec<U>), LoadManifestError> {
         let path = manifest.as_ref().to_owned();
-        let (manifest, wasm) = match tokio::task::spawn_blocking(move || ActorManifest::read(&path)).await {
+        let (taken, manifest, wasm) = match tokio::task::spawn_blocking(move || ActorManifest::read(&path, take)).await
+        {
             Ok(read) => read?,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => return Err(LoadError::Shutdown.into()),
         };
         let component = self.engine().load_file(wasm, manifest.profile()).await?;
-        self.with_manifest(manifest, &component)
+        Ok((taken, self.with_manifest(manifest, &component)?))
     }
 
     /// [`load`](Self::load) of a component that is in memory, with a manifest from

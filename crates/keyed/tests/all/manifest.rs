@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
+use airssys_wasm_actor::LoadManifestError;
 use airssys_wasm_fixtures as fixtures;
 use airssys_wasm_keyed::{Durability, KeyedTable, Keys, LoadKeyedError, SaveWhen, load};
 use airssys_wasm_limits::{ByteSize, ManifestError};
@@ -59,9 +60,12 @@ async fn a_kind_is_loaded_from_its_folder() {
 
     let plain = write("plain.toml", ACTOR);
     assert!(matches!(loaded(&plain).await.unwrap_err(), LoadKeyedError::NotKeyed { .. }));
-    assert!(matches!(loaded(Path::new("nowhere")).await.unwrap_err(), LoadKeyedError::Read { .. }));
+    assert!(matches!(
+        loaded(Path::new("nowhere")).await.unwrap_err(),
+        LoadKeyedError::Load(LoadManifestError::Read { .. })
+    ));
     let invalid = write("invalid.toml", &format!("{ACTOR}[keyed]\nlive = 'many'\n"));
-    assert!(matches!(loaded(&invalid).await.unwrap_err(), LoadKeyedError::Manifest { .. }));
+    assert!(matches!(loaded(&invalid).await.unwrap_err(), LoadKeyedError::Load(LoadManifestError::Manifest { .. })));
     let zero = write("zero.toml", &format!("{ACTOR}[keyed]\nlive = 0\n"));
     assert!(matches!(loaded(&zero).await.unwrap_err(), LoadKeyedError::Install(_)));
 
@@ -71,5 +75,5 @@ async fn a_kind_is_loaded_from_its_folder() {
 
     fs::write(folder.path().join("another.wasm"), fixtures::COUNTER).unwrap();
     let error = loaded(&folder.path().join("Component.toml")).await.unwrap_err();
-    assert!(matches!(error, LoadKeyedError::WhichFile { found: 2, .. }));
+    assert!(matches!(error, LoadKeyedError::Load(LoadManifestError::WhichFile { found: 2, .. })));
 }

@@ -49,6 +49,8 @@ pub(crate) use self::{kinds::SharedKind, session::join};
 const MOVED: Duration = Duration::from_secs(1);
 /// How often in that time a message to a key of a kind is sent again.
 const KEY_MOVED: u32 = 10;
+/// How often a host that leaves looks whether all is settled.
+const LOOK: Duration = Duration::from_millis(10);
 /// Bytes of a packet that are not payload, at the most: two names, a content type, and numbers.
 const OVERHEAD: usize = 1 << 10;
 
@@ -81,6 +83,8 @@ pub(crate) struct Host {
     connected: tokio::sync::watch::Receiver<bool>,
     /// Told when the session's record is to be written before its time.
     renew: tokio::sync::Notify,
+    /// Told when the records are to be watched from the beginning.
+    rewatch: tokio::sync::Notify,
     events: broadcast::Sender<LatticeEvent>,
     pub(crate) left: CancellationToken,
     /// Cancelled before: slots go to other hosts.
@@ -120,6 +124,11 @@ struct Back {
 impl Host {
     pub(crate) fn life(&self) -> Option<Life> {
         self.life.read().clone().filter(|life| !life.fence.is_up(clock::now()))
+    }
+
+    /// Whether there is a session.
+    fn is_joined(&self) -> bool {
+        self.life.read().as_ref().is_some_and(|life| !life.fence.is_up(clock::now()))
     }
 
     pub(crate) fn event(&self, event: LatticeEvent) {
@@ -182,6 +191,10 @@ impl Host {
         let refused = |reason, message, waiter, full| {
             Err(Box::new(Back { undelivered: Undelivered::new(reason, message), waiter, full }))
         };
+        // One that is fenced sends nothing.
+        if !self.is_joined() {
+            return refused(Refusal::Unreachable, message, waiter, None);
+        }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let (host, session) = match self.directory.find(to, turn) {
             Some(Place::Host(host, session)) if host != self.config.host => (host, session),
@@ -426,17 +439,10 @@ impl Host {
         ActorAddress::elsewhere(id, u64::from_le_bytes(bytes))
     }
 
-    /// Ready when nothing is on its way to other hosts.
+    /// Ready when nothing is on its way to other hosts, nor from them.
     pub(crate) async fn settled_all(&self) {
-        for peer in self.peers() {
-            loop {
-                let mut room = pin!(peer.room.notified());
-                room.as_mut().enable();
-                if peer.lane.lock().pending() == 0 {
-                    break;
-                }
-                room.await;
-            }
+        while self.peers().iter().any(|peer| !peer.lane.lock().is_quiet()) {
+            tokio::time::sleep(LOOK).await;
         }
     }
 
@@ -445,10 +451,20 @@ impl Host {
         self.ended.cancelled().await;
     }
 
-    /// Sends what there is to be sent to a host, if there is a server.
+    /// Sends what there is to be sent to a host, while there is a server.
     async fn flush(&self, peer: &Peer) {
-        if *self.connected.borrow() {
-            peer.flush(&self.client).await;
+        self.while_online(peer.flush(&self.client)).await;
+    }
+
+    /// Does something until it is done or the server is lost: the client takes so much without one, and then waits.
+    async fn while_online(&self, act: impl Future) {
+        let mut connected = self.connected.clone();
+        if *connected.borrow_and_update() {
+            tokio::select! {
+                biased;
+                _ = act => {}
+                _ = connected.wait_for(|connected| !connected) => {}
+            }
         }
     }
 

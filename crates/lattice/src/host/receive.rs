@@ -10,7 +10,7 @@ use airssys_wasm_actor::{
     AskError, Bytes,
     registry::{ComponentId, MessageEnvelope, Refusal},
 };
-use async_nats::{Message, StatusCode, Subscriber};
+use async_nats::{HeaderMap, Message, StatusCode, Subscriber};
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::time::Instant;
 
@@ -62,7 +62,9 @@ pub(super) async fn packets(host: Arc<Host>, mut packets: Subscriber) {
 pub(super) async fn nobody(host: Arc<Host>, mut nobody: Subscriber) {
     while let Some(message) = next(&host, &mut nobody).await {
         if message.status == Some(StatusCode::NO_RESPONDERS)
-            && let Some(from) = last_token(&message)
+            && message.payload.is_empty()
+            && message.headers.as_ref().is_none_or(is_of_nobody)
+            && let Some(from) = last_token(&message.subject, &host.subjects.nobody())
             && let Some(peer) = host.peers.read().get(&from).cloned()
         {
             let events = peer.with_lane(|lane, mut tell| lane.nobody_there(clock::now(), &mut tell));
@@ -74,10 +76,12 @@ pub(super) async fn nobody(host: Arc<Host>, mut nobody: Subscriber) {
 /// Takes heartbeats.
 pub(super) async fn heartbeats(host: Arc<Host>, mut heartbeats: Subscriber) {
     while let Some(message) = next(&host, &mut heartbeats).await {
-        let (Some(from), Ok(session)) = (last_token(&message), frame::take::<SessionId>(&mut message.payload.clone()))
-        else {
+        let Some(from) = origin(&message, &host.subjects.heartbeats()) else { continue };
+        let mut payload = message.payload;
+        let Ok(session) = frame::take::<SessionId>(&mut payload) else { continue };
+        if !payload.is_empty() || !host.is_beside(session) {
             continue;
-        };
+        }
         if let Some(peer) = host.peers.read().get(&from).cloned() {
             let events = peer.with_lane(|lane, mut tell| lane.heartbeat(session, clock::now(), &mut tell));
             host.settle(&peer, events);
@@ -99,12 +103,11 @@ pub(super) async fn tick(host: Arc<Host>) {
         let now = clock::now();
         if told.is_none_or(|told| now.saturating_sub(told) >= host.config.heartbeat)
             && let Some(life) = host.life()
-            && *host.connected.borrow()
         {
             told = Some(now);
             let mut payload = Vec::new();
             frame::append(&life.session, &mut payload);
-            _ = host.client.publish(host.subjects.heartbeat(), payload.into()).await;
+            host.while_online(host.client.publish(host.subjects.heartbeat(), payload.into())).await;
         }
         for peer in host.peers() {
             let events = peer.with_lane(|lane, mut tell| lane.tick(now, &mut tell));
@@ -142,13 +145,26 @@ async fn next(host: &Host, messages: &mut Subscriber) -> Option<Message> {
     }
 }
 
-fn last_token(message: &Message) -> Option<HostName> {
-    HostName::new(message.subject.rsplit_once('.')?.1).ok()
+/// Whether a server says by these headers that nobody is there. What it has stored comes with more of them.
+fn is_of_nobody(headers: &HeaderMap) -> bool {
+    headers.iter().all(|(name, _)| *name == async_nats::header::NATS_SUBJECT)
+}
+
+/// Whose message it is. None unless the host itself has published it: a server publishes for others what it has stored, with headers
+/// or to another subject than it came by.
+fn origin(message: &Message, subscribed: &str) -> Option<HostName> {
+    last_token(&message.subject, subscribed).filter(|_| message.headers.is_none() && message.status.is_none())
+}
+
+/// The last token of a subject, where `*` is that of what was subscribed to.
+fn last_token(subject: &str, subscribed: &str) -> Option<HostName> {
+    HostName::new(subject.strip_prefix(subscribed.strip_suffix('*')?)?).ok()
 }
 
 impl Host {
     async fn packet(self: &Arc<Self>, message: Message, later: &mut FuturesUnordered<Later>) {
-        let Some(from) = last_token(&message).filter(|from| *from != self.config.host) else { return };
+        let from = origin(&message, &self.subjects.packets()).filter(|from| *from != self.config.host);
+        let Some(from) = from else { return };
         let (head, frames) = match frame::decode(message.payload) {
             Ok(packet) => packet,
             Err(error) => {
@@ -160,8 +176,7 @@ impl Host {
         if self.peers.read().len() >= HOSTS && !self.peers.read().contains_key(&from) {
             return;
         }
-        // One that has no session here handles nothing.
-        if self.life().is_none() {
+        if !self.is_beside(head.from) {
             return;
         }
         let Some(peer) = self.peer(&from, head.from) else { return };
@@ -194,6 +209,12 @@ impl Host {
                 Err(reason) => lane.refuse(ticket, reason),
             },
         }
+    }
+
+    /// Whether this host has a session beside that of another. Over records made anew it has nothing to do with sessions of those before:
+    /// which is the later cannot be told.
+    fn is_beside(&self, theirs: SessionId) -> bool {
+        self.life().is_some_and(|life| life.session.bucket == theirs.bucket)
     }
 
     /// Whether a name is this host's to answer for, as far as other hosts are concerned.

@@ -28,6 +28,8 @@ use crate::{
 const EVENTS: usize = 256;
 /// Publications that wait to be sent to other hosts.
 const PUBLICATIONS: usize = 4_096;
+/// Names that are claimed again at a time.
+const CLAIMS: usize = 64;
 /// How long to wait before something that failed is tried again.
 const AGAIN: Duration = Duration::from_millis(250);
 
@@ -68,6 +70,7 @@ pub(crate) async fn join(config: LatticeConfig, here: Box<dyn Here>) -> Result<A
         turn: AtomicUsize::new(0),
         connected: online,
         renew: Notify::new(),
+        rewatch: Notify::new(),
         events: broadcast::Sender::new(EVENTS),
         left: CancellationToken::new(),
         leaving: CancellationToken::new(),
@@ -231,6 +234,11 @@ impl Host {
     /// Ends the export of a name. Whether it was exported.
     pub(crate) async fn withdraw(&self, name: &ComponentId) -> Result<bool, ExportError> {
         let Some(export) = self.exports.write().remove(name) else { return Ok(false) };
+        let is_of_this_session = self.life().is_some_and(|life| life.session == export.session);
+        if export.leased && !is_of_this_session {
+            // Of a session that is over: others may have it since, and it may be of another bucket.
+            return Ok(true);
+        }
         let key = if export.is_group {
             Key::Member { group: name.clone(), host: self.config.host.clone() }
         } else {
@@ -281,27 +289,74 @@ impl Host {
         }
     }
 
-    /// Claims again what was exported under the session before.
-    async fn claim_all(&self, life: &Life) {
-        let before: Vec<_> = self.exports.read().iter().map(|(name, export)| (name.clone(), export.clone())).collect();
-        for (name, export) in before {
-            if export.session == life.session {
-                continue;
+    /// Claims again what was exported under sessions before, until it is claimed or the session is over.
+    async fn claim_all(self: Arc<Self>, life: Life) {
+        let holds = || self.life().is_some_and(|now| now.session == life.session) && !self.left.is_cancelled();
+        while holds() {
+            let before: Vec<_> = {
+                let exports = self.exports.read();
+                let before = exports.iter().filter(|(_, export)| export.session != life.session);
+                before.map(|(name, export)| (name.clone(), export.clone())).collect()
+            };
+            if before.is_empty() {
+                return;
             }
-            match self.claim(&name, life, export.is_group, export.leased).await {
-                Ok(revision) => {
-                    if let Some(export) = self.exports.write().get_mut(&name) {
-                        (export.revision, export.session) = (revision, life.session);
-                    }
-                }
-                Err(ExportError::NameTaken { holder, .. }) => {
-                    self.exports.write().remove(&name);
-                    self.event(LatticeEvent::NameLost { name, holder: Some(holder) });
-                }
-                // The next session tries again.
-                Err(error) => tracing::warn!(%name, %error, "not exported again"),
+            let claims = before.into_iter().map(|(name, export)| self.claim_again(&life, name, export));
+            let failed = futures_util::stream::iter(claims).buffer_unordered(CLAIMS);
+            if failed.any(|is_failed| std::future::ready(is_failed)).await {
+                tokio::time::sleep(AGAIN).await;
             }
         }
+    }
+
+    /// Claims a name again. Whether that failed.
+    async fn claim_again(&self, life: &Life, name: ComponentId, export: Export) -> bool {
+        match self.claim(&name, life, export.is_group, export.leased).await {
+            Ok(revision) => {
+                let is_exported = match self.exports.write().get_mut(&name) {
+                    Some(export) => {
+                        (export.revision, export.session) = (revision, life.session);
+                        true
+                    }
+                    None => false,
+                };
+                if !is_exported {
+                    // It was withdrawn meanwhile.
+                    let export = Export { revision, session: life.session, ..export };
+                    self.exports.write().entry(name.clone()).or_insert(export);
+                    return self.withdraw(&name).await.is_err();
+                }
+                false
+            }
+            Err(ExportError::NameTaken { holder, .. }) => {
+                self.exports.write().remove(&name);
+                self.event(LatticeEvent::NameLost { name, holder: Some(holder) });
+                false
+            }
+            Err(error) => {
+                tracing::debug!(%name, %error, "not exported again");
+                true
+            }
+        }
+    }
+
+    /// Whether a name may be claimed, as far as is known, under a lease.
+    pub(crate) fn is_free(&self, name: &ComponentId) -> bool {
+        match self.directory.named(name) {
+            Some((record, _)) => self.may_take(&record),
+            None => self.directory.is_settled(clock::now()),
+        }
+    }
+
+    /// Which bucket the lattice has, made anew if it was lost. What was known of another is forgotten, or of this one if it `was_lost`
+    /// in part.
+    async fn find_bucket(&self, was_lost: bool) -> Result<(), async_nats::Error> {
+        let bucket = self.records.remake().await?;
+        if was_lost || self.directory.sessions(|sessions| sessions.bucket() != bucket) {
+            self.directory.reset(bucket, clock::now());
+            self.rewatch.notify_one();
+        }
+        Ok(())
     }
 }
 
@@ -324,6 +379,11 @@ async fn begin(host: &Arc<Host>, mut joining: Joining) -> Result<Holder, JoinErr
         match host.write(&host.key(), record, attempt.follows).await.map_err(failed)? {
             Written::Yes(revision) => {
                 let bucket = host.records.bucket().await.map_err(failed)?;
+                if host.directory.sessions(|sessions| sessions.bucket() != bucket) {
+                    host.find_bucket(false).await.map_err(failed)?;
+                    host.directory.is_caught_up().await;
+                    continue;
+                }
                 match joining.joined(attempt, bucket, revision) {
                     Ok(holder) => {
                         begun(host, &holder);
@@ -340,7 +400,7 @@ async fn begin(host: &Arc<Host>, mut joining: Joining) -> Result<Holder, JoinErr
 
 fn begun(host: &Host, holder: &Holder) {
     let token = holder.token();
-    let session = SessionId(token.revision.try_into().expect("revisions begin at one"));
+    let session = SessionId::new(token.bucket, token.revision).expect("revisions begin at one");
     *host.life.write() = Some(Life { session, token, fence: holder.fence() });
 }
 
@@ -358,9 +418,10 @@ async fn keep(host: Arc<Host>, mut holder: Holder) {
             }
         }
         let standing = if holder.is_fenced(clock::now()) { Standing::Rejoin } else { renew(&host, &mut holder).await };
-        let is_anew = match standing {
+        let mut was_lost = match standing {
             Standing::Holds => {
                 lapse(&host).await;
+                settle(&host).await;
                 continue;
             }
             Standing::Rejoin => false,
@@ -373,20 +434,19 @@ async fn keep(host: Arc<Host>, mut holder: Holder) {
         // Who stands by claims it again.
         host.exports.write().retain(|_, export| !export.leased);
         holder = loop {
-            if is_anew {
-                match host.records.bucket().await {
-                    Ok(bucket) if host.directory.sessions(|sessions| sessions.bucket() != bucket) => {
-                        host.directory.reset(bucket, clock::now());
-                    }
-                    _ => {}
+            let rejoining = async {
+                if host.find_bucket(was_lost).await.is_err() {
+                    return Err(joining);
                 }
-            }
-            tokio::select! {
-                () = host.directory.is_caught_up() => {}
-                () = host.left.cancelled() => return,
-            }
+                was_lost = false;
+                // It may be lost once more meanwhile.
+                if tokio::time::timeout(host.config.lease, host.directory.is_caught_up()).await.is_err() {
+                    return Err(joining);
+                }
+                try_begin(&host, joining).await
+            };
             let tried = tokio::select! {
-                tried = try_begin(&host, joining) => tried,
+                tried = rejoining => tried,
                 () = host.left.cancelled() => return,
             };
             match tried {
@@ -398,9 +458,9 @@ async fn keep(host: Arc<Host>, mut holder: Holder) {
             }
         };
         host.event(LatticeEvent::Rejoined);
-        let life = host.life();
-        if let Some(life) = life {
-            host.claim_all(&life).await;
+        if let Some(life) = host.life() {
+            // Beside the renewals, as it may take longer than a lease.
+            tokio::spawn(Arc::clone(&host).claim_all(life));
         }
     }
 }
@@ -414,6 +474,9 @@ async fn try_begin(host: &Arc<Host>, mut joining: Joining) -> Result<Holder, Joi
         return Err(joining);
     };
     let Ok(bucket) = host.records.bucket().await else { return Err(joining) };
+    if host.directory.sessions(|sessions| sessions.bucket() != bucket) {
+        return Err(joining);
+    }
     let holder = joining.joined(attempt, bucket, revision)?;
     begun(host, &holder);
     Ok(holder)
@@ -499,39 +562,46 @@ async fn end(host: &Arc<Host>, holder: Holder) {
 /// Keeps the copy of the records.
 async fn watch(host: Arc<Host>) {
     while !host.left.is_cancelled() {
-        let watched = tokio::select! {
-            watched = host.records.store.watch_with_history(">") => watched,
-            () = host.left.cancelled() => return,
+        let mut connected = host.connected.clone();
+        connected.mark_unchanged();
+        let is_over = async {
+            // A server that is back may have other records, of which the client would not show the first.
+            let is_back = async { while connected.changed().await.is_ok() && !*connected.borrow_and_update() {} };
+            tokio::select! {
+                () = is_back => {}
+                () = host.rewatch.notified() => {}
+                () = host.left.cancelled() => {}
+            }
         };
-        if let Ok(mut records) = watched {
-            follow(&host, &mut records).await;
-        }
+        let following = async {
+            if let Ok(mut records) = host.records.store.watch_with_history(">").await {
+                follow(&host, &mut records).await;
+            }
+            tokio::time::sleep(AGAIN).await;
+        };
         tokio::select! {
-            () = tokio::time::sleep(AGAIN) => {}
-            () = host.left.cancelled() => return,
+            () = following => {}
+            () = is_over => {}
         }
     }
 }
 
 /// Follows a watch until it ends.
 async fn follow(host: &Arc<Host>, records: &mut kv::Watch) {
-    let mut retained = Some(host.directory.begin());
     let bucket = host.directory.sessions(|sessions| sessions.bucket());
-    // An empty bucket shows nothing.
-    let is_empty = host.records.store.status().await.is_ok_and(|status| status.values() == 0);
-    if is_empty && let Some(retained) = retained.take() {
-        host.directory.caught_up(retained, 0);
+    // Looked at after the watch has begun: what is written since is shown.
+    let Ok((watched, is_empty)) = host.records.look().await else { return };
+    if watched != bucket {
+        // The next renewal finds it, and then all is forgotten.
+        host.renew.notify_one();
+        return;
     }
-    loop {
-        let entry = tokio::select! {
-            entry = records.next() => entry,
-            () = host.left.cancelled() => return,
-        };
-        let Some(Ok(entry)) = entry else { return };
-        if host.directory.sessions(|sessions| sessions.bucket()) != bucket {
-            // What comes is of the bucket before, or of both.
-            return;
-        }
+    let mut retained = Some(host.directory.begin());
+    // An empty bucket shows nothing.
+    if is_empty && let Some(retained) = retained.take() {
+        host.directory.caught_up(retained, bucket, 0);
+    }
+    while let Some(Ok(entry)) = records.next().await {
         if let Some(key) = Key::parse(&entry.key) {
             if let Some(retained) = &mut retained {
                 retained.told(&key);
@@ -541,7 +611,7 @@ async fn follow(host: &Arc<Host>, records: &mut kv::Watch) {
                 Key::Host(name) => host.directory.host(name).and_then(|info| info.session),
                 _ => None,
             };
-            let standing = host.directory.saw(&key, value, entry.revision, retained.is_none(), clock::now());
+            let standing = host.directory.saw(bucket, &key, value, entry.revision, retained.is_none(), clock::now());
             if standing == Standing::Anew {
                 tracing::warn!("the lattice's records were lost, and are made anew");
                 host.renew.notify_one();
@@ -555,7 +625,7 @@ async fn follow(host: &Arc<Host>, records: &mut kv::Watch) {
         if entry.seen_current
             && let Some(retained) = retained.take()
         {
-            host.directory.caught_up(retained, entry.revision);
+            host.directory.caught_up(retained, bucket, entry.revision);
         }
     }
 }
@@ -595,5 +665,14 @@ async fn lapse(host: &Host) {
         if let Err(error) = host.write(&Key::Host(name.clone()), value, revision).await {
             tracing::debug!(host = %name, %error, "a session that is over was not ended");
         }
+    }
+}
+
+/// Tells the other hosts that what nobody has may be claimed.
+async fn settle(host: &Host) {
+    if host.directory.is_newly_settled(clock::now())
+        && let Err(error) = host.write(&Key::Settled, Vec::new(), 0).await
+    {
+        tracing::debug!(%error, "it is not told that the records are settled");
     }
 }

@@ -59,11 +59,13 @@ impl Host {
 
     /// A publication of another host came.
     async fn published(&self, pattern: &TopicPattern, publication: Message) {
-        let mut tokens = publication.subject.splitn(5, '.').skip(3);
-        let (Some(Ok(from)), Some(Ok(topic))) = (tokens.next().map(HostName::new), tokens.next().map(Topic::new))
-        else {
+        // Neither what a server publishes for others nor what it has stored: see `receive::origin`.
+        let published = publication.subject.strip_prefix(self.subjects.publications("").trim_end_matches("*."));
+        let Some((from, topic)) = published.and_then(|published| published.split_once('.')) else { return };
+        let (Ok(from), Ok(topic)) = (HostName::new(from), Topic::new(topic)) else { return };
+        if publication.headers.is_some() {
             return;
-        };
+        }
         // Two patterns may match one topic: it is published once, for the first of them.
         let first = self.topics.lock().keys().filter(|pattern| pattern.matches(&topic)).min().cloned();
         if from == self.config.host || first.as_ref() != Some(pattern) {

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    num::NonZeroU64,
     time::Duration,
 };
 
@@ -10,7 +9,10 @@ use airssys_wasm_actor::registry::Refusal;
 use proptest::prelude::*;
 
 use super::*;
-use crate::frame::{Answer, LetterHead, Other, Sender};
+use crate::{
+    frame::{Answer, LetterHead, Other, Sender},
+    lease::Bucket,
+};
 
 const LIMITS: LaneLimits =
     LaneLimits { letters: 8, bytes: 1_000, heartbeat: Duration::from_secs(1), grace: Duration::from_secs(3) };
@@ -126,7 +128,7 @@ struct World {
 }
 
 fn session(number: u64) -> SessionId {
-    SessionId(NonZeroU64::new(number).unwrap())
+    SessionId::new(Bucket(1), number).unwrap()
 }
 
 impl World {
@@ -302,7 +304,7 @@ impl World {
 
     fn check(&self) {
         for host in &self.hosts {
-            assert_eq!(host.lane.pending(), 0);
+            assert_eq!(host.lane.pending.len(), 0);
             assert_eq!((host.lane.room.letters, host.lane.room.bytes, host.lane.room.parties.len()), (0, 0, 0));
             assert!(host.lane.unconfirmed.is_empty());
             assert_eq!(host.lane.taken, 0);

@@ -1,6 +1,8 @@
 //! Hosts over a real server, which the tests start and stop.
 
+mod failures;
 mod hosts;
 mod kinds;
+mod processes;
 mod store;
 mod support;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use airssys_wasm_actor::{
-    ActorRef, ActorSystem, Bytes, NativeActor, NativeContext, NativeSpec, SystemConfig,
+    ActorRef, ActorSystem, Bytes, DeadLetterLimits, NativeActor, NativeContext, NativeSpec, SystemConfig,
     engine::{EngineConfig, WasmEngine},
     registry::{ComponentId, MessageEnvelope},
 };
@@ -26,7 +26,10 @@ pub(crate) fn id(name: &str) -> ComponentId {
 }
 
 pub(crate) fn system() -> ActorSystem {
-    ActorSystem::new(ENGINE.clone(), SystemConfig::default())
+    // The books need all dead letters.
+    let dead_letters =
+        DeadLetterLimits { letters: 1 << 17, letters_per_actor: 1 << 17, bytes: 1 << 30, bytes_per_actor: 1 << 30 };
+    ActorSystem::new(ENGINE.clone(), SystemConfig { dead_letters, ..SystemConfig::default() })
 }
 
 pub(crate) fn server() -> NatsServer {

@@ -5,6 +5,7 @@ mod conformance;
 mod hostile;
 mod http;
 mod keyed;
+mod lattice;
 mod leak_check;
 mod soak;
 
@@ -30,6 +31,9 @@ enum Command {
     Keyed(keyed::Args),
     #[command(hide = true)]
     KeyedRound(keyed::RoundArgs),
+    Lattice(lattice::Args),
+    #[command(hide = true)]
+    LatticeHost(lattice::HostArgs),
     LeakCheck(leak_check::Args),
     Soak(soak::Args),
 }
@@ -43,6 +47,8 @@ fn main() -> Result<ExitCode> {
         Command::Http(args) => http::run(&args),
         Command::Keyed(args) => keyed::run(&args),
         Command::KeyedRound(args) => keyed::run_round(&args),
+        Command::Lattice(args) => lattice::run(&args),
+        Command::LatticeHost(args) => lattice::run_host(&args),
         Command::LeakCheck(args) => leak_check::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Soak(args) => soak::run(&args),
     }

@@ -1,0 +1,344 @@
+//! Hosts over a server on loopback, each a process of its own: what a lane adds to a request of the bare client, and what a host
+//! that has joined adds to messages that stay at home.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use airssys_wasm_actor::{ActorSystem, NativeActor, NativeContext, NativeSpec};
+use airssys_wasm_fixtures::nats::{NatsConfig, NatsServer};
+use airssys_wasm_harness::{Measure, Reading, Suite};
+use airssys_wasm_lattice::{Lattice, LatticeConfig, Recipient, async_nats};
+use airssys_wasm_measurements::process;
+use airssys_wasm_registry::{ComponentId, MessageEnvelope};
+use airssys_wasm_twins::{bare::engine, work::payload};
+use anyhow::{Context, ensure};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::actor::ours::system;
+
+/// Asks at a time, beside one.
+const MANY: usize = 128;
+/// Tells at a time.
+const STREAM: usize = 1_024;
+/// Names that another host has exported.
+const NAMES: u64 = 100_000;
+
+const ECHO: &str = "echo";
+const SUBJECT: &str = "bare.echo";
+const TOLD: &str = "bare.told";
+
+pub(crate) fn describe(suite: &mut Suite) {
+    // Not started before something is measured.
+    if let Err(error) = airssys_wasm_fixtures::nats::find() {
+        return suite.skip(format!("lattice/: {error}"));
+    }
+    for (in_flight, goal) in [(1, 1.5), (MANY, 1.0 / 0.6)] {
+        suite.bench(&format!("lattice/ask/{in_flight}_in_flight"), move || asks(in_flight)).twin(
+            "raw",
+            goal,
+            move || bare_asks(in_flight),
+        );
+    }
+    suite
+        .bench("lattice/tell/streaming", tells)
+        .twin("raw", None, bare_tells)
+        // 300,000 a second.
+        .target("goal", Duration::from_nanos(3_333));
+    const JOINED: &str = "lattice/local_ask/joined";
+    const ALONE: &str = "lattice/local_ask/alone";
+    suite.bench(JOINED, || local_asks(true)).and(ALONE, || local_asks(false)).ratio(JOINED, ALONE, 1.02);
+    suite.only_in_full(&format!("lattice/resident/{NAMES}_names"));
+    suite.reading("lattice/resident", resident);
+}
+
+fn runtime() -> Runtime {
+    Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+struct Echo;
+
+impl NativeActor for Echo {
+    async fn handle(&mut self, message: &MessageEnvelope, _: &NativeContext) -> Result<Option<Bytes>, String> {
+        Ok(Some(message.payload().clone()))
+    }
+}
+
+fn id(name: &str) -> ComponentId {
+    name.parse().unwrap()
+}
+
+async fn join(system: &ActorSystem, url: &str, host: &str) -> Lattice {
+    let config = LatticeConfig::new("bench".parse().unwrap(), host.parse().unwrap()).with_servers([url]);
+    Lattice::join(system, config).await.unwrap()
+}
+
+/// Another host, in a process of its own.
+struct Far {
+    process: Child,
+    orders: ChildStdin,
+    says: BufReader<ChildStdout>,
+    url: String,
+    _server: NatsServer,
+}
+
+impl Far {
+    fn start() -> Self {
+        let server = NatsConfig::jetstream().start().unwrap();
+        let url = server.url();
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .args([PROBE, &url])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (orders, says) = (process.stdin.take().unwrap(), BufReader::new(process.stdout.take().unwrap()));
+        let mut far = Self { process, orders, says, url, _server: server };
+        far.wait();
+        far
+    }
+
+    fn wait(&mut self) {
+        self.says.read_line(&mut String::new()).unwrap();
+    }
+
+    /// Has it export so many names more.
+    fn export(&mut self, names: u64) {
+        writeln!(self.orders, "{names}").unwrap();
+        self.wait();
+    }
+}
+
+impl Drop for Far {
+    fn drop(&mut self) {
+        _ = self.process.kill();
+        _ = self.process.wait();
+    }
+}
+
+/// So many are timed together where many are in flight: a few of them say how long one takes, not how many go through.
+const BATCH: u64 = 4_096;
+
+/// Has so many at a time do something over and over, and gives the time of so many.
+fn in_flight<F: Future<Output = ()> + Send>(
+    runtime: &Runtime,
+    in_flight: usize,
+    iterations: u64,
+    run: impl Fn() -> F + Clone + Send + Sync + 'static,
+) -> Duration
+where
+    F: 'static,
+{
+    let batch = if in_flight == 1 { 1 } else { BATCH };
+    let left = Arc::new(AtomicU64::new(iterations * batch));
+    let take = move |left: &AtomicU64| {
+        left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+    };
+    runtime.block_on(async move {
+        let started = Instant::now();
+        let clients: Vec<_> = (0..in_flight)
+            .map(|_| {
+                let (left, run) = (Arc::clone(&left), run.clone());
+                tokio::spawn(async move {
+                    while take(&left) {
+                        run().await;
+                    }
+                })
+            })
+            .collect();
+        for client in clients {
+            client.await.unwrap();
+        }
+        started.elapsed() / batch as u32
+    })
+}
+
+/// A host here, and what leads to the actor of the other.
+fn near(runtime: &Runtime, far: &Far) -> (ActorSystem, Lattice, Recipient) {
+    runtime.block_on(async {
+        let system = system(engine());
+        let lattice = join(&system, &far.url, "near").await;
+        let recipient = lattice.recipient(id(ECHO));
+        while !recipient.is_known() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        (system, lattice, recipient)
+    })
+}
+
+fn asks(at_once: usize) -> Measure {
+    let (runtime, far) = (runtime(), Far::start());
+    let (system, lattice, recipient) = near(&runtime, &far);
+    Box::new(move |iterations| {
+        let _keep = (&far, &system, &lattice);
+        let recipient = recipient.clone();
+        in_flight(&runtime, at_once, iterations, move || {
+            let recipient = recipient.clone();
+            async move { assert_eq!(recipient.ask(payload(64)).await.unwrap().len(), 64) }
+        })
+    })
+}
+
+fn bare_asks(at_once: usize) -> Measure {
+    let (runtime, far) = (runtime(), Far::start());
+    let client = runtime.block_on(async_nats::connect(&far.url)).unwrap();
+    Box::new(move |iterations| {
+        let _keep = &far;
+        let client = client.clone();
+        in_flight(&runtime, at_once, iterations, move || {
+            let client = client.clone();
+            async move { assert_eq!(client.request(SUBJECT, payload(64)).await.unwrap().payload.len(), 64) }
+        })
+    })
+}
+
+/// Each acknowledged when the mailbox has it.
+fn tells() -> Measure {
+    let (runtime, far) = (runtime(), Far::start());
+    let (system, lattice, recipient) = near(&runtime, &far);
+    Box::new(move |iterations| {
+        let _keep = (&far, &system, &lattice);
+        let recipient = recipient.clone();
+        in_flight(&runtime, STREAM, iterations, move || {
+            let recipient = recipient.clone();
+            async move { recipient.tell(payload(64)).await.unwrap() }
+        })
+    })
+}
+
+/// Messages of the bare client, which nobody acknowledges, and one at the end that says that all have come.
+fn bare_tells() -> Measure {
+    let (runtime, far) = (runtime(), Far::start());
+    let client = runtime.block_on(async_nats::connect(&far.url)).unwrap();
+    Box::new(move |iterations| {
+        let _keep = &far;
+        runtime.block_on(async {
+            let started = Instant::now();
+            for _ in 0..iterations * BATCH {
+                client.publish(TOLD, payload(64)).await.unwrap();
+            }
+            // In the order of this connection: what came before it was received.
+            client.request(TOLD, payload(64)).await.unwrap();
+            started.elapsed() / BATCH as u32
+        })
+    })
+}
+
+/// Asks of an actor of the same system, by its reference.
+fn local_asks(joined: bool) -> Measure {
+    let (runtime, server) = (runtime(), NatsConfig::jetstream().start().unwrap());
+    let system = system(engine());
+    let (actor, lattice) = runtime.block_on(async {
+        let lattice = if joined { Some(join(&system, &server.url(), "near").await) } else { None };
+        let actor = system.spawn_native(NativeSpec::new(id(ECHO), || Echo)).await.unwrap();
+        if let Some(lattice) = &lattice {
+            lattice.export(&actor).await.unwrap();
+        }
+        (actor, lattice)
+    });
+    Box::new(move |iterations| {
+        let _keep = (&server, &system, &lattice);
+        let actor = actor.clone();
+        in_flight(&runtime, 1, iterations, move || {
+            let actor = actor.clone();
+            async move { assert_eq!(actor.ask(payload(64)).await.unwrap().len(), 64) }
+        })
+    })
+}
+
+/// What a host takes more when another exports names.
+fn resident(quick: bool) -> anyhow::Result<Vec<Reading>> {
+    let names = if quick { NAMES / 10 } else { NAMES };
+    let (runtime, mut far) = (runtime(), Far::start());
+    let (system, lattice, recipient) = near(&runtime, &far);
+    let read = || Ok::<_, anyhow::Error>(process::read().context("no figures of this process")?.resident);
+    let before = read()?;
+    far.export(names);
+    ensure!(recipient.is_known(), "the other host is gone");
+    runtime.block_on(async {
+        // With the one that was there before.
+        while (lattice.names() as u64) <= names {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let grown = read()?.saturating_sub(before);
+    drop(system);
+    let id = format!("lattice/resident/{names}_names");
+    let goal = (64 << 20) as f64 * names as f64 / NAMES as f64;
+    Ok(vec![Reading { id, unit: "bytes", values: vec![grown as f64], target: Some(("goal", goal)) }])
+}
+
+const PROBE: &str = "--lattice-host";
+
+pub(crate) fn probe(arguments: &[String]) -> Option<anyhow::Result<()>> {
+    let [flag, url] = arguments else { return None };
+    (flag == PROBE).then(|| far(url))
+}
+
+/// The other host: an actor that echoes, the same by the bare client, and names by the number that each line says.
+fn far(url: &str) -> anyhow::Result<()> {
+    let runtime = runtime();
+    let system = system(engine());
+    let lattice = runtime.block_on(async {
+        let lattice = join(&system, url, "far").await;
+        let actor = system.spawn_native(NativeSpec::new(id(ECHO), || Echo)).await?;
+        lattice.export(&actor).await?;
+        let client = async_nats::connect(url).await?;
+        let mut asked = client.subscribe(SUBJECT).await?;
+        let mut told = client.subscribe(TOLD).await?;
+        let answers = client.clone();
+        tokio::spawn(async move {
+            while let Some(message) = asked.next().await {
+                let Some(reply) = message.reply else { continue };
+                _ = client.publish(reply, message.payload).await;
+            }
+        });
+        tokio::spawn(async move {
+            while let Some(message) = told.next().await {
+                if let Some(reply) = message.reply {
+                    _ = answers.publish(reply, message.payload).await;
+                }
+            }
+        });
+        answers_flushed(url).await?;
+        anyhow::Ok(lattice)
+    })?;
+    println!("ready");
+    for names in std::io::stdin().lines() {
+        let names: u64 = names?.parse()?;
+        runtime.block_on(export(&system, &lattice, names))?;
+        println!("done");
+    }
+    Ok(())
+}
+
+/// What was subscribed before is known to the server.
+async fn answers_flushed(url: &str) -> anyhow::Result<()> {
+    let client = async_nats::connect(url).await?;
+    client.request(SUBJECT, payload(1)).await?;
+    client.request(TOLD, payload(1)).await?;
+    Ok(())
+}
+
+async fn export(system: &ActorSystem, lattice: &Lattice, names: u64) -> anyhow::Result<()> {
+    let exports = futures_util::stream::iter(0..names).map(|n| async move {
+        let mut spec = NativeSpec::new(id(&format!("actor-{n:06}")), || Echo);
+        spec = spec.with_mailbox(1);
+        let actor = system.spawn_native(spec).await?;
+        lattice.export(&actor).await?;
+        anyhow::Ok(())
+    });
+    let mut exports = exports.buffer_unordered(128);
+    while let Some(exported) = exports.next().await {
+        exported?;
+    }
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! `Component.toml`: the `[lattice]` table, and components that are loaded by it.
+
+use std::path::Path;
+
+use airssys_wasm_actor::{
+    ActorRef, ActorSpec, LoadManifestError, SpawnError,
+    limits::ManifestError,
+    registry::{ComponentId, TopicPattern},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{Lattice, StandBy, error::ExportError};
+
+/// The `[lattice]` table of a `Component.toml`.
+///
+/// ```toml
+/// [lattice]
+/// export = "here"             # or "alone": one host at a time, of those that load it
+/// topics = ["orders.>"]       # what is taken of other hosts' publications
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LatticeTable {
+    /// Whether, and how, other hosts reach the component. Default: not at all.
+    pub export: Export,
+    /// Topics whose publications by other hosts are taken: [`Lattice::take_topics`].
+    pub topics: Vec<TopicPattern>,
+}
+
+/// How other hosts reach a component.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Export {
+    /// Not at all: its name is this host's alone.
+    #[default]
+    No,
+    /// The component lives here, and its name is this host's in the lattice: [`Lattice::export`].
+    Here,
+    /// The component lives on one host of those that have loaded it: [`Lattice::stand_by`].
+    Alone,
+}
+
+const TABLE: &str = "lattice";
+const KEYS: &[&str] = &["export", "topics"];
+
+impl LatticeTable {
+    /// Takes the table out of a parsed `Component.toml`, if there is one. The rest is for the layers below.
+    ///
+    /// # Errors
+    ///
+    /// [`ManifestError`].
+    pub fn take_from(manifest: &mut toml::Table) -> Result<Option<Self>, ManifestError> {
+        let Some(table) = manifest.remove(TABLE) else { return Ok(None) };
+        if let Some(table) = table.as_table() {
+            ManifestError::check_keys(TABLE, table, KEYS)?;
+        }
+        Ok(Some(table.try_into()?))
+    }
+}
+
+/// A component was not loaded into a lattice.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadLatticeError {
+    /// The component cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadManifestError),
+    /// It was not spawned.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    /// It lives, and was not exported.
+    #[error("`{name}` lives, and was not exported: {error}")]
+    Export {
+        /// The component.
+        name: ComponentId,
+        /// Why.
+        error: ExportError,
+    },
+    /// The system has ended.
+    #[error("the system has ended")]
+    Ended,
+}
+
+/// A component that was loaded into a lattice.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Loaded {
+    /// It lives here.
+    Here(ActorRef),
+    /// It lives here or on another host that has loaded it.
+    Alone(StandBy),
+}
+
+impl<U: Send + 'static> Lattice<U> {
+    /// Loads the component that a `Component.toml` stands for, spawns it, and exports it as its `[lattice]` table says. Without the table
+    /// it is an actor of this host alone.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadLatticeError`].
+    pub async fn load(&self, manifest: impl AsRef<Path>) -> Result<Loaded, LoadLatticeError> {
+        let system = self.system().ok_or(LoadLatticeError::Ended)?;
+        let (table, spec) = system.load_with(manifest, LatticeTable::take_from).await?;
+        let LatticeTable { export, topics } = table.unwrap_or_default();
+        let name = spec.id().clone();
+        let failed = |error| LoadLatticeError::Export { name: name.clone(), error };
+        // Before the component lives: it misses nothing of what is published from then on.
+        for pattern in &topics {
+            self.take_topics(pattern).await.map_err(failed)?;
+        }
+        if export == Export::Alone {
+            return Ok(Loaded::Alone(self.stand_by_for(spec)));
+        }
+        let actor = system.spawn(spec).await?;
+        if export == Export::Here {
+            self.export(&actor).await.map_err(failed)?;
+        }
+        Ok(Loaded::Here(actor))
+    }
+
+    /// [`stand_by`](Self::stand_by) with an actor of this specification.
+    pub fn stand_by_for(&self, spec: ActorSpec<U>) -> StandBy {
+        let system = self.weak_system();
+        self.stand_by(spec.id().clone(), move |_, fence| {
+            let (system, spec) = (system.clone(), spec.clone().with_fence(fence));
+            async move {
+                let system = system.upgrade().ok_or(SpawnError::ShuttingDown)?;
+                system.spawn(spec).await
+            }
+        })
+    }
+}

@@ -1,0 +1,774 @@
+//! Failures, with hosts that are processes, and a server that is killed, stopped and wiped. After each the books balance: what was sent
+//! was handled once, or refused and not handled, or its fate is unknown and its sender told so.
+
+use std::{
+    env,
+    net::SocketAddr,
+    ops::Deref,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use airssys_wasm_fixtures::nats::NatsServer;
+use airssys_wasm_lattice::{LatticeEvent, TellError};
+use parking_lot::Mutex;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+
+use crate::{
+    processes::{Balance, Books, HostProcess, Settings, asked, told},
+    support::{LONG, TestHost, id, join, server, until, within},
+};
+
+/// A host in this process, which asks, and keeps books of it as the others do.
+struct Asker {
+    host: TestHost,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl Deref for Asker {
+    type Target = TestHost;
+
+    fn deref(&self) -> &TestHost {
+        &self.host
+    }
+}
+
+impl Asker {
+    async fn join(settings: &Settings) -> Self {
+        Self { host: join(settings.config("asker")).await, lines: Arc::default() }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        self.lines.lock().clone()
+    }
+
+    /// Asks in a task, and gives what came of it in words, with how long it took. The first word is the message's number.
+    fn ask(&self, to: &str, text: &str) -> JoinHandle<(String, Duration)> {
+        let (recipient, text, lines) = (self.lattice.recipient(id(to)), text.to_owned(), Arc::clone(&self.lines));
+        let number = text.split(' ').next().unwrap_or_default().to_owned();
+        lines.lock().push(format!("sending {number} ask {to}"));
+        tokio::spawn(async move {
+            let since = Instant::now();
+            let outcome = asked(&recipient.ask(text).await);
+            lines.lock().push(format!("outcome {number} {outcome}"));
+            (outcome, since.elapsed())
+        })
+    }
+
+    /// Asks what waits for its gate, until a host has it in hand.
+    async fn held(&self, by: &HostProcess, to: &str, number: &str) -> JoinHandle<(String, Duration)> {
+        let asking = async {
+            for attempt in 0.. {
+                let number = format!("{number}.{attempt}");
+                let mut held = self.ask(to, &format!("{number} wait"));
+                tokio::select! {
+                    () = begins(by, &number) => return held,
+                    outcome = &mut held => println!("{number} was not held: {:?}", outcome.unwrap()),
+                }
+            }
+            unreachable!()
+        };
+        within(asking).await
+    }
+
+    async fn tell(&self, to: &str, number: &str) -> Result<(), TellError> {
+        self.lines.lock().push(format!("sending {number} tell {to}"));
+        let outcome = within(self.lattice.recipient(id(to)).tell(number.to_owned())).await;
+        self.lines.lock().push(format!("outcome {number} {}", told(&outcome)));
+        outcome
+    }
+
+    /// Asks again and again until there is an answer, which it gives.
+    async fn answered(&self, to: &str, number: &str) -> String {
+        within(async {
+            for attempt in 0.. {
+                let (outcome, _) = self.ask(to, &format!("{number}.{attempt}")).await.unwrap();
+                if let Some(answer) = outcome.strip_prefix("answered ") {
+                    return answer.to_owned();
+                }
+                assert!(outcome.starts_with("lost ") || outcome.starts_with("refused "), "{outcome}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            unreachable!()
+        })
+        .await
+    }
+
+    /// Fails unless an ask is refused because the receiver's host cannot be reached.
+    async fn is_refused(&self, to: &str, number: &str) -> Duration {
+        let (outcome, took) = within(self.ask(to, number)).await.unwrap();
+        assert_eq!(outcome, "refused Unreachable");
+        took
+    }
+
+    /// The balance of the books of all hosts, of which those that were killed have lost nothing but what they had in hand.
+    async fn balance(&self, hosts: &mut [&mut HostProcess]) -> Balance {
+        let mut lines = Vec::new();
+        for host in hosts {
+            host.tells_all().await;
+            lines.push(host.lines());
+        }
+        lines.push(self.lines());
+        Books::of(&lines).balance(|_| false)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_killed_in_mid_ask_is_told_as_lost_and_the_next_ask_is_refused_at_once() {
+    let server = server();
+    let settings = Settings::quick(&server);
+    let (a, mut b) = tokio::join!(Asker::join(&settings), HostProcess::join("b", &settings));
+    b.export("shop").await;
+    b.export("beside").await;
+    assert!(a.answered("shop", "first").await.starts_with("b/"));
+
+    let in_flight = a.ask("shop", "held wait");
+    begins(&b, "held").await;
+    // That it was taken is told with the next packet.
+    a.answered("beside", "beside").await;
+    let since = Instant::now();
+    b.kill();
+    let (outcome, _) = within(in_flight).await.unwrap();
+    println!("told of the killed host after {:?}", since.elapsed());
+    assert_eq!(outcome, "lost true");
+    println!("the next ask was refused after {:?}", a.is_refused("shop", "next").await);
+
+    // Once the session before is over, it joins again under its name, which was kept for it.
+    let mut again = HostProcess::join("b", &settings).await;
+    again.export("shop").await;
+    let answer = a.answered("shop", "again").await;
+    assert!(answer.starts_with(&format!("b/{}/", again.pid())), "{answer}");
+    println!("{:?}", a.balance(&mut [&mut b, &mut again]).await);
+}
+
+/// Waits until a process handles a message.
+async fn begins(host: &HostProcess, number: &str) {
+    until(|| host.lines().iter().any(|line| line.starts_with("begin") && line.ends_with(&format!(" {number}")))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_stopped_for_less_than_three_heartbeats_loses_nothing() {
+    let server = server();
+    // Long enough for what a busy machine adds to the pause.
+    let settings = Settings { heartbeat: Duration::from_secs(5), lease: LONG, ..Settings::quick(&server) };
+    let (a, mut b) = tokio::join!(Asker::join(&settings), HostProcess::join("b", &settings));
+    b.export("shop").await;
+    a.knows("shop").await;
+    let held = a.ask("shop", "held wait");
+    begins(&b, "held").await;
+    b.stop();
+    let waits: Vec<_> = (0..20).map(|n| a.ask("shop", &format!("waits-{n}"))).collect();
+    // All of them are in the lane before it goes on, and one heartbeat has passed since.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    b.cont();
+    b.tell("open 1");
+    assert!(within(held).await.unwrap().0.starts_with("answered b/"));
+    for (n, asked) in waits.into_iter().enumerate() {
+        let (outcome, _) = within(asked).await.unwrap();
+        assert!(outcome.ends_with(&format!("waits-{n}")), "{outcome}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_stopped_for_longer_is_lost_and_goes_on_when_it_is_back() {
+    let server = server();
+    let settings = Settings::quick(&server);
+    let (a, mut b) = tokio::join!(Asker::join(&settings), HostProcess::join("b", &settings));
+    b.export("shop").await;
+    a.knows("shop").await;
+    let held = a.ask("shop", "held wait");
+    begins(&b, "held").await;
+    let since = Instant::now();
+    b.stop();
+    let waits = a.ask("shop", "waits");
+    for lost in [held, waits] {
+        let (outcome, _) = within(lost).await.unwrap();
+        assert!(outcome.starts_with("lost "), "{outcome}");
+    }
+    println!("told of the stopped host after {:?}", since.elapsed());
+    a.is_refused("shop", "next").await;
+
+    b.cont();
+    b.tell("open 1");
+    b.says("end shop").await;
+    a.answered("shop", "again").await;
+    println!("{:?}", a.balance(&mut [&mut b]).await);
+}
+
+/// Waits until a process serves a name.
+async fn serving<'a>(hosts: &'a mut [HostProcess], name: &str) -> usize {
+    let line = format!("serving {name}");
+    within(async {
+        loop {
+            if let Some(at) = hosts.iter().position(|host| host.lines().contains(&line)) {
+                return at;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+}
+
+async fn pair(settings: &Settings) -> Vec<HostProcess> {
+    let (b, c) = tokio::join!(HostProcess::join("b", settings), HostProcess::join("c", settings));
+    let mut hosts = vec![b, c];
+    hosts.iter_mut().for_each(|host| host.tell("stand-by alone"));
+    hosts
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_two_that_stand_by_serves_and_the_other_when_that_is_killed() {
+    let server = server();
+    let settings = Settings::quick(&server);
+    let (a, mut hosts) = tokio::join!(Asker::join(&settings), pair(&settings));
+    let first = serving(&mut hosts, "alone").await;
+    a.knows("alone").await;
+    let answer = a.answered("alone", "first").await;
+    assert!(answer.starts_with(&hosts[first].name), "{answer}");
+    let other = 1 - first;
+    assert!(!hosts[other].lines().iter().any(|line| line.starts_with("serving")), "one serves at a time");
+
+    let since = Instant::now();
+    hosts[first].kill();
+    let answer = a.answered("alone", "second").await;
+    println!("another serves {:?} after the kill, with a lease of {:?}", since.elapsed(), settings.lease);
+    assert!(answer.starts_with(&hosts[other].name), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_stopped_beyond_its_lease_handles_nothing_of_what_waits_and_joins_again() {
+    let server = server();
+    let settings = Settings::quick(&server);
+    let (a, mut hosts) = tokio::join!(Asker::join(&settings), pair(&settings));
+    let first = serving(&mut hosts, "alone").await;
+    let other = 1 - first;
+    a.knows("alone").await;
+    let (_, sink) = a.export("sink").await;
+
+    // One in hand, and some in the mailbox.
+    let held = a.ask("alone", "held relay sink");
+    begins(&hosts[first], "held").await;
+    for n in 0..10 {
+        a.tell("alone", &format!("waits-{n}")).await.unwrap();
+    }
+    hosts[first].stop();
+    assert!(within(held).await.unwrap().0.starts_with("lost "));
+    let said = hosts[first].said();
+    hosts[other].says("serving alone").await;
+    a.knows("alone").await;
+    for n in 0..10 {
+        assert!(a.answered("alone", &format!("later-{n}")).await.starts_with(&hosts[other].name));
+    }
+    // Its message in hand has the gate open as soon as it goes on.
+    hosts[first].tell("open 1000");
+    hosts[first].cont();
+    hosts[first].says("fenced").await;
+    hosts[first].says("rejoined").await;
+    assert!(a.answered("alone", "last").await.starts_with(&hosts[other].name));
+    hosts[first].tells_all().await;
+    let since: Vec<_> = hosts[first].lines().split_off(said);
+    assert!(!since.iter().any(|line| line.starts_with("begin")), "{since:#?}");
+    assert!(!sink.handled().contains("relayed"), "what is fenced sends nothing");
+    // Sent and then answered for by nobody: accepted, and dead on the host that was fenced.
+    let dead = since.iter().filter(|line| line.starts_with("dead waits-")).count();
+    println!("{dead} of 10 messages that waited are dead letters of the fenced host");
+
+    // It stands by still.
+    hosts[other].kill();
+    hosts[first].says_after(said, "serving alone").await;
+    assert!(a.answered("alone", "back").await.starts_with(&hosts[first].name));
+    println!("{:?}", {
+        let [b, c] = &mut hosts[..] else { unreachable!() };
+        a.balance(&mut [b, c]).await
+    });
+}
+
+/// Three hosts: one asks, one has a name that is its own, one stands by for a name alone.
+struct Three {
+    a: Asker,
+    own: HostProcess,
+    leased: HostProcess,
+}
+
+async fn three(settings: &Settings) -> Three {
+    let (a, mut own, mut leased) =
+        tokio::join!(Asker::join(settings), HostProcess::join("own", settings), HostProcess::join("leased", settings));
+    own.export("shop").await;
+    leased.tell("stand-by alone");
+    leased.says("serving alone").await;
+    a.knows("shop").await;
+    a.knows("alone").await;
+    Three { a, own, leased }
+}
+
+impl Three {
+    /// Does something with the server while two asks are in flight and the two hosts ask themselves.
+    async fn through(&mut self, name: &str, fail: impl Future<Output = ()>) {
+        let Self { a, own, leased } = self;
+        a.answered("shop", &format!("{name}-before")).await;
+        let held = a.held(own, "shop", &format!("{name}-held")).await;
+        let quick: Vec<_> = (0..20).map(|n| a.ask("shop", &format!("{name}-quick-{n}"))).collect();
+        fail.await;
+        // The names are reachable again without a restart of anything.
+        own.tell("open 1");
+        a.answered("shop", &format!("{name}-after")).await;
+        a.answered("alone", &format!("{name}-after-alone")).await;
+        let (outcome, took) = within(held).await.unwrap();
+        println!("{name}: the ask in flight was told `{outcome}` after {took:?}");
+        assert!(outcome.starts_with("lost ") || outcome.starts_with("answered own/"), "{outcome}");
+        for asked in quick {
+            let (outcome, _) = within(asked).await.unwrap();
+            assert!(
+                outcome.starts_with("lost ")
+                    || outcome.starts_with("answered own/")
+                    || outcome == "refused Unreachable",
+                "{outcome}"
+            );
+        }
+        assert!(a.system.dead_letters().is_empty());
+        println!("{name}: {:?}", a.balance(&mut [own, leased]).await);
+    }
+}
+
+/// What a test sees of a host when the server is lost: new asks are refused at once, those at home go on.
+async fn offline(three: &mut Three, name: &str) {
+    until(|| {
+        three.own.lines().iter().filter(|line| *line == "offline").count()
+            > three.own.lines().iter().filter(|line| *line == "online").count()
+    })
+    .await;
+    let mut n = 0;
+    // This host notices it on its own.
+    within(async {
+        loop {
+            n += 1;
+            let (outcome, _) = three.a.ask("shop", &format!("{name}-offline-{n}")).await.unwrap();
+            if outcome == "refused Unreachable" {
+                return;
+            }
+            assert!(outcome.starts_with("lost"), "{outcome}");
+        }
+    })
+    .await;
+    println!("refused after {:?} without a server", three.a.is_refused("shop", &format!("{name}-refused")).await);
+    // A name that is its host's goes on there.
+    let number = format!("{name}-at-home");
+    three.own.tell(&format!("ask shop {number} x"));
+    let outcome = three.own.says(&format!("outcome {number}")).await;
+    assert!(outcome.starts_with("answered own/"), "{outcome}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_stops_for_a_while_loses_what_is_in_flight_at_the_most() {
+    let server = server();
+    let settings = Settings::quick(&server);
+    let mut three = three(&settings).await;
+    let more = env::var_os("LATTICE_LONG_STOP").map(|_| 30);
+    for seconds in [1, 5].into_iter().chain(more) {
+        three
+            .through(&format!("stopped-{seconds}"), async {
+                server.stop();
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                server.cont();
+            })
+            .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_server_names_at_home_go_on_and_leased_ones_suspend() {
+    let mut server = server();
+    let settings = Settings::quick(&server);
+    let mut three = three(&settings).await;
+    server.kill();
+    offline(&mut three, "killed").await;
+    three.leased.says("fenced").await;
+    // Nobody is served under a lease that is not renewed, at home neither.
+    within(async {
+        for n in 0.. {
+            three.leased.tell(&format!("ask alone at-home-{n} x"));
+            let outcome = three.leased.says(&format!("outcome at-home-{n}")).await;
+            if outcome.starts_with("refused") {
+                return;
+            }
+            assert!(outcome.starts_with("lost"), "{outcome}");
+        }
+    })
+    .await;
+    server.restart().unwrap();
+    for host in [&three.own, &three.leased] {
+        host.says("online").await;
+        host.says("rejoined").await;
+    }
+    three.a.answered("shop", "after").await;
+    three.a.answered("alone", "after-alone").await;
+    println!("{:?}", three.a.balance(&mut [&mut three.own, &mut three.leased]).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_killed_and_started_with_its_folder_is_gone_on_with() {
+    let mut server = server();
+    let settings = Settings::quick(&server);
+    let mut three = three(&settings).await;
+    for round in 0..3 {
+        three.through(&format!("restarted-{round}"), async { server.restart().unwrap() }).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_hosts_join_again_when_the_servers_store_was_wiped() {
+    let mut server = server();
+    let settings = Settings::quick(&server);
+    let mut three = three(&settings).await;
+    for round in 0..2 {
+        let said = (three.own.said(), three.leased.said());
+        let mut events = three.a.lattice.events();
+        three
+            .through(&format!("wiped-{round}"), async {
+                server.kill();
+                server.wipe();
+                server.restart().unwrap();
+            })
+            .await;
+        three.own.says_after(said.0, "rejoined").await;
+        three.leased.says_after(said.1, "rejoined").await;
+        within(async { while events.recv().await.unwrap() != LatticeEvent::Rejoined {} }).await;
+    }
+    assert_eq!(three.a.lattice.hosts().len(), 3);
+    // A process that joins now finds all of them.
+    let late = join(settings.config("late")).await;
+    late.knows("shop").await;
+    assert!(late.ask("shop", "late").await.unwrap().starts_with("own/"));
+}
+
+/// A way to the server that a test cuts and slows down.
+struct Proxy {
+    address: SocketAddr,
+    /// Whether bytes pass, and how late.
+    passes: watch::Sender<Option<Duration>>,
+}
+
+impl Proxy {
+    async fn to(server: &NatsServer) -> Self {
+        let (listener, server) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), server.address());
+        let address = listener.local_addr().unwrap();
+        let (passes, pass) = watch::channel(Some(Duration::ZERO));
+        tokio::spawn(async move {
+            loop {
+                let (near, _) = listener.accept().await.unwrap();
+                if pass.borrow().is_none() {
+                    continue;
+                }
+                let Ok(far) = TcpStream::connect(server).await else { continue };
+                let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+                tokio::spawn(carry(near_in, far_out, pass.clone()));
+                tokio::spawn(carry(far_in, near_out, pass.clone()));
+            }
+        });
+        Self { address, passes }
+    }
+
+    /// Nothing passes any more: connections stay open and are silent, or are closed, and none is made.
+    fn cut(&self) {
+        self.passes.send_replace(None);
+    }
+
+    fn pass(&self, late: Duration) {
+        self.passes.send_replace(Some(late));
+    }
+}
+
+/// Carries bytes one way, each read so late, until the link is cut: then it is silent until it passes again, and closed.
+async fn carry(mut from: OwnedReadHalf, to: OwnedWriteHalf, mut pass: watch::Receiver<Option<Duration>>) {
+    let (chunks, mut late) = mpsc::unbounded_channel::<(tokio::time::Instant, Vec<u8>)>();
+    let mut passes = pass.clone();
+    let writes = async move {
+        let mut to = to;
+        while let Some((due, chunk)) = late.recv().await {
+            tokio::time::sleep_until(due).await;
+            if passes.borrow().is_none() || to.write_all(&chunk).await.is_err() {
+                break;
+            }
+        }
+        // As a link that is down: the other end hears nothing.
+        _ = passes.wait_for(Option::is_some).await;
+    };
+    let reads = async move {
+        let (mut buffer, mut cut) = (vec![0; 1 << 16], pass.clone());
+        loop {
+            tokio::select! {
+                read = from.read(&mut buffer) => match (read, *pass.borrow()) {
+                    (Ok(read @ 1..), Some(late)) => {
+                        _ = chunks.send((tokio::time::Instant::now() + late, buffer[..read].to_vec()));
+                    }
+                    _ => break,
+                },
+                _ = cut.wait_for(Option::is_none) => break,
+            }
+        }
+        _ = pass.wait_for(Option::is_some).await;
+    };
+    tokio::join!(writes, reads);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_behind_a_link_that_is_cut_is_lost_and_comes_back() {
+    println!("the link is a proxy in this process, and no network namespace");
+    let server = server();
+    let (proxy, settings) = (Proxy::to(&server).await, Settings::quick(&server));
+    let behind = Settings { url: format!("nats://{}", proxy.address), ..settings.clone() };
+    let (a, mut own, mut alone, mut other) = tokio::join!(
+        Asker::join(&settings),
+        HostProcess::join("own", &behind),
+        HostProcess::join("alone", &behind),
+        HostProcess::join("other", &settings)
+    );
+    own.export("shop").await;
+    other.export("elsewhere").await;
+    alone.tell("stand-by alone");
+    alone.says("serving alone").await;
+    other.tell("stand-by alone");
+    a.answered("shop", "before").await;
+    for round in 0..2 {
+        let held = a.held(&own, "shop", &format!("held-{round}")).await;
+        let said = (own.said(), alone.said());
+        proxy.cut();
+        let (outcome, took) = within(held).await.unwrap();
+        println!("told of the host behind the link after {took:?}");
+        assert!(outcome.starts_with("lost "), "{outcome}");
+        a.is_refused("shop", &format!("refused-{round}")).await;
+        // On the side that has the server all goes on; on the other what is its host's.
+        a.answered("elsewhere", &format!("elsewhere-{round}")).await;
+        own.says_after(said.0, "offline").await;
+        own.tell(&format!("ask elsewhere cut-off-{round} x"));
+        assert_eq!(own.says(&format!("outcome cut-off-{round}")).await, "refused Unreachable");
+        own.tell("open 1");
+        own.tell(&format!("ask shop at-home-{round} x"));
+        assert!(own.says(&format!("outcome at-home-{round}")).await.starts_with("answered own/"));
+        if round == 0 {
+            alone.says_after(said.1, "fenced").await;
+            other.says("serving alone").await;
+            assert!(a.answered("alone", "moved").await.starts_with("other/"));
+        }
+        proxy.pass(Duration::ZERO);
+        a.answered("shop", &format!("again-{round}")).await;
+        own.tell(&format!("ask elsewhere back-{round} x"));
+        own.says(&format!("outcome back-{round}")).await;
+    }
+    let lines = alone.lines();
+    let fenced = lines.iter().position(|line| line == "fenced").unwrap();
+    assert!(!lines[fenced..].iter().any(|line| line.starts_with("begin alone")), "{lines:#?}");
+    println!("{:?}", a.balance(&mut [&mut own, &mut alone, &mut other]).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_link_makes_things_late_and_loses_nothing() {
+    let server = server();
+    let (proxy, settings) = (Proxy::to(&server).await, Settings { lease: LONG, ..Settings::quick(&server) });
+    let behind = Settings { url: format!("nats://{}", proxy.address), ..settings.clone() };
+    let (a, mut own) = tokio::join!(Asker::join(&settings), HostProcess::join("own", &behind));
+    own.export("shop").await;
+    a.answered("shop", "before").await;
+    for late in [20, 200, 50, 0] {
+        proxy.pass(Duration::from_millis(late));
+        let asked: Vec<_> = (0..50).map(|n| a.ask("shop", &format!("late-{late}-{n}"))).collect();
+        for asked in asked {
+            let (outcome, took) = within(asked).await.unwrap();
+            assert!(outcome.starts_with("answered own/"), "{outcome}");
+            assert!(took >= Duration::from_millis(late));
+        }
+    }
+    let balance = a.balance(&mut [&mut own]).await;
+    assert_eq!(balance.handled, balance.sent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_claimants_at_once_are_one_owner_and_one_that_is_told() {
+    let server = server();
+    let settings = Settings::quick(&server);
+    let (mut b, mut c) = tokio::join!(HostProcess::join("b", &settings), HostProcess::join("c", &settings));
+    for round in 0..20 {
+        let name = format!("shop-{round}");
+        for host in [&mut b, &mut c] {
+            host.tell(&format!("export {name} 10"));
+        }
+        let won = async |host: &HostProcess, other: &str| {
+            let line = format!("exported {name}");
+            let lost = format!("unexported {name}");
+            until(|| host.lines().iter().any(|said| *said == line || said.starts_with(&lost))).await;
+            let lines = host.lines();
+            let told = lines.iter().find(|said| said.starts_with(&lost));
+            told.is_none_or(|told| {
+                assert!(told.contains("NameTaken") && told.contains(&format!("\"{other}\"")), "{told}");
+                false
+            })
+        };
+        let (b_has, c_has) = (won(&b, "c").await, won(&c, "b").await);
+        assert!(b_has != c_has, "one has {name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thousands_of_sends_to_a_full_mailbox_are_handled_or_dead_letters_of_the_sender() {
+    let server = server();
+    let settings = Settings::quick(&server);
+    let (mut b, mut c) = tokio::join!(HostProcess::join("b", &settings), HostProcess::join("c", &settings));
+    b.tell("export shop 5");
+    b.says("exported shop").await;
+    // One is in hand, and the mailbox fills behind it.
+    within(async {
+        for n in 0.. {
+            c.tell(&format!("ask shop held-{n} wait"));
+            let (number, outcome) = (format!("held-{n}"), format!("outcome held-{n}"));
+            tokio::select! {
+                () = begins(&b, &number) => return,
+                _ = c.says(&outcome) => {}
+            }
+        }
+    })
+    .await;
+    for n in 0..5_000 {
+        c.tell(&format!("send shop {n}"));
+    }
+    // What waits for room is handled in the end, or refused to who waits.
+    for n in 0..100 {
+        c.tell(&format!("tell shop told-{n} x"));
+    }
+    c.says("outcome 4999").await;
+    b.tell("open 1");
+    for n in 0..100 {
+        assert_eq!(c.says(&format!("outcome told-{n}")).await, "accepted");
+    }
+    within(async {
+        loop {
+            c.tells_all().await;
+            b.tells_all().await;
+            let dead = c.lines().iter().filter(|line| line.starts_with("dead ")).count();
+            let begun = b.lines().iter().filter(|line| line.starts_with("begin ")).count();
+            let refused =
+                c.lines().iter().filter(|line| line.starts_with("outcome ") && line.contains("refused")).count();
+            // The held asks before the name was known are refused as well.
+            if dead + begun + refused >= c.lines().iter().filter(|line| line.starts_with("sending ")).count() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    let balance = Books::of([&b.lines(), &c.lines()]).balance(|_| false);
+    println!("{balance:?}");
+    assert_eq!(balance.unknown, 0);
+    assert!(balance.refused > 0);
+}
+
+/// Three processes send each other messages of all kinds while they are killed and stopped, and the server as well. `FAILURES_SEED` in the
+/// environment is what it comes from, `FAILURES_STEPS` how long it goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_books_balance_whatever_fails() {
+    let number = |name: &str, default| env::var(name).map_or(default, |value| value.parse().unwrap());
+    let (seed, steps) = (number("FAILURES_SEED", fastrand::u64(..)), number("FAILURES_STEPS", 60));
+    println!("FAILURES_SEED={seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut server = server();
+    let settings = Settings::quick(&server);
+    let start = async |name: &str| {
+        let mut host = HostProcess::join(name, &settings).await;
+        host.tell(&format!("export {name}-actor 100"));
+        host.tell("stand-by alone");
+        host
+    };
+    let names = ["a", "b", "c"];
+    let (a, b, c) = tokio::join!(start("a"), start("b"), start("c"));
+    let mut hosts = [a, b, c];
+    let (mut gone, mut stopped, mut next) = (Vec::new(), [false; 3], 0);
+    for step in 0..steps {
+        for _ in 0..random.usize(1..30) {
+            let from = random.usize(..3);
+            let to = random.choice(["a-actor", "b-actor", "c-actor", "alone", "alone"]).unwrap();
+            let how = random.choice(["ask", "tell", "send"]).unwrap();
+            if !stopped[from] {
+                hosts[from].tell(&format!("{how} {to} {next} x"));
+                next += 1;
+            }
+        }
+        let at = random.usize(..3);
+        match random.u8(..12) {
+            0 => {
+                hosts[at].kill();
+                gone.push(std::mem::replace(&mut hosts[at], HostProcess::start(names[at], &settings)));
+                stopped[at] = false;
+                hosts[at].says("joined").await;
+                hosts[at].tell(&format!("export {}-actor 100", names[at]));
+                hosts[at].tell("stand-by alone");
+            }
+            1 | 2 if !stopped[at] => {
+                hosts[at].stop();
+                stopped[at] = true;
+            }
+            3..=5 => {
+                for at in 0..3 {
+                    if std::mem::take(&mut stopped[at]) {
+                        hosts[at].cont();
+                    }
+                }
+            }
+            6 if step % 2 == 0 => server.restart().unwrap(),
+            7 if step % 2 == 0 => {
+                server.stop();
+                tokio::time::sleep(Duration::from_millis(random.u64(..3_000))).await;
+                server.cont();
+            }
+            _ => tokio::time::sleep(Duration::from_millis(random.u64(..500))).await,
+        }
+    }
+    for at in 0..3 {
+        if stopped[at] {
+            hosts[at].cont();
+        }
+    }
+    // All is well again: each name answers, and each message that a living process has sent has its outcome.
+    within(async {
+        for name in ["a-actor", "b-actor", "c-actor", "alone"] {
+            loop {
+                next += 1;
+                hosts[0].tell(&format!("ask {name} {next} x"));
+                if hosts[0].says(&format!("outcome {next}")).await.starts_with("answered") {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    })
+    .await;
+    within(async {
+        loop {
+            let waits = |host: &HostProcess| {
+                let lines = host.lines();
+                let of = |word: &str| lines.iter().filter(|line| line.starts_with(word)).count();
+                of("sending ") != of("outcome ")
+            };
+            if !hosts.iter().any(waits) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    let mut lines = Vec::new();
+    for host in hosts.iter_mut().chain(&mut gone) {
+        host.tells_all().await;
+        lines.push(host.lines());
+    }
+    let books = Books::of(&lines);
+    let was_killed = |to: &str| gone.iter().any(|host| to == "alone" || to.starts_with(&host.name));
+    println!("after {} killed processes: {:?}", gone.len(), books.balance(was_killed));
+    println!("{} processes had one name, one after the other", books.one_at_a_time("alone"));
+}
