@@ -263,3 +263,131 @@ fn split(from: &mut Bytes, len: u32) -> Result<Bytes, Malformed> {
     let len = len as usize;
     if len > from.len() { Err(Malformed::Bytes) } else { Ok(from.split_to(len)) }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn session() -> impl Strategy<Value = SessionId> {
+        (any::<i128>(), any::<NonZeroU64>()).prop_map(|(bucket, revision)| SessionId { bucket, revision })
+    }
+
+    fn head() -> impl Strategy<Value = Head> {
+        let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<bool>());
+        let missed = prop::collection::vec(any::<(u64, u64)>(), 0..5);
+        (session(), session(), numbers, missed).prop_map(|(from, to, (first, expected, floor, wants), missed)| Head {
+            from,
+            to,
+            first,
+            expected,
+            missed,
+            floor,
+            wants,
+        })
+    }
+
+    fn bytes() -> impl Strategy<Value = Bytes> {
+        prop::collection::vec(any::<u8>(), 0..50).prop_map(Bytes::from)
+    }
+
+    fn id() -> impl Strategy<Value = ComponentId> {
+        "[a-z]{1,9}(/[a-z0-9]{1,9})?".prop_map(|text| text.parse().unwrap())
+    }
+
+    fn letter() -> impl Strategy<Value = Frame> {
+        let how = prop::sample::select(vec![How::Send, How::Tell, How::TryAsk, How::Ask]);
+        let sender = prop::option::of((id(), any::<u64>()).prop_map(|(id, number)| Sender { id, number }));
+        let trace = prop::option::of(any::<(u128, u64, bool)>());
+        let numbers = (any::<Option<u64>>(), any::<Option<NonZeroU64>>());
+        let content_type = prop::option::of("[a-z]{0,9}/[a-z]{0,9}");
+        (id(), how, sender, numbers, trace, content_type, bytes()).prop_map(
+            |(to, how, sender, (left, correlation), trace, content_type, payload)| {
+                let trace = trace.map(|(trace_id, parent_id, sampled)| TraceContext { trace_id, parent_id, sampled });
+                let correlation = correlation.map(CorrelationId);
+                let content_type = content_type.map(|text| ContentType(text.as_str().into()));
+                let head = LetterHead { to, how, sender, left, correlation, trace, content_type };
+                Frame::Letter(Letter { head, payload })
+            },
+        )
+    }
+
+    fn frame() -> impl Strategy<Value = Frame> {
+        let other = prop_oneof![
+            ".{0,20}".prop_map(Other::Failed),
+            prop::option::of(".{0,20}").prop_map(Other::Rejected),
+            any::<(u64, u64)>().prop_map(|(size, allowed)| Other::TooLarge { size, allowed }),
+            any::<bool>().prop_map(|accepted| Other::Lost { accepted }),
+            Just(Other::NoReply),
+        ];
+        let answer = prop_oneof![
+            bytes().prop_map(Answer::Answer),
+            bytes().prop_map(Answer::Crashed),
+            other.prop_map(Answer::Other)
+        ];
+        let refusal = prop_oneof![
+            Just(Refusal::Moved),
+            any::<(u64, u64)>().prop_map(|(size, allowed)| Refusal::TooLarge { size, allowed })
+        ];
+        prop_oneof![
+            letter(),
+            any::<(u64, u64)>().prop_map(|(first, last)| Frame::Reply(Reply::Accepted { first, last })),
+            (any::<u64>(), refusal).prop_map(|(of, reason)| Frame::Reply(Reply::Refused { of, reason })),
+            (any::<u64>(), answer).prop_map(|(of, answer)| Frame::Reply(Reply::Answered { of, answer })),
+        ]
+    }
+
+    fn packet() -> impl Strategy<Value = (Head, Vec<Frame>)> {
+        (head(), prop::collection::vec(frame(), 0..6))
+    }
+
+    proptest! {
+        #[test]
+        fn a_packet_is_read_as_it_was_written((head, frames) in packet()) {
+            prop_assert_eq!(decode(encode(&head, &frames)), Ok((head, frames)));
+        }
+
+        #[test]
+        fn frames_are_no_larger_than_they_say(frame in frame()) {
+            let mut written = Vec::new();
+            frame.write(&mut written);
+            prop_assert!(written.len() <= frame.size(), "{} of {frame:?}", written.len());
+        }
+
+        #[test]
+        fn a_packet_cut_short_is_malformed_or_has_fewer_frames((head, frames) in packet(), cut in any::<prop::sample::Index>()) {
+            let bytes = encode(&head, &frames);
+            let cut = cut.index(bytes.len());
+            if let Ok((read, some)) = decode(bytes.slice(..cut)) {
+                prop_assert_eq!(read, head);
+                prop_assert!(some.len() < frames.len() && frames.starts_with(&some));
+            }
+        }
+
+        #[test]
+        fn broken_packets_are_read_without_harm(
+            (head, frames) in packet(),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..9),
+        ) {
+            let mut bytes = encode(&head, &frames).to_vec();
+            let len = bytes.len();
+            for (at, byte) in changes {
+                bytes[at.index(len)] = byte;
+            }
+            if let Ok((_, frames)) = decode(bytes.into()) {
+                prop_assert!(frames.iter().map(|frame| frame.tail().len()).sum::<usize>() <= len);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let version = bytes.first().copied();
+            match decode(bytes.into()) {
+                Err(Malformed::Version(found)) => prop_assert!(version == Some(found) && !VERSIONS.contains(&found)),
+                Ok(_) => prop_assert!(version.is_some_and(|version| VERSIONS.contains(&version))),
+                Err(Malformed::Bytes) => {}
+            }
+        }
+    }
+}

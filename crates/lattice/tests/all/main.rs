@@ -4,5 +4,6 @@ mod failures;
 mod hosts;
 mod kinds;
 mod processes;
+mod security;
 mod store;
 mod support;

@@ -1,0 +1,288 @@
+//! Who is let in, and what a host that is let in can pass off as another's: nothing, with these permissions.
+
+use std::time::Duration;
+
+use airssys_wasm_actor::{Bytes, registry::Topic};
+use airssys_wasm_fixtures::nats::{NatsConfig, NatsServer};
+use airssys_wasm_lattice::{
+    Credentials, JoinError, Lattice, LatticeConfig,
+    async_nats::{Client, ConnectOptions, Event},
+};
+use futures_util::StreamExt;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    sync::mpsc,
+};
+
+use crate::support::{TestHost, id, join, system, until, within};
+
+/// A host, the seed of its nkey, and the public part.
+type Key = (&'static str, &'static str, &'static str);
+
+const A: Key = (
+    "a",
+    "SUAPHCO7PTQAMOOBS6VIZOZIOTXEU2XWPNZ576RRQN4AGETIEJZRU46U3A",
+    "UBF6XT5EHQFFR7UOT6VDQFURZGAJEC34LSMH4NGSJD26YY643KTM3IOZ",
+);
+const B: Key = (
+    "b",
+    "SUAMOTANV6KCAQF7SZ6D4WOFVDP4XDDABQ6KCE6NJ5QF3POWWVDTM23VUU",
+    "UCZ7Z3NMYMJICU6WMWGR7BI4IX4IED75BXQWC6YCCVUXXNRR3Y77NJCG",
+);
+const OUTSIDER: &str = "SUABNIMW3EEKLZ5LU6SBI62QL2ULOVQFX5BATUFSOKSHAZKQ3SF52CWMQI";
+
+/// What the user of a host may do, and no more, as it stands in a server's configuration.
+///
+/// - It publishes packets, heartbeats and publications under its own name alone, so that these are whose they say.
+/// - It hears what is for it, and the heartbeats and publications of all.
+/// - It reads and writes the lattice's records. Each host may write those of all, as it ends the sessions of hosts that are gone: hosts trust
+///   each other with the records, and with nothing else.
+/// - `INFO` and `STREAM.CREATE` are for the host that makes the records, and may be left out where an operator makes them.
+fn permissions((host, _, public): Key) -> String {
+    let lattice = "test";
+    let publish = [
+        format!("aw.{lattice}.h.*.{host}"),
+        format!("aw.{lattice}.b.{host}"),
+        format!("aw.{lattice}.t.{host}.>"),
+        format!("$KV.aw_{lattice}.>"),
+        "$JS.API.INFO".to_owned(),
+        format!("$JS.API.STREAM.INFO.KV_aw_{lattice}"),
+        format!("$JS.API.STREAM.CREATE.KV_aw_{lattice}"),
+        format!("$JS.API.CONSUMER.CREATE.KV_aw_{lattice}"),
+        format!("$JS.API.CONSUMER.CREATE.KV_aw_{lattice}.>"),
+        format!("$JS.API.CONSUMER.DELETE.KV_aw_{lattice}.>"),
+        format!("$JS.API.DIRECT.GET.KV_aw_{lattice}.>"),
+        format!("$JS.FC.KV_aw_{lattice}.>"),
+    ];
+    let subscribe = [
+        format!("aw.{lattice}.h.{host}.*"),
+        format!("aw.{lattice}.n.{host}.*"),
+        format!("aw.{lattice}.b.*"),
+        format!("aw.{lattice}.t.*.>"),
+        format!("aw.{lattice}.i.{host}.>"),
+    ];
+    format!("{{ nkey: {public}, permissions: {{ publish: {publish:?}, subscribe: {subscribe:?} }} }}")
+}
+
+/// A server that lets in two hosts, and an observer who may do anything.
+fn guarded() -> NatsServer {
+    let observer = "{ user: observer, password: secret }";
+    let more = format!("authorization: {{ users: [{}, {}, {observer}] }}", permissions(A), permissions(B));
+    NatsConfig { more, ..NatsConfig::jetstream() }.start().unwrap()
+}
+
+fn config(server: &NatsServer, (host, seed, _): Key) -> LatticeConfig {
+    LatticeConfig::new("test".parse().unwrap(), host.parse().unwrap())
+        .with_servers([server.url()])
+        .with_credentials(Credentials::NKey(seed.to_owned()))
+        .with_lease(Duration::from_secs(2))
+}
+
+async fn observer(server: &NatsServer) -> Client {
+    let options = ConnectOptions::new().user_and_password("observer".to_owned(), "secret".to_owned());
+    options.connect(server.url()).await.unwrap()
+}
+
+async fn hosts(server: &NatsServer) -> (TestHost, TestHost) {
+    tokio::join!(join(config(server, A)), join(config(server, B)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_with_these_permissions_alone_do_all_that_hosts_do() {
+    let server = guarded();
+    let (a, b) = hosts(&server).await;
+    a.export("mine").await;
+    b.export("shop").await;
+    a.knows("shop").await;
+    b.knows("mine").await;
+    assert_eq!(a.ask("shop", "x").await.unwrap(), "x");
+    assert_eq!(b.ask("mine", "x").await.unwrap(), "x");
+    let mut heard = a.system.subscribe(&"news".parse().unwrap(), 10, airssys_wasm_actor::registry::WhenFull::Error);
+    within(a.lattice.take_topics(&"news".parse().unwrap())).await.unwrap();
+    let topic = Topic::new("news").unwrap();
+    within(async {
+        while b.system.publish(&topic, "x").await.hosts == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    within(heard.recv()).await.unwrap();
+    // The session goes on beyond its first lease, which a renewal that was not permitted would end.
+    let mut events = a.lattice.events();
+    _ = tokio::time::timeout(Duration::from_secs(3), async {
+        loop {
+            let event = events.recv().await.unwrap();
+            assert!(!format!("{event:?}").contains("Fenced"), "{event:?}");
+        }
+    })
+    .await;
+    assert_eq!(a.ask("shop", "y").await.unwrap(), "y");
+    within(b.lattice.withdraw(&id("shop"))).await.unwrap();
+    within(b.lattice.clone().leave(Duration::from_secs(1))).await;
+    until(|| a.lattice.hosts().len() == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outsider_is_not_let_in() {
+    let server = guarded();
+    let without = config(&server, A).with_credentials(Credentials::None);
+    let (host, _, public) = A;
+    for config in [without, config(&server, (host, OUTSIDER, public))] {
+        match within(Lattice::join(&system(), config)).await {
+            Err(JoinError::Connect { .. }) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// A packet with a letter of `b`'s to `a`, and whoever sees all of `a`'s packets.
+async fn captured(server: &NatsServer, b: &TestHost) -> (Client, Bytes) {
+    let observer = observer(server).await;
+    let mut packets = observer.subscribe("aw.test.h.a.b").await.unwrap();
+    observer.flush().await.unwrap();
+    within(b.lattice.recipient(id("mine")).tell("a captured message")).await.unwrap();
+    let has = |packet: &Bytes| packet.windows(18).any(|part| part == b"a captured message");
+    let packet = within(async {
+        loop {
+            let packet = packets.next().await.unwrap().payload;
+            if has(&packet) {
+                return packet;
+            }
+        }
+    })
+    .await;
+    (observer, packet)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_cannot_pass_for_another() {
+    let server = guarded();
+    let (a, b) = hosts(&server).await;
+    let (_, mine) = a.export("mine").await;
+    b.knows("mine").await;
+    let (observer, packet) = captured(&server, &b).await;
+    let mut seen = observer.subscribe("aw.test.h.a.c").await.unwrap();
+    observer.flush().await.unwrap();
+
+    let (said, mut refused) = mpsc::unbounded_channel();
+    let forger = ConnectOptions::with_nkey(B.1.to_owned())
+        .custom_inbox_prefix("aw.test.i.b")
+        .event_callback(move |event| {
+            if let Event::ServerError(error) = event {
+                _ = said.send(error.to_string());
+            }
+            std::future::ready(())
+        })
+        .connect(server.url())
+        .await
+        .unwrap();
+    // The server refuses what it says itself, and to hear what is another's.
+    for subject in ["aw.test.h.a.c", "aw.test.b.a", "aw.test.t.a.news", "aw.test.n.a.c"] {
+        forger.publish(subject, packet.clone()).await.unwrap();
+        let said = within(refused.recv()).await.unwrap();
+        assert!(said.to_lowercase().contains("permissions violation"), "{said}");
+    }
+    for subject in ["aw.test.h.a.*", "aw.test.i.a.>", ">"] {
+        let _heard = forger.subscribe(subject).await.unwrap();
+        let said = within(refused.recv()).await.unwrap();
+        assert!(said.to_lowercase().contains("permissions violation"), "{said}");
+    }
+
+    // What the server publishes for it reaches `a`, who refuses it: what was stored, as an answer, and to a consumer.
+    let stored = within(forger.request("$KV.aw_test.x.c", packet.clone())).await.unwrap();
+    assert!(stored.payload.windows(5).any(|part| part == b"\"seq\""), "{stored:?}");
+    let get = "$JS.API.DIRECT.GET.KV_aw_test.$KV.aw_test.x.c";
+    forger.publish_with_reply(get, "aw.test.h.a.c", Bytes::new()).await.unwrap();
+    let forged = within(seen.next()).await.unwrap();
+    assert_eq!(forged.payload, packet, "it came as it is");
+    let consumer = r#"{"stream_name":"KV_aw_test","config":{"name":"forger","deliver_subject":"aw.test.h.a.c",
+        "deliver_policy":"all","ack_policy":"none","filter_subject":"$KV.aw_test.x.c"}}"#;
+    forger
+        .publish_with_reply(
+            "$JS.API.CONSUMER.CREATE.KV_aw_test.forger.$KV.aw_test.x.c",
+            "aw.test.i.b.x",
+            consumer.into(),
+        )
+        .await
+        .unwrap();
+    let forged = within(seen.next()).await.unwrap();
+    assert_eq!(forged.payload, packet, "it came as it is");
+    assert_eq!(b.ask("mine", "after").await.unwrap(), "after");
+    assert_eq!(mine.handled(), "a captured message,after");
+
+    // With the permission it would have been delivered.
+    observer.publish("aw.test.h.a.c", packet).await.unwrap();
+    until(|| mine.handled() == "a captured message,after,a captured message").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packets_that_are_broken_do_no_harm() {
+    let server = guarded();
+    let (a, b) = hosts(&server).await;
+    a.export("mine").await;
+    b.knows("mine").await;
+    let (observer, packet) = captured(&server, &b).await;
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut broken: Vec<Vec<u8>> = (0..packet.len()).map(|len| packet[..len].to_vec()).collect();
+    for version in [0, 2, 3, 127, 255] {
+        broken.push([&[version], &packet[1..]].concat());
+    }
+    for _ in 0..2_000 {
+        let mut bytes = packet.to_vec();
+        for _ in 0..random.usize(1..6) {
+            let at = random.usize(..bytes.len());
+            bytes[at] = random.u8(..);
+        }
+        // Numbers of many bytes, such as the last one that there is.
+        if random.bool() {
+            let at = random.usize(1..bytes.len());
+            bytes.splice(at..at, std::iter::repeat_n(255, 9).chain([1]));
+        }
+        broken.push(bytes);
+        let len = random.usize(..100);
+        broken.push(std::iter::repeat_with(|| random.u8(..)).take(len).collect());
+    }
+    for subject in
+        ["aw.test.h.a.c", "aw.test.b.c", "aw.test.n.a.c", "aw.test.t.c.news", "aw.test.h.a.b.c", "aw.test.h.a.ä"]
+    {
+        for bytes in &broken {
+            observer.publish(subject, bytes.clone().into()).await.unwrap();
+        }
+    }
+    observer.flush().await.unwrap();
+    assert_eq!(b.ask("mine", "after").await.unwrap(), "after");
+    assert_eq!(a.lattice.hosts().len(), 2);
+}
+
+#[tokio::test]
+async fn nothing_is_said_in_plain_text_to_a_server_that_is_not_on_loopback() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (told, mut heard) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let info = r#"{"server_id":"x","version":"2.12.0","proto":1,"host":"x","port":1,"max_payload":1048576,"headers":true}"#;
+            _ = stream.write_all(format!("INFO {info}\r\n").as_bytes()).await;
+            let mut first = [0; 8];
+            let read = stream.read(&mut first).await.unwrap_or_default();
+            told.send(first[..read].to_vec()).unwrap();
+        }
+    });
+    // It leads to this machine, but not by a name that says so.
+    let join = async |server: String| {
+        let config = LatticeConfig::new("test".parse().unwrap(), "a".parse().unwrap()).with_servers([server]);
+        tokio::time::timeout(Duration::from_secs(10), Lattice::join(&system(), config)).await
+    };
+    let joined = join(format!("nats://127.1:{port}")).await;
+    assert!(matches!(joined, Ok(Err(JoinError::Connect { .. }))), "{joined:?}");
+    let first = within(heard.recv()).await.unwrap();
+    assert!(first.first().is_none_or(|first| *first == 22), "nothing but a handshake of TLS: {first:?}");
+    // On loopback it is said who one is.
+    let joins = tokio::spawn(join(format!("nats://127.0.0.1:{port}")));
+    assert!(within(heard.recv()).await.unwrap().starts_with(b"CONNECT"));
+    joins.abort();
+}
