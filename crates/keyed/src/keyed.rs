@@ -12,13 +12,14 @@ use parking_lot::{Mutex, RwLock};
 use tokio::{sync::broadcast, time::Instant};
 
 use crate::{
-    KeyedEvent, KeyedOptions, Rate, SaveWhen, StateStore, StoreError, Version,
+    KeyedEvent, KeyedOptions, Owner, Rate, SaveWhen, StateStore, StoreError, Version,
     kind::{
         Kind,
         core::Core,
         sweep,
         upgrade::{KindUpgrade, Versions},
     },
+    owner::Owned,
 };
 
 /// The specification of a kind: its name, what its actors are made from, and its options.
@@ -26,6 +27,7 @@ pub struct KeyedSpec<U: 'static = ()> {
     kind: ComponentId,
     template: ActorSpec<U>,
     options: KeyedOptions,
+    owned: Owned,
 }
 
 impl<U: Send + 'static> KeyedSpec<U> {
@@ -34,7 +36,12 @@ impl<U: Send + 'static> KeyedSpec<U> {
     ///
     /// A template's subscriptions and dependencies are those of each of its actors while it is in memory.
     pub fn new(template: ActorSpec<U>) -> Self {
-        Self { kind: template.id().clone(), template, options: KeyedOptions::default() }
+        Self { kind: template.id().clone(), template, options: KeyedOptions::default(), owned: Owned::default() }
+    }
+
+    /// The kind's name.
+    pub fn kind(&self) -> &ComponentId {
+        &self.kind
     }
 
     /// Sets the options.
@@ -43,11 +50,24 @@ impl<U: Send + 'static> KeyedSpec<U> {
         self.options = options;
         self
     }
+
+    /// Sets who says which keys are this host's, where several hosts have the kind. Others are refused as [`Refusal::Moved`] by
+    /// [`KeyedRef`]s, and looked for [elsewhere](airssys_wasm_actor::Elsewhere) by senders to the name.
+    #[must_use]
+    pub fn with_owner(mut self, owner: Arc<dyn Owner>) -> Self {
+        self.owned = Owned(Some(owner));
+        self
+    }
 }
 
 impl<U> Clone for KeyedSpec<U> {
     fn clone(&self) -> Self {
-        Self { kind: self.kind.clone(), template: self.template.clone(), options: self.options.clone() }
+        Self {
+            kind: self.kind.clone(),
+            template: self.template.clone(),
+            options: self.options.clone(),
+            owned: self.owned.clone(),
+        }
     }
 }
 
@@ -108,6 +128,9 @@ pub enum ForgetError {
     /// The system is gone.
     #[error("the kind's system is gone")]
     Stopped,
+    /// The key is another host's.
+    #[error("the key is not this host's; ask the host that has it")]
+    Moved,
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -184,7 +207,7 @@ impl<U: Send + 'static> Keyed<U> {
         spec: KeyedSpec<U>,
         store: Arc<dyn StateStore>,
     ) -> Result<Self, InstallError> {
-        let KeyedSpec { kind: name, template, options } = spec;
+        let KeyedSpec { kind: name, template, options, owned } = spec;
         if name.as_str().contains('/') {
             return Err(InstallError::Kind { kind: name });
         }
@@ -202,7 +225,7 @@ impl<U: Send + 'static> Keyed<U> {
         system.create_group(&name)?;
         let kind = Arc::new(Kind {
             versions: RwLock::new(Versions { number: 1, sandbox: template.sandbox().clone(), before: None }),
-            core: Arc::new(Core::new(name, options, store, rows, keeps)),
+            core: Arc::new(Core::new(name, options, owned, store, rows, keeps)),
             system: system.downgrade(),
             template,
             runtime: tokio::runtime::Handle::current(),
@@ -244,6 +267,22 @@ impl<U: Send + 'static> Keyed<U> {
         }
     }
 
+    /// Has all actors of a [part](Owner::part) of the keys save their states and leave the memory, each as soon as there is no message
+    /// for it, and waits until they have. What the store does not take is tried again until then.
+    pub async fn passivate_part(&self, part: usize) {
+        self.0.passivate(Some(part)).await;
+    }
+
+    /// The same of all actors of the kind.
+    pub async fn passivate_all(&self) {
+        self.0.passivate(None).await;
+    }
+
+    /// Kills all actors of the kind that are in memory, and waits until they have ended. What is unsaved is lost.
+    pub async fn kill_all(&self) {
+        self.0.kill().await;
+    }
+
     /// Forgets the reminders of a key, and its state, kept or in memory: it begins anew. An actor in memory does so between
     /// two messages, and one that is brought there meanwhile begins when it is over. A quarantined key is let out.
     ///
@@ -264,6 +303,9 @@ impl<U: Send + 'static> Keyed<U> {
                 break;
             }
             let _turn = core.forgetting.begin(key).await;
+            if !core.owned.owns(&id) {
+                return Err(ForgetError::Moved);
+            }
             // One that is not in memory here loads nothing before the turn is over.
             if self.0.live(&id).is_some() {
                 continue;

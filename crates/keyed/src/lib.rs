@@ -35,8 +35,8 @@
 //!
 //! # What it leaves to others
 //!
-//! Mailboxes, restarts and supervision are those of `airssys-wasm-actor`. Actors are of one process: no other host knows of
-//! them. Messages are not kept, only state: there is no outbox.
+//! Mailboxes, restarts and supervision are those of `airssys-wasm-actor`. Actors are of one process, unless an [`Owner`] says which
+//! keys are this host's: `airssys-wasm-lattice` has one. Messages are not kept, only state: there is no outbox.
 
 mod events;
 mod keyed;
@@ -44,6 +44,7 @@ mod kind;
 mod manifest;
 mod metrics;
 mod options;
+mod owner;
 mod reminders;
 mod store;
 
@@ -54,6 +55,7 @@ pub use keyed::{ForgetError, InstallError, KeyError, Keyed, KeyedRef, KeyedSpec,
 pub use kind::upgrade::KindUpgrade;
 pub use manifest::{KeyedTable, LoadKeyedError, load};
 pub use options::{Admission, KeyedOptions, Keys, Rate, SaveWhen};
+pub use owner::Owner;
 pub use reminders::{ReminderConfig, StoredReminders};
 pub use store::{
     Durability, Saved, StateStore, StoreError, StoreFuture, Version, conformance,

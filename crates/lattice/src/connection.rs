@@ -4,8 +4,9 @@ use std::{net::IpAddr, time::Duration};
 
 use async_nats::{
     Client, ConnectOptions, Event, ServerAddr, Subject,
-    jetstream::{self, kv},
+    jetstream::{self, kv, stream::LastRawMessageErrorKind},
 };
+use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
 use crate::{
@@ -173,6 +174,19 @@ impl Records {
     pub(crate) async fn remake(&self) -> Result<Bucket, async_nats::Error> {
         open(&self.jetstream, &self.config).await?;
         self.bucket().await
+    }
+
+    /// A record with its revision, also if it is gone, as the leader of the stream has it: where it is decided.
+    pub(crate) async fn decided(&self, key: &str) -> Result<Option<(Option<Bytes>, u64)>, async_nats::Error> {
+        let found = self.store.stream.get_last_raw_message_by_subject(&format!("$KV.{}.{key}", self.store.name)).await;
+        match found {
+            Ok(message) => {
+                let is_gone = message.headers.get("KV-Operation").is_some();
+                Ok(Some(((!is_gone).then_some(message.payload), message.sequence)))
+            }
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Which bucket it is now.

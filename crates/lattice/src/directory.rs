@@ -2,7 +2,7 @@
 //! write that follows a revision.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
@@ -16,6 +16,7 @@ use crate::{
     frame::{SessionId, VERSIONS},
     lease::{Bucket, Owner, Session, Sessions, Standing, Timing},
     name,
+    slots::{SLOTS, slot_of},
 };
 
 /// The record of a host, in JSON.
@@ -30,6 +31,9 @@ pub(crate) struct HostRecord {
     pub(crate) labels: BTreeMap<String, String>,
     /// What it takes of others' publications.
     pub(crate) topics: Vec<TopicPattern>,
+    /// The kinds whose slots it takes.
+    #[serde(default)]
+    pub(crate) kinds: Vec<ComponentId>,
 }
 
 /// The record of a name, in JSON.
@@ -49,6 +53,10 @@ pub(crate) enum Key {
         group: ComponentId,
         host: HostName,
     },
+    Slot {
+        kind: ComponentId,
+        number: usize,
+    },
     /// That a host has known the bucket for so long that whoever owned something in one before is fenced.
     Settled,
 }
@@ -59,6 +67,7 @@ impl Key {
             Self::Host(host) => format!("h.{host}"),
             Self::Name(id) => format!("n.{}", name::key(id.as_str())),
             Self::Member { group, host } => format!("g.{}.{host}", name::key(group.as_str())),
+            Self::Slot { kind, number } => format!("k.{}.{number}", name::key(kind.as_str())),
             Self::Settled => "s.settled".to_owned(),
         }
     }
@@ -74,6 +83,12 @@ impl Key {
             "g" => {
                 let (group, host) = rest.split_once('.')?;
                 Some(Self::Member { group: id(group)?, host: HostName::new(host).ok()? })
+            }
+            "k" => {
+                let (kind, digits) = rest.split_once('.')?;
+                let number =
+                    digits.parse::<usize>().ok().filter(|number| *number < SLOTS && number.to_string() == digits)?;
+                Some(Self::Slot { kind: id(kind)?, number })
             }
             _ => None,
         }
@@ -94,6 +109,8 @@ pub(crate) enum Place {
     Host(HostName, SessionId),
     /// To a host that has it, and is not in the lattice with the session that exported it.
     Away(HostName),
+    /// To a key of a kind, which no host has yet.
+    Nobody,
 }
 
 pub(crate) struct Directory {
@@ -102,6 +119,8 @@ pub(crate) struct Directory {
     timing: Timing,
     /// The revision of the last record seen, and whether all of those at the beginning were.
     seen: watch::Sender<(u64, bool)>,
+    /// Told when those of hosts or slots are.
+    slots_seen: watch::Sender<()>,
 }
 
 #[derive(Default)]
@@ -110,6 +129,15 @@ struct State {
     names: HashMap<ComponentId, Named>,
     groups: HashMap<ComponentId, BTreeMap<HostName, Owner<HostName>>>,
     is_settled: bool,
+    /// The slots of each kind.
+    kinds: HashMap<Box<str>, Box<[Option<Slot>]>>,
+}
+
+/// The record of a slot.
+#[derive(Debug, Clone)]
+struct Slot {
+    owner: Owner<HostName>,
+    revision: u64,
 }
 
 struct Named {
@@ -124,6 +152,7 @@ impl Directory {
             sessions: Mutex::new(Sessions::new(timing, bucket, now)),
             timing,
             seen: watch::Sender::new((0, false)),
+            slots_seen: watch::Sender::new(()),
         }
     }
 
@@ -218,12 +247,21 @@ impl Directory {
                 Some(owner) => _ = state.groups.entry(group.clone()).or_default().insert(host.clone(), owner),
                 None => leave(state, group, host),
             },
+            Key::Slot { kind, number } => {
+                // Nobody takes them away.
+                if let Some(owner) = value.and_then(|value| serde_json::from_slice(value).ok()) {
+                    state.slots(kind)[*number] = Some(Slot { owner, revision });
+                }
+            }
             Key::Settled => state.is_settled = value.is_some(),
         }
         if is_current {
             self.sessions.lock().caught_up(revision);
         }
         self.seen.send_modify(|seen| seen.0 = seen.0.max(revision));
+        if matches!(key, Key::Host(_) | Key::Slot { .. }) {
+            self.slots_seen.send_replace(());
+        }
         standing
     }
 
@@ -243,6 +281,11 @@ impl Directory {
         self.seen.subscribe()
     }
 
+    /// Told when records of hosts or of slots are seen.
+    pub(crate) fn slot_changes(&self) -> watch::Receiver<()> {
+        self.slots_seen.subscribe()
+    }
+
     /// Where a name leads. None if nobody has exported it.
     pub(crate) fn find(&self, name: &ComponentId, turn: usize) -> Option<Place> {
         let state = self.state.read();
@@ -250,7 +293,7 @@ impl Directory {
             return Some(state.place(&named.record.owner));
         }
         // Of a group, a host that is there.
-        let members = state.groups.get(name)?;
+        let Some(members) = state.groups.get(name) else { return state.find_key(name) };
         let places: Vec<_> = members.values().map(|owner| state.place(owner)).collect();
         let there: Vec<_> = places.iter().filter(|place| matches!(place, Place::Host(..))).collect();
         match there.len() {
@@ -270,18 +313,70 @@ impl Directory {
         let is_there = |owner| matches!(state.place(owner), Place::Host(..));
         match state.names.get(name) {
             Some(named) => usize::from(is_there(&named.record.owner)),
-            None => state.groups.get(name).map_or(0, |group| group.values().filter(|owner| is_there(owner)).count()),
+            None => match state.groups.get(name) {
+                Some(group) => group.values().filter(|owner| is_there(owner)).count(),
+                None => usize::from(matches!(state.find_key(name), Some(Place::Host(..)))),
+            },
         }
     }
 
-    /// Whether a session of a host has exported a name.
+    /// Whether a name is one that a host has exported, or a key in one of its slots.
     pub(crate) fn has_exported(&self, host: &HostName, name: &ComponentId) -> bool {
-        self.state.read().names.get(name).is_some_and(|named| named.record.owner.host == *host)
+        let state = self.state.read();
+        let owner = match state.names.get(name) {
+            Some(named) => Some(&named.record.owner),
+            None => state.slot(name).and_then(|slot| slot.as_ref()).map(|slot| &slot.owner),
+        };
+        owner.is_some_and(|owner| owner.host == *host)
     }
 
     /// The record of a name, with its revision.
     pub(crate) fn named(&self, name: &ComponentId) -> Option<(NameRecord, u64)> {
         self.state.read().names.get(name).map(|named| (named.record.clone(), named.revision))
+    }
+
+    /// The revision of the record that says where a name leads.
+    pub(crate) fn revision(&self, name: &ComponentId) -> Option<u64> {
+        let state = self.state.read();
+        match state.names.get(name) {
+            Some(named) => Some(named.revision),
+            None => state.slot(name)?.as_ref().map(|slot| slot.revision),
+        }
+    }
+
+    /// Whether a name is a key of a kind, and no name of its own.
+    pub(crate) fn is_key(&self, name: &ComponentId) -> bool {
+        let state = self.state.read();
+        !state.names.contains_key(name) && state.slot(name).is_some()
+    }
+
+    /// Has keys of a kind known as such, also before there are records of its slots.
+    pub(crate) fn add_kind(&self, kind: &ComponentId) {
+        self.state.write().slots(kind);
+    }
+
+    /// The records of a kind's slots: number, owner, revision.
+    pub(crate) fn slots(&self, kind: &ComponentId) -> Vec<(usize, Owner<HostName>, u64)> {
+        let state = self.state.read();
+        let slots = state.kinds.get(kind.as_str()).into_iter().flatten().enumerate();
+        slots.filter_map(|(number, slot)| slot.as_ref().map(|it| (number, it.owner.clone(), it.revision))).collect()
+    }
+
+    /// What the record of a slot was found to be, whatever was seen of it before.
+    pub(crate) fn set_slot(&self, kind: &ComponentId, number: usize, found: Option<(Owner<HostName>, u64)>) {
+        self.state.write().slots(kind)[number] = found.map(|(owner, revision)| Slot { owner, revision });
+    }
+
+    /// The hosts with a session that take slots of a kind.
+    pub(crate) fn kind_takers(&self, kind: &ComponentId, now: Duration) -> BTreeSet<HostName> {
+        let state = self.state.read();
+        let takes = |host: &HostName| state.hosts.get(host).is_some_and(|info| info.record.kinds.contains(kind));
+        self.sessions.lock().live(now).map(|(host, _)| host).filter(|host| takes(host)).cloned().collect()
+    }
+
+    /// Something else than a record has changed that decides where a name leads.
+    pub(crate) fn touch(&self) {
+        self.seen.send_modify(|_| {});
     }
 
     pub(crate) fn host(&self, host: &HostName) -> Option<HostInfo> {
@@ -311,6 +406,27 @@ impl Directory {
 }
 
 impl State {
+    /// The slots of a kind.
+    fn slots(&mut self, kind: &ComponentId) -> &mut [Option<Slot>] {
+        self.kinds.entry(kind.as_str().into()).or_insert_with(|| vec![None; SLOTS].into())
+    }
+
+    /// The slot of a name that is a key of a kind.
+    fn slot(&self, name: &ComponentId) -> Option<&Option<Slot>> {
+        let (kind, _) = name.as_str().split_once('/')?;
+        Some(&self.kinds.get(kind)?[slot_of(name.as_str())])
+    }
+
+    fn find_key(&self, name: &ComponentId) -> Option<Place> {
+        let Some(Slot { owner: Owner { host, token }, .. }) = self.slot(name)? else { return Some(Place::Nobody) };
+        // A slot is handed over to a session whose first revision is not known there.
+        let info = self.hosts.get(host).filter(|info| info.record.session == Some(token.session));
+        Some(match info.and_then(|info| info.session) {
+            Some(session) => Place::Host(host.clone(), session),
+            None => Place::Away(host.clone()),
+        })
+    }
+
     fn place(&self, owner: &Owner<HostName>) -> Place {
         let session = SessionId::new(owner.token.bucket, owner.token.revision);
         let is_there = |session: &SessionId| {
@@ -344,7 +460,7 @@ impl Retained {
         match key {
             Key::Name(name) => _ = self.names.remove(name),
             Key::Member { group, host } => _ = self.members.remove(&(group.clone(), host.clone())),
-            Key::Host(_) | Key::Settled => {}
+            Key::Host(_) | Key::Slot { .. } | Key::Settled => {}
         }
     }
 }
@@ -390,7 +506,7 @@ mod tests {
         fn host(&mut self, name: &str, process: u64, since: Option<u64>, versions: (u8, u8)) -> u64 {
             let session = Some(session(process));
             let topics = vec!["orders.>".parse().unwrap()];
-            let record = HostRecord { session, since, versions, labels: BTreeMap::new(), topics };
+            let record = HostRecord { session, since, versions, labels: BTreeMap::new(), topics, kinds: Vec::new() };
             self.saw(&Key::Host(host(name)), Some(serde_json::to_vec(&record).unwrap()))
         }
 
@@ -411,10 +527,14 @@ mod tests {
             Key::Host(host("a-1")),
             Key::Name(id("cart/4711")),
             Key::Member { group: id("a.b:c@d"), host: host("H_2") },
+            Key::Slot { kind: id("cart.v1"), number: 0 },
+            Key::Slot { kind: id("cart"), number: SLOTS - 1 },
         ] {
             assert_eq!(Key::parse(&key.text()), Some(key));
         }
-        for text in ["", "h", "h.", "h.a.b", "n.a/b", "g.a", "x.a", "n.=41"] {
+        for text in
+            ["", "h", "h.", "h.a.b", "n.a/b", "g.a", "x.a", "n.=41", "k.cart.1024", "k.cart.01", "k.cart.+1", "k.cart."]
+        {
             assert_eq!(Key::parse(text), None, "{text}");
         }
     }
@@ -502,5 +622,46 @@ mod tests {
         world.host("b", 2, None, (1, 1));
         let takers = |topic: &str, but| world.directory.takers(&topic.parse().unwrap(), &host(but));
         assert_eq!((takers("orders.eu", "a"), takers("orders.eu", "c"), takers("other", "c")), (1, 2, 0));
+    }
+
+    #[test]
+    fn a_key_leads_to_the_session_that_has_its_slot() {
+        let (bucket, now) = (Bucket(1), Duration::ZERO);
+        let timing = Timing { lease: Duration::from_secs(10), renewal: Duration::from_secs(2) };
+        let directory = Directory::new(timing, bucket, now);
+        let (kind, name) = (id("cart"), id("cart/4711"));
+        assert_eq!(directory.find(&name, 0), None);
+        directory.add_kind(&kind);
+        assert_eq!((directory.find(&name, 0), directory.find(&id("other/4711"), 0)), (Some(Place::Nobody), None));
+        assert!(directory.is_key(&name) && !directory.is_key(&id("cart")));
+
+        let session = |number| Session { process: 1, number };
+        let saw = |key: &Key, value: Vec<u8>, revision| directory.saw(bucket, key, Some(&value), revision, true, now);
+        let record = |number| HostRecord {
+            session: Some(session(number)),
+            since: Some(5),
+            versions: (1, 1),
+            labels: BTreeMap::new(),
+            topics: Vec::new(),
+            kinds: vec![kind.clone()],
+        };
+        let of_a = Key::Host(host("a"));
+        _ = saw(&of_a, serde_json::to_vec(&record(1)).unwrap(), 7);
+        assert_eq!(directory.kind_takers(&kind, now), BTreeSet::from([host("a")]));
+        // Handed over to it by one that knew a later revision of its record than the first.
+        let owner = Owner { host: host("a"), token: Token { bucket, revision: 7, session: session(1) } };
+        let slot = Key::Slot { kind: kind.clone(), number: slot_of(name.as_str()) };
+        _ = saw(&slot, serde_json::to_vec(&owner).unwrap(), 8);
+        let there = Place::Host(host("a"), SessionId::new(bucket, 5).unwrap());
+        assert_eq!((directory.find(&name, 0), directory.revision(&name)), (Some(there), Some(8)));
+        assert!(directory.has_exported(&host("a"), &name) && !directory.has_exported(&host("b"), &name));
+        // What cannot be read changes nothing.
+        _ = saw(&slot, b"{}".to_vec(), 9);
+        assert_eq!(directory.revision(&name), Some(8));
+        // Its next session has it not.
+        _ = saw(&of_a, serde_json::to_vec(&record(2)).unwrap(), 10);
+        assert_eq!(directory.find(&name, 0), Some(Place::Away(host("a"))));
+        directory.set_slot(&kind, slot_of(name.as_str()), None);
+        assert_eq!(directory.find(&name, 0), Some(Place::Nobody));
     }
 }

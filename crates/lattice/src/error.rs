@@ -1,6 +1,7 @@
 //! What can go wrong with a lattice.
 
 use airssys_wasm_actor::registry::{ComponentId, MessageEnvelope, Undelivered};
+use airssys_wasm_keyed::InstallError;
 
 use crate::config::HostName;
 
@@ -90,6 +91,18 @@ pub enum ExportError {
         #[source]
         source: async_nats::Error,
     },
+}
+
+/// A kind was not exported.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExportKindError {
+    /// It was not installed.
+    #[error(transparent)]
+    Install(#[from] InstallError),
+    /// This host has left the lattice, or its system is gone.
+    #[error("this host has left the lattice, or its system is gone")]
+    Left,
 }
 
 /// A message was not taken.

@@ -3,20 +3,22 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use airssys_wasm_actor::{
-    ActorRef, ActorSystem, AskError, Bytes, DeadReason, Elsewhere, Fence, SpawnError, WeakActorSystem,
+    ActorRef, ActorSystem, AskError, Bytes, DeadReason, Elsewhere, Fence, SpawnError, WeakActorSystem, limits,
     registry::{ActorAddress, ComponentId, MessageEnvelope, Refusal, Topic, TopicPattern, Undelivered},
 };
+use airssys_wasm_keyed::{Keyed, KeyedSpec};
 use futures_util::future::BoxFuture;
-use tokio::sync::broadcast;
+use tokio::{sync::broadcast, time::Instant};
 
 use crate::{
     alone::{self, StandBy},
     config::{HostName, LatticeConfig},
-    error::{ExportError, JoinError},
+    error::{ExportError, ExportKindError, JoinError},
     events::LatticeEvent,
-    host::{self, Here, Host},
+    host::{self, Here, Host, SharedKind},
     joined::Joined,
     recipient::Recipient,
+    store::JetStreamStore,
 };
 
 /// A host's part in a lattice. Cheap to clone; all clones are one. The host leaves when the last is dropped.
@@ -95,6 +97,33 @@ impl<U: Send + 'static> Lattice<U> {
         self.host().export(group, true, false).await
     }
 
+    /// Installs a kind that other hosts of the lattice have as well, with the same bucket of states. Its keys are spread over them: each
+    /// is in one of 1,024 slots by the hash of its name, and each slot is one host's. A key's actor is in memory there, and is
+    /// asked from any host by its name. Slots move when hosts come, leave or are lost, and the states stay where they are.
+    ///
+    /// A slot that nobody has had yet is taken a lease and a second after this host has joined; until then its keys are
+    /// [`Unreachable`](Refusal::Unreachable).
+    ///
+    /// # Errors
+    ///
+    /// [`ExportKindError`].
+    pub async fn export_kind(
+        &self,
+        spec: KeyedSpec<U>,
+        store: Arc<JetStreamStore>,
+    ) -> Result<Keyed<U>, ExportKindError> {
+        let system = self.system().ok_or(ExportKindError::Left)?;
+        let kind = SharedKind::new(spec.kind().clone());
+        let keyed = Keyed::install(&system, spec.with_owner(Arc::clone(&kind) as _), store).await?;
+        self.host().take_slots(keyed.clone(), kind);
+        Ok(keyed)
+    }
+
+    /// How many of the 1,024 slots of a kind are this host's now.
+    pub fn slots(&self, kind: &ComponentId) -> usize {
+        self.host().kind(kind).map_or(0, |kind| kind.owned())
+    }
+
     /// Ends an export. `false` if there was none.
     ///
     /// # Errors
@@ -162,16 +191,18 @@ impl<U: Send + 'static> Lattice<U> {
         self.host().events()
     }
 
-    /// Leaves: exports are withdrawn, what is on its way has so long to come to an end, and the session is ended, so that a process
+    /// Leaves: slots of kinds are handed over to other hosts, exports are withdrawn, what is on its way has so long to come to an end, and the session is ended, so that a process
     /// of this host's name can join at once.
     pub async fn leave(self, longest: Duration) {
         let host = Arc::clone(self.host());
+        let until = limits::later(Instant::now(), longest);
+        host.leave_kinds(until).await;
         for name in host.exported() {
             if let Err(error) = host.withdraw(&name).await {
                 tracing::warn!(%name, %error, "not withdrawn");
             }
         }
-        _ = tokio::time::timeout(longest, host.settled_all()).await;
+        _ = tokio::time::timeout_at(until, host.settled_all()).await;
         host.left.cancel();
         host.ended().await;
     }

@@ -125,7 +125,8 @@ impl Fence {
         self.0.fetch_max(nanoseconds(at), Ordering::AcqRel);
     }
 
-    fn put_up(&self) {
+    /// For good: it was found that the session is over.
+    pub(crate) fn put_up(&self) {
         self.0.store(0, Ordering::Release);
     }
 }

@@ -19,7 +19,6 @@ mod manifest;
 mod model;
 mod name;
 mod recipient;
-#[cfg_attr(not(test), expect(dead_code, reason = "no kind is exported yet"))]
 mod slots;
 mod store;
 
@@ -28,7 +27,7 @@ pub use async_nats;
 
 pub use alone::StandBy;
 pub use config::{Credentials, HostName, InvalidName, LatticeConfig};
-pub use error::{ExportError, JoinError, TellError};
+pub use error::{ExportError, ExportKindError, JoinError, TellError};
 pub use events::LatticeEvent;
 pub use lattice::Lattice;
 pub use manifest::{Export, LatticeTable, LoadLatticeError, Loaded};

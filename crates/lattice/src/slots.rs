@@ -13,12 +13,12 @@ use std::{
     collections::BTreeSet,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use crate::lease::{Fence, Holder, Owner, Sessions, Standing, Token};
+use crate::lease::{Fence, Owner, Sessions, Standing, Token};
 
 pub(crate) const SLOTS: usize = 1_024;
 
@@ -62,7 +62,8 @@ impl Default for Bounds {
     fn default() -> Self {
         Self {
             moving: 64,
-            drain: Duration::from_secs(10),
+            // Meanwhile keys of the slot that are not in memory are nobody's.
+            drain: Duration::from_secs(2),
             rest: Duration::from_secs(30),
             answer: Duration::from_secs(2),
         }
@@ -85,40 +86,61 @@ pub(crate) enum Action<H> {
 
 /// What a host may do in a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
+#[repr(u64)]
 pub(crate) enum Holding {
-    Nothing,
+    Nothing = 0,
     /// Handle messages to what is in memory.
-    Draining,
+    Draining = 1,
     /// Activate as well.
-    All,
+    All = 2,
 }
 
 /// What a host owns under a session, for any thread to look at.
 #[derive(Debug)]
 pub(crate) struct Holdings {
     fence: Fence,
-    slots: Box<[AtomicU8]>,
+    /// The revision of each slot's record, and in the two lowest bits what the host may do in it.
+    slots: Box<[AtomicU64]>,
 }
 
 impl Holdings {
     pub(crate) fn get(&self, slot: usize, now: Duration) -> Holding {
-        let holding = self.slots.get(slot).map_or(Holding::Nothing as u8, |slot| slot.load(Ordering::Acquire));
-        if holding == Holding::Nothing as u8 || self.fence.is_up(now) {
-            Holding::Nothing
-        } else if holding == Holding::Draining as u8 {
-            Holding::Draining
-        } else {
-            Holding::All
-        }
+        if self.fence.is_up(now) { Holding::Nothing } else { self.load(slot).1 }
     }
 
     pub(crate) fn owns(&self, slot: usize, now: Duration) -> bool {
         self.get(slot, now) != Holding::Nothing
     }
 
-    fn set(&self, slot: usize, holding: Holding) {
-        self.slots[slot].store(holding as u8, Ordering::Release);
+    /// How many slots it owns.
+    pub(crate) fn count(&self, now: Duration) -> usize {
+        (0..self.slots.len()).filter(|slot| self.owns(*slot, now)).count()
+    }
+
+    /// Since which revision it owns a slot in which it may activate.
+    pub(crate) fn tenure(&self, slot: usize, now: Duration) -> Option<u64> {
+        let (revision, holding) = self.load(slot);
+        (holding == Holding::All && !self.fence.is_up(now)).then_some(revision)
+    }
+
+    /// Whether it has owned a slot ever since that revision.
+    pub(crate) fn holds(&self, slot: usize, since: u64, now: Duration) -> bool {
+        let (revision, holding) = self.load(slot);
+        revision == since && holding != Holding::Nothing && !self.fence.is_up(now)
+    }
+
+    fn load(&self, slot: usize) -> (u64, Holding) {
+        let word = self.slots.get(slot).map_or(0, |slot| slot.load(Ordering::Acquire));
+        let holding = match word & 3 {
+            1 => Holding::Draining,
+            2 => Holding::All,
+            _ => Holding::Nothing,
+        };
+        (word >> 2, holding)
+    }
+
+    fn set(&self, slot: usize, revision: u64, holding: Holding) {
+        self.slots[slot].store(revision << 2 | holding as u64, Ordering::Release);
     }
 }
 
@@ -164,18 +186,18 @@ enum Phase {
 }
 
 impl<H: Clone + Ord + AsRef<str>> Slots<H> {
-    pub(crate) fn new(me: H, holder: &Holder, bounds: Bounds) -> Self {
-        Self::with_count(me, holder, bounds, SLOTS)
+    pub(crate) fn new(me: H, token: Token, fence: Fence, bounds: Bounds) -> Self {
+        Self::with_count(me, token, fence, bounds, SLOTS)
     }
 
-    pub(crate) fn with_count(me: H, holder: &Holder, bounds: Bounds, count: usize) -> Self {
-        let slots = (0..count).map(|_| AtomicU8::new(Holding::Nothing as u8)).collect();
+    pub(crate) fn with_count(me: H, token: Token, fence: Fence, bounds: Bounds, count: usize) -> Self {
+        let slots = (0..count).map(|_| AtomicU64::new(0)).collect();
         let new = || Slot { revision: 0, owner: None, place: None, phase: Phase::Still };
         Self {
             me,
-            token: holder.token(),
+            token,
             bounds,
-            holdings: Arc::new(Holdings { fence: holder.fence(), slots }),
+            holdings: Arc::new(Holdings { fence, slots }),
             slots: std::iter::repeat_with(new).take(count).collect(),
             attempts: 0,
             is_fenced: false,
@@ -201,7 +223,7 @@ impl<H: Clone + Ord + AsRef<str>> Slots<H> {
             return;
         }
         let is_mine = owner.token.is_same_session(&self.token) && !self.is_fenced;
-        self.holdings.set(number, if is_mine { Holding::All } else { Holding::Nothing });
+        self.holdings.set(number, revision, if is_mine { Holding::All } else { Holding::Nothing });
         slot.revision = revision;
         slot.owner = Some(owner);
         slot.phase = Phase::Still;
@@ -222,7 +244,7 @@ impl<H: Clone + Ord + AsRef<str>> Slots<H> {
         let Some(slot) = self.slots.get_mut(number) else { return };
         if matches!(slot.phase, Phase::Draining { attempt: current, .. } if current == attempt) {
             slot.phase = Phase::HandingOver { sent: None };
-            self.holdings.set(number, Holding::Nothing);
+            self.holdings.set(number, slot.revision, Holding::Nothing);
         }
     }
 
@@ -230,7 +252,7 @@ impl<H: Clone + Ord + AsRef<str>> Slots<H> {
     pub(crate) fn actions(&mut self, sessions: &Sessions<H>, now: Duration) -> Vec<Action<H>> {
         if self.holdings.fence.is_up(now) {
             let is_news = !std::mem::replace(&mut self.is_fenced, true);
-            (0..self.slots.len()).for_each(|slot| self.holdings.set(slot, Holding::Nothing));
+            (0..self.slots.len()).for_each(|slot| self.holdings.set(slot, 0, Holding::Nothing));
             return is_news.then_some(Action::Fenced).into_iter().collect();
         }
         let mut room = self.bounds.moving.saturating_sub(self.moving());
@@ -267,7 +289,7 @@ impl<H: Clone + Ord + AsRef<str>> Slots<H> {
             Phase::Draining { until, .. } if other().is_none() || now >= until => {
                 let until = if now >= until { now + self.bounds.rest } else { now };
                 slot.phase = Phase::Resting { until };
-                self.holdings.set(number, Holding::All);
+                self.holdings.set(number, follows, Holding::All);
                 Some(Action::Resume { slot: number })
             }
             Phase::Draining { .. } => None,
@@ -289,7 +311,7 @@ impl<H: Clone + Ord + AsRef<str>> Slots<H> {
                 let to = other()?.host;
                 self.attempts += 1;
                 slot.phase = Phase::Draining { attempt: self.attempts, until: now + self.bounds.drain };
-                self.holdings.set(number, Holding::Draining);
+                self.holdings.set(number, follows, Holding::Draining);
                 Some(Action::Drain { slot: number, to, attempt: self.attempts })
             }
             Phase::Still | Phase::Resting { .. } | Phase::Claiming { .. } => {
@@ -357,7 +379,7 @@ mod tests {
                 assert_eq!(sessions.saw(host, Some(session(process)), process, at(100)), Standing::Holds);
             }
             sessions.caught_up(2);
-            let mut slots = Slots::new("a", &holder, BOUNDS);
+            let mut slots = Slots::new("a", holder.token(), holder.fence(), BOUNDS);
             slots.hosts(&hosts.iter().copied().collect());
             let holdings = slots.holdings();
             Self { slots, sessions, holdings }
@@ -399,6 +421,14 @@ mod tests {
             assert!((part * 3 / 4..part * 5 / 4).contains(&moved.len()), "{} of {n} hosts", moved.len());
         }
         assert_eq!(place::<String>(0, []), None);
+    }
+
+    #[test]
+    fn where_slots_are_placed_is_the_same_in_all_versions() {
+        let hosts = ["a", "b", "c"];
+        let count = |hosts: &[&str], host| (0..SLOTS).filter(|&slot| place(slot, hosts) == Some(&host)).count();
+        assert_eq!(hosts[..2].iter().map(|host| count(&hosts[..2], *host)).collect::<Vec<_>>(), [512, 512]);
+        assert_eq!(hosts.map(|host| count(&hosts, host)), [340, 336, 348]);
     }
 
     #[test]
@@ -506,6 +536,23 @@ mod tests {
         // Not if that was for a session before.
         case.slots.record(0, owner("a", 7), 12);
         assert_eq!(case.holdings.get(0, at(101)), Holding::Nothing);
+    }
+
+    #[test]
+    fn a_slot_that_comes_back_is_held_anew() {
+        let mut case = Case::new(&["b"]);
+        case.slots.record(0, owner("a", 1), 10);
+        assert_eq!(case.holdings.tenure(0, at(101)), Some(10));
+        assert_eq!(case.actions(at(101)).len(), 1);
+        assert_eq!(case.holdings.tenure(0, at(101)), None, "nothing is activated while it is drained");
+        assert!(case.holdings.holds(0, 10, at(101)));
+        case.slots.record(0, owner("b", 2), 11);
+        assert!(!case.holdings.holds(0, 10, at(101)));
+        case.slots.record(0, owner("a", 1), 12);
+        assert_eq!((case.holdings.tenure(0, at(101)), case.holdings.count(at(101))), (Some(12), 1));
+        assert!(!case.holdings.holds(0, 10, at(101)), "what is in memory is of before");
+        assert!(case.holdings.holds(0, 12, at(106)) && !case.holdings.holds(0, 12, at(107)));
+        assert_eq!((case.holdings.tenure(0, at(107)), case.holdings.count(at(107))), (None, 0));
     }
 
     #[test]

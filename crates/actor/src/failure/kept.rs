@@ -6,7 +6,8 @@ use crate::BoxError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeepError {
-    /// Another has written the state since it was loaded. It is loaded again.
+    /// Another has written the state since it was loaded. It is loaded again. If loading it ends so, it is not this actor's any more,
+    /// which ends.
     #[error("somebody else has written the state of this actor since it was loaded")]
     Fenced,
     /// The state cannot be kept as it is, by this or by a later attempt.

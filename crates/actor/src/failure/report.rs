@@ -182,6 +182,11 @@ impl Failure {
         matches!(self.kind(), Some(CrashKind::Cancelled))
     }
 
+    /// Whether the state is another's by now, so that there is nothing to start with here.
+    pub(crate) fn is_fenced(&self) -> bool {
+        matches!(self, Self::Start(error) if matches!(**error, StartError::NotLoaded(KeepError::Fenced)))
+    }
+
     /// Whether the host was short of instances or memory, through no fault of the actor.
     pub(crate) fn is_shortage(&self) -> bool {
         matches!(self.kind(), Some(CrashKind::Budget { .. }))

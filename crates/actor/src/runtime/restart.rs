@@ -93,6 +93,7 @@ impl<B: Blueprint> ActorTask<B> {
                     self.tell_supervisor(|| ChildEventKind::Suspended);
                     None
                 }
+                Exit::Failed(failure) if failure.is_fenced() => return None,
                 Exit::Failed(failure) => match self.after(failure) {
                     Next::StartAt(at) => Some(at),
                     Next::StartByOrder => None,

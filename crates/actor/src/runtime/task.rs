@@ -478,6 +478,10 @@ impl<B: Blueprint> ActorTask<B> {
             call.pending.fail(CallError::Deadline);
             return Ok(());
         }
+        if self.cell.is_fenced() {
+            call.pending.fail(CallError::NotSent(Refusal::Moved));
+            return Ok(());
+        }
         if let Err(reason) = self.cell.mailbox.check_size(size) {
             call.pending.fail(CallError::NotSent(reason));
             return Ok(());

@@ -25,6 +25,7 @@ use crate::{
         quarantine::Quarantine,
     },
     metrics::Metrics,
+    owner::Owned,
 };
 
 /// Activations that are under way at a time.
@@ -36,6 +37,7 @@ pub(crate) const RETRY: u64 = 1_000;
 pub(crate) struct Core {
     pub(crate) kind: ComponentId,
     pub(crate) options: KeyedOptions,
+    pub(crate) owned: Owned,
     pub(crate) store: Arc<dyn StateStore>,
     pub(crate) live: Live,
     pub(crate) admission: Buckets,
@@ -101,6 +103,7 @@ impl Core {
     pub(crate) fn new(
         kind: ComponentId,
         options: KeyedOptions,
+        owned: Owned,
         store: Arc<dyn StateStore>,
         rows: u64,
         keeps: bool,
@@ -111,6 +114,7 @@ impl Core {
             admission: Buckets::new(options.admission, begun),
             kind,
             options,
+            owned,
             store,
             live: Live::default(),
             quarantine: Mutex::default(),

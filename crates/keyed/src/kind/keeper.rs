@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use airssys_wasm_actor::{KeepError, Keeper, StartError};
+use airssys_wasm_actor::{Fence, KeepError, Keeper, StartError};
 use airssys_wasm_registry::ComponentId;
 use blake3::Hash;
 use bytes::Bytes;
@@ -32,6 +32,8 @@ pub(crate) struct KeyKeeper {
     marks: Arc<Marks>,
     /// Its place among those in memory.
     number: u64,
+    /// Where the key may become another host's.
+    fence: Option<Arc<dyn Fence>>,
     row: Row,
     /// Held until the first incarnation has started.
     permit: Option<OwnedSemaphorePermit>,
@@ -53,10 +55,21 @@ struct Row {
 }
 
 impl KeyKeeper {
-    pub(crate) fn new(core: &Arc<Core>, id: ComponentId, marks: Arc<Marks>, number: u64) -> Self {
+    pub(crate) fn new(
+        core: &Arc<Core>,
+        id: ComponentId,
+        marks: Arc<Marks>,
+        number: u64,
+        fence: Option<Arc<dyn Fence>>,
+    ) -> Self {
         core.metrics.live.increment(1);
         let (row, permit) = (Row::default(), None);
-        Self { core: Arc::clone(core), id, marks, number, row, permit, is_activated: false }
+        Self { core: Arc::clone(core), id, marks, number, fence, row, permit, is_activated: false }
+    }
+
+    /// Whether the key may be another host's by now.
+    fn is_fenced(&self) -> bool {
+        self.fence.as_ref().is_some_and(|fence| !fence.holds())
     }
 
     fn key(&self) -> &str {
@@ -101,6 +114,10 @@ impl KeyKeeper {
     async fn write(&mut self, state: Option<(Hash, Bytes)>) -> Result<(), StoreError> {
         let Core { kind, store, options, .. } = &*self.core;
         let follows = self.row.version;
+        // What is on its way when the fence falls is refused by the store, if another has written since.
+        if self.is_fenced() {
+            return Err(StoreError::Fenced { found: follows });
+        }
         let hash = state.as_ref().map(|(hash, _)| *hash);
         let written = match state {
             Some((_, state)) => store.save(kind.as_str(), self.key(), follows, state, options.durability).await,
@@ -189,6 +206,9 @@ impl KeyKeeper {
                     starts.acquire_owned().await.ok()
                 }
             };
+        }
+        if self.is_fenced() {
+            return Err(KeepError::Fenced);
         }
         self.marks.begin();
         self.row.fresh = None;

@@ -91,6 +91,8 @@ impl Marks {
 
 struct Entry {
     marks: Arc<Marks>,
+    /// Of the kind's keys: see [`Owner`](crate::Owner).
+    part: usize,
     /// Once it is registered.
     actor: Option<KeptActor>,
 }
@@ -133,7 +135,7 @@ pub(crate) struct Found {
 
 impl Live {
     /// Takes a place, unless there are so many. Its number.
-    pub(crate) fn reserve(&self, marks: &Arc<Marks>, most: usize) -> Option<u64> {
+    pub(crate) fn reserve(&self, marks: &Arc<Marks>, part: usize, most: usize) -> Option<u64> {
         if self.len() >= most {
             return None;
         }
@@ -142,7 +144,7 @@ impl Live {
             return None;
         }
         table.next += 1;
-        table.entries.insert(table.next, Entry { marks: Arc::clone(marks), actor: None });
+        table.entries.insert(table.next, Entry { marks: Arc::clone(marks), part, actor: None });
         self.len.store(table.entries.len(), Ordering::Relaxed);
         Some(table.next)
     }
@@ -188,6 +190,13 @@ impl Live {
             .filter_map(|entry| entry.actor.as_ref())
             .find(|it| it.actor().address() == address)
             .cloned()
+    }
+
+    /// All, or those of a part. `None` for each that is about to be registered.
+    pub(crate) fn of(&self, part: Option<usize>) -> Vec<Option<KeptActor>> {
+        let table = self.table.lock();
+        let of = table.entries.values().filter(|entry| part.is_none_or(|part| entry.part == part));
+        of.map(|entry| entry.actor.clone()).collect()
     }
 
     /// Those that run an older version.

@@ -4,6 +4,7 @@ mod admission;
 pub(crate) mod core;
 mod forgetting;
 mod keeper;
+mod leaving;
 mod live;
 mod quarantine;
 mod sweep;
@@ -52,7 +53,7 @@ impl<U: Send + 'static> Kind<U> {
         self.core.live.find(self.system()?.find(id)?.address())
     }
 
-    /// The actor of this name, brought into memory if it is not there.
+    /// The actor of this name, brought into memory if it is not there. [`Refusal::Moved`] if the key is not this host's.
     pub(crate) fn actor(&self, id: &ComponentId, by: Option<&ActorAddress>) -> Result<ActorRef, Refusal> {
         let Some(system) = self.system() else { return Err(Refusal::Stopped) };
         for attempt in 0..ATTEMPTS {
@@ -60,6 +61,9 @@ impl<U: Send + 'static> Kind<U> {
                 return Ok(actor);
             }
             if attempt == 0 {
+                if !self.core.owned.owns(id) {
+                    return Err(Refusal::Moved);
+                }
                 self.admit(id, by)?;
             }
             // Somebody else was faster, and may have been in memory for a moment only.
@@ -104,15 +108,22 @@ impl<U: Send + 'static> Kind<U> {
         let live = core.live.len();
         // An upgrade that does not see it yet is seen by it, and one that sees it waits until it has its version.
         let marks = Arc::new(Marks::new(core.tick(now), 0));
-        let Some(number) = core.live.reserve(&marks, core.options.live) else {
+        let part = core.owned.part(id);
+        let Some(number) = core.live.reserve(&marks, part, core.options.live) else {
             core.wake.notify_one();
             return self.refused(Refusal::Full);
         };
         let Activation { number: version, sandbox, before } = self.version();
         marks.set_version(version);
-        let keeper = KeyKeeper::new(core, id.clone(), marks, number);
+        // Who gives the part away either finds this place, or is seen here.
+        let fence = core.owned.fence(part);
+        let keeper = KeyKeeper::new(core, id.clone(), marks, number, fence.as_ref().ok().cloned().flatten());
+        let Ok(fence) = fence else { return Err(Refusal::Moved) };
         let _entered = self.runtime.enter();
-        let spec = self.template.clone().with_id(id.clone()).with_sandbox(sandbox);
+        let mut spec = self.template.clone().with_id(id.clone()).with_sandbox(sandbox);
+        if let Some(fence) = fence {
+            spec = spec.with_fence(fence);
+        }
         match system.activate(spec, before, Box::new(keeper)) {
             Ok(actor) => {
                 core.live.fill(number, actor.clone());
@@ -134,7 +145,11 @@ impl<U: Send + 'static> Kind<U> {
 impl<U: Send + 'static> Elsewhere for Kind<U> {
     fn awaken(&self, to: &ComponentId, by: Option<&ActorAddress>) -> Option<Result<ActorRef, Refusal>> {
         self.core.key(to.as_str())?;
-        Some(self.actor(to, by))
+        match self.actor(to, by) {
+            // Whoever knows where it is comes next.
+            Err(Refusal::Moved) => None,
+            found => Some(found),
+        }
     }
 }
 

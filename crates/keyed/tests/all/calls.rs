@@ -8,10 +8,13 @@ use airssys_wasm_engine::{
     wasmtime::component::{TypedFunc, Val},
 };
 use airssys_wasm_isolation::{LinkFailed, SandboxSpec};
-use airssys_wasm_keyed::{Admission, Keyed, KeyedOptions, Rate, SaveWhen};
+use airssys_wasm_keyed::{Admission, Keyed, KeyedOptions, KeyedSpec, Rate, SaveWhen};
 use airssys_wasm_registry::Refusal;
 
-use crate::support::{Faulty, id, install, settle, system, template};
+use crate::{
+    owners::Parts,
+    support::{Faulty, id, install, settle, system, template},
+};
 
 /// Exports `test:link/f#f: func() -> u32`, which counts its calls, and keeps the count.
 const COUNTS: &str = r#"(component
@@ -108,6 +111,24 @@ async fn call(system: &ActorSystem, actor: &ActorRef, how: usize) -> Result<u32,
             });
             called.await.map(|(n,)| n)
         }
+    }
+}
+
+#[tokio::test]
+async fn one_whose_key_is_another_hosts_is_not_called() {
+    let (system, store, owner) = (system(), Faulty::new(), Parts::of(&[1, 2]));
+    let template = template(&system, "cart", &COUNTER).with_contract(ContractKind::Exports);
+    let spec = KeyedSpec::new(template).with_owner(std::sync::Arc::clone(&owner) as _);
+    let carts = Keyed::install(&system, spec, store as _).await.unwrap();
+    let actors = ["1", "2"].map(|key| carts.actor(key).unwrap().awaken().unwrap());
+    for how in 0..3 {
+        assert_eq!(call(&system, &actors[0], how).await.unwrap(), how as u32 + 1);
+    }
+    owner.lose(1);
+    for how in 0..3 {
+        let called = call(&system, &actors[0], how).await;
+        assert!(matches!(called, Err(CallError::NotSent(Refusal::Moved))), "{called:?}");
+        assert_eq!(call(&system, &actors[1], how).await.unwrap(), how as u32 + 1);
     }
 }
 

@@ -13,6 +13,7 @@ mod lives;
 mod manifest;
 mod metrics;
 mod model;
+mod owners;
 mod power;
 mod reminders;
 mod room;

@@ -1,5 +1,6 @@
 //! A host in a lattice: what it sends, what comes to it, its session, and what it exports.
 
+mod kinds;
 mod peer;
 mod receive;
 mod session;
@@ -39,12 +40,15 @@ use crate::{
     frame::{How, Letter, LetterHead, Sender, SessionId},
     lane::{Event, Lane, LaneLimits, Outcome},
     lease::{self, Token},
+    slots::Holding,
 };
 
-pub(crate) use self::session::join;
+pub(crate) use self::{kinds::SharedKind, session::join};
 
 /// How long a sender whose receiver has moved waits until it is known where to.
 const MOVED: Duration = Duration::from_secs(1);
+/// How often in that time a message to a key of a kind is sent again.
+const KEY_MOVED: u32 = 10;
 /// How often a host that leaves looks whether all is settled.
 const LOOK: Duration = Duration::from_millis(10);
 /// Bytes of a packet that are not payload, at the most: two names, a content type, and numbers.
@@ -69,6 +73,8 @@ pub(crate) struct Host {
     peers: RwLock<HashMap<HostName, Arc<Peer>>>,
     /// What this host has exported: names and groups.
     exports: RwLock<HashMap<ComponentId, Export>>,
+    /// The kinds that it has with others.
+    kinds: RwLock<HashMap<Box<str>, Arc<SharedKind>>>,
     /// Patterns of topics whose publications are taken, with how often each.
     topics: Mutex<HashMap<airssys_wasm_actor::registry::TopicPattern, usize>>,
     publications: mpsc::Sender<(Topic, MessageEnvelope)>,
@@ -81,6 +87,8 @@ pub(crate) struct Host {
     rewatch: tokio::sync::Notify,
     events: broadcast::Sender<LatticeEvent>,
     pub(crate) left: CancellationToken,
+    /// Cancelled before: slots go to other hosts.
+    leaving: CancellationToken,
     /// Cancelled when the session is ended after that.
     ended: CancellationToken,
 }
@@ -163,10 +171,11 @@ impl Host {
         self.peers.read().values().cloned().collect()
     }
 
-    /// Whether a name leads to another host.
+    /// Whether a name that is not to be had here leads to another host, or is a key that will be to be had here or there.
     pub(crate) fn is_elsewhere(&self, to: &ComponentId) -> bool {
         match self.directory.find(to, 0) {
-            Some(Place::Host(host, _) | Place::Away(host)) => host != self.config.host,
+            Some(Place::Host(host, _) | Place::Away(host)) => host != self.config.host || self.kind_of(to).is_some(),
+            Some(Place::Nobody) => true,
             None => false,
         }
     }
@@ -192,6 +201,9 @@ impl Host {
             Some(Place::Away(host)) if host != self.config.host => {
                 return refused(Refusal::Unreachable, message, waiter, None);
             }
+            Some(Place::Nobody) => return refused(Refusal::Unreachable, message, waiter, None),
+            // A key that is about to move from this host, or to it.
+            Some(_) if self.kind_of(to).is_some() => return refused(Refusal::Moved, message, waiter, None),
             _ => return refused(Refusal::Unknown, message, waiter, None),
         };
         let allowed = self.client.max_payload().saturating_sub(OVERHEAD);
@@ -230,19 +242,25 @@ impl Host {
     /// [`TellError`].
     pub(crate) async fn tell(self: &Arc<Self>, to: &ComponentId, message: MessageEnvelope) -> Result<(), TellError> {
         let mut message = message;
-        let mut has_moved = false;
+        let mut sent_again = 0;
         loop {
+            let before = self.directory.revision(to);
             let (told, outcome) = oneshot::channel();
-            self.push_waiting(to, message, How::Tell, Waiter::Tell(told)).await?;
-            match outcome.await {
-                Ok(Err(TellError::NotSent(back))) if back.reason == Refusal::Moved && !has_moved => {
-                    has_moved = true;
-                    self.moved(to).await;
-                    message = back.message;
-                }
-                Ok(outcome) => return outcome,
-                // Who was to tell is gone, with the lattice.
-                Err(_) => return Err(TellError::Lost { message: MessageEnvelope::new(Bytes::new()) }),
+            let back = match self.push_waiting(to, message, How::Tell, Waiter::Tell(told)).await {
+                Ok(()) => match outcome.await {
+                    Ok(Err(TellError::NotSent(back))) => back,
+                    Ok(outcome) => return outcome,
+                    // Who was to tell is gone, with the lattice.
+                    Err(_) => return Err(TellError::Lost { message: MessageEnvelope::new(Bytes::new()) }),
+                },
+                Err(back) => back,
+            };
+            if back.reason != Refusal::Moved || !self.moved(to, before, &mut sent_again).await {
+                return Err(back.into());
+            }
+            message = back.message;
+            if let Some(actor) = self.moved_here(to, &message) {
+                return actor.tell(message).await.map_err(TellError::NotSent);
             }
         }
     }
@@ -261,25 +279,35 @@ impl Host {
         let deadline = message.deadline();
         let asking = async {
             let mut message = message;
-            let mut has_moved = false;
+            let mut sent_again = 0;
             loop {
+                let before = self.directory.revision(to);
                 let (told, outcome) = oneshot::channel();
-                if waits {
-                    let pushed = self.push_waiting(to, message, How::Ask, Waiter::Ask(told)).await;
-                    pushed.map_err(AskError::NotSent)?;
+                let pushed = if waits {
+                    self.push_waiting(to, message, How::Ask, Waiter::Ask(told)).await
                 } else {
-                    let pushed = self.push(to, message, How::TryAsk, Waiter::Ask(told));
-                    let peer = pushed.map_err(|back| AskError::NotSent(back.undelivered))?;
-                    self.flush(&peer).await;
-                }
-                match outcome.await {
-                    Ok(Err(AskError::NotSent(back))) if back.reason == Refusal::Moved && !has_moved => {
-                        has_moved = true;
-                        self.moved(to).await;
-                        message = back.message;
+                    match self.push(to, message, How::TryAsk, Waiter::Ask(told)) {
+                        Ok(peer) => {
+                            self.flush(&peer).await;
+                            Ok(())
+                        }
+                        Err(back) => Err(back.undelivered),
                     }
-                    Ok(outcome) => return outcome,
-                    Err(_) => return Err(AskError::Lost { accepted: false }),
+                };
+                let back = match pushed {
+                    Ok(()) => match outcome.await {
+                        Ok(Err(AskError::NotSent(back))) => back,
+                        Ok(outcome) => return outcome,
+                        Err(_) => return Err(AskError::Lost { accepted: false }),
+                    },
+                    Err(back) => back,
+                };
+                if back.reason != Refusal::Moved || !self.moved(to, before, &mut sent_again).await {
+                    return Err(AskError::NotSent(back));
+                }
+                message = back.message;
+                if let Some(actor) = self.moved_here(to, &message) {
+                    return actor.ask(message).await;
                 }
             }
         };
@@ -327,18 +355,34 @@ impl Host {
         }
     }
 
-    /// Waits until it is known where a name has moved to, for a while.
-    async fn moved(&self, name: &ComponentId) {
-        let before = self.directory.named(name).map(|(_, revision)| revision);
+    /// Waits until it is known where a name has moved to, for a while. Before, its record had this revision. `false` if a message
+    /// to it was sent again often enough.
+    async fn moved(&self, name: &ComponentId, before: Option<u64>, sent_again: &mut u32) -> bool {
+        // Who has got a key may know it a little later than who sends to it.
+        let times = if self.directory.is_key(name) { KEY_MOVED } else { 1 };
+        if *sent_again >= times {
+            return false;
+        }
+        *sent_again += 1;
         let mut changes = self.directory.changes();
         let changed = async {
-            while self.directory.named(name).map(|(_, revision)| revision) == before {
+            while self.directory.revision(name) == before && !self.may_activate(name) {
                 if changes.changed().await.is_err() {
                     return;
                 }
             }
         };
-        _ = tokio::time::timeout(MOVED, changed).await;
+        _ = tokio::time::timeout(MOVED / times, changed).await;
+        true
+    }
+
+    fn may_activate(&self, key: &ComponentId) -> bool {
+        self.kind_of(key).is_some_and(|kind| kind.holding(key) == Holding::All)
+    }
+
+    /// The actor of a key that has become this host's.
+    fn moved_here(&self, key: &ComponentId, message: &MessageEnvelope) -> Option<ActorRef> {
+        if self.may_activate(key) { self.here.actor(key, message.sender(), 0).ok() } else { None }
     }
 
     /// Tells those who wait what became of their letters, and gives back the letters that came.

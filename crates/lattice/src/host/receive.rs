@@ -1,6 +1,10 @@
 //! What comes to a host: packets, heartbeats, and word that nobody is there.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use airssys_wasm_actor::{
     AskError, Bytes,
@@ -17,6 +21,7 @@ use crate::{
     frame::{self, How, Letter, LetterHead, SessionId},
     host::peer::Peer,
     lane::Ticket,
+    slots::Holding,
 };
 
 /// What came of a letter that took its time.
@@ -28,6 +33,9 @@ enum Said {
     Refused(Refusal),
     Answered(Result<Bytes, AskError>),
 }
+
+/// How often an actor that leaves the memory is brought back for one message.
+const ATTEMPTS: usize = 16;
 
 /// How many hosts may have a lane to this one.
 const HOSTS: usize = 4_096;
@@ -217,7 +225,11 @@ impl Host {
             // Of the session before, and not claimed again yet.
             Some(_) => Err(Refusal::Moved),
             None if self.directory.named(to).is_some() => Err(Refusal::Moved),
-            None => Err(Refusal::Unknown),
+            None => match self.kind_of(to).map(|kind| kind.holding(to)) {
+                Some(Holding::Nothing) => Err(Refusal::Moved),
+                Some(Holding::Draining | Holding::All) => Ok(()),
+                None => Err(Refusal::Unknown),
+            },
         }
     }
 
@@ -235,23 +247,36 @@ impl Host {
             };
             Some(self.address(from, &id, sender.number))
         });
-        let turn = self.turn.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let actor = match self.here.actor(&to, sender.as_ref(), turn) {
-            Ok(actor) => actor,
-            Err(reason) => return Delivered::Now(Said::Refused(reason)),
-        };
         let deadline = left.and_then(|left| Instant::now().checked_add(Duration::from_millis(left)));
         let message = MessageEnvelope::new(payload)
             .with_sender(sender)
-            .with_target(actor.address().generation())
             .with_deadline(deadline)
             .with_correlation(correlation)
             .with_trace(trace)
             .with_content_type(content_type);
+        self.hand(&to, how, message, ATTEMPTS)
+    }
+
+    /// Gives a message to the actor of a name. One that leaves the memory meanwhile is brought back so often.
+    fn hand(&self, to: &ComponentId, how: How, message: MessageEnvelope, attempts: usize) -> Delivered {
+        let (turn, deadline) = (self.turn.fetch_add(1, Ordering::Relaxed), message.deadline());
+        let kind = self.kind_of(to);
+        let actor = match self.here.actor(to, message.sender(), turn) {
+            Ok(actor) => actor,
+            Err(Refusal::Stopped) if let Some(kind) = kind => {
+                // A key that the kind has not, or one that is about to move.
+                let is_none = kind.holding(to) == Holding::All;
+                return Delivered::Now(Said::Refused(if is_none { Refusal::Unknown } else { Refusal::Moved }));
+            }
+            Err(reason) => return Delivered::Now(Said::Refused(reason)),
+        };
+        let message = message.with_target(actor.address().generation());
+        let has_left = |reason: Refusal| reason == Refusal::Moved && kind.is_some() && attempts > 0;
         let may_wait = |reason: Refusal| matches!(reason, Refusal::Full | Refusal::Restarting);
         match how {
             How::Send | How::Tell => match actor.try_tell(message) {
                 Ok(()) => Delivered::Now(Said::Accepted(how)),
+                Err(refused) if has_left(refused.reason) => self.hand(to, how, refused.message, attempts - 1),
                 Err(refused) if how == How::Tell && may_wait(refused.reason) => {
                     Delivered::Waits(Box::pin(async move {
                         let told = pin!(actor.tell(refused.message));
@@ -269,6 +294,7 @@ impl Host {
             },
             How::Ask | How::TryAsk => match actor.begin_ask(message) {
                 Ok(answer) => Delivered::Taken(how, Box::pin(answer)),
+                Err(refused) if has_left(refused.reason) => self.hand(to, how, refused.message, attempts - 1),
                 Err(refused) if how == How::Ask && may_wait(refused.reason) => {
                     Delivered::Waits(Box::pin(async move { Said::Answered(actor.ask(refused.message).await) }))
                 }

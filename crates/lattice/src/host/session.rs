@@ -34,7 +34,7 @@ const CLAIMS: usize = 64;
 const AGAIN: Duration = Duration::from_millis(250);
 
 /// What came of a write that follows a revision.
-enum Written {
+pub(super) enum Written {
     /// The record's new revision.
     Yes(u64),
     /// The record has another revision.
@@ -64,6 +64,7 @@ pub(crate) async fn join(config: LatticeConfig, here: Box<dyn Here>) -> Result<A
         life: RwLock::default(),
         peers: RwLock::default(),
         exports: RwLock::default(),
+        kinds: RwLock::default(),
         topics: Mutex::default(),
         publications,
         turn: AtomicUsize::new(0),
@@ -72,6 +73,7 @@ pub(crate) async fn join(config: LatticeConfig, here: Box<dyn Here>) -> Result<A
         rewatch: Notify::new(),
         events: broadcast::Sender::new(EVENTS),
         left: CancellationToken::new(),
+        leaving: CancellationToken::new(),
         ended: CancellationToken::new(),
     });
     // What was begun ends with this guard if the host does not join.
@@ -116,12 +118,13 @@ impl Host {
             versions: (*VERSIONS.start(), *VERSIONS.end()),
             labels: self.config.labels.clone(),
             topics,
+            kinds: self.taken_kinds(),
         };
         serde_json::to_vec(&record).expect("its keys are text")
     }
 
     /// Writes a record if it has this revision, 0 if there is none.
-    async fn write(&self, key: &Key, value: Vec<u8>, follows: u64) -> Result<Written, async_nats::Error> {
+    pub(super) async fn write(&self, key: &Key, value: Vec<u8>, follows: u64) -> Result<Written, async_nats::Error> {
         let (store, value) = (&self.records.store, Bytes::from(value));
         if follows == 0 {
             return match store.create(key.text(), value).await {
@@ -410,7 +413,7 @@ async fn keep(host: Arc<Host>, mut holder: Holder) {
             () = tokio::time::sleep(wait) => {}
             () = host.renew.notified() => {}
             () = host.left.cancelled() => {
-                end(&host, &holder).await;
+                end(&host, holder).await;
                 return;
             }
         }
@@ -521,8 +524,10 @@ async fn refused(host: &Arc<Host>, holder: &mut Holder, renewal: Renewal) -> Sta
 }
 
 /// Says that the session is over.
-async fn end(host: &Arc<Host>, holder: &Holder) {
-    let key = host.key();
+async fn end(host: &Arc<Host>, holder: Holder) {
+    let (key, session) = (host.key(), holder.token().session);
+    // Before others may take what was owned under it.
+    holder.leave();
     let ending = async {
         let mut holder_revision = None;
         for _ in 0..3 {
@@ -531,7 +536,7 @@ async fn end(host: &Arc<Host>, holder: &Holder) {
                 None => match host.read(&key).await? {
                     Some((Some(value), revision)) => {
                         let record = serde_json::from_slice::<HostRecord>(&value)?;
-                        if record.session != Some(holder.token().session) {
+                        if record.session != Some(session) {
                             return Ok(());
                         }
                         revision

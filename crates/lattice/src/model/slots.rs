@@ -34,7 +34,7 @@ struct Claimant {
 impl Claims for Claimant {
     fn new(me: Host, holder: &Holder) -> Self {
         let token = holder.token();
-        let slots = Slots::with_count(me, holder, BOUNDS, COUNT);
+        let slots = Slots::with_count(me, token, holder.fence(), BOUNDS, COUNT);
         let random = fastrand::Rng::with_seed(token.session.process ^ token.session.number);
         Self {
             me,

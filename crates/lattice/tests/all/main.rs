@@ -4,6 +4,7 @@
 
 mod failures;
 mod hosts;
+mod kinds;
 mod processes;
 mod security;
 mod store;
