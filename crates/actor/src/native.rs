@@ -5,8 +5,8 @@ use std::{convert::Infallible, fmt, future::ready, sync::Arc, time::Duration};
 use airssys_wasm_isolation::Crash;
 use airssys_wasm_limits::CancellationToken;
 use airssys_wasm_registry::{
-    ActorAddress, ComponentId, MessageEnvelope, Name, PublishReport, SendError, Topic, TopicPattern, TraceContext,
-    Undelivered,
+    ActorAddress, ComponentId, MessageEnvelope, Name, PublishReport, Refusal, SendError, Topic, TopicPattern,
+    TraceContext, Undelivered,
 };
 use bytes::Bytes;
 
@@ -103,9 +103,13 @@ impl NativeContext {
     ///
     /// # Errors
     ///
-    /// [`SendError`], with the message.
+    /// [`SendError`], with the message; [`Refusal::Moved`] if another host may have this actor's name by now.
     pub fn send(&self, to: &ComponentId, message: impl Into<MessageEnvelope>) -> Result<(), SendError> {
-        self.cell.services.send(to, self.envelope(message))
+        let message = self.envelope(message);
+        if self.cell.is_fenced() {
+            return Err(SendError::Refused { to: to.clone(), reason: Refusal::Moved, message });
+        }
+        self.cell.services.send(to, message)
     }
 
     /// Sends a message from this actor later, and gives its number. It is cancelled when the actor ends, and kept when it

@@ -79,7 +79,7 @@ pub enum Credentials {
     /// Not at all: a server that lets everybody in. For tests, on loopback.
     #[default]
     None,
-    /// By the seed of an nkey, `SU…`. Its user has the permissions of this host alone: see the crate's documentation.
+    /// By the seed of an nkey, `SU…`. Its user has the permissions of this host alone, as `docs/lattice.md` lists them.
     NKey(String),
     /// By a file with a JWT and the seed of its nkey, as `nsc` writes it.
     File(PathBuf),

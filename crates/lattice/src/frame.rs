@@ -119,7 +119,7 @@ pub(crate) enum Reply {
 /// What came of a letter that was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
-    Answer(Bytes),
+    Given(Bytes),
     /// The report of a crash, in JSON.
     Crashed(Bytes),
     Other(Other),
@@ -172,7 +172,7 @@ impl Frame {
     fn tail(&self) -> &[u8] {
         match self {
             Self::Letter(letter) => &letter.payload,
-            Self::Reply(Reply::Answered { answer: Answer::Answer(bytes) | Answer::Crashed(bytes), .. }) => bytes,
+            Self::Reply(Reply::Answered { answer: Answer::Given(bytes) | Answer::Crashed(bytes), .. }) => bytes,
             Self::Reply(_) => &[],
         }
     }
@@ -201,7 +201,7 @@ impl Frame {
             Self::Letter(letter) => Wire::Letter(Cow::Borrowed(&letter.head), len),
             Self::Reply(Reply::Accepted { first, last }) => Wire::Accepted(*first, *last),
             Self::Reply(Reply::Refused { of, reason }) => Wire::Refused(*of, *reason),
-            Self::Reply(Reply::Answered { of, answer: Answer::Answer(_) }) => Wire::Answer(*of, len),
+            Self::Reply(Reply::Answered { of, answer: Answer::Given(_) }) => Wire::Answer(*of, len),
             Self::Reply(Reply::Answered { of, answer: Answer::Crashed(_) }) => Wire::Crashed(*of, len),
             Self::Reply(Reply::Answered { of, answer: Answer::Other(other) }) => Wire::Other(*of, other.clone()),
         };
@@ -214,7 +214,7 @@ impl Frame {
             Wire::Letter(head, len) => Self::Letter(Letter { head: head.into_owned(), payload: split(from, len)? }),
             Wire::Accepted(first, last) => Self::Reply(Reply::Accepted { first, last }),
             Wire::Refused(of, reason) => Self::Reply(Reply::Refused { of, reason }),
-            Wire::Answer(of, len) => Self::Reply(Reply::Answered { of, answer: Answer::Answer(split(from, len)?) }),
+            Wire::Answer(of, len) => Self::Reply(Reply::Answered { of, answer: Answer::Given(split(from, len)?) }),
             Wire::Crashed(of, len) => Self::Reply(Reply::Answered { of, answer: Answer::Crashed(split(from, len)?) }),
             Wire::Other(of, other) => Self::Reply(Reply::Answered { of, answer: Answer::Other(other) }),
         };
@@ -322,7 +322,7 @@ mod tests {
             Just(Other::NoReply),
         ];
         let answer = prop_oneof![
-            bytes().prop_map(Answer::Answer),
+            bytes().prop_map(Answer::Given),
             bytes().prop_map(Answer::Crashed),
             other.prop_map(Answer::Other)
         ];

@@ -71,6 +71,14 @@ pub(crate) struct Cell {
     pub(crate) services: Arc<Services>,
 }
 
+/// Whether an actor has its name for as long as it likes.
+#[derive(Default)]
+pub(crate) struct Tenure {
+    pub(crate) can_be_passivated: bool,
+    /// Where another host may take the name.
+    pub(crate) fence: Option<Arc<dyn Fence>>,
+}
+
 /// Between senders and the passivation of an actor.
 #[derive(Default)]
 struct Gate {
@@ -100,8 +108,7 @@ impl Cell {
         level: u32,
         supervised: bool,
         mailbox: MailboxSize,
-        can_be_passivated: bool,
-        fence: Option<Arc<dyn Fence>>,
+        Tenure { can_be_passivated, fence }: Tenure,
     ) -> (Arc<Self>, Inbox) {
         let (mailbox, messages) = Mailbox::new(mailbox);
         let (orders, control) = Orders::new();

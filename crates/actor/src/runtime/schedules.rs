@@ -31,7 +31,7 @@ use crate::{
     DeadLetterLimits, During, HealthError, KeepError, Keeper, Recycle, RestartPolicy, StartError, UpgradeError,
     UpgradeOptions,
     runtime::{
-        cell::Cell,
+        cell::{Cell, Tenure},
         endpoint::Endpoint,
         incarnation::{Blueprint, Handled, Live, crashed},
         keeper::Kept,
@@ -40,7 +40,7 @@ use crate::{
         owner::{ChildEvent, Owner},
         services::Services,
         sync::{point, shared},
-        task::ActorTask,
+        task::{ActorTask, announce},
         turn::Turn,
     },
 };
@@ -193,8 +193,8 @@ impl Scene {
         let metrics = services.metrics_of(&"actor".parse().unwrap());
         let mut register = |name: &str| {
             let make = |address: &ActorAddress| {
-                let (cell, inbox) =
-                    Cell::new(&services, address.clone(), Arc::clone(&metrics), 0, true, size, is_kept, None);
+                let tenure = Tenure { can_be_passivated: is_kept, fence: None };
+                let (cell, inbox) = Cell::new(&services, address.clone(), Arc::clone(&metrics), 0, true, size, tenure);
                 made = Some((Arc::clone(&cell), inbox));
                 Arc::new(Endpoint::Actor(cell))
             };
@@ -207,6 +207,7 @@ impl Scene {
         let handled = Arc::default();
         let script = Script { start, started: AtomicBool::new(false), handled: Arc::clone(&handled) };
         let owner = Owner::Supervisor { child: 0, order: 0, events };
+        announce(&cell, &script);
         let task =
             ActorTask::new(Arc::clone(&cell), inbox, script, RestartPolicy::default(), None, Recycle::default(), owner)
                 .kept_by(keeper.map(Kept::new));

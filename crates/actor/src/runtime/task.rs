@@ -124,6 +124,14 @@ pub(super) enum Received {
     Drained,
 }
 
+/// Tells callers and senders what a version takes and exports.
+pub(crate) fn announce<B: Blueprint>(cell: &Cell, version: &B) {
+    cell.mailbox.set_message_size(version.message_size());
+    if let Some(component) = version.component() {
+        cell.exports.lock().set_component(component);
+    }
+}
+
 impl<B: Blueprint> ActorTask<B> {
     /// A task without an incarnation.
     pub(crate) fn new(
@@ -167,7 +175,6 @@ impl<B: Blueprint> ActorTask<B> {
             kept: None,
             is_passivated: false,
         };
-        task.announce(&task.blueprint);
         task
     }
 
@@ -179,10 +186,7 @@ impl<B: Blueprint> ActorTask<B> {
 
     /// Tells callers and senders what the version takes and exports.
     pub(super) fn announce(&self, version: &B) {
-        self.cell.mailbox.set_message_size(version.message_size());
-        if let Some(component) = version.component() {
-            self.cell.exports.lock().set_component(component);
-        }
+        announce(&self.cell, version);
     }
 
     pub(crate) fn cell(&self) -> &Arc<Cell> {

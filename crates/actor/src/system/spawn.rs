@@ -14,13 +14,13 @@ use crate::{
     contract::Unfit,
     failure::{policy::History, report::Failure},
     runtime::{
-        cell::Cell,
+        cell::{Cell, Tenure},
         endpoint::Endpoint,
         incarnation::Blueprint,
         keeper::Kept,
         options::ActorOptions,
         owner::{ChildEvent, Owner},
-        task::ActorTask,
+        task::{ActorTask, announce},
     },
     supervision::supervisor::Child,
     system::SystemCore,
@@ -119,8 +119,10 @@ impl<B: Blueprint> Spawn<B> {
         let metrics = if is_kept { core.services.metrics() } else { core.services.metrics_of(&id) };
         let mut made = None;
         core.services.registry.register_with(&id, |address| {
-            let (cell, inbox) =
-                Cell::new(&core.services, address.clone(), metrics, level, supervised, mailbox, is_kept, fence);
+            let tenure = Tenure { can_be_passivated: is_kept, fence };
+            let (cell, inbox) = Cell::new(&core.services, address.clone(), metrics, level, supervised, mailbox, tenure);
+            // Before anybody finds it.
+            announce(&cell, &self.blueprint);
             made = Some((Arc::clone(&cell), inbox));
             Arc::new(Endpoint::Actor(cell))
         })?;

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use airssys_wasm_actor::{AskError, Bytes, DeadReason, Elsewhere, Fence};
+use airssys_wasm_actor::{AskError, Bytes, DeadReason, Elsewhere, Fence, NativeActor, NativeContext, NativeSpec};
 use airssys_wasm_registry::{
     ActorAddress, ComponentId, MessageEnvelope, Refusal, ResolveError, SendError, Topic, Undelivered, WhenFull,
 };
@@ -177,20 +177,22 @@ async fn an_actor_behind_a_fence_that_fell_handles_nothing() {
     assert_eq!(ask(&actor, "y").await.unwrap(), "y");
 }
 
+/// Holds so many times: while a message is taken, and not when its handler sends.
+#[derive(Debug)]
+struct Once(AtomicUsize);
+
+impl Fence for Once {
+    fn holds(&self) -> bool {
+        self.0.fetch_sub(1, Ordering::Relaxed) > 1
+    }
+}
+
 #[tokio::test]
 async fn a_guest_behind_a_fence_that_fell_sends_nothing() {
     let system = system();
     let (_, probe) = Probe::spawn(&system, "receiver").await;
     let topic = "t".parse().unwrap();
     let mut heard = system.subscribe(&topic, 10, WhenFull::Error);
-    // It holds while the message is taken, and has fallen when it sends.
-    #[derive(Debug)]
-    struct Once(AtomicUsize);
-    impl Fence for Once {
-        fn holds(&self) -> bool {
-            self.0.fetch_sub(1, Ordering::Relaxed) > 1
-        }
-    }
     let fence = Arc::new(Once(AtomicUsize::new(0)));
     let spec = crate::support::spec(&system, "a", &ACTOR).with_fence(Arc::clone(&fence) as _);
     let actor = system.spawn(spec).await.unwrap();
@@ -205,4 +207,33 @@ async fn a_guest_behind_a_fence_that_fell_sends_nothing() {
     settle().await;
     assert_eq!(probe.handled(), "x,x");
     assert_eq!((heard.try_recv().is_some(), heard.try_recv().is_some()), (true, false));
+}
+
+/// Sends, and answers what came of it.
+struct Sends;
+
+impl NativeActor for Sends {
+    async fn handle(&mut self, message: &MessageEnvelope, context: &NativeContext) -> Result<Option<Bytes>, String> {
+        let sent = context.send(&id("receiver"), message.payload().clone());
+        Ok(Some(Bytes::from(match sent {
+            Ok(()) => "sent",
+            Err(SendError::Refused { reason: Refusal::Moved, .. }) => "moved",
+            Err(_) => "not sent",
+        })))
+    }
+}
+
+#[tokio::test]
+async fn code_of_the_host_behind_a_fence_that_fell_sends_nothing() {
+    let system = system();
+    let (_, probe) = Probe::spawn(&system, "receiver").await;
+    let fence = Arc::new(Once(AtomicUsize::new(0)));
+    let spec = NativeSpec::new(id("a"), || Sends).with_fence(Arc::clone(&fence) as _);
+    let actor = system.spawn_native(spec).await.unwrap();
+    for (holds, answer) in [(2, "moved"), (9, "sent")] {
+        fence.0.store(holds, Ordering::Relaxed);
+        assert_eq!(ask(&actor, answer).await.unwrap(), answer);
+    }
+    settle().await;
+    assert_eq!(probe.handled(), "sent");
 }

@@ -94,7 +94,7 @@ impl Peer {
 /// What an asker is told.
 pub(crate) fn asked(outcome: Outcome, message: MessageEnvelope) -> Result<Bytes, AskError> {
     match outcome {
-        Outcome::Answered(Answer::Answer(answer)) => Ok(answer),
+        Outcome::Answered(Answer::Given(answer)) => Ok(answer),
         Outcome::Answered(Answer::Crashed(report)) => Err(match serde_json::from_slice::<CrashReport>(&report) {
             Ok(report) => AskError::Crashed(Arc::new(report)),
             // Of a version that this one does not read: it crashed, and may have been handled.
@@ -124,7 +124,7 @@ pub(crate) fn answer(asked: Result<Bytes, AskError>, most: usize) -> Result<Answ
     let text = |text: String| if text.len() > most { text.chars().take(most / 4).collect() } else { text };
     let other = match asked {
         Ok(answer) if answer.len() > most => Other::TooLarge { size: answer.len() as u64, allowed: most as u64 },
-        Ok(answer) => return Ok(Answer::Answer(answer)),
+        Ok(answer) => return Ok(Answer::Given(answer)),
         Err(AskError::NotSent(undelivered)) => return Err(undelivered.reason),
         Err(AskError::Crashed(report)) => match serde_json::to_vec(&*report) {
             Ok(report) if report.len() <= most => return Ok(Answer::Crashed(report.into())),
