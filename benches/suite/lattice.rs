@@ -128,15 +128,12 @@ impl Drop for Far {
 const BATCH: u64 = 4_096;
 
 /// Has so many at a time do something over and over, and gives the time of so many.
-fn in_flight<F: Future<Output = ()> + Send>(
+fn in_flight<F: Future<Output = ()> + Send + 'static>(
     runtime: &Runtime,
     in_flight: usize,
     iterations: u64,
     run: impl Fn() -> F + Clone + Send + Sync + 'static,
-) -> Duration
-where
-    F: 'static,
-{
+) -> Duration {
     let batch = if in_flight == 1 { 1 } else { BATCH };
     let left = Arc::new(AtomicU64::new(iterations * batch));
     let take = move |left: &AtomicU64| {

@@ -148,7 +148,7 @@ impl<B: Blueprint> ActorTask<B> {
         }
         cell.handles_several.store(blueprint.at_a_time() > 1, Ordering::Relaxed);
         cell.metrics.actors.increment(1);
-        let task = Self {
+        Self {
             random: cell.services.random(),
             // A placeholder until the first incarnation.
             interrupt: cell.ended.clone(),
@@ -174,8 +174,7 @@ impl<B: Blueprint> ActorTask<B> {
             terminated: false,
             kept: None,
             is_passivated: false,
-        };
-        task
+        }
     }
 
     /// The same, with state that is kept.

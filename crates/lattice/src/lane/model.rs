@@ -198,7 +198,7 @@ impl World {
                 if host.lane.push(Letter { head, payload: payload.into() }, id, now).is_ok() {
                     self.books.all.insert(id);
                 }
-                return self.tell(side, events);
+                self.tell(side, events);
             }
             Op::Packet { side, most } => {
                 let packet =
@@ -213,7 +213,7 @@ impl World {
                     let (head, frames) = if again { host.inbox[at].clone() } else { host.inbox.remove(at) };
                     host.lane.receive(head, frames, now, &mut tell);
                 }
-                return self.tell(side, events);
+                self.tell(side, events);
             }
             Op::Lose { side, at } => {
                 let inbox = &mut self.hosts[side].inbox;
@@ -252,11 +252,11 @@ impl World {
             Op::Tick { side, millis } => {
                 self.now += Duration::from_millis(millis);
                 self.hosts[side].lane.tick(self.now, &mut tell);
-                return self.tell(side, events);
+                self.tell(side, events);
             }
             Op::Nobody { side } => {
                 self.hosts[side].lane.nobody_there(now, &mut tell);
-                return self.tell(side, events);
+                self.tell(side, events);
             }
             Op::Online { side, online } => self.hosts[side].lane.online(online, now),
             Op::Heartbeat { side } => self.hosts[side].lane.heard(now),
@@ -274,7 +274,7 @@ impl World {
             Op::Record { side } => {
                 let theirs = self.hosts[side].session;
                 self.hosts[1 - side].lane.session(theirs, &mut tell);
-                return self.tell(1 - side, events);
+                self.tell(1 - side, events);
             }
         }
     }
