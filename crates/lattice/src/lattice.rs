@@ -228,7 +228,7 @@ impl Elsewhere for Others {
     fn ask(&self, to: &ComponentId, message: &MessageEnvelope) -> Option<BoxFuture<'static, Result<Bytes, AskError>>> {
         let host = self.0.upgrade().filter(|host| host.is_elsewhere(to))?;
         let (to, message) = (to.clone(), message.clone());
-        Some(Box::pin(async move { host.ask(&to, message, true).await }))
+        Some(Box::pin(async move { host.ask(&to, message).await }))
     }
 
     fn publish(&self, topic: &Topic, message: &MessageEnvelope) -> usize {

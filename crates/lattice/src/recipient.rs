@@ -112,7 +112,7 @@ impl<U: Send + 'static> Recipient<U> {
                     }
                     asked => return asked,
                 },
-                Ok(Found::Elsewhere(host, name)) => return host.ask(name, message, true).await,
+                Ok(Found::Elsewhere(host, name)) => return host.ask(name, message).await,
             }
         }
     }

@@ -270,12 +270,7 @@ impl Host {
     /// # Errors
     ///
     /// [`AskError`].
-    pub(crate) async fn ask(
-        self: &Arc<Self>,
-        to: &ComponentId,
-        message: MessageEnvelope,
-        waits: bool,
-    ) -> Result<Bytes, AskError> {
+    pub(crate) async fn ask(self: &Arc<Self>, to: &ComponentId, message: MessageEnvelope) -> Result<Bytes, AskError> {
         let deadline = message.deadline();
         let asking = async {
             let mut message = message;
@@ -283,18 +278,7 @@ impl Host {
             loop {
                 let before = self.directory.revision(to);
                 let (told, outcome) = oneshot::channel();
-                let pushed = if waits {
-                    self.push_waiting(to, message, How::Ask, Waiter::Ask(told)).await
-                } else {
-                    match self.push(to, message, How::TryAsk, Waiter::Ask(told)) {
-                        Ok(peer) => {
-                            self.flush(&peer).await;
-                            Ok(())
-                        }
-                        Err(back) => Err(back.undelivered),
-                    }
-                };
-                let back = match pushed {
+                let back = match self.push_waiting(to, message, How::Ask, Waiter::Ask(told)).await {
                     Ok(()) => match outcome.await {
                         Ok(Err(AskError::NotSent(back))) => back,
                         Ok(outcome) => return outcome,
@@ -327,16 +311,14 @@ impl Host {
     ) -> Result<(), Undelivered> {
         let mut pushed = self.push(to, message, how, waiter);
         loop {
-            let peer = match &pushed {
+            let Back { undelivered, waiter, full } = match pushed {
                 Ok(peer) => {
-                    self.flush(peer).await;
+                    self.flush(&peer).await;
                     return Ok(());
                 }
-                Err(back) => back.full.clone(),
+                Err(back) => *back,
             };
-            let Err(back) = pushed else { return Ok(()) };
-            let Back { undelivered, waiter, .. } = *back;
-            let Some(peer) = peer else { return Err(undelivered) };
+            let Some(peer) = full else { return Err(undelivered) };
             let mut room = pin!(peer.room.notified());
             // What is given back from here on is told to it.
             room.as_mut().enable();

@@ -43,10 +43,11 @@ const HOSTS: usize = 4_096;
 /// Takes packets, has actors handle what is in them, and replies.
 pub(super) async fn packets(host: Arc<Host>, mut packets: Subscriber) {
     let mut later = FuturesUnordered::<Later>::new();
+    let subscribed = host.subjects.packets();
     loop {
         tokio::select! {
             packet = packets.next() => match packet {
-                Some(packet) => host.packet(packet, &mut later).await,
+                Some(packet) => host.packet(packet, &subscribed, &mut later).await,
                 None => return,
             },
             Some((peer, ticket, said)) = later.next() => {
@@ -75,8 +76,9 @@ pub(super) async fn nobody(host: Arc<Host>, mut nobody: Subscriber) {
 
 /// Takes heartbeats.
 pub(super) async fn heartbeats(host: Arc<Host>, mut heartbeats: Subscriber) {
+    let subscribed = host.subjects.heartbeats();
     while let Some(message) = next(&host, &mut heartbeats).await {
-        let Some(from) = origin(&message, &host.subjects.heartbeats()) else { continue };
+        let Some(from) = origin(&message, &subscribed) else { continue };
         let mut payload = message.payload;
         let Ok(session) = frame::take::<SessionId>(&mut payload) else { continue };
         if !payload.is_empty() || !host.is_beside(session) {
@@ -162,16 +164,12 @@ fn last_token(subject: &str, subscribed: &str) -> Option<HostName> {
 }
 
 impl Host {
-    async fn packet(self: &Arc<Self>, message: Message, later: &mut FuturesUnordered<Later>) {
-        let from = origin(&message, &self.subjects.packets()).filter(|from| *from != self.config.host);
+    async fn packet(self: &Arc<Self>, message: Message, subscribed: &str, later: &mut FuturesUnordered<Later>) {
+        let from = origin(&message, subscribed).filter(|from| *from != self.config.host);
         let Some(from) = from else { return };
         let (head, frames) = match frame::decode(message.payload) {
             Ok(packet) => packet,
-            Err(error) => {
-                metrics::counter!("lattice_malformed_packets_total").increment(1);
-                tracing::debug!(%from, %error, "a packet was not read");
-                return;
-            }
+            Err(error) => return self.malformed(&from, error),
         };
         if self.peers.read().len() >= HOSTS && !self.peers.read().contains_key(&from) {
             return;
@@ -196,6 +194,12 @@ impl Host {
             }
         }
         self.flush(&peer).await;
+    }
+
+    /// What came of another host cannot be read.
+    pub(super) fn malformed(&self, from: &HostName, error: frame::Malformed) {
+        metrics::counter!("lattice_malformed_packets_total").increment(1);
+        tracing::debug!(%from, %error, "a packet was not read");
     }
 
     fn reply(&self, peer: &Peer, ticket: Ticket, said: Said) {
@@ -233,11 +237,18 @@ impl Host {
         }
     }
 
-    fn deliver(&self, from: &HostName, Letter { head, payload }: Letter) -> Delivered {
-        let LetterHead { to, how, sender, left, correlation, trace, content_type } = head;
+    fn deliver(&self, from: &HostName, letter: Letter) -> Delivered {
+        let (to, how, left) = (letter.head.to.clone(), letter.head.how, letter.head.left);
         if let Err(reason) = self.may_deliver(&to) {
             return Delivered::Now(Said::Refused(reason));
         }
+        let deadline = left.and_then(|left| Instant::now().checked_add(Duration::from_millis(left)));
+        self.hand(&to, how, self.envelope(from, letter).with_deadline(deadline), ATTEMPTS)
+    }
+
+    /// The message in a letter of another host, without its deadline.
+    pub(super) fn envelope(&self, from: &HostName, Letter { head, payload }: Letter) -> MessageEnvelope {
+        let LetterHead { sender, correlation, trace, content_type, .. } = head;
         let sender = sender.and_then(|sender| {
             // A name is an actor's in the whole lattice only if it is exported.
             let id = if self.directory.has_exported(from, &sender.id) {
@@ -247,14 +258,11 @@ impl Host {
             };
             Some(self.address(from, &id, sender.number))
         });
-        let deadline = left.and_then(|left| Instant::now().checked_add(Duration::from_millis(left)));
-        let message = MessageEnvelope::new(payload)
+        MessageEnvelope::new(payload)
             .with_sender(sender)
-            .with_deadline(deadline)
             .with_correlation(correlation)
             .with_trace(trace)
-            .with_content_type(content_type);
-        self.hand(&to, how, message, ATTEMPTS)
+            .with_content_type(content_type)
     }
 
     /// Gives a message to the actor of a name. One that leaves the memory meanwhile is brought back so often.
@@ -292,10 +300,10 @@ impl Host {
                 }
                 Err(refused) => Delivered::Now(Said::Refused(refused.reason)),
             },
-            How::Ask | How::TryAsk => match actor.begin_ask(message) {
+            How::Ask => match actor.begin_ask(message) {
                 Ok(answer) => Delivered::Taken(how, Box::pin(answer)),
                 Err(refused) if has_left(refused.reason) => self.hand(to, how, refused.message, attempts - 1),
-                Err(refused) if how == How::Ask && may_wait(refused.reason) => {
+                Err(refused) if may_wait(refused.reason) => {
                     Delivered::Waits(Box::pin(async move { Said::Answered(actor.ask(refused.message).await) }))
                 }
                 Err(refused) => Delivered::Now(Said::Refused(refused.reason)),

@@ -160,8 +160,7 @@ impl Host {
             return Err(ExportError::Exported { name: name.clone() });
         }
         let revision = self.claim(name, &life, is_group, leased).await?;
-        let export = Export { revision, session: life.session, is_group, leased };
-        self.exports.write().insert(name.clone(), export);
+        self.exports.write().insert(name.clone(), Export { revision, session: life.session, is_group, leased });
         Ok(())
     }
 
@@ -190,11 +189,7 @@ impl Host {
         let failed = |source| ExportError::Records { source };
         let mut follows = 0;
         loop {
-            let written = match self.write(&key, value.clone(), follows).await.map_err(failed)? {
-                Written::Yes(revision) => Some(revision),
-                Written::Refused => None,
-            };
-            if let Some(revision) = written {
+            if let Written::Yes(revision) = self.write(&key, value.clone(), follows).await.map_err(failed)? {
                 // A write that follows nothing could have gone into a bucket made anew.
                 let bucket = self.records.bucket().await.map_err(failed)?;
                 if bucket != life.token.bucket || life.fence.is_up(clock::now()) {
@@ -487,16 +482,11 @@ async fn renew(host: &Arc<Host>, holder: &mut Holder) -> Standing {
     let renewal = holder.renewal_sent(clock::now());
     let token = holder.token();
     let record = host.record(Some(renewal.session), Some(token.revision));
-    let renewing = async {
-        match host.write(&host.key(), record, renewal.follows).await {
-            Ok(Written::Yes(revision)) => Ok(Some(revision)),
-            Ok(Written::Refused) => Ok(None),
-            Err(error) => Err(error),
-        }
-    };
+    let key = host.key();
+    let renewing = host.write(&key, record, renewal.follows);
     match tokio::time::timeout(host.config.lease / 5, renewing).await {
-        Ok(Ok(Some(revision))) => holder.renewed(renewal, revision, clock::now()),
-        Ok(Ok(None)) => refused(host, holder, renewal).await,
+        Ok(Ok(Written::Yes(revision))) => holder.renewed(renewal, revision, clock::now()),
+        Ok(Ok(Written::Refused)) => refused(host, holder, renewal).await,
         Ok(Err(error)) => {
             tracing::debug!(%error, "the session was not renewed");
             Standing::Holds
@@ -529,22 +519,11 @@ async fn end(host: &Arc<Host>, holder: Holder) {
     // Before others may take what was owned under it.
     holder.leave();
     let ending = async {
-        let mut holder_revision = None;
         for _ in 0..3 {
-            let follows = match holder_revision {
-                Some(revision) => revision,
-                None => match host.read(&key).await? {
-                    Some((Some(value), revision)) => {
-                        let record = serde_json::from_slice::<HostRecord>(&value)?;
-                        if record.session != Some(session) {
-                            return Ok(());
-                        }
-                        revision
-                    }
-                    _ => return Ok(()),
-                },
-            };
-            holder_revision = None;
+            let Some((Some(value), follows)) = host.read(&key).await? else { return Ok(()) };
+            if serde_json::from_slice::<HostRecord>(&value)?.session != Some(session) {
+                return Ok(());
+            }
             if let Written::Yes(_) = host.write(&key, host.record(None, None), follows).await? {
                 return Ok(());
             }

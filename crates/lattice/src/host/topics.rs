@@ -12,14 +12,14 @@ use crate::{
     config::HostName,
     error::ExportError,
     events::LatticeEvent,
-    frame::{self, How, LetterHead, VERSIONS},
+    frame::{self, How},
 };
 
 impl Host {
     /// Queues what was published here for the hosts that take it. Gives their number.
     pub(crate) fn publish(&self, topic: &Topic, message: &MessageEnvelope) -> usize {
         let takers = self.directory.takers(topic, &self.config.host);
-        if takers == 0 || self.life().is_none() || !*self.connected.borrow() {
+        if takers == 0 || !self.is_joined() || !*self.connected.borrow() {
             return 0;
         }
         let is_too_large = message.size() > self.client.max_payload().saturating_sub(OVERHEAD);
@@ -71,30 +71,11 @@ impl Host {
         if from == self.config.host || first.as_ref() != Some(pattern) {
             return;
         }
-        let mut payload = publication.payload;
-        if payload.first().is_none_or(|version| !VERSIONS.contains(version)) {
-            metrics::counter!("lattice_malformed_packets_total").increment(1);
-            return;
-        }
-        _ = payload.split_to(1);
-        let Ok(head) = frame::take::<LetterHead>(&mut payload) else {
-            metrics::counter!("lattice_malformed_packets_total").increment(1);
-            return;
+        let letter = match frame::decode_letter(publication.payload) {
+            Ok(letter) => letter,
+            Err(error) => return self.malformed(&from, error),
         };
-        let sender = head.sender.and_then(|sender| {
-            let id = if self.directory.has_exported(&from, &sender.id) {
-                sender.id
-            } else {
-                ComponentId::new(&format!("{}@{from}", sender.id)).ok()?
-            };
-            Some(self.address(&from, &id, sender.number))
-        });
-        let message = MessageEnvelope::new(payload)
-            .with_sender(sender)
-            .with_correlation(head.correlation)
-            .with_trace(head.trace)
-            .with_content_type(head.content_type);
-        self.here.publish(&topic, message).await;
+        self.here.publish(&topic, self.envelope(&from, letter)).await;
     }
 }
 
@@ -108,11 +89,8 @@ pub(super) async fn published(host: Arc<Host>, mut publications: mpsc::Receiver<
             () = host.left.cancelled() => return,
         };
         let Some((topic, message)) = next else { return };
-        let letter = letter(&nobody, &message, How::Send);
-        let mut bytes = vec![*VERSIONS.end()];
-        frame::append(&letter.head, &mut bytes);
-        bytes.extend_from_slice(&letter.payload);
-        _ = host.client.publish(host.subjects.publication(topic.as_str()), bytes.into()).await;
+        let bytes = frame::encode_letter(&letter(&nobody, &message, How::Send));
+        _ = host.client.publish(host.subjects.publication(topic.as_str()), bytes).await;
     }
 }
 

@@ -75,8 +75,8 @@ fn op() -> impl Strategy<Value = Op> {
     let side = 0..2_usize;
     let at = 0..6_usize;
     prop_oneof![
-        8 => (side.clone(), 0..4_u8, 0..3_u8, proptest::option::of(0..2_u64)).prop_map(|(side, how, to, sender)| {
-            let how = [How::Send, How::Tell, How::TryAsk, How::Ask][usize::from(how)];
+        8 => (side.clone(), 0..3_u8, 0..3_u8, proptest::option::of(0..2_u64)).prop_map(|(side, how, to, sender)| {
+            let how = [How::Send, How::Tell, How::Ask][usize::from(how)];
             Op::Push { side, how, to, sender }
         }),
         8 => (side.clone(), 1..400_usize).prop_map(|(side, most)| Op::Packet { side, most }),
