@@ -111,7 +111,6 @@ impl Cell {
         Tenure { can_be_passivated, fence }: Tenure,
     ) -> (Arc<Self>, Inbox) {
         let (mailbox, messages) = Mailbox::new(mailbox);
-        let (orders, control) = Orders::new();
         let cell = Self {
             metrics,
             address,
@@ -120,7 +119,7 @@ impl Cell {
             killed: shared(AtomicBool::new(false)),
             mailbox,
             late: Late::default(),
-            orders,
+            orders: Orders::default(),
             handles_several: AtomicBool::new(false),
             later: AtomicU8::new(0),
             state: AtomicU8::new(Lifecycle::Starting as u8),
@@ -138,7 +137,7 @@ impl Cell {
             timers: OwnTimers::default(),
             services: Arc::clone(services),
         };
-        (Arc::new(cell), Inbox { messages, orders: control })
+        (Arc::new(cell), Inbox { messages, orders: OrderInbox::default() })
     }
 
     pub(crate) fn id(&self) -> &ComponentId {
@@ -400,7 +399,8 @@ mod tests {
         // It sees that there is to be one, finds none, and falls asleep.
         actor.ask("x").await.unwrap();
         tokio::task::yield_now().await;
-        actor.0.orders.send(Control::Stop { drain: false });
+        actor.0.orders.put(Control::Stop { drain: false });
+        actor.0.orders.wake();
         actor.ended().await;
     }
 }

@@ -191,7 +191,7 @@ impl<B: Blueprint> ActorTask<B> {
             }
             let order = match (self.kept_order(), at) {
                 (Some(order), _) => order,
-                (None, Some(at)) if at <= Instant::now() => match self.inbox.orders.try_next(&self.cell.orders) {
+                (None, Some(at)) if at <= Instant::now() => match self.cell.orders.try_next() {
                     Some(order) => order,
                     None => return Wake::Start,
                 },

@@ -749,6 +749,7 @@ pub(super) fn traced(
 impl<B: Blueprint> Drop for ActorTask<B> {
     fn drop(&mut self) {
         self.terminate();
+        self.cell.orders.close();
         // A sender may have reserved a slot, and send later.
         if self.give_up_all() == TryRecvError::Empty {
             let messages = std::mem::replace(&mut self.inbox.messages, shared(mpsc::channel(1).1));
