@@ -16,6 +16,17 @@ use crate::lease::Bucket;
 /// The versions that are spoken here, from the oldest. A packet is of the latest that both hosts speak.
 pub(crate) const VERSIONS: std::ops::RangeInclusive<u8> = 1..=1;
 
+/// Bytes of frames in a packet, unless a single one has more.
+pub(crate) const PACKET: usize = 32 << 10;
+/// What a frame counts for at the least.
+const SMALLEST: usize = 32;
+/// Frames of a packet: one in memory may be many times as large as on the wire.
+const FRAMES: usize = PACKET / SMALLEST;
+/// Gaps that a packet may tell of. While there are so many, what comes after another is not taken.
+pub(crate) const GAPS: usize = 64;
+/// Bytes of a packet that are not payload, at the most: gaps, two names, a content type, and numbers.
+pub(crate) const OVERHEAD: usize = 4 << 10;
+
 /// One life of a host in a lattice. No other has the same. Of two with the same bucket the later is the larger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct SessionId {
@@ -184,10 +195,10 @@ impl Frame {
                 96 + head.to.as_str().len() + sender + content_type
             }
             Self::Reply(Reply::Answered { answer: Answer::Other(other), .. }) => match other {
-                Other::Failed(text) | Other::NotActivated(text) | Other::Rejected(Some(text)) => 32 + text.len(),
-                _ => 32,
+                Other::Failed(text) | Other::NotActivated(text) | Other::Rejected(Some(text)) => SMALLEST + text.len(),
+                _ => SMALLEST,
             },
-            Self::Reply(_) => 32,
+            Self::Reply(_) => SMALLEST,
         };
         head + self.tail().len()
     }
@@ -234,6 +245,9 @@ pub(crate) fn decode(mut bytes: Bytes) -> Result<(Head, Vec<Frame>), Malformed> 
     let head = take::<Head>(&mut bytes)?;
     let mut frames = Vec::new();
     while !bytes.is_empty() {
+        if frames.len() == FRAMES {
+            return Err(Malformed::Bytes);
+        }
         frames.push(Frame::read(&mut bytes)?);
     }
     Ok((head, frames))
@@ -385,6 +399,33 @@ mod tests {
         }
 
         #[test]
+        fn a_packet_is_no_larger_than_its_payload_and_what_is_kept_for_the_rest(
+            id in "[a-z]{128}",
+            content_type in "[a-z]{255}",
+            payload in bytes(),
+        ) {
+            let most = || SessionId { bucket: i128::MIN, revision: NonZeroU64::MAX };
+            let head = Head {
+                from: most(),
+                to: most(),
+                first: u64::MAX,
+                expected: u64::MAX,
+                missed: vec![(u64::MAX, u64::MAX); GAPS],
+                floor: u64::MAX,
+                wants: true,
+            };
+            let to: ComponentId = id.parse().unwrap();
+            let sender = Some(Sender { id: to.clone(), number: u64::MAX });
+            let trace = Some(TraceContext { trace_id: u128::MAX, parent_id: u64::MAX, sampled: true });
+            let (left, correlation) = (Some(u64::MAX), Some(CorrelationId(NonZeroU64::MAX)));
+            let content_type = Some(ContentType(content_type.as_str().into()));
+            let letter = LetterHead { to, how: How::Ask, sender, left, correlation, trace, content_type };
+            let len = payload.len();
+            let packet = encode(&head, &[Frame::Letter(Letter { head: letter, payload })]);
+            prop_assert!(packet.len() <= OVERHEAD + len, "{}", packet.len());
+        }
+
+        #[test]
         fn a_packet_cut_short_is_malformed_or_has_fewer_frames((head, frames) in packet(), cut in any::<prop::sample::Index>()) {
             let bytes = encode(&head, &frames);
             let cut = cut.index(bytes.len());
@@ -418,5 +459,18 @@ mod tests {
                 Err(Malformed::Bytes) => {}
             }
         }
+    }
+
+    #[test]
+    fn a_packet_has_so_many_frames() {
+        let packet = |frames: usize| {
+            let session = SessionId { bucket: 0, revision: NonZeroU64::MIN };
+            let head =
+                Head { from: session, to: session, first: 1, expected: 1, missed: vec![], floor: 1, wants: false };
+            let frame = Frame::Reply(Reply::Accepted { first: 1, last: 0 });
+            decode(encode(&head, std::iter::repeat_n(&frame, frames)))
+        };
+        assert_eq!(packet(FRAMES).unwrap().1.len(), FRAMES);
+        assert_eq!(packet(FRAMES + 1), Err(Malformed::Bytes));
     }
 }

@@ -132,7 +132,9 @@ impl OrderInbox {
             return Poll::Pending;
         }
         if !listens {
-            orders.waiting.lock().taker = Some(cx.waker().clone());
+            let before = orders.waiting.lock().taker.replace(cx.waker().clone());
+            // Without the lock.
+            drop(before);
             self.listens = Some(cx.waker().clone());
         }
         orders.try_next().map_or(Poll::Pending, Poll::Ready)

@@ -37,7 +37,7 @@ use crate::{
     directory::{Directory, Place},
     error::TellError,
     events::LatticeEvent,
-    frame::{How, Letter, LetterHead, Sender, SessionId},
+    frame::{How, Letter, LetterHead, OVERHEAD, Sender, SessionId},
     lane::{Event, Lane, LaneLimits, Outcome},
     lease::{self, Token},
     slots::Holding,
@@ -51,8 +51,6 @@ const MOVED: Duration = Duration::from_secs(1);
 const KEY_MOVED: u32 = 10;
 /// How often a host that leaves looks whether all is settled.
 const LOOK: Duration = Duration::from_millis(10);
-/// Bytes of a packet that are not payload, at the most: two names, a content type, and numbers.
-const OVERHEAD: usize = 1 << 10;
 
 /// The system of this host.
 pub(crate) trait Here: Send + Sync + 'static {
@@ -313,7 +311,11 @@ impl Host {
         loop {
             let Back { undelivered, waiter, full } = match pushed {
                 Ok(peer) => {
-                    self.flush(&peer).await;
+                    if peer.lane.lock().has_one() {
+                        self.flush(&peer).await;
+                    } else {
+                        peer.wake.notify_one();
+                    }
                     return Ok(());
                 }
                 Err(back) => *back,
@@ -461,7 +463,8 @@ impl Host {
     }
 }
 
-/// Sends what nobody sends by itself, until the lane is dropped.
+/// Sends what nobody sends by itself, until the lane is dropped. First it lets others run, so that what they send is in the same
+/// packet.
 async fn carry(host: Arc<Host>, peer: Arc<Peer>) {
     loop {
         tokio::select! {
@@ -472,6 +475,7 @@ async fn carry(host: Arc<Host>, peer: Arc<Peer>) {
         if !host.peers.read().get(&peer.name).is_some_and(|now| Arc::ptr_eq(now, &peer)) {
             return;
         }
+        tokio::task::yield_now().await;
         host.flush(&peer).await;
     }
 }

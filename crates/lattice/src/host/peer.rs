@@ -17,9 +17,6 @@ use crate::{
     lane::{Event, Lane, Outcome},
 };
 
-/// Bytes of a packet, unless a single frame has more.
-const PACKET: usize = 32 << 10;
-
 pub(crate) struct Peer {
     pub(crate) name: HostName,
     pub(crate) lane: Mutex<Lane<Tag>>,
@@ -76,7 +73,7 @@ impl Peer {
             let Ok(mut sending) = self.sending.try_lock() else { return };
             loop {
                 if sending.is_none() {
-                    *sending = self.lane.lock().packet(PACKET, |head, frames| frame::encode(head, frames));
+                    *sending = self.lane.lock().packet(frame::PACKET, |head, frames| frame::encode(head, frames));
                 }
                 let Some(packet) = sending.clone() else { break };
                 // Fails only when the client is gone, and with it everything.

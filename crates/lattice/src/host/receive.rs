@@ -1,6 +1,7 @@
 //! What comes to a host: packets, heartbeats, and word that nobody is there.
 
 use std::{
+    iter,
     pin::pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -11,10 +12,10 @@ use airssys_wasm_actor::{
     registry::{ComponentId, MessageEnvelope, Refusal},
 };
 use async_nats::{HeaderMap, Message, StatusCode, Subscriber};
-use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::time::Instant;
 
-use super::{Host, OVERHEAD, peer};
+use super::{Host, peer};
 use crate::{
     clock,
     config::HostName,
@@ -50,9 +51,21 @@ pub(super) async fn packets(host: Arc<Host>, mut packets: Subscriber) {
                 Some(packet) => host.packet(packet, &subscribed, &mut later).await,
                 None => return,
             },
-            Some((peer, ticket, said)) = later.next() => {
-                host.reply(&peer, ticket, said);
-                host.flush(&peer).await;
+            Some(first) = later.next() => {
+                // What is ready after others have run shares a packet.
+                if !later.is_empty() {
+                    tokio::task::yield_now().await;
+                }
+                let mut peers = Vec::new();
+                for (peer, ticket, said) in iter::once(first).chain(iter::from_fn(|| later.next().now_or_never()?)) {
+                    host.reply(&peer, ticket, said);
+                    if !peers.iter().any(|other| Arc::ptr_eq(other, &peer)) {
+                        peers.push(peer);
+                    }
+                }
+                for peer in peers {
+                    host.flush(&peer).await;
+                }
             }
             () = host.left.cancelled() => return,
         }
@@ -203,7 +216,7 @@ impl Host {
     }
 
     fn reply(&self, peer: &Peer, ticket: Ticket, said: Said) {
-        let most = self.client.max_payload().saturating_sub(OVERHEAD);
+        let most = self.client.max_payload().saturating_sub(frame::OVERHEAD);
         let lane = &mut *peer.lane.lock();
         match said {
             Said::Accepted(how) => lane.accept(ticket, how),

@@ -12,7 +12,7 @@ use std::{
 
 use airssys_wasm_actor::registry::{ComponentId, Refusal};
 
-use crate::frame::{Answer, Frame, Head, How, Letter, Reply, SessionId};
+use crate::frame::{Answer, Frame, GAPS, Head, How, Letter, Reply, SessionId};
 
 /// What a lane may hold, and when it gives up.
 #[derive(Debug, Clone, Copy)]
@@ -29,8 +29,6 @@ pub(crate) struct LaneLimits {
 
 /// One sender, or one receiver, has this part of a lane at the most.
 const PARTS: usize = 4;
-/// Gaps that are remembered. While there are more, what comes after another is not taken.
-const GAPS: usize = 64;
 /// How long to wait between two looks at whether a silent host is there.
 const PROBE: Duration = Duration::from_millis(500);
 
@@ -208,6 +206,11 @@ impl<T> Lane<T> {
     /// Whether all letters have come to an end, from here and from the other side, and what is replied to them is known there.
     pub(crate) fn is_quiet(&self) -> bool {
         self.pending.is_empty() && self.taken == 0 && !self.has_packet() && self.unconfirmed.is_empty()
+    }
+
+    /// Whether a single letter is on its way from here.
+    pub(crate) fn has_one(&self) -> bool {
+        self.pending.len() == 1
     }
 
     /// Whether the other side is there, as far as is known.
