@@ -401,6 +401,8 @@ fn begun(host: &Host, holder: &Holder) {
 
 /// Renews the session, and begins another when it is over.
 async fn keep(host: Arc<Host>, mut holder: Holder) {
+    // Also where it leaves without a session.
+    let _ended = host.ended.clone().drop_guard();
     loop {
         let now = clock::now();
         let wait = holder.due().saturating_sub(now);
@@ -535,7 +537,6 @@ async fn end(host: &Arc<Host>, holder: Holder) {
     host.drop_peers();
     // What was sent last is on its way.
     _ = tokio::time::timeout(Duration::from_secs(1), host.client.flush()).await;
-    host.ended.cancel();
 }
 
 /// Keeps the copy of the records.

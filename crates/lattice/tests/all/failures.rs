@@ -447,6 +447,20 @@ async fn all_hosts_join_again_when_the_servers_store_was_wiped() {
     assert!(late.ask("shop", "late").await.unwrap().starts_with("own/"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_without_a_session_leaves_in_the_time_that_it_has() {
+    let mut server = server();
+    let host = join(Settings::quick(&server).config("a")).await;
+    // Each is withdrawn for longer than that in vain.
+    for n in 0..8 {
+        host.export(&format!("shop-{n}")).await;
+    }
+    let mut events = host.lattice.events();
+    server.kill();
+    within(async { while events.recv().await.unwrap() != LatticeEvent::Fenced {} }).await;
+    within(host.lattice.leave(Duration::from_secs(1))).await;
+}
+
 /// A way to the server that a test cuts and slows down.
 struct Proxy {
     address: SocketAddr,
