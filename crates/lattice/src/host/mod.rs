@@ -4,6 +4,8 @@ mod kinds;
 mod peer;
 mod receive;
 mod session;
+#[cfg(test)]
+mod tests;
 mod topics;
 
 use std::{
@@ -22,7 +24,7 @@ use airssys_wasm_actor::{
     registry::{ActorAddress, ComponentId, MessageEnvelope, Refusal, Topic, Undelivered},
 };
 use async_nats::Client;
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, future::BoxFuture};
 use parking_lot::{Mutex, RwLock};
 use tokio::{
     sync::{broadcast, mpsc, oneshot},
@@ -311,9 +313,8 @@ impl Host {
         loop {
             let Back { undelivered, waiter, full } = match pushed {
                 Ok(peer) => {
-                    if peer.lane.lock().has_one() {
-                        self.flush(&peer).await;
-                    } else {
+                    let is_single = peer.lane.lock().has_one();
+                    if !(is_single && self.flush_now(&peer)) {
                         peer.wake.notify_one();
                     }
                     return Ok(());
@@ -433,6 +434,13 @@ impl Host {
     /// Ready when the session is ended, after this host has left.
     pub(crate) async fn ended(&self) {
         self.ended.cancelled().await;
+    }
+
+    /// Sends what there is to be sent to a host if that needs no waiting. `false` if it was left to another.
+    ///
+    /// For a future that may never be polled again, which must not hold up others.
+    fn flush_now(&self, peer: &Peer) -> bool {
+        *self.connected.borrow() && peer.flush(&self.client).now_or_never().is_some()
     }
 
     /// Sends what there is to be sent to a host, while there is a server.

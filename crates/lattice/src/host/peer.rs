@@ -66,7 +66,7 @@ impl Peer {
         events
     }
 
-    /// Sends what there is to be sent.
+    /// Sends what there is to be sent. If it is dropped before its end, the next one sends the rest.
     pub(crate) async fn flush(&self, client: &async_nats::Client) {
         loop {
             // Who has it looks again when it has let go.

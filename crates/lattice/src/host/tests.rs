@@ -1,0 +1,71 @@
+//! What cannot be brought about from outside: a client whose queue is full, and a session that ends at a certain moment.
+
+use std::pin::pin;
+
+use airssys_wasm_actor::{
+    ActorSystem, NativeActor, NativeContext, NativeSpec, SystemConfig,
+    engine::{EngineConfig, WasmEngine},
+};
+use airssys_wasm_fixtures::nats::NatsServer;
+use futures_util::FutureExt;
+use tokio::{
+    task::coop::unconstrained,
+    time::{sleep, timeout},
+};
+
+use super::*;
+use crate::Lattice;
+
+/// Longer than anything takes on a busy machine.
+const LONG: Duration = Duration::from_secs(60);
+
+struct Echo;
+
+impl NativeActor for Echo {
+    async fn handle(&mut self, message: &MessageEnvelope, _: &NativeContext) -> Result<Option<Bytes>, String> {
+        Ok(Some(message.payload().clone()))
+    }
+}
+
+async fn within<F: Future>(future: F) -> F::Output {
+    timeout(LONG, future).await.expect("it takes too long")
+}
+
+async fn until(mut is_so: impl FnMut() -> bool) {
+    within(async {
+        while !is_so() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+async fn join(server: &NatsServer, name: &str) -> (ActorSystem, Lattice) {
+    let engine = WasmEngine::new(EngineConfig::small().compile_in_process()).unwrap();
+    let system = ActorSystem::new(engine, SystemConfig::default());
+    let config = LatticeConfig::new("test".parse().unwrap(), name.parse().unwrap()).with_servers([server.url()]);
+    let lattice = within(Lattice::join(&system, config)).await.unwrap();
+    (system, lattice)
+}
+
+/// Fills the queue of a host's client. Nothing empties it until the test, which has the only thread, waits for something.
+fn fill(host: &Host) {
+    while unconstrained(host.client.publish("filling", Bytes::new())).now_or_never().is_some() {}
+}
+
+#[tokio::test]
+async fn an_ask_that_is_not_polled_any_more_holds_up_no_other() {
+    let server = NatsServer::start().unwrap();
+    let ((_, a), (system, b)) = (join(&server, "a").await, join(&server, "b").await);
+    let shop = ComponentId::new("shop").unwrap();
+    let actor = system.spawn_native(NativeSpec::new(shop.clone(), || Echo)).await.unwrap();
+    within(b.export(&actor)).await.unwrap();
+    until(|| a.recipient(shop.clone()).is_known()).await;
+    let ask = |text: &'static str| a.host().ask(&shop, MessageEnvelope::new(text));
+
+    fill(a.host());
+    let mut first = pin!(ask("first"));
+    assert!(first.as_mut().now_or_never().is_none());
+    assert_eq!(within(ask("second")).await.unwrap(), "second");
+    assert_eq!(within(first).await.unwrap(), "first");
+}
