@@ -8,7 +8,7 @@ use std::{
 use airssys_wasm_actor::{limits::CancellationToken, registry::ComponentId};
 use async_nats::jetstream::kv;
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, broadcast, mpsc};
 
@@ -417,8 +417,9 @@ async fn keep(host: Arc<Host>, mut holder: Holder) {
         let standing = if holder.is_fenced(clock::now()) { Standing::Rejoin } else { renew(&host, &mut holder).await };
         let mut was_lost = match standing {
             Standing::Holds => {
-                lapse(&host).await;
-                settle(&host).await;
+                // The next renewal does not wait for them.
+                let for_others = future::join(lapse(&host), settle(&host));
+                _ = tokio::time::timeout(holder.due().saturating_sub(clock::now()), for_others).await;
                 continue;
             }
             Standing::Rejoin => false,
@@ -637,15 +638,16 @@ async fn lapse(host: &Host) {
     let lapsed: Vec<_> = host
         .directory
         .sessions(|sessions| sessions.lapsed(now).map(|(host, revision)| (host.clone(), revision)).collect());
-    for (name, revision) in lapsed.into_iter().filter(|(name, _)| *name != host.config.host) {
-        let Some(info) = host.directory.host(&name) else { continue };
+    let lapsed = futures_util::stream::iter(lapsed).for_each_concurrent(CLAIMS, async |(name, revision)| {
+        let Some(info) = host.directory.host(&name).filter(|_| name != host.config.host) else { return };
         let record = HostRecord { session: None, since: None, ..info.record };
         let value = serde_json::to_vec(&record).expect("its keys are text");
         // Refused: it was renewed, or another has done it.
         if let Err(error) = host.write(&Key::Host(name.clone()), value, revision).await {
             tracing::debug!(host = %name, %error, "a session that is over was not ended");
         }
-    }
+    });
+    lapsed.await;
 }
 
 /// Tells the other hosts that what nobody has may be claimed.
