@@ -88,7 +88,8 @@ impl<U: Send + 'static> Lattice<U> {
     }
 
     /// Gives other hosts a way to a group of this one, beside groups of the same name that others export. What is sent to it from a
-    /// host that has no such group goes to each host in turn, and there to each member in turn.
+    /// host that has no such group goes to each host in turn, and there to each member in turn. Who waits for room gets that of
+    /// the first of the hosts that has any.
     ///
     /// # Errors
     ///

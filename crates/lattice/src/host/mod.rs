@@ -10,7 +10,7 @@ mod topics;
 
 use std::{
     collections::HashMap,
-    pin::pin,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -24,11 +24,14 @@ use airssys_wasm_actor::{
     registry::{ActorAddress, ComponentId, MessageEnvelope, Refusal, Topic, Undelivered},
 };
 use async_nats::Client;
-use futures_util::{FutureExt, future::BoxFuture};
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, select_all},
+};
 use parking_lot::{Mutex, RwLock};
 use tokio::{
-    sync::{broadcast, mpsc, oneshot},
-    time::Instant,
+    sync::{broadcast, futures::OwnedNotified, mpsc, oneshot},
+    time::{Instant, timeout_at},
 };
 
 use self::peer::{Peer, Tag, Waiter};
@@ -180,13 +183,14 @@ impl Host {
         }
     }
 
-    /// Puts a message into the lane to its receiver's host.
+    /// Puts a message into the lane to its receiver's host, of several to that whose turn it is.
     fn push(
         self: &Arc<Self>,
         to: &ComponentId,
         message: MessageEnvelope,
         how: How,
         waiter: Waiter,
+        turn: usize,
     ) -> Result<Arc<Peer>, Box<Back>> {
         let refused = |reason, message, waiter, full| {
             Err(Box::new(Back { undelivered: Undelivered::new(reason, message), waiter, full }))
@@ -195,7 +199,6 @@ impl Host {
         if !self.is_joined() {
             return refused(Refusal::Unreachable, message, waiter, None);
         }
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let (host, session) = match self.directory.find(to, turn) {
             Some(Place::Host(host, session)) if host != self.config.host => (host, session),
             Some(Place::Away(host)) if host != self.config.host => {
@@ -224,13 +227,17 @@ impl Host {
         }
     }
 
+    fn turn(&self) -> usize {
+        self.turn.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// Sends a message that nobody waits for.
     ///
     /// # Errors
     ///
     /// It comes back.
     pub(crate) fn send(self: &Arc<Self>, to: &ComponentId, message: MessageEnvelope) -> Result<(), Undelivered> {
-        let peer = self.push(to, message, How::Send, Waiter::Nobody).map_err(|back| back.undelivered)?;
+        let peer = self.push(to, message, How::Send, Waiter::Nobody, self.turn()).map_err(|back| back.undelivered)?;
         peer.wake.notify_one();
         Ok(())
     }
@@ -297,7 +304,7 @@ impl Host {
         };
         match deadline {
             None => asking.await,
-            Some(deadline) => tokio::time::timeout_at(deadline, asking).await.unwrap_or(Err(AskError::Deadline)),
+            Some(deadline) => timeout_at(deadline, asking).await.unwrap_or(Err(AskError::Deadline)),
         }
     }
 
@@ -309,9 +316,12 @@ impl Host {
         how: How,
         waiter: Waiter,
     ) -> Result<(), Undelivered> {
-        let mut pushed = self.push(to, message, how, waiter);
+        let (mut message, mut waiter, mut turn) = (message, waiter, self.turn());
+        // Hosts whose lanes were full, and how often one was full again since the last of them was added.
+        let mut full = Vec::<(Arc<Peer>, Pin<Box<OwnedNotified>>)>::new();
+        let mut again = 0;
         loop {
-            let Back { undelivered, waiter, full } = match pushed {
+            let back = match self.push(to, message, how, waiter, turn) {
                 Ok(peer) => {
                     let is_single = peer.lane.lock().has_one();
                     if !(is_single && self.flush_now(&peer)) {
@@ -321,22 +331,30 @@ impl Host {
                 }
                 Err(back) => *back,
             };
-            let Some(peer) = full else { return Err(undelivered) };
-            let mut room = pin!(peer.room.notified());
-            // What is given back from here on is told to it.
-            room.as_mut().enable();
-            let deadline = undelivered.message.deadline();
-            pushed = self.push(to, undelivered.message, how, waiter);
-            if pushed.as_ref().is_err_and(|back| back.full.is_some()) {
-                match deadline {
-                    None => room.await,
+            let Some(peer) = back.full else { return Err(back.undelivered) };
+            if full.iter().any(|(other, _)| Arc::ptr_eq(other, &peer)) {
+                again += 1;
+            } else {
+                let mut room = Box::pin(Arc::clone(&peer.room).notified_owned());
+                // What is given back from here on is told to it.
+                room.as_mut().enable();
+                full.push((peer, room));
+                again = 0;
+            }
+            // Each of them was tried again since.
+            if again == full.len() {
+                let room = select_all(full.drain(..).map(|(_, room)| room));
+                match back.undelivered.message.deadline() {
+                    None => _ = room.await,
                     Some(deadline) => {
-                        if tokio::time::timeout_at(deadline, room).await.is_err() {
-                            return pushed.map(|_| ()).map_err(|back| back.undelivered);
+                        if timeout_at(deadline, room).await.is_err() {
+                            return Err(back.undelivered);
                         }
                     }
                 }
+                again = 0;
             }
+            (message, waiter, turn) = (back.undelivered.message, back.waiter, turn.wrapping_add(1));
         }
     }
 
