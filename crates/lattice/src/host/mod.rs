@@ -30,6 +30,7 @@ use futures_util::{
 };
 use parking_lot::{Mutex, RwLock};
 use tokio::{
+    runtime::Handle,
     sync::{broadcast, futures::OwnedNotified, mpsc, oneshot},
     time::{Instant, timeout_at},
 };
@@ -82,6 +83,8 @@ pub(crate) struct Host {
     topics: Mutex<HashMap<airssys_wasm_actor::registry::TopicPattern, usize>>,
     publications: mpsc::Sender<(Topic, MessageEnvelope)>,
     turn: AtomicUsize,
+    /// For tasks that are begun from any thread.
+    pub(crate) runtime: Handle,
     /// Whether there is a server.
     connected: tokio::sync::watch::Receiver<bool>,
     /// Told when the session's record is to be written before its time.
@@ -164,7 +167,7 @@ impl Host {
             lane.online(*self.connected.borrow(), clock::now());
             let (to, nobody) = (self.subjects.packets_to(name), self.subjects.nobody_at(name));
             let peer = Arc::new(Peer::new(name.clone(), lane, to, nobody));
-            tokio::spawn(carry(Arc::clone(self), Arc::clone(&peer)));
+            self.runtime.spawn(carry(Arc::clone(self), Arc::clone(&peer)));
             peer
         });
         Some(Arc::clone(peer))

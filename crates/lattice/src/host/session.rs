@@ -10,7 +10,10 @@ use async_nats::jetstream::kv;
 use bytes::Bytes;
 use futures_util::{StreamExt, future};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, broadcast, mpsc};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, broadcast, mpsc},
+};
 
 use super::{Export, Here, Host, Life, receive, topics};
 use crate::{
@@ -68,6 +71,7 @@ pub(crate) async fn join(config: LatticeConfig, here: Box<dyn Here>) -> Result<A
         topics: Mutex::default(),
         publications,
         turn: AtomicUsize::new(0),
+        runtime: Handle::current(),
         connected: online,
         renew: Notify::new(),
         rewatch: Notify::new(),

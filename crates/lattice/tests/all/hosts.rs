@@ -229,6 +229,17 @@ async fn who_waits_for_a_group_is_heard_by_the_first_host_that_has_room() {
 }
 
 #[tokio::test]
+async fn a_send_may_come_from_any_thread() {
+    let server = server();
+    let (a, b) = (host(&server, "a").await, host(&server, "b").await);
+    let (_, probe) = b.export("shop").await;
+    a.knows("shop").await;
+    let system = a.system.clone();
+    std::thread::spawn(move || system.send(&id("shop"), "sent")).join().unwrap().unwrap();
+    until(|| probe.handled() == "sent").await;
+}
+
+#[tokio::test]
 async fn a_topic_reaches_the_hosts_that_take_it_once() {
     let server = server();
     let (a, b, c) = (host(&server, "a").await, host(&server, "b").await, host(&server, "c").await);
