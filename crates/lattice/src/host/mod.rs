@@ -160,8 +160,9 @@ impl Host {
         if let Some(peer) = self.peers.read().get(name) {
             return Some(Arc::clone(peer));
         }
-        let ours = self.life.read().as_ref()?.session;
         let mut peers = self.peers.write();
+        // Looked at under the lock: who ends a session drops its lanes afterwards.
+        let ours = self.life.read().as_ref()?.session;
         let peer = peers.entry(name.clone()).or_insert_with(|| {
             let mut lane = Lane::new(self.limits(), ours, theirs, clock::now());
             lane.online(*self.connected.borrow(), clock::now());
@@ -485,7 +486,7 @@ impl Host {
     fn drop_peers(&self) {
         let peers = std::mem::take(&mut *self.peers.write());
         for peer in peers.into_values() {
-            let events = peer.with_lane(|lane, mut tell| lane.lose_all(&mut tell));
+            let events = peer.with_lane(|lane, mut tell| lane.close(&mut tell));
             self.settle(&peer, events);
             peer.wake.notify_one();
         }

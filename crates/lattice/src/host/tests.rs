@@ -1,6 +1,6 @@
 //! What cannot be brought about from outside: a client whose queue is full, and a session that ends at a certain moment.
 
-use std::pin::pin;
+use std::{pin::pin, thread};
 
 use airssys_wasm_actor::{
     ActorSystem, NativeActor, NativeContext, NativeSpec, SystemConfig,
@@ -68,4 +68,26 @@ async fn an_ask_that_is_not_polled_any_more_holds_up_no_other() {
     assert!(first.as_mut().now_or_never().is_none());
     assert_eq!(within(ask("second")).await.unwrap(), "second");
     assert_eq!(within(first).await.unwrap(), "first");
+}
+
+#[tokio::test]
+async fn a_lane_of_a_session_that_ends_meanwhile_is_not_made() {
+    let server = NatsServer::start().unwrap();
+    let (_, lattice) = join(&server, "a").await;
+    let host = Arc::clone(lattice.host());
+    let theirs = host.life().unwrap().session;
+
+    let peers = host.peers.read();
+    let sends = thread::spawn({
+        let host = Arc::clone(&host);
+        move || host.peer(&"b".parse().unwrap(), theirs).is_some()
+    });
+    // Nobody else may look while the other thread waits to write.
+    while host.peers.try_read().is_some() {
+        thread::yield_now();
+    }
+    *host.life.write() = None;
+    drop(peers);
+    assert!(!sends.join().unwrap());
+    assert!(host.peers.read().is_empty());
 }
