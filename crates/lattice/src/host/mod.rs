@@ -119,6 +119,16 @@ pub(crate) struct Export {
     pub(crate) leased: bool,
 }
 
+impl Export {
+    /// Becomes another of the same name, unless that was written before this one.
+    fn follow(&mut self, other: &Self) {
+        // Revisions of two buckets have no order.
+        if self.session.bucket != other.session.bucket || self.revision < other.revision {
+            self.clone_from(other);
+        }
+    }
+}
+
 /// A message that no lane took.
 struct Back {
     undelivered: Undelivered,

@@ -164,14 +164,18 @@ impl Host {
             return Err(ExportError::Exported { name: name.clone() });
         }
         let revision = self.claim(name, &life, is_group, leased).await?;
-        self.exports.write().insert(name.clone(), Export { revision, session: life.session, is_group, leased });
+        self.exported_under(name, Export { revision, session: life.session, is_group, leased });
         Ok(())
     }
 
     /// A name that was claimed is delivered to from now on.
     pub(crate) fn export_claimed(&self, name: &ComponentId, life: &Life, revision: u64) {
-        let export = Export { revision, session: life.session, is_group: false, leased: true };
-        self.exports.write().insert(name.clone(), export);
+        self.exported_under(name, Export { revision, session: life.session, is_group: false, leased: true });
+    }
+
+    fn exported_under(&self, name: &ComponentId, export: Export) {
+        let mut exports = self.exports.write();
+        exports.entry(name.clone()).and_modify(|now| now.follow(&export)).or_insert(export);
     }
 
     /// Writes the record of a name.
@@ -233,10 +237,16 @@ impl Host {
     /// Ends the export of a name. Whether it was exported.
     pub(crate) async fn withdraw(&self, name: &ComponentId) -> Result<bool, ExportError> {
         let Some(export) = self.exports.write().remove(name) else { return Ok(false) };
+        self.unclaim(name, &export).await?;
+        Ok(true)
+    }
+
+    /// Removes the record of a name that is not exported any more, unless another has it since.
+    async fn unclaim(&self, name: &ComponentId, export: &Export) -> Result<(), ExportError> {
         let is_of_this_session = self.life().is_some_and(|life| life.session == export.session);
         if export.leased && !is_of_this_session {
             // Of a session that is over: others may have it since, and it may be of another bucket.
-            return Ok(true);
+            return Ok(());
         }
         let key = if export.is_group {
             Key::Member { group: name.clone(), host: self.config.host.clone() }
@@ -244,10 +254,10 @@ impl Host {
             Key::Name(name.clone())
         };
         match self.records.store.delete_expect_revision(key.text(), Some(export.revision)).await {
-            Ok(()) => Ok(true),
+            Ok(()) => Ok(()),
             Err(error) => match self.read(&key).await {
                 // Another has it since, or it is gone.
-                Ok(found) if found.as_ref().is_none_or(|(_, revision)| *revision != export.revision) => Ok(true),
+                Ok(found) if found.as_ref().is_none_or(|(_, revision)| *revision != export.revision) => Ok(()),
                 _ => Err(ExportError::Records { source: error.into() }),
             },
         }
@@ -312,20 +322,10 @@ impl Host {
     async fn claim_again(&self, life: &Life, name: ComponentId, export: Export) -> bool {
         match self.claim(&name, life, export.is_group, export.leased).await {
             Ok(revision) => {
-                let is_exported = match self.exports.write().get_mut(&name) {
-                    Some(export) => {
-                        (export.revision, export.session) = (revision, life.session);
-                        true
-                    }
-                    None => false,
-                };
-                if !is_exported {
-                    // It was withdrawn meanwhile.
-                    let export = Export { revision, session: life.session, ..export };
-                    self.exports.write().entry(name.clone()).or_insert(export);
-                    return self.withdraw(&name).await.is_err();
-                }
-                false
+                let export = Export { revision, session: life.session, ..export };
+                let is_exported = self.exports.write().get_mut(&name).map(|now| now.follow(&export)).is_some();
+                // Otherwise it was withdrawn meanwhile.
+                !is_exported && self.unclaim(&name, &export).await.is_err()
             }
             Err(ExportError::NameTaken { holder, .. }) => {
                 self.exports.write().remove(&name);

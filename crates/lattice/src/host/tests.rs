@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::Lattice;
+use crate::{Lattice, directory::Key};
 
 /// Longer than anything takes on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
@@ -90,4 +90,20 @@ async fn a_lane_of_a_session_that_ends_meanwhile_is_not_made() {
     drop(peers);
     assert!(!sends.join().unwrap());
     assert!(host.peers.read().is_empty());
+}
+
+#[tokio::test]
+async fn the_later_of_two_exports_at_once_is_withdrawn() {
+    let server = NatsServer::start().unwrap();
+    let (_, lattice) = join(&server, "a").await;
+    let (host, name) = (lattice.host(), ComponentId::new("shop").unwrap());
+    let life = host.life().unwrap();
+    let earlier = within(host.claim(&name, &life, false, true)).await.unwrap();
+    let later = within(host.claim(&name, &life, false, true)).await.unwrap();
+    for revision in [later, earlier] {
+        host.export_claimed(&name, &life, revision);
+    }
+    assert!(within(host.withdraw(&name)).await.unwrap());
+    let found = within(host.records.decided(&Key::Name(name).text())).await.unwrap();
+    assert!(found.is_none_or(|(record, _)| record.is_none()), "nobody has the name");
 }
