@@ -9,7 +9,7 @@ mod tests;
 mod topics;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     pin::Pin,
     sync::{
         Arc,
@@ -21,7 +21,7 @@ use std::{
 use airssys_wasm_actor::{
     ActorRef, AskError, Bytes, DeadReason,
     limits::CancellationToken,
-    registry::{ActorAddress, ComponentId, MessageEnvelope, Refusal, Topic, Undelivered},
+    registry::{ActorAddress, ComponentId, MessageEnvelope, Refusal, Topic, TopicPattern, Undelivered},
 };
 use async_nats::Client;
 use futures_util::{
@@ -79,8 +79,8 @@ pub(crate) struct Host {
     exports: RwLock<HashMap<ComponentId, Export>>,
     /// The kinds that it has with others.
     kinds: RwLock<HashMap<Box<str>, Arc<SharedKind>>>,
-    /// Patterns of topics whose publications are taken, with how often each.
-    topics: Mutex<HashMap<airssys_wasm_actor::registry::TopicPattern, usize>>,
+    /// Patterns of topics whose publications are taken.
+    topics: Mutex<BTreeSet<TopicPattern>>,
     publications: mpsc::Sender<(Topic, MessageEnvelope)>,
     turn: AtomicUsize,
     /// For tasks that are begun from any thread.

@@ -114,8 +114,7 @@ fn check(config: &LatticeConfig) -> Result<Timing, JoinError> {
 
 impl Host {
     fn record(&self, session: Option<Session>, since: Option<u64>) -> Vec<u8> {
-        let mut topics: Vec<_> = self.topics.lock().keys().cloned().collect();
-        topics.sort();
+        let topics = self.topics.lock().iter().cloned().collect();
         let record = HostRecord {
             session,
             since,

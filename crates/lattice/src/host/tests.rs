@@ -5,6 +5,7 @@ use std::{pin::pin, thread};
 use airssys_wasm_actor::{
     ActorSystem, NativeActor, NativeContext, NativeSpec, SystemConfig,
     engine::{EngineConfig, WasmEngine},
+    registry::WhenFull,
 };
 use airssys_wasm_fixtures::nats::NatsServer;
 use futures_util::FutureExt;
@@ -68,6 +69,25 @@ async fn an_ask_that_is_not_polled_any_more_holds_up_no_other() {
     assert!(first.as_mut().now_or_never().is_none());
     assert_eq!(within(ask("second")).await.unwrap(), "second");
     assert_eq!(within(first).await.unwrap(), "first");
+}
+
+#[tokio::test]
+async fn topics_whose_subscription_was_given_up_are_taken_the_next_time() {
+    let server = NatsServer::start().unwrap();
+    let ((system, a), (others, _b)) = (join(&server, "a").await, join(&server, "b").await);
+    let (pattern, topic) = ("orders.>".parse().unwrap(), Topic::new("orders.eu").unwrap());
+    let mut heard = system.subscribe(&pattern, 1, WhenFull::Error);
+
+    fill(a.host());
+    assert!(a.host().take(&pattern).now_or_never().is_none());
+    within(a.take_topics(&pattern)).await.unwrap();
+    within(async {
+        while others.publish(&topic, "x").await.hosts == 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert_eq!(within(heard.recv()).await.unwrap().topic(), Some(&topic));
 }
 
 #[tokio::test]
