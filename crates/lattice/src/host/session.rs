@@ -13,6 +13,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::{
     runtime::Handle,
     sync::{Notify, broadcast, mpsc},
+    time::timeout,
 };
 
 use super::{Export, Here, Host, Life, receive, topics};
@@ -83,7 +84,7 @@ pub(crate) async fn join(config: LatticeConfig, here: Box<dyn Here>) -> Result<A
     // What was begun ends with this guard if the host does not join.
     let guard = host.left.clone().drop_guard();
     tokio::spawn(watch(Arc::clone(&host)));
-    host.directory.is_caught_up().await;
+    caught_up(&host).await?;
     let joining = Joining::new(timing, fastrand::u64(..));
     let holder = begin(&host, joining).await?;
     tokio::spawn(receive::packets(Arc::clone(&host), packets));
@@ -358,6 +359,17 @@ impl Host {
     }
 }
 
+/// How long a host that joins waits for something: twice as long as a process that is gone has its name.
+fn patience(config: &LatticeConfig) -> Duration {
+    2 * (config.lease + Duration::from_secs(1))
+}
+
+/// Waits until the records are known, which never comes where they may not be watched.
+async fn caught_up(host: &Host) -> Result<(), JoinError> {
+    let caught_up = timeout(patience(&host.config), host.directory.is_caught_up()).await;
+    caught_up.map_err(|late| JoinError::Records { source: late.into() })
+}
+
 /// Begins a session. Waits until that of a process before, which had this host's name, is over.
 async fn begin(host: &Arc<Host>, mut joining: Joining) -> Result<Holder, JoinError> {
     let failed = |source| JoinError::Records { source };
@@ -366,8 +378,7 @@ async fn begin(host: &Arc<Host>, mut joining: Joining) -> Result<Holder, JoinErr
         let found = host.directory.sessions(|sessions| sessions.get(&host.config.host).copied());
         let now = clock::now();
         let Some(attempt) = joining.attempt(found.as_ref(), now) else {
-            // Twice as long as a process that is gone would take.
-            if now.saturating_sub(began) > 2 * (host.config.lease + Duration::from_secs(1)) {
+            if now.saturating_sub(began) > patience(&host.config) {
                 return Err(JoinError::HostTaken { host: host.config.host.clone() });
             }
             tokio::time::sleep(AGAIN).await;
@@ -379,7 +390,7 @@ async fn begin(host: &Arc<Host>, mut joining: Joining) -> Result<Holder, JoinErr
                 let bucket = host.records.bucket().await.map_err(failed)?;
                 if host.directory.sessions(|sessions| sessions.bucket() != bucket) {
                     host.find_bucket(false).await.map_err(failed)?;
-                    host.directory.is_caught_up().await;
+                    caught_up(host).await?;
                     continue;
                 }
                 match joining.joined(attempt, bucket, revision) {
@@ -422,7 +433,7 @@ async fn keep(host: Arc<Host>, mut holder: Holder) {
             Standing::Holds => {
                 // The next renewal does not wait for them.
                 let for_others = future::join(lapse(&host), settle(&host));
-                _ = tokio::time::timeout(holder.due().saturating_sub(clock::now()), for_others).await;
+                _ = timeout(holder.due().saturating_sub(clock::now()), for_others).await;
                 continue;
             }
             Standing::Rejoin => false,
@@ -441,7 +452,7 @@ async fn keep(host: Arc<Host>, mut holder: Holder) {
                 }
                 was_lost = false;
                 // It may be lost once more meanwhile.
-                if tokio::time::timeout(host.config.lease, host.directory.is_caught_up()).await.is_err() {
+                if timeout(host.config.lease, host.directory.is_caught_up()).await.is_err() {
                     return Err(joining);
                 }
                 try_begin(&host, joining).await
@@ -490,7 +501,7 @@ async fn renew(host: &Arc<Host>, holder: &mut Holder) -> Standing {
     let record = host.record(Some(renewal.session), Some(token.revision));
     let key = host.key();
     let renewing = host.write(&key, record, renewal.follows);
-    match tokio::time::timeout(host.config.lease / 5, renewing).await {
+    match timeout(host.config.lease / 5, renewing).await {
         Ok(Ok(Written::Yes(revision))) => holder.renewed(renewal, revision, clock::now()),
         Ok(Ok(Written::Refused)) => refused(host, holder, renewal).await,
         Ok(Err(error)) => {
@@ -510,7 +521,7 @@ async fn refused(host: &Arc<Host>, holder: &mut Holder, renewal: Renewal) -> Sta
         });
         Ok::<_, async_nats::Error>((bucket, found))
     };
-    match tokio::time::timeout(host.config.lease / 5, found).await {
+    match timeout(host.config.lease / 5, found).await {
         // The record of no session is another's word that this one is over.
         Ok(Ok((bucket, found))) => {
             holder.refused(renewal, bucket, found.and_then(|(session, revision)| Some((session?, revision))))
@@ -537,10 +548,10 @@ async fn end(host: &Arc<Host>, holder: Holder) {
         Ok::<(), async_nats::Error>(())
     };
     *host.life.write() = None;
-    _ = tokio::time::timeout(Duration::from_secs(1), ending).await;
+    _ = timeout(Duration::from_secs(1), ending).await;
     host.drop_peers();
     // What was sent last is on its way.
-    _ = tokio::time::timeout(Duration::from_secs(1), host.client.flush()).await;
+    _ = timeout(Duration::from_secs(1), host.client.flush()).await;
 }
 
 /// Keeps the copy of the records.
