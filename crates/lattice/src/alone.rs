@@ -63,7 +63,7 @@ where
     let (serving, actor) = watch::channel(None);
     let (stop, ended) = (host.left.child_token(), CancellationToken::new());
     let handle = StandBy { name: name.clone(), actor, stop: stop.clone(), ended: ended.clone() };
-    tokio::spawn(async move {
+    host.runtime.clone().spawn(async move {
         let _ended = ended.drop_guard();
         while !stop.is_cancelled() {
             if let Some(life) = host.life().filter(|_| host.is_free(&name)) {

@@ -88,7 +88,8 @@ impl<U: Send + 'static> Lattice<U> {
     }
 
     /// Gives other hosts a way to a group of this one, beside groups of the same name that others export. What is sent to it from a
-    /// host that has no such group goes to each host in turn, and there to each member in turn.
+    /// host that has no such group goes to each host in turn, and there to each member in turn. Who waits for room gets that of
+    /// the first of the hosts that has any.
     ///
     /// # Errors
     ///
@@ -191,16 +192,21 @@ impl<U: Send + 'static> Lattice<U> {
         self.host().events()
     }
 
-    /// Leaves: slots of kinds are handed over to other hosts, exports are withdrawn, what is on its way has so long to come to an end, and the session is ended, so that a process
-    /// of this host's name can join at once.
+    /// Leaves: slots of kinds are handed over to other hosts, exports are withdrawn, and what is on its way comes to an end, all in
+    /// so long at the most. Then the session is ended, so that a process of this host's name can join at once.
     pub async fn leave(self, longest: Duration) {
         let host = Arc::clone(self.host());
         let until = limits::later(Instant::now(), longest);
         host.leave_kinds(until).await;
-        for name in host.exported() {
-            if let Err(error) = host.withdraw(&name).await {
-                tracing::warn!(%name, %error, "not withdrawn");
+        let withdrawing = async {
+            for name in host.exported() {
+                if let Err(error) = host.withdraw(&name).await {
+                    tracing::warn!(%name, %error, "not withdrawn");
+                }
             }
+        };
+        if tokio::time::timeout_at(until, withdrawing).await.is_err() {
+            tracing::warn!("there was no time to withdraw all exports");
         }
         _ = tokio::time::timeout_at(until, host.settled_all()).await;
         host.left.cancel();

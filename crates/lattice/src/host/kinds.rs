@@ -278,7 +278,8 @@ async fn serve<U: Send + 'static>(host: &Arc<Host>, keyed: &Keyed<U>, kind: &Arc
     play(&mut slots);
     let mut takers = BTreeSet::new();
     let mut begun = JoinSet::new();
-    let mut drains = HashMap::<usize, AbortHandle>::new();
+    // The last of each slot, by the number of its attempt.
+    let mut drains = HashMap::<usize, (u64, AbortHandle)>::new();
     let mut ticks = interval(OFTEN);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while host.life().is_some_and(|now| now.session == life.session) {
@@ -300,7 +301,7 @@ async fn serve<U: Send + 'static>(host: &Arc<Host>, keyed: &Keyed<U>, kind: &Arc
                     }
                 }
                 Ok(Done::Drained { slot, attempt }) => {
-                    drains.remove(&slot);
+                    drains.retain(|of, (last, _)| (*of, *last) != (slot, attempt));
                     slots.drained(slot, attempt);
                 }
                 // It was not to be drained any more.
@@ -325,11 +326,11 @@ async fn serve<U: Send + 'static>(host: &Arc<Host>, keyed: &Keyed<U>, kind: &Arc
                         keyed.passivate_part(slot).await;
                         Done::Drained { slot, attempt }
                     });
-                    drains.insert(slot, drain);
+                    drains.insert(slot, (attempt, drain));
                     continue;
                 }
                 Action::Resume { slot } => {
-                    if let Some(drain) = drains.remove(&slot) {
+                    if let Some((_, drain)) = drains.remove(&slot) {
                         drain.abort();
                     }
                     continue;

@@ -4,11 +4,13 @@ mod kinds;
 mod peer;
 mod receive;
 mod session;
+#[cfg(test)]
+mod tests;
 mod topics;
 
 use std::{
-    collections::HashMap,
-    pin::pin,
+    collections::{BTreeSet, HashMap},
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -19,14 +21,18 @@ use std::{
 use airssys_wasm_actor::{
     ActorRef, AskError, Bytes, DeadReason,
     limits::CancellationToken,
-    registry::{ActorAddress, ComponentId, MessageEnvelope, Refusal, Topic, Undelivered},
+    registry::{ActorAddress, ComponentId, MessageEnvelope, Refusal, Topic, TopicPattern, Undelivered},
 };
 use async_nats::Client;
-use futures_util::future::BoxFuture;
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, select_all},
+};
 use parking_lot::{Mutex, RwLock};
 use tokio::{
-    sync::{broadcast, mpsc, oneshot},
-    time::Instant,
+    runtime::Handle,
+    sync::{broadcast, futures::OwnedNotified, mpsc, oneshot},
+    time::{Instant, timeout_at},
 };
 
 use self::peer::{Peer, Tag, Waiter};
@@ -73,10 +79,12 @@ pub(crate) struct Host {
     exports: RwLock<HashMap<ComponentId, Export>>,
     /// The kinds that it has with others.
     kinds: RwLock<HashMap<Box<str>, Arc<SharedKind>>>,
-    /// Patterns of topics whose publications are taken, with how often each.
-    topics: Mutex<HashMap<airssys_wasm_actor::registry::TopicPattern, usize>>,
+    /// Patterns of topics whose publications are taken.
+    topics: Mutex<BTreeSet<TopicPattern>>,
     publications: mpsc::Sender<(Topic, MessageEnvelope)>,
     turn: AtomicUsize,
+    /// For tasks that are begun from any thread.
+    pub(crate) runtime: Handle,
     /// Whether there is a server.
     connected: tokio::sync::watch::Receiver<bool>,
     /// Told when the session's record is to be written before its time.
@@ -109,6 +117,16 @@ pub(crate) struct Export {
     pub(crate) is_group: bool,
     /// Whether another host may take it when this one's session is over.
     pub(crate) leased: bool,
+}
+
+impl Export {
+    /// Becomes another of the same name, unless that was written before this one.
+    fn follow(&mut self, other: &Self) {
+        // Revisions of two buckets have no order.
+        if self.session.bucket != other.session.bucket || self.revision < other.revision {
+            self.clone_from(other);
+        }
+    }
 }
 
 /// A message that no lane took.
@@ -152,14 +170,15 @@ impl Host {
         if let Some(peer) = self.peers.read().get(name) {
             return Some(Arc::clone(peer));
         }
-        let ours = self.life.read().as_ref()?.session;
         let mut peers = self.peers.write();
+        // Looked at under the lock: who ends a session drops its lanes afterwards.
+        let ours = self.life.read().as_ref()?.session;
         let peer = peers.entry(name.clone()).or_insert_with(|| {
             let mut lane = Lane::new(self.limits(), ours, theirs, clock::now());
             lane.online(*self.connected.borrow(), clock::now());
             let (to, nobody) = (self.subjects.packets_to(name), self.subjects.nobody_at(name));
             let peer = Arc::new(Peer::new(name.clone(), lane, to, nobody));
-            tokio::spawn(carry(Arc::clone(self), Arc::clone(&peer)));
+            self.runtime.spawn(carry(Arc::clone(self), Arc::clone(&peer)));
             peer
         });
         Some(Arc::clone(peer))
@@ -178,13 +197,14 @@ impl Host {
         }
     }
 
-    /// Puts a message into the lane to its receiver's host.
+    /// Puts a message into the lane to its receiver's host, of several to that whose turn it is.
     fn push(
         self: &Arc<Self>,
         to: &ComponentId,
         message: MessageEnvelope,
         how: How,
         waiter: Waiter,
+        turn: usize,
     ) -> Result<Arc<Peer>, Box<Back>> {
         let refused = |reason, message, waiter, full| {
             Err(Box::new(Back { undelivered: Undelivered::new(reason, message), waiter, full }))
@@ -193,7 +213,6 @@ impl Host {
         if !self.is_joined() {
             return refused(Refusal::Unreachable, message, waiter, None);
         }
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let (host, session) = match self.directory.find(to, turn) {
             Some(Place::Host(host, session)) if host != self.config.host => (host, session),
             Some(Place::Away(host)) if host != self.config.host => {
@@ -222,13 +241,17 @@ impl Host {
         }
     }
 
+    fn turn(&self) -> usize {
+        self.turn.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// Sends a message that nobody waits for.
     ///
     /// # Errors
     ///
     /// It comes back.
     pub(crate) fn send(self: &Arc<Self>, to: &ComponentId, message: MessageEnvelope) -> Result<(), Undelivered> {
-        let peer = self.push(to, message, How::Send, Waiter::Nobody).map_err(|back| back.undelivered)?;
+        let peer = self.push(to, message, How::Send, Waiter::Nobody, self.turn()).map_err(|back| back.undelivered)?;
         peer.wake.notify_one();
         Ok(())
     }
@@ -295,7 +318,7 @@ impl Host {
         };
         match deadline {
             None => asking.await,
-            Some(deadline) => tokio::time::timeout_at(deadline, asking).await.unwrap_or(Err(AskError::Deadline)),
+            Some(deadline) => timeout_at(deadline, asking).await.unwrap_or(Err(AskError::Deadline)),
         }
     }
 
@@ -307,35 +330,45 @@ impl Host {
         how: How,
         waiter: Waiter,
     ) -> Result<(), Undelivered> {
-        let mut pushed = self.push(to, message, how, waiter);
+        let (mut message, mut waiter, mut turn) = (message, waiter, self.turn());
+        // Hosts whose lanes were full, and how often one was full again since the last of them was added.
+        let mut full = Vec::<(Arc<Peer>, Pin<Box<OwnedNotified>>)>::new();
+        let mut again = 0;
         loop {
-            let Back { undelivered, waiter, full } = match pushed {
+            let back = match self.push(to, message, how, waiter, turn) {
                 Ok(peer) => {
-                    if peer.lane.lock().has_one() {
-                        self.flush(&peer).await;
-                    } else {
+                    let is_single = peer.lane.lock().has_one();
+                    if !(is_single && self.flush_now(&peer)) {
                         peer.wake.notify_one();
                     }
                     return Ok(());
                 }
                 Err(back) => *back,
             };
-            let Some(peer) = full else { return Err(undelivered) };
-            let mut room = pin!(peer.room.notified());
-            // What is given back from here on is told to it.
-            room.as_mut().enable();
-            let deadline = undelivered.message.deadline();
-            pushed = self.push(to, undelivered.message, how, waiter);
-            if pushed.as_ref().is_err_and(|back| back.full.is_some()) {
-                match deadline {
-                    None => room.await,
+            let Some(peer) = back.full else { return Err(back.undelivered) };
+            if full.iter().any(|(other, _)| Arc::ptr_eq(other, &peer)) {
+                again += 1;
+            } else {
+                let mut room = Box::pin(Arc::clone(&peer.room).notified_owned());
+                // What is given back from here on is told to it.
+                room.as_mut().enable();
+                full.push((peer, room));
+                again = 0;
+            }
+            // Each of them was tried again since.
+            if again == full.len() {
+                let room = select_all(full.drain(..).map(|(_, room)| room));
+                match back.undelivered.message.deadline() {
+                    None => _ = room.await,
                     Some(deadline) => {
-                        if tokio::time::timeout_at(deadline, room).await.is_err() {
-                            return pushed.map(|_| ()).map_err(|back| back.undelivered);
+                        if timeout_at(deadline, room).await.is_err() {
+                            return Err(back.undelivered);
                         }
                     }
                 }
+                again = 0;
             }
+            (message, waiter, turn) = (back.undelivered.message, back.waiter, turn.wrapping_add(1));
         }
     }
 
@@ -435,6 +468,13 @@ impl Host {
         self.ended.cancelled().await;
     }
 
+    /// Sends what there is to be sent to a host if that needs no waiting. `false` if it was left to another.
+    ///
+    /// For a future that may never be polled again, which must not hold up others.
+    fn flush_now(&self, peer: &Peer) -> bool {
+        *self.connected.borrow() && peer.flush(&self.client).now_or_never().is_some()
+    }
+
     /// Sends what there is to be sent to a host, while there is a server.
     async fn flush(&self, peer: &Peer) {
         self.while_online(peer.flush(&self.client)).await;
@@ -456,7 +496,7 @@ impl Host {
     fn drop_peers(&self) {
         let peers = std::mem::take(&mut *self.peers.write());
         for peer in peers.into_values() {
-            let events = peer.with_lane(|lane, mut tell| lane.lose_all(&mut tell));
+            let events = peer.with_lane(|lane, mut tell| lane.close(&mut tell));
             self.settle(&peer, events);
             peer.wake.notify_one();
         }

@@ -23,7 +23,7 @@ pub(crate) struct Peer {
     /// Told when there is something to be sent that nobody sends by itself.
     pub(crate) wake: Notify,
     /// Told when there is room in the lane again.
-    pub(crate) room: Notify,
+    pub(crate) room: Arc<Notify>,
     /// The packet that is being sent, so that it is not lost with who sends it. Held by one at a time, so that packets stay in
     /// their order.
     sending: tokio::sync::Mutex<Option<Bytes>>,
@@ -52,7 +52,7 @@ impl Peer {
             name,
             lane: Mutex::new(lane),
             wake: Notify::new(),
-            room: Notify::new(),
+            room: Arc::default(),
             sending: tokio::sync::Mutex::default(),
             to,
             nobody,
@@ -66,7 +66,7 @@ impl Peer {
         events
     }
 
-    /// Sends what there is to be sent.
+    /// Sends what there is to be sent. If it is dropped before its end, the next one sends the rest.
     pub(crate) async fn flush(&self, client: &async_nats::Client) {
         loop {
             // Who has it looks again when it has let go.

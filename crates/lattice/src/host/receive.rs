@@ -1,11 +1,6 @@
 //! What comes to a host: packets, heartbeats, and word that nobody is there.
 
-use std::{
-    iter,
-    pin::pin,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{iter, pin::pin, sync::Arc, time::Duration};
 
 use airssys_wasm_actor::{
     AskError, Bytes,
@@ -280,7 +275,7 @@ impl Host {
 
     /// Gives a message to the actor of a name. One that leaves the memory meanwhile is brought back so often.
     fn hand(&self, to: &ComponentId, how: How, message: MessageEnvelope, attempts: usize) -> Delivered {
-        let (turn, deadline) = (self.turn.fetch_add(1, Ordering::Relaxed), message.deadline());
+        let (turn, deadline) = (self.turn(), message.deadline());
         let kind = self.kind_of(to);
         let actor = match self.here.actor(to, message.sender(), turn) {
             Ok(actor) => actor,

@@ -8,9 +8,13 @@ use std::{
 use airssys_wasm_actor::{limits::CancellationToken, registry::ComponentId};
 use async_nats::jetstream::kv;
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, broadcast, mpsc};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, broadcast, mpsc},
+    time::timeout,
+};
 
 use super::{Export, Here, Host, Life, receive, topics};
 use crate::{
@@ -68,6 +72,7 @@ pub(crate) async fn join(config: LatticeConfig, here: Box<dyn Here>) -> Result<A
         topics: Mutex::default(),
         publications,
         turn: AtomicUsize::new(0),
+        runtime: Handle::current(),
         connected: online,
         renew: Notify::new(),
         rewatch: Notify::new(),
@@ -79,7 +84,7 @@ pub(crate) async fn join(config: LatticeConfig, here: Box<dyn Here>) -> Result<A
     // What was begun ends with this guard if the host does not join.
     let guard = host.left.clone().drop_guard();
     tokio::spawn(watch(Arc::clone(&host)));
-    host.directory.is_caught_up().await;
+    caught_up(&host).await?;
     let joining = Joining::new(timing, fastrand::u64(..));
     let holder = begin(&host, joining).await?;
     tokio::spawn(receive::packets(Arc::clone(&host), packets));
@@ -110,8 +115,7 @@ fn check(config: &LatticeConfig) -> Result<Timing, JoinError> {
 
 impl Host {
     fn record(&self, session: Option<Session>, since: Option<u64>) -> Vec<u8> {
-        let mut topics: Vec<_> = self.topics.lock().keys().cloned().collect();
-        topics.sort();
+        let topics = self.topics.lock().iter().cloned().collect();
         let record = HostRecord {
             session,
             since,
@@ -160,14 +164,18 @@ impl Host {
             return Err(ExportError::Exported { name: name.clone() });
         }
         let revision = self.claim(name, &life, is_group, leased).await?;
-        self.exports.write().insert(name.clone(), Export { revision, session: life.session, is_group, leased });
+        self.exported_under(name, Export { revision, session: life.session, is_group, leased });
         Ok(())
     }
 
     /// A name that was claimed is delivered to from now on.
     pub(crate) fn export_claimed(&self, name: &ComponentId, life: &Life, revision: u64) {
-        let export = Export { revision, session: life.session, is_group: false, leased: true };
-        self.exports.write().insert(name.clone(), export);
+        self.exported_under(name, Export { revision, session: life.session, is_group: false, leased: true });
+    }
+
+    fn exported_under(&self, name: &ComponentId, export: Export) {
+        let mut exports = self.exports.write();
+        exports.entry(name.clone()).and_modify(|now| now.follow(&export)).or_insert(export);
     }
 
     /// Writes the record of a name.
@@ -229,10 +237,16 @@ impl Host {
     /// Ends the export of a name. Whether it was exported.
     pub(crate) async fn withdraw(&self, name: &ComponentId) -> Result<bool, ExportError> {
         let Some(export) = self.exports.write().remove(name) else { return Ok(false) };
+        self.unclaim(name, &export).await?;
+        Ok(true)
+    }
+
+    /// Removes the record of a name that is not exported any more, unless another has it since.
+    async fn unclaim(&self, name: &ComponentId, export: &Export) -> Result<(), ExportError> {
         let is_of_this_session = self.life().is_some_and(|life| life.session == export.session);
         if export.leased && !is_of_this_session {
             // Of a session that is over: others may have it since, and it may be of another bucket.
-            return Ok(true);
+            return Ok(());
         }
         let key = if export.is_group {
             Key::Member { group: name.clone(), host: self.config.host.clone() }
@@ -240,10 +254,10 @@ impl Host {
             Key::Name(name.clone())
         };
         match self.records.store.delete_expect_revision(key.text(), Some(export.revision)).await {
-            Ok(()) => Ok(true),
+            Ok(()) => Ok(()),
             Err(error) => match self.read(&key).await {
                 // Another has it since, or it is gone.
-                Ok(found) if found.as_ref().is_none_or(|(_, revision)| *revision != export.revision) => Ok(true),
+                Ok(found) if found.as_ref().is_none_or(|(_, revision)| *revision != export.revision) => Ok(()),
                 _ => Err(ExportError::Records { source: error.into() }),
             },
         }
@@ -308,20 +322,10 @@ impl Host {
     async fn claim_again(&self, life: &Life, name: ComponentId, export: Export) -> bool {
         match self.claim(&name, life, export.is_group, export.leased).await {
             Ok(revision) => {
-                let is_exported = match self.exports.write().get_mut(&name) {
-                    Some(export) => {
-                        (export.revision, export.session) = (revision, life.session);
-                        true
-                    }
-                    None => false,
-                };
-                if !is_exported {
-                    // It was withdrawn meanwhile.
-                    let export = Export { revision, session: life.session, ..export };
-                    self.exports.write().entry(name.clone()).or_insert(export);
-                    return self.withdraw(&name).await.is_err();
-                }
-                false
+                let export = Export { revision, session: life.session, ..export };
+                let is_exported = self.exports.write().get_mut(&name).map(|now| now.follow(&export)).is_some();
+                // Otherwise it was withdrawn meanwhile.
+                !is_exported && self.unclaim(&name, &export).await.is_err()
             }
             Err(ExportError::NameTaken { holder, .. }) => {
                 self.exports.write().remove(&name);
@@ -355,6 +359,17 @@ impl Host {
     }
 }
 
+/// How long a host that joins waits for something: twice as long as a process that is gone has its name.
+fn patience(config: &LatticeConfig) -> Duration {
+    2 * (config.lease + Duration::from_secs(1))
+}
+
+/// Waits until the records are known, which never comes where they may not be watched.
+async fn caught_up(host: &Host) -> Result<(), JoinError> {
+    let caught_up = timeout(patience(&host.config), host.directory.is_caught_up()).await;
+    caught_up.map_err(|late| JoinError::Records { source: late.into() })
+}
+
 /// Begins a session. Waits until that of a process before, which had this host's name, is over.
 async fn begin(host: &Arc<Host>, mut joining: Joining) -> Result<Holder, JoinError> {
     let failed = |source| JoinError::Records { source };
@@ -363,8 +378,7 @@ async fn begin(host: &Arc<Host>, mut joining: Joining) -> Result<Holder, JoinErr
         let found = host.directory.sessions(|sessions| sessions.get(&host.config.host).copied());
         let now = clock::now();
         let Some(attempt) = joining.attempt(found.as_ref(), now) else {
-            // Twice as long as a process that is gone would take.
-            if now.saturating_sub(began) > 2 * (host.config.lease + Duration::from_secs(1)) {
+            if now.saturating_sub(began) > patience(&host.config) {
                 return Err(JoinError::HostTaken { host: host.config.host.clone() });
             }
             tokio::time::sleep(AGAIN).await;
@@ -376,7 +390,7 @@ async fn begin(host: &Arc<Host>, mut joining: Joining) -> Result<Holder, JoinErr
                 let bucket = host.records.bucket().await.map_err(failed)?;
                 if host.directory.sessions(|sessions| sessions.bucket() != bucket) {
                     host.find_bucket(false).await.map_err(failed)?;
-                    host.directory.is_caught_up().await;
+                    caught_up(host).await?;
                     continue;
                 }
                 match joining.joined(attempt, bucket, revision) {
@@ -401,6 +415,8 @@ fn begun(host: &Host, holder: &Holder) {
 
 /// Renews the session, and begins another when it is over.
 async fn keep(host: Arc<Host>, mut holder: Holder) {
+    // Also where it leaves without a session.
+    let _ended = host.ended.clone().drop_guard();
     loop {
         let now = clock::now();
         let wait = holder.due().saturating_sub(now);
@@ -415,8 +431,9 @@ async fn keep(host: Arc<Host>, mut holder: Holder) {
         let standing = if holder.is_fenced(clock::now()) { Standing::Rejoin } else { renew(&host, &mut holder).await };
         let mut was_lost = match standing {
             Standing::Holds => {
-                lapse(&host).await;
-                settle(&host).await;
+                // The next renewal does not wait for them.
+                let for_others = future::join(lapse(&host), settle(&host));
+                _ = timeout(holder.due().saturating_sub(clock::now()), for_others).await;
                 continue;
             }
             Standing::Rejoin => false,
@@ -435,7 +452,7 @@ async fn keep(host: Arc<Host>, mut holder: Holder) {
                 }
                 was_lost = false;
                 // It may be lost once more meanwhile.
-                if tokio::time::timeout(host.config.lease, host.directory.is_caught_up()).await.is_err() {
+                if timeout(host.config.lease, host.directory.is_caught_up()).await.is_err() {
                     return Err(joining);
                 }
                 try_begin(&host, joining).await
@@ -484,7 +501,7 @@ async fn renew(host: &Arc<Host>, holder: &mut Holder) -> Standing {
     let record = host.record(Some(renewal.session), Some(token.revision));
     let key = host.key();
     let renewing = host.write(&key, record, renewal.follows);
-    match tokio::time::timeout(host.config.lease / 5, renewing).await {
+    match timeout(host.config.lease / 5, renewing).await {
         Ok(Ok(Written::Yes(revision))) => holder.renewed(renewal, revision, clock::now()),
         Ok(Ok(Written::Refused)) => refused(host, holder, renewal).await,
         Ok(Err(error)) => {
@@ -504,7 +521,7 @@ async fn refused(host: &Arc<Host>, holder: &mut Holder, renewal: Renewal) -> Sta
         });
         Ok::<_, async_nats::Error>((bucket, found))
     };
-    match tokio::time::timeout(host.config.lease / 5, found).await {
+    match timeout(host.config.lease / 5, found).await {
         // The record of no session is another's word that this one is over.
         Ok(Ok((bucket, found))) => {
             holder.refused(renewal, bucket, found.and_then(|(session, revision)| Some((session?, revision))))
@@ -531,11 +548,10 @@ async fn end(host: &Arc<Host>, holder: Holder) {
         Ok::<(), async_nats::Error>(())
     };
     *host.life.write() = None;
-    _ = tokio::time::timeout(Duration::from_secs(1), ending).await;
+    _ = timeout(Duration::from_secs(1), ending).await;
     host.drop_peers();
     // What was sent last is on its way.
-    _ = tokio::time::timeout(Duration::from_secs(1), host.client.flush()).await;
-    host.ended.cancel();
+    _ = timeout(Duration::from_secs(1), host.client.flush()).await;
 }
 
 /// Keeps the copy of the records.
@@ -636,15 +652,16 @@ async fn lapse(host: &Host) {
     let lapsed: Vec<_> = host
         .directory
         .sessions(|sessions| sessions.lapsed(now).map(|(host, revision)| (host.clone(), revision)).collect());
-    for (name, revision) in lapsed.into_iter().filter(|(name, _)| *name != host.config.host) {
-        let Some(info) = host.directory.host(&name) else { continue };
+    let lapsed = futures_util::stream::iter(lapsed).for_each_concurrent(CLAIMS, async |(name, revision)| {
+        let Some(info) = host.directory.host(&name).filter(|_| name != host.config.host) else { return };
         let record = HostRecord { session: None, since: None, ..info.record };
         let value = serde_json::to_vec(&record).expect("its keys are text");
         // Refused: it was renewed, or another has done it.
         if let Err(error) = host.write(&Key::Host(name.clone()), value, revision).await {
             tracing::debug!(host = %name, %error, "a session that is over was not ended");
         }
-    }
+    });
+    lapsed.await;
 }
 
 /// Tells the other hosts that what nobody has may be claimed.

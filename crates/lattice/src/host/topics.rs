@@ -32,14 +32,16 @@ impl Host {
 
     /// Takes publications of other hosts to topics of a pattern, for this host's subscribers.
     pub(crate) async fn take(self: &Arc<Self>, pattern: &TopicPattern) -> Result<(), ExportError> {
-        if *self.topics.lock().entry(pattern.clone()).and_modify(|times| *times += 1).or_insert(1) > 1 {
+        if self.topics.lock().contains(pattern) {
             return Ok(());
         }
         let subject = self.subjects.publications(pattern.as_str());
-        let subscribed = self.client.subscribe(subject).await.map_err(|error| {
-            self.topics.lock().remove(pattern);
-            ExportError::Records { source: error.into() }
-        })?;
+        let subscribed = self.client.subscribe(subject).await;
+        let subscribed = subscribed.map_err(|error| ExportError::Records { source: error.into() })?;
+        // From here on it is not given up. Another may have taken the pattern meanwhile.
+        if !self.topics.lock().insert(pattern.clone()) {
+            return Ok(());
+        }
         // Others learn by the record that there is somebody to publish to.
         self.renew.notify_one();
         let (host, mut publications, pattern) = (Arc::clone(self), subscribed, pattern.clone());
@@ -67,7 +69,7 @@ impl Host {
             return;
         }
         // Two patterns may match one topic: it is published once, for the first of them.
-        let first = self.topics.lock().keys().filter(|pattern| pattern.matches(&topic)).min().cloned();
+        let first = self.topics.lock().iter().find(|pattern| pattern.matches(&topic)).cloned();
         if from == self.config.host || first.as_ref() != Some(pattern) {
             return;
         }

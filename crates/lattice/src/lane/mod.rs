@@ -110,6 +110,8 @@ pub(crate) struct Lane<T> {
     /// When there was one again.
     online: Option<Duration>,
     lost: bool,
+    /// Whether the session of this side is over, and with it the lane.
+    closed: bool,
 }
 
 /// A frame that was not in a packet yet.
@@ -200,6 +202,7 @@ impl<T> Lane<T> {
             offline: None,
             online: None,
             lost: false,
+            closed: false,
         }
     }
 
@@ -216,6 +219,7 @@ impl<T> Lane<T> {
     /// Whether the other side is there, as far as is known.
     pub(crate) fn is_reachable(&self, now: Duration) -> bool {
         !self.lost
+            && !self.closed
             && self.offline.is_none()
             && self.nobody.is_none()
             && now.saturating_sub(self.heard) < 3 * self.limits.heartbeat
@@ -351,7 +355,7 @@ impl<T> Lane<T> {
     pub(crate) fn receive(&mut self, head: Head, frames: Vec<Frame>, now: Duration, tell: &mut impl FnMut(Event<T>)) {
         // No side that keeps to the rules comes near the last number, or forgets to give up gaps.
         let is_sane = head.first.checked_add(frames.len() as u64).is_some() && head.missed.len() <= GAPS;
-        if head.from < self.theirs || !is_sane {
+        if self.closed || head.from < self.theirs || !is_sane {
             return;
         }
         self.session(head.from, tell);
@@ -507,6 +511,12 @@ impl<T> Lane<T> {
             self.lose(pending, tell);
         }
         // Letters among them leave holes in the numbers, which are filled when their turn comes.
+    }
+
+    /// The session of this side is over. Nothing is taken any more, whatever is heard of the other side.
+    pub(crate) fn close(&mut self, tell: &mut impl FnMut(Event<T>)) {
+        self.closed = true;
+        self.lose_all(tell);
     }
 
     /// The broker says that nobody takes what is sent to the other side.

@@ -429,3 +429,24 @@ fn without_a_broker_all_is_lost_after_the_grace() {
     lane.tick(LIMITS.grace, &mut |_| events += 1);
     assert_eq!(events, 1);
 }
+
+#[test]
+fn a_closed_lane_takes_nothing_more() {
+    for is_closed in [false, true] {
+        let mut lane = Lane::new(LIMITS, session(1), session(2), Duration::ZERO);
+        lane.push(letter("a", None, 1), 7, Duration::ZERO).unwrap();
+        let mut events = Vec::new();
+        if is_closed {
+            lane.close(&mut |event| events.push(event));
+            let back = Outcome::Refused(Refusal::Unreachable, letter("a", None, 1));
+            assert_eq!(std::mem::take(&mut events), [Event::Settled(7, back)]);
+        }
+        lane.heard(Duration::ZERO);
+        let mut other = Lane::new(LIMITS, session(2), session(1), Duration::ZERO);
+        other.push(letter("b", None, 1), 9, Duration::ZERO).unwrap();
+        let (head, frames) = other.packet(1_000, |head, frames| (head.clone(), frames.cloned().collect())).unwrap();
+        lane.receive(head, frames, Duration::ZERO, &mut |event| events.push(event));
+        assert_eq!(events.is_empty(), is_closed);
+        assert_eq!(lane.push(letter("a", None, 1), 8, Duration::ZERO).is_err(), is_closed);
+    }
+}

@@ -13,7 +13,7 @@ use airssys_wasm_fixtures::nats::NatsServer;
 use airssys_wasm_lattice::{LatticeEvent, TellError};
 use parking_lot::Mutex;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
@@ -445,6 +445,76 @@ async fn all_hosts_join_again_when_the_servers_store_was_wiped() {
     let late = join(settings.config("late")).await;
     late.knows("shop").await;
     assert!(late.ask("shop", "late").await.unwrap().starts_with("own/"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_without_a_session_leaves_in_the_time_that_it_has() {
+    let mut server = server();
+    let host = join(Settings::quick(&server).config("a")).await;
+    // Each is withdrawn for longer than that in vain.
+    for n in 0..8 {
+        host.export(&format!("shop-{n}")).await;
+    }
+    let mut events = host.lattice.events();
+    server.kill();
+    within(async { while events.recv().await.unwrap() != LatticeEvent::Fenced {} }).await;
+    within(host.lattice.leave(Duration::from_secs(1))).await;
+}
+
+/// A way to the server on which everything passes but what is published to a subject. Gives where it begins, and how often that was.
+async fn losing(server: &NatsServer, subject: &'static str) -> (String, watch::Receiver<usize>) {
+    let (listener, server) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), server.address());
+    let url = format!("nats://{}", listener.local_addr().unwrap());
+    let (loses, lost) = watch::channel(0);
+    tokio::spawn(async move {
+        loop {
+            let (near, _) = listener.accept().await.unwrap();
+            let Ok(far) = TcpStream::connect(server).await else { continue };
+            let ((near_in, mut near_out), (mut far_in, mut far_out)) = (near.into_split(), far.into_split());
+            tokio::spawn(async move { tokio::io::copy(&mut far_in, &mut near_out).await });
+            let (loses, mut near_in) = (loses.clone(), BufReader::new(near_in));
+            tokio::spawn(async move {
+                let mut said = Vec::new();
+                while near_in.read_until(b'\n', &mut said).await? > 0 {
+                    let (head, line) = (said.len(), String::from_utf8_lossy(&said));
+                    let words: Vec<_> = line.split_ascii_whitespace().collect();
+                    let mut is_lost = false;
+                    if let ["PUB" | "HPUB", to, .., size] = words[..] {
+                        is_lost = to == subject;
+                        let size: usize = size.parse().unwrap();
+                        said.resize(head + size + "\r\n".len(), 0);
+                        near_in.read_exact(&mut said[head..]).await?;
+                    }
+                    if is_lost {
+                        loses.send_modify(|lost| *lost += 1);
+                    } else {
+                        far_out.write_all(&said).await?;
+                    }
+                    said.clear();
+                }
+                std::io::Result::Ok(())
+            });
+        }
+    });
+    (url, lost)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_renewed_while_that_of_a_lost_host_cannot_be_ended() {
+    let server = server();
+    // From a renewal to the fence it is less than what a write waits for its answer.
+    let settings = Settings { lease: Duration::from_secs(6), ..Settings::quick(&server) };
+    let (url, mut lost) = losing(&server, "$KV.aw_test.h.c").await;
+    let behind = Settings { url, ..settings.clone() };
+    let (a, mut c) = tokio::join!(Asker::join(&behind), HostProcess::join("c", &settings));
+    until(|| a.lattice.hosts().len() == 2).await;
+    let mut events = a.lattice.events();
+    c.kill();
+    // One with each renewal, for longer than until the fence.
+    within(lost.wait_for(|lost| *lost >= 5)).await.unwrap();
+    while let Ok(event) = events.try_recv() {
+        assert_ne!(event, LatticeEvent::Fenced);
+    }
 }
 
 /// A way to the server that a test cuts and slows down.

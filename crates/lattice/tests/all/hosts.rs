@@ -1,12 +1,16 @@
 //! What one host has of another: asks, tells, sends, groups and topics.
 
+use std::pin::pin;
+
 use airssys_wasm_actor::{
     AskError, DeadReason,
     registry::{ContentType, MessageEnvelope, Refusal, Topic, WhenFull},
 };
 use airssys_wasm_lattice::{ExportError, Recipient, TellError};
 
-use crate::support::{Probe, host, id, server, until, within};
+use futures_util::FutureExt;
+
+use crate::support::{Probe, config, host, id, join, server, until, within};
 
 #[tokio::test]
 async fn an_actor_of_another_host_is_asked_told_and_sent_to() {
@@ -192,6 +196,47 @@ async fn a_group_over_hosts_has_its_members_in_turn() {
     until(|| probes.iter().map(|probe| probe.log.lock().len()).sum::<usize>() == 8).await;
     let counts: Vec<_> = probes.iter().map(|probe| probe.log.lock().len()).collect();
     assert_eq!(counts, [2, 2, 4]);
+}
+
+#[tokio::test]
+async fn who_waits_for_a_group_is_heard_by_the_first_host_that_has_room() {
+    let server = server();
+    let mut narrow = config(&server, "a");
+    // A receiver has a quarter of it: one message.
+    narrow.window = 4;
+    let (a, b, c) = (join(narrow).await, host(&server, "b").await, host(&server, "c").await);
+    let mut probes = Vec::new();
+    for (host, name) in [(&b, "b1"), (&c, "c1")] {
+        let (spec, probe) = Probe::spec(name);
+        host.system.spawn_native(spec).await.unwrap();
+        host.system.join(&id("workers"), &id(name)).unwrap();
+        within(host.lattice.export_group(&id("workers"))).await.unwrap();
+        probes.push(probe);
+    }
+    let workers = a.lattice.recipient(id("workers"));
+    until(|| workers.hosts() == 2).await;
+    for _ in 0..2 {
+        let workers = workers.clone();
+        tokio::spawn(async move { workers.ask("wait").await });
+    }
+    until(|| probes.iter().all(|probe| probe.handled() == "wait")).await;
+    let mut next = pin!(workers.ask("next"));
+    assert!(next.as_mut().now_or_never().is_none(), "both lanes are full");
+    // It was the other's turn.
+    probes[1].gate.add_permits(1);
+    assert_eq!(within(next).await.unwrap(), "next");
+    assert_eq!(probes[1].handled(), "wait,next");
+}
+
+#[tokio::test]
+async fn a_send_may_come_from_any_thread() {
+    let server = server();
+    let (a, b) = (host(&server, "a").await, host(&server, "b").await);
+    let (_, probe) = b.export("shop").await;
+    a.knows("shop").await;
+    let system = a.system.clone();
+    std::thread::spawn(move || system.send(&id("shop"), "sent")).join().unwrap().unwrap();
+    until(|| probe.handled() == "sent").await;
 }
 
 #[tokio::test]

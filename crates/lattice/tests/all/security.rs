@@ -136,6 +136,15 @@ async fn an_outsider_is_not_let_in() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_may_not_watch_the_records_is_told_so() {
+    let without = permissions(A).replace("CONSUMER.CREATE", "CONSUMER.NONE");
+    let more = format!("authorization: {{ users: [{without}] }}");
+    let server = NatsConfig { more, ..NatsConfig::jetstream() }.start().unwrap();
+    let joined = within(Lattice::join(&system(), config(&server, A))).await;
+    assert!(matches!(joined, Err(JoinError::Records { .. })), "{joined:?}");
+}
+
 /// A packet with a letter of `b`'s to `a`, and whoever sees all of `a`'s packets.
 async fn captured(server: &NatsServer, b: &TestHost) -> (Client, Bytes) {
     let observer = observer(server).await;

@@ -1,0 +1,129 @@
+//! What cannot be brought about from outside: a client whose queue is full, and a session that ends at a certain moment.
+
+use std::{pin::pin, thread};
+
+use airssys_wasm_actor::{
+    ActorSystem, NativeActor, NativeContext, NativeSpec, SystemConfig,
+    engine::{EngineConfig, WasmEngine},
+    registry::WhenFull,
+};
+use airssys_wasm_fixtures::nats::NatsServer;
+use futures_util::FutureExt;
+use tokio::{
+    task::coop::unconstrained,
+    time::{sleep, timeout},
+};
+
+use super::*;
+use crate::{Lattice, directory::Key};
+
+/// Longer than anything takes on a busy machine.
+const LONG: Duration = Duration::from_secs(60);
+
+struct Echo;
+
+impl NativeActor for Echo {
+    async fn handle(&mut self, message: &MessageEnvelope, _: &NativeContext) -> Result<Option<Bytes>, String> {
+        Ok(Some(message.payload().clone()))
+    }
+}
+
+async fn within<F: Future>(future: F) -> F::Output {
+    timeout(LONG, future).await.expect("it takes too long")
+}
+
+async fn until(mut is_so: impl FnMut() -> bool) {
+    within(async {
+        while !is_so() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+async fn join(server: &NatsServer, name: &str) -> (ActorSystem, Lattice) {
+    let engine = WasmEngine::new(EngineConfig::small().compile_in_process()).unwrap();
+    let system = ActorSystem::new(engine, SystemConfig::default());
+    let config = LatticeConfig::new("test".parse().unwrap(), name.parse().unwrap()).with_servers([server.url()]);
+    let lattice = within(Lattice::join(&system, config)).await.unwrap();
+    (system, lattice)
+}
+
+/// Fills the queue of a host's client. Nothing empties it until the test, which has the only thread, waits for something.
+fn fill(host: &Host) {
+    while unconstrained(host.client.publish("filling", Bytes::new())).now_or_never().is_some() {}
+}
+
+#[tokio::test]
+async fn an_ask_that_is_not_polled_any_more_holds_up_no_other() {
+    let server = NatsServer::start().unwrap();
+    let ((_, a), (system, b)) = (join(&server, "a").await, join(&server, "b").await);
+    let shop = ComponentId::new("shop").unwrap();
+    let actor = system.spawn_native(NativeSpec::new(shop.clone(), || Echo)).await.unwrap();
+    within(b.export(&actor)).await.unwrap();
+    until(|| a.recipient(shop.clone()).is_known()).await;
+    let ask = |text: &'static str| a.host().ask(&shop, MessageEnvelope::new(text));
+
+    fill(a.host());
+    let mut first = pin!(ask("first"));
+    assert!(first.as_mut().now_or_never().is_none());
+    assert_eq!(within(ask("second")).await.unwrap(), "second");
+    assert_eq!(within(first).await.unwrap(), "first");
+}
+
+#[tokio::test]
+async fn topics_whose_subscription_was_given_up_are_taken_the_next_time() {
+    let server = NatsServer::start().unwrap();
+    let ((system, a), (others, _b)) = (join(&server, "a").await, join(&server, "b").await);
+    let (pattern, topic) = ("orders.>".parse().unwrap(), Topic::new("orders.eu").unwrap());
+    let mut heard = system.subscribe(&pattern, 1, WhenFull::Error);
+
+    fill(a.host());
+    assert!(a.host().take(&pattern).now_or_never().is_none());
+    within(a.take_topics(&pattern)).await.unwrap();
+    within(async {
+        while others.publish(&topic, "x").await.hosts == 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert_eq!(within(heard.recv()).await.unwrap().topic(), Some(&topic));
+}
+
+#[tokio::test]
+async fn a_lane_of_a_session_that_ends_meanwhile_is_not_made() {
+    let server = NatsServer::start().unwrap();
+    let (_, lattice) = join(&server, "a").await;
+    let host = Arc::clone(lattice.host());
+    let theirs = host.life().unwrap().session;
+
+    let peers = host.peers.read();
+    let sends = thread::spawn({
+        let host = Arc::clone(&host);
+        move || host.peer(&"b".parse().unwrap(), theirs).is_some()
+    });
+    // Nobody else may look while the other thread waits to write.
+    while host.peers.try_read().is_some() {
+        thread::yield_now();
+    }
+    *host.life.write() = None;
+    drop(peers);
+    assert!(!sends.join().unwrap());
+    assert!(host.peers.read().is_empty());
+}
+
+#[tokio::test]
+async fn the_later_of_two_exports_at_once_is_withdrawn() {
+    let server = NatsServer::start().unwrap();
+    let (_, lattice) = join(&server, "a").await;
+    let (host, name) = (lattice.host(), ComponentId::new("shop").unwrap());
+    let life = host.life().unwrap();
+    let earlier = within(host.claim(&name, &life, false, true)).await.unwrap();
+    let later = within(host.claim(&name, &life, false, true)).await.unwrap();
+    for revision in [later, earlier] {
+        host.export_claimed(&name, &life, revision);
+    }
+    assert!(within(host.withdraw(&name)).await.unwrap());
+    let found = within(host.records.decided(&Key::Name(name).text())).await.unwrap();
+    assert!(found.is_none_or(|(record, _)| record.is_none()), "nobody has the name");
+}
