@@ -662,7 +662,7 @@ impl<B: Blueprint> ActorTask<B> {
         self.give_up_several();
         drop(self.cell.reply_subject.lock().take());
         self.give_up_all();
-        let subscriptions = std::mem::take(&mut *self.cell.subscriptions.lock());
+        let subscriptions = self.cell.subscriptions.lock().take();
         // Dropping subscriptions locks the broker.
         drop(subscriptions);
         // Fails if the name is deregistered already.
