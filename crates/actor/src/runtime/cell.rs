@@ -88,6 +88,15 @@ struct Gate {
     moved: Mutex<bool>,
 }
 
+/// Wakes an actor that may be waiting until its mailbox is empty.
+struct GivenBack<'a>(&'a Cell);
+
+impl Drop for GivenBack<'_> {
+    fn drop(&mut self) {
+        self.0.orders.wake();
+    }
+}
+
 /// The receiving ends of a cell.
 pub(crate) struct Inbox {
     pub(crate) messages: Shared<mpsc::Receiver<Delivery>>,
@@ -296,6 +305,8 @@ impl Cell {
 
     /// Puts a message into the mailbox that did not find room at once, as soon as there is some.
     pub(crate) async fn push_later(&self, delivery: Delivery) -> Result<(), (Refusal, Delivery)> {
+        // Dropped after the place of a sender that does not use it.
+        let _given_back = self.gate.as_ref().map(|_| GivenBack(self));
         let pushed = self.mailbox.push_later(delivery).await;
         pushed.map_err(|(reason, delivery)| (self.refusal(reason), delivery))
     }

@@ -352,10 +352,15 @@ impl<B: Blueprint> ActorTask<B> {
             if let Some(done) = next_check(checks) {
                 return Poll::Ready(Received::Check(done));
             }
-            return orders.poll_next(&cell.orders, cx).map(|order| match order {
-                Control::Health { done } => Received::Check(done),
-                order => Received::Order(order),
-            });
+            return match orders.poll_next(&cell.orders, cx) {
+                Poll::Ready(Control::Health { done }) => Poll::Ready(Received::Check(done)),
+                Poll::Ready(order) => Poll::Ready(Received::Order(order)),
+                // No message or order says that a sender gave its place back, or that another incarnation has begun.
+                Poll::Pending if self.is_to_leave() => {
+                    Poll::Ready(Received::Order(Control::Passivate { must: true, done: None }))
+                }
+                Poll::Pending => Poll::Pending,
+            };
         }
     }
 
