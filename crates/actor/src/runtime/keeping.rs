@@ -282,14 +282,23 @@ impl<B: Blueprint> ActorTask<B> {
         true
     }
 
-    /// Forgets what is kept, and what is in memory. Returns how the incarnation ended, if it did.
+    /// Forgets what is kept, and what is in memory, unless it is killed meanwhile. Returns how the incarnation ended, if it
+    /// did.
     pub(super) async fn forget(&mut self, done: oneshot::Sender<Result<(), KeepError>>) -> Option<Exit> {
         let kept = self.kept.as_mut()?;
         // First: what a crash leaves is state without reminders, of which nobody was told that it is forgotten, and no
         // reminder that comes to one that begins anew.
-        let forgotten = match self.cell.services.reminders.forget(self.cell.id()).await {
-            Ok(()) => kept.keeper.forget().await,
-            Err(error) => Err(KeepError::Unavailable(error.into())),
+        let forgetting = async {
+            match self.cell.services.reminders.forget(self.cell.id()).await {
+                Ok(()) => kept.keeper.forget().await,
+                Err(error) => Err(KeepError::Unavailable(error.into())),
+            }
+        };
+        let forgotten = tokio::select! {
+            biased;
+            forgotten = forgetting => forgotten,
+            // Dropping `done` says that the actor has ended.
+            () = self.interrupt.cancelled() => return Some(Exit::Killed),
         };
         let exit = forgotten.is_ok().then_some(Exit::Reload);
         _ = done.send(forgotten);
