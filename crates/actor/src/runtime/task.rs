@@ -608,7 +608,16 @@ impl<B: Blueprint> ActorTask<B> {
                     let must_be_saved = version.is_some() && !options.discard_state;
                     match self.save_for_upgrade(live).await {
                         Some(Ok(())) => {}
-                        Some(Err(exit)) => return Some(exit),
+                        Some(Err(exit)) => {
+                            _ = done.send(Err(match &exit {
+                                Exit::Failed(Failure::Crash(report)) => {
+                                    UpgradeError::SnapshotCrashed(Arc::clone(report))
+                                }
+                                Exit::Killed => UpgradeError::Stopped,
+                                _ => UpgradeError::NotSaved,
+                            }));
+                            return Some(exit);
+                        }
                         None if must_be_saved => {
                             _ = done.send(Err(UpgradeError::NotSaved));
                             return None;
