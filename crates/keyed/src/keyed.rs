@@ -225,6 +225,7 @@ impl<U: Send + 'static> Keyed<U> {
         system.create_group(&name)?;
         let kind = Arc::new(Kind {
             versions: RwLock::new(Versions { number: 1, sandbox: template.sandbox().clone(), before: None }),
+            going_over: tokio::sync::Mutex::default(),
             core: Arc::new(Core::new(name, options, owned, store, rows, keeps)),
             system: system.downgrade(),
             template,

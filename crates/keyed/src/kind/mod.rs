@@ -15,7 +15,7 @@ use std::sync::Arc;
 use airssys_wasm_actor::{ActorRef, ActorSpec, ActorSystem, Elsewhere, KeptActor, SpawnError, WeakActorSystem};
 use airssys_wasm_registry::{ActorAddress, ComponentId, Refusal};
 use parking_lot::RwLock;
-use tokio::{runtime::Handle, time::Instant};
+use tokio::{runtime::Handle, sync::Mutex, time::Instant};
 
 pub(crate) use self::sweep::sweep;
 use self::{
@@ -35,6 +35,8 @@ pub(crate) struct Kind<U: 'static> {
     pub(crate) system: WeakActorSystem<U>,
     pub(crate) template: ActorSpec<U>,
     pub(crate) versions: RwLock<Versions<U>>,
+    /// Held while actors go over to a version, or back.
+    pub(crate) going_over: Mutex<()>,
     /// Where actors run, whatever thread their first message comes from.
     pub(crate) runtime: Handle,
 }
