@@ -134,8 +134,8 @@ pub(crate) struct Found {
 }
 
 impl Live {
-    /// Takes a place, unless there are so many. Its number.
-    pub(crate) fn reserve(&self, marks: &Arc<Marks>, part: usize, most: usize) -> Option<u64> {
+    /// Takes a place, unless there are so many. Its number, and how many there are now.
+    pub(crate) fn reserve(&self, marks: &Arc<Marks>, part: usize, most: usize) -> Option<(u64, usize)> {
         if self.len() >= most {
             return None;
         }
@@ -145,8 +145,9 @@ impl Live {
         }
         table.next += 1;
         table.entries.insert(table.next, Entry { marks: Arc::clone(marks), part, actor: None });
-        self.len.store(table.entries.len(), Ordering::Relaxed);
-        Some(table.next)
+        let len = table.entries.len();
+        self.len.store(len, Ordering::Relaxed);
+        Some((table.next, len))
     }
 
     /// The actor of a place, unless it has ended already.

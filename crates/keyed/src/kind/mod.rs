@@ -107,14 +107,17 @@ impl<U: Send + 'static> Kind<U> {
     fn activate(&self, system: &ActorSystem<U>, id: &ComponentId) -> Result<Option<ActorRef>, Refusal> {
         let core = &self.core;
         let now = Instant::now();
-        let live = core.live.len();
         // An upgrade that does not see it yet is seen by it, and one that sees it waits until it has its version.
         let marks = Arc::new(Marks::new(core.tick(now), 0));
         let part = core.owned.part(id);
-        let Some(number) = core.live.reserve(&marks, part, core.options.live) else {
+        let Some((number, live)) = core.live.reserve(&marks, part, core.options.live) else {
             core.wake.notify_one();
             return self.refused(Refusal::Full);
         };
+        // Whatever becomes of this one: the sweep has seen none, and others that come now do not wake it.
+        if live == 1 || sweep::is_crowded(core, live) {
+            core.wake.notify_one();
+        }
         let Activation { number: version, sandbox, before } = self.version();
         marks.set_version(version);
         // Who gives the part away either finds this place, or is seen here.
@@ -129,9 +132,6 @@ impl<U: Send + 'static> Kind<U> {
         match system.activate(spec, before, Box::new(keeper)) {
             Ok(actor) => {
                 core.live.fill(number, actor.clone());
-                if live == 0 || sweep::is_crowded(core, live + 1) {
-                    core.wake.notify_one();
-                }
                 Ok(Some(actor.actor().clone()))
             }
             Err(SpawnError::NameTaken(_)) => Ok(None),
