@@ -262,7 +262,7 @@ impl<U: Send + 'static> Keyed<U> {
     /// [`KeyError`].
     pub async fn passivate(&self, key: &str) -> Result<bool, KeyError> {
         let id = self.0.id(key)?;
-        match self.0.live(&id) {
+        match self.0.live_soon(&id).await {
             Some(actor) => Ok(actor.passivated().await),
             None => Ok(true),
         }

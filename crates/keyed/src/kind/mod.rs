@@ -52,7 +52,18 @@ impl<U: Send + 'static> Kind<U> {
 
     /// The actor in memory of this name.
     pub(crate) fn live(&self, id: &ComponentId) -> Option<KeptActor> {
-        self.core.live.find(self.system()?.find(id)?.address())
+        self.core.live.find(self.system()?.find(id)?.address())?
+    }
+
+    /// The same. One that is about to be in memory is waited for.
+    pub(crate) async fn live_soon(&self, id: &ComponentId) -> Option<KeptActor> {
+        loop {
+            let found = self.core.live.find(self.system()?.find(id)?.address())?;
+            if found.is_some() {
+                return found;
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     /// The actor of this name, brought into memory if it is not there. [`Refusal::Moved`] if the key is not this host's.
