@@ -225,6 +225,7 @@ impl<U: Send + 'static> Keyed<U> {
         system.create_group(&name)?;
         let kind = Arc::new(Kind {
             versions: RwLock::new(Versions { number: 1, sandbox: template.sandbox().clone(), before: None }),
+            going_over: tokio::sync::Mutex::default(),
             core: Arc::new(Core::new(name, options, owned, store, rows, keeps)),
             system: system.downgrade(),
             template,
@@ -261,7 +262,7 @@ impl<U: Send + 'static> Keyed<U> {
     /// [`KeyError`].
     pub async fn passivate(&self, key: &str) -> Result<bool, KeyError> {
         let id = self.0.id(key)?;
-        match self.0.live(&id) {
+        match self.0.live_soon(&id).await {
             Some(actor) => Ok(actor.passivated().await),
             None => Ok(true),
         }

@@ -485,14 +485,8 @@ impl<S> ComponentRegistry<S> {
     /// [`GroupError`] when nobody has the member's name, a component has the group's, or it is a member already.
     pub fn join(&self, group: &ComponentId, member: &ComponentId) -> Result<(), GroupError> {
         let nobody = || GroupError::NobodyThere { group: group.clone(), member: member.clone() };
-        let address = match self.0.entries.get_mut(member).as_deref_mut() {
-            Some(Registered { target: Target::Sink { groups, .. }, address, .. }) => {
-                // From now on `deregister` makes it leave.
-                if !groups.contains(group) {
-                    groups.push(group.clone());
-                }
-                address.clone()
-            }
+        let address = match self.0.entries.get(member).as_deref() {
+            Some(Registered { target: Target::Sink { .. }, address, .. }) => address.clone(),
             _ => return Err(nobody()),
         };
         let joined = match self.create_group(group) {
@@ -510,12 +504,20 @@ impl<S> ComponentRegistry<S> {
             *members = members.iter().cloned().chain([address.clone()]).collect();
             self.tell(|| Change::Joined { group: group.clone(), member: member.clone() });
         }
-        // One that was taken away meanwhile may have left before it was in.
-        if self.resolve(&address).is_err() {
-            self.quit(group, &address);
-            return Err(nobody());
+        // Once it is in: from now on `deregister` makes it leave. A `leave` at the same time leaves the group on the list of one
+        // that is no member, which does no harm.
+        if let Some(Registered { target: Target::Sink { groups, .. }, address: now, .. }) =
+            self.0.entries.get_mut(member).as_deref_mut()
+            && *now == address
+        {
+            if !groups.contains(group) {
+                groups.push(group.clone());
+            }
+            return Ok(());
         }
-        Ok(())
+        // It was taken away meanwhile.
+        self.quit(group, &address);
+        Err(nobody())
     }
 
     /// Ends a membership. The group stays, also without members.
@@ -525,12 +527,14 @@ impl<S> ComponentRegistry<S> {
     /// [`GroupError`] when there is no such group or member.
     pub fn leave(&self, group: &ComponentId, member: &ComponentId) -> Result<(), GroupError> {
         let known = self.group(group)?;
-        let address = known.members.read().iter().find(|known| known.id() == member).cloned();
+        // Of two registrations the later: the other is gone, and about to leave.
+        let address = known.members.read().iter().rfind(|known| known.id() == member).cloned();
         let Some(address) = address else {
             return Err(GroupError::NotAMember { group: group.clone(), member: member.clone() });
         };
-        if let Some(Registered { target: Target::Sink { groups, .. }, .. }) =
+        if let Some(Registered { target: Target::Sink { groups, .. }, address: now, .. }) =
             self.0.entries.get_mut(member).as_deref_mut()
+            && *now == address
         {
             groups.retain(|known| known != group);
         }

@@ -413,6 +413,8 @@ impl Function {
                     fault = unfit;
                     continue;
                 }
+                // What it holds is another receiver's.
+                delivery.let_go();
                 let pushed = if waits { receiver.push(delivery).await } else { receiver.try_push(delivery) };
                 match pushed {
                     Ok(()) => return come_back(result, None).await.map_err(LinkFault::Call),

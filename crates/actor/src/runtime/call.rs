@@ -267,6 +267,7 @@ impl Cell {
                     next.as_ref().map_or(self, |next: &ActorRef| &next.0).push_later(delivery).await
                 }
                 Refusal::Moved => {
+                    delivery.let_go();
                     let awakened = self.services.awaken(self.id(), delivery.message.sender());
                     next.insert(awakened.unwrap_or(Err(reason))?).0.try_push(delivery)
                 }

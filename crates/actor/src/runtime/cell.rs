@@ -57,8 +57,8 @@ pub(crate) struct Cell {
     /// Ends the present incarnation wherever it is.
     interrupt: Shared<Mutex<Option<CancellationToken>>>,
     pub(crate) ended: CancellationToken,
-    /// By pattern, so that subscribing twice is subscribing once.
-    pub(crate) subscriptions: Mutex<HashMap<TopicPattern, Subscription<Endpoint>>>,
+    /// By pattern, so that subscribing twice is subscribing once. None once the actor has ended: each holds the cell.
+    pub(super) subscriptions: Mutex<Option<HashMap<TopicPattern, Subscription<Endpoint>>>>,
     /// The asker of the message in flight, and the one-shot subject by which it is answered, where answers are published.
     pub(crate) reply_subject: Mutex<Option<(Arc<str>, ReplyTo)>>,
     pub(crate) exports: Mutex<Exports>,
@@ -86,6 +86,15 @@ struct Gate {
     closing: AtomicBool,
     /// Held while the mailbox is closed and the name is given up, so that senders wait for what becomes of it.
     moved: Mutex<bool>,
+}
+
+/// Wakes an actor that may be waiting until its mailbox is empty.
+struct GivenBack<'a>(&'a Cell);
+
+impl Drop for GivenBack<'_> {
+    fn drop(&mut self) {
+        self.0.orders.wake();
+    }
 }
 
 /// The receiving ends of a cell.
@@ -129,7 +138,7 @@ impl Cell {
             memory: AtomicU64::new(0),
             interrupt: Shared::default(),
             ended: CancellationToken::new(),
-            subscriptions: Mutex::default(),
+            subscriptions: Mutex::new(Some(HashMap::new())),
             reply_subject: Mutex::default(),
             exports: Mutex::default(),
             gate: can_be_passivated.then(Gate::default),
@@ -296,6 +305,8 @@ impl Cell {
 
     /// Puts a message into the mailbox that did not find room at once, as soon as there is some.
     pub(crate) async fn push_later(&self, delivery: Delivery) -> Result<(), (Refusal, Delivery)> {
+        // Dropped after the place of a sender that does not use it.
+        let _given_back = self.gate.as_ref().map(|_| GivenBack(self));
         let pushed = self.mailbox.push_later(delivery).await;
         pushed.map_err(|(reason, delivery)| (self.refusal(reason), delivery))
     }
@@ -332,9 +343,10 @@ impl Cell {
         self.services.dead_letters.add(self.address.clone(), message, reason);
     }
 
-    /// Subscribes to a pattern, once, unless there are so many subscriptions already.
+    /// Subscribes to a pattern, once, unless there are so many subscriptions already. One that has ended does not.
     pub(crate) fn subscribe(self: &Arc<Self>, pattern: TopicPattern, most: u32) -> bool {
         let mut subscriptions = self.subscriptions.lock();
+        let Some(subscriptions) = &mut *subscriptions else { return true };
         if subscriptions.contains_key(&pattern) {
             return true;
         }
@@ -348,14 +360,14 @@ impl Cell {
     }
 
     pub(crate) fn unsubscribe(&self, pattern: &TopicPattern) {
-        let removed = self.subscriptions.lock().remove(pattern);
+        let removed = self.subscriptions.lock().as_mut().and_then(|subscriptions| subscriptions.remove(pattern));
         // It locks the broker when it is dropped.
         drop(removed);
     }
 
     /// What it is subscribed to.
     pub(crate) fn patterns(&self) -> Vec<TopicPattern> {
-        self.subscriptions.lock().keys().cloned().collect()
+        self.subscriptions.lock().iter().flat_map(HashMap::keys).cloned().collect()
     }
 
     /// Subscribes to these and to no others.

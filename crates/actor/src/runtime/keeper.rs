@@ -193,6 +193,14 @@ impl Kept {
         Self { saves_each_message: keeper.saves_each_message(), keeper, leaving: None, held: None }
     }
 
+    /// Somebody waits for it to leave.
+    pub(super) fn leaves(&mut self, done: oneshot::Sender<()>) {
+        let leaving = self.leaving.get_or_insert_default();
+        // Who asks again and again leaves those before.
+        leaving.retain(|done| !done.is_closed());
+        leaving.push(done);
+    }
+
     /// A message is about to be handled.
     pub(super) fn begin(&mut self, in_flight: &mut Option<Delivery>) {
         self.keeper.touched();

@@ -219,7 +219,7 @@ impl<B: Blueprint> ActorTask<B> {
         done: Option<oneshot::Sender<()>>,
     ) -> Option<Exit> {
         if let Some(done) = done {
-            self.kept.as_mut()?.leaving.get_or_insert_default().push(done);
+            self.kept.as_mut()?.leaves(done);
         }
         self.try_to_leave(live, must).await
     }
@@ -227,7 +227,7 @@ impl<B: Blueprint> ActorTask<B> {
     /// The same without an incarnation: whatever was unsaved is lost already.
     pub(super) fn leave_between(&mut self, done: oneshot::Sender<()>) -> bool {
         let Some(kept) = &mut self.kept else { return false };
-        kept.leaving.get_or_insert_default().push(done);
+        kept.leaves(done);
         !self.is_needed() && self.passivate()
     }
 
@@ -250,6 +250,12 @@ impl<B: Blueprint> ActorTask<B> {
             return None;
         }
         Some(Exit::Idle)
+    }
+
+    /// Whether somebody waits for it to leave, and there is no message.
+    #[inline]
+    pub(super) fn is_to_leave(&self) -> bool {
+        self.kept.as_ref().is_some_and(|kept| kept.leaving.is_some()) && !self.is_needed()
     }
 
     /// Whether there is a message, or one to be redelivered.
@@ -276,14 +282,23 @@ impl<B: Blueprint> ActorTask<B> {
         true
     }
 
-    /// Forgets what is kept, and what is in memory. Returns how the incarnation ended, if it did.
+    /// Forgets what is kept, and what is in memory, unless it is killed meanwhile. Returns how the incarnation ended, if it
+    /// did.
     pub(super) async fn forget(&mut self, done: oneshot::Sender<Result<(), KeepError>>) -> Option<Exit> {
         let kept = self.kept.as_mut()?;
         // First: what a crash leaves is state without reminders, of which nobody was told that it is forgotten, and no
         // reminder that comes to one that begins anew.
-        let forgotten = match self.cell.services.reminders.forget(self.cell.id()).await {
-            Ok(()) => kept.keeper.forget().await,
-            Err(error) => Err(KeepError::Unavailable(error.into())),
+        let forgetting = async {
+            match self.cell.services.reminders.forget(self.cell.id()).await {
+                Ok(()) => kept.keeper.forget().await,
+                Err(error) => Err(KeepError::Unavailable(error.into())),
+            }
+        };
+        let forgotten = tokio::select! {
+            biased;
+            forgotten = forgetting => forgotten,
+            // Dropping `done` says that the actor has ended.
+            () = self.interrupt.cancelled() => return Some(Exit::Killed),
         };
         let exit = forgotten.is_ok().then_some(Exit::Reload);
         _ = done.send(forgotten);

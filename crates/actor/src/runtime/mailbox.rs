@@ -101,6 +101,14 @@ impl Delivery {
         }
     }
 
+    /// Gives back what it holds of a mailbox that did not take it, before it goes to another.
+    pub(crate) fn let_go(&mut self) {
+        self.give_back();
+        if let Some(rare) = &mut self.rare {
+            rare.permits = None;
+        }
+    }
+
     /// Bytes that its sender chose.
     #[inline]
     pub(crate) fn size(&self) -> usize {
@@ -321,5 +329,32 @@ impl Mailbox {
     pub(crate) fn load(&self) -> Load {
         let capacity = self.messages.max_capacity();
         Load { queued: capacity - self.messages.capacity(), capacity }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use airssys_wasm_registry::ActorAddress;
+
+    use super::*;
+
+    #[test]
+    fn a_message_that_goes_to_another_mailbox_has_no_place_in_the_first() {
+        let size = MailboxSize { messages: 4, bytes: 8 << 10, shares: NonZeroU32::new(4).unwrap() };
+        let [(first, _first), (second, _second)] = [(); 2].map(|()| Mailbox::new(size));
+        let sender = ActorAddress::elsewhere(&"sender".parse().unwrap(), 1);
+        let of = |payload: &str| {
+            let message = MessageEnvelope::new(payload.to_owned());
+            Delivery::new(message.with_sender(sender.clone()), None)
+        };
+        let (small, large) = ("x", "x".repeat(6_000));
+        assert!(first.try_push(Delivery::new(large.clone().into(), None)).is_ok());
+        let (refusal, mut back) = first.try_push(of(&large)).err().unwrap();
+        assert_eq!(refusal, Refusal::Full, "of its bytes");
+        // It waits there with its place, if it does.
+        assert!(first.try_push(of(small)).is_err());
+        back.let_go();
+        assert!(second.try_push(back).is_ok());
+        assert!(first.try_push(of(small)).is_ok());
     }
 }

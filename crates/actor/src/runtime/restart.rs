@@ -226,6 +226,8 @@ impl<B: Blueprint> ActorTask<B> {
                     continue;
                 }
                 Control::Forget { done } => {
+                    // What a kill interrupts, in place of the last incarnation.
+                    self.interrupt = self.cell.begin_incarnation(self.cell.incarnation());
                     self.forget(done).await;
                     continue;
                 }

@@ -385,6 +385,31 @@ fn a_message_to_one_that_leaves_is_handled_or_refused() {
 }
 
 #[test]
+fn one_that_is_to_leave_sees_that_a_sender_has_given_its_place_back() {
+    schedules(|| {
+        block_on(async {
+            let (scene, mut task, _told) = Scene::with(1, Start::Lives, Some(Box::new(Forgetful)));
+            let live = task.start().await.unwrap_or_else(|_| panic!("told to live"));
+            let actor = spawn(task.run(Some(live)));
+            let sender = scene.spawn_sender(How::TryTell, "told");
+            // Dropped while it waits, or when it has a place.
+            let other = scene.clone();
+            let abandoned = spawn(async move {
+                let mut push = Box::pin(other.cell.push(Delivery::new("abandoned".into(), None)));
+                poll_fn(|cx| Poll::Ready(_ = push.as_mut().poll(cx))).await;
+                shuttle::future::yield_now().await;
+            });
+            let cell = Arc::clone(&scene.cell);
+            let leaving = spawn(async move {
+                _ = cell.ordered(|done| Control::Passivate { must: true, done: Some(done) }).await;
+            });
+            join([sender, abandoned, leaving, actor]).await;
+            scene.check(1);
+        });
+    });
+}
+
+#[test]
 fn what_is_sent_after_an_order_is_not_handled_before_it() {
     schedules(|| {
         block_on(async {

@@ -72,9 +72,9 @@ struct Episode<'a, B: Blueprint> {
 }
 
 impl InFlight {
-    /// Whether there is a message to be redelivered, or an order to be obeyed.
+    /// Whether there is a message that was begun or is to be redelivered, or an order to be obeyed.
     pub(super) fn holds_any(&self) -> bool {
-        !self.again.is_empty() || self.order.is_some()
+        !self.begun.is_empty() || !self.again.is_empty() || self.order.is_some()
     }
 }
 

@@ -352,10 +352,15 @@ impl<B: Blueprint> ActorTask<B> {
             if let Some(done) = next_check(checks) {
                 return Poll::Ready(Received::Check(done));
             }
-            return orders.poll_next(&cell.orders, cx).map(|order| match order {
-                Control::Health { done } => Received::Check(done),
-                order => Received::Order(order),
-            });
+            return match orders.poll_next(&cell.orders, cx) {
+                Poll::Ready(Control::Health { done }) => Poll::Ready(Received::Check(done)),
+                Poll::Ready(order) => Poll::Ready(Received::Order(order)),
+                // No message or order says that a sender gave its place back, or that another incarnation has begun.
+                Poll::Pending if self.is_to_leave() => {
+                    Poll::Ready(Received::Order(Control::Passivate { must: true, done: None }))
+                }
+                Poll::Pending => Poll::Pending,
+            };
         }
     }
 
@@ -603,7 +608,16 @@ impl<B: Blueprint> ActorTask<B> {
                     let must_be_saved = version.is_some() && !options.discard_state;
                     match self.save_for_upgrade(live).await {
                         Some(Ok(())) => {}
-                        Some(Err(exit)) => return Some(exit),
+                        Some(Err(exit)) => {
+                            _ = done.send(Err(match &exit {
+                                Exit::Failed(Failure::Crash(report)) => {
+                                    UpgradeError::SnapshotCrashed(Arc::clone(report))
+                                }
+                                Exit::Killed => UpgradeError::Stopped,
+                                _ => UpgradeError::NotSaved,
+                            }));
+                            return Some(exit);
+                        }
                         None if must_be_saved => {
                             _ = done.send(Err(UpgradeError::NotSaved));
                             return None;
@@ -662,7 +676,7 @@ impl<B: Blueprint> ActorTask<B> {
         self.give_up_several();
         drop(self.cell.reply_subject.lock().take());
         self.give_up_all();
-        let subscriptions = std::mem::take(&mut *self.cell.subscriptions.lock());
+        let subscriptions = self.cell.subscriptions.lock().take();
         // Dropping subscriptions locks the broker.
         drop(subscriptions);
         // Fails if the name is deregistered already.

@@ -5,7 +5,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -161,6 +161,8 @@ pub(crate) struct SupervisorCell {
     children: Mutex<BTreeMap<usize, Child>>,
     /// The number of the next child.
     next: AtomicUsize,
+    /// Whether all below are to end at once, those that are added later included.
+    killed: AtomicBool,
     /// Where children tell what happened.
     pub(crate) events: mpsc::UnboundedSender<ChildEvent>,
     orders: mpsc::UnboundedSender<SupervisorOrder>,
@@ -258,6 +260,7 @@ impl SupervisorCell {
 
     /// Ends everything below at once.
     pub(crate) fn kill(&self) {
+        self.killed.store(true, Ordering::SeqCst);
         for child in self.children() {
             child.kill();
         }
@@ -428,6 +431,7 @@ impl Supervisor {
                 name,
                 children: Mutex::new(children),
                 next,
+                killed: AtomicBool::new(false),
                 events: events_to,
                 orders: orders_to,
                 ended: CancellationToken::new(),
@@ -479,10 +483,13 @@ impl Supervisor {
             SupervisorOrder::Stop => self.close(Then::End),
             SupervisorOrder::Add(newcomer) => self.add(*newcomer, now),
             SupervisorOrder::Terminate { key, done } => {
-                // Dropping `done` says that there is no such child.
-                if let Some(child) = self.children.get_mut(&key) {
+                // Dropping `done` says that there is no such child, or that nobody would end it.
+                let (is_live, ends) = (self.plan.is_live(), matches!(self.then, Then::End));
+                if let Some(child) = self.children.get_mut(&key)
+                    && (is_live || ends)
+                {
                     child.ended.push(done);
-                    if child.ended.len() == 1 && self.plan.is_live() {
+                    if child.ended.len() == 1 && is_live {
                         self.plan.dismiss(key, now);
                     }
                 }
@@ -507,7 +514,11 @@ impl Supervisor {
         let known = Supervised::new(std::mem::take(&mut newcomer.policy), Some(first));
         if let Some(child) = newcomer.child.take() {
             let temporary = known.is_temporary();
-            self.cell.children.lock().insert(newcomer.key, child);
+            self.cell.children.lock().insert(newcomer.key, child.clone());
+            // A kill either finds it among the children, or is seen here.
+            if self.cell.killed.load(Ordering::SeqCst) {
+                child.kill();
+            }
             self.children.insert(newcomer.key, known);
             self.plan.add(newcomer.key, temporary, now);
         }

@@ -1,13 +1,15 @@
 //! Supervisors whose children come and go.
 
-use std::time::Duration;
+use std::{future::pending, pin::pin, time::Duration};
 
 use airssys_wasm_actor::{
-    ActorRef, ActorSystem, Backoff, ChildError, Lifecycle, NativeSpec, Restart, RestartPolicy, SpawnError, StartError,
-    Strategy, SupervisorPolicy, SupervisorRef, SupervisorSpec,
+    ActorRef, ActorSystem, Backoff, Bytes, ChildError, Intensity, Lifecycle, NativeActor, NativeContext, NativeSpec,
+    Restart, RestartPolicy, SpawnError, StartError, Strategy, SupervisorPolicy, SupervisorRef, SupervisorSpec,
 };
+use airssys_wasm_registry::MessageEnvelope;
+use tokio::time::{Instant, timeout};
 
-use crate::support::{ACTOR, Probe, ask, id, policy, settle, spec, system};
+use crate::support::{ACTOR, Probe, ask, id, policy, poll_once, settle, spec, system};
 
 async fn supervisor(system: &ActorSystem, strategy: Strategy, children: &[&str]) -> SupervisorRef {
     let spec = SupervisorSpec::new(id("family"), policy(strategy));
@@ -193,4 +195,55 @@ async fn a_start_that_nobody_waits_for_goes_on() {
     settle().await;
     assert_eq!(ask(&system.find("a").unwrap(), "x").await.unwrap(), "x");
     assert_eq!(family.children(), [id("a")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_of_a_supervisor_that_does_not_run_is_not_terminated_until_it_runs_again() {
+    let system = system();
+    let wait = Duration::from_secs(10);
+    let waits = SupervisorPolicy {
+        backoff: Backoff { first: wait, longest: wait, ..Backoff::NONE },
+        ..policy(Strategy::OneForOne)
+    };
+    let gives_up = SupervisorPolicy {
+        intensity: Intensity { restarts: 0, ..Intensity::default() },
+        ..policy(Strategy::OneForOne)
+    };
+    let above = system.supervise(SupervisorSpec::new(id("above"), waits)).await.unwrap();
+    let family = SupervisorSpec::new(id("family"), gives_up).native(child("a"));
+    let family = system.start_supervisor_child(&above, family).await.unwrap();
+    crash(&family.actors()[0]).await;
+    // It has given up, and waits until it is started again.
+    let terminated = timeout(wait, family.terminate_child("a")).await.expect("it is told at once");
+    assert_eq!(terminated, Err(ChildError::NoChild { supervisor: id("family"), name: "a".to_owned() }));
+    tokio::time::sleep(wait).await;
+    settle().await;
+    assert_eq!(incarnations(&family), [2]);
+    timeout(wait, family.terminate_child("a")).await.expect("it ends").unwrap();
+    assert!(family.children().is_empty());
+}
+
+/// Never starts.
+struct Hangs;
+
+impl NativeActor for Hangs {
+    async fn init(&mut self, _: &NativeContext) -> Result<(), String> {
+        pending().await
+    }
+
+    async fn handle(&mut self, _: &MessageEnvelope, _: &NativeContext) -> Result<Option<Bytes>, String> {
+        Ok(None)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kill_finds_one_that_is_about_to_be_added() {
+    let system = system();
+    let family = supervisor(&system, Strategy::OneForOne, &[]).await;
+    let mut starting = pin!(system.start_native_child(&family, NativeSpec::new(id("late"), || Hangs)));
+    assert!(poll_once(starting.as_mut()).is_pending());
+    let before = Instant::now();
+    system.shutdown(Duration::ZERO).await;
+    assert_eq!((before.elapsed(), system.find("late").is_none()), (Duration::ZERO, true));
+    assert!(matches!(starting.await, Err(SpawnError::SupervisorNotRunning { .. })));
 }

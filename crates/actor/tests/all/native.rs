@@ -257,3 +257,34 @@ async fn health_checks_take_turns_with_messages_and_end_with_those_who_wait() {
     let expected = ["init", "health", "handle", "health", "handle", "health", "handle", "stop"];
     assert_eq!(*log.lock(), expected);
 }
+
+/// Gives away what it has access by.
+struct Lends(Arc<Mutex<Option<NativeContext>>>);
+
+impl NativeActor for Lends {
+    async fn handle(&mut self, _: &MessageEnvelope, context: &NativeContext) -> Result<Option<Bytes>, String> {
+        *self.0.lock() = Some(context.clone());
+        Ok(Some(Bytes::new()))
+    }
+}
+
+#[tokio::test]
+async fn one_that_has_ended_subscribes_to_nothing() {
+    let system = system();
+    let lent = Arc::default();
+    let spec = NativeSpec::new(id("lends"), {
+        let lent = Arc::clone(&lent);
+        move || Lends(Arc::clone(&lent))
+    });
+    let actor = system.spawn_native(spec).await.unwrap();
+    ask(&actor, "x").await.unwrap();
+    let context = lent.lock().take().unwrap();
+    let topic = "a.b".parse().unwrap();
+    context.subscribe("a.*".parse().unwrap());
+    assert_eq!(system.publish(&topic, "x").await.delivered, 1);
+    actor.stop(Stop::Drain);
+    actor.ended().await;
+    context.subscribe("a.>".parse().unwrap());
+    let report = system.publish(&topic, "x").await;
+    assert_eq!((report.delivered, report.refused), (0, vec![]));
+}

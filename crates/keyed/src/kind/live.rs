@@ -134,8 +134,8 @@ pub(crate) struct Found {
 }
 
 impl Live {
-    /// Takes a place, unless there are so many. Its number.
-    pub(crate) fn reserve(&self, marks: &Arc<Marks>, part: usize, most: usize) -> Option<u64> {
+    /// Takes a place, unless there are so many. Its number, and how many there are now.
+    pub(crate) fn reserve(&self, marks: &Arc<Marks>, part: usize, most: usize) -> Option<(u64, usize)> {
         if self.len() >= most {
             return None;
         }
@@ -145,8 +145,9 @@ impl Live {
         }
         table.next += 1;
         table.entries.insert(table.next, Entry { marks: Arc::clone(marks), part, actor: None });
-        self.len.store(table.entries.len(), Ordering::Relaxed);
-        Some(table.next)
+        let len = table.entries.len();
+        self.len.store(len, Ordering::Relaxed);
+        Some((table.next, len))
     }
 
     /// The actor of a place, unless it has ended already.
@@ -181,15 +182,18 @@ impl Live {
         self.table.lock().entries.values().filter_map(|entry| entry.marks.unsaved()).min()
     }
 
-    /// The actor of this registration.
-    pub(crate) fn find(&self, address: &ActorAddress) -> Option<KeptActor> {
+    /// The actor of this registration. `Some(None)` if it may be one of those that are about to be filled in.
+    pub(crate) fn find(&self, address: &ActorAddress) -> Option<Option<KeptActor>> {
         let table = self.table.lock();
-        table
-            .entries
-            .values()
-            .filter_map(|entry| entry.actor.as_ref())
-            .find(|it| it.actor().address() == address)
-            .cloned()
+        let mut is_coming = false;
+        for entry in table.entries.values() {
+            match &entry.actor {
+                Some(actor) if actor.actor().address() == address => return Some(Some(actor.clone())),
+                Some(_) => {}
+                None => is_coming = true,
+            }
+        }
+        is_coming.then_some(None)
     }
 
     /// All, or those of a part. `None` for each that is about to be registered.
@@ -253,4 +257,20 @@ impl Live {
 /// Milliseconds of a duration, at least one unless it is zero.
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_is_registered_and_not_filled_in_is_not_taken_for_one_that_is_gone() {
+        let (live, address) = (Live::default(), ActorAddress::elsewhere(&"cart/1".parse().unwrap(), 1));
+        assert!(live.find(&address).is_none());
+        let (number, len) = live.reserve(&Arc::default(), 0, 2).unwrap();
+        assert_eq!(len, 1);
+        assert!(live.find(&address).is_some_and(|actor| actor.is_none()));
+        live.remove(number);
+        assert!(live.find(&address).is_none());
+    }
 }

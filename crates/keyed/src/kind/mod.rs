@@ -15,7 +15,7 @@ use std::sync::Arc;
 use airssys_wasm_actor::{ActorRef, ActorSpec, ActorSystem, Elsewhere, KeptActor, SpawnError, WeakActorSystem};
 use airssys_wasm_registry::{ActorAddress, ComponentId, Refusal};
 use parking_lot::RwLock;
-use tokio::{runtime::Handle, time::Instant};
+use tokio::{runtime::Handle, sync::Mutex, time::Instant};
 
 pub(crate) use self::sweep::sweep;
 use self::{
@@ -35,6 +35,8 @@ pub(crate) struct Kind<U: 'static> {
     pub(crate) system: WeakActorSystem<U>,
     pub(crate) template: ActorSpec<U>,
     pub(crate) versions: RwLock<Versions<U>>,
+    /// Held while actors go over to a version, or back.
+    pub(crate) going_over: Mutex<()>,
     /// Where actors run, whatever thread their first message comes from.
     pub(crate) runtime: Handle,
 }
@@ -50,7 +52,18 @@ impl<U: Send + 'static> Kind<U> {
 
     /// The actor in memory of this name.
     pub(crate) fn live(&self, id: &ComponentId) -> Option<KeptActor> {
-        self.core.live.find(self.system()?.find(id)?.address())
+        self.core.live.find(self.system()?.find(id)?.address())?
+    }
+
+    /// The same. One that is about to be in memory is waited for.
+    pub(crate) async fn live_soon(&self, id: &ComponentId) -> Option<KeptActor> {
+        loop {
+            let found = self.core.live.find(self.system()?.find(id)?.address())?;
+            if found.is_some() {
+                return found;
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     /// The actor of this name, brought into memory if it is not there. [`Refusal::Moved`] if the key is not this host's.
@@ -105,14 +118,17 @@ impl<U: Send + 'static> Kind<U> {
     fn activate(&self, system: &ActorSystem<U>, id: &ComponentId) -> Result<Option<ActorRef>, Refusal> {
         let core = &self.core;
         let now = Instant::now();
-        let live = core.live.len();
         // An upgrade that does not see it yet is seen by it, and one that sees it waits until it has its version.
         let marks = Arc::new(Marks::new(core.tick(now), 0));
         let part = core.owned.part(id);
-        let Some(number) = core.live.reserve(&marks, part, core.options.live) else {
+        let Some((number, live)) = core.live.reserve(&marks, part, core.options.live) else {
             core.wake.notify_one();
             return self.refused(Refusal::Full);
         };
+        // Whatever becomes of this one: the sweep has seen none, and others that come now do not wake it.
+        if live == 1 || sweep::is_crowded(core, live) {
+            core.wake.notify_one();
+        }
         let Activation { number: version, sandbox, before } = self.version();
         marks.set_version(version);
         // Who gives the part away either finds this place, or is seen here.
@@ -127,9 +143,6 @@ impl<U: Send + 'static> Kind<U> {
         match system.activate(spec, before, Box::new(keeper)) {
             Ok(actor) => {
                 core.live.fill(number, actor.clone());
-                if live == 0 || sweep::is_crowded(core, live + 1) {
-                    core.wake.notify_one();
-                }
                 Ok(Some(actor.actor().clone()))
             }
             Err(SpawnError::NameTaken(_)) => Ok(None),

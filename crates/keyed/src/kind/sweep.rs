@@ -86,7 +86,7 @@ pub(crate) async fn sweep<U: Send + 'static>(kind: Arc<Kind<U>>) {
             () = sleep(every), if !is_empty => {}
         }
         if let Some(kind) = kind_.upgrade() {
-            kind.undo_failed_version().await;
+            kind.undo_failed_version();
         }
         // However often it is woken.
         tokio::select! {

@@ -8,7 +8,7 @@ use std::{
 use airssys_wasm_actor::{ActorSandbox, SpawnError, UpgradeError, UpgradeOptions};
 use futures_util::{StreamExt, stream};
 
-use super::Kind;
+use super::{Kind, live::Marks};
 
 /// What actors of a kind are activated with.
 pub(crate) struct Versions<U: 'static> {
@@ -93,6 +93,7 @@ impl<U: Send + 'static> Kind<U> {
             self.core.quarantine.lock().clear();
             number
         };
+        let _turn = self.going_over.lock().await;
         let mut report = KindUpgrade::default();
         let mut left = Vec::new();
         loop {
@@ -137,8 +138,9 @@ impl<U: Send + 'static> Kind<U> {
         }
     }
 
-    /// Goes back to the version before, if the present one was on probation and failed.
-    pub(super) async fn undo_failed_version(&self) {
+    /// Goes back to the version before, if the present one was on probation and failed. Actors go back in a task of its own, so
+    /// that the sweep does not wait for one that is busy.
+    pub(super) fn undo_failed_version(self: &Arc<Self>) {
         let failed = {
             let mut versions = self.versions.write();
             let failed = self.core.failed_version.load(Ordering::SeqCst);
@@ -152,14 +154,40 @@ impl<U: Send + 'static> Kind<U> {
             failed
         };
         tracing::warn!(kind = %self.core.kind, "the new version failed on probation; all go back to the one before");
+        let kind = Arc::clone(self);
+        tokio::spawn(async move { kind.roll_back(failed).await });
+    }
+
+    async fn roll_back(&self, failed: u64) {
         let Some(system) = self.system() else { return };
-        for (marks, actor) in self.core.live.older_than(failed + 1) {
-            if marks.version() == failed
-                && let Some(actor) = actor
-            {
+        // None goes back after it has gone over to a later version.
+        let _turn = self.going_over.lock().await;
+        // At first all; then those that were about to be registered, perhaps with the version that failed.
+        let mut coming: Option<Vec<Arc<Marks>>> = None;
+        loop {
+            let mut older = self.core.live.older_than(failed + 1);
+            if let Some(coming) = &coming {
+                older.retain(|(marks, _)| coming.iter().any(|coming| Arc::ptr_eq(coming, marks)));
+            }
+            let (mut here, mut next) = (Vec::new(), Vec::new());
+            for (marks, actor) in older {
+                match actor {
+                    None => next.push(marks),
+                    Some(actor) if marks.version() == failed => here.push(actor),
+                    Some(_) => {}
+                }
+            }
+            let system = &system;
+            let back = here.into_iter().map(|actor| async move {
                 // Fails for those that have gone back by themselves, and those that are gone.
                 _ = system.rollback(actor.actor().address(), UpgradeOptions::default()).await;
+            });
+            stream::iter(back).buffer_unordered(AT_A_TIME).for_each(std::future::ready).await;
+            if next.is_empty() {
+                return;
             }
+            coming = Some(next);
+            tokio::task::yield_now().await;
         }
     }
 }

@@ -29,10 +29,17 @@ pub(super) struct Book {
     /// One at a time changes the reminders of an actor. Actors share them, by hash.
     turns: [Mutex<()>; 64],
     hasher: RandomState,
-    /// Until when the task waits, in milliseconds since 1970; it does not, if that is never.
-    pub(super) waits_until: parking_lot::Mutex<u64>,
+    pub(super) progress: parking_lot::Mutex<Progress>,
     /// There is one that is due before.
     pub(super) sooner: Notify,
+}
+
+/// How far the task is, in milliseconds since 1970.
+pub(super) struct Progress {
+    /// All that are due before were sent once, or are being sent.
+    pub(super) sent: u64,
+    /// Until when it waits; it does not, if that is never.
+    pub(super) waits_until: u64,
 }
 
 impl Book {
@@ -42,7 +49,7 @@ impl Book {
             config,
             turns: [const { Mutex::const_new(()) }; 64],
             hasher: RandomState::new(),
-            waits_until: parking_lot::Mutex::new(u64::MAX),
+            progress: parking_lot::Mutex::new(Progress { sent: 0, waits_until: u64::MAX }),
             sooner: Notify::new(),
         }
     }
@@ -81,7 +88,10 @@ impl Book {
             // It does not count any more, and is found again when it would have been due.
             _ = self.take(&key(before, of, name), Durability::Process).await;
         }
-        if due < *self.waits_until.lock() {
+        let mut progress = self.progress.lock();
+        // A store that took its time: the task may have been there before the row was.
+        progress.sent = progress.sent.min(due);
+        if due < progress.waits_until {
             self.sooner.notify_one();
         }
         Ok(())

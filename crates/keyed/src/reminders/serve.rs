@@ -55,40 +55,37 @@ struct Server {
 pub(super) async fn serve(book: Arc<Book>, receivers: Arc<Receivers>) {
     let server = Server { book, receivers, in_flight: Arc::default(), freed: Arc::default(), failed: Arc::default() };
     let mut waiting = Waiting::new();
-    // All before it were sent once.
-    let mut sent = String::new();
     let mut again = Again { pause: PAUSE, at: None, last: None };
     loop {
-        *server.book.waits_until.lock() = u64::MAX;
+        server.book.progress.lock().waits_until = u64::MAX;
         if again.is_due() {
             server.failed.store(false, Ordering::Relaxed);
-            let upto = sent.clone();
+            let upto = before(server.book.progress.lock().sent);
             if server.send_all(String::new(), |key| key < upto.as_str(), &mut waiting).await.is_err() {
                 server.failed.store(true, Ordering::Relaxed);
             }
         }
+        let sent = before(server.book.progress.lock().sent);
         if server.send_waiting(&sent, &mut waiting).await.is_err() {
             server.failed.store(true, Ordering::Relaxed);
         }
-        let now = server.book.now();
-        // The clock was set back: what was set since comes before.
-        if sent > before(now.saturating_add(1)) {
-            sent = before(now.saturating_add(1));
-        }
-        let upto = before(now.saturating_add(1));
-        let next = match server.send_all(sent.clone(), |key| key < upto.as_str(), &mut waiting).await {
-            Ok(next) => {
-                sent = upto;
-                next
-            }
+        let upto = server.book.now().saturating_add(1);
+        // Before the look, so that one that is set meanwhile says that it may have been missed. If the clock was set back, what was
+        // set since comes before.
+        let sent = std::mem::replace(&mut server.book.progress.lock().sent, upto).min(upto);
+        let end = before(upto);
+        let next = match server.send_all(before(sent), |key| key < end.as_str(), &mut waiting).await {
+            Ok(next) => next,
             Err(error) => {
                 tracing::warn!("reminders are not read: {error}; trying again");
+                let mut progress = server.book.progress.lock();
+                progress.sent = progress.sent.min(sent);
                 server.failed.store(true, Ordering::Relaxed);
                 None
             }
         };
         let next = next.and_then(|key| parts(&key).map(|(due, ..)| due));
-        *server.book.waits_until.lock() = next.unwrap_or(u64::MAX);
+        server.book.progress.lock().waits_until = next.unwrap_or(u64::MAX);
         let sleep = next.map_or(LONGEST_SLEEP, |due| Duration::from_millis(due.saturating_sub(server.book.now())));
         if server.failed.load(Ordering::Relaxed) {
             again.set();

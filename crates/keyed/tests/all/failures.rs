@@ -187,3 +187,16 @@ async fn keys_that_never_find_enough_memory_do_not_drive_out_all_others() {
         assert_eq!(ask(&carts, "small", "count").await.unwrap(), "0");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_that_begins_anew_when_it_is_to_leave_leaves_nevertheless() {
+    let (system, store) = (system(), Faulty::new());
+    let idle = Duration::from_secs(3_600);
+    let carts = carts(&system, &COUNTER, KeyedOptions { idle, ..KeyedOptions::default() }, &store).await;
+    ask(&carts, "1", "add 1").await.unwrap();
+    // Of another process.
+    store.put("1", &7_u64.to_le_bytes()).await;
+    let left = tokio::time::timeout(Duration::from_secs(60), carts.passivate("1")).await;
+    assert!(left.expect("it is told").unwrap());
+    assert_eq!((carts.stats().live, store.count_of("1").await), (0, Some(7)));
+}

@@ -118,3 +118,25 @@ async fn what_was_answered_after_a_key_was_forgotten_is_of_its_new_life() {
         until(|| carts.stats().live == 0).await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_kill_does_not_wait_for_a_store_that_forgets() {
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &COUNTER, KeyedOptions::default(), &store).await;
+    ask(&carts, "1", "add 5").await.unwrap();
+    assert!(carts.passivate("1").await.unwrap());
+    assert_eq!(ask(&carts, "1", "get").await.unwrap(), "5");
+    store.removals.forget_permits(usize::MAX);
+    let mut forgotten = pin!(carts.forget("1"));
+    tokio::select! {
+        biased;
+        result = &mut forgotten => panic!("{result:?} before the row was removed"),
+        () = settle() => {}
+    }
+    tokio::time::timeout(Duration::from_secs(60), carts.kill_all()).await.expect("it is killed");
+    assert_eq!((carts.stats().live, store.count_of("1").await), (0, Some(5)));
+    // Who wants it forgotten goes on without the actor.
+    store.removals.add_permits(Semaphore::MAX_PERMITS);
+    forgotten.await.unwrap();
+    assert_eq!(store.row("1").await, None);
+}

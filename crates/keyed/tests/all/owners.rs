@@ -4,19 +4,20 @@ use std::{
     collections::BTreeMap,
     pin::pin,
     sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
     },
     time::Duration,
 };
 
-use airssys_wasm_actor::{ActorSystem, AskError, DeadReason, Fence};
+use airssys_wasm_actor::{ActorSystem, AskError, DeadReason, Fence, UpgradeOptions};
 use airssys_wasm_keyed::{ForgetError, Keyed, KeyedOptions, KeyedSpec, Owner, SaveWhen};
 use airssys_wasm_registry::{ComponentId, Refusal};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use crate::support::{COUNTER, Faulty, ask, id, settle, system, template};
+use crate::support::{COUNTER, COUNTER_V2, Faulty, ask, id, pass, sandbox, settle, system, template};
 
 /// Has parts of the keys, by their first digit.
 #[derive(Default)]
@@ -63,7 +64,33 @@ impl Parts {
     }
 }
 
-async fn carts(system: &ActorSystem, owner: &Arc<Parts>, save: SaveWhen, store: &Arc<Faulty>) -> Keyed {
+/// Has all keys, and does something when it is asked for the fence of `cart/slow` the second time: when a place in memory is
+/// taken for it, and it is not registered yet.
+struct Meanwhile<F> {
+    asked: AtomicUsize,
+    does: F,
+}
+
+impl<F: Fn() + Send + Sync + 'static> Meanwhile<F> {
+    fn new(does: F) -> Arc<Self> {
+        Arc::new(Self { asked: AtomicUsize::new(0), does })
+    }
+}
+
+impl<F: Fn() + Send + Sync + 'static> Owner for Meanwhile<F> {
+    fn part(&self, name: &ComponentId) -> usize {
+        usize::from(name.as_str() == "cart/slow")
+    }
+
+    fn fence(&self, part: usize) -> Option<Arc<dyn Fence>> {
+        if part == 1 && self.asked.fetch_add(1, Ordering::SeqCst) == 1 {
+            (self.does)();
+        }
+        Some(Arc::new(Held(AtomicBool::new(true))))
+    }
+}
+
+async fn carts<O: Owner>(system: &ActorSystem, owner: &Arc<O>, save: SaveWhen, store: &Arc<Faulty>) -> Keyed {
     let options = KeyedOptions { save, ..KeyedOptions::default() };
     let spec = KeyedSpec::new(template(system, "cart", &COUNTER)).with_options(options);
     Keyed::install(system, spec.with_owner(Arc::clone(owner) as _), Arc::clone(store) as _).await.unwrap()
@@ -181,4 +208,46 @@ async fn one_whose_key_is_lost_handles_nothing_and_saves_nothing() {
         let again = if save == SaveWhen::EachMessage { "2" } else { "1" };
         assert_eq!(ask(&carts, "11", "add 1").await.unwrap(), again);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_sweep_wakes_for_one_that_somebody_else_brought_into_memory_meanwhile() {
+    let (system, store) = (system(), Faulty::new());
+    let kind = Arc::new(OnceLock::<Keyed>::new());
+    let owner = Meanwhile::new({
+        let kind = Arc::clone(&kind);
+        move || kind.get().unwrap().actor("slow").unwrap().try_tell("add 1").unwrap()
+    });
+    let carts = carts(&system, &owner, SaveWhen::Within(Duration::from_secs(1)), &store).await;
+    kind.set(carts.clone()).unwrap();
+    // It has seen that there is nobody.
+    settle().await;
+    assert_eq!(ask(&carts, "slow", "add 1").await.unwrap(), "2");
+    pass(Duration::from_secs(2)).await;
+    assert_eq!(store.count_of("slow").await, Some(2));
+}
+
+#[tokio::test]
+async fn one_that_was_about_to_start_with_a_version_that_failed_goes_back_too() {
+    let (system, store) = (system(), Faulty::new());
+    let (enters, entered) = mpsc::channel();
+    let (go, gone) = mpsc::channel::<()>();
+    let gone = Mutex::new(gone);
+    let owner = Meanwhile::new(move || {
+        enters.send(()).unwrap();
+        gone.lock().recv().unwrap();
+    });
+    let carts = carts(&system, &owner, SaveWhen::OnIdle, &store).await;
+    ask(&carts, "fails", "add 1").await.unwrap();
+    let on_probation = UpgradeOptions { probation: 5, ..UpgradeOptions::default() };
+    carts.upgrade(sandbox(&system, &COUNTER_V2), on_probation).await.unwrap();
+    let slow = carts.actor("slow").unwrap();
+    let sender = std::thread::spawn(move || slow.try_tell("add 1").unwrap());
+    entered.recv().unwrap();
+    ask(&carts, "fails", "crash").await.unwrap_err();
+    settle().await;
+    go.send(()).unwrap();
+    sender.join().unwrap();
+    settle().await;
+    assert_eq!(ask(&carts, "slow", "get").await.unwrap(), "1", "of the version before");
 }

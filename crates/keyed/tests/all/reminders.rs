@@ -613,3 +613,28 @@ async fn one_that_a_guest_does_not_wait_for_is_set_and_holds_up_nobody() {
     assert_eq!((store.rows.count("!due").await.unwrap(), store.rows.count("!reminders/cart").await.unwrap()), (0, 0));
     drop(begun);
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_stored_only_when_it_is_due_comes_nevertheless() {
+    let store = Faulty::new();
+    let (begun, epoch) = (Instant::now(), SystemTime::now());
+    let reminders = started(Arc::clone(&store) as _, Arc::new(move || epoch + begun.elapsed()));
+    let heard = Arc::<Mutex<Vec<String>>>::default();
+    reminders.add("cart", {
+        let heard = Arc::clone(&heard);
+        move |key, _| {
+            heard.lock().push(key.to_owned());
+            Box::pin(async { Ok(Bytes::new()) })
+        }
+    });
+    let set = |key, after| reminders.set(&cart(key), "a", Duration::from_millis(after), Bytes::new()).unwrap();
+    set("other", 1_500).await.unwrap();
+    store.writes.forget_permits(usize::MAX);
+    let late = set("late", 1_000);
+    pass(2_000).await;
+    assert_eq!(*heard.lock(), ["other"]);
+    store.writes.add_permits(Semaphore::MAX_PERMITS);
+    late.await.unwrap();
+    pass(100_000).await;
+    assert_eq!(*heard.lock(), ["other", "late"]);
+}

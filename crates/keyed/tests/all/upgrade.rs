@@ -1,9 +1,14 @@
 //! A kind goes over to another version, and back.
 
+use std::{pin::pin, time::Duration};
+
 use airssys_wasm_actor::{AskError, UpgradeError, UpgradeOptions};
 use airssys_wasm_keyed::{KeyedEvent, KeyedOptions, SaveWhen};
+use tokio::sync::Semaphore;
 
-use crate::support::{ACTOR, COUNTER, COUNTER_V2, ECHO, Faulty, ask, carts, sandbox, settle, system};
+use crate::support::{
+    ACTOR, COUNTER, COUNTER_V2, ECHO, Faulty, ask, carts, install, pass, sandbox, settle, system, template,
+};
 
 #[tokio::test]
 async fn each_actor_goes_over_when_it_is_next_between_two_messages_or_in_memory() {
@@ -124,4 +129,61 @@ async fn who_would_rather_lose_the_state_upgrades_while_the_store_is_full() {
     let report = carts.upgrade(sandbox(&system, &COUNTER_V2), discard).await.unwrap();
     assert_eq!((report.upgraded, report.failed.len()), (1, 0));
     assert_eq!(ask(&carts, "1", "get").await.unwrap(), "count: 3");
+}
+
+#[tokio::test]
+async fn an_actor_that_ends_over_its_upgrade_is_told_of_and_goes_on_with_the_version_before() {
+    for crashes in [false, true] {
+        let (system, store) = (system(), Faulty::new());
+        let guest = if crashes { &ACTOR } else { &COUNTER };
+        let template = template(&system, "cart", guest).with_config([("snapshot", if crashes { "panic" } else { "" })]);
+        if crashes {
+            store.put("1", b"4\n").await;
+        }
+        let carts = install(&system, template, KeyedOptions::default(), &store).await;
+        if crashes {
+            assert_eq!(ask(&carts, "1", "count").await.unwrap(), "4");
+        } else {
+            ask(&carts, "1", "add 3").await.unwrap();
+            // Of another process.
+            store.put("1", &7_u64.to_le_bytes()).await;
+        }
+        let version = sandbox(&system, if crashes { &ACTOR } else { &COUNTER_V2 });
+        let report = carts.upgrade(version, UpgradeOptions::default()).await.unwrap();
+        let is_told = match &*report.failed {
+            [UpgradeError::SnapshotCrashed(_)] => crashes,
+            [UpgradeError::NotSaved] => !crashes,
+            _ => false,
+        };
+        assert!(is_told, "{report:?}");
+        let (text, answer) = if crashes { ("count", "4") } else { ("get", "7") };
+        assert_eq!(ask(&carts, "1", text).await.unwrap(), answer);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_sweep_does_not_wait_for_those_that_go_back() {
+    let (system, store) = (system(), Faulty::new());
+    let within = KeyedOptions { save: SaveWhen::Within(Duration::from_secs(1)), ..KeyedOptions::default() };
+    let carts = carts(&system, &COUNTER, within, &store).await;
+    for key in ["busy", "fails", "other"] {
+        ask(&carts, key, "add 3").await.unwrap();
+    }
+    let on_probation = UpgradeOptions { probation: 5, ..UpgradeOptions::default() };
+    carts.upgrade(sandbox(&system, &COUNTER_V2), on_probation).await.unwrap();
+    store.removals.forget_permits(usize::MAX);
+    let mut forgotten = pin!(carts.forget("busy"));
+    tokio::select! {
+        biased;
+        result = &mut forgotten => panic!("{result:?} before the row was removed"),
+        () = settle() => {}
+    }
+    ask(&carts, "fails", "crash").await.unwrap_err();
+    settle().await;
+    assert_eq!(ask(&carts, "other", "add 1").await.unwrap(), "4", "of the version before");
+    pass(Duration::from_secs(2)).await;
+    assert_eq!(store.count_of("other").await, Some(4));
+    store.removals.add_permits(Semaphore::MAX_PERMITS);
+    forgotten.await.unwrap();
+    assert_eq!(ask(&carts, "busy", "get").await.unwrap(), "0", "of the version before");
 }

@@ -158,3 +158,23 @@ fn nobody_who_is_gone_stays_a_member() {
         }
     }
 }
+
+#[test]
+fn who_joins_while_it_leaves_is_no_member_once_it_is_gone() {
+    let registry = ComponentRegistry::new();
+    let (group, member) = (id("g"), id("m"));
+    for round in 0..500 {
+        let address = registry.register(&member, Shelf::new(1)).unwrap();
+        registry.join(&group, &member).unwrap();
+        at_once(|thread| {
+            // Either may be refused: another was faster.
+            if thread % 2 == 0 {
+                _ = registry.leave(&group, &member);
+            } else {
+                _ = registry.join(&group, &member);
+            }
+        });
+        registry.deregister(&address).unwrap();
+        assert_eq!(registry.members(&group), Ok(vec![]), "round {round}");
+    }
+}

@@ -137,11 +137,11 @@ impl FjallStore {
         let run = {
             let shared = Arc::clone(&shared);
             move || {
-                let closed = writer.run();
+                let (closed, queue) = writer.run();
                 // It ends with the writer's sender. Without it, what waits for a sync is told that the store is closed.
                 _ = syncing.join();
                 drop(shared.rows.write().take());
-                drop(closed);
+                drop((closed, queue));
             }
         };
         Ok((Self { commands, readers, pace: Pace::new(), shared }, run))

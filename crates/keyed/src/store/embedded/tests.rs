@@ -8,6 +8,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
         mpsc,
     },
+    time::Duration,
 };
 
 use tempfile::TempDir;
@@ -393,4 +394,35 @@ async fn removing_what_is_not_there_costs_nothing_on_disk() {
     let before = journal();
     store.remove("cart", "a", version, Durability::Process).await.unwrap();
     assert!(journal() != before);
+}
+
+#[tokio::test]
+async fn whoever_closes_it_waits_until_it_is_closed() {
+    let folder = TempDir::new().unwrap();
+    let store = Arc::new(open(&folder).await);
+    let (begins, begun) = mpsc::channel();
+    let (go, gone) = mpsc::channel::<()>();
+    store.watch(move |_| {
+        begins.send(()).unwrap();
+        gone.recv().unwrap();
+        Ok(())
+    });
+    let saving = tokio::spawn({
+        let store = Arc::clone(&store);
+        async move { store.save("cart", "1", Version::NONE, "x".into(), Durability::Power).await }
+    });
+    tokio::task::spawn_blocking(move || begun.recv().unwrap()).await.unwrap();
+    let close = || {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move { store.close().await })
+    };
+    let (first, mut second) = (close(), close());
+    // The time that it has for being wrong: the thread that writes has nothing to do.
+    let closed = tokio::time::timeout(Duration::from_millis(200), &mut second).await;
+    assert!(closed.is_err(), "a sync is under way");
+    go.send(()).unwrap();
+    second.await.unwrap();
+    open(&folder).await;
+    first.await.unwrap();
+    saving.await.unwrap().unwrap();
 }

@@ -67,8 +67,9 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Runs until nobody is left who writes, or it is told to close.
-    pub(super) fn run(mut self) -> Option<oneshot::Sender<()>> {
+    /// Runs until nobody is left who writes, or it is told to close. Gives who waits for that, and the queue: as long as that is
+    /// there, a store that is closed a second time waits as well.
+    pub(super) fn run(mut self) -> (Option<oneshot::Sender<()>>, Receiver<Command>) {
         let mut closed = None;
         while closed.is_none()
             && let Some(first) = self.commands.blocking_recv()
@@ -94,7 +95,7 @@ impl Writer {
                 self.carry_out(writes, bytes);
             }
         }
-        closed
+        (closed, self.commands)
     }
 
     fn carry_out(&mut self, writes: Vec<Write>, bytes: usize) {
