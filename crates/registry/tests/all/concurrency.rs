@@ -163,7 +163,7 @@ fn nobody_who_is_gone_stays_a_member() {
 fn who_joins_while_it_leaves_is_no_member_once_it_is_gone() {
     let registry = ComponentRegistry::new();
     let (group, member) = (id("g"), id("m"));
-    for round in 0..500 {
+    for round in 0..2_000 {
         let address = registry.register(&member, Shelf::new(1)).unwrap();
         registry.join(&group, &member).unwrap();
         at_once(|thread| {
