@@ -340,8 +340,8 @@ mod tests {
 
     #[test]
     fn a_message_that_goes_to_another_mailbox_has_no_place_in_the_first() {
-        let size = MailboxSize { messages: 4, bytes: 8 << 10, shares: NonZeroU32::new(4).unwrap() };
-        let [(first, _first), (second, _second)] = [(); 2].map(|()| Mailbox::new(size));
+        let size = |shares| MailboxSize { messages: 4, bytes: 8 << 10, shares: NonZeroU32::new(shares).unwrap() };
+        let ((first, _first), (second, _second)) = (Mailbox::new(size(4)), Mailbox::new(size(1)));
         let sender = ActorAddress::elsewhere(&"sender".parse().unwrap(), 1);
         let of = |payload: &str| {
             let message = MessageEnvelope::new(payload.to_owned());
