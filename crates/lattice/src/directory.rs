@@ -169,9 +169,13 @@ impl Directory {
         self.state.read().is_settled || self.sessions.lock().is_settled(now)
     }
 
-    /// Whether the other hosts are still to be told so.
-    pub(crate) fn is_newly_settled(&self, now: Duration) -> bool {
-        !self.state.read().is_settled && self.sessions.lock().is_settled(now)
+    /// What the other hosts are to be told of that, if they are not told yet: of which bucket it is so. What was sent before the
+    /// records were made anew may come to them afterwards.
+    pub(crate) fn newly_settled(&self, now: Duration) -> Option<Vec<u8>> {
+        let state = self.state.read();
+        let sessions = self.sessions.lock();
+        let is_new = !state.is_settled && sessions.is_settled(now);
+        is_new.then(|| serde_json::to_vec(&sessions.bucket()).expect("it is a number"))
     }
 
     pub(crate) fn sessions<R>(&self, look: impl FnOnce(&Sessions<HostName>) -> R) -> R {
@@ -253,7 +257,10 @@ impl Directory {
                     state.slots(kind)[*number] = Some(Slot { owner, revision });
                 }
             }
-            Key::Settled => state.is_settled = value.is_some(),
+            Key::Settled => {
+                let of = value.and_then(|value| serde_json::from_slice::<Bucket>(value).ok());
+                state.is_settled = of == Some(bucket);
+            }
         }
         if is_current {
             self.sessions.lock().caught_up(revision);
@@ -536,6 +543,24 @@ mod tests {
             ["", "h", "h.", "h.a.b", "n.a/b", "g.a", "x.a", "n.=41", "k.cart.1024", "k.cart.01", "k.cart.+1", "k.cart."]
         {
             assert_eq!(Key::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn that_the_records_are_settled_is_believed_of_the_same_records() {
+        let mut world = World::new();
+        let (now, later) = (Duration::from_secs(1), Duration::from_secs(3_600));
+        assert_eq!(world.directory.newly_settled(now), None);
+        let of_these = world.directory.newly_settled(later).unwrap();
+        for (value, is_believed) in [
+            (Some(Vec::new()), false),
+            (Some(serde_json::to_vec(&Bucket(BUCKET.0 + 1)).unwrap()), false),
+            (Some(of_these), true),
+            (None, false),
+        ] {
+            world.saw(&Key::Settled, value);
+            assert_eq!(world.directory.is_settled(now), is_believed);
+            assert_eq!(world.directory.newly_settled(later).is_none(), is_believed);
         }
     }
 

@@ -614,8 +614,9 @@ async fn one_that_a_guest_does_not_wait_for_is_set_and_holds_up_nobody() {
     drop(begun);
 }
 
-#[tokio::test(start_paused = true)]
-async fn one_that_is_stored_only_when_it_is_due_comes_nevertheless() {
+/// What is heard where one is stored only when it is due, and another is due meanwhile. `None` if their two actors share a
+/// turn, which is drawn at random: then the other waits as well.
+async fn heard_with_one_stored_late() -> Option<Vec<String>> {
     let store = Faulty::new();
     let (begun, epoch) = (Instant::now(), SystemTime::now());
     let reminders = started(Arc::clone(&store) as _, Arc::new(move || epoch + begun.elapsed()));
@@ -632,9 +633,22 @@ async fn one_that_is_stored_only_when_it_is_due_comes_nevertheless() {
     store.writes.forget_permits(usize::MAX);
     let late = set("late", 1_000);
     pass(2_000).await;
-    assert_eq!(*heard.lock(), ["other"]);
+    if heard.lock().is_empty() {
+        return None;
+    }
     store.writes.add_permits(Semaphore::MAX_PERMITS);
     late.await.unwrap();
     pass(100_000).await;
-    assert_eq!(*heard.lock(), ["other", "late"]);
+    let heard = heard.lock().clone();
+    Some(heard)
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_stored_only_when_it_is_due_comes_nevertheless() {
+    for _ in 0..8 {
+        if let Some(heard) = heard_with_one_stored_late().await {
+            return assert_eq!(heard, ["other", "late"]);
+        }
+    }
+    panic!("of 64 turns all had the same eight times");
 }

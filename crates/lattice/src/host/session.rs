@@ -666,8 +666,8 @@ async fn lapse(host: &Host) {
 
 /// Tells the other hosts that what nobody has may be claimed.
 async fn settle(host: &Host) {
-    if host.directory.is_newly_settled(clock::now())
-        && let Err(error) = host.write(&Key::Settled, Vec::new(), 0).await
+    if let Some(settled) = host.directory.newly_settled(clock::now())
+        && let Err(error) = host.write(&Key::Settled, settled, 0).await
     {
         tracing::debug!(%error, "it is not told that the records are settled");
     }
