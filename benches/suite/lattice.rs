@@ -124,8 +124,14 @@ impl Drop for Far {
     }
 }
 
-/// So many are timed together where many are in flight: a few of them say how long one takes, not how many go through.
+/// So many are timed together at the least where many are in flight: a few of them say how long one takes, not how many go
+/// through.
 const BATCH: u64 = 4_096;
+
+/// What so many take, when more were timed.
+fn share(taken: Duration, iterations: u64, of: u64) -> Duration {
+    taken.mul_f64(iterations as f64 / of as f64)
+}
 
 /// Has so many at a time do something over and over, and gives the time of so many.
 fn in_flight<F: Future<Output = ()> + Send + 'static>(
@@ -134,8 +140,8 @@ fn in_flight<F: Future<Output = ()> + Send + 'static>(
     iterations: u64,
     run: impl Fn() -> F + Clone + Send + Sync + 'static,
 ) -> Duration {
-    let batch = if in_flight == 1 { 1 } else { BATCH };
-    let left = Arc::new(AtomicU64::new(iterations * batch));
+    let times = if in_flight == 1 { iterations } else { iterations.max(BATCH) };
+    let left = Arc::new(AtomicU64::new(times));
     let take = move |left: &AtomicU64| {
         left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
     };
@@ -154,7 +160,7 @@ fn in_flight<F: Future<Output = ()> + Send + 'static>(
         for client in clients {
             client.await.unwrap();
         }
-        started.elapsed() / batch as u32
+        share(started.elapsed(), iterations, times)
     })
 }
 
@@ -217,14 +223,15 @@ fn bare_tells() -> Measure {
     let client = runtime.block_on(async_nats::connect(&far.url)).unwrap();
     Box::new(move |iterations| {
         let _keep = &far;
+        let times = iterations.max(BATCH);
         runtime.block_on(async {
             let started = Instant::now();
-            for _ in 0..iterations * BATCH {
+            for _ in 0..times {
                 client.publish(TOLD, payload(64)).await.unwrap();
             }
             // In the order of this connection: what came before it was received.
             client.request(TOLD, payload(64)).await.unwrap();
-            started.elapsed() / BATCH as u32
+            share(started.elapsed(), iterations, times)
         })
     })
 }
