@@ -237,6 +237,16 @@ impl Scene {
         self.sent.lock().push((payload, fate));
     }
 
+    /// A sender that is dropped while it waits, or when it has a place.
+    fn spawn_abandoned(&self) -> JoinHandle<()> {
+        let cell = Arc::clone(&self.cell);
+        spawn(async move {
+            let mut push = Box::pin(cell.push(Delivery::new("abandoned".into(), None)));
+            poll_fn(|cx| Poll::Ready(_ = push.as_mut().poll(cx))).await;
+            shuttle::future::yield_now().await;
+        })
+    }
+
     fn spawn_sender(&self, how: How, message: impl Into<MessageEnvelope>) -> JoinHandle<()> {
         spawn(self.clone().send(how, message.into()))
     }
@@ -392,13 +402,7 @@ fn one_that_is_to_leave_sees_that_a_sender_has_given_its_place_back() {
             let live = task.start().await.unwrap_or_else(|_| panic!("told to live"));
             let actor = spawn(task.run(Some(live)));
             let sender = scene.spawn_sender(How::TryTell, "told");
-            // Dropped while it waits, or when it has a place.
-            let other = scene.clone();
-            let abandoned = spawn(async move {
-                let mut push = Box::pin(other.cell.push(Delivery::new("abandoned".into(), None)));
-                poll_fn(|cx| Poll::Ready(_ = push.as_mut().poll(cx))).await;
-                shuttle::future::yield_now().await;
-            });
+            let abandoned = scene.spawn_abandoned();
             let cell = Arc::clone(&scene.cell);
             let leaving = spawn(async move {
                 _ = cell.ordered(|done| Control::Passivate { must: true, done: Some(done) }).await;
@@ -463,13 +467,7 @@ fn nobody_waits_for_room_for_ever() {
                     scene.spawn_sender(How::Tell, format!("{:6000}", "of the host")),
                     scene.spawn_sender(How::Tell, "small"),
                 ];
-                // Dropped while it waits, or when it has a slot.
-                let other = scene.clone();
-                let abandoned = spawn(async move {
-                    let mut push = Box::pin(other.cell.push(Delivery::new("abandoned".into(), None)));
-                    poll_fn(|cx| Poll::Ready(_ = push.as_mut().poll(cx))).await;
-                    shuttle::future::yield_now().await;
-                });
+                let abandoned = scene.spawn_abandoned();
                 let cell = Arc::clone(&scene.cell);
                 let stopping = spawn(async move { cell.orders.give(Control::Stop { drain }) });
                 join(senders.into_iter().chain([abandoned, stopping, actor])).await;

@@ -1,4 +1,4 @@
-//! A store on a disk that is full: a file system in memory, of a few MiB, in a mount namespace of a process of its own.
+//! A store on a disk that is full: a small file system in memory, in a mount namespace of a process of its own.
 
 use std::{
     env, fs,

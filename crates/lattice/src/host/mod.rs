@@ -223,7 +223,7 @@ impl Host {
             Some(_) if self.kind_of(to).is_some() => return refused(Refusal::Moved, message, waiter, None),
             _ => return refused(Refusal::Unknown, message, waiter, None),
         };
-        let allowed = self.client.max_payload().saturating_sub(OVERHEAD);
+        let allowed = self.largest();
         if message.size() > allowed {
             let reason = Refusal::TooLarge { size: message.size() as u64, allowed: allowed as u64 };
             return refused(reason, message, waiter, None);
@@ -239,6 +239,11 @@ impl Host {
                 refused(reason, message, waiter, (reason == Refusal::Full).then_some(peer))
             }
         }
+    }
+
+    /// Bytes that a message may have on its way.
+    fn largest(&self) -> usize {
+        self.client.max_payload().saturating_sub(OVERHEAD)
     }
 
     fn turn(&self) -> usize {

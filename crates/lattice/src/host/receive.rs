@@ -211,7 +211,7 @@ impl Host {
     }
 
     fn reply(&self, peer: &Peer, ticket: Ticket, said: Said) {
-        let most = self.client.max_payload().saturating_sub(frame::OVERHEAD);
+        let most = self.largest();
         let lane = &mut *peer.lane.lock();
         match said {
             Said::Accepted(how) => lane.accept(ticket, how),

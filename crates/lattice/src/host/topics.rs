@@ -22,7 +22,7 @@ impl Host {
         if takers == 0 || !self.is_joined() || !*self.connected.borrow() {
             return 0;
         }
-        let is_too_large = message.size() > self.client.max_payload().saturating_sub(frame::OVERHEAD);
+        let is_too_large = message.size() > self.largest();
         if is_too_large || self.publications.try_send((topic.clone(), message.clone())).is_err() {
             metrics::counter!("lattice_unpublished_total").increment(1);
             return 0;

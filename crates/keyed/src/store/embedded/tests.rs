@@ -57,10 +57,8 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-#[tokio::test]
-async fn what_waits_at_the_same_time_shares_a_sync_and_others_do_not_wait() {
-    let folder = TempDir::new().unwrap();
-    let store = Arc::new(open(&folder).await);
+/// Says when a sync begins, and holds each until it is told to go on.
+fn hold_syncs(store: &FjallStore) -> (mpsc::Receiver<()>, mpsc::Sender<()>) {
     let (begins, begun) = mpsc::channel();
     let (go, gone) = mpsc::channel::<()>();
     store.watch(move |_| {
@@ -68,6 +66,14 @@ async fn what_waits_at_the_same_time_shares_a_sync_and_others_do_not_wait() {
         gone.recv().unwrap();
         Ok(())
     });
+    (begun, go)
+}
+
+#[tokio::test]
+async fn what_waits_at_the_same_time_shares_a_sync_and_others_do_not_wait() {
+    let folder = TempDir::new().unwrap();
+    let store = Arc::new(open(&folder).await);
+    let (begun, go) = hold_syncs(&store);
     let power = |key: String| {
         let store = Arc::clone(&store);
         tokio::spawn(async move { store.save("cart", &key, Version::NONE, "x".into(), Durability::Power).await })
@@ -400,13 +406,7 @@ async fn removing_what_is_not_there_costs_nothing_on_disk() {
 async fn whoever_closes_it_waits_until_it_is_closed() {
     let folder = TempDir::new().unwrap();
     let store = Arc::new(open(&folder).await);
-    let (begins, begun) = mpsc::channel();
-    let (go, gone) = mpsc::channel::<()>();
-    store.watch(move |_| {
-        begins.send(()).unwrap();
-        gone.recv().unwrap();
-        Ok(())
-    });
+    let (begun, go) = hold_syncs(&store);
     let saving = tokio::spawn({
         let store = Arc::clone(&store);
         async move { store.save("cart", "1", Version::NONE, "x".into(), Durability::Power).await }
