@@ -13,7 +13,7 @@ use std::{
 
 use airssys_wasm_harness::{Reading, Suite};
 use airssys_wasm_limits::ResourceLimits;
-use airssys_wasm_twins::web::{Connection, Question, WEB, client_runtime, runtime};
+use airssys_wasm_twins::web::{Connection, Question, WEB, client_runtime, native, runtime};
 use hdrhistogram::Histogram;
 use tokio::sync::mpsc;
 
@@ -27,34 +27,50 @@ pub(super) fn describe(suite: &mut Suite) {
 const NEIGHBOURS: [(&str, Option<&str>); 4] =
     [("alone", None), ("spins", Some("/spin")), ("floods", Some("/flood")), ("crashes", Some("/trap"))];
 
-/// The 99th percentile of requests to a healthy component, a thousand a second, beside each kind of neighbour. In rounds,
-/// so that drift of the machine hits all of them.
+/// The 99th percentile of requests to a healthy component, a thousand a second, beside each kind of neighbour, and of requests
+/// to code of the host beside code of the host that floods. In rounds, so that drift of the machine hits all of them.
 fn neighbour(quick: bool) -> anyhow::Result<Vec<Reading>> {
     let (rounds, requests) = if quick { (2, 200) } else { (4, 500) };
     let mut latencies = NEIGHBOURS.map(|_| Histogram::<u64>::new(3).unwrap());
+    let mut raw = Histogram::<u64>::new(3).unwrap();
     for _ in 0..rounds {
         for ((_, order), latencies) in NEIGHBOURS.iter().zip(&mut latencies) {
-            latencies.add(beside(*order, requests))?;
+            latencies.add(beside(components, *order, requests))?;
         }
+        raw.add(beside(native, Some("/flood"), requests))?;
     }
+    let reading = |id, p99, target| Reading { id, unit: "ns", values: vec![p99], target };
     let p99 = latencies.map(|latencies| latencies.value_at_quantile(0.99) as f64);
-    let readings = NEIGHBOURS.iter().zip(p99).map(|((name, order), value)| Reading {
-        id: format!("http/neighbour/{name}/p99"),
-        unit: "ns",
-        values: vec![value],
-        target: order.map(|_| ("goal: 3 × alone", 3.0 * p99[0])),
-    });
-    Ok(readings.collect())
+    let mut readings: Vec<_> = NEIGHBOURS
+        .iter()
+        .zip(p99)
+        .map(|((name, order), value)| {
+            let target = order.map(|_| ("goal: 3 × alone", 3.0 * p99[0]));
+            reading(format!("http/neighbour/{name}/p99"), value, target)
+        })
+        .collect();
+    readings.push(reading("raw/http/neighbour/floods/p99".to_owned(), raw.value_at_quantile(0.99) as f64, None));
+    Ok(readings)
 }
 
-/// One server with both components on two workers; each of them has clients on a thread of its own.
-fn beside(order: Option<&'static str>, requests: u64) -> Histogram<u64> {
-    let runtime = runtime();
+/// Both components behind our server.
+async fn components() -> SocketAddr {
     let limits = ResourceLimits { cpu_time: Duration::from_secs(5), ..limits() };
-    let server = runtime.block_on(serve([
+    serve([
         ("healthy.test", component("healthy", &WEB, limits.clone(), None)),
         ("hostile.test", component("hostile", &WEB, limits, None)),
-    ]));
+    ])
+    .await
+}
+
+/// One server with both neighbours on two workers; each of them has clients on a thread of its own.
+fn beside<F: Future<Output = SocketAddr>>(
+    serve: fn() -> F,
+    order: Option<&'static str>,
+    requests: u64,
+) -> Histogram<u64> {
+    let runtime = runtime();
+    let server = runtime.block_on(serve());
     let over = Arc::new(AtomicBool::new(false));
     let hostile = order.map(|order| {
         let (over, question) = (Arc::clone(&over), Question::any(order).to("hostile.test"));

@@ -286,7 +286,7 @@ fn neighbours(results: &Results) -> Section {
             table.row([id.into(), Cell::amount(figure.estimate, "ns"), limit]);
         }
     }
-    let others = |id: &str| id.contains("/neighbour_delay/") || id.starts_with("http/neighbour/");
+    let others = |id: &str| id.contains("/neighbour_delay/") || id.contains("http/neighbour/");
     for figure in results.figures.results.iter().filter(|figure| others(&figure.id)) {
         let limit = results.limit(&figure.id).map_or_else(|| "".into(), |limit| Cell::amount(limit, "ns"));
         table.row([figure.id.as_str().into(), Cell::amount(figure.estimate, "ns"), limit]);

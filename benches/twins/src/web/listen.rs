@@ -3,10 +3,11 @@
 use std::{convert::Infallible, error::Error, net::SocketAddr};
 
 use bytes::Bytes;
-use http_body_util::Full;
+use futures_util::stream;
+use http_body_util::{Either, Full, StreamBody};
 use hyper::{
     Request, Response,
-    body::{Body, Incoming},
+    body::{Body, Frame, Incoming},
     server::conn::http1,
     service::service_fn,
 };
@@ -46,5 +47,13 @@ where
 }
 
 pub(super) async fn native() -> SocketAddr {
-    listen(async |_| Response::new(Full::new(Bytes::from_static(b"hello")))).await
+    const BLOCK: &[u8] = &[b'x'; 32 << 10];
+    listen(async |request| {
+        let flood = || stream::repeat_with(|| Ok::<_, Infallible>(Frame::data(Bytes::from_static(BLOCK))));
+        Response::new(match request.uri().path() {
+            "/flood" => Either::Left(StreamBody::new(flood())),
+            _ => Either::Right(Full::new(Bytes::from_static(b"hello"))),
+        })
+    })
+    .await
 }

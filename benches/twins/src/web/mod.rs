@@ -6,14 +6,17 @@ mod listen;
 
 use std::{
     net::SocketAddr,
-    sync::LazyLock,
+    sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
 
 use airssys_wasm_engine::{LoadedComponent, Profile};
 use airssys_wasm_fixtures as fixtures;
 use airssys_wasm_harness::Measure;
-use tokio::runtime::{Builder, Runtime};
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::Barrier,
+};
 
 pub use self::{
     client::{Connection, Question},
@@ -51,6 +54,10 @@ pub async fn native() -> SocketAddr {
     listen::native().await
 }
 
+/// Requests of each client before the first that is timed, at the most: both workers are awake by then, which takes as long as
+/// many requests.
+const WARM: u64 = 32;
+
 /// Times a request: so many connections are kept open, and each asks as soon as it has its answer.
 pub fn requests(server: impl Future<Output = SocketAddr>, question: Question, connections: usize) -> Measure {
     let runtime = runtime();
@@ -66,10 +73,15 @@ pub fn requests(server: impl Future<Output = SocketAddr>, question: Question, co
         let each = iterations / connections.len() as u64;
         let more = (iterations % connections.len() as u64) as usize;
         let work = async move {
-            let started = Instant::now();
+            let are_warm = Arc::new(Barrier::new(connections.len() + 1));
             let clients = connections.into_iter().enumerate().map(|(at, mut connection)| {
                 let (requests, question) = (each + u64::from(at < more), question.clone());
+                let are_warm = Arc::clone(&are_warm);
                 tokio::spawn(async move {
+                    for _ in 0..requests.min(WARM) {
+                        connection.ask(&question).await.unwrap();
+                    }
+                    are_warm.wait().await;
                     for _ in 0..requests {
                         connection.ask(&question).await.unwrap();
                     }
@@ -78,6 +90,8 @@ pub fn requests(server: impl Future<Output = SocketAddr>, question: Question, co
             });
             // All of them are begun before one is waited for.
             let clients: Vec<_> = clients.collect();
+            are_warm.wait().await;
+            let started = Instant::now();
             let mut idle = Vec::with_capacity(clients.len());
             for client in clients {
                 idle.push(client.await.unwrap());
