@@ -152,6 +152,20 @@ const STEPS: &[Step] = &[
             "kills::two_thousand_kills",
         ]],
     ),
+    nightly(
+        "a broker that stops for half a minute",
+        &[&[
+            "test",
+            "--workspace",
+            "--locked",
+            "--test",
+            "all",
+            "--",
+            "--ignored",
+            "--exact",
+            "failures::a_server_that_stops_for_half_a_minute_loses_no_more",
+        ]],
+    ),
     nightly("address sanitizer", &[&["xtask", "sanitize"]]),
 ];
 

@@ -366,15 +366,24 @@ async fn offline(three: &mut Three, name: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_stops_for_a_while_loses_what_is_in_flight_at_the_most() {
+    stopped_for(&[1, 5]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute, each night"]
+async fn a_server_that_stops_for_half_a_minute_loses_no_more() {
+    stopped_for(&[30]).await;
+}
+
+async fn stopped_for(times: &[u64]) {
     let server = server();
     let settings = Settings::quick(&server);
     let mut three = three(&settings).await;
-    let more = env::var_os("LATTICE_LONG_STOP").map(|_| 30);
-    for seconds in [1, 5].into_iter().chain(more) {
+    for seconds in times {
         three
             .through(&format!("stopped-{seconds}"), async {
                 server.stop();
-                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                tokio::time::sleep(Duration::from_secs(*seconds)).await;
                 server.cont();
             })
             .await;
