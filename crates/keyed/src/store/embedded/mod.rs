@@ -8,6 +8,7 @@ mod shared;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod versions;
 mod writer;
 
 use std::{
@@ -27,7 +28,7 @@ use self::{
     readers::{Pace, Readers},
     rows::{Rows, kind_of, name},
     shared::Shared,
-    writer::{Change, Command, Versions, Write, Writer},
+    writer::{Change, Command, Write, Writer},
 };
 use super::{Durability, Saved, StateStore, StoreError, StoreFuture, Version};
 
@@ -113,6 +114,7 @@ impl FjallStore {
             rows: RwLock::new(Some(rows)),
             health: Mutex::default(),
             doubtful: Mutex::default(),
+            versions: Mutex::default(),
             #[cfg(test)]
             faults: Mutex::default(),
             #[cfg(test)]
@@ -130,7 +132,7 @@ impl FjallStore {
             commands: queue,
             unsynced,
             last_version,
-            versions: Versions::default(),
+            made: HashMap::new(),
             counts: HashMap::new(),
             attempted: None,
         };
@@ -233,7 +235,15 @@ impl StateStore for FjallStore {
     fn load<'a>(&'a self, kind: &'a str, key: &'a str) -> StoreFuture<'a, Option<Saved>> {
         Box::pin(async move {
             let name = name(kind, key)?;
-            self.read(move |rows| rows.row(&name)).await
+            let shared = Arc::clone(&self.shared);
+            self.read(move |rows| {
+                let before = shared.versions.lock().age();
+                let row = rows.row(&name)?;
+                let version = row.as_ref().map_or(Version::NONE, |row| row.version);
+                shared.versions.lock().read(name, version, before);
+                Ok(row)
+            })
+            .await
         })
     }
 

@@ -9,6 +9,7 @@ use super::{
     config::StoreConfig,
     journal,
     rows::{Name, Rows},
+    versions::Versions,
 };
 use crate::store::{StoreError, Version};
 
@@ -20,6 +21,7 @@ pub(super) struct Shared {
     /// Writes that failed, and may have been carried out nevertheless: what each followed, and the version it was to make.
     /// The writer that was told of a failure can repeat the write, which is then not fenced by its own earlier attempt.
     pub(super) doubtful: Mutex<HashMap<Name, Attempt>>,
+    pub(super) versions: Mutex<Versions>,
     /// Failures that the next batches meet with.
     #[cfg(test)]
     pub(super) faults: Mutex<std::collections::VecDeque<io::Error>>,

@@ -60,7 +60,8 @@ pub(super) struct Writer {
     pub(super) unsynced: Sender<Vec<Unsynced>>,
     /// The last version that was given to a row, written or not.
     pub(super) last_version: u64,
-    pub(super) versions: Versions,
+    /// The versions of rows that the batch at hand makes.
+    pub(super) made: HashMap<Name, Version>,
     /// By kind, as [`kind_of`] gives it.
     pub(super) counts: HashMap<Box<[u8]>, u64>,
     pub(super) attempted: Option<Instant>,
@@ -129,6 +130,10 @@ impl Writer {
         };
         match committed {
             Ok(()) => {
+                // Only now: who reads a row before has the version before, and does not know better afterwards.
+                let mut versions = self.shared.versions.lock();
+                self.made.drain().for_each(|(name, made)| versions.set(name, made));
+                drop(versions);
                 for (write, error) in refused {
                     _ = write.done.send(Err(error));
                 }
@@ -148,7 +153,8 @@ impl Writer {
     /// Compares, and adds to the batch. Gives the version that the row is to have.
     fn add(&mut self, rows: &Rows, batch: &mut Batch<'_>, write: &Write) -> Result<Version, StoreError> {
         let Write { name, follows, change, .. } = write;
-        let found = match self.versions.get(name) {
+        let known = self.made.get(name).copied().or_else(|| self.shared.versions.lock().get(name));
+        let found = match known {
             Some(version) => version,
             None => rows.version(name).map_err(|error| Cause::of(&error).error())?,
         };
@@ -157,19 +163,10 @@ impl Writer {
             return Err(StoreError::Fenced { found });
         }
         let made = match change {
-            Change::Save(state) => {
-                self.last_version += 1;
-                let made = Version::new(self.last_version);
-                batch.save(name, made, state);
-                made
-            }
-            // A row that is not there costs nothing.
-            Change::Remove if found == Version::NONE => Version::NONE,
-            Change::Remove => {
-                batch.remove(name);
-                Version::NONE
-            }
+            Change::Save(_) => Version::new(self.last_version + 1),
+            Change::Remove => Version::NONE,
         };
+        // First what may fail: nothing is in the batch then.
         if (found == Version::NONE) != (made == Version::NONE) {
             let kind = kind_of(name);
             let count = match self.counts.get(kind) {
@@ -180,7 +177,16 @@ impl Writer {
             batch.count(kind, count);
             self.counts.insert(kind.into(), count);
         }
-        self.versions.set(name.clone(), made);
+        match change {
+            Change::Save(state) => {
+                self.last_version += 1;
+                batch.save(name, made, state);
+            }
+            // A row that is not there costs nothing.
+            Change::Remove if found == Version::NONE => {}
+            Change::Remove => batch.remove(name),
+        }
+        self.made.insert(name.clone(), made);
         Ok(made)
     }
 
@@ -240,7 +246,8 @@ impl Writer {
 
     /// What is known of rows may be wrong.
     fn forget(&mut self) {
-        self.versions = Versions::default();
+        self.made.clear();
+        self.shared.versions.lock().forget();
         self.counts.clear();
     }
 
@@ -330,46 +337,4 @@ fn has_room(folder: &Path, bytes: usize) -> io::Result<()> {
     });
     let removed = fs::remove_file(&path);
     written.and(removed)
-}
-
-/// The versions of rows that were written last, so that they need not be read: those of the last [`Self::MOST`] at least,
-/// and no more than twice as many.
-#[derive(Default)]
-pub(super) struct Versions {
-    young: HashMap<Name, Version>,
-    old: HashMap<Name, Version>,
-}
-
-impl Versions {
-    const MOST: usize = 16 << 10;
-
-    fn get(&self, name: &[u8]) -> Option<Version> {
-        self.young.get(name).or_else(|| self.old.get(name)).copied()
-    }
-
-    fn set(&mut self, name: Name, version: Version) {
-        if self.young.len() >= Self::MOST {
-            self.old = std::mem::take(&mut self.young);
-        }
-        self.young.insert(name, version);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_versions_are_known_and_not_all_of_them() {
-        let mut versions = Versions::default();
-        let name = |n: usize| Name::from(n.to_be_bytes());
-        let all = 3 * Versions::MOST;
-        for n in 0..all {
-            versions.set(name(n), Version::new(n as u64));
-        }
-        assert!((all - Versions::MOST..all).all(|n| versions.get(&name(n)) == Some(Version::new(n as u64))));
-        assert_eq!(versions.get(&name(0)), None);
-        versions.set(name(all - 1), Version::NONE);
-        assert_eq!(versions.get(&name(all - 1)), Some(Version::NONE), "the newer of two");
-    }
 }
