@@ -91,7 +91,8 @@ pub struct KeyedOptions {
     /// How long an actor stays in memory at the least, however little room there is: so that they do not push each other
     /// out. Default: 1 s.
     pub residency: Duration,
-    /// How many are in memory at a time. From 90 % on those longest without a message leave, down to 80 %. Default: 8,000.
+    /// How many are in memory at a time. From 90 % on those with few messages and
+    /// long without one leave, down to 80 %. Default: 8,000.
     pub live: usize,
     /// The memory that the actors of the kind take theirs from, if it is to be watched as `live` is. Default: none.
     pub memory: Option<MemoryBudget>,

@@ -329,7 +329,8 @@ impl Keeper for KeyKeeper {
     }
 
     fn touched(&mut self) {
-        self.marks.touched(self.core.now(), self.core.keeps.load(Ordering::Relaxed));
+        let core = &self.core;
+        self.marks.touched(core.now(), core.live.left(), core.keeps.load(Ordering::Relaxed));
     }
 
     fn saves_each_message(&self) -> bool {

@@ -119,7 +119,7 @@ impl<U: Send + 'static> Kind<U> {
         let core = &self.core;
         let now = Instant::now();
         // An upgrade that does not see it yet is seen by it, and one that sees it waits until it has its version.
-        let marks = Arc::new(Marks::new(core.tick(now), 0));
+        let marks = Arc::new(Marks::new(core.tick(now), core.live.left(), 0));
         let part = core.owned.part(id);
         let Some((number, live)) = core.live.reserve(&marks, part, core.options.live) else {
             core.wake.notify_one();

@@ -5,7 +5,11 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep, sleep_until};
+use airssys_wasm_actor::KeptActor;
+use tokio::{
+    task::yield_now,
+    time::{Instant, sleep, sleep_until},
+};
 
 use super::{
     Kind,
@@ -96,7 +100,7 @@ pub(crate) async fn sweep<U: Send + 'static>(kind: Arc<Kind<U>>) {
         let now = Instant::now();
         next = now + SHORTEST;
         core.counts.sweeps.fetch_add(1, Ordering::Relaxed);
-        once(&core, every);
+        once(&core, every).await;
         if pruned + LONGEST <= now {
             pruned = now;
             core.admission.prune(now);
@@ -105,7 +109,10 @@ pub(crate) async fn sweep<U: Send + 'static>(kind: Arc<Kind<U>>) {
     }
 }
 
-fn once(core: &Core, every: Duration) {
+/// Orders that are given before others run: who is asked for meanwhile does not wait for all that leave.
+const AT_ONCE: usize = 128;
+
+async fn once(core: &Core, every: Duration) {
     let now = Instant::now();
     let live = core.live.len();
     let options = &core.options;
@@ -126,9 +133,16 @@ fn once(core: &Core, every: Duration) {
     });
     let age = found.oldest_unsaved.map_or(0, |since| core.now().saturating_sub(since));
     core.metrics.oldest_unsaved.set(age as f64 / 1e3);
-    found.save.iter().for_each(airssys_wasm_actor::KeptActor::save);
-    found.leave.iter().for_each(airssys_wasm_actor::KeptActor::passivate);
-    found.evict.iter().for_each(airssys_wasm_actor::KeptActor::evict);
+    give(&found.save, KeptActor::save).await;
+    give(&found.leave, KeptActor::passivate).await;
+    give(&found.evict, KeptActor::evict).await;
+}
+
+async fn give(to: &[KeptActor], order: fn(&KeptActor)) {
+    for actors in to.chunks(AT_ONCE) {
+        actors.iter().for_each(order);
+        yield_now().await;
+    }
 }
 
 #[cfg(test)]

@@ -30,6 +30,28 @@ async fn those_longest_without_a_message_make_room() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_busy_stay_for_longer_and_not_for_ever() {
+    for (messages, leaves) in [(1, 8..=8), (5, 30..=60), (1_000, 100..=200)] {
+        let (system, store) = (system(), Faulty::new());
+        let options = KeyedOptions { live: 10, idle: Duration::from_secs(600), ..KeyedOptions::default() };
+        let carts = carts(&system, &COUNTER, options, &store).await;
+        for _ in 0..messages {
+            ask(&carts, "0", "add 1").await.unwrap();
+        }
+        let mut others = 0;
+        while system.find("cart/0").is_some() {
+            assert!(others < 1_000, "it stays for ever");
+            others += 1;
+            pass(Duration::from_secs(1)).await;
+            ask(&carts, &others.to_string(), "add 1").await.unwrap();
+            pass(Duration::from_secs(1)).await;
+            until(|| carts.stats().live <= 8).await;
+        }
+        assert!(leaves.contains(&others), "with {messages} messages it left after {others} others");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn nobody_leaves_before_the_least_residency_and_who_finds_no_room_is_refused() {
     let (system, store) = (system(), Faulty::new());
     let residency = Duration::from_secs(10);
