@@ -38,7 +38,7 @@ enum Unsaved {
 impl<B: Blueprint> ActorTask<B> {
     /// Starts the first incarnation and runs.
     pub(crate) async fn activate(mut self) {
-        let live = match self.start().await {
+        let live = match Box::pin(self.start_kept()).await {
             Ok(live) => Some(live),
             Err(failure) => Box::pin(self.not_started(failure)).await,
         };

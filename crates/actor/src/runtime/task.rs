@@ -240,12 +240,17 @@ impl<B: Blueprint> ActorTask<B> {
             if self.kept.is_some() && matches!(exit, Exit::Stopped) {
                 exit = Box::pin(self.save_last(&mut incarnation)).await;
             }
-            match exit {
-                Exit::Stopped | Exit::Suspended | Exit::Idle => Box::pin(self.shut_down(incarnation)).await,
-                Exit::Failed(_) | Exit::Killed | Exit::Reload => Box::pin(incarnation.free()).await,
-            }
-            live = Box::pin(self.next(exit)).await;
+            live = Box::pin(self.end(incarnation, exit)).await;
         }
+    }
+
+    /// Ends an incarnation, and makes the next, unless the actor ends.
+    async fn end(&mut self, live: B::Live, exit: Exit) -> Option<B::Live> {
+        match exit {
+            Exit::Stopped | Exit::Suspended | Exit::Idle => self.shut_down(live).await,
+            Exit::Failed(_) | Exit::Killed | Exit::Reload => live.free().await,
+        }
+        self.next(exit).await
     }
 
     /// Handles messages and orders until the incarnation ends.
