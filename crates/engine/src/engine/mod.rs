@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use wasmtime::{Engine, component::Component};
 
@@ -51,6 +52,8 @@ pub(crate) struct Inner {
 struct Backend {
     pooled: OnceLock<Engine>,
     on_demand: OnceLock<Engine>,
+    /// Held while one is made: a second would reserve a pool's address space for nothing.
+    making: Mutex<()>,
     /// One for each component that the pool has room for.
     places: OnceLock<Arc<Semaphore>>,
 }
@@ -163,17 +166,14 @@ impl WasmEngine {
         if let Some(engine) = slot.get() {
             return Ok(engine);
         }
+        let _making = backend.making.lock();
+        if let Some(engine) = slot.get() {
+            return Ok(engine);
+        }
         let engine =
             Engine::new(&self.inner.config.wasmtime(kind, pool)).map_err(|source| EngineError::Wasmtime { source })?;
-        let mut is_new = false;
-        let engine = slot.get_or_init(|| {
-            is_new = true;
-            engine
-        });
-        if is_new {
-            self.inner.clock.add(engine);
-        }
-        Ok(engine)
+        self.inner.clock.add(&engine);
+        Ok(slot.get_or_init(|| engine))
     }
 
     /// Gives code to the pool, or to the on-demand engine if it does not fit there.
