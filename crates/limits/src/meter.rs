@@ -424,8 +424,21 @@ pub fn install<T: Metered>(store: &mut Store<T>) {
     if let Some(tasks) = store.concurrent_resource_table() {
         tasks.set_max_capacity((limits.handles as usize).saturating_mul(3).saturating_add(64));
     }
-    if quota.watches_host() {
+    watch(store);
+}
+
+/// Holds what the guest does against its quota, as [`install`] does: from now on, after [`unwatch`].
+pub fn watch<T: Metered>(store: &mut Store<T>) {
+    if store.data_mut().meter().quota.watches_host() {
         store.call_hook(on_transition);
+    }
+}
+
+/// Until [`watch`], transitions between the guest and the host are neither counted nor charged, and none is refused: for
+/// what the host does in the store for itself.
+pub fn unwatch<T: Metered>(store: &mut Store<T>) {
+    if store.data_mut().meter().quota.watches_host() {
+        store.call_hook(|_, _| Ok(()));
     }
 }
 
