@@ -105,7 +105,7 @@ pub struct Meter {
     /// Where calls run at the same time.
     tasks: Option<Box<Tasks>>,
     slice: Arc<Slice>,
-    /// Made when something is first written.
+    /// Made when something is first written, unless it is shared.
     log: OnceCell<LogAllowance>,
 }
 
@@ -244,6 +244,13 @@ impl Meter {
             tasks: None,
             log: OnceCell::new(),
         }
+    }
+
+    /// With an allowance for the log that other meters of the component share.
+    #[must_use]
+    pub fn with_log(mut self, log: &LogAllowance) -> Self {
+        self.log = OnceCell::from(log.clone());
+        self
     }
 
     /// What it counts against in the present call.
