@@ -17,7 +17,7 @@ use wasmtime::{Engine, component::Component};
 #[cfg(target_os = "linux")]
 use crate::compiler::Compilers;
 use crate::{
-    Allocation, CodeCache, Compiler, EngineConfig, EngineError, EpochClock, Profile, Ticking,
+    Allocation, CodeCache, Compiler, EngineConfig, EngineError, EpochClock, Profile, Reclaimer, Ticking,
     config::{Kind, SHORTEST_TICK},
     engine::load::Loads,
     error::Escaped,
@@ -38,6 +38,7 @@ pub struct WasmEngine {
 pub(crate) struct Inner {
     config: EngineConfig,
     clock: EpochClock,
+    reclaimer: Reclaimer,
     /// By [`Kind::index`].
     backends: [Backend; Kind::COUNT],
     pub(crate) code_cache: Option<CodeCache>,
@@ -87,6 +88,7 @@ impl WasmEngine {
         let engine = Self {
             inner: Arc::new(Inner {
                 clock,
+                reclaimer: Reclaimer::default(),
                 backends: Default::default(),
                 code_cache: config.code_cache.as_ref().map(CodeCache::open).transpose()?,
                 loads: Loads::default(),
@@ -119,6 +121,11 @@ impl WasmEngine {
     /// What keeps the epoch advancing.
     pub fn clock(&self) -> &EpochClock {
         &self.inner.clock
+    }
+
+    /// Where what takes long to free is freed.
+    pub fn reclaimer(&self) -> &Reclaimer {
+        &self.inner.reclaimer
     }
 
     /// Advances the epoch by one, as the thread does. For tests with [`Ticking::Manual`](crate::Ticking::Manual).
