@@ -559,17 +559,18 @@ impl<U: Send + 'static> Sandbox<U> {
     }
 
     /// Frees everything that the guest had, as dropping the sandbox does, and comes back when it is free. What has a MiB of
-    /// memory or more is freed by another thread, the embedder's own state included, so that the worker's other tasks do not
-    /// wait for the system. A call that crashes frees its sandbox so.
+    /// memory or more is freed by a [thread of the engine's](airssys_wasm_engine::Reclaimer), the embedder's own state included,
+    /// so that the worker's other tasks do not wait for the system. From when the future was first polled, it need not be
+    /// polled for that. A call that crashes frees its sandbox so.
     ///
-    /// Outside a tokio runtime, and when the future is dropped early, it is freed on the spot.
+    /// Outside a tokio runtime it is freed on the spot.
     ///
     /// # Panics
     ///
     /// When dropping the embedder's own state does.
     pub async fn free(self) {
-        let memory = self.memory();
-        free(self, memory).await;
+        let (memory, reclaimer) = (self.memory(), self.0.store.data().reclaimer().clone());
+        free(self, memory, &reclaimer).await;
     }
 
     /// What the guest has now, and what its last call used.
