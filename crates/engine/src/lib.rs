@@ -46,6 +46,7 @@ mod describe;
 mod digest;
 mod engine;
 mod error;
+mod reclaim;
 mod ticker;
 mod wasi;
 
@@ -62,6 +63,7 @@ pub use engine::component::{Allocation, ComponentTemplate, Export, LoadedCompone
 pub use error::{
     CacheError, CompilerEnd, EngineError, ExportError, LinkError, LoadError, MissingImport, panic_message, shown,
 };
+pub use reclaim::Reclaimer;
 pub use ticker::EpochClock;
 pub use wasi::{WASI_P3_VERSION, WASI_VERSION, add_bare_wasi, takes_wasi_p3};
 pub use wasmtime;

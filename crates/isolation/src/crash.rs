@@ -391,10 +391,6 @@ impl CrashKind {
         Self::HostPanic { message: text_of(&panic_message(payload)).0 }
     }
 
-    pub(crate) fn refused(error: &wasmtime::Error) -> Self {
-        Self::Refused { message: text_of(error).0 }
-    }
-
     /// The message in it, if there is one.
     fn text(&self) -> &str {
         match self {

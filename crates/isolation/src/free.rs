@@ -1,31 +1,32 @@
 //! Gives back what a guest had, where that takes long on a thread for it.
 
-use std::panic::resume_unwind;
+use std::{panic::resume_unwind, sync::mpsc::channel};
 
-use tokio::{runtime::Handle, sync::Semaphore};
+use airssys_wasm_engine::Reclaimer;
+use tokio::runtime::Handle;
 
 /// Bytes of memory from which on it is not freed by a worker: the system takes some 0.1 ms to take back a MiB, for which a
 /// worker's other tasks would wait.
 const LARGE: u64 = 1 << 20;
 
-/// Threads that free memory at a time. More would only wait for each other in the system.
-static THREADS: Semaphore = Semaphore::const_new(2);
-
 /// Drops a store with so many bytes of memory, and comes back when they are free.
-pub(crate) async fn free(store: impl Send + 'static, memory: u64) {
+pub(crate) async fn free(store: impl Send + 'static, memory: u64, reclaimer: &Reclaimer) {
     if memory < LARGE {
         return;
     }
     let Ok(runtime) = Handle::try_current() else { return };
-    // Never closed.
-    let permit = THREADS.acquire().await;
-    let freed = runtime.spawn_blocking(move || {
+    let (_until_freed, until_freed) = channel::<()>();
+    if cfg!(debug_assertions) {
+        // In tests, whose clocks may be paused: tokio moves such a clock on when there is nothing to do but wait, unless
+        // there is a blocking task.
+        drop(runtime.spawn_blocking(move || until_freed.recv()));
+    }
+    let freed = reclaimer.run(move || {
+        // What is dropped may start tasks: files are closed by one.
+        let _runtime = runtime.enter();
         drop(store);
-        drop(permit);
     });
-    if let Err(error) = freed.await
-        && let Ok(panic) = error.try_into_panic()
-    {
+    if let Err(panic) = freed.await {
         resume_unwind(panic);
     }
 }

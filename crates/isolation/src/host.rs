@@ -2,9 +2,12 @@
 
 use std::{mem, panic::resume_unwind, sync::Arc};
 
-use airssys_wasm_engine::wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use airssys_wasm_engine::{
+    Reclaimer,
+    wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView},
+};
 use airssys_wasm_limits::{LogAllowance, Meter, Metered, Quota, Usage};
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, task::spawn_blocking};
 
 use crate::{
     FileJobs, WasiError, WasiGrants,
@@ -17,17 +20,21 @@ use crate::{
 pub struct HostState<U> {
     meter: Meter,
     wasi: Option<Box<Wasi>>,
-    shared: Shared,
+    shared: Arc<Shared>,
     /// The embedder's own.
     pub ext: U,
 }
 
-/// What all sandboxes of a specification share, for components that import it.
-#[derive(Clone, Default)]
+/// What all sandboxes of a specification share.
+#[derive(Clone)]
 pub(crate) struct Shared {
+    /// Of the engine.
+    pub(crate) reclaimer: Reclaimer,
+    pub(crate) log: LogAllowance,
+    pub(crate) look_ups: LookUps,
+    /// These two for components that import them.
     pub(crate) config: Option<Config>,
     pub(crate) keyvalue: Option<Arc<KeyValueAccess>>,
-    pub(crate) look_ups: LookUps,
 }
 
 struct Wasi {
@@ -48,26 +55,26 @@ impl Drop for Wasi {
 }
 
 impl<U> HostState<U> {
-    /// `grants` is given for a component that imports WASI, and its folders are opened here. Otherwise the first host
-    /// function that asks for the table of resources makes a context that grants nothing.
-    pub(crate) async fn new(
-        meter: Meter,
+    /// The first host function that asks for the table of resources makes a context that grants nothing, unless grants were
+    /// [given](Self::grant).
+    pub(crate) fn new(meter: Meter, shared: Arc<Shared>, ext: U) -> Self {
+        Self { meter, wasi: None, shared, ext }
+    }
+
+    /// Makes a context with these grants, before anything asks for the table of resources. Opens their folders.
+    pub(crate) async fn grant(
+        &mut self,
+        grants: &Arc<WasiGrants>,
         name: Option<&Arc<str>>,
-        grants: Option<&Arc<WasiGrants>>,
         jobs: &FileJobs,
-        shared: Shared,
-        ext: U,
-    ) -> Result<Self, WasiError> {
-        let mut state = Self { meter, wasi: None, shared, ext };
-        if let Some(grants) = grants {
-            let stderr = Tail::default();
-            let builder = opened(grants, name, state.meter.log(), &stderr).await?;
-            let streams = FileStreams::new(grants.file_streams, jobs.clone());
-            let mut wasi = state.wasi_from(builder, stderr, streams);
-            wasi.may_look_up = grants.name_lookup;
-            state.wasi = Some(wasi);
-        }
-        Ok(state)
+    ) -> Result<(), WasiError> {
+        let stderr = Tail::default();
+        let builder = opened(grants, name, self.meter.log(), &stderr, jobs).await?;
+        let streams = FileStreams::new(grants.file_streams, jobs.clone());
+        let mut wasi = self.wasi_from(builder, stderr, streams);
+        wasi.may_look_up = grants.name_lookup;
+        self.wasi = Some(wasi);
+        Ok(())
     }
 
     fn wasi_from(&self, mut builder: WasiCtxBuilder, stderr: Tail, streams: FileStreams) -> Box<Wasi> {
@@ -89,6 +96,10 @@ impl<U> HostState<U> {
 
     pub(crate) fn memory(&self) -> u64 {
         self.meter.memory()
+    }
+
+    pub(crate) fn reclaimer(&self) -> &Reclaimer {
+        &self.shared.reclaimer
     }
 
     pub(crate) fn config(&self) -> Option<&Config> {
@@ -145,19 +156,21 @@ impl<U> HostState<U> {
     }
 }
 
-/// Opens the folders of grants on a blocking thread: a disk may be slow.
+/// Opens the folders of grants as one of the jobs: a disk may be slow, or hang.
 async fn opened(
     grants: &Arc<WasiGrants>,
     name: Option<&Arc<str>>,
     log: &LogAllowance,
     stderr: &Tail,
+    jobs: &FileJobs,
 ) -> Result<WasiCtxBuilder, WasiError> {
     // Outside a runtime there is no worker to block.
     if grants.folders.is_empty() || Handle::try_current().is_err() {
         return grants.builder(name, log, stderr.clone());
     }
     let (grants, name, log, stderr) = (Arc::clone(grants), name.cloned(), log.clone(), stderr.clone());
-    match tokio::task::spawn_blocking(move || grants.builder(name.as_ref(), &log, stderr)).await {
+    let open = move || grants.builder(name.as_ref(), &log, stderr);
+    match jobs.spawn(async { spawn_blocking(open).await }).await {
         Ok(builder) => builder,
         Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
         Err(_) => Err(WasiError::ShuttingDown),

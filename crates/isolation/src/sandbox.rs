@@ -386,7 +386,7 @@ impl<U: Send + 'static> Sandbox<U> {
     /// from the store, and resources of the guest for one, belongs to this sandbox; another one refuses it.
     ///
     /// The first such call makes a second component instance in the store, by which wasmtime is asked whether the guest
-    /// has trapped.
+    /// has trapped. It is compiled once for a specification, on a blocking thread, and is not charged to the guest.
     ///
     /// ```
     /// # use airssys_wasm_engine::{EngineConfig, Profile, WasmEngine};
@@ -460,53 +460,42 @@ impl<U: Send + 'static> Sandbox<U> {
     /// # Errors
     ///
     /// [`Crash`].
-    pub async fn call_boxed_until<R, F>(self, call: F, cancel: &CancellationToken) -> Result<(R, Self), Crash>
+    pub async fn call_boxed_until<R, F>(mut self, call: F, cancel: &CancellationToken) -> Result<(R, Self), Crash>
     where
         F: for<'a> FnOnce(
             StoreContextMut<'a, HostState<U>>,
             Instance,
         ) -> Pin<Box<dyn Future<Output = wasmtime::Result<R>> + Send + 'a>>,
     {
-        let (mut sandbox, started) = self.begin_with().await?;
-        let Live { store, instance, guarded, .. } = &mut *sandbox.0;
+        let started = self.begin(CallPhase::Message);
+        let Live { store, instance, guarded, probes, probe, .. } = &mut *self.0;
+        let handles = store.data().quota().limits().handles;
         let call = async {
-            // In a block: it may panic before it gives a future.
+            probes.place(probe, store, handles).await?;
             let result = call(store.as_context_mut(), *instance).await?;
             settle(store).await?;
             Ok(result)
         };
         let outcome = guard(call, Some(cancel), guarded).await;
-        sandbox.end_with(started, outcome).await
+        self.end_with(started, outcome).await
     }
 
     async fn call_with_inner<R>(
-        self,
+        mut self,
         call: impl AsyncFnOnce(StoreContextMut<'_, HostState<U>>, Instance) -> wasmtime::Result<R>,
         cancel: Option<&CancellationToken>,
     ) -> Result<(R, Self), Crash> {
-        let (mut sandbox, started) = self.begin_with().await?;
-        let Live { store, instance, guarded, .. } = &mut *sandbox.0;
+        let started = self.begin(CallPhase::Message);
+        let Live { store, instance, guarded, probes, probe, .. } = &mut *self.0;
+        let handles = store.data().quota().limits().handles;
         let call = async {
-            // In a block: it may panic before it gives a future.
+            probes.place(probe, store, handles).await?;
             let result = call(store.as_context_mut(), *instance).await?;
             settle(store).await?;
             Ok(result)
         };
         let outcome = guard(call, cancel, guarded).await;
-        sandbox.end_with(started, outcome).await
-    }
-
-    async fn begin_with(mut self) -> Result<(Self, Option<Instant>), Crash> {
-        if self.0.probe.is_none() {
-            let Live { store, probes, probe, .. } = &mut *self.0;
-            let handles = store.data().quota().limits().handles;
-            match probes.probe(store, handles).await {
-                Ok(made) => *probe = Some(Box::new(made)),
-                Err(error) => return Err(Crash::new(CrashKind::refused(&error), Some(CALL_WITH), self.usage())),
-            }
-        }
-        let started = self.begin(CallPhase::Message);
-        Ok((self, started))
+        self.end_with(started, outcome).await
     }
 
     async fn end_with<R>(
@@ -570,17 +559,18 @@ impl<U: Send + 'static> Sandbox<U> {
     }
 
     /// Frees everything that the guest had, as dropping the sandbox does, and comes back when it is free. What has a MiB of
-    /// memory or more is freed by another thread, the embedder's own state included, so that the worker's other tasks do not
-    /// wait for the system. A call that crashes frees its sandbox so.
+    /// memory or more is freed by a [thread of the engine's](airssys_wasm_engine::Reclaimer), the embedder's own state included,
+    /// so that the worker's other tasks do not wait for the system. From when the future was first polled, it need not be
+    /// polled for that. A call that crashes frees its sandbox so.
     ///
-    /// Outside a tokio runtime, and when the future is dropped early, it is freed on the spot.
+    /// Outside a tokio runtime it is freed on the spot.
     ///
     /// # Panics
     ///
     /// When dropping the embedder's own state does.
     pub async fn free(self) {
-        let memory = self.memory();
-        free(self, memory).await;
+        let (memory, reclaimer) = (self.memory(), self.0.store.data().reclaimer().clone());
+        free(self, memory, &reclaimer).await;
     }
 
     /// What the guest has now, and what its last call used.

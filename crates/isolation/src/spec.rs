@@ -7,8 +7,8 @@ use airssys_wasm_engine::{
     wasmtime::{self, PoolConcurrencyLimitError, Store},
 };
 use airssys_wasm_limits::{
-    CallPhase, CancellationToken, Guarded, MemoryBudget, Meter, Quota, QuotaError, ResourceLimits, begin_call, guard,
-    install,
+    CallPhase, CancellationToken, Guarded, LogAllowance, MemoryBudget, Meter, Quota, QuotaError, ResourceLimits,
+    begin_call, guard, install,
 };
 
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
     keyvalue::KeyValueAccess,
     probe::Probes,
     sandbox::{Live, stderr_of, usage_of},
+    wasi::LookUps,
 };
 
 /// A linked component with its limits and grants, from which sandboxes are made. Cheap to clone.
@@ -27,11 +28,12 @@ pub struct SandboxSpec<U: 'static>(Arc<Spec<U>>);
 struct Spec<U: 'static> {
     template: ComponentTemplate<HostState<U>>,
     quota: Quota,
+    /// Whether the component imports WASI: only then there are a name and grants.
+    takes_wasi: bool,
     name: Option<Arc<str>>,
-    /// Only for a component that imports WASI.
     grants: Option<Arc<WasiGrants>>,
     jobs: FileJobs,
-    shared: Shared,
+    shared: Arc<Shared>,
     budget: Option<MemoryBudget>,
     measure_time: bool,
     probes: Probes<HostState<U>>,
@@ -48,6 +50,7 @@ impl<U> Clone for Spec<U> {
         Self {
             template: self.template.clone(),
             quota: self.quota.clone(),
+            takes_wasi: self.takes_wasi,
             name: self.name.clone(),
             grants: self.grants.clone(),
             jobs: self.jobs.clone(),
@@ -95,13 +98,25 @@ impl<U: Send + 'static> SandboxSpec<U> {
     /// When the limits do not go together with the component or its engine.
     pub fn new(template: ComponentTemplate<HostState<U>>, limits: ResourceLimits) -> Result<Self, QuotaError> {
         let quota = Quota::new(limits, template.loaded())?;
+        let takes_wasi = template.loaded().imports().iter().any(|name| {
+            // Those two need no context.
+            name.starts_with("wasi:") && ![CONFIG, KEYVALUE].iter().any(|package| name.starts_with(package))
+        });
+        let shared = Shared {
+            reclaimer: template.loaded().engine().reclaimer().clone(),
+            log: LogAllowance::new(&quota),
+            look_ups: LookUps::default(),
+            config: None,
+            keyvalue: None,
+        };
         Ok(Self(Arc::new(Spec {
             template,
             quota,
+            takes_wasi,
             name: None,
             grants: None,
             jobs: FileJobs::default(),
-            shared: Shared::default(),
+            shared: Arc::new(shared),
             budget: None,
             measure_time: false,
             probes: Probes::default(),
@@ -111,11 +126,7 @@ impl<U: Send + 'static> SandboxSpec<U> {
     /// With these grants. They do nothing for a component that does not import WASI.
     #[must_use]
     pub fn with_wasi(mut self, grants: WasiGrants) -> Self {
-        let is_of_wasi = |name: &str| {
-            // Those two need no context.
-            name.starts_with("wasi:") && ![CONFIG, KEYVALUE].iter().any(|package| name.starts_with(package))
-        };
-        if self.0.template.loaded().imports().iter().any(|name| is_of_wasi(name)) {
+        if self.0.takes_wasi {
             Arc::make_mut(&mut self.0).grants = Some(Arc::new(grants));
         }
         self
@@ -126,7 +137,7 @@ impl<U: Send + 'static> SandboxSpec<U> {
     #[must_use]
     pub fn with_config<K: Into<String>, V: Into<String>>(mut self, entries: impl IntoIterator<Item = (K, V)>) -> Self {
         if self.imports(CONFIG) {
-            let config = &mut Arc::make_mut(&mut self.0).shared.config;
+            let config = &mut self.shared().config;
             *config = Some(config.take().unwrap_or_default().with(entries));
         }
         self
@@ -164,7 +175,7 @@ impl<U: Send + 'static> SandboxSpec<U> {
     #[must_use]
     pub fn with_keyvalue(mut self, store: Arc<dyn KeyValueStore>, grants: KeyValueGrants) -> Self {
         if self.imports(KEYVALUE) {
-            Arc::make_mut(&mut self.0).shared.keyvalue = Some(Arc::new(KeyValueAccess::new(store, grants)));
+            self.shared().keyvalue = Some(Arc::new(KeyValueAccess::new(store, grants)));
         }
         self
     }
@@ -175,7 +186,7 @@ impl<U: Send + 'static> SandboxSpec<U> {
     pub fn with_keyvalue_account(mut self, account: &Account) -> Self {
         if let Some(access) = &self.0.shared.keyvalue {
             let access = Arc::new(access.counting_with(account));
-            Arc::make_mut(&mut self.0).shared.keyvalue = Some(access);
+            self.shared().keyvalue = Some(access);
         }
         self
     }
@@ -185,6 +196,10 @@ impl<U: Send + 'static> SandboxSpec<U> {
         self.0.shared.keyvalue.as_ref().map(|access| access.account())
     }
 
+    fn shared(&mut self) -> &mut Shared {
+        Arc::make_mut(&mut Arc::make_mut(&mut self.0).shared)
+    }
+
     fn imports(&self, package: &str) -> bool {
         self.0.template.loaded().imports().iter().any(|name| name.starts_with(package))
     }
@@ -192,15 +207,14 @@ impl<U: Send + 'static> SandboxSpec<U> {
     /// With this name in the `tracing` events of its guests' output.
     #[must_use]
     pub fn with_name(mut self, name: &str) -> Self {
-        // Without grants there is no output.
-        if self.0.grants.is_some() {
+        if self.0.takes_wasi {
             Arc::make_mut(&mut self.0).name = Some(name.into());
         }
         self
     }
 
-    /// With these jobs for reading, writing and closing files. Without this, the spec has [eight](FileJobs::default) of
-    /// its own, for all its sandboxes together.
+    /// With these jobs for opening granted folders, and for reading, writing and closing files. Without this, the spec has
+    /// [eight](FileJobs::default) of its own, for all its sandboxes together.
     #[must_use]
     pub fn with_file_jobs(mut self, jobs: FileJobs) -> Self {
         Arc::make_mut(&mut self.0).jobs = jobs;
@@ -240,7 +254,7 @@ impl<U: Send + 'static> SandboxSpec<U> {
         self.0.template.loaded().export(name)
     }
 
-    /// Makes a sandbox. The guest's start code runs under the limits of [`CallPhase::Init`].
+    /// Makes a sandbox. Granted folders are opened and the guest's start code runs under the limits of [`CallPhase::Init`].
     ///
     /// # Errors
     ///
@@ -267,18 +281,22 @@ impl<U: Send + 'static> SandboxSpec<U> {
         ext: U,
         cancel: Option<&CancellationToken>,
     ) -> Result<Sandbox<U>, InstantiateError> {
-        let Spec { template, quota, name, grants, jobs, shared, budget, measure_time, probes } = &*self.0;
-        let meter = Meter::new(quota.clone(), budget.as_ref());
+        let Spec { template, quota, name, grants, jobs, shared, budget, measure_time, probes, .. } = &*self.0;
+        let meter = Meter::new(quota.clone(), budget.as_ref()).with_log(&shared.log);
         let guarded = Guarded::by(&meter);
         let place =
             template.loaded().place().map_err(|full| InstantiateError::PoolExhausted { source: full.into() })?;
-        let state = HostState::new(meter, name.as_ref(), grants.as_ref(), jobs, shared.clone(), ext).await?;
-        let mut store = Store::new(template.loaded().wasmtime(), state);
+        let mut store = Store::new(template.loaded().wasmtime(), HostState::new(meter, Arc::clone(shared), ext));
         install(&mut store);
         begin_call(&mut store, CallPhase::Init);
-        let instantiating = template.pre().instantiate_async(&mut store);
-        let crash = match guard(instantiating, cancel, &guarded).await {
-            Ok(Ok(instance)) => {
+        let starting = async {
+            if let Some(grants) = grants {
+                store.data_mut().grant(grants, name.as_ref(), jobs).await?;
+            }
+            Ok::<_, WasiError>(template.pre().instantiate_async(&mut store).await)
+        };
+        let crash = match guard(starting, cancel, &guarded).await {
+            Ok(Ok(Ok(instance))) => {
                 return Ok(Sandbox(Box::new(Live {
                     store,
                     instance,
@@ -292,17 +310,18 @@ impl<U: Send + 'static> SandboxSpec<U> {
                     _place: place,
                 })));
             }
-            Ok(Err(error)) if error.is::<PoolConcurrencyLimitError>() => {
+            Ok(Err(error)) => return Err(error.into()),
+            Ok(Ok(Err(error))) if error.is::<PoolConcurrencyLimitError>() => {
                 return Err(InstantiateError::PoolExhausted { source: error });
             }
-            Ok(Err(error)) => {
+            Ok(Ok(Err(error))) => {
                 let (meter, usage) = (store.data().metered(), usage_of(&store, None));
                 Crash::from_error(error, Phase::Instantiating, None, meter, usage)
             }
             Err(interrupted) => Crash::from_interruption(interrupted, None, usage_of(&store, None)),
         };
         let (crash, memory) = (crash.with_stderr(stderr_of(&store)), store.data().memory());
-        Box::pin(free((store, place), memory)).await;
+        Box::pin(free((store, place), memory, &shared.reclaimer)).await;
         Err(crash.into())
     }
 }

@@ -56,6 +56,6 @@ pub use limits::{
     CallLimits, CallPhase, ManifestError, MessageTooLarge, OnGrowthRefused, Quota, QuotaError, ResourceLimits,
 };
 pub use log::{LogAllowance, LogLine};
-pub use meter::{LimitExceeded, Meter, Metered, Usage, begin_call, begin_calls, give_way, install};
+pub use meter::{LimitExceeded, Meter, Metered, Usage, begin_call, begin_calls, give_way, install, unwatch, watch};
 pub use tasks::RunningCall;
 pub use tokio_util::sync::CancellationToken;

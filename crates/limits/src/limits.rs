@@ -46,9 +46,9 @@ pub struct ResourceLimits {
     /// Bytes of a message, and of what a call returns. Default: 1 MiB.
     #[serde(serialize_with = "exact")]
     pub message_size: ByteSize,
-    /// Bytes that it may write to the host's log at once, and in each second: by `airssys:actor/logging`, and by output
-    /// to `tracing`. Each line costs 64 more than its length. The excess is dropped, and the log says how much.
-    /// Default: 64 KiB.
+    /// Bytes that all its instances together may write to the host's log at once, and in each second: by
+    /// `airssys:actor/logging`, and by output to `tracing`. Each line costs 64 more than its length. The excess is dropped,
+    /// and the log says how much. Default: 64 KiB.
     #[serde(serialize_with = "exact")]
     pub log_bytes: ByteSize,
     /// Other limits for each call by which the component starts: instantiating, `init`, `restore`. Default: those above.

@@ -10,7 +10,7 @@ use airssys_wasm_engine::EpochClock;
 use crate::Quota;
 
 /// A component's allowance for the log: [`log_bytes`](crate::ResourceLimits::log_bytes) at once, and as many in each
-/// second. All that writes for the component shares it.
+/// second. All that writes for the component shares it, in however many instances. Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
 pub struct LogAllowance(Arc<Shared>);
 
@@ -28,8 +28,12 @@ struct Bucket {
     left: u64,
     /// When it was last looked at, in ticks of the clock.
     at: u64,
-    /// Lines dropped since the last one written.
+    /// Lines dropped that no [`LogLine::Kept`] has told of.
     left_out: u64,
+    /// When a warning of each kind may be given again, in ticks. Warnings are not counted, so in a flood there must not be
+    /// one for each line.
+    first_from: u64,
+    told_from: u64,
 }
 
 /// What happens to a line for the log.
@@ -37,12 +41,12 @@ struct Bucket {
 pub enum LogLine {
     /// It is written.
     Kept {
-        /// Lines dropped before it.
+        /// Lines dropped before it, told once a second at the most. Zero if there is nothing to tell.
         left_out: u64,
     },
     /// It is dropped.
     LeftOut {
-        /// Whether it is the first one dropped, which is worth a warning.
+        /// Whether it is the first one dropped, which is worth a warning: once a second at the most.
         first: bool,
     },
 }
@@ -51,12 +55,13 @@ pub enum LogLine {
 const LINE: u64 = 64;
 
 impl LogAllowance {
-    pub(crate) fn new(quota: &Quota) -> Self {
+    /// The whole allowance of a component with this quota.
+    pub fn new(quota: &Quota) -> Self {
         let clock = quota.clock().clone();
         let allowed = quota.limits().log_bytes.as_u64();
         Self(Arc::new(Shared {
             refill: clock.ticks_in(std::time::Duration::from_secs(1)).max(1),
-            bucket: Mutex::new(Bucket { left: allowed, at: clock.ticks(), left_out: 0 }),
+            bucket: Mutex::new(Bucket { left: allowed, at: clock.ticks(), left_out: 0, first_from: 0, told_from: 0 }),
             clock,
             allowed,
         }))
@@ -75,14 +80,24 @@ impl LogAllowance {
         match bucket.left.checked_sub((bytes as u64).saturating_add(LINE)) {
             Some(left) => {
                 bucket.left = left;
-                LogLine::Kept { left_out: std::mem::take(&mut bucket.left_out) }
+                let tells = bucket.left_out > 0 && take_turn(&mut bucket.told_from, now, *refill);
+                LogLine::Kept { left_out: if tells { std::mem::take(&mut bucket.left_out) } else { 0 } }
             }
             None => {
                 bucket.left_out += 1;
-                LogLine::LeftOut { first: bucket.left_out == 1 }
+                LogLine::LeftOut { first: bucket.left_out == 1 && take_turn(&mut bucket.first_from, now, *refill) }
             }
         }
     }
+}
+
+/// Whether the time has come. Then the next is a period later.
+fn take_turn(from: &mut u64, now: u64, period: u64) -> bool {
+    let has_come = now >= *from;
+    if has_come {
+        *from = now.saturating_add(period);
+    }
+    has_come
 }
 
 #[cfg(test)]
@@ -114,6 +129,27 @@ mod tests {
         (0..10_000).for_each(|_| engine.tick());
         assert_eq!([log.line(100), log.line(100)], [kept, kept]);
         assert_eq!(log.line(100), LogLine::LeftOut { first: true });
+    }
+
+    #[test]
+    fn a_flood_has_few_warnings_and_they_tell_of_all_lines() {
+        let (engine, log) = allowance(10 * LINE);
+        let (mut kept, mut left_out, mut warnings, mut told) = (0, 0, 0, 0);
+        let mut write = || match log.line(0) {
+            LogLine::Kept { left_out: before } => {
+                (kept, told, warnings) = (kept + 1, told + before, warnings + u64::from(before > 0));
+            }
+            LogLine::LeftOut { first } => (left_out, warnings) = (left_out + 1, warnings + u64::from(first)),
+        };
+        // Ten seconds of it, and a line when it is over.
+        for _ in 0..10_000 {
+            write();
+            engine.tick();
+        }
+        (0..1_000).for_each(|_| engine.tick());
+        write();
+        assert!(kept > 50 && warnings <= 2 * 11, "{kept}, {warnings}");
+        assert_eq!((told, kept + left_out), (left_out, 10_001));
     }
 
     #[test]

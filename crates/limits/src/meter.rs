@@ -105,7 +105,7 @@ pub struct Meter {
     /// Where calls run at the same time.
     tasks: Option<Box<Tasks>>,
     slice: Arc<Slice>,
-    /// Made when something is first written.
+    /// Made when something is first written, unless it is shared.
     log: OnceCell<LogAllowance>,
 }
 
@@ -244,6 +244,13 @@ impl Meter {
             tasks: None,
             log: OnceCell::new(),
         }
+    }
+
+    /// With an allowance for the log that other meters of the component share.
+    #[must_use]
+    pub fn with_log(mut self, log: &LogAllowance) -> Self {
+        self.log = OnceCell::from(log.clone());
+        self
     }
 
     /// What it counts against in the present call.
@@ -424,8 +431,21 @@ pub fn install<T: Metered>(store: &mut Store<T>) {
     if let Some(tasks) = store.concurrent_resource_table() {
         tasks.set_max_capacity((limits.handles as usize).saturating_mul(3).saturating_add(64));
     }
-    if quota.watches_host() {
+    watch(store);
+}
+
+/// Holds what the guest does against its quota, as [`install`] does: from now on, after [`unwatch`].
+pub fn watch<T: Metered>(store: &mut Store<T>) {
+    if store.data_mut().meter().quota.watches_host() {
         store.call_hook(on_transition);
+    }
+}
+
+/// Until [`watch`], transitions between the guest and the host are neither counted nor charged, and none is refused: for
+/// what the host does in the store for itself.
+pub fn unwatch<T: Metered>(store: &mut Store<T>) {
+    if store.data_mut().meter().quota.watches_host() {
+        store.call_hook(|_, _| Ok(()));
     }
 }
 

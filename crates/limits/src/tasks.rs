@@ -59,6 +59,10 @@ impl Tasks {
         if self.calls.len() > 2 * self.in_flight + RETURNED {
             self.calls.retain(|_, call| !call.has_returned);
         }
+        if self.running == Some(task) {
+            // One that ended had this task's id.
+            self.running = None;
+        }
         self.calls.insert(task, Call { number: Some(number), ..Call::default() });
         self.in_flight += 1;
     }

@@ -443,10 +443,10 @@ pub(super) const NOTHING: &[Edit] = &[
     },
     Edit {
         file: "crates/isolation/src/spec.rs",
-        from: "        let meter = Meter::new(quota.clone(), budget.as_ref());",
+        from: "        let meter = Meter::new(quota.clone(), budget.as_ref())",
         to: "        if std::hint::black_box(false) {\n            \
              std::env::args().for_each(|argument| println!(\"{}\", argument.to_lowercase()));\n        }\n        \
-             let meter = Meter::new(quota.clone(), budget.as_ref());",
+             let meter = Meter::new(quota.clone(), budget.as_ref())",
     },
 ];
 

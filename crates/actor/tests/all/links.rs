@@ -466,6 +466,8 @@ async fn a_full_actor_is_waited_for_and_one_that_is_killed_is_told() {
     let system = system();
     let end = system.spawn(spec_of(&system, "end", END, Links::default(), limits()).with_mailbox(1)).await.unwrap();
     let relay = system.spawn(spec_of(&system, "relay", RELAY, relay_to("end"), limits())).await.unwrap();
+    // With all that only the first call waits for.
+    system.call_with(&end, |_, _| Box::pin(async { Ok(()) })).await.unwrap();
     let gate = Arc::new(Notify::new());
     let keep_busy = || keep_busy(&system, &end, &gate);
     let busy = [keep_busy(), keep_busy()];

@@ -40,6 +40,8 @@ use crate::{
 /// Compiler processes, some of them idle.
 pub(crate) struct Compilers {
     waiting: Mutex<Receiver<io::Result<Process>>>,
+    /// How many there are that were started before a load wants one.
+    started_ahead: usize,
     deadline: Duration,
     memory: u64,
     code_bytes: u64,
@@ -61,6 +63,7 @@ impl Compilers {
         thread::Builder::new().name("wasm-compilers".into()).spawn(start).map_err(EngineError::Compilers)?;
         Ok(Self {
             waiting: Mutex::new(waiting),
+            started_ahead: process.waiting.get(),
             deadline: process.deadline,
             memory: process.memory,
             code_bytes: config.compile_limits.code_bytes,
@@ -92,25 +95,34 @@ impl Compilers {
         .ok_or(end(CompilerEnd::Nonsense))
     }
 
-    /// An idle process. One that died while idle says nothing about the component, so a second is tried.
+    /// An idle process. What failed before this load says nothing about the component, so the next is tried until it is one
+    /// that was started for it.
     fn take(&self, cancel: Option<&PipeReader>) -> Result<Process, LoadError> {
-        let mut is_second = false;
+        let mut failed_before = 0;
         loop {
             let next = self.waiting.lock().recv().expect("the thread goes on as long as there is a receiver");
-            let process = next.map_err(|source| LoadError::CompilerStart { source })?;
-            let mut talk = Talk { socket: &process.socket, cancel, until: Instant::now().checked_add(self.deadline) };
-            let mut ready = [0];
-            match talk.read_exact(&mut ready) {
-                Ok(()) => {
-                    if ready[0] == protocol::READY_UNFILTERED {
-                        warn_unfiltered();
-                    }
-                    return Ok(process);
-                }
-                Err(error) if is_second => return Err(self.ended(process, error.kind())),
-                Err(_) => is_second = true,
+            let error = match next.map_err(|source| LoadError::CompilerStart { source }) {
+                Ok(process) => match self.ready(&process, cancel) {
+                    Ok(()) => return Ok(process),
+                    Err(error) => self.ended(process, error.kind()),
+                },
+                Err(error) => error,
+            };
+            if failed_before == self.started_ahead || matches!(error, LoadError::Shutdown) {
+                return Err(error);
             }
+            failed_before += 1;
         }
+    }
+
+    fn ready(&self, process: &Process, cancel: Option<&PipeReader>) -> io::Result<()> {
+        let mut talk = Talk { socket: &process.socket, cancel, until: Instant::now().checked_add(self.deadline) };
+        let mut ready = [0];
+        talk.read_exact(&mut ready)?;
+        if ready[0] == protocol::READY_UNFILTERED {
+            warn_unfiltered();
+        }
+        Ok(())
     }
 
     fn ended(&self, mut process: Process, error: io::ErrorKind) -> LoadError {
@@ -269,5 +281,31 @@ impl Write for Talk<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_started_before_a_load_does_not_fail_it() {
+        let (started, waiting) = sync_channel(3);
+        for kind in [io::ErrorKind::OutOfMemory, io::ErrorKind::WouldBlock, io::ErrorKind::NotFound] {
+            started.send(Err(kind.into())).unwrap();
+        }
+        let compilers = Compilers {
+            waiting: Mutex::new(waiting),
+            started_ahead: 2,
+            deadline: Duration::ZERO,
+            memory: 0,
+            code_bytes: 0,
+        };
+        // The third may have been started for it.
+        let error = compilers.take(None).err();
+        assert!(
+            matches!(&error, Some(LoadError::CompilerStart { source }) if source.kind() == io::ErrorKind::NotFound),
+            "{error:?}"
+        );
     }
 }

@@ -421,11 +421,15 @@ impl WasmEngine {
                 return Err(LoadError::Compiler { end: CompilerEnd::Nonsense });
             }
             let entry = self.store(&key, kind.features, |entry| io::copy(code.file()?, entry).map(|_| ()))?;
-            let path = entry.unwrap_or_else(|| code.path());
             // SAFETY: a compiler of this version says that it has made them for these settings, in a file that nobody can
             // write to any more, or that is in a private folder. What is trusted is that compiler; see `SECURITY.md`.
-            let adopted = self.adopt(kind, |engine| unsafe { Component::deserialize_file(engine, &path) });
-            let (component, allocation) = adopted.map_err(invalid)?;
+            let adopt = |path| self.adopt(kind, |engine| unsafe { Component::deserialize_file(engine, &path) });
+            let adopted = match entry.map(adopt) {
+                Some(Ok(adopted)) => adopted,
+                // The folder may have been emptied since.
+                _ => adopt(code.path()).map_err(invalid)?,
+            };
+            let (component, allocation) = adopted;
             return Ok(self.keep(key, kind, component, allocation, Origin::Compiled));
         }
         // It cannot be stopped.

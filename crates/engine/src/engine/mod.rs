@@ -10,13 +10,14 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use wasmtime::{Engine, component::Component};
 
 #[cfg(target_os = "linux")]
 use crate::compiler::Compilers;
 use crate::{
-    Allocation, CodeCache, Compiler, EngineConfig, EngineError, EpochClock, Profile, Ticking,
+    Allocation, CodeCache, Compiler, EngineConfig, EngineError, EpochClock, Profile, Reclaimer, Ticking,
     config::{Kind, SHORTEST_TICK},
     engine::load::Loads,
     error::Escaped,
@@ -37,6 +38,7 @@ pub struct WasmEngine {
 pub(crate) struct Inner {
     config: EngineConfig,
     clock: EpochClock,
+    reclaimer: Reclaimer,
     /// By [`Kind::index`].
     backends: [Backend; Kind::COUNT],
     pub(crate) code_cache: Option<CodeCache>,
@@ -51,6 +53,8 @@ pub(crate) struct Inner {
 struct Backend {
     pooled: OnceLock<Engine>,
     on_demand: OnceLock<Engine>,
+    /// Held while one is made: a second would reserve a pool's address space for nothing.
+    making: Mutex<()>,
     /// One for each component that the pool has room for.
     places: OnceLock<Arc<Semaphore>>,
 }
@@ -84,6 +88,7 @@ impl WasmEngine {
         let engine = Self {
             inner: Arc::new(Inner {
                 clock,
+                reclaimer: Reclaimer::default(),
                 backends: Default::default(),
                 code_cache: config.code_cache.as_ref().map(CodeCache::open).transpose()?,
                 loads: Loads::default(),
@@ -116,6 +121,11 @@ impl WasmEngine {
     /// What keeps the epoch advancing.
     pub fn clock(&self) -> &EpochClock {
         &self.inner.clock
+    }
+
+    /// Where what takes long to free is freed.
+    pub fn reclaimer(&self) -> &Reclaimer {
+        &self.inner.reclaimer
     }
 
     /// Advances the epoch by one, as the thread does. For tests with [`Ticking::Manual`](crate::Ticking::Manual).
@@ -163,17 +173,14 @@ impl WasmEngine {
         if let Some(engine) = slot.get() {
             return Ok(engine);
         }
+        let _making = backend.making.lock();
+        if let Some(engine) = slot.get() {
+            return Ok(engine);
+        }
         let engine =
             Engine::new(&self.inner.config.wasmtime(kind, pool)).map_err(|source| EngineError::Wasmtime { source })?;
-        let mut is_new = false;
-        let engine = slot.get_or_init(|| {
-            is_new = true;
-            engine
-        });
-        if is_new {
-            self.inner.clock.add(engine);
-        }
-        Ok(engine)
+        self.inner.clock.add(&engine);
+        Ok(slot.get_or_init(|| engine))
     }
 
     /// Gives code to the pool, or to the on-demand engine if it does not fit there.

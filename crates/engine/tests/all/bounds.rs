@@ -3,17 +3,21 @@
 use airssys_wasm_engine::{CompileLimits, Complexity, EngineConfig, LoadError, Profile, WasmEngine};
 use airssys_wasm_fixtures::{C, RUST};
 
-/// Modules in modules, functions, segments, instances and some work, a little of each.
+/// Modules in modules, functions, segments, instances, handlers and some work, a little of each.
 const SOME_OF_ALL: &str = r#"(component
     (import "i" (instance (export "f" (func))))
     (component $c
-        (core module $m (table 1 funcref) (memory 1) (data (i32.const 8) "data") (func $f (local i32) (loop (local.set 0 (i32.const 1)))) (elem (i32.const 0) $f))
+        (core module $m (table 1 funcref) (memory 1) (data (i32.const 8) "data") (func $f (local i32) (loop (local.set 0 (i32.const 1)))) (func (try_table (catch_all 0) (call $f))) (elem (i32.const 0) $f))
         (core instance (instantiate $m)))
     (instance (instantiate $c))
     (instance (instantiate $c)))"#;
 
+fn config() -> EngineConfig {
+    EngineConfig::on_demand().with_exceptions().compile_in_process()
+}
+
 fn load(limits: CompileLimits, bytes: &[u8]) -> Result<(), LoadError> {
-    let config = EngineConfig { compile_limits: limits, ..EngineConfig::on_demand().compile_in_process() };
+    let config = EngineConfig { compile_limits: limits, ..config() };
     WasmEngine::new(config).unwrap().load_blocking(bytes, Profile::Plain).map(|_| ())
 }
 
@@ -23,7 +27,7 @@ fn each_limit_refuses_what_is_one_more() {
     let found = Complexity::of(&bytes, &CompileLimits::NONE).unwrap();
     let none = CompileLimits::NONE;
     type Limit = fn(u64) -> CompileLimits;
-    let limits: [(&str, u64, Limit); 11] = [
+    let limits: [(&str, u64, Limit); 12] = [
         ("bytes", found.bytes, |bytes| CompileLimits { bytes, ..CompileLimits::NONE }),
         ("nesting", found.nesting.into(), |n| CompileLimits { nesting: n as u32, ..CompileLimits::NONE }),
         ("functions", found.functions, |functions| CompileLimits { functions, ..CompileLimits::NONE }),
@@ -34,6 +38,7 @@ fn each_limit_refuses_what_is_one_more() {
         ("image_bytes", found.image_bytes, |n| CompileLimits { image_bytes: n, ..CompileLimits::NONE }),
         ("instances", found.instances, |instances| CompileLimits { instances, ..CompileLimits::NONE }),
         ("function_work", found.function_work, |n| CompileLimits { function_work: n, ..CompileLimits::NONE }),
+        ("handlers", found.handlers, |handlers| CompileLimits { handlers, ..CompileLimits::NONE }),
         ("work", found.work, |work| CompileLimits { work, ..CompileLimits::NONE }),
     ];
     load(none, &bytes).unwrap();
@@ -92,12 +97,7 @@ fn code_in_the_cache_was_within_the_limits_of_whoever_finds_it() {
     let bytes = wat::parse_str(SOME_OF_ALL).unwrap();
     let load = |compile_limits| {
         let code_cache = Some(folder.path().to_owned());
-        let engine = WasmEngine::new(EngineConfig {
-            code_cache,
-            compile_limits,
-            ..EngineConfig::on_demand().compile_in_process()
-        })
-        .unwrap();
+        let engine = WasmEngine::new(EngineConfig { code_cache, compile_limits, ..config() }).unwrap();
         engine.load_blocking(&bytes, Profile::Plain).map(|component| component.origin())
     };
     load(CompileLimits::NONE).unwrap();

@@ -11,7 +11,7 @@ use airssys_wasm_engine::{
     EngineConfig, PoolConfig, Profile, WasmEngine,
     wasmtime::{self, Trap, component::ResourceAny},
 };
-use airssys_wasm_fixtures::{ADD, COUNTERS, MINIMAL};
+use airssys_wasm_fixtures::{COUNTERS, MINIMAL};
 use airssys_wasm_isolation::{CrashKind, InstantiateError, Sandbox};
 use airssys_wasm_limits::{CancellationToken, ResourceLimits};
 
@@ -233,6 +233,8 @@ async fn a_call_that_is_dropped_half_way_drops_the_guest() {
     let token = Arc::new(());
     let held = Arc::downgrade(&token);
     let sandbox = spec.instantiate(Host::default()).await.unwrap();
+    // With all that only the first call waits for.
+    let ((), sandbox) = sandbox.call_with(async |_, _| Ok(())).await.unwrap();
     let waiting = Arc::clone(&sandbox.ext().waiting);
     let mut calling = Box::pin(sandbox.call_with(async move |mut store, instance| {
         let _held = token;
@@ -287,16 +289,65 @@ async fn it_takes_no_room_of_the_pool_from_others() {
     spec.instantiate(Host::default()).await.unwrap();
 }
 
+/// With one core instance. `steps` calls the host so often.
+const STEPS: &str = r#"(component
+    (import "step" (func $step (result u32)))
+    (core func $step (canon lower (func $step)))
+    (core module $m
+        (import "" "step" (func $step (result i32)))
+        (func (export "steps") (param $n i32)
+            (loop $again
+                (if (local.get $n) (then
+                    (drop (call $step))
+                    (local.set $n (i32.sub (local.get $n) (i32.const 1)))
+                    (br $again))))))
+    (core instance $i (instantiate $m (with "" (instance (export "step" (func $step))))))
+    (func (export "steps") (param "n" u32) (canon lift (core func $i "steps"))))"#;
+
 #[tokio::test]
 async fn a_guest_at_all_its_limits_can_still_be_called_so() {
-    // One core instance, no handle, no host call.
-    let limits = ResourceLimits { instances: 1, handles: 0, host_calls: 0, ..limits() };
-    let (_, sandbox) = sandbox(ADD, limits).await;
-    let add = async |mut store: wasmtime::StoreContextMut<'_, _>, instance: wasmtime::component::Instance| {
-        let add = instance.get_typed_func::<(i32, i32), (i32,)>(&mut store, "add")?;
-        add.call_async(&mut store, (40, 2)).await
-    };
-    let (sum, sandbox) = sandbox.call_with(add).await.unwrap();
-    assert_eq!(sum, (42,));
-    _ = sandbox.call_with(add).await.unwrap();
+    for n in [0, 3] {
+        let host_calls = u64::from(n);
+        let limits = ResourceLimits { instances: 1, handles: 0, host_calls, ..limits() };
+        let (_, mut sandbox) = sandbox(STEPS, limits).await;
+        let steps = async |sandbox: Sandbox<Host>, n: u32| {
+            let steps = sandbox.call_with(async |mut store, instance| {
+                let steps = instance.get_typed_func::<(u32,), ()>(&mut store, "steps")?;
+                steps.call_async(&mut store, (n,)).await
+            });
+            steps.await.map(|((), sandbox)| sandbox)
+        };
+        for _ in 0..3 {
+            sandbox = steps(sandbox, n).await.unwrap();
+            assert_eq!(sandbox.usage().host_calls, host_calls);
+        }
+        let crash = steps(sandbox, n + 1).await.unwrap_err();
+        assert_eq!(*crash.kind(), CrashKind::HostCalls { allowed: host_calls });
+    }
+}
+
+#[tokio::test]
+async fn a_guest_is_not_charged_for_the_time_between_two_calls() {
+    let engine = engine();
+    let spec = spec_in(&engine, COUNTERS.as_bytes(), Profile::Plain, limits());
+    let mut sandbox = spec.instantiate(Host::default()).await.unwrap();
+    for _ in 0..3 {
+        // Twice what a call may use.
+        (0..2_000).for_each(|_| engine.tick());
+        ((), sandbox) = sandbox.call_with(async |_, _| Ok(())).await.unwrap();
+        assert_eq!(sandbox.usage().cpu_ticks, 0);
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_compiled_on_the_worker() {
+    let spec = spec(COUNTERS, limits());
+    let first = spec.instantiate(Host::default()).await.unwrap();
+    let mut calling = pin!(first.call_with(async |_, _| Ok(())));
+    assert!(calling.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    calling.await.unwrap();
+    // Once is enough.
+    let second = spec.instantiate(Host::default()).await.unwrap();
+    let mut calling = pin!(second.call_with(async |_, _| Ok(())));
+    assert!(calling.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready());
 }

@@ -1,12 +1,20 @@
 //! Streams of files: what is read and written, and how much a guest may have under way.
 
-use std::{fs, sync::mpsc, time::Duration};
+use std::{
+    fs,
+    pin::pin,
+    sync::mpsc,
+    task::{Context, Waker},
+    time::Duration,
+};
 
 use airssys_wasm_engine::wasmtime::component::{ComponentNamedList, Lift, Lower};
 use airssys_wasm_fixtures::FILES;
 use airssys_wasm_isolation::{
-    Crash, CrashKind, FileJobs, Folder, Permissions, Sandbox, SandboxManifest, SandboxSpec, WasiGrants,
+    Crash, CrashKind, FileJobs, Folder, InstantiateError, Permissions, Sandbox, SandboxManifest, SandboxSpec,
+    WasiGrants,
 };
+use airssys_wasm_limits::CancellationToken;
 
 use crate::{Host, limits, spec};
 
@@ -138,6 +146,33 @@ async fn a_stream_holds_one_write_however_slow_the_disk_is() {
     guest.call::<_, ()>("flush", ()).await.unwrap();
     assert_eq!(guest.permit().await, 64 << 10);
     assert_eq!(fs::read(folder.path().join("f")).unwrap(), b"xxxxxxxxxx");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_waits_for_its_folders_no_longer_than_it_may_and_ends_when_it_is_cancelled() {
+    let (spec, _folder) = files(32);
+    let jobs = FileJobs::new(1);
+    let spec = spec.with_file_jobs(jobs.clone());
+    let disk = occupy(&jobs, 1).await;
+    let token = CancellationToken::new();
+    let crashed = |started: Result<Sandbox<Host>, InstantiateError>| match started {
+        Err(InstantiateError::Crash(crash)) => crash.kind().clone(),
+        other => panic!("{other:?}"),
+    };
+    {
+        let mut starts = pin!(spec.instantiate_until(Host::default(), &token));
+        assert!(starts.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        token.cancel();
+        assert_eq!(crashed(starts.await), CrashKind::Cancelled);
+    }
+    // No time passes by itself while there is a blocking job.
+    let allowed = limits().deadline;
+    let mut starts = pin!(spec.instantiate(Host::default()));
+    assert!(starts.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    tokio::time::advance(allowed).await;
+    assert_eq!(crashed(starts.await), CrashKind::Deadline { allowed });
+    drop(disk);
+    spec.instantiate(Host::default()).await.unwrap();
 }
 
 #[tokio::test]

@@ -6,12 +6,15 @@ use std::{
         atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
+    task::{Context, Waker},
     thread::{self, ThreadId},
+    time::Duration,
 };
 
 use airssys_wasm_engine::{Profile, WasmEngine};
 use airssys_wasm_isolation::{InstantiateError, Sandbox, SandboxSpec};
 use airssys_wasm_limits::{ByteSize, MemoryBudget, ResourceLimits};
+use tokio::sync::mpsc;
 
 use crate::engine;
 
@@ -149,23 +152,23 @@ async fn its_share_of_the_budget_is_free_when_the_crash_is_told() {
     }
 }
 
+/// Says that it is being dropped, and goes on when it is told to.
+struct Waits(mpsc::UnboundedSender<()>, Receiver<()>);
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.send(()).unwrap();
+        self.1.recv().unwrap();
+    }
+}
+
 #[tokio::test]
 async fn the_workers_other_tasks_run_while_it_is_freed() {
-    /// Ends when it is told to, and says that it has begun.
-    struct Waits(tokio::sync::mpsc::UnboundedSender<()>, Receiver<()>);
-
-    impl Drop for Waits {
-        fn drop(&mut self) {
-            self.0.send(()).unwrap();
-            self.1.recv().unwrap();
-        }
-    }
-
     let engine = engine();
     let component = engine.load_wat_blocking(&guest(LARGE, ""), Profile::Plain).unwrap();
     let limits = ResourceLimits::with_memory(ByteSize::mib(2));
     let spec = SandboxSpec::new(component.link(&component.linker()).unwrap(), limits).unwrap();
-    let ((begun_to, mut begun), (go, wait)) = (tokio::sync::mpsc::unbounded_channel(), channel());
+    let ((begun_to, mut begun), (go, wait)) = (mpsc::unbounded_channel(), channel());
     let mut sandbox = spec.instantiate(Waits(begun_to, wait)).await.unwrap();
     let trap = sandbox.typed::<(), ()>(&spec.export("trap").unwrap()).unwrap();
     let crashing = tokio::spawn(async move { sandbox.call(&trap, ()).await.map(|_| ()) });
@@ -174,6 +177,57 @@ async fn the_workers_other_tasks_run_while_it_is_freed() {
     assert!(!crashing.is_finished());
     go.send(()).unwrap();
     crashing.await.unwrap().unwrap_err();
+}
+
+#[tokio::test]
+async fn calls_that_nobody_polls_keep_no_other_crash_from_being_told() {
+    let engine = engine();
+    let component = engine.load_wat_blocking(&guest(LARGE, ""), Profile::Plain).unwrap();
+    let limits = ResourceLimits::with_memory(ByteSize::mib(2));
+    let spec = SandboxSpec::new(component.link(&component.linker()).unwrap(), limits).unwrap();
+    let (begun_to, mut begun) = mpsc::unbounded_channel();
+    let new = async || {
+        let (go, wait) = channel();
+        let mut sandbox = spec.instantiate(Waits(begun_to.clone(), wait)).await.unwrap();
+        let trap = sandbox.typed::<(), ()>(&spec.export("trap").unwrap()).unwrap();
+        (go, Box::pin(async move { sandbox.call(&trap, ()).await.map(|_| ()) }))
+    };
+    let mut calls = Vec::new();
+    for _ in 0..4 {
+        let (go, mut call) = new().await;
+        assert!(call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        calls.push((go, call));
+    }
+    // As many as are freed at a time; the other two wait.
+    for _ in 0..2 {
+        begun.recv().await.unwrap();
+    }
+    for (go, _) in &calls {
+        go.send(()).unwrap();
+    }
+    for (_, call) in calls.drain(..2) {
+        call.await.unwrap_err();
+    }
+    let (go, crashes) = new().await;
+    go.send(()).unwrap();
+    tokio::time::timeout(Duration::from_secs(60), crashes).await.unwrap().unwrap_err();
+    for (_, call) in calls {
+        call.await.unwrap_err();
+    }
+}
+
+#[test]
+fn a_crash_is_told_though_no_blocking_thread_is_free() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().max_blocking_threads(1).build().unwrap();
+    runtime.block_on(async {
+        let (end, ended) = channel::<()>();
+        let busy = tokio::task::spawn_blocking(move || ended.recv());
+        let (spec, sandbox, dropped) = sandbox(LARGE).await;
+        tokio::time::timeout(Duration::from_secs(60), crash(&spec, sandbox)).await.unwrap();
+        assert_ne!(dropped.try_recv().unwrap(), thread::current().id());
+        drop(end);
+        busy.await.unwrap().unwrap_err();
+    });
 }
 
 #[test]

@@ -226,6 +226,16 @@ async fn a_trap_is_that_of_its_task() {
     assert_eq!(crashed.call, Some(2));
 }
 
+#[tokio::test]
+async fn a_trap_is_that_of_its_task_though_others_had_its_id() {
+    let (_, spec, sandbox) = sandbox(limits()).await;
+    // wasmtime gives the ids of tasks again that have ended.
+    let mut calls = Told::new([(RETURNS, 1), (RETURNS, 2), (TRAPS, 0)]);
+    let crashed = run(&spec, sandbox, 1, &mut calls).await.unwrap_err();
+    assert!(matches!(crashed.crash.kind(), CrashKind::Trap { .. }), "{}", crashed.crash);
+    assert_eq!(crashed.call, Some(3));
+}
+
 #[tokio::test(start_paused = true)]
 async fn each_has_a_deadline_of_its_own() {
     let deadline = Duration::from_secs(10);

@@ -152,14 +152,18 @@ async fn output_goes_to_tracing_line_by_line_and_escaped() {
         stderr: Stdio::Tracing,
         ..WasiGrants::default()
     };
-    let spec = spec(C, limits()).with_wasi(grants).with_name("plugin");
-    let sandbox = spec.instantiate(Host::default()).await.unwrap();
-    drop(call(&spec, sandbox, RUN, None).await.unwrap());
-    let bytes = lines.0.lock().unwrap().clone();
-    let logged = String::from_utf8(bytes).unwrap();
-    assert!(logged.contains(r#"environment: \u{1b}[31mred\rforged actor="plugin" stream=""#), "{logged}");
-    assert!(logged.contains(r#"to stderr actor="plugin" stream="stderr""#), "{logged}");
-    assert!(logged.lines().all(|line| line.trim_start().starts_with("INFO guest: ")), "{logged}");
+    let spec = spec(C, limits());
+    // In any order.
+    for spec in [spec.clone().with_wasi(grants.clone()).with_name("plugin"), spec.with_name("plugin").with_wasi(grants)]
+    {
+        let sandbox = spec.instantiate(Host::default()).await.unwrap();
+        drop(call(&spec, sandbox, RUN, None).await.unwrap());
+        let bytes = std::mem::take(&mut *lines.0.lock().unwrap());
+        let logged = String::from_utf8(bytes).unwrap();
+        assert!(logged.contains(r#"environment: \u{1b}[31mred\rforged actor="plugin" stream=""#), "{logged}");
+        assert!(logged.contains(r#"to stderr actor="plugin" stream="stderr""#), "{logged}");
+        assert!(logged.lines().all(|line| line.trim_start().starts_with("INFO guest: ")), "{logged}");
+    }
 }
 
 #[tokio::test]
@@ -173,6 +177,25 @@ async fn random_bytes_are_limited_like_every_host_call() {
         let got = sandbox.call_dynamic(&get, &[Val::U64(len)]).await;
         assert_eq!(got.is_ok(), fits, "{len}: {got:?}");
     }
+}
+
+#[tokio::test]
+async fn all_sandboxes_of_a_spec_write_as_much_as_one() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let limits = ResourceLimits { log_bytes: ByteSize::kib(2), ..limits() };
+    let env = [("GREETING".to_owned(), "line\n".repeat(2_000))];
+    let grants = WasiGrants { env: env.into(), stdout: Stdio::Tracing, ..WasiGrants::default() };
+    let spec = spec(C, limits).with_wasi(grants);
+    let mut after_each = Vec::new();
+    for _ in 0..3 {
+        let sandbox = spec.instantiate(Host::default()).await.unwrap();
+        drop(call(&spec, sandbox, RUN, None).await.unwrap());
+        after_each.push(lines.0.lock().unwrap().iter().filter(|&&byte| byte == b'\n').count());
+    }
+    assert!(after_each[0] > 10 && after_each.iter().all(|lines| *lines == after_each[0]), "{after_each:?}");
 }
 
 #[tokio::test]

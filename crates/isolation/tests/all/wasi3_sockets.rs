@@ -56,7 +56,10 @@ async fn tcp_reaches_only_the_addresses_that_are_named() {
         assert_eq!(Probe::wasi3(grants).await.run(&ask).await, answer);
     }
     server.join().unwrap();
-    let nobody = TcpListener::bind(ANY).unwrap().local_addr().unwrap();
+    // Bound and not listened on, so that no other test gets the port.
+    let bound = tokio::net::TcpSocket::new_v4().unwrap();
+    bound.bind(ANY).unwrap();
+    let nobody = bound.local_addr().unwrap();
     let mut probe = Probe::wasi3(connect(&[nobody])).await;
     assert_eq!(probe.run(&format!("tcp-ask {nobody} hello")).await, "connect: connection-refused");
 }
