@@ -44,6 +44,7 @@ const OUTSIDER: &str = "SUABNIMW3EEKLZ5LU6SBI62QL2ULOVQFX5BATUFSOKSHAZKQ3SF52CWM
 /// - It hears what is for it, and the heartbeats and publications of all.
 /// - It reads and writes the lattice's records. Each host may write those of all, as it ends the sessions of hosts that are gone: hosts trust
 ///   each other with the records, and with nothing else.
+/// - It reads and writes the lattice's components.
 /// - `INFO` and `STREAM.CREATE` are for the host that makes the records, and may be left out where an operator makes them.
 fn permissions((host, _, public): Key) -> String {
     let lattice = "test";
@@ -65,6 +66,7 @@ fn permissions((host, _, public): Key) -> String {
         format!("$JS.API.STREAM.INFO.OBJ_aw_{lattice}_components"),
         format!("$JS.API.STREAM.CREATE.OBJ_aw_{lattice}_components"),
         format!("$JS.API.STREAM.PURGE.OBJ_aw_{lattice}_components"),
+        format!("$JS.API.CONSUMER.CREATE.OBJ_aw_{lattice}_components"),
         format!("$JS.API.CONSUMER.CREATE.OBJ_aw_{lattice}_components.>"),
         format!("$JS.API.CONSUMER.DELETE.OBJ_aw_{lattice}_components.>"),
         format!("$JS.API.DIRECT.GET.OBJ_aw_{lattice}_components.>"),
