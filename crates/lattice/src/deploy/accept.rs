@@ -254,6 +254,8 @@ where
             let mut to_do = if host.is_leaving() { Todo::Nothing } else { todo(&order, &local.have, last.as_ref()) };
             if let Known::Is(Some((order, _))) = &order {
                 let outcome = match to_do {
+                    // One that is on probation stays so.
+                    Todo::Adopt if local.outcome == Some(Outcome::Trying) => Some(Outcome::Trying),
                     Todo::Adopt => Some(Outcome::Running),
                     Todo::Start { .. } if !local.takes_room && used >= self.most => {
                         let (name, because) = (name.clone(), "there is no room".to_owned());
@@ -367,9 +369,8 @@ where
                         Outcome::Running
                     }
                 };
-                if local.have.order == Some(order.number) {
-                    local.outcome = Some(outcome);
-                }
+                // Also if that version is another order's by now.
+                local.outcome = Some(outcome);
             }
             Did::Ended(actor) => {
                 if local.actor.as_ref() == Some(&actor) {

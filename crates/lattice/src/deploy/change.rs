@@ -94,7 +94,7 @@ impl Draft {
         &self,
         orders: &BTreeMap<HostName, u64>,
         longest: Duration,
-    ) -> BTreeMap<HostName, Option<WhyNot>> {
+    ) -> Result<BTreeMap<HostName, Option<WhyNot>>, ChangeError> {
         let directory = &self.host.directory;
         let (mut changes, until) = (directory.placement_changes(), limits::later(Instant::now(), longest));
         let mut known = BTreeMap::new();
@@ -110,7 +110,7 @@ impl Draft {
                 }
             }
             if !is_pending {
-                return known;
+                return Ok(known);
             }
             tokio::select! {
                 // The sender is the directory.
@@ -119,8 +119,10 @@ impl Draft {
                     for host in orders.keys() {
                         known.entry(host.clone()).or_insert(Some(WhyNot::Late { longest }));
                     }
-                    return known;
+                    return Ok(known);
                 }
+                // Another may go on with it.
+                () = self.host.left.cancelled() => return Err(ChangeError::NotJoined),
             }
         }
     }
@@ -266,7 +268,7 @@ async fn place(draft: &mut Draft, digest: Digest, hosts: usize, longest: Duratio
         let numbers = orders.iter().map(|(host, order)| (host.clone(), order.number)).collect();
         draft.wanted.hosts.extend(orders);
         draft.write().await?;
-        for (host, why) in draft.outcomes(&numbers, longest).await {
+        for (host, why) in draft.outcomes(&numbers, longest).await? {
             if let Some(why) = why {
                 draft.wanted.hosts.remove(&host);
                 failures.push(NotRun { host, why });
@@ -339,7 +341,7 @@ pub(super) async fn roll(
                 let numbers = BTreeMap::from([(host.clone(), next.number)]);
                 draft.wanted.hosts.insert(host.clone(), next);
                 draft.write().await?;
-                let why = draft.outcomes(&numbers, longest).await.remove(host).flatten();
+                let why = draft.outcomes(&numbers, longest).await?.remove(host).flatten();
                 why.map(|why| NotRun { host: host.clone(), why })
             }
         };

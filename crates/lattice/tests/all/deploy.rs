@@ -412,6 +412,34 @@ async fn of_two_rolls_at_once_the_second_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_roll_whose_host_has_left_is_taken_over_by_another() {
+    let server = server();
+    let ([a, b, c], observer, old, new) = three(&server).await;
+    let first = observer.roll(new, on_probation(3));
+    b.sees("a", Some(new), InstanceState::Trying).await;
+    let busy = within(b.roll(new, on_probation(3))).await.unwrap();
+    assert!(matches!(busy, Err(RollError::Change(ChangeError::Busy { .. }))), "{busy:?}");
+    observer.leave().await;
+    let first = within(first).await.unwrap();
+    assert!(matches!(first, Err(RollError::Change(ChangeError::NotJoined))), "{first:?}");
+    until(|| b.lattice.hosts().len() == 3).await;
+
+    let second = b.roll(new, on_probation(3));
+    until(|| b.deployed("counter").unwrap().changed_by.as_ref() == Some(b.name())).await;
+    // It is on probation still, now for the second.
+    b.sees("a", Some(new), InstanceState::Trying).await;
+    assert_eq!(a.ask_own("add 1").await, "count: 1");
+    within(a.actor().unwrap().ask("crash")).await.unwrap_err();
+    match within(second).await.unwrap() {
+        Err(RollError::Stopped { failure, .. }) => assert!(failed("a", WhyNot::RolledBack)(&failure), "{failure}"),
+        other => panic!("{other:?}"),
+    }
+    b.sees("a", Some(old), InstanceState::Running).await;
+    within(c.roll(new, on_probation(0))).await.unwrap().unwrap();
+    assert_eq!(a.ask_own("get").await, "count: 0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_version_that_gets_no_messages_is_kept_after_a_time_and_rolled_back_if_it_fails_later() {
     let server = server();
     let (a, observer) = (Fleet::start(&server, "a", 1).await, Fleet::start(&server, "observer", 0).await);
