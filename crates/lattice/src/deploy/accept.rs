@@ -400,7 +400,7 @@ where
 
     /// Starts a version.
     async fn start(self: &Arc<Self>, name: ComponentId, order: Order, digest: Digest, outcome: Option<Outcome>) -> Did {
-        let (spec, manifest) = match self.spec(&name, digest).await {
+        let (spec, manifest) = match self.spec(&name, order.number, digest).await {
             Ok(made) => made,
             Err(Some(because)) => return Did::Refused { order, because },
             Err(None) => return Did::Not,
@@ -448,7 +448,7 @@ where
             tracing::debug!(%name, %error, "what is placed here was not reported");
             return Did::Not;
         }
-        let (spec, _) = match self.spec(&name, order.digest).await {
+        let (spec, _) = match self.spec(&name, order.number, order.digest).await {
             Ok(made) => made,
             Err(Some(because)) => return Did::Refused { order, because },
             Err(None) => return Did::Not,
@@ -472,6 +472,7 @@ where
     async fn spec(
         self: &Arc<Self>,
         name: &ComponentId,
+        order: u64,
         digest: Digest,
     ) -> Result<(ActorSpec<U>, Digest), Option<String>> {
         let getting = async {
@@ -500,7 +501,19 @@ where
         };
         tokio::select! {
             spec = getting => spec,
+            () = self.overtaken(name, order) => Err(None),
             () = self.stop.cancelled() => Err(None),
+        }
+    }
+
+    /// Waits until this host has another order, or none.
+    async fn overtaken(&self, name: &ComponentId, order: u64) {
+        let directory = &self.host.directory;
+        let mut changes = directory.placement_changes();
+        while matches!(directory.order(name, self.me()), Known::Is(Some((now, _))) if now.number == order) {
+            if changes.changed().await.is_err() {
+                return;
+            }
         }
     }
 }

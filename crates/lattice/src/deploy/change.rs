@@ -6,8 +6,8 @@ use std::{
     time::Duration,
 };
 
-use airssys_wasm_actor::{limits, registry::ComponentId};
-use tokio::time::{Instant, sleep, sleep_until};
+use airssys_wasm_actor::{UpgradeOptions, limits, registry::ComponentId};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{
     Deployment, RollOptions,
@@ -29,6 +29,8 @@ const TRIES: usize = 3;
 /// How long to wait before something that failed is tried again, and how often.
 const AGAIN: Duration = Duration::from_millis(250);
 const ATTEMPTS: usize = 4;
+/// How long it is waited for that a change which failed is undone.
+const UNDONE: Duration = Duration::from_secs(5);
 
 /// A deployment that nobody else changes meanwhile.
 struct Draft {
@@ -67,15 +69,16 @@ impl Draft {
                     self.revision = revision;
                     return Ok(());
                 }
-                Ok(found) => {
-                    let is_same = match found {
-                        Some((Some(_), revision)) => revision == self.revision,
-                        _ => self.revision == 0,
-                    };
-                    if !is_same {
-                        return Err(ChangeError::Overtaken { name: self.name.clone() });
+                Ok(Some((Some(found), revision))) if revision != self.revision => {
+                    if let Ok(found) = serde_json::from_slice(&found) {
+                        is_free(&self.host, &self.name, &found)?;
                     }
+                    return Err(ChangeError::Overtaken { name: self.name.clone() });
                 }
+                Ok(None | Some((None, _))) if self.revision > 0 => {
+                    return Err(ChangeError::Overtaken { name: self.name.clone() });
+                }
+                Ok(_) => {}
                 Err(error) => failed = Some(error),
             }
             sleep(AGAIN).await;
@@ -87,6 +90,29 @@ impl Draft {
     async fn finish(&mut self) -> Result<(), ChangeError> {
         self.wanted.change = None;
         self.write().await
+    }
+
+    /// Orders one of the hosts to go over to another version, and waits for what comes of it. None: it runs that.
+    async fn go_over(
+        &mut self,
+        hosts: &[HostName],
+        host: &HostName,
+        from: Digest,
+        digest: Digest,
+        options: &RollOptions,
+    ) -> Result<Option<NotRun>, ChangeError> {
+        // One that is away would hold it up half-way.
+        if let Some(away) = hosts.iter().find(|host| self.host.directory.session(host).is_none()) {
+            return Ok(Some(NotRun { host: away.clone(), why: WhyNot::Lost }));
+        }
+        let RollOptions { upgrade, longest, load } = *options;
+        let UpgradeOptions { discard_state, probation } = upgrade;
+        let order = order(digest, Some(Step { from, discard_state, probation, longest }));
+        let numbers = BTreeMap::from([(host.clone(), order.number)]);
+        self.wanted.hosts.insert(host.clone(), order);
+        self.write().await?;
+        let why = self.outcomes(&numbers, longest.saturating_add(load)).await?.remove(host).flatten();
+        Ok(why.map(|why| NotRun { host: host.clone(), why }))
     }
 
     /// Waits for what hosts say of their orders, so long at the most. None: as ordered.
@@ -125,6 +151,17 @@ impl Draft {
                 () = self.host.left.cancelled() => return Err(ChangeError::NotJoined),
             }
         }
+    }
+
+    /// Forgets hosts that are there and do not come to run what they are ordered to.
+    async fn forget_failed(&mut self, longest: Duration) -> Result<(), ChangeError> {
+        let is_there = |host: &HostName| self.host.directory.session(host).is_some();
+        let orders = self.wanted.hosts.iter().filter(|(host, _)| is_there(host));
+        let numbers = orders.map(|(host, order)| (host.clone(), order.number)).collect();
+        for (host, _) in self.outcomes(&numbers, longest).await?.into_iter().filter(|(_, why)| why.is_some()) {
+            self.wanted.hosts.remove(&host);
+        }
+        Ok(())
     }
 
     /// Forgets hosts that are there and run nothing: it did not start when they came back, or its actor has ended.
@@ -216,36 +253,81 @@ pub(super) async fn deploy(host: Arc<Host>, deployment: Deployment) -> Result<Ve
             return Err(DeployError::Otherwise { name });
         }
     }
-    let is_new = found.is_none();
+    let (is_new, number) = (found.is_none(), change.number);
+    // Of one who is lost: what came of its orders is not known.
+    let is_taken_over = found.as_ref().is_some_and(|found| found.change.is_some());
     let wanted = found.unwrap_or_else(|| Wanted { manifest, labels, hosts: BTreeMap::new(), change: None });
     let mut draft = Draft { host, name, wanted, revision };
     draft.forget_evicted().await?;
     draft.forget_ended();
-    if !is_new && draft.wanted.hosts.len() >= hosts {
+    if !is_new && !is_taken_over && draft.wanted.hosts.len() >= hosts {
         return Ok(draft.wanted.hosts.into_keys().collect());
     }
     draft.wanted.change = Some(change);
-    let before: BTreeSet<_> = draft.wanted.hosts.keys().cloned().collect();
-    let placed = place(&mut draft, digest, hosts, longest).await;
-    let undone = match placed {
-        Ok(()) => {
-            draft.finish().await?;
-            return Ok(draft.wanted.hosts.into_keys().collect());
+    let before = draft.wanted.hosts.keys().cloned().collect();
+    let placing = async {
+        if is_taken_over {
+            draft.write().await?;
+            draft.forget_failed(longest).await?;
         }
-        Err(error) => error,
+        place(&mut draft, digest, hosts, longest).await?;
+        Ok(draft.finish().await?)
     };
-    // Nothing stays of it.
-    draft.wanted.hosts.retain(|host, _| before.contains(host));
-    if is_new && draft.revision > 0 {
-        let (key, revision) = (draft.key(), draft.revision);
-        match draft.host.remove(&key, revision).await {
-            Ok(_) => {}
-            Err(source) => return Err(ChangeError::Records { source }.into()),
+    match placing.await {
+        Ok(()) => Ok(draft.wanted.hosts.into_keys().collect()),
+        Err(error) => {
+            undo(&draft, number, if is_new { Undo::Remove } else { Undo::Keep(before) }).await;
+            Err(error)
         }
-    } else if !is_new && !matches!(undone, DeployError::Change(ChangeError::Overtaken { .. })) {
-        draft.finish().await?;
     }
-    Err(undone)
+}
+
+/// What a change that failed leaves of a deployment.
+enum Undo {
+    Remove,
+    Keep(BTreeSet<HostName>),
+    All,
+}
+
+/// Ends a change that failed, so that others may change the deployment: now, or as soon as there are servers.
+async fn undo(draft: &Draft, number: u64, undo: Undo) {
+    let (host, name) = (Arc::clone(&draft.host), draft.name.clone());
+    let undoing = host.runtime.clone().spawn(async move {
+        while let Err(error) = try_undo(&host, &name, number, &undo).await {
+            tracing::debug!(%name, %error, "a change is not undone");
+            tokio::select! {
+                () = sleep(AGAIN) => {}
+                // Its session is over, and with it the change.
+                () = host.left.cancelled() => return,
+            }
+        }
+    });
+    // It goes on.
+    _ = timeout(UNDONE, undoing).await;
+}
+
+async fn try_undo(host: &Arc<Host>, name: &ComponentId, number: u64, undo: &Undo) -> Result<(), async_nats::Error> {
+    let key = Key::Deployment(name.clone());
+    while let Some((Some(value), revision)) = host.decided(&key).await? {
+        let mut wanted = serde_json::from_slice::<Wanted>(&value)?;
+        if wanted.change.as_ref().is_none_or(|change| change.number != number) {
+            break;
+        }
+        wanted.change = None;
+        let written = match undo {
+            Undo::Remove => host.remove(&key, revision).await?,
+            Undo::Keep(_) | Undo::All => {
+                if let Undo::Keep(before) = undo {
+                    wanted.hosts.retain(|host, _| before.contains(host));
+                }
+                host.write(&key, serde_json::to_vec(&wanted)?, revision).await?
+            }
+        };
+        if let Written::Yes(_) = written {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Places a component on so many hosts altogether.
@@ -316,36 +398,30 @@ pub(super) async fn roll(
     digest: Digest,
     options: RollOptions,
 ) -> Result<Vec<HostName>, RollError> {
-    let components = Components::new(host.client(), &host.config);
-    is_stored(&components, digest).await?;
+    is_stored(&Components::new(host.client(), &host.config), digest).await?;
     let (found, revision, change) = look(&host, &name).await?;
     let Some(wanted) = found else { return Err(RollError::NotDeployed { name }) };
     is_free(&host, &name, &wanted)?;
+    let number = change.number;
     let mut draft = Draft { host, name, wanted, revision };
     draft.wanted.change = Some(change);
     draft.forget_evicted().await?;
+    let rolled = roll_all(&mut draft, digest, &options).await;
+    if let Err(RollError::Change(_)) = rolled {
+        undo(&draft, number, Undo::All).await;
+    }
+    rolled
+}
+
+async fn roll_all(draft: &mut Draft, digest: Digest, options: &RollOptions) -> Result<Vec<HostName>, RollError> {
     let hosts: Vec<_> = draft.wanted.hosts.keys().cloned().collect();
     for host in &hosts {
-        let order_now = draft.wanted.hosts[host].clone();
-        if order_now.digest == digest && order_now.step.is_none() {
+        let now = draft.wanted.hosts[host].clone();
+        if now.digest == digest && now.step.is_none() {
             continue;
         }
-        let from = order_now.step.map_or(order_now.digest, |step| step.from);
-        // One that is away would hold it up half-way.
-        let away = hosts.iter().find(|host| draft.host.directory.session(host).is_none());
-        let failure = match away {
-            Some(away) => Some(NotRun { host: away.clone(), why: WhyNot::Lost }),
-            None => {
-                let UpgradeStep { step, longest } = step(from, &options);
-                let next = order(digest, Some(step));
-                let numbers = BTreeMap::from([(host.clone(), next.number)]);
-                draft.wanted.hosts.insert(host.clone(), next);
-                draft.write().await?;
-                let why = draft.outcomes(&numbers, longest).await?.remove(host).flatten();
-                why.map(|why| NotRun { host: host.clone(), why })
-            }
-        };
-        match failure {
+        let from = now.step.map_or(now.digest, |step| step.from);
+        match draft.go_over(&hosts, host, from, digest, options).await? {
             None => {
                 if let Some(order) = draft.wanted.hosts.get_mut(host) {
                     order.step = None;
@@ -357,24 +433,12 @@ pub(super) async fn roll(
                 let reports = draft.host.directory.reports(&draft.name);
                 let runs = |host: &HostName| reports.get(host).and_then(|(report, _)| report.said.running);
                 let runs = hosts.iter().map(|host| (host.clone(), runs(host))).collect();
-                return Err(RollError::Stopped { name: draft.name, failure, runs });
+                return Err(RollError::Stopped { name: draft.name.clone(), failure, runs });
             }
         }
     }
     draft.finish().await?;
     Ok(hosts)
-}
-
-struct UpgradeStep {
-    step: Step,
-    /// How long the host may take for it.
-    longest: Duration,
-}
-
-fn step(from: Digest, options: &RollOptions) -> UpgradeStep {
-    let RollOptions { upgrade, longest, load } = *options;
-    let step = Step { from, discard_state: upgrade.discard_state, probation: upgrade.probation, longest };
-    UpgradeStep { step, longest: longest.saturating_add(load) }
 }
 
 /// Removes a deployment. `false` if there is none.

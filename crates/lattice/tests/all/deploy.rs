@@ -19,7 +19,7 @@ use airssys_wasm_lattice::{
     HostName, Instance, InstanceState, Lattice, LatticeConfig, LatticeEvent, NotRun, RollError, RollOptions, WhyNot,
     async_nats,
 };
-use tokio::task::JoinHandle;
+use tokio::{runtime::Builder, sync::watch, task::JoinHandle};
 
 use crate::support::{LONG, config, id, server, until, within};
 
@@ -34,6 +34,8 @@ pub(crate) struct Fleet {
     pub(crate) lattice: Lattice,
     accepting: Option<Accepting>,
     refuses: Arc<AtomicBool>,
+    /// Whether it starts what is placed on it, or waits.
+    starts: Arc<watch::Sender<bool>>,
 }
 
 const REFUSES: &str = "told to refuse";
@@ -42,7 +44,13 @@ impl Fleet {
     pub(crate) async fn join(config: LatticeConfig, most: usize) -> Self {
         let system = ActorSystem::new(ENGINE.clone(), SystemConfig::default());
         let lattice = within(Lattice::join(&system, config)).await.unwrap();
-        let mut fleet = Self { system, lattice, accepting: None, refuses: Arc::default() };
+        let mut fleet = Self {
+            system,
+            lattice,
+            accepting: None,
+            refuses: Arc::default(),
+            starts: Arc::new(watch::Sender::new(true)),
+        };
         if most > 0 {
             fleet.accept(most).unwrap();
         }
@@ -54,10 +62,12 @@ impl Fleet {
     }
 
     fn accept(&mut self, most: usize) -> Result<(), AcceptError> {
-        let (system, refuses) = (self.system.downgrade(), Arc::clone(&self.refuses));
+        let (system, refuses, starts) = (self.system.downgrade(), Arc::clone(&self.refuses), Arc::clone(&self.starts));
         let accepting = self.lattice.accept(AcceptOptions { most }, move |placed| {
             let (system, refuses) = (system.upgrade(), refuses.load(Ordering::SeqCst));
+            let mut starts = starts.subscribe();
             async move {
+                starts.wait_for(|starts| *starts).await?;
                 if refuses {
                     return Err(REFUSES.into());
                 }
@@ -232,6 +242,11 @@ async fn a_host_that_refuses_is_passed_over_and_nothing_stays_where_all_do() {
     .await;
     assert_eq!(refusal, REFUSES);
     until(|| observer.instance("a").is_none()).await;
+    // What was placed before stays.
+    let more = observer.deploy(deployment("counter", digest).on(2)).await;
+    assert!(matches!(more, Err(DeployError::NotPlaced { missing: 1, .. })), "{more:?}");
+    until(|| observer.deployed("counter").is_some_and(|it| it.changed_by.is_none() && it.hosts.len() == 1)).await;
+    assert!(b.actor().is_some());
 
     let both = observer.deploy(deployment("other", digest).on(2)).await;
     match both {
@@ -390,12 +405,22 @@ async fn a_roll_stops_at_the_first_host_that_rolls_back_and_goes_on_when_it_is_c
 async fn of_two_rolls_at_once_the_second_is_refused() {
     let server = server();
     let ([a, b, c], observer, old, new) = three(&server).await;
-    let first = observer.roll(new, on_probation(2));
+    // Neither comes to its end before `a` has had messages.
+    let (mut first, mut second) = (observer.roll(new, on_probation(2)), b.roll(new, on_probation(2)));
+    let (by, refused) = within(async {
+        tokio::select! {
+            refused = &mut first => ("b", refused),
+            refused = &mut second => ("observer", refused),
+        }
+    })
+    .await;
+    let goes_on = if by == "b" { second } else { first };
+    let busy = |error: &ChangeError| matches!(error, ChangeError::Busy { by: other, .. } if other.as_str() == by);
+    assert!(matches!(&refused, Ok(Err(RollError::Change(error))) if busy(error)), "{refused:?}");
     observer.sees("a", Some(new), InstanceState::Trying).await;
-    let busy = |error: &ChangeError| matches!(error, ChangeError::Busy { by, .. } if by.as_str() == "observer");
     for host in [&observer, &b] {
-        let second = within(host.roll(old, on_probation(0))).await.unwrap();
-        assert!(matches!(&second, Err(RollError::Change(error)) if busy(error)), "{second:?}");
+        let third = within(host.roll(old, on_probation(0))).await.unwrap();
+        assert!(matches!(&third, Err(RollError::Change(error)) if busy(error)), "{third:?}");
     }
     let placed = b.deploy(deployment("counter", old).on(3)).await;
     assert!(matches!(&placed, Err(DeployError::Change(error)) if busy(error)), "{placed:?}");
@@ -404,7 +429,7 @@ async fn of_two_rolls_at_once_the_second_is_refused() {
         host.ask_own("get").await;
         host.ask_own("get").await;
     }
-    within(first).await.unwrap().unwrap();
+    within(goes_on).await.unwrap().unwrap();
     within(b.roll(old, on_probation(0))).await.unwrap().unwrap();
     assert_eq!(c.ask_own("get").await, "0");
     let unknown = within(b.lattice.roll(&id("other"), old, on_probation(0))).await;
@@ -437,6 +462,96 @@ async fn a_roll_whose_host_has_left_is_taken_over_by_another() {
     b.sees("a", Some(old), InstanceState::Running).await;
     within(c.roll(new, on_probation(0))).await.unwrap().unwrap();
     assert_eq!(a.ask_own("get").await, "count: 0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_roll_during_which_the_servers_were_away_is_finished_by_calling_it_again() {
+    let mut server = server();
+    let ([a, b, c], observer, _, new) = three(&server).await;
+    let rolling = observer.roll(new, on_probation(1));
+    observer.sees("a", Some(new), InstanceState::Trying).await;
+    server.kill();
+    // Its probation ends, which nobody can be told.
+    assert_eq!(a.ask_own("add 1").await, "count: 1");
+    server.restart().unwrap();
+    // It goes on, unless hosts were lost meanwhile.
+    let rolled = within(async {
+        while !rolling.is_finished() {
+            for host in [&b, &c] {
+                host.ask_own("get").await;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        rolling.await.unwrap()
+    })
+    .await;
+    println!("the first came to {rolled:?}");
+    within(async {
+        loop {
+            match b.lattice.roll(&id("counter"), new, on_probation(0)).await {
+                Ok(_) => return,
+                Err(error) => println!("not yet: {error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    for host in [&a, &b, &c] {
+        assert!(host.ask_own("get").await.starts_with("count: "));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leaves_while_it_deploys_leaves_nothing_and_who_is_killed_is_followed_by_another() {
+    let server = server();
+    let (a, b) = (Fleet::start(&server, "a", 1).await, Fleet::start(&server, "b", 0).await);
+    have_room(&[&b], &[(&a, 1)]).await;
+    let digest = within(b.lattice.put(COUNTER)).await.unwrap();
+    a.starts.send_replace(false);
+    let changed_by = || b.deployed("counter").and_then(|deployed| deployed.changed_by);
+
+    let leaves = Fleet::start(&server, "leaves", 0).await;
+    let deploying = tokio::spawn({
+        let lattice = leaves.lattice.clone();
+        async move { lattice.deploy(deployment("counter", digest)).await }
+    });
+    until(|| changed_by().is_some_and(|by| by.as_str() == "leaves")).await;
+    leaves.leave().await;
+    let left = within(deploying).await.unwrap();
+    assert!(matches!(left, Err(DeployError::Change(ChangeError::NotJoined))), "{left:?}");
+    until(|| b.deployed("counter").is_none()).await;
+
+    // On a thread of its own: what a process would be.
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let settings = config(&server, "killed").with_lease(Duration::from_secs(2));
+    let killed = within(runtime.spawn(Fleet::join(settings, 0))).await.unwrap();
+    // What it had begun was given up.
+    have_room(&[&b, &killed], &[(&a, 1)]).await;
+    let lattice = killed.lattice.clone();
+    runtime.spawn(async move { lattice.deploy(deployment("counter", digest)).await });
+    until(|| changed_by().is_some_and(|by| by.as_str() == "killed")).await;
+    runtime.shutdown_background();
+    let busy = b.deploy(deployment("counter", digest)).await;
+    assert!(matches!(busy, Err(DeployError::Change(ChangeError::Busy { .. }))), "{busy:?}");
+    let follows = async {
+        loop {
+            match b.deploy(deployment("counter", digest)).await {
+                Err(DeployError::Change(ChangeError::Busy { .. })) => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                deployed => return deployed,
+            }
+        }
+    };
+    // It waits for what comes of the order of before.
+    let starts = async {
+        until(|| changed_by().is_some_and(|by| by.as_str() == "b")).await;
+        a.starts.send_replace(true);
+    };
+    let (followed, ()) = within(async { tokio::join!(follows, starts) }).await;
+    assert_eq!(followed.unwrap(), ["a"]);
+    assert_eq!(b.ask("add 1").await, "1");
+    assert_eq!(changed_by(), None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
