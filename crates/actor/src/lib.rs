@@ -77,7 +77,7 @@ pub use runtime::keeper::{Elsewhere, Fence, Keeper, KeptActor};
 pub use runtime::lifecycle::Lifecycle;
 pub use runtime::recycle::{Recycle, RecycleReason};
 pub use runtime::reminders::{ReminderError, Reminders};
-pub use runtime::upgrade::{UpgradeError, UpgradeOptions};
+pub use runtime::upgrade::{ProbationEnd, ProbationWatch, UpgradeError, UpgradeOptions};
 pub use supervision::supervisor::{ChildError, Strategy, SupervisorPolicy, SupervisorRef};
 pub use system::{
     ActorSystem, HostSubscription, ResendError, ShutdownReport, SpawnError, StateFactory, SupervisorSpec, SystemConfig,

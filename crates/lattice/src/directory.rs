@@ -13,9 +13,11 @@ use tokio::sync::watch;
 
 use crate::{
     config::HostName,
+    digest::Digest,
     frame::{SessionId, VERSIONS},
     lease::{Bucket, Owner, Session, Sessions, Standing, Timing},
     name,
+    placement::{Known, Order, Report, Wanted},
     slots::{SLOTS, slot_of},
 };
 
@@ -34,6 +36,9 @@ pub(crate) struct HostRecord {
     /// The kinds whose slots it takes.
     #[serde(default)]
     pub(crate) kinds: Vec<ComponentId>,
+    /// How many more components may be placed on it.
+    #[serde(default)]
+    pub(crate) room: usize,
 }
 
 /// The record of a name, in JSON.
@@ -57,6 +62,13 @@ pub(crate) enum Key {
         kind: ComponentId,
         number: usize,
     },
+    /// What is placed under a name.
+    Deployment(ComponentId),
+    /// What a host says of that.
+    Report {
+        name: ComponentId,
+        host: HostName,
+    },
     /// That a host has known the bucket for so long that whoever owned something in one before is fenced.
     Settled,
 }
@@ -68,6 +80,8 @@ impl Key {
             Self::Name(id) => format!("n.{}", name::key(id.as_str())),
             Self::Member { group, host } => format!("g.{}.{host}", name::key(group.as_str())),
             Self::Slot { kind, number } => format!("k.{}.{number}", name::key(kind.as_str())),
+            Self::Deployment(name) => format!("d.{}", name::key(name.as_str())),
+            Self::Report { name, host } => format!("r.{}.{host}", name::key(name.as_str())),
             Self::Settled => "s.settled".to_owned(),
         }
     }
@@ -83,6 +97,11 @@ impl Key {
             "g" => {
                 let (group, host) = rest.split_once('.')?;
                 Some(Self::Member { group: id(group)?, host: HostName::new(host).ok()? })
+            }
+            "d" => Some(Self::Deployment(id(rest)?)),
+            "r" => {
+                let (name, host) = rest.split_once('.')?;
+                Some(Self::Report { name: id(name)?, host: HostName::new(host).ok()? })
             }
             "k" => {
                 let (kind, digits) = rest.split_once('.')?;
@@ -121,6 +140,8 @@ pub(crate) struct Directory {
     seen: watch::Sender<(u64, bool)>,
     /// Told when those of hosts or slots are.
     slots_seen: watch::Sender<()>,
+    /// Told when those of hosts, deployments or reports are.
+    placements_seen: watch::Sender<()>,
 }
 
 #[derive(Default)]
@@ -131,6 +152,10 @@ struct State {
     is_settled: bool,
     /// The slots of each kind.
     kinds: HashMap<Box<str>, Box<[Option<Slot>]>>,
+    /// Without a record where that was removed.
+    deployments: HashMap<ComponentId, Option<Placement>>,
+    /// With their revisions.
+    reports: HashMap<ComponentId, BTreeMap<HostName, (Report, u64)>>,
 }
 
 /// The record of a slot.
@@ -138,6 +163,12 @@ struct State {
 struct Slot {
     owner: Owner<HostName>,
     revision: u64,
+}
+
+/// The record of a deployment.
+struct Placement {
+    wanted: Wanted,
+    manifest: Digest,
 }
 
 struct Named {
@@ -153,6 +184,7 @@ impl Directory {
             timing,
             seen: watch::Sender::new((0, false)),
             slots_seen: watch::Sender::new(()),
+            placements_seen: watch::Sender::new(()),
         }
     }
 
@@ -192,6 +224,12 @@ impl Directory {
                 .iter()
                 .flat_map(|(group, members)| members.keys().map(|host| (group.clone(), host.clone())))
                 .collect(),
+            deployments: state.deployments.keys().cloned().collect(),
+            reports: state
+                .reports
+                .iter()
+                .flat_map(|(name, reports)| reports.keys().map(|host| (name.clone(), host.clone())))
+                .collect(),
         }
     }
 
@@ -205,10 +243,17 @@ impl Directory {
             state.names.remove(&name);
         }
         for (group, host) in retained.members {
-            leave(state, &group, &host);
+            leave(&mut state.groups, &group, &host);
+        }
+        for name in retained.deployments {
+            state.deployments.remove(&name);
+        }
+        for (name, host) in retained.reports {
+            leave(&mut state.reports, &name, &host);
         }
         self.sessions.lock().caught_up(revision);
         self.seen.send_replace((revision, true));
+        self.placements_seen.send_replace(());
     }
 
     /// A record was seen in a bucket.
@@ -249,7 +294,22 @@ impl Directory {
             },
             Key::Member { group, host } => match value.and_then(|value| serde_json::from_slice(value).ok()) {
                 Some(owner) => _ = state.groups.entry(group.clone()).or_default().insert(host.clone(), owner),
-                None => leave(state, group, host),
+                None => leave(&mut state.groups, group, host),
+            },
+            Key::Deployment(name) => match value.map(serde_json::from_slice::<Wanted>) {
+                Some(Ok(wanted)) => {
+                    let manifest = Digest::of(wanted.manifest.as_bytes());
+                    state.deployments.insert(name.clone(), Some(Placement { wanted, manifest }));
+                }
+                // Of a later version: nothing is known of it.
+                Some(Err(_)) => _ = state.deployments.remove(name),
+                None => _ = state.deployments.insert(name.clone(), None),
+            },
+            Key::Report { name, host } => match value.and_then(|value| serde_json::from_slice(value).ok()) {
+                Some(report) => {
+                    _ = state.reports.entry(name.clone()).or_default().insert(host.clone(), (report, revision));
+                }
+                None => leave(&mut state.reports, name, host),
             },
             Key::Slot { kind, number } => {
                 // Nobody takes them away.
@@ -268,6 +328,9 @@ impl Directory {
         self.seen.send_modify(|seen| seen.0 = seen.0.max(revision));
         if matches!(key, Key::Host(_) | Key::Slot { .. }) {
             self.slots_seen.send_replace(());
+        }
+        if matches!(key, Key::Host(_) | Key::Deployment(_) | Key::Report { .. }) {
+            self.placements_seen.send_replace(());
         }
         standing
     }
@@ -291,6 +354,69 @@ impl Directory {
     /// Told when records of hosts or of slots are seen.
     pub(crate) fn slot_changes(&self) -> watch::Receiver<()> {
         self.slots_seen.subscribe()
+    }
+
+    /// Told when records of hosts, deployments or reports are seen.
+    pub(crate) fn placement_changes(&self) -> watch::Receiver<()> {
+        self.placements_seen.subscribe()
+    }
+
+    /// All deployments, by name, with their reports: those whose records are lost have reports alone.
+    pub(crate) fn deployments(&self) -> BTreeMap<ComponentId, (Option<Wanted>, BTreeMap<HostName, Report>)> {
+        let state = self.state.read();
+        let mut all = BTreeMap::<_, (Option<Wanted>, BTreeMap<_, _>)>::new();
+        for (name, placement) in &state.deployments {
+            if let Some(placement) = placement {
+                all.entry(name.clone()).or_default().0 = Some(placement.wanted.clone());
+            }
+        }
+        for (name, reports) in &state.reports {
+            let reports = reports.iter().map(|(host, (report, _))| (host.clone(), report.clone()));
+            all.entry(name.clone()).or_default().1.extend(reports);
+        }
+        all
+    }
+
+    /// The names that are placed on a host, or of which it has a report.
+    pub(crate) fn placed_on(&self, host: &HostName) -> BTreeSet<ComponentId> {
+        let state = self.state.read();
+        let is_placed = |it: &Option<Placement>| it.as_ref().is_some_and(|it| it.wanted.hosts.contains_key(host));
+        let placed = state.deployments.iter().filter(|(_, placement)| is_placed(placement)).map(|(name, _)| name);
+        let reported = state.reports.iter().filter(|(_, reports)| reports.contains_key(host)).map(|(name, _)| name);
+        placed.chain(reported).cloned().collect()
+    }
+
+    /// The order of a host, if a name is placed on it, with the digest of the manifest.
+    pub(crate) fn order(&self, name: &ComponentId, host: &HostName) -> Known<Option<(Order, Digest)>> {
+        match self.state.read().deployments.get(name) {
+            None => Known::Nothing,
+            Some(None) => Known::Removed,
+            Some(Some(Placement { wanted, manifest })) => {
+                Known::Is(wanted.hosts.get(host).map(|order| (order.clone(), *manifest)))
+            }
+        }
+    }
+
+    /// The manifest of what is placed under a name.
+    pub(crate) fn manifest(&self, name: &ComponentId) -> Option<String> {
+        Some(self.state.read().deployments.get(name)?.as_ref()?.wanted.manifest.clone())
+    }
+
+    /// What hosts say of a name, with the revisions of the reports.
+    pub(crate) fn reports(&self, name: &ComponentId) -> BTreeMap<HostName, (Report, u64)> {
+        self.state.read().reports.get(name).cloned().unwrap_or_default()
+    }
+
+    /// What a host says of a name.
+    pub(crate) fn report(&self, name: &ComponentId, host: &HostName) -> Option<(Report, u64)> {
+        self.state.read().reports.get(name)?.get(host).cloned()
+    }
+
+    /// The session that a host has now.
+    pub(crate) fn session(&self, host: &HostName) -> Option<Session> {
+        let state = self.state.read();
+        let info = state.hosts.get(host)?;
+        info.session.and(info.record.session)
     }
 
     /// Where a name leads. None if nobody has exported it.
@@ -446,11 +572,12 @@ impl State {
     }
 }
 
-fn leave(state: &mut State, group: &ComponentId, host: &HostName) {
-    if let Some(members) = state.groups.get_mut(group) {
-        members.remove(host);
-        if members.is_empty() {
-            state.groups.remove(group);
+/// Removes what a host has under a name.
+fn leave<T>(all: &mut HashMap<ComponentId, BTreeMap<HostName, T>>, name: &ComponentId, host: &HostName) {
+    if let Some(of_name) = all.get_mut(name) {
+        of_name.remove(host);
+        if of_name.is_empty() {
+            all.remove(name);
         }
     }
 }
@@ -459,6 +586,8 @@ fn leave(state: &mut State, group: &ComponentId, host: &HostName) {
 pub(crate) struct Retained {
     names: std::collections::HashSet<ComponentId>,
     members: std::collections::HashSet<(ComponentId, HostName)>,
+    deployments: std::collections::HashSet<ComponentId>,
+    reports: std::collections::HashSet<(ComponentId, HostName)>,
 }
 
 impl Retained {
@@ -467,6 +596,8 @@ impl Retained {
         match key {
             Key::Name(name) => _ = self.names.remove(name),
             Key::Member { group, host } => _ = self.members.remove(&(group.clone(), host.clone())),
+            Key::Deployment(name) => _ = self.deployments.remove(name),
+            Key::Report { name, host } => _ = self.reports.remove(&(name.clone(), host.clone())),
             Key::Host(_) | Key::Slot { .. } | Key::Settled => {}
         }
     }
@@ -513,7 +644,8 @@ mod tests {
         fn host(&mut self, name: &str, process: u64, since: Option<u64>, versions: (u8, u8)) -> u64 {
             let session = Some(session(process));
             let topics = vec!["orders.>".parse().unwrap()];
-            let record = HostRecord { session, since, versions, labels: BTreeMap::new(), topics, kinds: Vec::new() };
+            let (labels, kinds) = (BTreeMap::new(), Vec::new());
+            let record = HostRecord { session, since, versions, labels, topics, kinds, room: 0 };
             self.saw(&Key::Host(host(name)), Some(serde_json::to_vec(&record).unwrap()))
         }
 
@@ -536,6 +668,8 @@ mod tests {
             Key::Member { group: id("a.b:c@d"), host: host("H_2") },
             Key::Slot { kind: id("cart.v1"), number: 0 },
             Key::Slot { kind: id("cart"), number: SLOTS - 1 },
+            Key::Deployment(id("a.b:c@d")),
+            Key::Report { name: id("a.b:c@d"), host: host("H_2") },
         ] {
             assert_eq!(Key::parse(&key.text()), Some(key));
         }
@@ -544,6 +678,38 @@ mod tests {
         {
             assert_eq!(Key::parse(text), None, "{text}");
         }
+        for text in ["d", "d.", "d.a.b", "r.a", "r.a.", "r.a.b.c"] {
+            assert_eq!(Key::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_deployment_that_was_removed_is_told_from_one_that_is_not_known() {
+        let mut world = World::new();
+        let (key, name) = (Key::Deployment(id("shop")), id("shop"));
+        let order = |world: &World| world.directory.order(&name, &host("a"));
+        assert_eq!(order(&world), Known::Nothing);
+        let wanted = Wanted {
+            manifest: String::new(),
+            labels: BTreeMap::new(),
+            hosts: BTreeMap::from([(host("a"), Order { number: 7, digest: Digest::of(b""), step: None })]),
+            change: None,
+        };
+        let placed = Known::Is(Some((wanted.hosts[&host("a")].clone(), Digest::of(b""))));
+        let json = serde_json::to_vec(&wanted).unwrap();
+        world.saw(&key, Some(json.clone()));
+        assert_eq!(order(&world), placed);
+        assert_eq!(world.directory.order(&name, &host("b")), Known::Is(None));
+        assert!(
+            world.directory.placed_on(&host("a")).contains(&name) && world.directory.placed_on(&host("b")).is_empty()
+        );
+        world.saw(&key, None);
+        assert_eq!(order(&world), Known::Removed);
+        // A watch that begins anew and does not tell it: the record was lost, and so was its removal.
+        world.saw(&key, Some(json));
+        let retained = world.directory.begin();
+        world.directory.caught_up(retained, BUCKET, world.revision);
+        assert_eq!(order(&world), Known::Nothing);
     }
 
     #[test]
@@ -669,6 +835,7 @@ mod tests {
             labels: BTreeMap::new(),
             topics: Vec::new(),
             kinds: vec![kind.clone()],
+            room: 0,
         };
         let of_a = Key::Host(host("a"));
         _ = saw(&of_a, serde_json::to_vec(&record(1)).unwrap(), 7);

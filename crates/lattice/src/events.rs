@@ -2,7 +2,7 @@
 
 use airssys_wasm_actor::registry::ComponentId;
 
-use crate::config::HostName;
+use crate::{config::HostName, digest::Digest};
 
 /// Something happened in a lattice.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +33,29 @@ pub enum LatticeEvent {
     Serving {
         /// The name.
         name: ComponentId,
+    },
+    /// A component that is placed on this host runs here.
+    Placed {
+        /// Its name.
+        name: ComponentId,
+        /// Its version.
+        digest: Digest,
+    },
+    /// A version of a component was to run on this host, and does not.
+    NotPlaced {
+        /// Its name.
+        name: ComponentId,
+        /// The version.
+        digest: Digest,
+        /// Why.
+        because: String,
+    },
+    /// A version of a component failed on probation on this host, and the one before takes over.
+    RolledBack {
+        /// Its name.
+        name: ComponentId,
+        /// The version that failed.
+        digest: Digest,
     },
     /// The servers were lost.
     Offline,

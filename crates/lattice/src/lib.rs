@@ -32,6 +32,8 @@ mod alone;
 mod clock;
 mod config;
 mod connection;
+mod deploy;
+mod digest;
 mod directory;
 mod error;
 mod events;
@@ -46,6 +48,7 @@ mod manifest;
 #[cfg(test)]
 mod model;
 mod name;
+mod placement;
 mod recipient;
 mod slots;
 mod store;
@@ -55,6 +58,11 @@ pub use async_nats;
 
 pub use alone::StandBy;
 pub use config::{Credentials, HostName, InvalidName, LatticeConfig};
+pub use deploy::{
+    AcceptError, AcceptOptions, Accepting, ChangeError, ComponentError, DeployError, Deployed, Deployment, Instance,
+    InstanceState, NotRun, Placed, RollError, RollOptions, WhyNot,
+};
+pub use digest::{Digest, InvalidDigest};
 pub use error::{ExportError, ExportKindError, JoinError, TellError};
 pub use events::LatticeEvent;
 pub use lattice::Lattice;

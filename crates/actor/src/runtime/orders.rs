@@ -12,7 +12,10 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::{HealthError, KeepError, UpgradeError, UpgradeOptions, runtime::sync::Shared};
+use crate::{
+    HealthError, KeepError, UpgradeOptions,
+    runtime::{sync::Shared, upgrade::UpgradeDone},
+};
 
 /// What an actor is told beside its messages. It is heard before the next message, however many there are.
 pub(crate) enum Control {
@@ -44,7 +47,7 @@ pub(crate) struct Upgrade {
     /// In a box of the blueprint's type; none for the version before.
     pub(crate) version: Option<Box<dyn Any + Send>>,
     pub(crate) options: UpgradeOptions,
-    pub(crate) done: oneshot::Sender<Result<u64, UpgradeError>>,
+    pub(crate) done: UpgradeDone,
 }
 
 /// The orders of an actor that it has not taken yet.

@@ -3,7 +3,7 @@
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    HealthError, Intensity, Lifecycle, SystemEvent, UpgradeError,
+    HealthError, Intensity, Lifecycle, ProbationEnd, SystemEvent, UpgradeError,
     failure::{policy::later, report::Failure},
     runtime::{
         incarnation::Blueprint,
@@ -135,8 +135,9 @@ impl<B: Blueprint> ActorTask<B> {
         if failure.is_cancelled() || failure.is_shortage() {
             return false;
         }
-        let Some(probation) = self.probation.take() else { return false };
+        let Some(mut probation) = self.probation.take() else { return false };
         let Some(previous) = self.previous.take() else { return false };
+        probation.end(ProbationEnd::RolledBack);
         self.cell.set_state(Lifecycle::Restarting);
         self.state = probation.state;
         self.cell.set_patterns(&probation.patterns);
@@ -254,9 +255,9 @@ impl<B: Blueprint> ActorTask<B> {
             match self.begin(&next, self.state.clone()).await {
                 Ok(live) => {
                     let state = self.state.take();
-                    self.adopt(next, options.probation, state, patterns);
+                    let watch = self.adopt(next, options.probation, state, patterns);
                     self.tell_supervisor(|| ChildEventKind::Started);
-                    _ = done.send(Ok(self.cell.incarnation()));
+                    _ = done.send(Ok((self.cell.incarnation(), watch)));
                     return Wake::Started(live);
                 }
                 Err(error) => {
@@ -296,7 +297,7 @@ mod tests {
             let version = Some(Box::new(version) as Box<dyn std::any::Any + Send>);
             Control::Upgrade(Box::new(Upgrade { version, options, done }))
         };
-        assert_eq!(scene.cell.ordered(upgrade).await.unwrap().unwrap(), 2);
+        assert_eq!(scene.cell.ordered(upgrade).await.unwrap().unwrap().0, 2);
         (scene, told)
     }
 

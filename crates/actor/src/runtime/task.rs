@@ -20,8 +20,8 @@ use tokio::{
 use tracing::{Instrument, Span, field};
 
 use crate::{
-    CallError, CrashReport, DeadReason, During, HealthError, Lifecycle, Recycle, RestartPolicy, StartError,
-    SystemEvent, UpgradeError,
+    CallError, CrashReport, DeadReason, During, HealthError, Lifecycle, ProbationEnd, Recycle, RestartPolicy,
+    StartError, SystemEvent, UpgradeError,
     failure::{
         declined::Declined,
         policy::later,
@@ -545,6 +545,7 @@ impl<B: Blueprint> ActorTask<B> {
         if let Some(probation) = &mut self.probation {
             probation.messages -= 1;
             if probation.messages == 0 {
+                probation.end(ProbationEnd::Passed);
                 self.probation = None;
             }
         }

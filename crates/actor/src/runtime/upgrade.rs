@@ -103,13 +103,47 @@ fn names(ids: &[ComponentId]) -> String {
     ids.iter().map(|id| format!("`{id}`")).collect::<Vec<_>>().join(", ")
 }
 
+/// What became of a version on probation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProbationEnd {
+    /// It stays: it has handled as many messages as it was on probation for, or was on none.
+    Passed,
+    /// It failed, and the version before takes over.
+    RolledBack,
+    /// Neither: the actor ended before, or went over to yet another version.
+    Interrupted,
+}
+
+/// Tells the end of a version's probation.
+#[derive(Debug)]
+pub struct ProbationWatch {
+    told: oneshot::Receiver<ProbationEnd>,
+    /// Once it was told.
+    end: Option<ProbationEnd>,
+}
+
+impl ProbationWatch {
+    /// Waits until the probation is over. A version that gets no messages is on probation for ever.
+    pub async fn ended(&mut self) -> ProbationEnd {
+        match self.end {
+            Some(end) => end,
+            None => *self.end.insert((&mut self.told).await.unwrap_or(ProbationEnd::Interrupted)),
+        }
+    }
+}
+
 /// Rolls a new version back if it fails before it has handled `messages` more messages.
 pub(super) struct Probation {
     pub(super) messages: u32,
+    /// Who is told its end.
+    told: Option<oneshot::Sender<ProbationEnd>>,
     /// The previous version's snapshot and subscriptions.
     pub(super) state: Option<Bytes>,
     pub(super) patterns: Vec<TopicPattern>,
 }
+
+/// Told the new incarnation, and what will become of its probation.
+pub(crate) type UpgradeDone = oneshot::Sender<Result<(u64, ProbationWatch), UpgradeError>>;
 
 /// The snapshot and subscriptions of a replaced incarnation.
 pub(super) struct Left {
@@ -129,7 +163,14 @@ impl From<UpgradeError> for NotReplaced {
     }
 }
 
-type Done = oneshot::Sender<Result<u64, UpgradeError>>;
+impl Probation {
+    /// Tells its end, if somebody waits for it.
+    pub(super) fn end(&mut self, how: ProbationEnd) {
+        if let Some(told) = self.told.take() {
+            _ = told.send(how);
+        }
+    }
+}
 
 impl<B: Blueprint> ActorTask<B> {
     /// The blueprint of `version`, or of the previous version.
@@ -156,15 +197,15 @@ impl<B: Blueprint> ActorTask<B> {
         live: &mut B::Live,
         next: Arc<B>,
         options: UpgradeOptions,
-        done: Done,
+        done: UpgradeDone,
     ) -> Option<Exit> {
         match self.replace(live, &next, options.discard_state).await {
             Ok(Left { state, patterns }) => {
-                self.adopt(next, options.probation, state, patterns);
+                let watch = self.adopt(next, options.probation, state, patterns);
                 if let Some(recycling) = &mut self.recycling {
                     recycling.begin(live.memory());
                 }
-                _ = done.send(Ok(self.cell.incarnation()));
+                _ = done.send(Ok((self.cell.incarnation(), watch)));
                 None
             }
             Err(NotReplaced { error, exit }) => {
@@ -221,19 +262,34 @@ impl<B: Blueprint> ActorTask<B> {
     /// Has the version on probation before it is started for the first time.
     pub(crate) fn begin_probation(&mut self, before: B, messages: NonZeroU32) {
         self.previous = Some(Arc::new(before));
-        self.probation = Some(Probation { messages: messages.get(), state: None, patterns: self.cell.patterns() });
+        self.probation =
+            Some(Probation { messages: messages.get(), told: None, state: None, patterns: self.cell.patterns() });
     }
 
-    pub(super) fn adopt(&mut self, next: Arc<B>, probation: u32, state: Option<Bytes>, patterns: Vec<TopicPattern>) {
+    pub(super) fn adopt(
+        &mut self,
+        next: Arc<B>,
+        probation: u32,
+        state: Option<Bytes>,
+        patterns: Vec<TopicPattern>,
+    ) -> ProbationWatch {
         self.announce(&next);
         if let Some(kept) = &mut self.kept {
             kept.keeper.upgraded();
         }
         self.previous = Some(std::mem::replace(&mut self.blueprint, next));
-        self.probation = (probation > 0).then_some(Probation { messages: probation, state, patterns });
+        let (told, watch) = oneshot::channel();
+        let mut new = Probation { messages: probation, told: Some(told), state, patterns };
+        self.probation = if probation > 0 {
+            Some(new)
+        } else {
+            new.end(ProbationEnd::Passed);
+            None
+        };
         self.event(|actor| SystemEvent::Upgraded {
             actor: actor.cell.address.clone(),
             incarnation: actor.cell.incarnation(),
         });
+        ProbationWatch { told: watch, end: None }
     }
 }

@@ -26,7 +26,7 @@ use airssys_wasm_registry::{
 };
 use futures_util::future::join_all;
 use tokio::{
-    sync::{broadcast, mpsc, oneshot},
+    sync::{broadcast, mpsc},
     time::Instant,
 };
 
@@ -34,7 +34,7 @@ pub use self::{spawn::SpawnError, subscription::HostSubscription, tree::Supervis
 use crate::{
     ActorInfo, ActorManifest, ActorRef, ActorSandbox, ActorSpec, ActorState, ActorTemplate, Capabilities,
     DeadLetterLimits, DeadLetters, DeadReason, Elsewhere, Keeper, KeptActor, Links, LinksError, LoadManifestError,
-    NativeActor, NativeSpec, ReminderError, Reminders, SystemEvent, UpgradeError, UpgradeOptions,
+    NativeActor, NativeSpec, ProbationWatch, ReminderError, Reminders, SystemEvent, UpgradeError, UpgradeOptions,
     failure::policy::later,
     guest::{
         front::{Front, FrontBlueprint},
@@ -48,6 +48,7 @@ use crate::{
         options::ActorOptions,
         orders::{Control, Upgrade},
         services::Services,
+        upgrade::UpgradeDone,
     },
     supervision::supervisor::{Child, Roots},
     system::{spawn::Spawn, tree::native},
@@ -639,6 +640,20 @@ impl<U: Send + 'static> ActorSystem<U> {
         version: ActorSandbox<U>,
         options: UpgradeOptions,
     ) -> Result<u64, UpgradeError> {
+        Ok(self.upgrade_watched(actor, version, options).await?.0)
+    }
+
+    /// [`upgrade`](Self::upgrade), and what tells the end of the new version's probation.
+    ///
+    /// # Errors
+    ///
+    /// [`UpgradeError`].
+    pub async fn upgrade_watched(
+        &self,
+        actor: &ActorAddress,
+        version: ActorSandbox<U>,
+        options: UpgradeOptions,
+    ) -> Result<(u64, ProbationWatch), UpgradeError> {
         self.order(actor, |done| {
             Control::Upgrade(Box::new(Upgrade { version: Some(Box::new(version)), options, done }))
         })
@@ -651,14 +666,14 @@ impl<U: Send + 'static> ActorSystem<U> {
     ///
     /// [`UpgradeError`].
     pub async fn rollback(&self, actor: &ActorAddress, options: UpgradeOptions) -> Result<u64, UpgradeError> {
-        self.order(actor, |done| Control::Upgrade(Box::new(Upgrade { version: None, options, done }))).await
+        Ok(self.order(actor, |done| Control::Upgrade(Box::new(Upgrade { version: None, options, done }))).await?.0)
     }
 
     async fn order(
         &self,
         actor: &ActorAddress,
-        order: impl FnOnce(oneshot::Sender<Result<u64, UpgradeError>>) -> Control,
-    ) -> Result<u64, UpgradeError> {
+        order: impl FnOnce(UpgradeDone) -> Control,
+    ) -> Result<(u64, ProbationWatch), UpgradeError> {
         match &*self.services().registry.resolve(actor)? {
             Endpoint::Actor(cell) => cell.ordered(order).await.unwrap_or(Err(UpgradeError::Stopped)),
             Endpoint::Host(_) => Err(UpgradeError::OtherSystem),

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use airssys_wasm_actor::{
-    ActorSpec, ActorSystem, AskError, Backoff, ContractKind, DeadReason, During, Lifecycle, Strategy, SupervisorPolicy,
-    SupervisorSpec, SystemEvent, UpgradeError, UpgradeOptions,
+    ActorSpec, ActorSystem, AskError, Backoff, ContractKind, DeadReason, During, Lifecycle, ProbationEnd, Strategy,
+    SupervisorPolicy, SupervisorSpec, SystemEvent, UpgradeError, UpgradeOptions,
 };
 use airssys_wasm_isolation::CrashClass;
 use airssys_wasm_limits::{ByteSize, ResourceLimits};
@@ -155,6 +155,32 @@ async fn a_new_version_that_crashes_on_probation_goes_back_by_itself() {
     }
     ask(&counter, "crash").await.unwrap_err();
     assert_eq!(ask(&counter, "get").await.unwrap(), "count: 0");
+}
+
+#[tokio::test]
+async fn the_end_of_a_probation_is_told() {
+    let system = system();
+    let counter = spawn(&system, "counter", &COUNTER).await;
+    let watched = async |guest, probation| {
+        let options = UpgradeOptions { probation, ..PLAIN };
+        system.upgrade_watched(counter.address(), sandbox(&system, guest), options).await.unwrap().1
+    };
+    assert_eq!(watched(&*COUNTER_V2, 0).await.ended().await, ProbationEnd::Passed);
+
+    let mut watch = watched(&*COUNTER, 2).await;
+    ask(&counter, "get").await.unwrap();
+    assert!(poll_once(std::pin::pin!(watch.ended())).is_pending());
+    ask(&counter, "get").await.unwrap();
+    assert_eq!(watch.ended().await, ProbationEnd::Passed);
+
+    let mut watch = watched(&*COUNTER_V2, 2).await;
+    ask(&counter, "crash").await.unwrap_err();
+    assert_eq!(watch.ended().await, ProbationEnd::RolledBack);
+
+    let (mut first, mut second) = (watched(&*COUNTER_V2, 2).await, watched(&*COUNTER, 2).await);
+    assert_eq!(first.ended().await, ProbationEnd::Interrupted);
+    counter.kill();
+    assert_eq!(second.ended().await, ProbationEnd::Interrupted);
 }
 
 #[tokio::test(start_paused = true)]

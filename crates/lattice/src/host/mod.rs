@@ -49,7 +49,10 @@ use crate::{
     slots::Holding,
 };
 
-pub(crate) use self::{kinds::SharedKind, session::join};
+pub(crate) use self::{
+    kinds::SharedKind,
+    session::{Written, join},
+};
 
 /// How long a sender whose receiver has moved waits until it is known where to.
 const MOVED: Duration = Duration::from_secs(1);
@@ -79,6 +82,8 @@ pub(crate) struct Host {
     exports: RwLock<HashMap<ComponentId, Export>>,
     /// The kinds that it has with others.
     kinds: RwLock<HashMap<Box<str>, Arc<SharedKind>>>,
+    /// How many more components may be placed here, if any may.
+    room: Mutex<Option<usize>>,
     /// Patterns of topics whose publications are taken.
     topics: Mutex<BTreeSet<TopicPattern>>,
     publications: mpsc::Sender<(Topic, MessageEnvelope)>,
@@ -140,6 +145,32 @@ struct Back {
 impl Host {
     pub(crate) fn life(&self) -> Option<Life> {
         self.life.read().clone().filter(|life| !life.fence.is_up(clock::now()))
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Lets components be placed here from now on. `false` if they are already.
+    pub(crate) fn begin_placement(&self) -> bool {
+        self.room.lock().replace(0).is_none()
+    }
+
+    /// Tells the other hosts how many more components may be placed here: `None` if none may any more.
+    pub(crate) fn set_room(&self, room: Option<usize>) {
+        let before = std::mem::replace(&mut *self.room.lock(), room);
+        if before.unwrap_or(0) != room.unwrap_or(0) {
+            self.renew.notify_one();
+        }
+    }
+
+    /// How many more components may be placed here.
+    fn room(&self) -> usize {
+        if self.is_leaving() { 0 } else { self.room.lock().unwrap_or(0) }
+    }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.is_cancelled()
     }
 
     /// Whether there is a session.
@@ -242,7 +273,7 @@ impl Host {
     }
 
     /// Bytes that a message may have on its way.
-    fn largest(&self) -> usize {
+    pub(crate) fn largest(&self) -> usize {
         self.client.max_payload().saturating_sub(OVERHEAD)
     }
 

@@ -38,7 +38,7 @@ const CLAIMS: usize = 64;
 const AGAIN: Duration = Duration::from_millis(250);
 
 /// What came of a write that follows a revision.
-pub(super) enum Written {
+pub(crate) enum Written {
     /// The record's new revision.
     Yes(u64),
     /// The record has another revision.
@@ -69,6 +69,7 @@ pub(crate) async fn join(config: LatticeConfig, here: Box<dyn Here>) -> Result<A
         peers: RwLock::default(),
         exports: RwLock::default(),
         kinds: RwLock::default(),
+        room: Mutex::default(),
         topics: Mutex::default(),
         publications,
         turn: AtomicUsize::new(0),
@@ -123,12 +124,13 @@ impl Host {
             labels: self.config.labels.clone(),
             topics,
             kinds: self.taken_kinds(),
+            room: self.room(),
         };
         serde_json::to_vec(&record).expect("its keys are text")
     }
 
     /// Writes a record if it has this revision, 0 if there is none.
-    pub(super) async fn write(&self, key: &Key, value: Vec<u8>, follows: u64) -> Result<Written, async_nats::Error> {
+    pub(crate) async fn write(&self, key: &Key, value: Vec<u8>, follows: u64) -> Result<Written, async_nats::Error> {
         let (store, value) = (&self.records.store, Bytes::from(value));
         if follows == 0 {
             return match store.create(key.text(), value).await {
@@ -141,6 +143,23 @@ impl Host {
             Ok(revision) => Ok(Written::Yes(revision)),
             Err(error) if error.kind() == kv::UpdateErrorKind::WrongLastRevision => Ok(Written::Refused),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A record with its revision, also if it is gone, as it is decided.
+    pub(crate) async fn decided(&self, key: &Key) -> Result<Option<(Option<Bytes>, u64)>, async_nats::Error> {
+        self.records.decided(&key.text()).await
+    }
+
+    /// Removes a record if it has this revision.
+    pub(crate) async fn remove(&self, key: &Key, revision: u64) -> Result<Written, async_nats::Error> {
+        match self.records.store.delete_expect_revision(key.text(), Some(revision)).await {
+            // The revision of what says that it is gone is not told.
+            Ok(()) => Ok(Written::Yes(revision)),
+            Err(error) => match self.decided(key).await? {
+                Some((Some(_), found)) if found == revision => Err(error.into()),
+                _ => Ok(Written::Refused),
+            },
         }
     }
 

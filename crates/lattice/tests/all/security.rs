@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use airssys_wasm_actor::{Bytes, registry::Topic};
-use airssys_wasm_fixtures::nats::{NatsConfig, NatsServer};
+use airssys_wasm_actor::{Bytes, UpgradeOptions, registry::Topic};
+use airssys_wasm_fixtures::{
+    COUNTER, COUNTER_V2,
+    nats::{NatsConfig, NatsServer},
+};
 use airssys_wasm_lattice::{
-    Credentials, JoinError, Lattice, LatticeConfig,
-    async_nats::{Client, ConnectOptions, Event},
+    Credentials, JoinError, Lattice, LatticeConfig, RollOptions,
+    async_nats::{Client, ConnectOptions, Event, jetstream},
 };
 use futures_util::StreamExt;
 use tokio::{
@@ -15,7 +18,10 @@ use tokio::{
     sync::mpsc,
 };
 
-use crate::support::{TestHost, id, join, system, until, within};
+use crate::{
+    deploy::{Fleet, deployment, have_room},
+    support::{TestHost, id, join, system, until, within},
+};
 
 /// A host, the seed of its nkey, and the public part.
 type Key = (&'static str, &'static str, &'static str);
@@ -38,6 +44,7 @@ const OUTSIDER: &str = "SUABNIMW3EEKLZ5LU6SBI62QL2ULOVQFX5BATUFSOKSHAZKQ3SF52CWM
 /// - It hears what is for it, and the heartbeats and publications of all.
 /// - It reads and writes the lattice's records. Each host may write those of all, as it ends the sessions of hosts that are gone: hosts trust
 ///   each other with the records, and with nothing else.
+/// - It reads and writes the lattice's components.
 /// - `INFO` and `STREAM.CREATE` are for the host that makes the records, and may be left out where an operator makes them.
 fn permissions((host, _, public): Key) -> String {
     let lattice = "test";
@@ -54,6 +61,16 @@ fn permissions((host, _, public): Key) -> String {
         format!("$JS.API.CONSUMER.DELETE.KV_aw_{lattice}.>"),
         format!("$JS.API.DIRECT.GET.KV_aw_{lattice}.>"),
         format!("$JS.FC.KV_aw_{lattice}.>"),
+        format!("$JS.API.STREAM.MSG.GET.KV_aw_{lattice}"),
+        format!("$O.aw_{lattice}_components.>"),
+        format!("$JS.API.STREAM.INFO.OBJ_aw_{lattice}_components"),
+        format!("$JS.API.STREAM.CREATE.OBJ_aw_{lattice}_components"),
+        format!("$JS.API.STREAM.PURGE.OBJ_aw_{lattice}_components"),
+        format!("$JS.API.CONSUMER.CREATE.OBJ_aw_{lattice}_components"),
+        format!("$JS.API.CONSUMER.CREATE.OBJ_aw_{lattice}_components.>"),
+        format!("$JS.API.CONSUMER.DELETE.OBJ_aw_{lattice}_components.>"),
+        format!("$JS.API.DIRECT.GET.OBJ_aw_{lattice}_components.>"),
+        format!("$JS.FC.OBJ_aw_{lattice}_components.>"),
     ];
     let subscribe = [
         format!("aw.{lattice}.h.{host}.*"),
@@ -121,6 +138,27 @@ async fn hosts_with_these_permissions_alone_do_all_that_hosts_do() {
     within(b.lattice.withdraw(&id("shop"))).await.unwrap();
     within(b.lattice.clone().leave(Duration::from_secs(1))).await;
     until(|| a.lattice.hosts().len() == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn components_are_deployed_with_these_permissions_alone() {
+    let server = guarded();
+    let (a, b) = tokio::join!(Fleet::join(config(&server, A), 4), Fleet::join(config(&server, B), 4));
+    have_room(&[&a], &[(&a, 4), (&b, 4)]).await;
+    let digest = within(a.lattice.put(COUNTER)).await.unwrap();
+    // Over another object, which is removed.
+    let jetstream = jetstream::new(observer(&server).await);
+    let store = jetstream.get_object_store("aw_test_components").await.unwrap();
+    store.put(digest.to_string().as_str(), &mut &b"something else"[..]).await.unwrap();
+    assert_eq!(within(a.lattice.put(COUNTER)).await.unwrap(), digest);
+
+    assert_eq!(a.deploy(deployment("counter", digest).on(2)).await.unwrap(), ["a", "b"]);
+    let new = within(a.lattice.put(COUNTER_V2)).await.unwrap();
+    let options = RollOptions { upgrade: UpgradeOptions::default(), ..RollOptions::default() };
+    within(b.lattice.roll(&id("counter"), new, options)).await.unwrap();
+    assert_eq!(within(a.lattice.recipient(id("counter")).ask("add 1")).await.unwrap(), "count: 1");
+    assert!(within(b.lattice.undeploy(&id("counter"))).await.unwrap());
+    until(|| a.lattice.deployments().is_empty()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
