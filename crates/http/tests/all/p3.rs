@@ -173,6 +173,19 @@ async fn bodies_have_bounds() {
 }
 
 #[tokio::test]
+async fn a_deadline_while_the_guest_waits_for_the_client_is_408() {
+    let (_site, component, server) = web("deadline = '300ms'").await;
+    let mut events = component.events();
+    let still = || StreamBody::new(futures_util::stream::pending::<Result<Frame<Bytes>, Infallible>>()).boxed_unsync();
+    server.request(Request::post("/read").body(still()).unwrap()).await.is(408, "");
+    assert!(events.try_recv().is_err());
+    assert_eq!(component.closed_for(), None);
+    // The control: while it waits for something else.
+    server.request(Request::post("/wait/10000").body(still()).unwrap()).await.is(504, "");
+    assert!(matches!(events.recv().await.unwrap(), HttpEvent::Crashed { .. }));
+}
+
+#[tokio::test]
 async fn a_client_that_goes_away_cancels_its_guest() {
     let (_site, component, server) = web("deadline = '60s'").await;
     let (room, mut events) = (component.room(), component.events());
