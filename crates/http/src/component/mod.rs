@@ -478,7 +478,8 @@ impl<U: HttpHost> Component<U> {
             unread.set();
             return Ok(Response::from_parts(parts, nothing()));
         }
-        let guard = (!inner.is_end_stream()).then(|| token.drop_guard());
+        // Of a body that has no bytes the head is all that is sent; who sends it may drop the body at once.
+        let guard = (!inner.is_end_stream() && length != Some(0)).then(|| token.drop_guard());
         let left = self.limits.response_body.as_u64();
         let body = AnswerBody { inner, unread: unread.clone(), left, missing: length, guard, broken: false };
         Ok(Response::from_parts(parts, body.boxed_unsync()))
