@@ -320,6 +320,17 @@ async fn a_guest_has_so_many_heads_at_a_time() {
 }
 
 #[tokio::test]
+async fn what_a_request_that_a_guest_makes_holds_beside_its_fields_has_bounds() {
+    let (_site, _, server) = web("").await;
+    server.get("/lines/20").await.is(200, "true true");
+    server.get("/lines/1025").await.is(200, "false false");
+    server.get("/lines/524288").await.is(200, "false false");
+    // An error that ends a body is kept without its text.
+    server.get("/own-end").await.is(200, "ErrorCode::InternalError(None)");
+    server.get("/own-result").await.is(200, "ErrorCode::InternalError(None)");
+}
+
+#[tokio::test]
 async fn an_actor_sends_requests_as_it_is_granted_and_in_the_messages_trace() {
     let (address, mut got) = other(HELLO).await;
     let url = format!("http://{address}/x");
