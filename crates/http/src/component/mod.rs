@@ -18,7 +18,7 @@ use std::{
 
 use airssys_wasm_actor::{ActorRef, ActorState, Front, Lifecycle, RestartPolicy};
 use airssys_wasm_engine::{ExportError, wasmtime};
-use airssys_wasm_isolation::{Crash, CrashKind, InstantiateError, Sandbox, SandboxSpec};
+use airssys_wasm_isolation::{Crash, CrashClass, CrashKind, InstantiateError, Sandbox, SandboxSpec};
 use airssys_wasm_limits::{CancellationToken, later};
 use http::{Method, Response, StatusCode};
 use http_body::Body;
@@ -221,6 +221,12 @@ fn is_done(crash: &Crash) -> bool {
     matches!(crash.kind(), CrashKind::Exit { code: 0 })
 }
 
+/// Whether a client made the guest use up what it has, by a body in so many frames that to read them takes as much.
+fn is_of_fragments(crash: &Crash, watch: &Watch) -> bool {
+    let used_up = [CrashClass::HostCalls, CrashClass::CpuTime, CrashClass::OutOfFuel];
+    watch.is_fragmented() && used_up.contains(&crash.kind().class())
+}
+
 /// Bodies of one sandbox that clients may still read while it is used again.
 const READ_BY_OTHERS: usize = 16;
 
@@ -372,7 +378,7 @@ impl<U: HttpHost> Component<U> {
                 let is_well = is_done(&crash);
                 // A guest that insists on being read, or on reading, fails by what its client does.
                 if !unread.get() && watch.fault().is_none() {
-                    self.crashed_after(crash);
+                    self.crashed_after(crash, &watch);
                 }
                 is_well
             }
@@ -501,18 +507,23 @@ impl<U: HttpHost> Component<U> {
                 self.blame(crash);
                 Refused::Deadline
             }
+            _ if is_of_fragments(&crash, watch) => {
+                self.report(crash);
+                Refused::TooLarge
+            }
             _ => Refused::Failed(Some(self.blame(crash))),
         }
     }
 
     /// A crash after the head was sent. The body is broken off by itself.
-    fn crashed_after(&self, crash: Crash) {
+    fn crashed_after(&self, crash: Crash, watch: &Watch) {
         match crash.kind() {
             // The client is gone.
             CrashKind::Cancelled => {}
             CrashKind::Exit { code: 0 } => {}
             // A client that reads slowly makes a guest wait; a shortage is the host's.
             CrashKind::Deadline { .. } | CrashKind::Budget { .. } | CrashKind::Link { .. } => _ = self.report(crash),
+            _ if is_of_fragments(&crash, watch) => _ = self.report(crash),
             _ => _ = self.blame(crash),
         }
     }

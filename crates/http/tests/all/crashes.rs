@@ -225,7 +225,7 @@ async fn a_client_that_goes_away_ends_its_guest() {
 }
 
 /// Closes a component at its third crash.
-fn at_the_third() -> RestartPolicy {
+pub(crate) fn at_the_third() -> RestartPolicy {
     let intensity = Intensity { restarts: 2, within: Duration::from_secs(600) };
     RestartPolicy { intensity, ..RestartPolicy::default() }
 }

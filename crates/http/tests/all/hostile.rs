@@ -2,14 +2,19 @@
 
 use std::time::Duration;
 
-use airssys_wasm_http::ServerLimits;
+use airssys_wasm_http::{HttpEvent, ServerLimits};
+use airssys_wasm_isolation::CrashClass;
+use airssys_wasm_limits::ResourceLimits;
 use http::Request;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
-use crate::support::{PATIENCE, Server, empty, read_all, service, spec, until_room};
+use crate::{
+    crashes::at_the_third,
+    support::{PATIENCE, Server, empty, limits, read_all, service, spec, spec_with, until_room},
+};
 
 /// The status of an answer, 0 for none.
 fn status(answer: &str) -> u16 {
@@ -127,6 +132,37 @@ async fn an_endless_chunked_body_is_413() {
     drop(reader);
     flooding.await.unwrap();
     until_room(&component, 64).await;
+}
+
+#[tokio::test]
+async fn a_body_in_tiny_chunks_closes_no_route() {
+    let limits = ResourceLimits { host_calls: 5_000, cpu_time: Duration::from_secs(20), ..limits() };
+    let component = spec_with(limits).with_restart(at_the_third()).build().unwrap();
+    let mut events = component.events();
+    let server = Server::of(component.clone()).await;
+    let post = async |path: &str, chunks: usize| {
+        let head =
+            format!("POST {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n");
+        status(&server.raw([&*head, &"1\r\nx\r\n".repeat(chunks), "0\r\n\r\n"].concat().as_bytes()).await)
+    };
+    assert_eq!(post("/read", 500).await, 200);
+    for _ in 0..5 {
+        assert_eq!(post("/read", 50_000).await, 413);
+        // It has begun to answer.
+        assert_eq!(post("/echo", 50_000).await, 200);
+        for _ in 0..2 {
+            let HttpEvent::Crashed { crash, .. } = events.recv().await.unwrap() else { panic!("it crashed") };
+            assert_eq!(crash.kind().class(), CrashClass::HostCalls);
+        }
+    }
+    assert_eq!(component.closed_for(), None);
+    // The control: as many host calls that are the guest's own.
+    for _ in 0..3 {
+        assert!(!server.get("/drip/0/5000").await.is_whole);
+        let HttpEvent::Crashed { crash, .. } = events.recv().await.unwrap() else { panic!("it crashed") };
+        assert_eq!(crash.kind().class(), CrashClass::HostCalls);
+    }
+    assert!(component.closed_for().is_some());
 }
 
 #[tokio::test]
