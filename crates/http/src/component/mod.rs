@@ -214,7 +214,26 @@ enum Ended {
     Crashed(Crash),
 }
 
+/// What comes first of a call.
+enum First {
+    /// It is answered, or its request is refused, and goes on.
+    Answered,
+    /// It has crashed, and what the guest had is being freed.
+    Crashed,
+    Ended(Ended),
+}
+
 type Running = Pin<Box<dyn Future<Output = Ended> + Send>>;
+
+/// Refuses a request whose body was broken off.
+fn refused_for(watch: &Watch) -> Result<(), Refused> {
+    Err(match watch.fault() {
+        None => return Ok(()),
+        Some(Fault::TooLarge) => Refused::TooLarge,
+        Some(Fault::TooSlow) => Refused::TooSlow,
+        Some(Fault::Broken) => Refused::Malformed,
+    })
+}
 
 /// Whether a guest has exited as one does that is done.
 fn is_done(crash: &Crash) -> bool {
@@ -293,7 +312,7 @@ impl<U: HttpHost> Component<U> {
         let mut running: Running =
             if span.is_disabled() { Box::pin(running) } else { Box::pin(running.instrument(span)) };
         let mut head: Option<Head> = None;
-        let ended = poll_fn(|cx| {
+        let first = poll_fn(|cx| {
             watch.forget_wait();
             let polled = running.as_mut().poll(cx);
             // Both are of this task alone: the guest does them while it is polled.
@@ -301,28 +320,31 @@ impl<U: HttpHost> Component<U> {
                 head = answered.try_recv().ok();
             }
             match polled {
-                Poll::Ready(ended) => Poll::Ready(Some(ended)),
+                Poll::Ready(ended) => Poll::Ready(First::Ended(ended)),
                 // Nothing has gone out, so it is as if it had said nothing.
-                Poll::Pending if crashed.load(Ordering::Acquire) => Poll::Pending,
-                Poll::Pending if head.is_some() || watch.fault().is_some() => Poll::Ready(None),
+                Poll::Pending if crashed.load(Ordering::Acquire) => Poll::Ready(First::Crashed),
+                Poll::Pending if head.is_some() || watch.fault().is_some() => Poll::Ready(First::Answered),
                 Poll::Pending => Poll::Pending,
             }
         })
         .await;
-        if let Some(fault) = watch.fault() {
-            return Err(match fault {
-                Fault::TooLarge => Refused::TooLarge,
-                Fault::TooSlow => Refused::TooSlow,
-                Fault::Broken => Refused::Malformed,
-            });
-        }
-        let is_running = match ended {
-            None => true,
-            Some(Ended::Returned) => false,
-            // Some toolchains end each call by it.
-            Some(Ended::Crashed(crash)) if head.is_some() && is_done(&crash) => false,
-            // Nothing has been sent yet, so nothing of the guest's is.
-            Some(Ended::Crashed(crash)) => return Err(self.crashed_before(crash, &watch)),
+        let has_answered = head.is_some();
+        let running = match first {
+            First::Answered => {
+                refused_for(&watch)?;
+                Some(running)
+            }
+            First::Ended(ended) => {
+                self.ended_before(ended, has_answered, &watch)?;
+                None
+            }
+            // Told by a task of its own, because the client may go away before all that the guest had is freed.
+            First::Crashed => {
+                let (this, watch) = (Arc::clone(self), watch.clone());
+                let told = tokio::spawn(async move { this.ended_before(running.await, has_answered, &watch) });
+                told.await.unwrap_or(Err(Refused::Failed(None)))?;
+                None
+            }
         };
         let head = match head {
             Some(Ok(head)) => head,
@@ -335,7 +357,7 @@ impl<U: HttpHost> Component<U> {
             }
         };
         // Of 0.3 a body has come to its end as well when its guest has crashed.
-        let (head, asked) = if is_running && self.interface.is_p3() && !head.body().is_end_stream() {
+        let (head, asked) = if running.is_some() && self.interface.is_p3() && !head.body().is_end_stream() {
             let (end, asked) = End::asked();
             let length = length_of(head.headers());
             (head.map(|body| Written::new(body, length, end, None).boxed_unsync()), Some(asked))
@@ -344,7 +366,7 @@ impl<U: HttpHost> Component<U> {
         };
         let unread = Unread::default();
         let response = self.checked(head, is_head, token, &unread)?;
-        if is_running {
+        if let Some(running) = running {
             tokio::spawn(Arc::clone(self).run(running, asked, unread, (watch, crashed)));
         }
         Ok(response)
@@ -489,6 +511,18 @@ impl<U: HttpHost> Component<U> {
         let left = self.limits.response_body.as_u64();
         let body = AnswerBody { inner, unread: unread.clone(), left, missing: length, guard, broken: false };
         Ok(Response::from_parts(parts, body.boxed_unsync()))
+    }
+
+    /// A call that has ended before anything was sent.
+    fn ended_before(&self, ended: Ended, has_answered: bool, watch: &Watch) -> Result<(), Refused> {
+        refused_for(watch)?;
+        match ended {
+            Ended::Returned => Ok(()),
+            // Some toolchains end each call by it.
+            Ended::Crashed(crash) if has_answered && is_done(&crash) => Ok(()),
+            // Nothing has been sent yet, so nothing of the guest's is.
+            Ended::Crashed(crash) => Err(self.crashed_before(crash, watch)),
+        }
     }
 
     /// A crash before anything was sent.
