@@ -44,7 +44,11 @@ use self::{
     sent::{Sent, Unsent},
     tls::Tls,
 };
-use crate::{answer::Refused, request::ByTls, service::HttpService};
+use crate::{
+    answer::Refused,
+    request::{ByTls, HeadLimits, LONGEST_METHOD},
+    service::HttpService,
+};
 
 /// Serves an [`HttpService`] on a port, by HTTP/1.1 and HTTP/2.
 ///
@@ -299,7 +303,7 @@ impl Connection {
                     .max_concurrent_streams(self.limits.streams)
                     .max_pending_accept_reset_streams(RESETS.0)
                     .max_local_error_reset_streams(RESETS.1)
-                    .max_header_list_size(u32::try_from(head.bytes).unwrap_or(u32::MAX))
+                    .max_header_list_size(header_list(head))
                     .initial_stream_window_size(WINDOWS.0)
                     .initial_connection_window_size(WINDOWS.1)
                     .max_send_buf_size(SEND_BUFFER)
@@ -373,6 +377,16 @@ impl Drop for Unanswered {
             resets.too_many.cancel();
         }
     }
+}
+
+/// What HTTP/2 counts of a head within these limits: beside its own bytes 32 for each header, and the target, the method and the
+/// scheme as four headers more.
+fn header_list(head: &HeadLimits) -> u32 {
+    /// The names of those four, the longest method, and the scheme.
+    const REQUEST: usize = 29 + LONGEST_METHOD + 5;
+    let beside = head.count.saturating_add(4).saturating_mul(32).saturating_add(REQUEST);
+    let bytes = head.bytes.saturating_add(head.uri).saturating_add(beside);
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
 /// Says that a future can be sent where the compiler can still see it.

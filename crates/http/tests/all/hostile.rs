@@ -97,6 +97,26 @@ async fn heads_that_are_too_large_are_431_or_414() {
 }
 
 #[tokio::test]
+async fn a_head_may_have_all_that_its_bounds_permit_by_either_protocol() {
+    let server = Server::of(spec().build().unwrap()).await;
+    let mut sender = server.http2().await;
+    for (headers, cookie, expected) in
+        [(98, 9 << 10, 200), (98, 15 << 10, 200), (99, 15 << 10, 431), (98, 17 << 10, 431)]
+    {
+        let request = |uri: &str| {
+            let mut request = Request::get(format!("{uri}/hello?{}", "x".repeat(8_000)));
+            for at in 0..headers {
+                request = request.header(format!("x-{at}"), "y");
+            }
+            request.header("cookie", "z".repeat(cookie)).header("host", "web.test").body(empty()).unwrap()
+        };
+        assert_eq!(server.request(request("")).await.status, expected, "{headers}, {cookie}");
+        let answer = sender.send_request(request("http://web.test")).await.unwrap();
+        assert_eq!(answer.status(), expected, "{headers}, {cookie}");
+    }
+}
+
+#[tokio::test]
 async fn a_slow_head_is_given_up() {
     let limits = ServerLimits { head: Duration::from_millis(100), ..ServerLimits::default() };
     let server = Server::with(service(spec().build().unwrap()), limits).await;
