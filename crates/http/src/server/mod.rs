@@ -207,6 +207,9 @@ const SOON: Duration = Duration::from_secs(1);
 /// How often a client of HTTP/2 is asked whether it is there, and how long it may take to say so.
 const ALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
 
+/// Longer than a connection lasts. hyper adds such a time to the present, which must not overflow.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 3_600);
+
 /// One connection.
 struct Connection {
     service: HttpService,
@@ -287,7 +290,7 @@ impl Connection {
                 let mut builder = http1::Builder::new();
                 builder
                     .timer(TokioTimer::new())
-                    .header_read_timeout(self.limits.head)
+                    .header_read_timeout(self.limits.head.min(NEVER))
                     .max_buf_size(READ_AHEAD)
                     .half_close(false);
                 // To say what it has anyway costs time for each head.
