@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use airssys_wasm_actor::{ActorRef, AskError, registry::Refusal};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Method, Response, header};
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -48,6 +48,17 @@ impl AskActor {
     }
 }
 
+/// All of a body, joined as it comes: each frame that is kept has a cost beside its bytes, and may have but one.
+async fn joined<B: Body<Data = Bytes> + Unpin>(mut body: B) -> Result<Bytes, B::Error> {
+    let mut joined = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        if let Some(data) = frame?.data_ref() {
+            joined.extend_from_slice(data);
+        }
+    }
+    Ok(joined.freeze())
+}
+
 impl Ask {
     pub(crate) async fn serve(self: Arc<Self>, request: Checked) -> Response<HttpBody> {
         self.answer(request).await.unwrap_or_else(Refused::answer)
@@ -86,14 +97,11 @@ impl Ask {
         let bounds = Bounds { bytes, ..self.limits.request_bounds(self.deadline) };
         let body = Bounded::new(request.body, bounds, Side::Request);
         let watch = body.watch();
-        match body.collect().await {
-            Ok(body) => Ok(body.to_bytes()),
-            Err(_) => Err(match watch.fault() {
-                Some(Fault::TooLarge) => Refused::TooLarge,
-                Some(Fault::TooSlow) => Refused::TooSlow,
-                _ => Refused::Malformed,
-            }),
-        }
+        joined(body).await.map_err(|_| match watch.fault() {
+            Some(Fault::TooLarge) => Refused::TooLarge,
+            Some(Fault::TooSlow) => Refused::TooSlow,
+            _ => Refused::Malformed,
+        })
     }
 
     fn refused(&self, error: &AskError) -> Refused {
@@ -111,5 +119,38 @@ impl Ask {
                 Refused::Failed(Some(id))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_frames_of_a_message_are_not_kept() {
+        struct One {
+            _alive: Arc<()>,
+        }
+        impl AsRef<[u8]> for One {
+            fn as_ref(&self) -> &[u8] {
+                b"x"
+            }
+        }
+        let alive = Arc::new(());
+        let (mut left, mut most, counted) = (100_000, 0, Arc::clone(&alive));
+        let frames = futures_util::stream::poll_fn(|_| {
+            most = most.max(Arc::strong_count(&alive) - 2);
+            let frame = Bytes::from_owner(One { _alive: Arc::clone(&counted) });
+            left -= 1;
+            std::task::Poll::Ready((left >= 0).then(|| Ok::<_, Infallible>(Frame::data(frame))))
+        });
+        let message = joined(StreamBody::new(frames)).await.unwrap();
+        assert_eq!(message, "x".repeat(100_000));
+        assert_eq!(most, 0);
     }
 }

@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     task::{Context, Poll, Wake, Waker, ready},
     time::Duration,
@@ -49,7 +49,18 @@ pub(crate) enum Fault {
 
 /// The state of a body, for who does not hold it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Watch(Arc<AtomicU8>);
+pub(crate) struct Watch(Arc<Watched>);
+
+#[derive(Debug, Default)]
+struct Watched {
+    state: AtomicU8,
+    fragmented: AtomicBool,
+}
+
+/// A body is fragmented that has more frames than this, with less than `SMALL_FRAME` bytes on average. Each costs its guest calls
+/// of the host, and hyper gives out chunks of HTTP/1 one by one.
+const MANY_FRAMES: u64 = 1_000;
+const SMALL_FRAME: u64 = 1 << 10;
 
 const RUNNING: u8 = 0;
 const WAITING: u8 = 1;
@@ -60,11 +71,11 @@ const BROKEN: u8 = 5;
 
 impl Watch {
     fn set(&self, state: u8) {
-        self.0.store(state, Ordering::Relaxed);
+        self.0.state.store(state, Ordering::Relaxed);
     }
 
     pub(crate) fn fault(&self) -> Option<Fault> {
-        match self.0.load(Ordering::Relaxed) {
+        match self.0.state.load(Ordering::Relaxed) {
             TOO_LARGE => Some(Fault::TooLarge),
             TOO_SLOW => Some(Fault::TooSlow),
             BROKEN => Some(Fault::Broken),
@@ -74,12 +85,17 @@ impl Watch {
 
     /// Whether its reader waits for it: since the last [`forget_wait`](Self::forget_wait) it has asked, and nothing came.
     pub(crate) fn is_awaited(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == WAITING
+        self.0.state.load(Ordering::Relaxed) == WAITING
+    }
+
+    /// Whether it came in so many small frames that to read them may take more than its guest may use.
+    pub(crate) fn is_fragmented(&self) -> bool {
+        self.0.fragmented.load(Ordering::Relaxed)
     }
 
     /// Says that nobody waits, before a reader is polled that asks again if it does.
     pub(crate) fn forget_wait(&self) {
-        _ = self.0.compare_exchange(WAITING, RUNNING, Ordering::Relaxed, Ordering::Relaxed);
+        _ = self.0.state.compare_exchange(WAITING, RUNNING, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 
@@ -110,6 +126,7 @@ pub(crate) struct Bounded {
     side: Side,
     watch: Watch,
     bytes: u64,
+    frames: u64,
     began: Instant,
     /// Since when a frame is awaited.
     since: Option<Instant>,
@@ -125,7 +142,7 @@ impl Bounded {
         let watch = Watch::default();
         let (began, since, waited) = (Instant::now(), None, Duration::ZERO);
         let ended = Arc::default();
-        Self { inner: Some(inner), bounds, side, watch, bytes: 0, began, since, waited, ended, timer: None }
+        Self { inner: Some(inner), bounds, side, watch, bytes: 0, frames: 0, began, since, waited, ended, timer: None }
     }
 
     pub(crate) fn watch(&self) -> Watch {
@@ -200,6 +217,10 @@ impl Body for Bounded {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     this.bytes = this.bytes.saturating_add(data.len().max(1) as u64);
+                    this.frames += 1;
+                    if this.frames > MANY_FRAMES && this.bytes / this.frames < SMALL_FRAME {
+                        this.watch.0.fragmented.store(true, Ordering::Relaxed);
+                    }
                 }
                 if this.bytes > this.bounds.bytes {
                     return this.fail(Fault::TooLarge);
@@ -290,6 +311,19 @@ mod tests {
         assert_eq!(frames, 100);
         drop(body);
         sending.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_of_many_small_frames_is_fragmented() {
+        for (len, expected) in [(1, true), (1023, true), (1024, false)] {
+            let (sender, mut body) = body(Bounds { bytes: 2 << 20, ..BOUNDS });
+            let watch = body.watch();
+            for frame in 1..=1_001 {
+                sender.send(data(len)).await.unwrap();
+                body.frame().await.unwrap().unwrap();
+                assert_eq!(watch.is_fragmented(), expected && frame > 1_000, "{len}, {frame}");
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]

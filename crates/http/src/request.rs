@@ -26,7 +26,7 @@ impl Default for HeadLimits {
 }
 
 /// Bytes of a method. The guest gets it, and so do logs.
-const LONGEST_METHOD: usize = 32;
+pub(crate) const LONGEST_METHOD: usize = 32;
 
 /// A request whose head was checked.
 pub(crate) struct Checked {

@@ -18,7 +18,7 @@ use std::{
 
 use airssys_wasm_actor::{ActorRef, ActorState, Front, Lifecycle, RestartPolicy};
 use airssys_wasm_engine::{ExportError, wasmtime};
-use airssys_wasm_isolation::{Crash, CrashKind, InstantiateError, Sandbox, SandboxSpec};
+use airssys_wasm_isolation::{Crash, CrashClass, CrashKind, InstantiateError, Sandbox, SandboxSpec};
 use airssys_wasm_limits::{CancellationToken, later};
 use http::{Method, Response, StatusCode};
 use http_body::Body;
@@ -214,11 +214,36 @@ enum Ended {
     Crashed(Crash),
 }
 
+/// What comes first of a call.
+enum First {
+    /// It is answered, or its request is refused, and goes on.
+    Answered,
+    /// It has crashed, and what the guest had is being freed.
+    Crashed,
+    Ended(Ended),
+}
+
 type Running = Pin<Box<dyn Future<Output = Ended> + Send>>;
+
+/// Refuses a request whose body was broken off.
+fn refused_for(watch: &Watch) -> Result<(), Refused> {
+    Err(match watch.fault() {
+        None => return Ok(()),
+        Some(Fault::TooLarge) => Refused::TooLarge,
+        Some(Fault::TooSlow) => Refused::TooSlow,
+        Some(Fault::Broken) => Refused::Malformed,
+    })
+}
 
 /// Whether a guest has exited as one does that is done.
 fn is_done(crash: &Crash) -> bool {
     matches!(crash.kind(), CrashKind::Exit { code: 0 })
+}
+
+/// Whether a client made the guest use up what it has, by a body in so many frames that to read them takes as much.
+fn is_of_fragments(crash: &Crash, watch: &Watch) -> bool {
+    let used_up = [CrashClass::HostCalls, CrashClass::CpuTime, CrashClass::OutOfFuel];
+    watch.is_fragmented() && used_up.contains(&crash.kind().class())
 }
 
 /// Bodies of one sandbox that clients may still read while it is used again.
@@ -287,7 +312,7 @@ impl<U: HttpHost> Component<U> {
         let mut running: Running =
             if span.is_disabled() { Box::pin(running) } else { Box::pin(running.instrument(span)) };
         let mut head: Option<Head> = None;
-        let ended = poll_fn(|cx| {
+        let first = poll_fn(|cx| {
             watch.forget_wait();
             let polled = running.as_mut().poll(cx);
             // Both are of this task alone: the guest does them while it is polled.
@@ -295,28 +320,31 @@ impl<U: HttpHost> Component<U> {
                 head = answered.try_recv().ok();
             }
             match polled {
-                Poll::Ready(ended) => Poll::Ready(Some(ended)),
+                Poll::Ready(ended) => Poll::Ready(First::Ended(ended)),
                 // Nothing has gone out, so it is as if it had said nothing.
-                Poll::Pending if crashed.load(Ordering::Acquire) => Poll::Pending,
-                Poll::Pending if head.is_some() || watch.fault().is_some() => Poll::Ready(None),
+                Poll::Pending if crashed.load(Ordering::Acquire) => Poll::Ready(First::Crashed),
+                Poll::Pending if head.is_some() || watch.fault().is_some() => Poll::Ready(First::Answered),
                 Poll::Pending => Poll::Pending,
             }
         })
         .await;
-        if let Some(fault) = watch.fault() {
-            return Err(match fault {
-                Fault::TooLarge => Refused::TooLarge,
-                Fault::TooSlow => Refused::TooSlow,
-                Fault::Broken => Refused::Malformed,
-            });
-        }
-        let is_running = match ended {
-            None => true,
-            Some(Ended::Returned) => false,
-            // Some toolchains end each call by it.
-            Some(Ended::Crashed(crash)) if head.is_some() && is_done(&crash) => false,
-            // Nothing has been sent yet, so nothing of the guest's is.
-            Some(Ended::Crashed(crash)) => return Err(self.crashed_before(crash, &watch)),
+        let has_answered = head.is_some();
+        let running = match first {
+            First::Answered => {
+                refused_for(&watch)?;
+                Some(running)
+            }
+            First::Ended(ended) => {
+                self.ended_before(ended, has_answered, &watch)?;
+                None
+            }
+            // Told by a task of its own, because the client may go away before all that the guest had is freed.
+            First::Crashed => {
+                let (this, watch) = (Arc::clone(self), watch.clone());
+                let told = tokio::spawn(async move { this.ended_before(running.await, has_answered, &watch) });
+                told.await.unwrap_or(Err(Refused::Failed(None)))?;
+                None
+            }
         };
         let head = match head {
             Some(Ok(head)) => head,
@@ -329,7 +357,7 @@ impl<U: HttpHost> Component<U> {
             }
         };
         // Of 0.3 a body has come to its end as well when its guest has crashed.
-        let (head, asked) = if is_running && self.interface.is_p3() && !head.body().is_end_stream() {
+        let (head, asked) = if running.is_some() && self.interface.is_p3() && !head.body().is_end_stream() {
             let (end, asked) = End::asked();
             let length = length_of(head.headers());
             (head.map(|body| Written::new(body, length, end, None).boxed_unsync()), Some(asked))
@@ -338,7 +366,7 @@ impl<U: HttpHost> Component<U> {
         };
         let unread = Unread::default();
         let response = self.checked(head, is_head, token, &unread)?;
-        if is_running {
+        if let Some(running) = running {
             tokio::spawn(Arc::clone(self).run(running, asked, unread, (watch, crashed)));
         }
         Ok(response)
@@ -372,7 +400,7 @@ impl<U: HttpHost> Component<U> {
                 let is_well = is_done(&crash);
                 // A guest that insists on being read, or on reading, fails by what its client does.
                 if !unread.get() && watch.fault().is_none() {
-                    self.crashed_after(crash);
+                    self.crashed_after(crash, &watch);
                 }
                 is_well
             }
@@ -478,10 +506,23 @@ impl<U: HttpHost> Component<U> {
             unread.set();
             return Ok(Response::from_parts(parts, nothing()));
         }
-        let guard = (!inner.is_end_stream()).then(|| token.drop_guard());
+        // Of a body that has no bytes the head is all that is sent; who sends it may drop the body at once.
+        let guard = (!inner.is_end_stream() && length != Some(0)).then(|| token.drop_guard());
         let left = self.limits.response_body.as_u64();
         let body = AnswerBody { inner, unread: unread.clone(), left, missing: length, guard, broken: false };
         Ok(Response::from_parts(parts, body.boxed_unsync()))
+    }
+
+    /// A call that has ended before anything was sent.
+    fn ended_before(&self, ended: Ended, has_answered: bool, watch: &Watch) -> Result<(), Refused> {
+        refused_for(watch)?;
+        match ended {
+            Ended::Returned => Ok(()),
+            // Some toolchains end each call by it.
+            Ended::Crashed(crash) if has_answered && is_done(&crash) => Ok(()),
+            // Nothing has been sent yet, so nothing of the guest's is.
+            Ended::Crashed(crash) => Err(self.crashed_before(crash, watch)),
+        }
     }
 
     /// A crash before anything was sent.
@@ -500,18 +541,23 @@ impl<U: HttpHost> Component<U> {
                 self.blame(crash);
                 Refused::Deadline
             }
+            _ if is_of_fragments(&crash, watch) => {
+                self.report(crash);
+                Refused::TooLarge
+            }
             _ => Refused::Failed(Some(self.blame(crash))),
         }
     }
 
     /// A crash after the head was sent. The body is broken off by itself.
-    fn crashed_after(&self, crash: Crash) {
+    fn crashed_after(&self, crash: Crash, watch: &Watch) {
         match crash.kind() {
             // The client is gone.
             CrashKind::Cancelled => {}
             CrashKind::Exit { code: 0 } => {}
             // A client that reads slowly makes a guest wait; a shortage is the host's.
             CrashKind::Deadline { .. } | CrashKind::Budget { .. } | CrashKind::Link { .. } => _ = self.report(crash),
+            _ if is_of_fragments(&crash, watch) => _ = self.report(crash),
             _ => _ = self.blame(crash),
         }
     }

@@ -77,18 +77,25 @@ pub(crate) enum End {
     Awaited(oneshot::Receiver<bool>),
 }
 
-/// How the bodies of 0.3's requests end that were made and not sent, by the number of the guest's resource.
+/// The messages of 0.3 that a guest has made and not sent, by the numbers of its resources.
 #[derive(Default)]
-pub(super) struct Unsent(Vec<(u32, oneshot::Receiver<bool>)>);
+pub(super) struct Unsent(Vec<(u32, Made)>);
+
+/// How the body ends of a message that a guest has made.
+pub(super) enum Made {
+    Request(oneshot::Receiver<bool>),
+    /// Whoever runs the guest knows.
+    Response,
+}
 
 impl Unsent {
-    pub(super) fn add(&mut self, resource: u32, whether: oneshot::Receiver<bool>) {
+    pub(super) fn add(&mut self, resource: u32, made: Made) {
         _ = self.take(resource);
-        self.0.push((resource, whether));
+        self.0.push((resource, made));
     }
 
-    /// Of a request that is sent, or that another one has taken the number of.
-    pub(super) fn take(&mut self, resource: u32) -> Option<oneshot::Receiver<bool>> {
+    /// One that is sent or consumed, or that another one has taken the number of.
+    pub(super) fn take(&mut self, resource: u32) -> Option<Made> {
         let at = self.0.iter().position(|(other, _)| *other == resource)?;
         Some(self.0.swap_remove(at).1)
     }

@@ -1,4 +1,4 @@
-//! How many heads of messages a guest may have at a time.
+//! How many heads of messages a guest may have at a time, and how long their lines may be.
 
 use airssys_wasm_engine::wasmtime::{self, component::ResourceTable, format_err};
 use wasmtime_wasi_http::{
@@ -7,8 +7,10 @@ use wasmtime_wasi_http::{
     p3,
 };
 
+use crate::request::LONGEST_METHOD;
+
 /// Heads that a guest may have at a time: those that it makes, alone or in a message, and those of responses. They lie outside
-/// its memory, with up to 32 and 64 KiB each.
+/// its memory, with up to 100 KiB each: 32 KiB of fields, the authority, and the 64 KiB that a path may have.
 const MOST_HEADS: usize = 128;
 
 /// Traps if there is no room for one more head.
@@ -29,11 +31,45 @@ pub(super) fn one_more_head(table: &mut ResourceTable) -> wasmtime::Result<()> {
     }
 }
 
+/// Bytes of the authority of a request that a guest makes. A name of DNS has 253 at most.
+const LONGEST_AUTHORITY: usize = 1 << 10;
+
+/// Whether a guest may give a request this method, if it is none of those with a name of their own.
+pub(super) fn takes_method(method: &str) -> bool {
+    method.len() <= LONGEST_METHOD
+}
+
+/// Whether a guest may give a request this authority.
+pub(super) fn takes_authority(authority: Option<&str>) -> bool {
+    authority.is_none_or(|authority| authority.len() <= LONGEST_AUTHORITY)
+}
+
 /// Replaces the functions of an instance of `wasi:http/types` by which a guest makes fields, which the bindings of this module
-/// are for: each traps if there is no room for one more. The bindings of 0.2 and 0.3 have the same names and other types.
+/// are for: each traps if there is no room for one more. Replaces those, too, by which it gives a request a method and an
+/// authority, which wasmtime-wasi-http takes at any length. The bindings of 0.2 and 0.3 have other types, and in part the same
+/// names.
 macro_rules! bound_heads {
-    ($interface:ident, $types:ident) => {{
+    ($interface:ident, $types:ident, $request:literal, $Host:ident of $Request:ty) => {{
         use $types::HostFields as Fields;
+
+        $interface.func_wrap(
+            concat!("[method]", $request, ".set-method"),
+            |mut store: StoreContextMut<'_, HostState<U>>, (this, method): (Resource<$Request>, $types::Method)| {
+                if matches!(&method, $types::Method::Other(method) if !$crate::host::heads::takes_method(method)) {
+                    return Ok((Err(()),));
+                }
+                Ok(($types::$Host::set_method(&mut view(store.data_mut()), this, method)?,))
+            },
+        )?;
+        $interface.func_wrap(
+            concat!("[method]", $request, ".set-authority"),
+            |mut store: StoreContextMut<'_, HostState<U>>, (this, authority): (Resource<$Request>, Option<String>)| {
+                if !$crate::host::heads::takes_authority(authority.as_deref()) {
+                    return Ok((Err(()),));
+                }
+                Ok(($types::$Host::set_authority(&mut view(store.data_mut()), this, authority)?,))
+            },
+        )?;
 
         $interface.func_wrap("[constructor]fields", |mut store: StoreContextMut<'_, HostState<U>>, (): ()| {
             let mut view = view(store.data_mut());

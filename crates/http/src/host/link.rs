@@ -41,6 +41,7 @@ pub const WASI_HTTP_VERSION: &str = "0.2.12";
 /// - a body that the guest does not finish, because it crashes for one, is broken off and never complete;
 /// - a guest may have 64 bodies at a time that are not read to the end: `body` of one more is an error;
 /// - a guest may have 128 sets of fields and heads of messages at a time: to make one more traps;
+/// - a method of a request may have 32 bytes, and an authority 1 KiB: to set a longer one is an error;
 /// - outgoing requests are those that [`Outgoing`](crate::Outgoing) grants, by a client that checks addresses.
 ///
 /// # Errors
@@ -65,7 +66,7 @@ pub fn add_http<U: HttpHost>(linker: &mut Linker<HostState<U>>) -> wasmtime::Res
 
 fn watch<U: HttpHost>(linker: &mut Linker<HostState<U>>) -> wasmtime::Result<()> {
     let mut interface = linker.instance(&format!("wasi:http/types@{WASI_HTTP_VERSION}"))?;
-    bound_heads!(interface, types);
+    bound_heads!(interface, types, "outgoing-request", HostOutgoingRequest of HostOutgoingRequest);
     interface.func_wrap(
         "[method]outgoing-response.body",
         |mut store: StoreContextMut<'_, HostState<U>>, (this,): (Resource<HostOutgoingResponse>,)| {

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use airssys_wasm_limits::later;
 use bytes::{Buf, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
@@ -119,7 +120,7 @@ impl<S: Abort> ClientIo<S> {
         let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep(write_idle)));
         if !self.is_stalled {
             self.is_stalled = true;
-            timer.as_mut().reset(Instant::now() + write_idle);
+            timer.as_mut().reset(later(Instant::now(), write_idle));
         }
         timer.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
@@ -244,6 +245,16 @@ mod tests {
         };
         let (given_up, ()) = tokio::join!(writing, reading);
         assert_eq!(given_up, (io::ErrorKind::TimedOut, 100 + 30));
+    }
+
+    #[tokio::test]
+    async fn a_client_may_take_nothing_for_ever() {
+        let (mut client, server) = duplex(10);
+        let mut io = ClientIo::new(server, Duration::MAX);
+        let mut writing = Box::pin(io.write_all(&[0; 20]));
+        assert!(futures_util::poll!(&mut writing).is_pending());
+        client.read_exact(&mut [0; 10]).await.unwrap();
+        writing.await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

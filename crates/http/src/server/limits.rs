@@ -17,8 +17,8 @@ pub struct ServerLimits {
     /// HTTP/1. Then the connection is closed. Default: 15 seconds.
     pub head: Duration,
     /// Time in which a client takes none of what is sent to it. Then the connection is closed. A client of HTTP/2 that takes
-    /// none of one answer loses it after once or twice that time, and its connection takes no more requests, as if it were too
-    /// old. Default: 30 seconds.
+    /// none of one answer, or less than 16 KiB of one that has more, loses it after once or twice that time, and its connection
+    /// takes no more requests, as if it were too old. Default: 30 seconds.
     pub write_idle: Duration,
     /// Age at which a connection takes no more requests, and is closed after those in hand, or when `drain` has passed. No body
     /// is sent for longer than both together. Default: ten minutes.

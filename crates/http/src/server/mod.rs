@@ -44,7 +44,11 @@ use self::{
     sent::{Sent, Unsent},
     tls::Tls,
 };
-use crate::{answer::Refused, request::ByTls, service::HttpService};
+use crate::{
+    answer::Refused,
+    request::{ByTls, HeadLimits, LONGEST_METHOD},
+    service::HttpService,
+};
 
 /// Serves an [`HttpService`] on a port, by HTTP/1.1 and HTTP/2.
 ///
@@ -203,6 +207,9 @@ const SOON: Duration = Duration::from_secs(1);
 /// How often a client of HTTP/2 is asked whether it is there, and how long it may take to say so.
 const ALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
 
+/// Longer than a connection lasts. hyper adds such a time to the present, which must not overflow.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 3_600);
+
 /// One connection.
 struct Connection {
     service: HttpService,
@@ -283,7 +290,7 @@ impl Connection {
                 let mut builder = http1::Builder::new();
                 builder
                     .timer(TokioTimer::new())
-                    .header_read_timeout(self.limits.head)
+                    .header_read_timeout(self.limits.head.min(NEVER))
                     .max_buf_size(READ_AHEAD)
                     .half_close(false);
                 // To say what it has anyway costs time for each head.
@@ -299,7 +306,7 @@ impl Connection {
                     .max_concurrent_streams(self.limits.streams)
                     .max_pending_accept_reset_streams(RESETS.0)
                     .max_local_error_reset_streams(RESETS.1)
-                    .max_header_list_size(u32::try_from(head.bytes).unwrap_or(u32::MAX))
+                    .max_header_list_size(header_list(head))
                     .initial_stream_window_size(WINDOWS.0)
                     .initial_connection_window_size(WINDOWS.1)
                     .max_send_buf_size(SEND_BUFFER)
@@ -373,6 +380,16 @@ impl Drop for Unanswered {
             resets.too_many.cancel();
         }
     }
+}
+
+/// What HTTP/2 counts of a head within these limits: beside its own bytes 32 for each header, and the target, the method and the
+/// scheme as four headers more.
+fn header_list(head: &HeadLimits) -> u32 {
+    /// The names of those four, the longest method, and the scheme.
+    const REQUEST: usize = 29 + LONGEST_METHOD + 5;
+    let beside = head.count.saturating_add(4).saturating_mul(32).saturating_add(REQUEST);
+    let bytes = head.bytes.saturating_add(head.uri).saturating_add(beside);
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
 /// Says that a future can be sent where the compiler can still see it.

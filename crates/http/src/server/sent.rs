@@ -107,14 +107,16 @@ impl State {
 
     /// Whether something waits for the client for longer than it may.
     fn is_stuck(&mut self, write_idle: Duration, now: Instant) -> bool {
-        if now.saturating_duration_since(self.asked) < write_idle {
-            return false;
-        }
+        let age = now.saturating_duration_since(self.asked);
         if !self.rest.is_empty() {
-            return true;
+            return age >= write_idle;
         }
         if let Some((_, since)) = &self.waiting {
             return now.saturating_duration_since(*since) >= write_idle;
+        }
+        // Not at once, because it mostly asks soon; and not later, so that all of it lasts twice `write_idle` at most.
+        if age < write_idle / 2 {
+            return false;
         }
         // In the connection's place, which is told as if it had asked.
         let waker = self.waker.clone().unwrap_or_else(|| Waker::noop().clone());
@@ -247,9 +249,26 @@ mod tests {
         sender.send("two").await.unwrap();
         let began = Instant::now();
         unsent.stuck(WRITE_IDLE).await;
-        assert_eq!(began.elapsed(), WRITE_IDLE * 2);
+        assert_eq!(began.elapsed(), WRITE_IDLE * 3 / 2);
         assert!(sender.is_closed());
         assert!(matches!(sent.frame().await, Some(Err(BodyBroken::NotTaken))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_gone_within_twice_the_time_whenever_it_was_asked_for() {
+        for millis in [0, 1, 14_999, 15_000, 15_001, 29_999] {
+            let (sender, body) = streamed();
+            let (unsent, mut sent) = sent(body);
+            let mut stuck = Box::pin(unsent.stuck(WRITE_IDLE));
+            assert!(tokio::time::timeout(Duration::from_millis(millis), &mut stuck).await.is_err());
+            sender.send("one").await.unwrap();
+            sent.frame().await.unwrap().unwrap();
+            sender.send("two").await.unwrap();
+            let asked = Instant::now();
+            stuck.await;
+            let took = asked.elapsed();
+            assert!((WRITE_IDLE..=WRITE_IDLE * 2).contains(&took), "{millis}: {took:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

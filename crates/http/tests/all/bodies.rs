@@ -125,3 +125,12 @@ async fn a_guest_has_so_many_heads_at_a_time() {
     server.get("/heads/100").await.is(200, "100");
     assert_eq!(server.get("/heads/500").await.status, 500);
 }
+
+#[tokio::test]
+async fn the_lines_of_a_request_that_a_guest_makes_have_bounds() {
+    let server = Server::of(spec().build().unwrap()).await;
+    server.get("/lines/20").await.is(200, "true true");
+    server.get("/lines/1024").await.is(200, "false true");
+    server.get("/lines/1025").await.is(200, "false false");
+    server.get("/lines/524288").await.is(200, "false false");
+}

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use airssys_wasm_actor::{Directive, Intensity, Restart, RestartPolicy};
 use airssys_wasm_engine::{EngineConfig, PoolConfig, Profile, WasmEngine};
-use airssys_wasm_http::{HttpComponentSpec, HttpEvent, RouteLimits};
+use airssys_wasm_http::{HttpComponentSpec, HttpEvent, Reuse, RouteLimits};
 use airssys_wasm_isolation::{CrashClass, CrashKind};
 use airssys_wasm_limits::{ByteSize, MemoryBudget, ResourceLimits};
 use bytes::Bytes;
@@ -14,8 +14,9 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+use tower_service::Service as _;
 
-use crate::support::{Answer, PATIENCE, Server, empty, limits, sandbox, spec, spec_with, until_room, web};
+use crate::support::{Answer, PATIENCE, Server, empty, limits, sandbox, service, spec, spec_with, until_room, web};
 
 #[tokio::test]
 async fn a_crash_before_the_answer_is_500_with_an_id_that_is_in_the_event() {
@@ -225,7 +226,7 @@ async fn a_client_that_goes_away_ends_its_guest() {
 }
 
 /// Closes a component at its third crash.
-fn at_the_third() -> RestartPolicy {
+pub(crate) fn at_the_third() -> RestartPolicy {
     let intensity = Intensity { restarts: 2, within: Duration::from_secs(600) };
     RestartPolicy { intensity, ..RestartPolicy::default() }
 }
@@ -284,4 +285,38 @@ async fn a_crash_breaks_the_connection_of_a_client_that_knows_no_chunks() {
     // The control: a body that is complete.
     let (text, ended) = get("/drip/1/2").await;
     assert!(ended.is_ok() && text.ends_with("dropdrop"), "{text}");
+}
+
+#[test]
+fn a_crash_is_told_though_the_client_goes_away_while_the_guest_is_freed() {
+    // What the guest had is freed by a thread, and the only one is busy.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+    runtime.block_on(async {
+        let limits = RouteLimits { reuse: Some(Reuse::requests(2)), ..RouteLimits::default() };
+        let component = spec().with_limits(limits).build().unwrap();
+        let mut events = component.events();
+        let ask = |path: &str| {
+            let request = Request::get(path).header("host", "web.test").body(empty()).unwrap();
+            service(component.clone()).call(request)
+        };
+        // As much that freeing it is left to a thread.
+        ask("/grow/4").await.unwrap().into_body().collect().await.unwrap();
+        until_room(&component, 64).await;
+        let (go_on, busy) = std::sync::mpsc::channel::<()>();
+        let busy = tokio::task::spawn_blocking(move || _ = busy.recv());
+        let mut asking = ask("/trap");
+        // The guest waits for nothing, so it has long crashed.
+        for _ in 0..1_000 {
+            assert!(futures_util::poll!(&mut asking).is_pending());
+            tokio::task::yield_now().await;
+        }
+        assert!(events.try_recv().is_err());
+        drop(asking);
+        drop(go_on);
+        busy.await.unwrap();
+        let event = tokio::time::timeout(PATIENCE, events.recv()).await.unwrap().unwrap();
+        let HttpEvent::Crashed { crash, .. } = event else { panic!("it crashed") };
+        assert!(matches!(crash.kind(), CrashKind::Trap { .. }));
+        until_room(&component, 64).await;
+    });
 }

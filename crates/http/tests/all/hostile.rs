@@ -2,14 +2,19 @@
 
 use std::time::Duration;
 
-use airssys_wasm_http::ServerLimits;
+use airssys_wasm_http::{HttpEvent, ServerLimits};
+use airssys_wasm_isolation::CrashClass;
+use airssys_wasm_limits::ResourceLimits;
 use http::Request;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
-use crate::support::{PATIENCE, Server, empty, read_all, service, spec, until_room};
+use crate::{
+    crashes::at_the_third,
+    support::{PATIENCE, Server, empty, limits, read_all, service, spec, spec_with, until_room},
+};
 
 /// The status of an answer, 0 for none.
 fn status(answer: &str) -> u16 {
@@ -92,6 +97,26 @@ async fn heads_that_are_too_large_are_431_or_414() {
 }
 
 #[tokio::test]
+async fn a_head_may_have_all_that_its_bounds_permit_by_either_protocol() {
+    let server = Server::of(spec().build().unwrap()).await;
+    let mut sender = server.http2().await;
+    for (headers, cookie, expected) in
+        [(98, 9 << 10, 200), (98, 15 << 10, 200), (99, 15 << 10, 431), (98, 17 << 10, 431)]
+    {
+        let request = |uri: &str| {
+            let mut request = Request::get(format!("{uri}/hello?{}", "x".repeat(8_000)));
+            for at in 0..headers {
+                request = request.header(format!("x-{at}"), "y");
+            }
+            request.header("cookie", "z".repeat(cookie)).header("host", "web.test").body(empty()).unwrap()
+        };
+        assert_eq!(server.request(request("")).await.status, expected, "{headers}, {cookie}");
+        let answer = sender.send_request(request("http://web.test")).await.unwrap();
+        assert_eq!(answer.status(), expected, "{headers}, {cookie}");
+    }
+}
+
+#[tokio::test]
 async fn a_slow_head_is_given_up() {
     let limits = ServerLimits { head: Duration::from_millis(100), ..ServerLimits::default() };
     let server = Server::with(service(spec().build().unwrap()), limits).await;
@@ -127,6 +152,37 @@ async fn an_endless_chunked_body_is_413() {
     drop(reader);
     flooding.await.unwrap();
     until_room(&component, 64).await;
+}
+
+#[tokio::test]
+async fn a_body_in_tiny_chunks_closes_no_route() {
+    let limits = ResourceLimits { host_calls: 5_000, cpu_time: Duration::from_secs(20), ..limits() };
+    let component = spec_with(limits).with_restart(at_the_third()).build().unwrap();
+    let mut events = component.events();
+    let server = Server::of(component.clone()).await;
+    let post = async |path: &str, chunks: usize| {
+        let head =
+            format!("POST {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n");
+        status(&server.raw([&*head, &"1\r\nx\r\n".repeat(chunks), "0\r\n\r\n"].concat().as_bytes()).await)
+    };
+    assert_eq!(post("/read", 500).await, 200);
+    for _ in 0..5 {
+        assert_eq!(post("/read", 50_000).await, 413);
+        // It has begun to answer.
+        assert_eq!(post("/echo", 50_000).await, 200);
+        for _ in 0..2 {
+            let HttpEvent::Crashed { crash, .. } = events.recv().await.unwrap() else { panic!("it crashed") };
+            assert_eq!(crash.kind().class(), CrashClass::HostCalls);
+        }
+    }
+    assert_eq!(component.closed_for(), None);
+    // The control: as many host calls that are the guest's own.
+    for _ in 0..3 {
+        assert!(!server.get("/drip/0/5000").await.is_whole);
+        let HttpEvent::Crashed { crash, .. } = events.recv().await.unwrap() else { panic!("it crashed") };
+        assert_eq!(crash.kind().class(), CrashClass::HostCalls);
+    }
+    assert!(component.closed_for().is_some());
 }
 
 #[tokio::test]

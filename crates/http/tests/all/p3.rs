@@ -173,6 +173,19 @@ async fn bodies_have_bounds() {
 }
 
 #[tokio::test]
+async fn a_deadline_while_the_guest_waits_for_the_client_is_408() {
+    let (_site, component, server) = web("deadline = '300ms'").await;
+    let mut events = component.events();
+    let still = || StreamBody::new(futures_util::stream::pending::<Result<Frame<Bytes>, Infallible>>()).boxed_unsync();
+    server.request(Request::post("/read").body(still()).unwrap()).await.is(408, "");
+    assert!(events.try_recv().is_err());
+    assert_eq!(component.closed_for(), None);
+    // The control: while it waits for something else.
+    server.request(Request::post("/wait/10000").body(still()).unwrap()).await.is(504, "");
+    assert!(matches!(events.recv().await.unwrap(), HttpEvent::Crashed { .. }));
+}
+
+#[tokio::test]
 async fn a_client_that_goes_away_cancels_its_guest() {
     let (_site, component, server) = web("deadline = '60s'").await;
     let (room, mut events) = (component.room(), component.events());
@@ -304,6 +317,17 @@ async fn a_guest_has_so_many_heads_at_a_time() {
     assert_eq!(server.get("/heads/129").await.status, 500);
     let HttpEvent::Crashed { crash, .. } = events.recv().await.unwrap() else { panic!("it crashed") };
     assert!(crash.to_string().contains("128 sets of fields"), "{crash}");
+}
+
+#[tokio::test]
+async fn what_a_request_that_a_guest_makes_holds_beside_its_fields_has_bounds() {
+    let (_site, _, server) = web("").await;
+    server.get("/lines/20").await.is(200, "true true");
+    server.get("/lines/1025").await.is(200, "false false");
+    server.get("/lines/524288").await.is(200, "false false");
+    // An error that ends a body is kept without its text.
+    server.get("/own-end").await.is(200, "ErrorCode::InternalError(None)");
+    server.get("/own-result").await.is(200, "ErrorCode::InternalError(None)");
 }
 
 #[tokio::test]

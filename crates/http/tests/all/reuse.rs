@@ -5,7 +5,7 @@ use airssys_wasm_limits::ByteSize;
 
 use http::Request;
 
-use crate::support::{Server, empty, spec};
+use crate::support::{Answer, Server, empty, spec, until_room};
 
 async fn reusing(reuse: Reuse) -> Server {
     let limits = RouteLimits { reuse: Some(reuse), ..RouteLimits::default() };
@@ -18,6 +18,22 @@ async fn a_sandbox_is_used_so_many_times() {
     for expected in ["1", "2", "3", "1", "2"] {
         server.get("/count").await.is(200, expected);
     }
+}
+
+#[tokio::test]
+async fn a_guest_whose_answer_has_a_length_of_zero_goes_on() {
+    let limits = RouteLimits { reuse: Some(Reuse::requests(100)), concurrency: 1, ..RouteLimits::default() };
+    let component = spec().with_limits(limits).build().unwrap();
+    let server = Server::of(component.clone()).await;
+    server.get("/bare/50").await.is(200, "");
+    until_room(&component, 1).await;
+    // It came to its end, so its sandbox is used again.
+    server.get("/count").await.is(200, "2");
+    until_room(&component, 1).await;
+    let bare = Request::get("http://web.test/bare/50").body(empty()).unwrap();
+    Answer::of(server.http2().await.send_request(bare).await.unwrap()).await.is(200, "");
+    until_room(&component, 1).await;
+    server.get("/count").await.is(200, "4");
 }
 
 #[tokio::test]

@@ -61,6 +61,17 @@ async fn an_old_connection_takes_no_more_requests() {
 }
 
 #[tokio::test]
+async fn times_may_be_without_end() {
+    let never = Duration::MAX;
+    let limits = ServerLimits { head: never, write_idle: never, age: never, drain: never, ..ServerLimits::default() };
+    let server = Server::with(service(spec().build().unwrap()), limits).await;
+    server.get("/hello").await.is(200, "hello");
+    let request = Request::get("http://web.test/hello").body(empty()).unwrap();
+    Answer::of(server.http2().await.send_request(request).await.unwrap()).await.is(200, "hello");
+    server.ended().await;
+}
+
+#[tokio::test]
 async fn an_address_has_so_many_connections() {
     let limits = ServerLimits { connections_per_address: 2, ..ServerLimits::default() };
     let server = Server::with(service(spec().build().unwrap()), limits).await;
