@@ -201,10 +201,10 @@ async fn messages_are_the_components_and_in_the_requests_trace() {
 #[tokio::test]
 async fn a_question_waits_as_long_as_it_says() {
     let site = Site::new();
-    let mut worker = site.worker().await;
+    // Which never answers, and may get it too late.
+    let _worker = site.worker().await;
     let (_front, server) = site.front().await;
     server.post("/ask/worker/1", "x").await.is(502, "RequestError::Timeout");
-    worker.messages.recv().await.unwrap();
 }
 
 #[tokio::test]
