@@ -287,36 +287,42 @@ async fn a_crash_breaks_the_connection_of_a_client_that_knows_no_chunks() {
     assert!(ended.is_ok() && text.ends_with("dropdrop"), "{text}");
 }
 
-#[test]
-fn a_crash_is_told_though_the_client_goes_away_while_the_guest_is_freed() {
-    // What the guest had is freed by a thread, and the only one is busy.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
-    runtime.block_on(async {
-        let limits = RouteLimits { reuse: Some(Reuse::requests(2)), ..RouteLimits::default() };
-        let component = spec().with_limits(limits).build().unwrap();
-        let mut events = component.events();
-        let ask = |path: &str| {
-            let request = Request::get(path).header("host", "web.test").body(empty()).unwrap();
-            service(component.clone()).call(request)
-        };
-        // As much that freeing it is left to a thread.
-        ask("/grow/4").await.unwrap().into_body().collect().await.unwrap();
-        until_room(&component, 64).await;
-        let (go_on, busy) = std::sync::mpsc::channel::<()>();
-        let busy = tokio::task::spawn_blocking(move || _ = busy.recv());
-        let mut asking = ask("/trap");
-        // The guest waits for nothing, so it has long crashed.
-        for _ in 0..1_000 {
-            assert!(futures_util::poll!(&mut asking).is_pending());
-            tokio::task::yield_now().await;
-        }
-        assert!(events.try_recv().is_err());
-        drop(asking);
-        drop(go_on);
+#[tokio::test]
+async fn a_crash_is_told_though_the_client_goes_away_while_the_guest_is_freed() {
+    let engine = WasmEngine::new(EngineConfig::small().compile_in_process()).unwrap();
+    let web = engine.load_blocking(airssys_wasm_fixtures::WEB, Profile::Plain).unwrap();
+    let bounds = RouteLimits { reuse: Some(Reuse::requests(2)), ..RouteLimits::default() };
+    let spec = HttpComponentSpec::new("web", sandbox(&web, limits())).with_limits(bounds);
+    let component = spec.build().unwrap();
+    let mut events = component.events();
+    let ask = |path: &str| {
+        let request = Request::get(path).header("host", "web.test").body(empty()).unwrap();
+        service(component.clone()).call(request)
+    };
+    // As much that freeing it is left to a thread of the engine's.
+    ask("/grow/4").await.unwrap().into_body().collect().await.unwrap();
+    until_room(&component, 64).await;
+    // Both are busy.
+    let (go_on, busy): (Vec<_>, Vec<_>) = (0..2)
+        .map(|_| {
+            let (go_on, until) = std::sync::mpsc::channel::<()>();
+            (go_on, engine.reclaimer().run(move || _ = until.recv()))
+        })
+        .unzip();
+    let mut asking = ask("/trap");
+    // The guest waits for nothing, so it has long crashed.
+    for _ in 0..1_000 {
+        assert!(futures_util::poll!(&mut asking).is_pending());
+        tokio::task::yield_now().await;
+    }
+    assert!(events.try_recv().is_err());
+    drop(asking);
+    drop(go_on);
+    for busy in busy {
         busy.await.unwrap();
-        let event = tokio::time::timeout(PATIENCE, events.recv()).await.unwrap().unwrap();
-        let HttpEvent::Crashed { crash, .. } = event else { panic!("it crashed") };
-        assert!(matches!(crash.kind(), CrashKind::Trap { .. }));
-        until_room(&component, 64).await;
-    });
+    }
+    let event = tokio::time::timeout(PATIENCE, events.recv()).await.unwrap().unwrap();
+    let HttpEvent::Crashed { crash, .. } = event else { panic!("it crashed") };
+    assert!(matches!(crash.kind(), CrashKind::Trap { .. }));
+    until_room(&component, 64).await;
 }
