@@ -1,6 +1,13 @@
 //! What a store holds beside the guest.
 
-use std::{mem, panic::resume_unwind, sync::Arc};
+use std::{
+    mem,
+    panic::resume_unwind,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use airssys_wasm_engine::{
     Reclaimer,
@@ -21,8 +28,20 @@ pub struct HostState<U> {
     meter: Meter,
     wasi: Option<Box<Wasi>>,
     shared: Arc<Shared>,
+    /// Made with the first of them.
+    host_calls: Option<Arc<AtomicUsize>>,
     /// The embedder's own.
     pub ext: U,
+}
+
+/// A call of the host's that a task of the guest has begun, until it is dropped: see [`HostState::host_call`].
+#[derive(Debug)]
+pub struct HostCall(Arc<AtomicUsize>);
+
+impl Drop for HostCall {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Release);
+    }
 }
 
 /// What all sandboxes of a specification share.
@@ -58,7 +77,7 @@ impl<U> HostState<U> {
     /// The first host function that asks for the table of resources makes a context that grants nothing, unless grants were
     /// [given](Self::grant).
     pub(crate) fn new(meter: Meter, shared: Arc<Shared>, ext: U) -> Self {
-        Self { meter, wasi: None, shared, ext }
+        Self { meter, wasi: None, shared, host_calls: None, ext }
     }
 
     /// Makes a context with these grants, before anything asks for the table of resources. Opens their folders.
@@ -96,6 +115,20 @@ impl<U> HostState<U> {
 
     pub(crate) fn memory(&self) -> u64 {
         self.meter.memory()
+    }
+
+    /// Has the guest's present call last until this call of the host's has ended, or been given up. For asynchronous host functions
+    /// that wait for others and hold something of theirs: wasmtime lets a task end without waiting for what it has
+    /// begun, and that would not be polled before the next call of the guest.
+    pub fn host_call(&mut self) -> HostCall {
+        let calls = self.host_calls.get_or_insert_default();
+        calls.fetch_add(1, Ordering::Relaxed);
+        HostCall(Arc::clone(calls))
+    }
+
+    /// Whether the guest has [calls of the host's](Self::host_call) under way.
+    pub(crate) fn has_host_calls(&self) -> bool {
+        self.host_calls.as_ref().is_some_and(|calls| calls.load(Ordering::Acquire) > 0)
     }
 
     pub(crate) fn reclaimer(&self) -> &Reclaimer {

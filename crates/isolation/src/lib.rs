@@ -57,7 +57,7 @@ mod wasi;
 
 pub use arguments::ArgumentError;
 pub use crash::{Crash, CrashClass, CrashKind, Frame, LinkFailed, TrapCode};
-pub use host::HostState;
+pub use host::{HostCall, HostState};
 pub use keyvalue::{
     Account, Bucket, Charge, ENTRY_COST, KeyPage, KeyValueError, KeyValueGrants, KeyValueStore, MemoryStore,
     QuotaExceeded, StoreFuture,

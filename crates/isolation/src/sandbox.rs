@@ -8,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task::{Context, Poll, ready},
     time::Instant,
 };
 
@@ -15,7 +16,9 @@ use airssys_wasm_engine::{
     Export, ExportError, Place,
     wasmtime::{
         self, AsContextMut, Store, StoreContextMut,
-        component::{ComponentNamedList, Func, Instance, Lift, Lower, ResourceTable, TypedFunc, Val, types::Type},
+        component::{
+            Accessor, ComponentNamedList, Func, Instance, Lift, Lower, ResourceTable, TypedFunc, Val, types::Type,
+        },
     },
 };
 use airssys_wasm_limits::{CallPhase, CancellationToken, Guarded, Interrupted, Usage, begin_call, guard};
@@ -600,14 +603,21 @@ impl<U: Send + 'static> Sandbox<U> {
     }
 }
 
-/// Waits until all tasks of a guest have ended, so that none of them goes on in the next call. A guest without async functions
-/// has none.
-async fn settle<T: Send + 'static>(store: &mut Store<T>) -> wasmtime::Result<()> {
+/// Waits until all tasks of a guest have ended, and the calls of the host that they have begun, so that none of them goes on in the
+/// next call. A guest without async functions has none.
+async fn settle<U: Send + 'static>(store: &mut Store<HostState<U>>) -> wasmtime::Result<()> {
     // Each task has an entry. To run the loop only to hear that there is none takes as long as a call does.
-    if store.concurrent_resource_table().is_none_or(|tasks| tasks.is_empty()) {
+    let has_no_tasks = store.concurrent_resource_table().is_none_or(|tasks| tasks.is_empty());
+    if has_no_tasks && !store.data().has_host_calls() {
         return Ok(());
     }
-    store.run_concurrent(async |tasks| poll_fn(|cx| tasks.poll_no_interesting_tasks(cx)).await).await
+    store.run_concurrent(async |tasks| poll_fn(|cx| poll_settled(tasks, cx)).await).await
+}
+
+/// Ready when there is nothing of a guest's that goes on. wasmtime polls this after each call of the host that has ended.
+pub(crate) fn poll_settled<U: Send + 'static>(tasks: &Accessor<HostState<U>>, cx: &mut Context<'_>) -> Poll<()> {
+    ready!(tasks.poll_no_interesting_tasks(cx));
+    if tasks.with(|mut store| store.data_mut().has_host_calls()) { Poll::Pending } else { Poll::Ready(()) }
 }
 
 /// The export that crashes of closures name.

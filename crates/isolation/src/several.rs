@@ -16,7 +16,11 @@ use airssys_wasm_limits::{
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::time::Instant;
 
-use crate::{Crash, HostState, Sandbox, TypedExport, crash::Phase, sandbox::Live};
+use crate::{
+    Crash, HostState, Sandbox, TypedExport,
+    crash::Phase,
+    sandbox::{Live, poll_settled},
+};
 
 /// Where calls come from that a sandbox has in flight at the same time, and where their results go.
 pub trait Calls<P, R, U>: Send {
@@ -168,7 +172,7 @@ where
                 }
                 more &= next.is_pending();
             }
-            if running.is_empty() && tasks.poll_no_interesting_tasks(cx).is_ready() {
+            if running.is_empty() && poll_settled(tasks, cx).is_ready() {
                 return Poll::Ready(Ok(()));
             }
             return Poll::Pending;

@@ -83,10 +83,10 @@ fn link_async_messaging<U: Send + 'static>(messaging: &mut Instance<'_, U>) -> w
                 let request = tasks.with(|mut store| {
                     let data = store.data_mut();
                     let share = share(data, payload.len()).ok_or(GuestSendError::Full)?;
-                    Ok((Request::new(&mut data.ext, &to, payload)?, share))
+                    Ok((Request::new(&mut data.ext, &to, payload)?, share, data.host_call()))
                 });
                 let answer = match request {
-                    Ok((request, _share)) => request.answer(timeout).await,
+                    Ok((request, _share, _call)) => request.answer(timeout).await,
                     Err(error) => Err(GuestRequestError::NotSent(error)),
                 };
                 Ok((answer,))
@@ -100,10 +100,10 @@ fn link_async_messaging<U: Send + 'static>(messaging: &mut Instance<'_, U>) -> w
                 let publication = tasks.with(|mut store| {
                     let data = store.data_mut();
                     let share = share(data, payload.len()).ok_or(GuestSendError::Full)?;
-                    Ok((Publication::new(&mut data.ext, &topic, payload)?, share))
+                    Ok((Publication::new(&mut data.ext, &topic, payload)?, share, data.host_call()))
                 });
                 let published = match publication {
-                    Ok((publication, _share)) => Ok(publication.publish().await),
+                    Ok((publication, _share, _call)) => Ok(publication.publish().await),
                     Err(error) => Err::<_, GuestSendError>(error),
                 };
                 Ok((published,))

@@ -271,10 +271,10 @@ fn by_values_of_an_async_one<U: Send + 'static>(
             let begun = tasks.with(|mut store| {
                 let data = store.data_mut();
                 let share = share(data, weighs).ok_or(LinkFault::Call(CallError::NotSent(Refusal::Full)))?;
-                Ok((function.begin(data)?, share))
+                Ok((function.begin(data)?, share, data.host_call()))
             });
             let called = match begun {
-                Ok((begun, _share)) => {
+                Ok((begun, _share, _call)) => {
                     let fits = |receiver: &Cell| tasks.with(|mut store| function.fits(store.data_mut(), receiver));
                     function.exchange(begun, made, fits).await
                 }

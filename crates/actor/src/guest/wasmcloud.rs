@@ -53,6 +53,7 @@ async fn request<U: Send + 'static>(
         Ok(collected) => collected,
         Err(error) => return Ok(Err(error)),
     };
+    let _call = tasks.with(|mut store| store.data_mut().host_call());
     // Without a timeout it is the deadline of the call.
     let timeout = timeout_ms.map_or(Duration::MAX, |ms| Duration::from_millis(ms.into()));
     let answer = match tasks.with(|mut store| Publication::new(&mut store.data_mut().ext, &subject, body)) {
@@ -81,6 +82,7 @@ async fn publish<U: Send + 'static>(
         Ok(collected) => collected,
         Err(error) => return Ok(Err(error)),
     };
+    let _call = tasks.with(|mut store| store.data_mut().host_call());
     let publication = tasks.with(|mut store| {
         let state = &mut store.data_mut().ext;
         if answer_asker(&state.cell, &subject, &body) {

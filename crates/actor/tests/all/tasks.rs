@@ -194,6 +194,63 @@ const TWICE: &str = r#"(component
     (func (export "twice") async (param "n" u32) (result u32)
         (canon lift (core func $i "twice") async (callback (core func $i "callback")))))"#;
 
+/// Never returns: it waits for nothing.
+const WAITS: &str = r#"(component
+    (core func $set (canon waitable-set.new))
+    (core module $m
+        (import "" "set" (func $set (result i32)))
+        (func (export "next") (param i32) (result i32)
+            (i32.or (i32.const 2) (i32.shl (call $set) (i32.const 4))))
+        (func (export "callback") (param i32 i32 i32) (result i32) unreachable))
+    (core instance $i (instantiate $m (with "" (instance (export "set" (func $set))))))
+    (func $next async (param "n" u32) (result u32)
+        (canon lift (core func $i "next") async (callback (core func $i "callback"))))
+    (instance (export "acme:numbers/numbers@1.0.0") (export "next" (func $next))))"#;
+
+/// Imports `next`, and exports `begin`: begins a call of it, returns what it got, and ends without waiting for it.
+const BEGINS: &str = r#"(component
+    (import "acme:numbers/numbers@1.0.0" (instance $numbers
+        (export "next" (func async (param "n" u32) (result u32)))))
+    (core module $memory (memory (export "memory") 1))
+    (core instance $memory (instantiate $memory))
+    (core func $next (canon lower (func $numbers "next") async (memory (core memory $memory "memory"))))
+    (core func $return (canon task.return (result u32)))
+    (core module $m
+        (import "" "return" (func $return (param i32)))
+        (import "" "next" (func $next (param i32 i32) (result i32)))
+        (func (export "begin") (param i32) (result i32)
+            (drop (call $next (local.get 0) (i32.const 0)))
+            (call $return (local.get 0))
+            (i32.const 0))
+        (func (export "callback") (param i32 i32 i32) (result i32) unreachable))
+    (core instance $i (instantiate $m
+        (with "" (instance (export "return" (func $return)) (export "next" (func $next))))))
+    (func (export "begin") async (param "n" u32) (result u32)
+        (canon lift (core func $i "begin") async (callback (core func $i "callback")))))"#;
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_a_guest_leaves_behind_is_of_its_message() {
+    for (numbers, ends) in [(NEXT, false), (WAITS, true)] {
+        let system = system();
+        let spec_of = |name: &str, text: &str, deadline, links: Links| {
+            let component = system.engine().load_wat_blocking(text, Profile::Plain).unwrap();
+            let limits = ResourceLimits { deadline, ..limits() };
+            let sandbox = SandboxSpec::new(system.link_with(&component, &links).unwrap(), limits).unwrap();
+            let spec = ActorSpec::new(id(name), sandbox).with_contract(ContractKind::Exports).with_links(links);
+            spec.with_restart(at_once(100)).with_capabilities(Capabilities::all())
+        };
+        let links = Links::default().with("acme:numbers/numbers@1.0.0", id("numbers"));
+        let hour = Duration::from_secs(3600);
+        system.spawn(spec_of("numbers", numbers, hour, Links::default())).await.unwrap();
+        let caller = system.spawn(spec_of("caller", BEGINS, Duration::from_secs(1), links)).await.unwrap();
+        let begin = system.export::<(u32,), (u32,)>(&caller, "begin").unwrap();
+        assert_eq!(begin.call((5,)).await.unwrap(), (5,));
+        // The next begins when that is over, or has had all its time, which is a crash.
+        assert_eq!(begin.call((6,)).await.unwrap(), (6,));
+        assert_eq!(caller.info().incarnation > 1, ends);
+    }
+}
+
 #[tokio::test]
 async fn an_async_import_leads_to_an_actor() {
     let system = system();
