@@ -375,6 +375,10 @@ impl Function {
             state.deny(DeniedAction::Call, to.as_str());
             return Err(LinkFault::Denied);
         }
+        // One whose name may be another host's calls nobody in it.
+        if state.cell.is_fenced() {
+            return Err(LinkFault::Call(CallError::NotSent(Refusal::Moved)));
+        }
         let until = later(Instant::now(), longest);
         let until = state.deadline().map_or(until, |deadline| deadline.min(until));
         Ok(Begun { caller: Arc::clone(&state.cell), message: state.envelope(Bytes::new()).with_deadline(until), until })

@@ -94,8 +94,13 @@ fn set<U>(
     payload: Bytes,
 ) -> impl Future<Output = Result<(), GuestReminderError>> + Send + use<U> {
     let (cell, after) = (&state.cell, Duration::from_millis(after_ms));
-    let set = cell.services.reminders.find(|reminders| reminders.set(cell.id(), name, after, payload.clone()));
-    async move { set.ok_or(GuestReminderError::NotKept)?.await.map_err(GuestReminderError::from) }
+    let may_act = !cell.is_fenced();
+    let find = || cell.services.reminders.find(|reminders| reminders.set(cell.id(), name, after, payload.clone()));
+    let set = may_act.then(find);
+    async move {
+        let set = set.ok_or(GuestReminderError::Unavailable)?.ok_or(GuestReminderError::NotKept)?;
+        set.await.map_err(GuestReminderError::from)
+    }
 }
 
 fn cancel<U>(
@@ -103,8 +108,12 @@ fn cancel<U>(
     name: &str,
 ) -> impl Future<Output = Result<bool, GuestReminderError>> + Send + use<U> {
     let cell = &state.cell;
-    let cancelled = cell.services.reminders.find(|reminders| reminders.cancel(cell.id(), name));
-    async move { cancelled.ok_or(GuestReminderError::NotKept)?.await.map_err(GuestReminderError::from) }
+    let may_act = !cell.is_fenced();
+    let cancelled = may_act.then(|| cell.services.reminders.find(|reminders| reminders.cancel(cell.id(), name)));
+    async move {
+        let cancelled = cancelled.ok_or(GuestReminderError::Unavailable)?.ok_or(GuestReminderError::NotKept)?;
+        cancelled.await.map_err(GuestReminderError::from)
+    }
 }
 
 impl From<ReminderError> for GuestReminderError {

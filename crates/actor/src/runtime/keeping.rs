@@ -245,7 +245,8 @@ impl<B: Blueprint> ActorTask<B> {
                 return None;
             }
         }
-        if self.is_needed() {
+        // The guest may have set something to be sent later while its snapshot was taken.
+        if self.is_needed() || !must && self.cell.has_later() {
             self.kept.as_mut()?.keeper.stayed();
             return None;
         }

@@ -253,6 +253,10 @@ impl Timer {
             }
             return;
         }
+        if by.is_fenced() {
+            let because = "its sender's name may be another host's by now".to_owned();
+            return by.dead_letter(message, DeadReason::NotSent { to, because });
+        }
         if let Err(error) = by.services.send(&to, message) {
             let because = error.to_string();
             by.dead_letter(error.into_message(), DeadReason::NotSent { to, because });

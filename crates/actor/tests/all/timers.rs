@@ -1,10 +1,16 @@
 //! Messages that are sent later, and reminders that another layer keeps.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use airssys_wasm_actor::{
-    ActorRef, ActorSystem, Bytes, Capabilities, DeadReason, NativeActor, NativeContext, NativeSpec, ReminderError,
-    Reminders, Stop, UpgradeOptions,
+    ActorRef, ActorSystem, Bytes, Capabilities, DeadReason, Fence, NativeActor, NativeContext, NativeSpec,
+    ReminderError, Reminders, Stop, UpgradeOptions,
 };
 use airssys_wasm_limits::ByteSize;
 use airssys_wasm_registry::{ComponentId, MessageEnvelope, Refusal};
@@ -63,6 +69,32 @@ async fn messages_come_when_they_are_due_and_in_that_order() {
     pass(100).await;
     assert_eq!(probe.handled(), "now,a,b,c,d,e", "of those that are due at the same time, the first sent is first");
     assert!(begun.elapsed() < Duration::from_millis(320), "the clock is the test's");
+}
+
+#[derive(Debug)]
+struct Switch(AtomicBool);
+
+impl Fence for Switch {
+    fn holds(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn behind_a_fence_that_fell_nothing_is_sent_later() {
+    for holds in [true, false] {
+        let system = system();
+        let fence = Arc::new(Switch(AtomicBool::new(true)));
+        let guest = system.spawn(spec(&system, "guest", &LATER).with_fence(Arc::clone(&fence) as _)).await.unwrap();
+        let (_, probe) = Probe::spawn(&system, "probe").await;
+        send_after(&guest, "probe", 100, "x").await.unwrap();
+        fence.0.store(holds, Ordering::Relaxed);
+        pass(101).await;
+        assert_eq!(probe.handled(), if holds { "x" } else { "" });
+        let letters = system.dead_letters().list();
+        assert!(letters.iter().all(|letter| matches!(letter.reason, DeadReason::NotSent { .. })), "{letters:?}");
+        assert_eq!(letters.len(), usize::from(!holds));
+    }
 }
 
 #[tokio::test(start_paused = true)]
