@@ -259,12 +259,12 @@ pub(super) async fn deploy(host: Arc<Host>, deployment: Deployment) -> Result<Ve
     let wanted = found.unwrap_or_else(|| Wanted { manifest, labels, hosts: BTreeMap::new(), change: None });
     let mut draft = Draft { host, name, wanted, revision };
     draft.forget_evicted().await?;
+    let before = draft.wanted.hosts.clone();
     draft.forget_ended();
     if !is_new && !is_taken_over && draft.wanted.hosts.len() >= hosts {
         return Ok(draft.wanted.hosts.into_keys().collect());
     }
     draft.wanted.change = Some(change);
-    let before = draft.wanted.hosts.keys().cloned().collect();
     let placing = async {
         if is_taken_over {
             draft.write().await?;
@@ -285,7 +285,8 @@ pub(super) async fn deploy(host: Arc<Host>, deployment: Deployment) -> Result<Ve
 /// What a change that failed leaves of a deployment.
 enum Undo {
     Remove,
-    Keep(BTreeSet<HostName>),
+    /// These hosts, also those that were forgotten meanwhile.
+    Keep(BTreeMap<HostName, Order>),
     All,
 }
 
@@ -318,7 +319,10 @@ async fn try_undo(host: &Arc<Host>, name: &ComponentId, number: u64, undo: &Undo
             Undo::Remove => host.remove(&key, revision).await?,
             Undo::Keep(_) | Undo::All => {
                 if let Undo::Keep(before) = undo {
-                    wanted.hosts.retain(|host, _| before.contains(host));
+                    wanted.hosts.retain(|host, _| before.contains_key(host));
+                    for (host, order) in before {
+                        wanted.hosts.entry(host.clone()).or_insert_with(|| order.clone());
+                    }
                 }
                 host.write(&key, serde_json::to_vec(&wanted)?, revision).await?
             }
