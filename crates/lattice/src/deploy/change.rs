@@ -92,12 +92,13 @@ impl Draft {
         self.write().await
     }
 
-    /// Orders one of the hosts to go over to another version, and waits for what comes of it. None: it runs that.
+    /// Orders one of the hosts to go over to another version, or to start it where nothing runs, and waits for what comes of it. None: it
+    /// runs that.
     async fn go_over(
         &mut self,
         hosts: &[HostName],
         host: &HostName,
-        from: Digest,
+        from: Option<Digest>,
         digest: Digest,
         options: &RollOptions,
     ) -> Result<Option<NotRun>, ChangeError> {
@@ -107,7 +108,7 @@ impl Draft {
         }
         let RollOptions { upgrade, longest, load } = *options;
         let UpgradeOptions { discard_state, probation } = upgrade;
-        let order = order(digest, Some(Step { from, discard_state, probation, longest }));
+        let order = order(digest, from.map(|from| Step { from, discard_state, probation, longest }));
         let numbers = BTreeMap::from([(host.clone(), order.number)]);
         self.wanted.hosts.insert(host.clone(), order);
         self.write().await?;
@@ -421,10 +422,21 @@ async fn roll_all(draft: &mut Draft, digest: Digest, options: &RollOptions) -> R
     let hosts: Vec<_> = draft.wanted.hosts.keys().cloned().collect();
     for host in &hosts {
         let now = draft.wanted.hosts[host].clone();
-        if now.digest == digest && now.step.is_none() {
+        let report = draft.host.directory.report(&draft.name, host).map(|(report, _)| report);
+        let failed = matches!(
+            verdict(now.number, report.as_ref(), draft.host.directory.session(host)),
+            Verdict::Is(Outcome::Refused(_) | Outcome::RolledBack | Outcome::Ended)
+        );
+        let is_ordered = now.digest == digest && now.step.is_none();
+        if is_ordered && !failed {
             continue;
         }
-        let from = now.step.map_or(now.digest, |step| step.from);
+        let from = match now.step {
+            Some(step) => Some(step.from),
+            // What it runs instead, if anything.
+            None if failed => report.and_then(|report| report.said.running).or((!is_ordered).then_some(now.digest)),
+            None => Some(now.digest),
+        };
         match draft.go_over(&hosts, host, from, digest, options).await? {
             None => {
                 if let Some(order) = draft.wanted.hosts.get_mut(host) {
@@ -432,7 +444,9 @@ async fn roll_all(draft: &mut Draft, digest: Digest, options: &RollOptions) -> R
                 }
             }
             Some(failure) => {
-                draft.wanted.hosts.insert(host.clone(), order(from, None));
+                if let Some(from) = from {
+                    draft.wanted.hosts.insert(host.clone(), order(from, None));
+                }
                 draft.finish().await?;
                 let reports = draft.host.directory.reports(&draft.name);
                 let runs = |host: &HostName| reports.get(host).and_then(|(report, _)| report.said.running);
