@@ -189,6 +189,10 @@ impl Draft {
             let found = self.host.decided(&Key::Host(host.clone())).await;
             if found.map_err(|source| ChangeError::Records { source })?.is_none_or(|(record, _)| record.is_none()) {
                 self.wanted.hosts.remove(&host);
+                if let Some((_, revision)) = self.host.directory.report(&self.name, &host) {
+                    let key = Key::Report { name: self.name.clone(), host };
+                    self.host.remove(&key, revision).await.map_err(|source| ChangeError::Records { source })?;
+                }
             }
         }
         Ok(())
@@ -463,19 +467,17 @@ async fn roll_all(draft: &mut Draft, digest: Digest, options: &RollOptions) -> R
 pub(super) async fn undeploy(host: &Arc<Host>, name: &ComponentId) -> Result<bool, ChangeError> {
     let failed = |source| ChangeError::Records { source };
     let key = Key::Deployment(name.clone());
-    loop {
-        let Some((Some(_), revision)) = host.decided(&key).await.map_err(failed)? else { return Ok(false) };
-        if let Written::Yes(_) = host.remove(&key, revision).await.map_err(failed)? {
-            break;
-        }
-        // Who changes it has written once more.
+    let mut is_removed = false;
+    while !is_removed && let Some((Some(_), revision)) = host.decided(&key).await.map_err(failed)? {
+        // Otherwise who changes it has written once more.
+        is_removed = matches!(host.remove(&key, revision).await.map_err(failed)?, Written::Yes(_));
     }
-    // Those that are there take away their own.
-    for (of, (_, revision)) in host.directory.reports(name) {
-        if host.directory.session(&of).is_none() {
+    // Those that are there take away their own, also where the record was lost.
+    for (of, (report, revision)) in host.directory.reports(name) {
+        if host.directory.session(&of) != Some(report.by.token.session) {
             let key = Key::Report { name: name.clone(), host: of };
             host.remove(&key, revision).await.map_err(failed)?;
         }
     }
-    Ok(true)
+    Ok(is_removed)
 }
