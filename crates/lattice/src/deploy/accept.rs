@@ -18,6 +18,7 @@ use futures_util::{
     stream::FuturesUnordered,
 };
 use tokio::{
+    sync::Semaphore,
     task::JoinSet,
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
@@ -40,6 +41,8 @@ const AGAIN: Duration = Duration::from_millis(250);
 const DRAIN: Duration = Duration::from_secs(10);
 /// How long the write of a report is waited for.
 const WRITE: Duration = Duration::from_secs(5);
+/// How many components are fetched and made ready at the same time.
+const MAKING: usize = 2;
 /// Bytes of why something was refused.
 const BECAUSE: usize = 1 << 10;
 
@@ -98,6 +101,8 @@ struct Runner<U: 'static, F> {
     components: Components,
     spec: F,
     most: usize,
+    /// Permits to fetch a component and make it ready.
+    making: Semaphore,
     stop: CancellationToken,
 }
 
@@ -117,7 +122,7 @@ where
     let accepting = Accepting { stop: stop.clone(), ended: ended.clone() };
     let components = Components::new(host.client(), &host.config);
     let (runtime, most) = (host.runtime.clone(), options.most);
-    let runner = Arc::new(Runner { host, system, components, spec, most, stop });
+    let runner = Arc::new(Runner { host, system, components, spec, most, making: Semaphore::new(MAKING), stop });
     runtime.spawn(async move {
         let _ended = ended.drop_guard();
         drive(&runner).await;
@@ -476,6 +481,7 @@ where
         digest: Digest,
     ) -> Result<(ActorSpec<U>, Digest), Option<String>> {
         let getting = async {
+            let _permit = self.making.acquire().await.expect("it is never closed");
             // Removed meanwhile.
             let Some(manifest) = self.host.directory.manifest(name) else { return Err(None) };
             let with = Digest::of(manifest.as_bytes());
