@@ -18,6 +18,7 @@ use futures_util::{
     stream::FuturesUnordered,
 };
 use tokio::{
+    sync::Semaphore,
     task::JoinSet,
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
@@ -40,6 +41,8 @@ const AGAIN: Duration = Duration::from_millis(250);
 const DRAIN: Duration = Duration::from_secs(10);
 /// How long the write of a report is waited for.
 const WRITE: Duration = Duration::from_secs(5);
+/// How many components are fetched and made ready at the same time.
+const MAKING: usize = 2;
 /// Bytes of why something was refused.
 const BECAUSE: usize = 1 << 10;
 
@@ -98,6 +101,8 @@ struct Runner<U: 'static, F> {
     components: Components,
     spec: F,
     most: usize,
+    /// Permits to fetch a component and make it ready.
+    making: Semaphore,
     stop: CancellationToken,
 }
 
@@ -117,7 +122,7 @@ where
     let accepting = Accepting { stop: stop.clone(), ended: ended.clone() };
     let components = Components::new(host.client(), &host.config);
     let (runtime, most) = (host.runtime.clone(), options.most);
-    let runner = Arc::new(Runner { host, system, components, spec, most, stop });
+    let runner = Arc::new(Runner { host, system, components, spec, most, making: Semaphore::new(MAKING), stop });
     runtime.spawn(async move {
         let _ended = ended.drop_guard();
         drive(&runner).await;
@@ -132,6 +137,8 @@ struct Local {
     /// What came of the order that `have` names.
     outcome: Option<Outcome>,
     actor: Option<ActorRef>,
+    /// The actor is exported, also if it has ended since.
+    is_exported: bool,
     /// How often the version was changed.
     versions: u64,
     /// What was said last, under which session.
@@ -155,7 +162,7 @@ enum Did {
     },
     WentOver {
         order: Order,
-        from: Digest,
+        actor: ActorRef,
         watch: ProbationWatch,
     },
     Refused {
@@ -194,25 +201,27 @@ where
     while !runner.stop.is_cancelled() {
         runner.begin(&mut locals, &jobs);
         let done = tokio::select! {
-            // The directory is there as long as the host.
-            _ = changes.changed() => None,
-            _ = ticks.tick() => {
-                locals.values_mut().for_each(|local| local.waits = false);
-                None
-            }
+            biased;
+            () = runner.stop.cancelled() => None,
+            // Before jobs: an actor that went over did so after the rollback that is told here.
+            Some(done) = watches.next(), if !watches.is_empty() => Some(done),
             Some(done) = jobs.next(), if !jobs.is_empty() => {
                 if let Some(local) = locals.get_mut(&done.0) {
                     local.is_busy = false;
                 }
                 Some(done)
             }
-            Some(done) = watches.next(), if !watches.is_empty() => Some(done),
-            () = runner.stop.cancelled() => None,
+            _ = ticks.tick() => {
+                locals.values_mut().for_each(|local| local.waits = false);
+                None
+            }
+            // The directory is there as long as the host.
+            _ = changes.changed() => None,
         };
         if let Some((name, did)) = done
             && let Some(local) = locals.get_mut(&name)
         {
-            runner.did(name, local, did, &jobs, &watches);
+            runner.did(name, local, did, &watches);
         }
     }
     host.set_room(Some(0));
@@ -269,7 +278,15 @@ where
                     to_do = Todo::Nothing;
                 }
             }
+            if !matches!(to_do, Todo::Start { .. }) {
+                local.takes_room = local.actor.is_some();
+            }
             let job: BoxFuture<'static, Did> = match (to_do, order) {
+                // Nothing is started or said before.
+                _ if local.is_exported && local.actor.is_none() => {
+                    let (host, name) = (Arc::clone(host), name.clone());
+                    Box::pin(async move { if withdraw(&host, &name).await { Did::Withdrawn } else { Did::Not } })
+                }
                 (Todo::Leave, _) => {
                     // Whatever comes next finds nothing running.
                     local.have.running = None;
@@ -316,11 +333,12 @@ where
     }
 
     /// Takes note of what was done.
-    fn did(self: &Arc<Self>, name: ComponentId, local: &mut Local, did: Did, jobs: &Jobs, watches: &Jobs) {
+    fn did(&self, name: ComponentId, local: &mut Local, did: Did, watches: &Jobs) {
         let event = |event| self.host.event(event);
         match did {
             Did::Started { actor, digest, manifest, order, outcome } => {
                 local.actor = Some(actor.clone());
+                local.is_exported = true;
                 (local.have.running, local.have.manifest) = (Some(digest), Some(manifest));
                 local.versions += 1;
                 if let Some(outcome) = outcome {
@@ -333,7 +351,10 @@ where
                     (name, Did::Ended(actor))
                 }));
             }
-            Did::WentOver { order, from, watch } => {
+            Did::WentOver { order, actor, watch } => {
+                // Not what ran when it began: that may have been rolled back since.
+                let from = local.have.running.filter(|_| local.actor.as_ref() == Some(&actor));
+                let Some(from) = from else { return local.carried_out(&order, Outcome::Ended) };
                 (local.have.order, local.have.running) = (Some(order.number), Some(order.digest));
                 local.outcome = Some(Outcome::Trying);
                 local.versions += 1;
@@ -348,29 +369,23 @@ where
             // Another version took its place meanwhile.
             Did::Tried { version, .. } if version != local.versions => {}
             Did::Tried { order, from, version, end } => {
-                let outcome = match end {
+                match end {
                     // Its actor has ended, which is told by itself.
                     Ok(ProbationEnd::Interrupted) => return,
+                    // Also if that version is another order's by now.
                     Ok(ProbationEnd::RolledBack) => {
-                        local.have.running = Some(from);
-                        event(LatticeEvent::RolledBack { name, digest: order.digest });
-                        Outcome::RolledBack
+                        (local.have.running, local.outcome) = (Some(from), Some(Outcome::RolledBack));
+                        return event(LatticeEvent::RolledBack { name, digest: order.digest });
                     }
-                    Ok(ProbationEnd::Passed) => {
-                        if local.outcome == Some(Outcome::Trying) {
-                            event(LatticeEvent::Placed { name, digest: order.digest });
-                        }
-                        Outcome::Running
-                    }
+                    Ok(ProbationEnd::Passed) => {}
                     // It counts as kept, and goes back if it fails later.
-                    Err(watch) => {
-                        event(LatticeEvent::Placed { name: name.clone(), digest: order.digest });
-                        watches.push(tried(name, order.clone(), from, version, watch, None));
-                        Outcome::Running
-                    }
-                };
-                // Also if that version is another order's by now.
-                local.outcome = Some(outcome);
+                    Err(watch) => watches.push(tried(name.clone(), order.clone(), from, version, watch, None)),
+                }
+                // Otherwise it was kept before, or this is what came of a later order.
+                if local.outcome == Some(Outcome::Trying) {
+                    local.outcome = Some(Outcome::Running);
+                    event(LatticeEvent::Placed { name, digest: order.digest });
+                }
             }
             Did::Ended(actor) => {
                 if local.actor.as_ref() == Some(&actor) {
@@ -379,22 +394,14 @@ where
                     local.takes_room = false;
                     local.versions += 1;
                     local.outcome = Some(Outcome::Ended);
-                    let host = Arc::clone(&self.host);
-                    jobs.push(Box::pin(async move {
-                        withdraw(&host, &name).await;
-                        (name, Did::Withdrawn)
-                    }));
-                    local.is_busy = true;
                 }
             }
             Did::Said(session, said) => local.said = Some((session, said)),
             // What is seen of the record yet may be from before.
             Did::Left => *local = Local { waits: true, ..Local::default() },
-            Did::Withdrawn => {}
-            Did::Not => {
-                local.waits = true;
-                local.takes_room = local.actor.is_some();
-            }
+            Did::Withdrawn => local.is_exported = false,
+            // What is to be started keeps its place.
+            Did::Not => local.waits = true,
         }
     }
 
@@ -459,7 +466,7 @@ where
             probation: step.probation,
         });
         match system.upgrade_watched(actor.address(), spec.sandbox().clone(), options).await {
-            Ok((_, watch)) => Did::WentOver { order, from, watch },
+            Ok((_, watch)) => Did::WentOver { order, actor, watch },
             Err(error) => Did::Refused { order, because: text(&error) },
         }
     }
@@ -476,6 +483,7 @@ where
         digest: Digest,
     ) -> Result<(ActorSpec<U>, Digest), Option<String>> {
         let getting = async {
+            let _permit = self.making.acquire().await.expect("it is never closed");
             // Removed meanwhile.
             let Some(manifest) = self.host.directory.manifest(name) else { return Err(None) };
             let with = Digest::of(manifest.as_bytes());
@@ -531,7 +539,7 @@ impl Local {
 
     /// Whether there is nothing to be kept of it.
     fn is_idle(&self) -> bool {
-        self.have == Have::default() && !self.is_busy && !self.waits && self.actor.is_none()
+        self.have == Have::default() && !self.is_busy && !self.waits && self.actor.is_none() && !self.is_exported
     }
 }
 
@@ -577,11 +585,14 @@ async fn say(host: &Host, name: &ComponentId, life: &Life, said: &Said) -> Resul
 /// Ends an actor after what is in its mailbox, and what is said of it. Whether nothing is said any more.
 async fn leave(host: Arc<Host>, name: ComponentId, actor: Option<ActorRef>) -> bool {
     if let Some(actor) = actor {
-        withdraw(&host, &name).await;
+        let is_withdrawn = withdraw(&host, &name).await;
         actor.stop(Stop::Drain);
         if timeout(DRAIN, actor.ended()).await.is_err() {
             actor.kill();
             actor.ended().await;
+        }
+        if !is_withdrawn {
+            return false;
         }
     }
     if host.life().is_none() {
@@ -601,10 +612,13 @@ async fn leave(host: Arc<Host>, name: ComponentId, actor: Option<ActorRef>) -> b
     })
 }
 
-async fn withdraw(host: &Host, name: &ComponentId) {
-    if let Err(error) = host.withdraw(name).await {
+/// Whether it is not exported any more.
+async fn withdraw(host: &Host, name: &ComponentId) -> bool {
+    let withdrawn = host.withdraw(name).await;
+    if let Err(error) = &withdrawn {
         tracing::warn!(%name, %error, "what does not run here any more is exported still");
     }
+    withdrawn.is_ok()
 }
 
 /// An error with its causes, so many bytes of it.
@@ -618,4 +632,72 @@ fn text(error: &(dyn std::error::Error + 'static)) -> String {
     }
     text.truncate(text.floor_char_boundary(BECAUSE));
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use airssys_wasm_actor::ActorManifest;
+    use airssys_wasm_fixtures::{COUNTER, COUNTER_V2, nats::NatsServer};
+
+    use super::*;
+    use crate::host::tests::{join, within};
+
+    fn order(number: u64) -> Order {
+        Order { number, digest: Digest::of(COUNTER_V2), step: None }
+    }
+
+    fn local(order: u64, outcome: Outcome, actor: &ActorRef) -> Local {
+        let have = Have { order: Some(order), running: Some(Digest::of(COUNTER)), manifest: None };
+        Local { have, outcome: Some(outcome), actor: Some(actor.clone()), ..Local::default() }
+    }
+
+    #[tokio::test]
+    async fn what_is_told_late_changes_nothing_of_what_came_since() {
+        let server = NatsServer::start().unwrap();
+        let (system, lattice) = join(&server, "a").await;
+        let host = Arc::clone(lattice.host());
+        let runner = Runner {
+            components: Components::new(host.client(), &host.config),
+            host,
+            system: system.downgrade(),
+            spec: |_| async { Err::<ActorSpec<()>, _>(BoxError::from("nothing is made")) },
+            most: 1,
+            making: Semaphore::new(MAKING),
+            stop: CancellationToken::new(),
+        };
+        let manifest = "[component]\nname = 'counter'\n[resources]\nmemory = '8MiB'\ncpu_time = '5s'\n";
+        let load = async |component: &'static [u8]| {
+            system.load_bytes(ActorManifest::from_toml(manifest).unwrap(), component).await.unwrap()
+        };
+        let (actor, new) = (system.spawn(load(COUNTER).await).await.unwrap(), load(COUNTER_V2).await);
+        let upgrade = async || {
+            let upgraded = system.upgrade_watched(actor.address(), new.sandbox().clone(), UpgradeOptions::default());
+            within(upgraded).await.unwrap().1
+        };
+        let (name, watches) = (actor.id().clone(), Jobs::new());
+        let did = |local: &mut Local, did| runner.did(name.clone(), local, did, &watches);
+
+        // A probation ends after a later order.
+        let refused = Outcome::Refused("for a reason".to_owned());
+        for (before, expected) in [(Outcome::Trying, Outcome::Running), (refused.clone(), refused)] {
+            for end in [Ok(ProbationEnd::Passed), Err(upgrade().await)] {
+                let mut local = local(2, before.clone(), &actor);
+                did(&mut local, Did::Tried { order: order(1), from: Digest::of(COUNTER), version: 0, end });
+                assert_eq!(local.outcome.as_ref(), Some(&expected));
+            }
+        }
+        assert_eq!(watches.len(), 2, "what is late is waited for");
+
+        // An actor goes over, and has ended before that is told.
+        let went_over = async || Did::WentOver { order: order(2), actor: actor.clone(), watch: upgrade().await };
+        let mut ended = local(1, Outcome::Running, &actor);
+        did(&mut ended, Did::Ended(actor.clone()));
+        did(&mut ended, went_over().await);
+        assert_eq!((ended.have.order, ended.have.running, ended.outcome), (Some(2), None, Some(Outcome::Ended)));
+        assert_eq!(watches.len(), 2);
+        let mut runs = local(1, Outcome::Running, &actor);
+        did(&mut runs, went_over().await);
+        let running = Some(Digest::of(COUNTER_V2));
+        assert_eq!((runs.have.order, runs.have.running, runs.outcome), (Some(2), running, Some(Outcome::Trying)));
+    }
 }

@@ -92,12 +92,13 @@ impl Draft {
         self.write().await
     }
 
-    /// Orders one of the hosts to go over to another version, and waits for what comes of it. None: it runs that.
+    /// Orders one of the hosts to go over to another version, or to start it where nothing runs, and waits for what comes of it. None: it
+    /// runs that.
     async fn go_over(
         &mut self,
         hosts: &[HostName],
         host: &HostName,
-        from: Digest,
+        from: Option<Digest>,
         digest: Digest,
         options: &RollOptions,
     ) -> Result<Option<NotRun>, ChangeError> {
@@ -107,7 +108,7 @@ impl Draft {
         }
         let RollOptions { upgrade, longest, load } = *options;
         let UpgradeOptions { discard_state, probation } = upgrade;
-        let order = order(digest, Some(Step { from, discard_state, probation, longest }));
+        let order = order(digest, from.map(|from| Step { from, discard_state, probation, longest }));
         let numbers = BTreeMap::from([(host.clone(), order.number)]);
         self.wanted.hosts.insert(host.clone(), order);
         self.write().await?;
@@ -188,6 +189,10 @@ impl Draft {
             let found = self.host.decided(&Key::Host(host.clone())).await;
             if found.map_err(|source| ChangeError::Records { source })?.is_none_or(|(record, _)| record.is_none()) {
                 self.wanted.hosts.remove(&host);
+                if let Some((_, revision)) = self.host.directory.report(&self.name, &host) {
+                    let key = Key::Report { name: self.name.clone(), host };
+                    self.host.remove(&key, revision).await.map_err(|source| ChangeError::Records { source })?;
+                }
             }
         }
         Ok(())
@@ -259,12 +264,12 @@ pub(super) async fn deploy(host: Arc<Host>, deployment: Deployment) -> Result<Ve
     let wanted = found.unwrap_or_else(|| Wanted { manifest, labels, hosts: BTreeMap::new(), change: None });
     let mut draft = Draft { host, name, wanted, revision };
     draft.forget_evicted().await?;
+    let before = draft.wanted.hosts.clone();
     draft.forget_ended();
     if !is_new && !is_taken_over && draft.wanted.hosts.len() >= hosts {
         return Ok(draft.wanted.hosts.into_keys().collect());
     }
     draft.wanted.change = Some(change);
-    let before = draft.wanted.hosts.keys().cloned().collect();
     let placing = async {
         if is_taken_over {
             draft.write().await?;
@@ -285,7 +290,8 @@ pub(super) async fn deploy(host: Arc<Host>, deployment: Deployment) -> Result<Ve
 /// What a change that failed leaves of a deployment.
 enum Undo {
     Remove,
-    Keep(BTreeSet<HostName>),
+    /// These hosts, also those that were forgotten meanwhile.
+    Keep(BTreeMap<HostName, Order>),
     All,
 }
 
@@ -318,7 +324,10 @@ async fn try_undo(host: &Arc<Host>, name: &ComponentId, number: u64, undo: &Undo
             Undo::Remove => host.remove(&key, revision).await?,
             Undo::Keep(_) | Undo::All => {
                 if let Undo::Keep(before) = undo {
-                    wanted.hosts.retain(|host, _| before.contains(host));
+                    wanted.hosts.retain(|host, _| before.contains_key(host));
+                    for (host, order) in before {
+                        wanted.hosts.entry(host.clone()).or_insert_with(|| order.clone());
+                    }
                 }
                 host.write(&key, serde_json::to_vec(&wanted)?, revision).await?
             }
@@ -417,10 +426,21 @@ async fn roll_all(draft: &mut Draft, digest: Digest, options: &RollOptions) -> R
     let hosts: Vec<_> = draft.wanted.hosts.keys().cloned().collect();
     for host in &hosts {
         let now = draft.wanted.hosts[host].clone();
-        if now.digest == digest && now.step.is_none() {
+        let report = draft.host.directory.report(&draft.name, host).map(|(report, _)| report);
+        let failed = matches!(
+            verdict(now.number, report.as_ref(), draft.host.directory.session(host)),
+            Verdict::Is(Outcome::Refused(_) | Outcome::RolledBack | Outcome::Ended)
+        );
+        let is_ordered = now.digest == digest && now.step.is_none();
+        if is_ordered && !failed {
             continue;
         }
-        let from = now.step.map_or(now.digest, |step| step.from);
+        let from = match now.step {
+            Some(step) => Some(step.from),
+            // What it runs instead, if anything.
+            None if failed => report.and_then(|report| report.said.running).or((!is_ordered).then_some(now.digest)),
+            None => Some(now.digest),
+        };
         match draft.go_over(&hosts, host, from, digest, options).await? {
             None => {
                 if let Some(order) = draft.wanted.hosts.get_mut(host) {
@@ -428,7 +448,9 @@ async fn roll_all(draft: &mut Draft, digest: Digest, options: &RollOptions) -> R
                 }
             }
             Some(failure) => {
-                draft.wanted.hosts.insert(host.clone(), order(from, None));
+                if let Some(from) = from {
+                    draft.wanted.hosts.insert(host.clone(), order(from, None));
+                }
                 draft.finish().await?;
                 let reports = draft.host.directory.reports(&draft.name);
                 let runs = |host: &HostName| reports.get(host).and_then(|(report, _)| report.said.running);
@@ -445,19 +467,17 @@ async fn roll_all(draft: &mut Draft, digest: Digest, options: &RollOptions) -> R
 pub(super) async fn undeploy(host: &Arc<Host>, name: &ComponentId) -> Result<bool, ChangeError> {
     let failed = |source| ChangeError::Records { source };
     let key = Key::Deployment(name.clone());
-    loop {
-        let Some((Some(_), revision)) = host.decided(&key).await.map_err(failed)? else { return Ok(false) };
-        if let Written::Yes(_) = host.remove(&key, revision).await.map_err(failed)? {
-            break;
-        }
-        // Who changes it has written once more.
+    let mut is_removed = false;
+    while !is_removed && let Some((Some(_), revision)) = host.decided(&key).await.map_err(failed)? {
+        // Otherwise who changes it has written once more.
+        is_removed = matches!(host.remove(&key, revision).await.map_err(failed)?, Written::Yes(_));
     }
-    // Those that are there take away their own.
-    for (of, (_, revision)) in host.directory.reports(name) {
-        if host.directory.session(&of).is_none() {
+    // Those that are there take away their own, also where the record was lost.
+    for (of, (report, revision)) in host.directory.reports(name) {
+        if host.directory.session(&of) != Some(report.by.token.session) {
             let key = Key::Report { name: name.clone(), host: of };
             host.remove(&key, revision).await.map_err(failed)?;
         }
     }
-    Ok(true)
+    Ok(is_removed)
 }

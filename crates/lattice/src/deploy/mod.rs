@@ -168,6 +168,8 @@ impl<U: Send + 'static> Lattice<U> {
     /// # }
     /// ```
     ///
+    /// At most two specifications are made at a time.
+    ///
     /// The actors are exported as groups of their names: other hosts ask those that have one in turn, and a host that has one asks its own.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ mod peer;
 mod receive;
 mod session;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod topics;
 
 use std::{

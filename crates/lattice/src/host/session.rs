@@ -256,8 +256,12 @@ impl Host {
     /// Ends the export of a name. Whether it was exported.
     pub(crate) async fn withdraw(&self, name: &ComponentId) -> Result<bool, ExportError> {
         let Some(export) = self.exports.write().remove(name) else { return Ok(false) };
-        self.unclaim(name, &export).await?;
-        Ok(true)
+        let unclaimed = self.unclaim(name, &export).await;
+        if unclaimed.is_err() && !export.leased {
+            // Its record does not end by itself: it can be withdrawn again.
+            self.exported_under(name, export);
+        }
+        unclaimed.map(|()| true)
     }
 
     /// Removes the record of a name that is not exported any more, unless another has it since.

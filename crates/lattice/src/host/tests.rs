@@ -28,7 +28,7 @@ impl NativeActor for Echo {
     }
 }
 
-async fn within<F: Future>(future: F) -> F::Output {
+pub(crate) async fn within<F: Future>(future: F) -> F::Output {
     timeout(LONG, future).await.expect("it takes too long")
 }
 
@@ -41,7 +41,7 @@ async fn until(mut is_so: impl FnMut() -> bool) {
     .await;
 }
 
-async fn join(server: &NatsServer, name: &str) -> (ActorSystem, Lattice) {
+pub(crate) async fn join(server: &NatsServer, name: &str) -> (ActorSystem, Lattice) {
     let engine = WasmEngine::new(EngineConfig::small().compile_in_process()).unwrap();
     let system = ActorSystem::new(engine, SystemConfig::default());
     let config = LatticeConfig::new("test".parse().unwrap(), name.parse().unwrap()).with_servers([server.url()]);
@@ -126,4 +126,26 @@ async fn the_later_of_two_exports_at_once_is_withdrawn() {
     assert!(within(host.withdraw(&name)).await.unwrap());
     let found = within(host.records.decided(&Key::Name(name).text())).await.unwrap();
     assert!(found.is_none_or(|(record, _)| record.is_none()), "nobody has the name");
+}
+
+#[tokio::test]
+async fn an_export_that_could_not_be_withdrawn_can_be_withdrawn_again() {
+    let mut server = NatsServer::start().unwrap();
+    let (_, lattice) = join(&server, "a").await;
+    let (host, name) = (lattice.host(), ComponentId::new("shop").unwrap());
+    within(host.export(&name, true, false)).await.unwrap();
+    server.kill();
+    within(host.withdraw(&name)).await.unwrap_err();
+    server.restart().unwrap();
+    let withdrawn = async {
+        loop {
+            if let Ok(was_exported) = host.withdraw(&name).await {
+                return was_exported;
+            }
+        }
+    };
+    assert!(within(withdrawn).await);
+    let key = Key::Member { group: name.clone(), host: host.config.host.clone() };
+    // It may have been claimed again at the same time.
+    within(async { while !matches!(host.records.decided(&key.text()).await, Ok(None | Some((None, _)))) {} }).await;
 }

@@ -19,6 +19,7 @@ use airssys_wasm_lattice::{
     HostName, Instance, InstanceState, Lattice, LatticeConfig, LatticeEvent, NotRun, RollError, RollOptions, WhyNot,
     async_nats,
 };
+use futures_util::future::join_all;
 use tokio::{runtime::Builder, sync::watch, task::JoinHandle};
 
 use crate::support::{LONG, config, id, server, until, within};
@@ -36,6 +37,8 @@ pub(crate) struct Fleet {
     refuses: Arc<AtomicBool>,
     /// Whether it starts what is placed on it, or waits.
     starts: Arc<watch::Sender<bool>>,
+    /// How many specifications it is making, and the most there were at a time.
+    making: Arc<(AtomicUsize, AtomicUsize)>,
 }
 
 const REFUSES: &str = "told to refuse";
@@ -50,6 +53,7 @@ impl Fleet {
             accepting: None,
             refuses: Arc::default(),
             starts: Arc::new(watch::Sender::new(true)),
+            making: Arc::default(),
         };
         if most > 0 {
             fleet.accept(most).unwrap();
@@ -63,11 +67,14 @@ impl Fleet {
 
     fn accept(&mut self, most: usize) -> Result<(), AcceptError> {
         let (system, refuses, starts) = (self.system.downgrade(), Arc::clone(&self.refuses), Arc::clone(&self.starts));
+        let making = Arc::clone(&self.making);
         let accepting = self.lattice.accept(AcceptOptions { most }, move |placed| {
             let (system, refuses) = (system.upgrade(), refuses.load(Ordering::SeqCst));
-            let mut starts = starts.subscribe();
+            let (mut starts, making) = (starts.subscribe(), Arc::clone(&making));
             async move {
+                making.1.fetch_max(making.0.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                 starts.wait_for(|starts| *starts).await?;
+                making.0.fetch_sub(1, Ordering::SeqCst);
                 if refuses {
                     return Err(REFUSES.into());
                 }
@@ -568,6 +575,81 @@ async fn a_version_that_gets_no_messages_is_kept_after_a_time_and_rolled_back_if
     within(a.actor().unwrap().ask("crash")).await.unwrap_err();
     observer.sees("a", Some(old), InstanceState::Not(WhyNot::RolledBack)).await;
     assert_eq!(a.ask_own("get").await, "0");
+    // It is not taken for what runs.
+    within(observer.roll(new, options)).await.unwrap().unwrap();
+    observer.sees("a", Some(new), InstanceState::Running).await;
+    assert_eq!(a.ask_own("get").await, "count: 0");
+    a.actor().unwrap().kill();
+    observer.sees("a", None, InstanceState::Not(WhyNot::Ended)).await;
+    within(observer.roll(new, options)).await.unwrap().unwrap();
+    assert_eq!(a.ask_own("get").await, "count: 0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_that_is_rolled_back_while_the_next_is_made_ready_is_not_what_the_host_says_it_runs() {
+    let server = server();
+    let (a, observer) = (Fleet::start(&server, "a", 1).await, Fleet::start(&server, "observer", 0).await);
+    have_room(&[&observer], &[(&a, 1)]).await;
+    let old = within(observer.lattice.put(COUNTER)).await.unwrap();
+    let new = within(observer.lattice.put(COUNTER_V2)).await.unwrap();
+    // The same with a section of its own.
+    let third = within(observer.lattice.put([COUNTER_V2, &[0, 2, 1, b'x']].concat())).await.unwrap();
+    observer.deploy(deployment("counter", old)).await.unwrap();
+    let options = RollOptions { longest: Duration::from_millis(50), ..on_probation(5) };
+    within(observer.roll(new, options)).await.unwrap().unwrap();
+
+    a.starts.send_replace(false);
+    let rolling = observer.roll(third, on_probation(1_000));
+    observer.sees("a", Some(new), InstanceState::Trying).await;
+    let mut events = a.lattice.events();
+    within(a.actor().unwrap().ask("crash")).await.unwrap_err();
+    within(async { while !matches!(events.recv().await.unwrap(), LatticeEvent::RolledBack { .. }) {} }).await;
+    a.starts.send_replace(true);
+    observer.sees("a", Some(third), InstanceState::Trying).await;
+    within(a.actor().unwrap().ask("crash")).await.unwrap_err();
+    match within(rolling).await.unwrap() {
+        Err(RollError::Stopped { failure, .. }) => assert!(failed("a", WhyNot::RolledBack)(&failure), "{failure}"),
+        other => panic!("{other:?}"),
+    }
+    // What it is to run is the version from before the roll, which it goes over to once more.
+    observer.sees("a", Some(new), InstanceState::Running).await;
+    assert_eq!(a.ask_own("get").await, "count: 0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_what_is_placed_at_once_no_more_than_two_are_made_ready_at_a_time() {
+    let server = server();
+    let (a, observer) = (Fleet::start(&server, "a", 4).await, Fleet::start(&server, "observer", 0).await);
+    have_room(&[&observer], &[(&a, 4)]).await;
+    let digest = within(observer.lattice.put(COUNTER)).await.unwrap();
+    a.starts.send_replace(false);
+    let names: Vec<_> = (0..4).map(|n| format!("counter-{n}")).collect();
+    let all = join_all(names.iter().map(|name| observer.deploy(deployment(name, digest))));
+    let starts = async {
+        // Each has its place meanwhile.
+        have_room(&[&observer], &[(&a, 0)]).await;
+        until(|| a.making.0.load(Ordering::SeqCst) == 2).await;
+        // As long as the others would have taken.
+        within(observer.lattice.put(COUNTER)).await.unwrap();
+        a.starts.send_replace(true);
+    };
+    for placed in within(async { tokio::join!(all, starts) }).await.0 {
+        assert_eq!(placed.unwrap(), ["a"]);
+    }
+    assert_eq!(a.making.1.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_said_of_a_host_that_was_evicted() {
+    let server = server();
+    let ([_a, b, c], observer, old, _) = three(&server).await;
+    c.leave().await;
+    let c = "c".parse().unwrap();
+    assert!(within(observer.lattice.evict(&c)).await.unwrap());
+    // It has seen that itself.
+    assert!(!within(observer.lattice.evict(&c)).await.unwrap());
+    assert_eq!(within(observer.roll(old, on_probation(0))).await.unwrap().unwrap().len(), 2);
+    until(|| b.deployed("counter").is_some_and(|it| !it.hosts.contains_key(&c))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -632,7 +714,17 @@ async fn what_has_ended_is_started_by_deploying_it_again() {
     actor.kill();
     observer.sees("a", None, InstanceState::Not(WhyNot::Ended)).await;
     have_room(&[&observer], &[(&a, 1)]).await;
-    assert!(a.actor().is_none() && observer.lattice.recipient(id("counter")).hosts() == 0);
+    assert!(a.actor().is_none());
+    until(|| observer.lattice.recipient(id("counter")).hosts() == 0).await;
+    // A deployment that fails does not forget it.
+    a.refuses.store(true, Ordering::SeqCst);
+    let fails = observer.deploy(deployment("counter", digest)).await;
+    assert!(matches!(fails, Err(DeployError::NotPlaced { missing: 1, .. })), "{fails:?}");
+    until(|| observer.deployed("counter").is_some_and(|it| it.changed_by.is_none())).await;
+    let wanted = observer.instance("a").and_then(|instance| instance.wanted);
+    assert_eq!(wanted, Some(digest));
+    a.refuses.store(false, Ordering::SeqCst);
+    have_room(&[&observer], &[(&a, 1)]).await;
     assert_eq!(observer.deploy(deployment("counter", digest)).await.unwrap(), ["a"]);
     assert_eq!(observer.ask("add 1").await, "1");
 }
