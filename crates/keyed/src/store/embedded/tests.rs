@@ -1,6 +1,7 @@
 //! What cannot be seen from outside: how often is synced, what is on the disk then, and failures on demand.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     sync::{
@@ -40,21 +41,33 @@ impl FjallStore {
     }
 }
 
+/// Copies a folder: again, where files come or go meanwhile, of which others would speak that are copied.
 fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let to = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &to);
+    loop {
+        let before = below(from);
+        let is_whole = before.iter().all(|path| {
+            let to = to.join(path.strip_prefix(from).unwrap());
+            if path.is_dir() { fs::create_dir_all(to).is_ok() } else { fs::copy(path, to).is_ok() }
+        });
+        if is_whole && below(from) == before {
+            return;
+        }
+        fs::remove_dir_all(to).unwrap();
+    }
+}
+
+/// A folder and all that is in it, folders before what they have.
+fn below(folder: &Path) -> BTreeSet<PathBuf> {
+    let mut paths = BTreeSet::from([folder.to_owned()]);
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            paths.append(&mut below(&path));
         } else {
-            match fs::copy(entry.path(), to) {
-                // Removed meanwhile.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                copied => _ = copied.unwrap(),
-            }
+            paths.insert(path);
         }
     }
+    paths
 }
 
 /// Says when a sync begins, and holds each until it is told to go on.
