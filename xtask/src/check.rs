@@ -138,36 +138,18 @@ const STEPS: &[Step] = &[
     nightly("search for costly files", &[&["xtask", "hostile", "--search", "60"]]),
     nightly("calibration of the compiler's model", &[&["xtask", "calibrate"]]),
     nightly("fuzzing", &[&["xtask", "fuzz", "--seconds", "600"]]),
-    nightly(
-        "kills of a process that saves",
-        &[&[
-            "test",
-            "--workspace",
-            "--locked",
-            "--test",
-            "all",
-            "--",
-            "--ignored",
-            "--exact",
-            "kills::two_thousand_kills",
-        ]],
-    ),
-    nightly(
-        "a broker that stops for half a minute",
-        &[&[
-            "test",
-            "--workspace",
-            "--locked",
-            "--test",
-            "all",
-            "--",
-            "--ignored",
-            "--exact",
-            "failures::a_server_that_stops_for_half_a_minute_loses_no_more",
-        ]],
-    ),
+    nightly("kills of a process that saves", &[&KILLS]),
+    nightly("a broker that stops for half a minute", &[&LONG_STOP]),
     nightly("address sanitizer", &[&["xtask", "sanitize"]]),
 ];
+
+const KILLS: [&str; 9] = ignored("kills::two_thousand_kills");
+const LONG_STOP: [&str; 9] = ignored("failures::a_server_that_stops_for_half_a_minute_loses_no_more");
+
+/// One test that is not run among the others.
+const fn ignored(test: &'static str) -> [&'static str; 9] {
+    ["test", "--workspace", "--locked", "--test", "all", "--", "--ignored", "--exact", test]
+}
 
 const GUESTS: &str = "fixtures/guests/rust/Cargo.toml";
 

@@ -15,12 +15,13 @@ pub(crate) async fn free(store: impl Send + 'static, memory: u64, reclaimer: &Re
         return;
     }
     let Ok(runtime) = Handle::try_current() else { return };
-    let (_until_freed, until_freed) = channel::<()>();
-    if cfg!(debug_assertions) {
-        // In tests, whose clocks may be paused: tokio moves such a clock on when there is nothing to do but wait, unless
-        // there is a blocking task.
+    // In tests, whose clocks may be paused: tokio moves such a clock on when there is nothing to do but wait, unless there is a
+    // blocking task.
+    let _until_freed = cfg!(debug_assertions).then(|| {
+        let (freed, until_freed) = channel::<()>();
         drop(runtime.spawn_blocking(move || until_freed.recv()));
-    }
+        freed
+    });
     let freed = reclaimer.run(move || {
         // What is dropped may start tasks: files are closed by one.
         let _runtime = runtime.enter();

@@ -12,7 +12,7 @@ use airssys_wasm_registry::{
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
-use crate::support::{ACTOR, Probe, ask, id, settle, spawn, system};
+use crate::support::{ACTOR, Probe, Switch, ask, id, settle, spawn, system};
 
 /// Knows the names that begin with `far`, and refuses what is sent to `far/full`.
 #[derive(Default)]
@@ -139,15 +139,6 @@ async fn a_message_that_was_lost_elsewhere_is_a_dead_letter_and_can_be_sent_agai
     assert!(letter.to.is_elsewhere() && matches!(letter.reason, DeadReason::Lost), "{letter:?}");
     system.resend(letter.number).unwrap();
     assert_eq!((system.dead_letters().len(), far.told.lock().len()), (0, 1));
-}
-
-#[derive(Debug)]
-struct Switch(AtomicBool);
-
-impl Fence for Switch {
-    fn holds(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
 }
 
 #[tokio::test]

@@ -2,13 +2,16 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, LazyLock},
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use airssys_wasm_actor::{
-    ActorRef, ActorSpec, ActorState, ActorSystem, AskError, Backoff, Capabilities, Intensity, NativeActor,
+    ActorRef, ActorSpec, ActorState, ActorSystem, AskError, Backoff, Capabilities, Fence, Intensity, NativeActor,
     NativeContext, NativeSpec, RestartPolicy, Strategy, SupervisorPolicy, SystemConfig,
 };
 use airssys_wasm_engine::{EngineConfig, LoadedComponent, PoolConfig, Profile, WasmEngine};
@@ -49,6 +52,16 @@ pub(crate) static ASYNC_WASMCLOUD: LazyLock<LoadedComponent> =
 
 pub(crate) static LATER: LazyLock<LoadedComponent> =
     LazyLock::new(|| ENGINE.load_wat_blocking(fixtures::LATER, Profile::Plain).unwrap());
+
+/// A fence that holds as long as it says.
+#[derive(Debug)]
+pub(crate) struct Switch(pub(crate) AtomicBool);
+
+impl Fence for Switch {
+    fn holds(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 pub(crate) fn system() -> ActorSystem {
     ActorSystem::new(ENGINE.clone(), SystemConfig { seed: Some(1), ..SystemConfig::default() })

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use airssys_wasm_actor::{
-    ActorSpec, AskError, CallError, Capabilities, ContractKind, Links, Stop, SystemEvent, UpgradeError, UpgradeOptions,
+    ActorSpec, ActorSystem, AskError, CallError, Capabilities, ContractKind, Links, Stop, SystemEvent, UpgradeError,
+    UpgradeOptions,
 };
 use airssys_wasm_engine::{EngineConfig, Feature, LoadError, Profile, WasmEngine, wasmtime::component::Val};
 use airssys_wasm_isolation::{CrashKind, SandboxSpec};
@@ -228,16 +229,20 @@ const BEGINS: &str = r#"(component
     (func (export "begin") async (param "n" u32) (result u32)
         (canon lift (core func $i "begin") async (callback (core func $i "callback")))))"#;
 
+/// An actor whose exports are called, and whose imports lead to others.
+fn linked(system: &ActorSystem, name: &str, text: &str, links: Links) -> ActorSpec<()> {
+    let component = system.engine().load_wat_blocking(text, Profile::Plain).unwrap();
+    let sandbox = SandboxSpec::new(system.link_with(&component, &links).unwrap(), limits()).unwrap();
+    let spec = ActorSpec::new(id(name), sandbox).with_contract(ContractKind::Exports).with_links(links);
+    spec.with_restart(at_once(100)).with_capabilities(Capabilities::all())
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_call_that_a_guest_leaves_behind_is_of_its_message() {
     for (numbers, ends) in [(NEXT, false), (WAITS, true)] {
         let system = system();
-        let spec_of = |name: &str, text: &str, deadline, links: Links| {
-            let component = system.engine().load_wat_blocking(text, Profile::Plain).unwrap();
-            let limits = ResourceLimits { deadline, ..limits() };
-            let sandbox = SandboxSpec::new(system.link_with(&component, &links).unwrap(), limits).unwrap();
-            let spec = ActorSpec::new(id(name), sandbox).with_contract(ContractKind::Exports).with_links(links);
-            spec.with_restart(at_once(100)).with_capabilities(Capabilities::all())
+        let spec_of = |name, text, deadline, links| {
+            limited(linked(&system, name, text, links), ResourceLimits { deadline, ..limits() })
         };
         let links = Links::default().with("acme:numbers/numbers@1.0.0", id("numbers"));
         let hour = Duration::from_secs(3600);
@@ -254,15 +259,9 @@ async fn a_call_that_a_guest_leaves_behind_is_of_its_message() {
 #[tokio::test]
 async fn an_async_import_leads_to_an_actor() {
     let system = system();
-    let spec_of = |name: &str, text: &str, links: Links| {
-        let component = system.engine().load_wat_blocking(text, Profile::Plain).unwrap();
-        let sandbox = SandboxSpec::new(system.link_with(&component, &links).unwrap(), limits()).unwrap();
-        let spec = ActorSpec::new(id(name), sandbox).with_contract(ContractKind::Exports).with_links(links);
-        spec.with_restart(at_once(100)).with_capabilities(Capabilities::all())
-    };
     let links = Links::default().with("acme:numbers/numbers@1.0.0", id("numbers"));
-    let numbers = system.spawn(spec_of("numbers", NEXT, Links::default())).await.unwrap();
-    let caller = system.spawn(spec_of("caller", TWICE, links)).await.unwrap();
+    let numbers = system.spawn(linked(&system, "numbers", NEXT, Links::default())).await.unwrap();
+    let caller = system.spawn(linked(&system, "caller", TWICE, links)).await.unwrap();
     let twice = system.export::<(u32,), (u32,)>(&caller, "twice").unwrap();
     assert_eq!(twice.call((5,)).await.unwrap(), (7,));
     // It has no word for a failure, so it crashes, and both are there again.

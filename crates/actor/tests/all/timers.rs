@@ -9,8 +9,8 @@ use std::{
 };
 
 use airssys_wasm_actor::{
-    ActorRef, ActorSystem, Bytes, Capabilities, DeadReason, Fence, NativeActor, NativeContext, NativeSpec,
-    ReminderError, Reminders, Stop, UpgradeOptions,
+    ActorRef, ActorSystem, Bytes, Capabilities, DeadReason, NativeActor, NativeContext, NativeSpec, ReminderError,
+    Reminders, Stop, UpgradeOptions,
 };
 use airssys_wasm_limits::ByteSize;
 use airssys_wasm_registry::{ComponentId, MessageEnvelope, Refusal};
@@ -18,7 +18,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, time::Instant};
 
-use crate::support::{ACTOR, LATER, Probe, Shared, at_once, id, sandbox, settle, spawn, spec, system};
+use crate::support::{ACTOR, LATER, Probe, Shared, Switch, at_once, id, sandbox, settle, spawn, spec, system};
 
 fn command(number: u8, name: &str, after_ms: u64, payload: &str) -> Vec<u8> {
     [&[number, name.len() as u8], name.as_bytes(), &after_ms.to_le_bytes(), payload.as_bytes()].concat()
@@ -69,15 +69,6 @@ async fn messages_come_when_they_are_due_and_in_that_order() {
     pass(100).await;
     assert_eq!(probe.handled(), "now,a,b,c,d,e", "of those that are due at the same time, the first sent is first");
     assert!(begun.elapsed() < Duration::from_millis(320), "the clock is the test's");
-}
-
-#[derive(Debug)]
-struct Switch(AtomicBool);
-
-impl Fence for Switch {
-    fn holds(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -120,7 +120,7 @@ where
 {
     let (stop, ended) = (host.left.child_token(), CancellationToken::new());
     let accepting = Accepting { stop: stop.clone(), ended: ended.clone() };
-    let components = Components::new(host.client(), &host.config);
+    let components = Components::new(&host);
     let (runtime, most) = (host.runtime.clone(), options.most);
     let runner = Arc::new(Runner { host, system, components, spec, most, making: Semaphore::new(MAKING), stop });
     runtime.spawn(async move {
@@ -657,7 +657,7 @@ mod tests {
         let (system, lattice) = join(&server, "a").await;
         let host = Arc::clone(lattice.host());
         let runner = Runner {
-            components: Components::new(host.client(), &host.config),
+            components: Components::new(&host),
             host,
             system: system.downgrade(),
             spec: |_| async { Err::<ActorSpec<()>, _>(BoxError::from("nothing is made")) },

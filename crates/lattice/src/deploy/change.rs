@@ -249,7 +249,7 @@ pub(super) async fn deploy(host: Arc<Host>, deployment: Deployment) -> Result<Ve
     if let Some((record, _)) = host.directory.named(&name) {
         return Err(DeployError::NameTaken { name, holder: record.owner.host });
     }
-    is_stored(&Components::new(host.client(), &host.config), digest).await?;
+    is_stored(&Components::new(&host), digest).await?;
     let (found, revision, change) = look(&host, &name).await?;
     if let Some(found) = &found {
         is_free(&host, &name, found)?;
@@ -407,7 +407,7 @@ pub(super) async fn roll(
     digest: Digest,
     options: RollOptions,
 ) -> Result<Vec<HostName>, RollError> {
-    is_stored(&Components::new(host.client(), &host.config), digest).await?;
+    is_stored(&Components::new(&host), digest).await?;
     let (found, revision, change) = look(&host, &name).await?;
     let Some(wanted) = found else { return Err(RollError::NotDeployed { name }) };
     is_free(&host, &name, &wanted)?;

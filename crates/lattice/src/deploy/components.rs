@@ -3,18 +3,15 @@
 use std::time::Duration;
 
 use airssys_wasm_actor::Bytes;
-use async_nats::{
-    Client,
-    jetstream::{
-        self, ErrorCode,
-        context::GetStreamErrorKind,
-        object_store::{Config, GetErrorKind, InfoErrorKind, ObjectMetadata, ObjectStore},
-    },
+use async_nats::jetstream::{
+    self, ErrorCode,
+    context::GetStreamErrorKind,
+    object_store::{Config, GetErrorKind, InfoErrorKind, ObjectMetadata, ObjectStore},
 };
 use tokio::{io::AsyncReadExt, time::timeout};
 
 use super::error::ComponentError;
-use crate::{config::LatticeConfig, digest::Digest};
+use crate::{digest::Digest, host::Host};
 
 /// Bytes that a component may have.
 pub(super) const LARGEST: u64 = 64 << 20;
@@ -32,7 +29,8 @@ pub(super) struct Components {
 }
 
 impl Components {
-    pub(super) fn new(client: &Client, config: &LatticeConfig) -> Self {
+    pub(super) fn new(host: &Host) -> Self {
+        let (client, config) = (host.client(), &host.config);
         Self {
             jetstream: jetstream::new(client.clone()),
             config: Config {

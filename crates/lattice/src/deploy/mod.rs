@@ -148,7 +148,7 @@ impl<U: Send + 'static> Lattice<U> {
     ///
     /// [`ComponentError`]; one of more than 64 MiB is too large.
     pub async fn put(&self, component: impl AsRef<[u8]>) -> Result<Digest, ComponentError> {
-        Components::new(self.host().client(), &self.host().config).put(component.as_ref()).await
+        Components::new(self.host()).put(component.as_ref()).await
     }
 
     /// Lets components be placed on this host. What one is granted here is what `spec` makes of its manifest, under this host's own limits:
