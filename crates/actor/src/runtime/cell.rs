@@ -14,7 +14,7 @@ use airssys_wasm_registry::{
     ActorAddress, ComponentId, Load, MessageEnvelope, Refusal, Subscription, TopicPattern, TraceContext, WhenFull,
 };
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::{
     DeadReason, Lifecycle,
@@ -22,10 +22,10 @@ use crate::{
         call::Exports,
         endpoint::Endpoint,
         keeper::Fence,
-        late::Late,
         mailbox::{Delivery, Mailbox, MailboxSize, ReplyTo},
         metrics::Metrics,
         orders::{Control, OrderInbox, Orders},
+        queue::Receiver,
         services::Services,
         sync::{Shared, shared},
         timers::OwnTimers,
@@ -41,7 +41,6 @@ pub(crate) struct Cell {
     /// How long a chain of dependencies it stands on; of those below a supervisor, the longest of all of them.
     pub(crate) level: AtomicU32,
     pub(crate) mailbox: Mailbox,
-    pub(super) late: Late,
     pub(crate) orders: Orders,
     /// Whether it was killed, which no later incarnation takes back.
     killed: Shared<AtomicBool>,
@@ -88,18 +87,10 @@ struct Gate {
     moved: Mutex<bool>,
 }
 
-/// Wakes an actor that may be waiting until its mailbox is empty.
-struct GivenBack<'a>(&'a Cell);
-
-impl Drop for GivenBack<'_> {
-    fn drop(&mut self) {
-        self.0.orders.wake();
-    }
-}
-
 /// The receiving ends of a cell.
+#[derive(Default)]
 pub(crate) struct Inbox {
-    pub(crate) messages: Shared<mpsc::Receiver<Delivery>>,
+    pub(crate) messages: Receiver<Delivery>,
     pub(crate) orders: OrderInbox,
 }
 
@@ -119,15 +110,13 @@ impl Cell {
         mailbox: MailboxSize,
         Tenure { can_be_passivated, fence }: Tenure,
     ) -> (Arc<Self>, Inbox) {
-        let (mailbox, messages) = Mailbox::new(mailbox);
         let cell = Self {
             metrics,
             address,
             supervised,
             level: AtomicU32::new(level),
             killed: shared(AtomicBool::new(false)),
-            mailbox,
-            late: Late::default(),
+            mailbox: Mailbox::new(mailbox),
             orders: Orders::default(),
             handles_several: AtomicBool::new(false),
             later: AtomicU8::new(0),
@@ -146,7 +135,7 @@ impl Cell {
             timers: OwnTimers::default(),
             services: Arc::clone(services),
         };
-        (Arc::new(cell), Inbox { messages, orders: OrderInbox::default() })
+        (Arc::new(cell), Inbox::default())
     }
 
     pub(crate) fn id(&self) -> &ComponentId {
@@ -274,11 +263,11 @@ impl Cell {
 
     /// Closes the mailbox and gives up the name, unless there is a message in it or on its way into it. Nobody finds the
     /// mailbox closed and the name taken, so that who is refused here finds another by the name, or nobody.
-    pub(super) fn passivate(&self, inbox: &mut Inbox) -> bool {
+    pub(super) fn passivate(&self) -> bool {
         let Some(gate) = &self.gate else { return false };
         let mut moved = gate.moved.lock();
         gate.closing.store(true, Ordering::SeqCst);
-        if self.mailbox.close_if_empty(&mut inbox.messages) {
+        if self.mailbox.close_if_empty() {
             // Fails if the name is deregistered already.
             _ = self.services.registry.deregister(&self.address);
             *moved = true;
@@ -305,8 +294,6 @@ impl Cell {
 
     /// Puts a message into the mailbox that did not find room at once, as soon as there is some.
     pub(crate) async fn push_later(&self, delivery: Delivery) -> Result<(), (Refusal, Delivery)> {
-        // Dropped after the place of a sender that does not use it.
-        let _given_back = self.gate.as_ref().map(|_| GivenBack(self));
         let pushed = self.mailbox.push_later(delivery).await;
         pushed.map_err(|(reason, delivery)| (self.refusal(reason), delivery))
     }

@@ -66,7 +66,7 @@ impl<B: Blueprint> ActorTask<B> {
         self.cell.set_state(Lifecycle::Stopping);
         self.close();
         let because = error.to_string();
-        while let Ok(mut delivery) = self.inbox.messages.try_recv() {
+        while let Some(mut delivery) = self.cell.mailbox.try_next(&mut self.inbox.messages) {
             if let Some(mut call) = delivery.take_call() {
                 call.pending.fail(CallError::NotActivated(Arc::clone(&error)));
                 continue;
@@ -268,7 +268,7 @@ impl<B: Blueprint> ActorTask<B> {
 
     /// Gives up the name, after the incarnation has ended. `false` if a message came meanwhile.
     pub(super) fn passivate(&mut self) -> bool {
-        if !self.cell.passivate(&mut self.inbox) {
+        if !self.cell.passivate() {
             return false;
         }
         if let Some(kept) = &mut self.kept {

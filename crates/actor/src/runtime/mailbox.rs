@@ -6,23 +6,21 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Context, Poll},
 };
 
 use airssys_wasm_registry::{Load, MessageEnvelope, Refusal, Undelivered};
 use bytes::Bytes;
-use tokio::sync::{
-    OwnedSemaphorePermit, Semaphore, TryAcquireError,
-    mpsc::{self, error::TrySendError},
-    oneshot,
-};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
 
 use crate::{
     CrashReport, StartError,
     failure::declined::Declined,
     runtime::{
         call::Call,
+        queue::{Queue, Receiver},
         shares::{Free, Held, Kib, Place, Shares},
-        sync::{Shared, point, quiet, quiet_mut, shared},
+        sync::{Shared, quiet, shared},
     },
 };
 
@@ -161,7 +159,7 @@ pub(crate) struct MailboxSize {
 
 /// The sending end of a mailbox.
 pub(crate) struct Mailbox {
-    messages: Shared<mpsc::Sender<Delivery>>,
+    messages: Shared<Queue<Delivery>>,
     /// A permit for each KiB that large messages may take up, and how many there are in all.
     permits: Shared<Arc<Semaphore>>,
     kib: u32,
@@ -176,15 +174,12 @@ pub(crate) struct Mailbox {
 const ONLY_CALLS: u64 = 1 << 63;
 
 impl Mailbox {
-    pub(crate) fn new(
-        MailboxSize { messages, bytes, shares }: MailboxSize,
-    ) -> (Self, Shared<mpsc::Receiver<Delivery>>) {
+    pub(crate) fn new(MailboxSize { messages, bytes, shares }: MailboxSize) -> Self {
         let kib = u32::try_from(bytes >> 10).unwrap_or(u32::MAX).max(1);
         let shares = Shares::new(messages, kib, shares);
-        let (messages, receiver) = mpsc::channel(messages);
+        let messages = shared(Queue::new(messages));
         let permits = shared(Arc::new(Semaphore::new(kib as usize)));
-        let messages = shared(messages);
-        (Self { messages, permits, kib, shares, takes: AtomicU64::new(!ONLY_CALLS) }, shared(receiver))
+        Self { messages, permits, kib, shares, takes: AtomicU64::new(!ONLY_CALLS) }
     }
 
     pub(crate) fn set_message_size(&self, bytes: u64) {
@@ -245,23 +240,14 @@ impl Mailbox {
                 Err(TryAcquireError::Closed) => return Err((Refusal::Stopped, delivery)),
             }
         }
-        // Not `try_send`, which moves the message twice more.
-        match self.messages.try_reserve() {
-            Ok(place) => {
-                point();
-                place.send(delivery);
-                Ok(())
-            }
-            Err(TrySendError::Full(())) => Err((Refusal::Full, delivery)),
-            Err(TrySendError::Closed(())) => Err((Refusal::Stopped, delivery)),
-        }
+        self.messages.try_push(delivery)
     }
 
     /// Takes what a message needs of its sender's share.
     #[inline(never)]
     fn try_hold(&self, delivery: &mut Delivery, size: usize) -> Result<(), Refusal> {
         let (Some(shares), Some(sender)) = (&self.shares, delivery.message.sender()) else { return Ok(()) };
-        let free = Free { messages: self.messages.capacity(), kib: self.permits.available_permits() };
+        let free = Free { messages: self.messages.room(), kib: self.permits.available_permits() };
         match shares.try_hold(sender.generation(), self.kib_of(size), free) {
             Some(held) => {
                 delivery.hold(held);
@@ -291,44 +277,42 @@ impl Mailbox {
                 Err(_) => return Err((Refusal::Stopped, delivery)),
             }
         }
-        let Ok(place) = self.messages.reserve().await else { return Err((Refusal::Stopped, delivery)) };
-        point();
-        place.send(delivery);
-        Ok(())
+        self.messages.push(delivery).await.map_err(|delivery| (Refusal::Stopped, delivery))
+    }
+
+    /// The next message. `None` once it is closed and empty.
+    #[inline]
+    pub(crate) fn poll_next(&self, receiver: &mut Receiver<Delivery>, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
+        self.messages.poll_next(receiver, cx)
+    }
+
+    /// The next message, if there is one.
+    pub(crate) fn try_next(&self, receiver: &mut Receiver<Delivery>) -> Option<Delivery> {
+        self.messages.try_next(receiver)
     }
 
     /// Whether there is nothing in it.
     pub(crate) fn is_empty(&self) -> bool {
-        self.messages.capacity() == self.messages.max_capacity()
+        self.messages.len() == 0
     }
 
-    /// Takes no more messages, unless there is one in it or on its way into it. Senders may find it full meanwhile, and those
-    /// that wait are refused by [`close`](Self::close).
-    pub(crate) fn close_if_empty(&self, receiver: &mut Shared<mpsc::Receiver<Delivery>>) -> bool {
-        let messages = quiet(&self.messages);
-        // While all places are held, nobody has one.
-        let Ok(_all) = messages.try_reserve_many(messages.max_capacity()) else { return false };
-        quiet_mut(receiver).close();
-        true
+    /// Takes no more messages, unless there is one in it. Senders that wait for a share of it are refused by
+    /// [`close`](Self::close).
+    pub(crate) fn close_if_empty(&self) -> bool {
+        quiet(&self.messages).close_if_empty()
     }
 
-    /// Refuses senders that wait for room, and later ones.
+    /// Takes no more messages. Senders that wait for room are refused.
     pub(crate) fn close(&self) {
+        self.messages.close();
         self.permits.close();
         if let Some(shares) = &self.shares {
             shares.close();
         }
     }
 
-    /// A place that a sender has got hold of and not used.
-    #[cfg(test)]
-    pub(super) fn hold_place(&self) -> mpsc::Permit<'_, Delivery> {
-        self.messages.try_reserve().unwrap()
-    }
-
     pub(crate) fn load(&self) -> Load {
-        let capacity = self.messages.max_capacity();
-        Load { queued: capacity - self.messages.capacity(), capacity }
+        Load { queued: self.messages.len(), capacity: self.messages.capacity() }
     }
 }
 
@@ -341,7 +325,7 @@ mod tests {
     #[test]
     fn a_message_that_goes_to_another_mailbox_has_no_place_in_the_first() {
         let size = |shares| MailboxSize { messages: 4, bytes: 8 << 10, shares: NonZeroU32::new(shares).unwrap() };
-        let ((first, _first), (second, _second)) = (Mailbox::new(size(4)), Mailbox::new(size(1)));
+        let (first, second) = (Mailbox::new(size(4)), Mailbox::new(size(1)));
         let sender = ActorAddress::elsewhere(&"sender".parse().unwrap(), 1);
         let of = |payload: &str| {
             let message = MessageEnvelope::new(payload.to_owned());

@@ -1,6 +1,6 @@
 //! Mailbox, orders and shares under seeded schedules: at each [`point`] shuttle decides which task runs next. A lost
-//! wake-up is a deadlock, which shuttle reports with its schedule. Channels and semaphores are tokio's own; each of their
-//! operations is one step. Memory is sequentially consistent, so that a wrong `Ordering` is not found.
+//! wake-up is a deadlock, which shuttle reports with its schedule. Semaphores are tokio's own; each of their operations, and
+//! of the queue's under its lock, is one step. Memory is sequentially consistent, so that a wrong `Ordering` is not found.
 //!
 //! In the environment, `SCHEDULES` is the number of schedules for each test, `SHUTTLE_RANDOM_SEED` the seed.
 
@@ -237,7 +237,7 @@ impl Scene {
         self.sent.lock().push((payload, fate));
     }
 
-    /// A sender that is dropped while it waits, or when it has a place.
+    /// A sender that is dropped while it waits, or when its message has found room.
     fn spawn_abandoned(&self) -> JoinHandle<()> {
         let cell = Arc::clone(&self.cell);
         spawn(async move {
@@ -395,7 +395,7 @@ fn a_message_to_one_that_leaves_is_handled_or_refused() {
 }
 
 #[test]
-fn one_that_is_to_leave_sees_that_a_sender_has_given_its_place_back() {
+fn one_that_is_to_leave_does_not_wait_for_a_sender_that_has_gone() {
     schedules(|| {
         block_on(async {
             let (scene, mut task, _told) = Scene::with(1, Start::Lives, Some(Box::new(Forgetful)));

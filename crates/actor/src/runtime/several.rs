@@ -154,7 +154,7 @@ impl<B: Blueprint> Episode<'_, B> {
         }
         let reply = task.begin_turn()?;
         let delivery = task.in_flight.take()?;
-        let taken = task.cell.metrics.taken(|| task.inbox.messages.len());
+        let taken = task.cell.metrics.taken(|| task.cell.load().queued);
         if let Some(kept) = &mut task.kept {
             kept.keeper.touched();
         }

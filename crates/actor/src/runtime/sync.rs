@@ -18,12 +18,6 @@ mod imp {
         value
     }
 
-    /// The same, to change it.
-    #[inline(always)]
-    pub(crate) fn quiet_mut<T>(value: &mut Shared<T>) -> &mut T {
-        value
-    }
-
     /// A scheduling point.
     #[inline(always)]
     pub(crate) fn point() {}
@@ -58,10 +52,6 @@ mod imp {
 
     pub(crate) fn quiet<T>(value: &Shared<T>) -> &T {
         &value.0
-    }
-
-    pub(crate) fn quiet_mut<T>(value: &mut Shared<T>) -> &mut T {
-        &mut value.0
     }
 
     /// Does nothing outside of a schedule.

@@ -13,10 +13,7 @@ use airssys_wasm_isolation::{Crash, CrashKind};
 use airssys_wasm_limits::CancellationToken;
 use airssys_wasm_registry::{MessageEnvelope, Refusal, TraceContext, Undelivered};
 use bytes::Bytes;
-use tokio::{
-    sync::mpsc::{self, error::TryRecvError},
-    time::{Instant, Sleep, sleep_until},
-};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::{Instrument, Span, field};
 
 use crate::{
@@ -37,7 +34,6 @@ use crate::{
         owner::{ChildEvent, ChildEventKind, Owner},
         recycle::Recycling,
         several::InFlight,
-        sync::shared,
         turn::Turn,
         upgrade::Probation,
     },
@@ -339,7 +335,7 @@ impl<B: Blueprint> ActorTask<B> {
                 return Poll::Ready(Received::Check(done));
             }
             if !pauses {
-                match messages.poll_recv(cx) {
+                match cell.mailbox.poll_next(messages, cx) {
                     Poll::Ready(Some(mut delivery)) => {
                         delivery.taken();
                         *in_flight = Some(delivery);
@@ -347,10 +343,6 @@ impl<B: Blueprint> ActorTask<B> {
                         continue;
                     }
                     Poll::Ready(None) => return Poll::Ready(Received::Drained),
-                    // Do not wait for senders that have reserved a slot: they may never be polled.
-                    Poll::Pending if messages.is_closed() && messages.is_empty() => {
-                        return Poll::Ready(Received::Drained);
-                    }
                     Poll::Pending => {}
                 }
             }
@@ -360,7 +352,7 @@ impl<B: Blueprint> ActorTask<B> {
             return match orders.poll_next(&cell.orders, cx) {
                 Poll::Ready(Control::Health { done }) => Poll::Ready(Received::Check(done)),
                 Poll::Ready(order) => Poll::Ready(Received::Order(order)),
-                // No message or order says that a sender gave its place back, or that another incarnation has begun.
+                // No message or order says that another incarnation has begun.
                 Poll::Pending if self.is_to_leave() => {
                     Poll::Ready(Received::Order(Control::Passivate { must: true, done: None }))
                 }
@@ -425,7 +417,7 @@ impl<B: Blueprint> ActorTask<B> {
         let Some(delivery) = &self.in_flight else { return Ok(()) };
         let mut turn = Turn::new(&self.cell, reply, &mut self.unheard);
         let message = &delivery.message;
-        let taken = self.cell.metrics.taken(|| self.inbox.messages.len());
+        let taken = self.cell.metrics.taken(|| self.cell.load().queued);
         let (trace, span) = traced(&self.cell, &mut self.random, message);
         // Entering a span costs time even if it is disabled. Boxed, so that the future holds only one of the two.
         let handled = if span.is_disabled() {
@@ -499,7 +491,7 @@ impl<B: Blueprint> ActorTask<B> {
             call.pending.fail(CallError::NotSent(reason));
             return Ok(());
         }
-        let taken = self.cell.metrics.taken(|| self.inbox.messages.len());
+        let taken = self.cell.metrics.taken(|| self.cell.load().queued);
         let (trace, span) = traced(&self.cell, &mut self.random, &delivery.message);
         let deadline = delivery.message.deadline();
         let called = if span.is_disabled() {
@@ -662,7 +654,6 @@ impl<B: Blueprint> ActorTask<B> {
 
     /// Closes the mailbox.
     pub(super) fn close(&mut self) {
-        self.inbox.messages.close();
         self.cell.mailbox.close();
     }
 
@@ -701,13 +692,10 @@ impl<B: Blueprint> ActorTask<B> {
         self.cell.ended.cancel();
     }
 
-    /// Gives up all messages in the mailbox. Returns whether more can come.
-    fn give_up_all(&mut self) -> TryRecvError {
-        loop {
-            match self.inbox.messages.try_recv() {
-                Ok(delivery) => self.cell.give_up(delivery),
-                Err(error) => return error,
-            }
+    /// Gives up all messages in the mailbox, which is closed.
+    fn give_up_all(&mut self) {
+        while let Some(delivery) = self.cell.mailbox.try_next(&mut self.inbox.messages) {
+            self.cell.give_up(delivery);
         }
     }
 
@@ -770,72 +758,5 @@ impl<B: Blueprint> Drop for ActorTask<B> {
     fn drop(&mut self) {
         self.terminate();
         self.cell.orders.close();
-        // A sender may have reserved a slot, and send later.
-        if self.give_up_all() == TryRecvError::Empty {
-            let messages = std::mem::replace(&mut self.inbox.messages, shared(mpsc::channel(1).1));
-            self.cell.take_over(messages);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use airssys_wasm_engine::{EngineConfig, WasmEngine};
-    use bytes::Bytes;
-    use tokio::sync::{Notify, oneshot};
-
-    use super::*;
-    use crate::{
-        ActorSystem, NativeActor, NativeContext, NativeSpec, SystemConfig,
-        runtime::mailbox::{Delivery, ReplyTo},
-    };
-
-    /// Fails its start once notified.
-    struct Refuses(Arc<Notify>);
-
-    impl NativeActor for Refuses {
-        async fn init(&mut self, _: &NativeContext) -> Result<(), String> {
-            self.0.notified().await;
-            Err("told to refuse".to_owned())
-        }
-
-        async fn handle(&mut self, _: &MessageEnvelope, _: &NativeContext) -> Result<Option<Bytes>, String> {
-            Ok(None)
-        }
-    }
-
-    #[tokio::test]
-    async fn a_place_that_is_used_after_a_failed_start_leads_to_the_dead_letters() {
-        let engine = WasmEngine::new(EngineConfig::small().compile_in_process()).unwrap();
-        let system = ActorSystem::new(engine, SystemConfig::default());
-        let go = Arc::new(Notify::new());
-        let spec = NativeSpec::new("refuses".parse().unwrap(), {
-            let go = Arc::clone(&go);
-            move || Refuses(Arc::clone(&go))
-        });
-        let spawning = tokio::spawn({
-            let system = system.clone();
-            async move { system.spawn_native(spec).await }
-        });
-        let cell = loop {
-            match system.find("refuses") {
-                Some(actor) => break actor.0,
-                None => tokio::task::yield_now().await,
-            }
-        };
-        let (told, asked) = (cell.mailbox.hold_place(), cell.mailbox.hold_place());
-        go.notify_one();
-        spawning.await.unwrap().unwrap_err();
-
-        told.send(Delivery::new("late".into(), None));
-        let (reply, answer) = oneshot::channel();
-        asked.send(Delivery::new("late too".into(), Some(ReplyTo(reply))));
-        answer.await.unwrap_err();
-        while system.dead_letters().is_empty() {
-            tokio::task::yield_now().await;
-        }
-        let letters = system.dead_letters().list();
-        assert_eq!(letters.len(), 1, "the asker was told");
-        assert!(matches!(letters[0].reason, DeadReason::Stopped), "{:?}", letters[0]);
     }
 }
