@@ -337,8 +337,6 @@ where
 struct Values {
     used: Arc<Used>,
     params: Vec<Val>,
-    /// Whether they are known to be of the export's types.
-    checked: bool,
 }
 
 type Dynamic = Asked<Values, Vec<Val>>;
@@ -380,17 +378,16 @@ impl ActorRef {
         export: &str,
         params: Vec<Val>,
     ) -> Result<Vec<Val>, CallError> {
-        let (call, result) = by_values(&Arc::new(Used::any(export)), params, false);
+        let (call, result) = by_values(&Arc::new(Used::any(export)), params);
         self.0.called(delivery(deadline, call), result).await
     }
 }
 
-/// A call with values, which may be known to be of the export's types. An incarnation remembers the export as long as
-/// somebody uses it.
-pub(crate) fn by_values(used: &Arc<Used>, params: Vec<Val>, checked: bool) -> Made<Vec<Val>> {
+/// A call with values. An incarnation remembers the export as long as somebody uses it.
+pub(crate) fn by_values(used: &Arc<Used>, params: Vec<Val>) -> Made<Vec<Val>> {
     let (caller, result) = Caller::new();
     let size = params.iter().map(weight).sum();
-    let pending = Box::new(Asked { what: Values { used: Arc::clone(used), params, checked }, size, caller });
+    let pending = Box::new(Asked { what: Values { used: Arc::clone(used), params }, size, caller });
     (Call { pending, how: &WithValues }, result)
 }
 
@@ -428,10 +425,9 @@ impl<U: Send + 'static> GuestLive<U> {
     }
 
     async fn call_dynamic(&mut self, call: &mut Dynamic, interrupt: &CancellationToken) -> Result<(), Crash> {
-        let Values { used, params, checked } = &call.what;
+        let Values { used, params } = &call.what;
         let mut sandbox = self.sandbox();
-        let found =
-            self.found.get(used, || self.component.export(&used.name).and_then(|export| sandbox.dynamic(&export)));
+        let found = self.found.get(used, || used.find(&self.component).and_then(|export| sandbox.dynamic(&export)));
         let export: &DynamicExport = match found {
             Ok(export) => export,
             Err(error) => {
@@ -440,7 +436,7 @@ impl<U: Send + 'static> GuestLive<U> {
                 return Ok(());
             }
         };
-        if *checked {
+        if used.is_imported() {
             let (results, sandbox) = sandbox.call_dynamic_checked(export, params, interrupt).await?;
             self.back(sandbox);
             call.caller.tell(Ok(results));
