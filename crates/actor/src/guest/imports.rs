@@ -1,7 +1,10 @@
 //! The imports of guests: messaging and logging. Each messaging call is checked against the component's capabilities; a
 //! denied call returns an error to the guest.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use airssys_wasm_engine::{
     Linker, LoadedComponent,
@@ -187,12 +190,12 @@ impl<U> ActorState<U> {
     }
 
     pub(super) fn deny(&mut self, action: DeniedAction, target: &str) {
-        self.denials += 1;
+        let denials = self.denials.get_or_insert_default().fetch_add(1, Ordering::Relaxed) + 1;
         self.cell.metrics.denied.increment(1);
         // A guest must not flood the log or the events.
-        if is_news(self.denials) {
-            tracing::warn!(actor = %self.cell.id(), nth = self.denials, %action, target = %shown(target), "denied");
-            let (actor, denials) = (&self.cell.address, self.denials);
+        if is_news(denials) {
+            tracing::warn!(actor = %self.cell.id(), nth = denials, %action, target = %shown(target), "denied");
+            let actor = &self.cell.address;
             self.cell.services.event(|| SystemEvent::Denied {
                 actor: actor.clone(),
                 action,

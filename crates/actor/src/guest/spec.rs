@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     num::NonZeroU32,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use airssys_wasm_engine::ComponentTemplate;
@@ -195,8 +195,8 @@ pub struct ActorState<U = ()> {
     pub(crate) in_flight: Option<InFlight>,
     /// Where links were called.
     pub(crate) fitting: Option<Box<Fitting>>,
-    /// Calls denied in this incarnation.
-    pub(crate) denials: u64,
+    /// Calls denied in this incarnation, or in all sandboxes of a [`Front`](crate::Front).
+    pub(crate) denials: Option<Arc<AtomicU64>>,
     /// Until when all that it asks must have ended: that of a [`Front`](crate::Front)'s request.
     pub(crate) ends: Option<Instant>,
 }
@@ -211,7 +211,7 @@ impl<U> ActorState<U> {
             turns: None,
             in_flight: None,
             fitting: None,
-            denials: 0,
+            denials: None,
             ends: None,
         }
     }
