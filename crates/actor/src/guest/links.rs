@@ -28,7 +28,7 @@ use crate::{
     failure::policy::later,
     guest::{
         calls::{self, Made, typed, weight},
-        imports::share,
+        imports::{room, share},
     },
     runtime::{
         call::{LinkedInterface, Used, come_back},
@@ -253,7 +253,7 @@ fn by_values<U: Send + 'static>(
     instance.func_new_async(&name, move |mut store: Ctx<'_, U>, _, params, results| {
         let (function, speaks) = (Arc::clone(&function), Arc::clone(&speaks));
         Box::new(async move {
-            let called = function.call(&mut store, calls::by_values(&function.used, params.to_vec())).await;
+            let called = function.call(&mut store, calls::by_values(&function.used, params.to_vec(), None)).await;
             let called = called.and_then(|values| function.heard(&store, values.iter().map(weight).sum(), values));
             function.give(called, &speaks, results)
         })
@@ -270,7 +270,8 @@ fn by_values_of_an_async_one<U: Send + 'static>(
     instance.func_new_concurrent(&name, move |tasks: &Accessor<HostState<ActorState<U>>>, _, params, results| {
         let (function, speaks) = (Arc::clone(&function), Arc::clone(&speaks));
         Box::pin(async move {
-            let made = calls::by_values(&function.used, params.to_vec());
+            let room = tasks.with(|mut store| room(store.data_mut()));
+            let made = calls::by_values(&function.used, params.to_vec(), Some(Arc::clone(&room)));
             let weighs = made.0.pending.size();
             let begun = tasks.with(|mut store| {
                 let data = store.data_mut();
@@ -365,14 +366,20 @@ impl Function {
         Ok(())
     }
 
-    /// Why a call failed that a receiver took: perhaps it had gone over to a version that does not fit.
-    fn not_called(&self, error: CallError) -> LinkFault {
-        let CallError::Contract(error) = error else { return LinkFault::Call(error) };
-        let exported = match &*error {
-            ExportError::Mistyped { actual, .. } => Some(actual.clone()),
-            _ => None,
-        };
-        LinkFault::Mismatch { imported: describe_func(self.full(), self.ty()), exported }
+    /// Why a call failed that a receiver took.
+    fn failed_there(&self, error: CallError) -> LinkFault {
+        match error {
+            // It had gone over to a version that does not fit.
+            CallError::Contract(error) => LinkFault::Mismatch {
+                imported: describe_func(self.full(), self.ty()),
+                exported: match &*error {
+                    ExportError::Mistyped { actual, .. } => Some(actual.clone()),
+                    _ => None,
+                },
+            },
+            CallError::ResultTooLarge { size, allowed } => LinkFault::Result(Refusal::TooLarge { size, allowed }),
+            error => LinkFault::Call(error),
+        }
     }
 
     async fn call<U: Send + 'static, R>(&self, store: &mut Ctx<'_, U>, made: Made<R>) -> Result<R, LinkFault> {
@@ -435,7 +442,7 @@ impl Function {
                 delivery.let_go();
                 let pushed = if waits { receiver.push(delivery).await } else { receiver.try_push(delivery) };
                 match pushed {
-                    Ok(()) => return come_back(result, None).await.map_err(|error| self.not_called(error)),
+                    Ok(()) => return come_back(result, None).await.map_err(|error| self.failed_there(error)),
                     Err((Refusal::Moved, back)) => {
                         delivery = back;
                         match awakened(&caller, receiver.id()) {

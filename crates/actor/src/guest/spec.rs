@@ -16,9 +16,10 @@ use tokio::time::Instant;
 
 use crate::{
     BoxError, Capabilities, ContractKind, Links, Recycle,
-    guest::{in_flight::InFlight, incarnation::MakeState, links::Fitting},
+    guest::{incarnation::MakeState, links::Fitting},
     runtime::{
         cell::Cell,
+        in_flight::InFlight,
         options::{ActorOptions, option_methods},
     },
 };
@@ -193,6 +194,8 @@ pub struct ActorState<U = ()> {
     pub(crate) turns: Option<Box<Turns>>,
     /// Requests on their way, of a guest that can have several.
     pub(crate) in_flight: Option<InFlight>,
+    /// Answers to them that wait until the guest takes them.
+    pub(crate) answers: Option<InFlight>,
     /// Where links were called.
     pub(crate) fitting: Option<Box<Fitting>>,
     /// Calls denied in this incarnation, or in all sandboxes of a [`Front`](crate::Front).
@@ -210,6 +213,7 @@ impl<U> ActorState<U> {
             turn: TurnState::default(),
             turns: None,
             in_flight: None,
+            answers: None,
             fitting: None,
             denials: None,
             ends: None,

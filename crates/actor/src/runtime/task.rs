@@ -829,7 +829,7 @@ mod tests {
 
         told.send(Delivery::new("late".into(), None));
         let (reply, answer) = oneshot::channel();
-        asked.send(Delivery::new("late too".into(), Some(ReplyTo(reply))));
+        asked.send(Delivery::new("late too".into(), Some(ReplyTo::new(reply))));
         answer.await.unwrap_err();
         while system.dead_letters().is_empty() {
             tokio::task::yield_now().await;
