@@ -26,6 +26,8 @@ struct Shared {
 #[derive(Debug)]
 struct Bucket {
     left: u64,
+    /// What has come back of the next byte, in parts of which there are as many as ticks in a refill.
+    part: u128,
     /// When it was last looked at, in ticks of the clock.
     at: u64,
     /// Lines dropped that no [`LogLine::Kept`] has told of.
@@ -61,7 +63,14 @@ impl LogAllowance {
         let allowed = quota.limits().log_bytes.as_u64();
         Self(Arc::new(Shared {
             refill: clock.ticks_in(std::time::Duration::from_secs(1)).max(1),
-            bucket: Mutex::new(Bucket { left: allowed, at: clock.ticks(), left_out: 0, first_from: 0, told_from: 0 }),
+            bucket: Mutex::new(Bucket {
+                left: allowed,
+                part: 0,
+                at: clock.ticks(),
+                left_out: 0,
+                first_from: 0,
+                told_from: 0,
+            }),
             clock,
             allowed,
         }))
@@ -72,11 +81,10 @@ impl LogAllowance {
         let Shared { clock, allowed, refill, bucket } = &*self.0;
         let bucket = &mut *bucket.lock().unwrap_or_else(PoisonError::into_inner);
         let now = clock.ticks();
-        let back = u128::from(*allowed) * u128::from(now - bucket.at) / u128::from(*refill);
-        if back > 0 {
-            bucket.left = u64::try_from(back).unwrap_or(u64::MAX).saturating_add(bucket.left).min(*allowed);
-            bucket.at = now;
-        }
+        let back = bucket.part + u128::from(*allowed) * u128::from(now - bucket.at);
+        let (whole, part) = (back / u128::from(*refill), back % u128::from(*refill));
+        bucket.left = u64::try_from(whole).unwrap_or(u64::MAX).saturating_add(bucket.left).min(*allowed);
+        (bucket.part, bucket.at) = (part, now);
         match bucket.left.checked_sub((bytes as u64).saturating_add(LINE)) {
             Some(left) => {
                 bucket.left = left;
@@ -129,6 +137,22 @@ mod tests {
         (0..10_000).for_each(|_| engine.tick());
         assert_eq!([log.line(100), log.line(100)], [kept, kept]);
         assert_eq!(log.line(100), LogLine::LeftOut { first: true });
+    }
+
+    /// Whatever part of a byte comes back in a tick.
+    #[test]
+    fn who_writes_all_the_time_has_as_much_as_who_waits() {
+        for allowed in [LINE, 1_500, 1_999, 64_500] {
+            let (engine, log) = allowance(allowed);
+            let mut kept = 0;
+            for _ in 0..10_000 {
+                kept += u64::from(matches!(log.line(0), LogLine::Kept { .. }));
+                engine.tick();
+            }
+            // At once, and in ten seconds.
+            let most = 11 * allowed / LINE;
+            assert!((most - 1..=most).contains(&kept), "{allowed}: {kept} of {most}");
+        }
     }
 
     #[test]

@@ -308,11 +308,10 @@ impl Meter {
         self.tasks.get_or_insert_default().begin(task, number);
     }
 
-    /// A call has returned. What its task does after that still counts as its own.
-    pub fn call_returned(&mut self, task: GuestTaskId) {
-        if let Some(tasks) = &mut self.tasks {
-            tasks.returned(task);
-        }
+    /// The call that [began](Self::begin_call) last with this task. What a task does after its call has returned still counts as
+    /// its own. wasmtime gives the id of a task that has ended to another one.
+    pub fn call_of(&self, task: GuestTaskId) -> Option<u64> {
+        self.tasks.as_ref()?.call_of(task)
     }
 
     /// Which call runs, among calls that run at the same time.
@@ -461,8 +460,7 @@ pub fn begin_call<T: Metered>(store: &mut Store<T>, phase: CallPhase) {
 }
 
 /// Prepares a store for several calls that run at the same time, under the limits of one message each. Each is told to the
-/// meter when it [begins](Meter::begin_call) and when it [has returned](Meter::call_returned). Fuel cannot be counted for
-/// each of them.
+/// meter when it [begins](Meter::begin_call). Fuel cannot be counted for each of them.
 pub fn begin_calls<T: Metered>(store: &mut Store<T>) {
     begin_call(store, CallPhase::Message);
     store.data_mut().meter().tasks = Some(Box::default());

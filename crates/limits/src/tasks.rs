@@ -30,11 +30,11 @@ impl Default for RunningCall {
 }
 
 /// The calls that a store was told of, by their tasks. What a task starts beside itself counts as its own, also after it has
-/// returned.
+/// returned: nobody says when it has ended. wasmtime gives the ids of those that have ended again: there are no more than places
+/// in its table, which is bounded.
 #[derive(Debug, Default)]
 pub(crate) struct Tasks {
     calls: HashMap<GuestTaskId, Call>,
-    in_flight: usize,
     /// The task that was seen last.
     running: Option<GuestTaskId>,
     pub(crate) running_call: RunningCall,
@@ -44,32 +44,24 @@ pub(crate) struct Tasks {
 
 #[derive(Debug, Default)]
 struct Call {
-    /// None for a task that goes on long after it has returned.
+    /// None for a task that nobody told of.
     number: Option<u64>,
-    has_returned: bool,
     cpu_ns: u64,
     host_calls: u64,
 }
 
-/// Calls that have returned and are remembered. One that is forgotten and goes on is a new one.
-const RETURNED: usize = 256;
-
 impl Tasks {
     pub(crate) fn begin(&mut self, task: GuestTaskId, number: u64) {
-        if self.calls.len() > 2 * self.in_flight + RETURNED {
-            self.calls.retain(|_, call| !call.has_returned);
-        }
         if self.running == Some(task) {
             // One that ended had this task's id.
             self.running = None;
         }
         self.calls.insert(task, Call { number: Some(number), ..Call::default() });
-        self.in_flight += 1;
     }
 
-    pub(crate) fn returned(&mut self, task: GuestTaskId) {
-        self.calls.entry(task).or_default().has_returned = true;
-        self.in_flight = self.in_flight.saturating_sub(1);
+    /// The call that a task was last begun for.
+    pub(crate) fn call_of(&self, task: GuestTaskId) -> Option<u64> {
+        self.calls.get(&task)?.number
     }
 
     /// A task was seen that did not run until now.
@@ -95,7 +87,6 @@ impl Tasks {
         self.shared_out = cpu_ns;
         let Some(task) = self.running else { return 0 };
         let call = self.calls.entry(task).or_default();
-        call.has_returned |= call.number.is_none();
         call.cpu_ns = call.cpu_ns.saturating_add(used);
         call.cpu_ns
     }

@@ -30,6 +30,15 @@ pub enum CallError {
     /// The actor stopped, or was given up, before the call's turn.
     #[error("the actor stopped before it came to this call")]
     Stopped,
+    /// The call was made, and its result is larger than what is left of the room for results that wait for the caller: of a
+    /// guest that made several calls at the same time.
+    #[error("the result has {size} bytes, and there is room for {allowed}")]
+    ResultTooLarge {
+        /// Bytes of the result.
+        size: u64,
+        /// Bytes that are left.
+        allowed: u64,
+    },
     /// The actor was to be brought into memory for this call, and did not start.
     #[error("the actor did not start for this call: {0}")]
     NotActivated(Arc<StartError>),

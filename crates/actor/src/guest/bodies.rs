@@ -19,7 +19,8 @@ use tokio::sync::oneshot;
 
 use crate::{
     ActorState,
-    guest::{imports::share, in_flight::Share, wire::BrokerError},
+    guest::{imports::share, wire::BrokerError},
+    runtime::in_flight::Share,
 };
 
 /// The body of the message in flight. Dropping it ends the streams that were made of it.

@@ -26,6 +26,7 @@ use crate::{
     guest::incarnation::GuestLive,
     runtime::{
         call::{Call, Caller, Pending, Used},
+        in_flight::Room,
         mailbox::Delivery,
     },
 };
@@ -193,6 +194,8 @@ struct Asked<W, R> {
     what: W,
     size: usize,
     caller: Caller<R>,
+    /// Of a caller for whom several results may wait.
+    room: Option<Arc<Room>>,
 }
 
 impl<W: Send + 'static, R: Send + 'static> Pending for Asked<W, R> {
@@ -256,7 +259,13 @@ where
     let (caller, result) = Caller::new();
     let size = params.size();
     let what = Typed { used: Arc::clone(used), params: Some(params) };
-    (Call { pending: Box::new(Asked { what, size, caller }), how: const { &How::<U>(run_typed::<U, P, R>) } }, result)
+    (
+        Call {
+            pending: Box::new(Asked { what, size, caller, room: None }),
+            how: const { &How::<U>(run_typed::<U, P, R>) },
+        },
+        result,
+    )
 }
 
 fn run_typed<'a, U, P, R>(
@@ -305,7 +314,7 @@ where
 {
     let (caller, result) = Caller::new();
     // What a closure holds is unknown.
-    let pending = Box::new(Asked { what: Some(call), size: 0, caller });
+    let pending = Box::new(Asked { what: Some(call), size: 0, caller, room: None });
     (delivery(deadline, Call { pending, how: const { &How::<U>(run_with::<U, R, F>) } }), result)
 }
 
@@ -337,8 +346,6 @@ where
 struct Values {
     used: Arc<Used>,
     params: Vec<Val>,
-    /// Whether they are known to be of the export's types.
-    checked: bool,
 }
 
 type Dynamic = Asked<Values, Vec<Val>>;
@@ -380,17 +387,16 @@ impl ActorRef {
         export: &str,
         params: Vec<Val>,
     ) -> Result<Vec<Val>, CallError> {
-        let (call, result) = by_values(&Arc::new(Used::any(export)), params, false);
+        let (call, result) = by_values(&Arc::new(Used::any(export)), params, None);
         self.0.called(delivery(deadline, call), result).await
     }
 }
 
-/// A call with values, which may be known to be of the export's types. An incarnation remembers the export as long as
-/// somebody uses it.
-pub(crate) fn by_values(used: &Arc<Used>, params: Vec<Val>, checked: bool) -> Made<Vec<Val>> {
+/// A call with values. An incarnation remembers the export as long as somebody uses it.
+pub(crate) fn by_values(used: &Arc<Used>, params: Vec<Val>, room: Option<Arc<Room>>) -> Made<Vec<Val>> {
     let (caller, result) = Caller::new();
     let size = params.iter().map(weight).sum();
-    let pending = Box::new(Asked { what: Values { used: Arc::clone(used), params, checked }, size, caller });
+    let pending = Box::new(Asked { what: Values { used: Arc::clone(used), params }, size, caller, room });
     (Call { pending, how: &WithValues }, result)
 }
 
@@ -428,10 +434,9 @@ impl<U: Send + 'static> GuestLive<U> {
     }
 
     async fn call_dynamic(&mut self, call: &mut Dynamic, interrupt: &CancellationToken) -> Result<(), Crash> {
-        let Values { used, params, checked } = &call.what;
+        let Values { used, params } = &call.what;
         let mut sandbox = self.sandbox();
-        let found =
-            self.found.get(used, || self.component.export(&used.name).and_then(|export| sandbox.dynamic(&export)));
+        let found = self.found.get(used, || used.find(&self.component).and_then(|export| sandbox.dynamic(&export)));
         let export: &DynamicExport = match found {
             Ok(export) => export,
             Err(error) => {
@@ -440,10 +445,14 @@ impl<U: Send + 'static> GuestLive<U> {
                 return Ok(());
             }
         };
-        if *checked {
+        if used.is_imported() {
             let (results, sandbox) = sandbox.call_dynamic_checked(export, params, interrupt).await?;
             self.back(sandbox);
-            call.caller.tell(Ok(results));
+            let fits = call.room.as_ref().map_or(Ok(()), |room| {
+                let size = results.iter().map(weight).sum();
+                room.take(size).map_err(|allowed| CallError::ResultTooLarge { size: size as u64, allowed })
+            });
+            call.caller.tell(fits.map(|()| results));
             return Ok(());
         }
         match sandbox.call_dynamic_until(export, params, interrupt).await {

@@ -1,6 +1,11 @@
 //! Fronts: actors in whose name sandboxes of the embedder's speak, and that take no messages themselves.
 
-use std::{convert::Infallible, fmt, future::ready, sync::Arc};
+use std::{
+    convert::Infallible,
+    fmt,
+    future::ready,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use airssys_wasm_isolation::Crash;
 use airssys_wasm_limits::CancellationToken;
@@ -38,6 +43,8 @@ pub struct Front<U: 'static = ()> {
     pub(crate) actor: ActorRef,
     pub(crate) sandbox: ActorSandbox<U>,
     pub(crate) capabilities: Arc<Capabilities>,
+    /// Calls denied in all its sandboxes: the log and the events hear ever more rarely of them.
+    pub(crate) denials: Arc<AtomicU64>,
 }
 
 impl<U: Send + 'static> Front<U> {
@@ -53,7 +60,9 @@ impl<U: Send + 'static> Front<U> {
 
     /// The state of a new sandbox, with the embedder's in it.
     pub fn state(&self, user: U) -> ActorState<U> {
-        ActorState::new(user, &self.actor.0, &self.capabilities)
+        let mut state = ActorState::new(user, &self.actor.0, &self.capabilities);
+        state.denials = Some(Arc::clone(&self.denials));
+        state
     }
 }
 

@@ -1,7 +1,10 @@
 //! The imports of guests: messaging and logging. Each messaging call is checked against the component's capabilities; a
 //! denied call returns an error to the guest.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use airssys_wasm_engine::{
     Linker, LoadedComponent,
@@ -22,14 +25,12 @@ use crate::{
         policy::later,
         report::{LONGEST_TEXT, is_news, shown},
     },
-    guest::{
-        in_flight::Share,
-        wire::{BrokerMessage, GuestRequestError, GuestSendError, GuestSubscribeError, Level},
-    },
+    guest::wire::{BrokerMessage, GuestRequestError, GuestSendError, GuestSubscribeError, Level},
     runtime::{
         cell::Cell,
         endpoint::Endpoint,
-        mailbox::{Answer, Delivery, ReplyTo, Unanswered},
+        in_flight::{Room, Share},
+        mailbox::{Answer, Delivery, ReplyTo, Unanswered, size_of_answer},
     },
 };
 
@@ -83,7 +84,8 @@ fn link_async_messaging<U: Send + 'static>(messaging: &mut Instance<'_, U>) -> w
                 let request = tasks.with(|mut store| {
                     let data = store.data_mut();
                     let share = share(data, payload.len()).ok_or(GuestSendError::Full)?;
-                    Ok((Request::new(&mut data.ext, &to, payload)?, share, data.host_call()))
+                    let request = Request { room: Some(room(data)), ..Request::new(&mut data.ext, &to, payload)? };
+                    Ok((request, share, data.host_call()))
                 });
                 let answer = match request {
                     Ok((request, _share, _call)) => request.answer(timeout).await,
@@ -180,6 +182,12 @@ pub(super) fn share<U: Send + 'static>(data: &mut HostState<ActorState<U>>, byte
     data.ext.in_flight.get_or_insert_default().take(bytes, most)
 }
 
+/// Room for an answer among those that wait for the guest. All together have as many bytes as wait in its mailbox.
+pub(super) fn room<U>(data: &mut HostState<ActorState<U>>) -> Arc<Room> {
+    let ActorState { cell, answers, .. } = &mut data.ext;
+    Room::new(answers.get_or_insert_default(), cell.mailbox.bytes())
+}
+
 impl<U> ActorState<U> {
     /// A message from this actor, in the trace of the message in flight.
     pub(super) fn envelope(&self, payload: Bytes) -> MessageEnvelope {
@@ -187,12 +195,12 @@ impl<U> ActorState<U> {
     }
 
     pub(super) fn deny(&mut self, action: DeniedAction, target: &str) {
-        self.denials += 1;
+        let denials = self.denials.get_or_insert_default().fetch_add(1, Ordering::Relaxed) + 1;
         self.cell.metrics.denied.increment(1);
         // A guest must not flood the log or the events.
-        if is_news(self.denials) {
-            tracing::warn!(actor = %self.cell.id(), nth = self.denials, %action, target = %shown(target), "denied");
-            let (actor, denials) = (&self.cell.address, self.denials);
+        if is_news(denials) {
+            tracing::warn!(actor = %self.cell.id(), nth = denials, %action, target = %shown(target), "denied");
+            let actor = &self.cell.address;
             self.cell.services.event(|| SystemEvent::Denied {
                 actor: actor.clone(),
                 action,
@@ -269,6 +277,8 @@ struct Request {
     message: MessageEnvelope,
     /// What the asker itself has time for.
     ends: Option<Instant>,
+    /// Of an asker that can have several.
+    room: Option<Arc<Room>>,
 }
 
 impl Request {
@@ -279,14 +289,15 @@ impl Request {
             state.deny(DeniedAction::Request, to.as_str());
             return Err(GuestSendError::Denied);
         }
-        Ok(Self { asker: Arc::clone(&state.cell), to, message: state.envelope(payload), ends: state.ends })
+        Ok(Self { asker: Arc::clone(&state.cell), to, message: state.envelope(payload), ends: state.ends, room: None })
     }
 
     async fn answer(self, timeout: Duration) -> Result<Bytes, GuestRequestError> {
-        let Self { asker, to, message, ends } = self;
+        let Self { asker, to, message, ends, room } = self;
+        let room = room.as_ref();
         let (mut receivers, until) = (asker.services.registry.sinks(&to).peekable(), earlier(timeout, ends));
         if receivers.peek().is_some() {
-            return ask_any(&asker, receivers, &message, until, Silence::IsAnAnswer).await;
+            return ask_any(&asker, receivers, &message, until, Silence::IsAnAnswer, room).await;
         }
         match asker.services.awaken(&to, Some(&asker.address)) {
             None => {
@@ -299,7 +310,7 @@ impl Request {
             Some(Err(reason)) => Err(GuestRequestError::NotSent(refused(reason))),
             Some(Ok(actor)) => {
                 let receiver = std::iter::once(Arc::new(Endpoint::Actor(actor.0)));
-                ask_any(&asker, receiver, &message, until, Silence::IsAnAnswer).await
+                ask_any(&asker, receiver, &message, until, Silence::IsAnAnswer, room).await
             }
         }
     }
@@ -307,10 +318,11 @@ impl Request {
 
 /// Asks a topic's subscribers, one after the other, until one answers.
 pub(super) async fn request_topic(question: Publication, timeout: Duration) -> Result<Bytes, GuestRequestError> {
-    let Publication { by, topic, message, ends } = question;
+    let Publication { by, topic, message, ends, room } = question;
     let receivers = by.services.broker.sinks(&topic);
     let until = earlier(timeout, ends);
-    ask_any(&by, receivers.into_iter(), &message.with_topic(topic), until, Silence::IsPassedOver).await
+    let message = message.with_topic(topic);
+    ask_any(&by, receivers.into_iter(), &message, until, Silence::IsPassedOver, room.as_ref()).await
 }
 
 /// When a request has ended.
@@ -333,6 +345,7 @@ async fn ask_any(
     message: &MessageEnvelope,
     until: Instant,
     silence: Silence,
+    room: Option<&Arc<Room>>,
 ) -> Result<Bytes, GuestRequestError> {
     // Host subscribers do not answer.
     let actors = receivers.filter_map(|receiver| match &*receiver {
@@ -357,7 +370,7 @@ async fn ask_any(
                 last = GuestRequestError::Cycle;
                 continue;
             };
-            let (delivery, answer) = question(message, &receiver, until);
+            let (delivery, answer) = question(message, &receiver, until, room);
             let pushed = if waits { receiver.push(delivery).await } else { receiver.try_push(delivery) };
             match pushed {
                 Ok(()) => {
@@ -386,21 +399,21 @@ async fn ask_any(
     tokio::time::timeout_at(until, exchange).await.unwrap_or(Err(GuestRequestError::Timeout))
 }
 
-fn question(message: &MessageEnvelope, to: &Cell, until: Instant) -> (Delivery, oneshot::Receiver<Answer>) {
+fn question(
+    message: &MessageEnvelope,
+    to: &Cell,
+    until: Instant,
+    room: Option<&Arc<Room>>,
+) -> (Delivery, oneshot::Receiver<Answer>) {
     let message = message.clone().with_deadline(until).with_target(to.address.generation());
     let (reply, answer) = oneshot::channel();
-    (Delivery::new(message, Some(ReplyTo(reply))), answer)
+    (Delivery::new(message, Some(ReplyTo::new(reply).with_room(room.cloned()))), answer)
 }
 
 /// Checks an answer's size, since it is lowered into the asker's memory: an answer may be as large as a message to the
 /// asker.
 fn heard(asker: &Cell, answer: Result<Answer, oneshot::error::RecvError>) -> Result<Bytes, GuestRequestError> {
-    let size = match &answer {
-        Ok(Ok(answer)) => answer.len(),
-        Ok(Err(Unanswered::Failed(message))) => message.len(),
-        Ok(Err(Unanswered::Declined(declined))) => declined.to_string().len(),
-        _ => 0,
-    };
+    let size = answer.as_ref().map_or(0, size_of_answer);
     if let Err(Refusal::TooLarge { allowed, .. }) = asker.mailbox.check_size(size) {
         return Err(GuestRequestError::TooLarge(allowed));
     }
@@ -414,6 +427,7 @@ fn heard(asker: &Cell, answer: Result<Answer, oneshot::error::RecvError>) -> Res
         // As a crash after the message: it is not known to last.
         Ok(Err(Unanswered::NotSaved)) => Err(GuestRequestError::Crashed),
         Ok(Err(Unanswered::NotActivated(_))) => Err(GuestRequestError::Stopped),
+        Ok(Err(Unanswered::TooLarge { allowed, .. })) => Err(GuestRequestError::TooLarge(allowed)),
         Ok(Err(Unanswered::Late)) => Err(GuestRequestError::Timeout),
         Ok(Err(Unanswered::NotTaken(undelivered))) => Err(GuestRequestError::NotSent(refused(undelivered.reason))),
         Err(_) => Err(GuestRequestError::Stopped),
@@ -450,6 +464,8 @@ pub(super) struct Publication {
     topic: Topic,
     message: MessageEnvelope,
     ends: Option<Instant>,
+    /// For the answer, of an asker that can have several.
+    pub(super) room: Option<Arc<Room>>,
 }
 
 impl Publication {
@@ -460,7 +476,7 @@ impl Publication {
             state.deny(DeniedAction::Publish, topic.as_str());
             return Err(GuestSendError::Denied);
         }
-        Ok(Self { by: Arc::clone(&state.cell), topic, message: state.envelope(payload), ends: state.ends })
+        Ok(Self { by: Arc::clone(&state.cell), topic, message: state.envelope(payload), ends: state.ends, room: None })
     }
 
     /// Tells how many took it.
@@ -526,7 +542,9 @@ mod tests {
     use airssys_wasm_engine::{EngineConfig, WasmEngine};
 
     use super::*;
-    use crate::{ActorRef, ActorSystem, NativeActor, NativeContext, NativeSpec, SystemConfig};
+    use crate::{
+        ActorRef, ActorSystem, NativeActor, NativeContext, NativeSpec, SystemConfig, runtime::in_flight::InFlight,
+    };
 
     struct Busy;
 
@@ -534,6 +552,23 @@ mod tests {
         async fn handle(&mut self, _: &MessageEnvelope, _: &NativeContext) -> Result<Option<Bytes>, String> {
             std::future::pending().await
         }
+    }
+
+    #[tokio::test]
+    async fn an_error_for_which_there_is_no_room_is_refused_as_an_answer_is() {
+        let (all, kept) = (InFlight::default(), |room: &InFlight| Some(Room::new(room, 8)));
+        let replies = || {
+            let (reply, answer) = oneshot::channel();
+            (ReplyTo::new(reply).with_room(kept(&all)), answer)
+        };
+        let ((first, heard_first), (second, heard_second)) = (replies(), replies());
+        let room = kept(&all).unwrap();
+        room.take(3).unwrap();
+        assert!(
+            first.send(Err(Unanswered::Failed("x".repeat(6)))) && second.send(Err(Unanswered::Failed("x".repeat(5))))
+        );
+        assert!(matches!(heard_first.await, Ok(Err(Unanswered::TooLarge { size: 6, allowed: 5 }))));
+        assert!(matches!(heard_second.await, Ok(Err(Unanswered::Failed(_)))));
     }
 
     #[tokio::test]
@@ -556,7 +591,7 @@ mod tests {
         let group: Vec<_> = cells[1..].iter().map(|cell| Arc::new(Endpoint::Actor(Arc::clone(cell)))).collect();
         let question = MessageEnvelope::new("x");
         let long = Instant::now() + Duration::from_secs(60);
-        let mut asking = pin!(ask_any(&cells[0], group.into_iter(), &question, long, Silence::IsAnAnswer));
+        let mut asking = pin!(ask_any(&cells[0], group.into_iter(), &question, long, Silence::IsAnAnswer, None));
         assert!(asking.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         assert!(cells[1].waits_for(&cells[0]).is_none(), "it would wait for itself");
         assert!(cells[2].waits_for(&cells[0]).is_some(), "the asker waits for the first alone");

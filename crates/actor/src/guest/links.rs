@@ -1,9 +1,13 @@
 //! Imports that lead to other actors: each function of a linked interface is a call of the actor's export of that name.
 
-use std::{collections::BTreeMap, num::NonZeroU64, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    num::NonZeroU64,
+    sync::{Arc, Weak},
+};
 
 use airssys_wasm_engine::{
-    LinkError, Linker, LoadedComponent,
+    ExportError, LinkError, Linker, LoadedComponent, describe_func,
     wasmtime::{
         self, AsContextMut, StoreContextMut,
         component::{
@@ -24,7 +28,7 @@ use crate::{
     failure::policy::later,
     guest::{
         calls::{self, Made, typed, weight},
-        imports::share,
+        imports::{room, share},
     },
     runtime::{
         call::{LinkedInterface, Used, come_back},
@@ -87,8 +91,8 @@ pub(crate) fn define<U: Send + 'static>(
         let linked = Arc::new(linked_interface(component, interface)?);
         let link = Arc::new(Link { to: to.clone(), interface: Arc::clone(&linked) });
         let mut instance = linker.instance(&linked.name).map_err(|source| LinkError::HostFunctions { source })?;
-        for (at, (name, _)) in linked.functions.iter().enumerate() {
-            let function = Function { link: Arc::clone(&link), at, used: Arc::new(Used::any(name)) };
+        for (at, (name, ty)) in linked.functions.iter().enumerate() {
+            let function = Function { link: Arc::clone(&link), at, used: Arc::new(Used::imported(name, ty)) };
             let defined = match function.ty().async_() {
                 true => by_values_of_an_async_one(&mut instance, function),
                 false => {
@@ -249,7 +253,7 @@ fn by_values<U: Send + 'static>(
     instance.func_new_async(&name, move |mut store: Ctx<'_, U>, _, params, results| {
         let (function, speaks) = (Arc::clone(&function), Arc::clone(&speaks));
         Box::new(async move {
-            let called = function.call(&mut store, calls::by_values(&function.used, params.to_vec(), true)).await;
+            let called = function.call(&mut store, calls::by_values(&function.used, params.to_vec(), None)).await;
             let called = called.and_then(|values| function.heard(&store, values.iter().map(weight).sum(), values));
             function.give(called, &speaks, results)
         })
@@ -266,7 +270,8 @@ fn by_values_of_an_async_one<U: Send + 'static>(
     instance.func_new_concurrent(&name, move |tasks: &Accessor<HostState<ActorState<U>>>, _, params, results| {
         let (function, speaks) = (Arc::clone(&function), Arc::clone(&speaks));
         Box::pin(async move {
-            let made = calls::by_values(&function.used, params.to_vec(), true);
+            let room = tasks.with(|mut store| room(store.data_mut()));
+            let made = calls::by_values(&function.used, params.to_vec(), Some(Arc::clone(&room)));
             let weighs = made.0.pending.size();
             let begun = tasks.with(|mut store| {
                 let data = store.data_mut();
@@ -361,6 +366,22 @@ impl Function {
         Ok(())
     }
 
+    /// Why a call failed that a receiver took.
+    fn failed_there(&self, error: CallError) -> LinkFault {
+        match error {
+            // It had gone over to a version that does not fit.
+            CallError::Contract(error) => LinkFault::Mismatch {
+                imported: describe_func(self.full(), self.ty()),
+                exported: match &*error {
+                    ExportError::Mistyped { actual, .. } => Some(actual.clone()),
+                    _ => None,
+                },
+            },
+            CallError::ResultTooLarge { size, allowed } => LinkFault::Result(Refusal::TooLarge { size, allowed }),
+            error => LinkFault::Call(error),
+        }
+    }
+
     async fn call<U: Send + 'static, R>(&self, store: &mut Ctx<'_, U>, made: Made<R>) -> Result<R, LinkFault> {
         let begun = self.begin(store.data_mut())?;
         self.exchange(begun, made, |receiver| self.fits(store.data_mut(), receiver)).await
@@ -421,7 +442,7 @@ impl Function {
                 delivery.let_go();
                 let pushed = if waits { receiver.push(delivery).await } else { receiver.try_push(delivery) };
                 match pushed {
-                    Ok(()) => return come_back(result, None).await.map_err(LinkFault::Call),
+                    Ok(()) => return come_back(result, None).await.map_err(|error| self.failed_there(error)),
                     Err((Refusal::Moved, back)) => {
                         delivery = back;
                         match awakened(&caller, receiver.id()) {
@@ -470,7 +491,9 @@ fn awakened(caller: &Cell, name: &ComponentId) -> Result<Arc<Cell>, LinkFault> {
 #[derive(Default)]
 pub(crate) struct Fitting {
     token: Arc<()>,
-    with: Vec<(NonZeroU64, usize)>,
+    /// Receivers and interfaces, each as long as the receiver's version is called. A receiver that goes over to another one
+    /// meanwhile finds out by itself what it is called with.
+    with: Vec<(NonZeroU64, usize, Weak<()>)>,
 }
 
 /// Receivers that are remembered.
@@ -478,15 +501,16 @@ const REMEMBERED: usize = 64;
 
 impl Fitting {
     fn fit(&mut self, caller: &Cell, receiver: &Cell, interface: &Arc<LinkedInterface>) -> Result<(), LinkFault> {
-        let this = (receiver.address.generation(), Arc::as_ptr(interface).addr());
-        if self.with.contains(&this) {
+        let (generation, at) = (receiver.address.generation(), Arc::as_ptr(interface).addr());
+        let mut known = self.with.iter().filter(|(receiver, interface, _)| (*receiver, *interface) == (generation, at));
+        if known.any(|(_, _, version)| version.strong_count() > 0) {
             return Ok(());
         }
-        receiver.exports.lock().hold_to(caller.id(), interface, &self.token)?;
+        let version = receiver.exports.lock().hold_to(caller.id(), interface, &self.token)?;
         if self.with.len() >= REMEMBERED {
             self.with.clear();
         }
-        self.with.push(this);
+        self.with.push((generation, at, version));
         Ok(())
     }
 

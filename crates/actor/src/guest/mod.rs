@@ -5,7 +5,6 @@ pub(crate) mod calls;
 pub(crate) mod capabilities;
 pub(crate) mod front;
 pub(crate) mod imports;
-pub(crate) mod in_flight;
 pub(crate) mod incarnation;
 pub(crate) mod links;
 pub(crate) mod manifest;

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     num::NonZeroU32,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use airssys_wasm_engine::ComponentTemplate;
@@ -16,9 +16,10 @@ use tokio::time::Instant;
 
 use crate::{
     BoxError, Capabilities, ContractKind, Links, Recycle,
-    guest::{in_flight::InFlight, incarnation::MakeState, links::Fitting},
+    guest::{incarnation::MakeState, links::Fitting},
     runtime::{
         cell::Cell,
+        in_flight::InFlight,
         options::{ActorOptions, option_methods},
     },
 };
@@ -193,10 +194,12 @@ pub struct ActorState<U = ()> {
     pub(crate) turns: Option<Box<Turns>>,
     /// Requests on their way, of a guest that can have several.
     pub(crate) in_flight: Option<InFlight>,
+    /// Answers to them that wait until the guest takes them.
+    pub(crate) answers: Option<InFlight>,
     /// Where links were called.
     pub(crate) fitting: Option<Box<Fitting>>,
-    /// Calls denied in this incarnation.
-    pub(crate) denials: u64,
+    /// Calls denied in this incarnation, or in all sandboxes of a [`Front`](crate::Front).
+    pub(crate) denials: Option<Arc<AtomicU64>>,
     /// Until when all that it asks must have ended: that of a [`Front`](crate::Front)'s request.
     pub(crate) ends: Option<Instant>,
 }
@@ -210,8 +213,9 @@ impl<U> ActorState<U> {
             turn: TurnState::default(),
             turns: None,
             in_flight: None,
+            answers: None,
             fitting: None,
-            denials: 0,
+            denials: None,
             ends: None,
         }
     }

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use crate::{
     ActorState, ReminderError,
     guest::{
-        imports::{outgoing, refused},
+        imports::{outgoing, refused, share},
         wire::{GuestReminderError, GuestSendError},
     },
     runtime::timers::TimerLimits,
@@ -77,13 +77,31 @@ fn link_async_reminders<U: Send + 'static>(reminders: &mut Instance<'_, U>) -> w
     reminders.func_wrap_concurrent(
         "set",
         |tasks: &Accessor<HostState<ActorState<U>>>, (name, after_ms, payload): (String, u64, Bytes)| {
-            let set = tasks.with(|mut store| set(&mut store.data_mut().ext, &name, after_ms, payload));
-            Box::pin(async move { Ok((set.await,)) })
+            let begun = tasks.with(|mut store| {
+                let data = store.data_mut();
+                let share = share(data, name.len() + payload.len()).ok_or(GuestReminderError::Unavailable)?;
+                Ok((set(&mut data.ext, &name, after_ms, payload), share, data.host_call()))
+            });
+            Box::pin(async move {
+                Ok((match begun {
+                    Ok((set, _share, _call)) => set.await,
+                    Err(error) => Err(error),
+                },))
+            })
         },
     )?;
     reminders.func_wrap_concurrent("cancel", |tasks: &Accessor<HostState<ActorState<U>>>, (name,): (String,)| {
-        let cancelled = tasks.with(|mut store| cancel(&mut store.data_mut().ext, &name));
-        Box::pin(async move { Ok((cancelled.await,)) })
+        let begun = tasks.with(|mut store| {
+            let data = store.data_mut();
+            let share = share(data, name.len()).ok_or(GuestReminderError::Unavailable)?;
+            Ok((cancel(&mut data.ext, &name), share, data.host_call()))
+        });
+        Box::pin(async move {
+            Ok((match begun {
+                Ok((cancelled, _share, _call)) => cancelled.await,
+                Err(error) => Err(error),
+            },))
+        })
     })
 }
 

@@ -16,8 +16,8 @@ use crate::{
     ActorState,
     guest::{
         bodies::{Collected, Collecting, Reading},
-        imports::{Publication, answer_asker, request_topic, share},
-        wire::{BrokerError, StreamedMessage},
+        imports::{Publication, answer_asker, request_topic, room, share},
+        wire::{BrokerError, GuestSendError, StreamedMessage},
     },
 };
 
@@ -56,7 +56,13 @@ async fn request<U: Send + 'static>(
     let _call = tasks.with(|mut store| store.data_mut().host_call());
     // Without a timeout it is the deadline of the call.
     let timeout = timeout_ms.map_or(Duration::MAX, |ms| Duration::from_millis(ms.into()));
-    let answer = match tasks.with(|mut store| Publication::new(&mut store.data_mut().ext, &subject, body)) {
+    let question = tasks.with(|mut store| {
+        let data = store.data_mut();
+        let mut question = Publication::new(&mut data.ext, &subject, body)?;
+        question.room = Some(room(data));
+        Ok::<_, GuestSendError>(question)
+    });
+    let answer = match question {
         Ok(question) => match request_topic(question, timeout).await {
             Ok(answer) => answer,
             Err(error) => return Ok(Err(error.into())),

@@ -239,7 +239,7 @@ impl ActorRef {
         let message = message.into();
         let deadline = message.deadline();
         let (reply, answer) = oneshot::channel();
-        match self.0.try_push(Delivery::new(message, Some(ReplyTo(reply)))) {
+        match self.0.try_push(Delivery::new(message, Some(ReplyTo::new(reply)))) {
             Ok(()) => answered(answer, deadline).await,
             Err((Refusal::Full | Refusal::Restarting, delivery)) => {
                 // Boxed: rare, and its future would enlarge that of every ask.
@@ -267,7 +267,7 @@ impl ActorRef {
         let message = message.into();
         let deadline = message.deadline();
         let (reply, answer) = oneshot::channel();
-        match self.0.try_push(Delivery::new(message, Some(ReplyTo(reply)))) {
+        match self.0.try_push(Delivery::new(message, Some(ReplyTo::new(reply)))) {
             Ok(()) => answered(answer, deadline).await,
             Err(refused) => Err(AskError::NotSent(undelivered(refused))),
         }
@@ -285,7 +285,7 @@ impl ActorRef {
         let message = message.into();
         let deadline = message.deadline();
         let (reply, answer) = oneshot::channel();
-        self.0.try_push(Delivery::new(message, Some(ReplyTo(reply)))).map_err(undelivered)?;
+        self.0.try_push(Delivery::new(message, Some(ReplyTo::new(reply)))).map_err(undelivered)?;
         Ok(answered(answer, deadline))
     }
 
@@ -372,6 +372,7 @@ impl From<Unanswered> for AskError {
             Unanswered::NotSaved => Self::NotSaved,
             Unanswered::NotActivated(error) => Self::NotActivated(error),
             Unanswered::Late => Self::Deadline,
+            Unanswered::TooLarge { size, allowed } => Self::AnswerTooLarge { size, allowed },
             Unanswered::NotTaken(undelivered) => Self::NotSent(*undelivered),
         }
     }

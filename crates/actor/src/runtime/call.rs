@@ -6,7 +6,7 @@ use std::{
 };
 
 use airssys_wasm_engine::{
-    ExportError, LoadedComponent, describe_func,
+    Export, ExportError, LoadedComponent, describe_func,
     wasmtime::component::{ComponentNamedList, Lift, Lower, Val, types::ComponentFunc},
 };
 use airssys_wasm_registry::{ComponentId, Refusal};
@@ -50,6 +50,8 @@ pub(crate) struct Used {
     pub(crate) name: Arc<str>,
     ty: TypeId,
     check: fn(&LoadedComponent, &str) -> Result<(), ExportError>,
+    /// The type that values for it are known to have.
+    imported: Option<ComponentFunc>,
 }
 
 impl Used {
@@ -62,13 +64,36 @@ impl Used {
             name: name.into(),
             ty: TypeId::of::<fn(P) -> R>(),
             check: |component, name| component.check::<P, R>(name).map(drop),
+            imported: None,
         }
     }
 
     /// With values.
     pub(crate) fn any(name: &str) -> Self {
         let check: fn(&LoadedComponent, &str) -> _ = |component, name| component.export(name).map(drop);
-        Self { name: name.into(), ty: TypeId::of::<Val>(), check }
+        Self { name: name.into(), ty: TypeId::of::<Val>(), check, imported: None }
+    }
+
+    /// With values of the type that it is imported with.
+    pub(crate) fn imported(name: &str, ty: &ComponentFunc) -> Self {
+        Self { imported: Some(ty.clone()), ..Self::any(name) }
+    }
+
+    /// Whether values for it are known to have the type that [`find`](Self::find) has compared.
+    pub(crate) fn is_imported(&self) -> bool {
+        self.imported.is_some()
+    }
+
+    /// Finds it in the version that is called, with the type that it is imported with.
+    pub(crate) fn find(&self, component: &LoadedComponent) -> Result<Export, ExportError> {
+        let export = component.export(&self.name)?;
+        match &self.imported {
+            Some(imported) if !same(imported, export.func()) => {
+                let mismatch = format!("it is imported as `{}`", describe_func(&self.name, imported));
+                Err(ExportError::Mistyped { actual: export.ty().to_owned(), mismatch })
+            }
+            _ => Ok(export),
+        }
     }
 }
 
@@ -116,13 +141,21 @@ pub(crate) struct Exports {
 
 #[derive(Default)]
 struct Users {
+    /// Gone when another version is called.
+    version: Arc<()>,
     used: Vec<Weak<Used>>,
     callers: Vec<LinkedCaller>,
 }
 
 impl Exports {
+    /// From now on this version is called. It is held to the interfaces of those whom it fits: others came while an upgrade was
+    /// under way, or fit a version that was rolled back.
     pub(crate) fn set_component(&mut self, component: &LoadedComponent) {
         self.component = Some(component.clone());
+        if let Some(users) = &mut self.users {
+            users.version = Arc::default();
+            users.callers.retain(|caller| caller.interface.fits(Some(component)).is_ok());
+        }
     }
 
     /// Finds an export once for all who use it with these types.
@@ -146,25 +179,25 @@ impl Exports {
         Ok(used)
     }
 
-    /// Holds the component to an interface that somebody imports, as long as the token lives.
+    /// Holds the component to an interface that somebody imports, as long as the token lives. What it gives lives as long as this
+    /// version is called.
     pub(crate) fn hold_to(
         &mut self,
         caller: &ComponentId,
         interface: &Arc<LinkedInterface>,
         token: &Arc<()>,
-    ) -> Result<(), LinkFault> {
+    ) -> Result<Weak<()>, LinkFault> {
         interface.fits(self.component.as_ref())?;
-        let callers = &mut self.users.get_or_insert_default().callers;
+        let Users { version, callers, .. } = &mut **self.users.get_or_insert_default();
         callers.retain(|caller| caller.alive.strong_count() > 0);
         let same = |known: &LinkedCaller| {
             known.alive.as_ptr() == Arc::as_ptr(token) && Arc::ptr_eq(&known.interface, interface)
         };
-        if callers.iter().any(same) {
-            return Ok(());
+        if !callers.iter().any(same) {
+            let (alive, interface) = (Arc::downgrade(token), Arc::clone(interface));
+            callers.push(LinkedCaller { alive, id: caller.clone(), interface });
         }
-        let (alive, interface) = (Arc::downgrade(token), Arc::clone(interface));
-        callers.push(LinkedCaller { alive, id: caller.clone(), interface });
-        Ok(())
+        Ok(Arc::downgrade(version))
     }
 
     /// Holds another version against all that is used.

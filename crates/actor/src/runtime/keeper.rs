@@ -209,7 +209,7 @@ impl Kept {
             && let Some(reply) = delivery.reply.take()
         {
             let (instead, answer) = oneshot::channel();
-            delivery.reply = Some(ReplyTo(instead));
+            delivery.reply = Some(ReplyTo::new(instead));
             self.held = Some(Held::Answer(reply, answer));
         }
     }

@@ -18,6 +18,7 @@ use crate::{
     failure::declined::Declined,
     runtime::{
         call::Call,
+        in_flight::Room,
         queue::{Queue, Receiver},
         shares::{Free, Held, Kib, Place, Shares},
         sync::{Shared, quiet, shared},
@@ -118,8 +119,9 @@ impl Delivery {
 /// little enough.
 pub(crate) const SMALL: usize = 4 << 10;
 
-/// Where the answer to a message goes. Dropping it tells the asker that the actor has stopped.
-pub(crate) struct ReplyTo(pub(crate) oneshot::Sender<Answer>);
+/// Where the answer to a message goes, and the room there is for it, if others wait there. Dropping it tells the asker that the
+/// actor has stopped.
+pub(crate) struct ReplyTo(pub(crate) oneshot::Sender<Answer>, Option<Arc<Room>>);
 
 pub(crate) type Answer = Result<Bytes, Unanswered>;
 
@@ -136,13 +138,43 @@ pub(crate) enum Unanswered {
     /// The actor was to be brought into memory for it, and did not start.
     NotActivated(Arc<StartError>),
     Late,
+    /// There is an answer, or an error, and no room for it.
+    TooLarge {
+        size: u64,
+        allowed: u64,
+    },
     /// It is not taken after all: larger than the version takes that an upgrade has brought, or for one that is fenced.
     NotTaken(Box<Undelivered>),
 }
 
+/// Bytes of an answer that who answers chose.
+pub(crate) fn size_of_answer(answer: &Answer) -> usize {
+    match answer {
+        Ok(answer) => answer.len(),
+        Err(Unanswered::Failed(message)) => message.len(),
+        Err(Unanswered::Declined(declined)) => declined.to_string().len(),
+        Err(_) => 0,
+    }
+}
+
 impl ReplyTo {
+    pub(crate) fn new(to: oneshot::Sender<Answer>) -> Self {
+        Self(to, None)
+    }
+
+    /// For an asker for whom several answers may wait.
+    pub(crate) fn with_room(self, room: Option<Arc<Room>>) -> Self {
+        Self(self.0, room)
+    }
+
     /// Says whether anybody was still there to hear it.
-    pub(crate) fn send(self, answer: Answer) -> bool {
+    pub(crate) fn send(self, mut answer: Answer) -> bool {
+        if let Some(room) = &self.1 {
+            let size = size_of_answer(&answer);
+            if let Err(allowed) = room.take(size) {
+                answer = Err(Unanswered::TooLarge { size: size as u64, allowed });
+            }
+        }
         self.0.send(answer).is_ok()
     }
 }
@@ -289,6 +321,11 @@ impl Mailbox {
     /// The next message, if there is one.
     pub(crate) fn try_next(&self, receiver: &mut Receiver<Delivery>) -> Option<Delivery> {
         self.messages.try_next(receiver)
+    }
+
+    /// Bytes that large messages may take up in it.
+    pub(crate) fn bytes(&self) -> u64 {
+        u64::from(self.kib) << 10
     }
 
     /// Whether there is nothing in it.

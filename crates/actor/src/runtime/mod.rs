@@ -6,6 +6,7 @@ pub(crate) mod cell;
 pub(crate) mod dead_letters;
 pub(crate) mod endpoint;
 pub(crate) mod events;
+pub(crate) mod in_flight;
 pub(crate) mod incarnation;
 pub(crate) mod keeper;
 mod keeping;

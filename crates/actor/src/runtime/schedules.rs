@@ -218,7 +218,7 @@ impl Scene {
     async fn send(self, how: How, message: MessageEnvelope) {
         let payload = message.payload().clone();
         let (reply, answer) = oneshot::channel();
-        let delivery = Delivery::new(message, matches!(how, How::Ask).then_some(ReplyTo(reply)));
+        let delivery = Delivery::new(message, matches!(how, How::Ask).then_some(ReplyTo::new(reply)));
         let taken = match how {
             How::TryTell => self.cell.try_push(delivery),
             How::Tell | How::Ask => self.cell.push(delivery).await,

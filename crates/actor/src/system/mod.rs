@@ -377,7 +377,7 @@ impl<U: Send + 'static> ActorSystem<U> {
         let message_size = sandbox.quota().limits().message_size.as_u64();
         let options = ActorOptions { depends_on: options.depends_on, ..ActorOptions::new(options.id) };
         let actor = Spawn { options, blueprint: FrontBlueprint { message_size } }.spawn(self.core()).await?;
-        Ok(Front { actor, sandbox, capabilities: Arc::new(capabilities) })
+        Ok(Front { actor, sandbox, capabilities: Arc::new(capabilities), denials: Arc::default() })
     }
 
     /// What makes the embedder's state of each incarnation, unless its specification says otherwise. It does not keep the

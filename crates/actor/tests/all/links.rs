@@ -10,8 +10,11 @@ use airssys_wasm_engine::{LoadedComponent, Profile, wasmtime::component::Val};
 use airssys_wasm_fixtures::{CLERK, KV};
 use airssys_wasm_isolation::{CrashClass, CrashKind, LinkFailed, SandboxSpec};
 use airssys_wasm_limits::{ByteSize, ResourceLimits};
-
-use tokio::{sync::Notify, task::JoinHandle};
+use airssys_wasm_registry::ComponentId;
+use tokio::{
+    sync::{Notify, Semaphore, SemaphorePermit},
+    task::JoinHandle,
+};
 
 use crate::support::{Probe, at_once, id, limits, settle, system};
 
@@ -330,6 +333,108 @@ async fn an_upgrade_that_no_longer_fits_its_callers_is_refused_and_names_them() 
         clerk.ended().await;
     }
     upgrade().await.unwrap();
+}
+
+/// Exports `f: func(a: u32) -> result<u32, string>`, which traps at 13; or the same with another parameter.
+fn takes(parameter: &str) -> String {
+    let (core, traps) = match parameter {
+        "u32" => ("i32", "(if (i32.eq (local.get 0) (i32.const 13)) (then unreachable))"),
+        _ => ("i64", ""),
+    };
+    format!(
+        r#"(component
+            (core module $m
+                (memory (export "memory") 1)
+                (func (export "f") (param {core}) (result i32) {traps} (i32.const 0)))
+            (core instance $i (instantiate $m))
+            (func $f (param "a" {parameter}) (result (result u32 (error string)))
+                (canon lift (core func $i "f") (memory (core memory $i "memory"))))
+            (instance $exports (export "f" (func $f)))
+            (export "test:link/f" (instance $exports)))"#
+    )
+}
+
+/// Imports it with a `u32`. `g` says whether it failed.
+const ASKS: &str = r#"(component
+    (import "test:link/f" (instance $host (export "f" (func (param "a" u32) (result (result u32 (error string)))))))
+    (core module $memory (memory (export "memory") 1)
+        (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024)))
+    (core instance $memory (instantiate $memory))
+    (alias core export $memory "memory" (core memory $mem))
+    (alias core export $memory "realloc" (core func $realloc))
+    (core func $f (canon lower (func $host "f") (memory $mem) (realloc $realloc)))
+    (core module $m
+        (import "" "f" (func $f (param i32 i32)))
+        (import "" "memory" (memory 1))
+        (func (export "g") (result i32)
+            (call $f (i32.const 1) (i32.const 0))
+            (i32.load8_u (i32.const 0))))
+    (core instance $i (instantiate $m (with "" (instance
+        (export "f" (func $f)) (export "memory" (memory $mem))))))
+    (func (export "g") (result bool) (canon lift (core func $i "g"))))"#;
+
+/// Whether its link failed.
+async fn fails(system: &ActorSystem, asks: &ActorRef) -> bool {
+    system.export::<(), (bool,)>(asks, "g").unwrap().call(()).await.unwrap().0
+}
+
+#[tokio::test]
+async fn a_link_that_fits_a_version_that_was_rolled_back_is_refused_by_the_one_before() {
+    let system = system();
+    let spec = |parameter: &str| spec_of(&system, "end", takes(parameter), Links::default(), limits());
+    let end = system.spawn(spec("u64")).await.unwrap();
+    let upgrade = async |parameter, probation| {
+        let options = UpgradeOptions { probation, ..UpgradeOptions::default() };
+        system.upgrade(end.address(), spec(parameter).sandbox().clone(), options).await
+    };
+    upgrade("u32", 9).await.unwrap();
+    let asks = system.spawn(spec_of(&system, "asks", ASKS, relay_to("end"), limits())).await.unwrap();
+    assert!(!fails(&system, &asks).await);
+    end.call("test:link/f#f", [Val::U32(13)]).await.unwrap_err();
+    end.call("test:link/f#f", [Val::U64(13)]).await.unwrap();
+    let incarnation = end.info().incarnation;
+    assert!(fails(&system, &asks).await && fails(&system, &asks).await);
+    assert_eq!((end.info().incarnation, asks.info().incarnation), (incarnation, 1), "nobody crashes");
+    // Who does not fit this version holds it to nothing, until there is one that it fits.
+    upgrade("u64", 0).await.unwrap();
+    upgrade("u32", 0).await.unwrap();
+    assert!(!fails(&system, &asks).await);
+    assert!(matches!(upgrade("u64", 0).await, Err(UpgradeError::Callers { .. })));
+}
+
+#[tokio::test]
+async fn a_link_that_is_used_while_an_upgrade_is_under_way_is_refused_by_the_new_version() {
+    let system = system();
+    let starts = Arc::new(Semaphore::new(1));
+    let make = {
+        let starts = Arc::clone(&starts);
+        move |_: &ComponentId| {
+            let starts = Arc::clone(&starts);
+            async move { starts.acquire().await.map(SemaphorePermit::forget) }
+        }
+    };
+    let spec = |parameter: &str| spec_of(&system, "end", takes(parameter), Links::default(), limits());
+    let end = system.spawn(spec("u32").with_state(make)).await.unwrap();
+    let upgraded = tokio::spawn({
+        let (system, end, next) = (system.clone(), end.clone(), spec("u64").sandbox().clone());
+        async move { system.upgrade(end.address(), next, UpgradeOptions::default()).await }
+    });
+    settle().await;
+    // The present version still fits, and the next is being started.
+    let asks = system.spawn(spec_of(&system, "asks", ASKS, relay_to("end"), limits())).await.unwrap();
+    let asked = tokio::spawn({
+        let (system, asks) = (system.clone(), asks.clone());
+        async move { fails(&system, &asks).await }
+    });
+    settle().await;
+    assert_eq!(end.info().mailbox.queued, 1);
+    starts.add_permits(1);
+    assert_eq!(upgraded.await.unwrap().unwrap(), 2);
+    assert!(asked.await.unwrap());
+    assert_eq!((end.info().incarnation, asks.info().incarnation), (2, 1), "nobody crashes");
+    starts.add_permits(1);
+    system.rollback(end.address(), UpgradeOptions::default()).await.unwrap();
+    assert!(!fails(&system, &asks).await);
 }
 
 #[tokio::test]

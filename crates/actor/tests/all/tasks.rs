@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use airssys_wasm_actor::{
-    ActorSpec, ActorSystem, AskError, CallError, Capabilities, ContractKind, Links, Stop, SystemEvent, UpgradeError,
-    UpgradeOptions,
+    ActorSpec, ActorSystem, AskError, CallError, Capabilities, ContractKind, Links, NativeActor, NativeContext,
+    NativeSpec, Stop, SystemEvent, UpgradeError, UpgradeOptions,
 };
 use airssys_wasm_engine::{EngineConfig, Feature, LoadError, Profile, WasmEngine, wasmtime::component::Val};
 use airssys_wasm_isolation::{CrashKind, SandboxSpec};
 use airssys_wasm_limits::{ByteSize, ResourceLimits};
+use airssys_wasm_registry::MessageEnvelope;
+use bytes::Bytes;
 
 use crate::support::{ASYNC_ACTOR, Probe, ask, at_once, busy, id, limited, limits, settle, spawn, spec, system};
 
@@ -109,6 +111,111 @@ async fn what_is_on_its_way_is_bounded() {
     assert_eq!(asked.await.unwrap(), "10");
     // All were given back.
     assert_eq!(ask(&actor, "burden busy 10 1024").await.unwrap(), "0");
+}
+
+/// Answers each message with so many bytes.
+struct Large(usize);
+
+impl NativeActor for Large {
+    async fn handle(&mut self, _: &MessageEnvelope, _: &NativeContext) -> Result<Option<Bytes>, String> {
+        Ok(Some(vec![0; self.0].into()))
+    }
+}
+
+#[tokio::test]
+async fn answers_that_come_while_the_asker_takes_none_are_bounded_together() {
+    for (allowed, answer, refused) in
+        [(40, 4_096, [0, 0]), (10, 4_096, [8, 0]), (10, 20_000, [9, 1]), (10, 1_024, [0, 0])]
+    {
+        let system = system();
+        let spec = spec(&system, "a", &ASYNC_ACTOR).with_mailbox_bytes(ByteSize::kib(allowed));
+        let actor = system.spawn(spec).await.unwrap();
+        let large = system.spawn_native(NativeSpec::new(id("large"), move || Large(answer))).await.unwrap();
+        for (times, refused) in [10, 2].into_iter().zip(refused) {
+            // They are answered before the asker has its turn, and all was given back by the next time.
+            let failed = ask(&actor, &format!("burden large {times} 1")).await.unwrap();
+            assert_eq!(failed, refused.to_string(), "{allowed} KiB, {answer} bytes each, {times} times");
+        }
+        // Whoever answered is none the worse for it.
+        assert_eq!((large.info().incarnation, system.dead_letters().len()), (1, 0));
+    }
+}
+
+/// Gives as many bytes as it is told.
+const GIVES: &str = r#"(component
+    (core module $memory (memory (export "memory") 1))
+    (core instance $memory (instantiate $memory))
+    (alias core export $memory "memory" (core memory $mem))
+    (core func $return (canon task.return (result (list u8)) (memory $mem)))
+    (core module $m
+        (import "" "return" (func $return (param i32 i32)))
+        (func (export "give") (param i32) (result i32) (call $return (i32.const 0) (local.get 0)) (i32.const 0))
+        (func (export "callback") (param i32 i32 i32) (result i32) unreachable))
+    (core instance $i (instantiate $m (with "" (instance (export "return" (func $return))))))
+    (func $give async (param "n" u32) (result (list u8))
+        (canon lift (core func $i "give") async (callback (core func $i "callback")) (memory $mem)))
+    (instance (export "acme:numbers/bytes") (export "give" (func $give))))"#;
+
+/// `begin` begins ten calls of it.
+const BEGINS_TEN: &str = r#"(component
+    (import "acme:numbers/bytes" (instance $bytes
+        (export "give" (func async (param "n" u32) (result (list u8))))))
+    (core module $memory (memory (export "memory") 1)
+        (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024)))
+    (core instance $memory (instantiate $memory))
+    (alias core export $memory "memory" (core memory $mem))
+    (alias core export $memory "realloc" (core func $realloc))
+    (core func $give (canon lower (func $bytes "give") async (memory $mem) (realloc $realloc)))
+    (core func $return (canon task.return (result u32)))
+    (core module $m
+        (import "" "return" (func $return (param i32)))
+        (import "" "give" (func $give (param i32 i32) (result i32)))
+        (func (export "begin") (param $bytes i32) (result i32)
+            (local $times i32)
+            (local.set $times (i32.const 10))
+            (loop $again
+                (drop (call $give (local.get $bytes) (i32.const 0)))
+                (local.set $times (i32.sub (local.get $times) (i32.const 1)))
+                (br_if $again (local.get $times)))
+            (call $return (local.get $bytes))
+            (i32.const 0))
+        (func (export "callback") (param i32 i32 i32) (result i32) unreachable))
+    (core instance $i (instantiate $m
+        (with "" (instance (export "return" (func $return)) (export "give" (func $give))))))
+    (func (export "begin") async (param "n" u32) (result u32)
+        (canon lift (core func $i "begin") async (callback (core func $i "callback")))))"#;
+
+#[tokio::test]
+async fn results_of_linked_calls_are_bounded_together_as_answers_are() {
+    // Ten times a thousand values of 40 bytes.
+    for (allowed, fits) in [(ByteSize::kib(500), true), (ByteSize::kib(300), false)] {
+        let system = system();
+        let mut events = system.events();
+        let links = Links::default().with("acme:numbers/bytes", id("gives"));
+        let gives = system.spawn(linked(&system, "gives", GIVES, Links::default())).await.unwrap();
+        let asks = linked(&system, "asks", BEGINS_TEN, links).with_mailbox_bytes(allowed);
+        let asks = system.spawn(asks).await.unwrap();
+        let begin = system.export::<(u32,), (u32,)>(&asks, "begin").unwrap();
+        assert_eq!(begin.call((1_000,)).await.unwrap(), (1_000,));
+        // The next begins when all have come back.
+        assert_eq!(begin.call((1,)).await.unwrap(), (1,));
+        let crashes: Vec<_> = std::iter::from_fn(|| events.try_recv().ok())
+            .filter_map(|event| match event {
+                SystemEvent::Crashed(report) => Some(report),
+                _ => None,
+            })
+            .collect();
+        // `give` has no word for a failure.
+        match &crashes[..] {
+            [] => assert!(fits),
+            [report] => {
+                let cause = matches!(report.crash.kind(), CrashKind::Link { cause, .. } if cause.contains("not taken"));
+                assert!(cause && !fits && report.actor == *asks.address(), "{report}");
+            }
+            several => panic!("{several:?}"),
+        }
+        assert_eq!(gives.info().incarnation, 1);
+    }
 }
 
 #[tokio::test]

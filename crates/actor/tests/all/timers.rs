@@ -3,22 +3,24 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use airssys_wasm_actor::{
-    ActorRef, ActorSystem, Bytes, Capabilities, DeadReason, NativeActor, NativeContext, NativeSpec, ReminderError,
-    Reminders, Stop, UpgradeOptions,
+    ActorRef, ActorSpec, ActorSystem, Bytes, Capabilities, ContractKind, DeadReason, NativeActor, NativeContext,
+    NativeSpec, ReminderError, Reminders, Stop, UpgradeOptions,
 };
-use airssys_wasm_limits::ByteSize;
+use airssys_wasm_engine::Profile;
+use airssys_wasm_isolation::SandboxSpec;
+use airssys_wasm_limits::{ByteSize, ResourceLimits};
 use airssys_wasm_registry::{ComponentId, MessageEnvelope, Refusal};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::{runtime::Handle, time::Instant};
+use tokio::{runtime::Handle, sync::Notify, time::Instant};
 
-use crate::support::{ACTOR, LATER, Probe, Shared, Switch, at_once, id, sandbox, settle, spawn, spec, system};
+use crate::support::{ACTOR, LATER, Probe, Shared, Switch, at_once, id, limits, sandbox, settle, spawn, spec, system};
 
 fn command(number: u8, name: &str, after_ms: u64, payload: &str) -> Vec<u8> {
     [&[number, name.len() as u8], name.as_bytes(), &after_ms.to_le_bytes(), payload.as_bytes()].concat()
@@ -416,4 +418,106 @@ async fn reminders_are_left_to_who_keeps_them() {
     let plain = spawn(&system, "plain", &LATER).await;
     assert_eq!(set(&plain, "soon").await[..9], [1, 0, 0, 0, 0, 0, 0, 0, 0], "not kept");
     assert_eq!(forget(&plain, "soon").await, (1, 0), "not kept");
+}
+
+/// `begin`: begins so many calls of `set` with a KiB each, and says how many have come back at once.
+const REMINDS: &str = r#"(component
+    (import "airssys:actor/types@0.2.0" (instance $types
+        (type $reminds (variant (case "not-kept") (case "invalid" string) (case "too-many" u32) (case "too-large" u64)
+            (case "unavailable")))
+        (export "reminder-error" (type (eq $reminds)))))
+    (alias export $types "reminder-error" (type $reminder-error))
+    (import "airssys:actor/reminders@0.2.0" (instance $reminders
+        (alias outer 1 $reminder-error (type $there))
+        (export "reminder-error" (type $error (eq $there)))
+        (export "set" (func async (param "name" string) (param "after-ms" u64) (param "payload" (list u8))
+            (result (result (error $error)))))))
+    (core module $memory (memory (export "memory") 1)
+        (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024)))
+    (core instance $memory (instantiate $memory))
+    (alias core export $memory "memory" (core memory $mem))
+    (alias core export $memory "realloc" (core func $realloc))
+    (core func $set (canon lower (func $reminders "set") async (memory $mem) (realloc $realloc)))
+    (core func $return (canon task.return (result u32)))
+    (core module $m
+        (import "" "return" (func $return (param i32)))
+        (import "" "set" (func $set (param i32 i32) (result i32)))
+        (import "" "memory" (memory 1))
+        (func (export "begin") (param $times i32) (result i32)
+            (local $back i32)
+            ;; The length of the name and of the payload, both from the start of the memory.
+            (i32.store (i32.const 4) (i32.const 1))
+            (i32.store (i32.const 20) (i32.const 1024))
+            (loop $again
+                (if (i32.eq (i32.const 2) (i32.and (i32.const 15) (call $set (i32.const 0) (i32.const 4096))))
+                    (then (local.set $back (i32.add (local.get $back) (i32.const 1)))))
+                (local.set $times (i32.sub (local.get $times) (i32.const 1)))
+                (br_if $again (local.get $times)))
+            (call $return (local.get $back))
+            (i32.const 0))
+        (func (export "callback") (param i32 i32 i32) (result i32) unreachable))
+    (core instance $i (instantiate $m (with "" (instance
+        (export "return" (func $return)) (export "set" (func $set)) (export "memory" (memory $mem))))))
+    (func (export "begin") async (param "times" u32) (result u32)
+        (canon lift (core func $i "begin") async (callback (core func $i "callback")))))"#;
+
+/// Keeps reminders as soon as it is let.
+#[derive(Default)]
+struct Slow {
+    asked: AtomicUsize,
+    kept: Arc<AtomicUsize>,
+    gate: Arc<Notify>,
+}
+
+impl Reminders for Slow {
+    fn set(
+        &self,
+        _: &ComponentId,
+        _: &str,
+        _: Duration,
+        payload: Bytes,
+    ) -> Option<BoxFuture<'static, Result<(), ReminderError>>> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let (gate, kept) = (Arc::clone(&self.gate), Arc::clone(&self.kept));
+        Some(Box::pin(async move {
+            gate.notified().await;
+            kept.fetch_add(payload.len() >> 10, Ordering::Relaxed);
+            Ok(())
+        }))
+    }
+
+    fn cancel(&self, _: &ComponentId, _: &str) -> Option<BoxFuture<'static, Result<bool, ReminderError>>> {
+        None
+    }
+
+    fn forget(&self, _: &ComponentId) -> Option<BoxFuture<'static, Result<(), ReminderError>>> {
+        None
+    }
+}
+
+#[tokio::test]
+async fn reminders_on_their_way_are_bounded_and_belong_to_their_message() {
+    let system = system();
+    let slow = Arc::new(Slow::default());
+    system.add_reminders(Arc::clone(&slow) as Arc<dyn Reminders>);
+    let component = system.engine().load_wat_blocking(REMINDS, Profile::Plain).unwrap();
+    let narrow = ResourceLimits { host_call_bytes: ByteSize(10 * 1025), ..limits() };
+    let sandbox = SandboxSpec::new(system.link(&component).unwrap(), narrow).unwrap();
+    let actor = system.spawn(ActorSpec::new(id("a"), sandbox).with_contract(ContractKind::Exports)).await.unwrap();
+    let begin = system.export::<(u32,), (u32,)>(&actor, "begin").unwrap();
+    for round in 1..=2 {
+        // Those for which there is no room come back at once.
+        assert_eq!(begin.call((20,)).await.unwrap(), (10,));
+        assert_eq!(slow.asked.load(Ordering::Relaxed), round * 10);
+        // The next message waits for the others.
+        let next = tokio::spawn({
+            let actor = actor.clone();
+            async move { actor.call("nothing", []).await }
+        });
+        settle().await;
+        assert!(!next.is_finished());
+        slow.gate.notify_waiters();
+        next.await.unwrap().unwrap_err();
+        assert_eq!(slow.kept.load(Ordering::Relaxed), round * 10);
+    }
 }

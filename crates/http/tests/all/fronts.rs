@@ -155,6 +155,24 @@ async fn a_component_asks_actors_as_it_is_granted() {
 }
 
 #[tokio::test]
+async fn denials_without_end_do_not_drown_the_others_events() {
+    let site = Site::new();
+    let (_front, server) = site.front().await;
+    let mut events = site.system.events();
+    // Each in a sandbox of its own.
+    for _ in 0..20 {
+        server.post("/send/counter", "x").await.is(502, "SendError::Denied");
+    }
+    let denials: Vec<_> = std::iter::from_fn(|| events.try_recv().ok())
+        .map(|event| match event {
+            SystemEvent::Denied { denials, .. } => denials,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(denials, [1, 2, 4, 8, 16]);
+}
+
+#[tokio::test]
 async fn what_an_actor_fails_with_is_the_components_to_answer() {
     let site = Site::new();
     let counter = site.load(airssys_wasm_fixtures::COUNTER, COUNTER).await;

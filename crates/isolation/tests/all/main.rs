@@ -47,6 +47,8 @@ struct Host {
     step_makes_resource: bool,
     /// How many epochs end during each step.
     ticks_in_step: Option<(WasmEngine, u32)>,
+    /// Whether `wait-async` waits for the gate when they have ended.
+    waits_after_ticks: bool,
     /// How much time passes by hand during each step.
     time_in_step: Option<(WasmEngine, Duration)>,
     wait: Wait,
@@ -91,12 +93,15 @@ fn spec_in(engine: &WasmEngine, component: &[u8], profile: Profile, limits: Reso
     define_host(&mut linker);
     if component.features().component_async {
         let wait_async = |tasks: &Accessor<HostState<Host>>| {
-            let Host { gate, waiting, ticks_in_step, .. } = tasks.with(|mut store| store.data_mut().ext.clone());
+            let Host { gate, waiting, ticks_in_step, waits_after_ticks, .. } =
+                tasks.with(|mut store| store.data_mut().ext.clone());
             async move {
                 if let Some((engine, ticks)) = ticks_in_step {
                     (0..ticks).for_each(|_| engine.tick());
-                    tokio::task::yield_now().await;
-                    return Ok(());
+                    if !waits_after_ticks {
+                        tokio::task::yield_now().await;
+                        return Ok(());
+                    }
                 }
                 waiting.notify_one();
                 gate.notified().await;

@@ -10,7 +10,7 @@ use airssys_wasm_engine::{EngineConfig, Profile, WasmEngine};
 use airssys_wasm_fixtures::SEVERAL;
 use airssys_wasm_isolation::{Calls, CrashKind, Sandbox, SandboxSpec, SeveralCrashed};
 use airssys_wasm_limits::{CancellationToken, ResourceLimits};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::unconstrained};
 
 use crate::{Host, limits, spec_in, time::Neighbour};
 
@@ -22,6 +22,8 @@ const TRAPS: u32 = 4;
 const WAITS_AND_SPINS: u32 = 5;
 const RETURNS_AND_SPINS: u32 = 6;
 const CALLS_THE_HOST: u32 = 7;
+const RETURNS_AND_WAITS: u32 = 8;
+const RETURNS_AND_WAITS_AGAIN: u32 = 9;
 
 fn engine() -> WasmEngine {
     WasmEngine::new(EngineConfig::small().with_component_async().compile_in_process().with_manual_ticks()).unwrap()
@@ -263,6 +265,104 @@ async fn each_has_a_deadline_of_its_own() {
     let crashed = running.await.unwrap().unwrap_err();
     assert_eq!((crashed.crash.kind().clone(), crashed.call), (CrashKind::Deadline { allowed: deadline }, Some(6)));
     assert_eq!(now.elapsed().as_secs(), 4);
+}
+
+/// A call that returns and goes on, for so many seconds or without end, and others after it, a second apart. Says over which one
+/// it crashed, and after how many seconds.
+async fn goes_on(until: Option<u32>) -> Option<(CrashKind, Option<u64>, u32)> {
+    let (_, spec, sandbox) = sandbox(ResourceLimits { deadline: Duration::from_secs(10), ..limits() }).await;
+    let Host { gate, .. } = sandbox.ext().clone();
+    let (calls_to, channel) = mpsc::unbounded_channel();
+    let (told, mut returns) = mpsc::unbounded_channel();
+    let mut calls = Told { channel: Some(channel), told: Some(told), ..Told::new([]) };
+    let running = tokio::spawn(async move { run(&spec, sandbox, 10, &mut calls).await });
+    calls_to.send((RETURNS_AND_WAITS, 0)).unwrap();
+    assert_eq!(returns.recv().await, Some(1));
+    let mut second = 0;
+    while second < 30 {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        second += 1;
+        if until == Some(second) {
+            gate.notify_waiters();
+        }
+        if calls_to.send((RETURNS, 0)).is_err() || returns.recv().await.is_none() {
+            break;
+        }
+    }
+    drop(calls_to);
+    let crashed = running.await.unwrap().err()?;
+    Some((crashed.crash.kind().clone(), crashed.call, second))
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_goes_on_after_it_has_returned_has_no_more_time_though_others_come_after_it() {
+    let late = CrashKind::Deadline { allowed: Duration::from_secs(10) };
+    let crashed = goes_on(None).await;
+    assert!(matches!(&crashed, Some((kind, Some(1), 10 | 11)) if *kind == late), "{crashed:?}");
+    assert_eq!(goes_on(Some(9)).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_have_ended_keep_no_others_from_beginning() {
+    let (_, spec, sandbox) = sandbox(ResourceLimits { deadline: Duration::from_secs(10), ..limits() }).await;
+    let Host { gate, waiting, .. } = sandbox.ext().clone();
+    let (calls_to, channel) = mpsc::unbounded_channel();
+    let (told, mut returns) = mpsc::unbounded_channel();
+    let mut calls = Told { channel: Some(channel), told: Some(told), ..Told::new([]) };
+    let running = tokio::spawn(async move { run(&spec, sandbox, 10, &mut calls).await });
+    // There is always one in flight.
+    calls_to.send((WAITS, 0)).unwrap();
+    waiting.notified().await;
+    // Most of the ids that these have are not given again.
+    (0..9).for_each(|_| calls_to.send((GIVES_WAY, 3)).unwrap());
+    for _ in 0..9 {
+        returns.recv().await.unwrap();
+    }
+    for second in 1..=30 {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        if second % 6 == 0 {
+            calls_to.send((WAITS, 0)).unwrap();
+            waiting.notified().await;
+            gate.notify_one();
+            returns.recv().await.unwrap();
+        }
+        let now = tokio::time::Instant::now();
+        calls_to.send((RETURNS, 0)).unwrap();
+        returns.recv().await.unwrap();
+        assert_eq!(now.elapsed(), Duration::ZERO, "after {second} s");
+    }
+    drop(calls_to);
+    gate.notify_one();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_goes_on_after_it_has_returned_is_charged_though_many_come_after_it() {
+    let limits = ResourceLimits { cpu_time: Duration::from_millis(40), deadline: Duration::from_secs(600), ..limits() };
+    let (engine, spec, mut sandbox) = sandbox(limits).await;
+    let Host { gate, .. } = sandbox.ext().clone();
+    (sandbox.ext_mut().ticks_in_step, sandbox.ext_mut().waits_after_ticks) = (Some((engine, 5)), true);
+    let (calls_to, channel) = mpsc::unbounded_channel();
+    let (told, mut returns) = mpsc::unbounded_channel();
+    let mut calls = Told { channel: Some(channel), told: Some(told), ..Told::new([]) };
+    // Not so that a channel gives only some at once.
+    let running = tokio::spawn(unconstrained(async move { run(&spec, sandbox, 300, &mut calls).await }));
+    calls_to.send((RETURNS_AND_WAITS_AGAIN, 0)).unwrap();
+    assert_eq!(returns.recv().await, Some(1));
+    // Three hundred at once each time that it goes on.
+    for _ in 0..20 {
+        if (0..300).any(|_| calls_to.send((RETURNS, 0)).is_err()) {
+            break;
+        }
+        for _ in 0..300 {
+            returns.recv().await;
+        }
+        gate.notify_one();
+        tokio::task::yield_now().await;
+    }
+    assert!(running.is_finished(), "it goes on");
+    let crashed = running.await.unwrap().unwrap_err();
+    assert_eq!((crashed.crash.kind().clone(), crashed.call), (CrashKind::CpuTime { allowed: 40 }, Some(1)));
 }
 
 #[tokio::test]
