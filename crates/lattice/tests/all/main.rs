@@ -6,6 +6,7 @@ mod deploy;
 mod failures;
 mod hosts;
 mod kinds;
+mod link;
 mod processes;
 mod security;
 mod store;
