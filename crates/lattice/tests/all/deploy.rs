@@ -1,7 +1,7 @@
 //! Components that are placed on hosts, and rolled to another version.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, LazyLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -17,10 +17,10 @@ use airssys_wasm_fixtures::{COUNTER, COUNTER_V2, LISTENER, nats::NatsServer};
 use airssys_wasm_lattice::{
     AcceptError, AcceptOptions, Accepting, ChangeError, ComponentError, DeployError, Deployed, Deployment, Digest,
     HostName, Instance, InstanceState, Lattice, LatticeConfig, LatticeEvent, NotRun, RollError, RollOptions, WhyNot,
-    async_nats,
+    async_nats::{self, jetstream::object_store},
 };
-use futures_util::future::join_all;
-use tokio::{runtime::Builder, sync::watch, task::JoinHandle};
+use futures_util::{FutureExt, StreamExt, future::join_all};
+use tokio::{io::AsyncReadExt, runtime::Builder, sync::watch, task::JoinHandle};
 
 use crate::support::{LONG, config, id, server, until, within};
 
@@ -300,6 +300,51 @@ async fn what_is_stored_under_a_digest_and_is_something_else_is_refused() {
     assert_eq!(a.deploy(deployment("counter", digest)).await.unwrap(), ["a"]);
     let large = within(a.lattice.put(vec![0; (64 << 20) + 1])).await;
     assert!(matches!(large, Err(ComponentError::TooLarge { .. })), "{large:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn components_are_read_through_the_leader_of_their_stream() {
+    let server = server();
+    let a = Fleet::start(&server, "a", 4).await;
+    have_room(&[&a], &[(&a, 4)]).await;
+    let client = async_nats::connect(server.url()).await.unwrap();
+    let jetstream = async_nats::jetstream::new(client.clone());
+    // As the client makes a store: any replica may answer what it gets.
+    let config = object_store::Config { bucket: "aw_test_components".to_owned(), ..object_store::Config::default() };
+    let store = jetstream.create_object_store(config).await.unwrap();
+    let digest = Digest::of(COUNTER);
+    store.put(digest.to_string().as_str(), &mut &*COUNTER).await.unwrap();
+
+    let mut asked = client.subscribe("$JS.API.>").await.unwrap();
+    let mut asks = async || {
+        client.flush().await.unwrap();
+        let mut asks = BTreeSet::new();
+        while let Some(Some(message)) = asked.next().now_or_never() {
+            let subject = message.subject.strip_prefix("$JS.API.").unwrap().to_owned();
+            if let Some((ask, _)) = subject.split_once(".OBJ_aw_test_components") {
+                asks.insert(ask.to_owned());
+            }
+        }
+        asks
+    };
+    asks().await;
+    assert_eq!(a.deploy(deployment("counter", digest)).await.unwrap(), ["a"]);
+    assert_eq!(asks().await, BTreeSet::from(["STREAM.INFO", "STREAM.MSG.GET"].map(str::to_owned)));
+    // The control: what the client itself asks.
+    let mut object = store.get(digest.to_string()).await.unwrap();
+    object.read_to_end(&mut Vec::new()).await.unwrap();
+    let of_client = asks().await;
+    assert!(of_client.contains("DIRECT.GET") && of_client.contains("CONSUMER.CREATE"), "{of_client:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_of_components_that_a_host_makes_gives_nothing_directly() {
+    let server = server();
+    let a = Fleet::start(&server, "a", 0).await;
+    within(a.lattice.put(COUNTER)).await.unwrap();
+    let jetstream = async_nats::jetstream::new(async_nats::connect(server.url()).await.unwrap());
+    let stream = jetstream.get_stream("OBJ_aw_test_components").await.unwrap();
+    assert!(!stream.cached_info().config.allow_direct);
 }
 
 /// Three hosts that run the counter, one that looks on, and the two versions of it.

@@ -68,11 +68,7 @@ fn permissions((host, _, public): Key) -> String {
         format!("$JS.API.STREAM.INFO.OBJ_aw_{lattice}_components"),
         format!("$JS.API.STREAM.CREATE.OBJ_aw_{lattice}_components"),
         format!("$JS.API.STREAM.PURGE.OBJ_aw_{lattice}_components"),
-        format!("$JS.API.CONSUMER.CREATE.OBJ_aw_{lattice}_components"),
-        format!("$JS.API.CONSUMER.CREATE.OBJ_aw_{lattice}_components.>"),
-        format!("$JS.API.CONSUMER.DELETE.OBJ_aw_{lattice}_components.>"),
-        format!("$JS.API.DIRECT.GET.OBJ_aw_{lattice}_components.>"),
-        format!("$JS.FC.OBJ_aw_{lattice}_components.>"),
+        format!("$JS.API.STREAM.MSG.GET.OBJ_aw_{lattice}_components"),
     ];
     let subscribe = [
         format!("aw.{lattice}.h.{host}.*"),
