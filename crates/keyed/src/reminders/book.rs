@@ -9,13 +9,16 @@ use std::{
 
 use airssys_wasm_actor::ReminderError;
 use bytes::Bytes;
-use tokio::sync::{Mutex, MutexGuard, Notify};
+use tokio::sync::{Mutex, MutexGuard, Notify, RwLock};
 
 use super::{
     ReminderConfig,
-    rows::{BY_TIME, Own, by_actor, key},
+    rows::{Own, by_actor, key},
 };
-use crate::store::{Durability, StateStore, StoreError, Version};
+use crate::{
+    owner::Owned,
+    store::{Durability, StateStore, StoreError, Version},
+};
 
 /// Bytes that a name may have.
 const LONGEST_NAME: usize = 64;
@@ -25,7 +28,12 @@ const SOONEST: Duration = Duration::from_secs(1);
 
 pub(super) struct Book {
     pub(super) store: Arc<dyn StateStore>,
+    /// The kind of the rows by time.
+    pub(super) by_time: String,
     pub(super) config: ReminderConfig,
+    owned: Owned,
+    /// Held while one is being set.
+    setting: RwLock<()>,
     /// One at a time changes the reminders of an actor. Actors share them, by hash.
     turns: [Mutex<()>; 64],
     hasher: RandomState,
@@ -43,10 +51,13 @@ pub(super) struct Progress {
 }
 
 impl Book {
-    pub(super) fn new(store: Arc<dyn StateStore>, config: ReminderConfig) -> Self {
+    pub(super) fn new(store: Arc<dyn StateStore>, by_time: String, owned: Owned, config: ReminderConfig) -> Self {
         Self {
             store,
+            by_time,
             config,
+            owned,
+            setting: RwLock::default(),
             turns: [const { Mutex::const_new(()) }; 64],
             hasher: RandomState::new(),
             progress: parking_lot::Mutex::new(Progress { sent: 0, waits_until: u64::MAX }),
@@ -70,7 +81,9 @@ impl Book {
         if size > allowed {
             return Err(ReminderError::TooLarge { size, allowed });
         }
+        let _setting = self.setting.read().await;
         let _turn = self.turn(of).await;
+        self.is_mine(of)?;
         let (mut own, version) = self.own(of).await.map_err(unavailable)?;
         if own.find(name).is_none() && own.0.len() >= self.config.most as usize {
             return Err(ReminderError::TooMany(self.config.most));
@@ -84,6 +97,8 @@ impl Book {
         self.put(&key(due, of, name), payload).await.map_err(unavailable)?;
         let before = own.set(name, due);
         self.put_own(of, &own, version).await.map_err(unavailable)?;
+        // Whoever has the key next may have read without it.
+        self.is_mine(of)?;
         if let Some(before) = before.filter(|before| *before != due) {
             // It does not count any more, and is found again when it would have been due.
             _ = self.take(&key(before, of, name), Durability::Process).await;
@@ -95,6 +110,15 @@ impl Book {
             self.sooner.notify_one();
         }
         Ok(())
+    }
+
+    fn is_mine(&self, of: &str) -> Result<(), ReminderError> {
+        if self.owned.has(of) { Ok(()) } else { Err(ReminderError::Unavailable(NotHere.into())) }
+    }
+
+    /// Waits until all that are being set are, or are not.
+    pub(super) async fn are_set(&self) {
+        drop(self.setting.write().await);
     }
 
     pub(super) async fn cancel(&self, of: &str, name: &str) -> Result<bool, ReminderError> {
@@ -127,7 +151,7 @@ impl Book {
             self.take(&key, Durability::Process).await?;
             return Ok(None);
         }
-        Ok(self.store.load(BY_TIME, &key).await?.map(|row| row.state))
+        Ok(self.store.load(&self.by_time, &key).await?.map(|row| row.state))
     }
 
     /// It was handled. Should it have been set again meanwhile, that stays.
@@ -158,7 +182,7 @@ impl Book {
     async fn put(&self, key: &str, payload: Bytes) -> Result<(), StoreError> {
         let mut follows = Version::NONE;
         loop {
-            match self.store.save(BY_TIME, key, follows, payload.clone(), self.config.durability).await {
+            match self.store.save(&self.by_time, key, follows, payload.clone(), self.config.durability).await {
                 Err(StoreError::Fenced { found }) => follows = found,
                 saved => return saved.map(|_| ()),
             }
@@ -169,7 +193,7 @@ impl Book {
     async fn take(&self, key: &str, durability: Durability) -> Result<(), StoreError> {
         let mut follows = Version::NONE;
         loop {
-            match self.store.remove(BY_TIME, key, follows, durability).await {
+            match self.store.remove(&self.by_time, key, follows, durability).await {
                 Err(StoreError::Fenced { found }) => follows = found,
                 removed => return removed,
             }
@@ -181,6 +205,11 @@ impl Book {
 #[derive(Debug, thiserror::Error)]
 #[error("the reminders of an actor are malformed")]
 struct Malformed;
+
+/// The key has gone to another host.
+#[derive(Debug, thiserror::Error)]
+#[error("the key is not this host's any more; the reminder may be set or not")]
+struct NotHere;
 
 /// A kind has as many actors with reminders as it may have.
 #[derive(Debug, thiserror::Error)]

@@ -41,6 +41,10 @@ impl Owner for Parts {
         let held = Arc::clone(self.0.lock().get(&part)?);
         Some(held)
     }
+
+    fn has(&self, part: usize) -> bool {
+        self.0.lock().contains_key(&part)
+    }
 }
 
 impl Parts {
@@ -50,7 +54,7 @@ impl Parts {
         Arc::new(owner)
     }
 
-    fn give(&self, part: usize) {
+    pub(crate) fn give(&self, part: usize) {
         self.0.lock().insert(part, Arc::new(Held(AtomicBool::new(true))));
     }
 
@@ -87,6 +91,10 @@ impl<F: Fn() + Send + Sync + 'static> Owner for Meanwhile<F> {
             (self.does)();
         }
         Some(Arc::new(Held(AtomicBool::new(true))))
+    }
+
+    fn has(&self, _: usize) -> bool {
+        true
     }
 }
 
