@@ -98,7 +98,12 @@ impl<F: Fn() + Send + Sync + 'static> Owner for Meanwhile<F> {
     }
 }
 
-async fn carts<O: Owner>(system: &ActorSystem, owner: &Arc<O>, save: SaveWhen, store: &Arc<Faulty>) -> Keyed {
+pub(crate) async fn carts<O: Owner>(
+    system: &ActorSystem,
+    owner: &Arc<O>,
+    save: SaveWhen,
+    store: &Arc<Faulty>,
+) -> Keyed {
     let options = KeyedOptions { save, ..KeyedOptions::default() };
     let spec = KeyedSpec::new(template(system, "cart", &COUNTER)).with_options(options);
     Keyed::install(system, spec.with_owner(Arc::clone(owner) as _), Arc::clone(store) as _).await.unwrap()

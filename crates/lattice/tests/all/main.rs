@@ -11,3 +11,4 @@ mod processes;
 mod security;
 mod store;
 mod support;
+mod versions;
