@@ -1,7 +1,7 @@
 //! Setting, cancelling and settling reminders in a store.
 
 use std::{
-    collections::hash_map::RandomState,
+    collections::{BTreeSet, hash_map::RandomState},
     hash::BuildHasher,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -9,7 +9,7 @@ use std::{
 
 use airssys_wasm_actor::ReminderError;
 use bytes::Bytes;
-use tokio::sync::{Mutex, MutexGuard, Notify, RwLock};
+use tokio::sync::{Mutex, MutexGuard, Notify, watch};
 
 use super::{
     ReminderConfig,
@@ -32,14 +32,32 @@ pub(super) struct Book {
     pub(super) by_time: String,
     pub(super) config: ReminderConfig,
     owned: Owned,
-    /// Held while one is being set.
-    setting: RwLock<()>,
+    setting: watch::Sender<Setting>,
     /// One at a time changes the reminders of an actor. Actors share them, by hash.
     turns: [Mutex<()>; 64],
     hasher: RandomState,
     pub(super) progress: parking_lot::Mutex<Progress>,
     /// There is one that is due before.
     pub(super) sooner: Notify,
+}
+
+/// Which are being set.
+#[derive(Default)]
+struct Setting {
+    next: u64,
+    begun: BTreeSet<u64>,
+}
+
+/// One that is being set, until this is dropped.
+struct Begun<'a> {
+    book: &'a Book,
+    number: u64,
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        self.book.setting.send_modify(|setting| _ = setting.begun.remove(&self.number));
+    }
 }
 
 /// How far the task is, in milliseconds since 1970.
@@ -57,7 +75,7 @@ impl Book {
             by_time,
             config,
             owned,
-            setting: RwLock::default(),
+            setting: watch::Sender::default(),
             turns: [const { Mutex::const_new(()) }; 64],
             hasher: RandomState::new(),
             progress: parking_lot::Mutex::new(Progress { sent: 0, waits_until: u64::MAX }),
@@ -81,7 +99,8 @@ impl Book {
         if size > allowed {
             return Err(ReminderError::TooLarge { size, allowed });
         }
-        let _setting = self.setting.read().await;
+        // Those that wait for their turn are waited for as well.
+        let _begun = self.begin();
         let _turn = self.turn(of).await;
         self.is_mine(of)?;
         let (mut own, version) = self.own(of).await.map_err(unavailable)?;
@@ -116,9 +135,22 @@ impl Book {
         if self.owned.has(of) { Ok(()) } else { Err(ReminderError::Unavailable(NotHere.into())) }
     }
 
-    /// Waits until all that are being set are, or are not.
+    fn begin(&self) -> Begun<'_> {
+        let mut number = 0;
+        self.setting.send_modify(|setting| {
+            number = setting.next;
+            setting.next += 1;
+            setting.begun.insert(number);
+        });
+        Begun { book: self, number }
+    }
+
+    /// Waits until all whose setting has begun are set, or are not.
     pub(super) async fn are_set(&self) {
-        drop(self.setting.write().await);
+        let mut setting = self.setting.subscribe();
+        let next = setting.borrow().next;
+        // Its sender is this.
+        _ = setting.wait_for(|setting| setting.begun.first().is_none_or(|first| *first >= next)).await;
     }
 
     pub(super) async fn cancel(&self, of: &str, name: &str) -> Result<bool, ReminderError> {

@@ -256,6 +256,12 @@ impl<U: Send + 'static> Actors<U> {
             reminders.are_set().await;
         }
     }
+
+    fn slots_came(&self) {
+        if let Some(reminders) = &self.reminders {
+            reminders.parts_came();
+        }
+    }
 }
 
 /// Takes, drains and hands over slots, until the host leaves.
@@ -368,6 +374,8 @@ async fn serve<U: Send + 'static>(host: &Arc<Host>, actors: &Actors<U>, kind: &A
                     if let Some((_, drain)) = drains.remove(&slot) {
                         drain.abort();
                     }
+                    // Meanwhile none was sent.
+                    actors.slots_came();
                     continue;
                 }
                 Action::Fenced => return,
@@ -376,8 +384,8 @@ async fn serve<U: Send + 'static>(host: &Arc<Host>, actors: &Actors<U>, kind: &A
             begun.spawn(async move { host.write_slot(&kind, slot, owner, follows, &life).await });
         }
         let before = std::mem::replace(&mut latest, holdings.latest(clock::now()));
-        if let Some(reminders) = actors.reminders.as_ref().filter(|_| latest > before) {
-            reminders.parts_came();
+        if latest > before {
+            actors.slots_came();
         }
         if kind.count() {
             // Who waits for a key that has moved looks again.
