@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::TcpListener,
     sync::{
         Arc, LazyLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -13,7 +14,10 @@ use airssys_wasm_actor::{
     ActorManifest, ActorRef, ActorSystem, SystemConfig, UpgradeOptions,
     engine::{EngineConfig, PoolConfig, WasmEngine},
 };
-use airssys_wasm_fixtures::{COUNTER, COUNTER_V2, LISTENER, nats::NatsServer};
+use airssys_wasm_fixtures::{
+    COUNTER, COUNTER_V2, LISTENER,
+    nats::{NatsConfig, NatsServer},
+};
 use airssys_wasm_lattice::{
     AcceptError, AcceptOptions, Accepting, ChangeError, ComponentError, DeployError, Deployed, Deployment, Digest,
     HostName, Instance, InstanceState, Lattice, LatticeConfig, LatticeEvent, NotRun, RollError, RollOptions, WhyNot,
@@ -345,6 +349,50 @@ async fn a_store_of_components_that_a_host_makes_gives_nothing_directly() {
     let jetstream = async_nats::jetstream::new(async_nats::connect(server.url()).await.unwrap());
     let stream = jetstream.get_stream("OBJ_aw_test_components").await.unwrap();
     assert!(!stream.cached_info().config.allow_direct);
+}
+
+/// Three servers that keep three replicas of everything.
+fn cluster() -> Vec<NatsServer> {
+    // Free until they are taken: others choose ports like these.
+    let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let routes: Vec<_> = listeners.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect();
+    drop(listeners);
+    let all = routes.iter().map(|route| format!("\"nats://{route}\"")).collect::<Vec<_>>().join(", ");
+    let start = |(number, route): (usize, &String)| {
+        let more =
+            format!("server_name: server-{number}\ncluster: {{ name: test, listen: \"{route}\", routes: [{all}] }}");
+        NatsConfig { more, ..NatsConfig::jetstream() }.start().unwrap()
+    };
+    routes.iter().enumerate().map(start).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_component_that_one_host_has_put_is_there_for_all_over_three_replicas() {
+    let servers = cluster();
+    let member = async |server: &NatsServer, name: &str, most: usize| {
+        let mut config = config(server, name);
+        config.replicas = 3;
+        // The servers elect a leader first.
+        let client = async_nats::connect(server.url()).await.unwrap();
+        let jetstream = async_nats::jetstream::new(client);
+        within(async {
+            while jetstream.query_account().await.is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+        Fleet::join(config, most).await
+    };
+    let a = member(&servers[0], "a", 0).await;
+    let (b, c) = tokio::join!(member(&servers[1], "b", 64), member(&servers[2], "c", 64));
+    have_room(&[&a, &b], &[(&b, 64), (&c, 64)]).await;
+    for round in 0..8 {
+        // Another component each time, by a custom section that means nothing.
+        let component = [COUNTER, &[0, 5, 1, b'x', round, round, round]].concat();
+        let digest = within(a.lattice.put(component)).await.unwrap();
+        let deployment = deployment(&format!("counter-{round}"), digest).on(2);
+        assert_eq!(b.deploy(deployment).await.unwrap(), ["b", "c"]);
+    }
 }
 
 /// Three hosts that run the counter, one that looks on, and the two versions of it.
