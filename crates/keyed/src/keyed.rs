@@ -241,6 +241,10 @@ impl<U: Send + 'static> Keyed<U> {
         &self.0.core.kind
     }
 
+    pub(crate) fn owned(&self) -> &Owned {
+        &self.0.core.owned
+    }
+
     /// A handle on the actor of this key, which need not be in memory, nor have been before.
     ///
     /// # Errors

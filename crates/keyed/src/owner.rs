@@ -21,6 +21,9 @@ pub trait Owner: Send + Sync + 'static {
     ///
     /// A fence of a part that goes, and comes back later, must not hold again: the state in memory would be of before.
     fn fence(&self, part: usize) -> Option<Arc<dyn Fence>>;
+
+    /// Whether a part is this host's, also while it is about to go. Until this is false, no other host reads what there is of the part.
+    fn has(&self, part: usize) -> bool;
 }
 
 /// What of a kind's keys is this host's: all of them, if nobody says otherwise.
@@ -38,6 +41,17 @@ impl Owned {
             Some(owner) => owner.fence(part).map(Some).ok_or(NotOwned),
             None => Ok(None),
         }
+    }
+
+    /// The same of a name that is text.
+    pub(crate) fn owns_name(&self, name: &str) -> bool {
+        self.0.is_none() || ComponentId::new(name).is_ok_and(|name| self.owns(&name))
+    }
+
+    /// Whether a name is this host's, also while it is about to go.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        let Some(owner) = &self.0 else { return true };
+        ComponentId::new(name).is_ok_and(|name| owner.has(owner.part(&name)))
     }
 
     pub(crate) fn owns(&self, name: &ComponentId) -> bool {

@@ -6,7 +6,7 @@ use airssys_wasm_actor::{
     ActorRef, ActorSystem, AskError, Bytes, DeadReason, Elsewhere, Fence, SpawnError, WeakActorSystem, limits,
     registry::{ActorAddress, ComponentId, MessageEnvelope, Refusal, Topic, TopicPattern, Undelivered},
 };
-use airssys_wasm_keyed::{Keyed, KeyedSpec};
+use airssys_wasm_keyed::{Keyed, KeyedSpec, ReminderConfig, StoredReminders};
 use futures_util::future::BoxFuture;
 use tokio::{sync::broadcast, time::Instant};
 
@@ -113,10 +113,39 @@ impl<U: Send + 'static> Lattice<U> {
         spec: KeyedSpec<U>,
         store: Arc<JetStreamStore>,
     ) -> Result<Keyed<U>, ExportKindError> {
+        self.install(spec, store, None).await
+    }
+
+    /// [`export_kind`](Self::export_kind), with reminders for its actors, kept beside the states and moved with the slots. All hosts that
+    /// have the kind have it so.
+    ///
+    /// # Errors
+    ///
+    /// [`ExportKindError`].
+    pub async fn export_kind_with_reminders(
+        &self,
+        spec: KeyedSpec<U>,
+        store: Arc<JetStreamStore>,
+        config: ReminderConfig,
+    ) -> Result<Keyed<U>, ExportKindError> {
+        self.install(spec, store, Some(config)).await
+    }
+
+    async fn install(
+        &self,
+        spec: KeyedSpec<U>,
+        store: Arc<JetStreamStore>,
+        reminders: Option<ReminderConfig>,
+    ) -> Result<Keyed<U>, ExportKindError> {
         let system = self.system().ok_or(ExportKindError::Left)?;
         let kind = SharedKind::new(spec.kind().clone());
-        let keyed = Keyed::install(&system, spec.with_owner(Arc::clone(&kind) as _), store).await?;
-        self.host().take_slots(keyed.clone(), kind);
+        let spec = spec.with_owner(Arc::clone(&kind) as _);
+        let keyed = Keyed::install(&system, spec, Arc::clone(&store) as _).await?;
+        let reminders = reminders.map(|config| Arc::new(StoredReminders::start_shared(&keyed, store, config)));
+        if let Some(reminders) = &reminders {
+            system.add_reminders(Arc::clone(reminders) as _);
+        }
+        self.host().take_slots(keyed.clone(), kind, reminders);
         Ok(keyed)
     }
 

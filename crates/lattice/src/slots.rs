@@ -117,6 +117,11 @@ impl Holdings {
         (0..self.slots.len()).filter(|slot| self.owns(*slot, now)).count()
     }
 
+    /// The latest revision by which it owns a slot in which it may activate: a later one when a slot has come.
+    pub(crate) fn latest(&self, now: Duration) -> u64 {
+        (0..self.slots.len()).filter_map(|slot| self.tenure(slot, now)).max().unwrap_or_default()
+    }
+
     /// Since which revision it owns a slot in which it may activate.
     pub(crate) fn tenure(&self, slot: usize, now: Duration) -> Option<u64> {
         let (revision, holding) = self.load(slot);

@@ -1,7 +1,7 @@
 //! Setting, cancelling and settling reminders in a store.
 
 use std::{
-    collections::hash_map::RandomState,
+    collections::{BTreeSet, hash_map::RandomState},
     hash::BuildHasher,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -9,13 +9,16 @@ use std::{
 
 use airssys_wasm_actor::ReminderError;
 use bytes::Bytes;
-use tokio::sync::{Mutex, MutexGuard, Notify};
+use tokio::sync::{Mutex, MutexGuard, Notify, watch};
 
 use super::{
     ReminderConfig,
-    rows::{BY_TIME, Own, by_actor, key},
+    rows::{Own, by_actor, key},
 };
-use crate::store::{Durability, StateStore, StoreError, Version};
+use crate::{
+    owner::Owned,
+    store::{Durability, StateStore, StoreError, Version},
+};
 
 /// Bytes that a name may have.
 const LONGEST_NAME: usize = 64;
@@ -25,13 +28,36 @@ const SOONEST: Duration = Duration::from_secs(1);
 
 pub(super) struct Book {
     pub(super) store: Arc<dyn StateStore>,
+    /// The kind of the rows by time.
+    pub(super) by_time: String,
     pub(super) config: ReminderConfig,
+    owned: Owned,
+    setting: watch::Sender<Setting>,
     /// One at a time changes the reminders of an actor. Actors share them, by hash.
     turns: [Mutex<()>; 64],
     hasher: RandomState,
     pub(super) progress: parking_lot::Mutex<Progress>,
     /// There is one that is due before.
     pub(super) sooner: Notify,
+}
+
+/// Which are being set.
+#[derive(Default)]
+struct Setting {
+    next: u64,
+    begun: BTreeSet<u64>,
+}
+
+/// One that is being set, until this is dropped.
+struct Begun<'a> {
+    book: &'a Book,
+    number: u64,
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        self.book.setting.send_modify(|setting| _ = setting.begun.remove(&self.number));
+    }
 }
 
 /// How far the task is, in milliseconds since 1970.
@@ -43,10 +69,13 @@ pub(super) struct Progress {
 }
 
 impl Book {
-    pub(super) fn new(store: Arc<dyn StateStore>, config: ReminderConfig) -> Self {
+    pub(super) fn new(store: Arc<dyn StateStore>, by_time: String, owned: Owned, config: ReminderConfig) -> Self {
         Self {
             store,
+            by_time,
             config,
+            owned,
+            setting: watch::Sender::default(),
             turns: [const { Mutex::const_new(()) }; 64],
             hasher: RandomState::new(),
             progress: parking_lot::Mutex::new(Progress { sent: 0, waits_until: u64::MAX }),
@@ -70,7 +99,10 @@ impl Book {
         if size > allowed {
             return Err(ReminderError::TooLarge { size, allowed });
         }
+        // Those that wait for their turn are waited for as well.
+        let _begun = self.begin();
         let _turn = self.turn(of).await;
+        self.is_mine(of)?;
         let (mut own, version) = self.own(of).await.map_err(unavailable)?;
         if own.find(name).is_none() && own.0.len() >= self.config.most as usize {
             return Err(ReminderError::TooMany(self.config.most));
@@ -84,6 +116,8 @@ impl Book {
         self.put(&key(due, of, name), payload).await.map_err(unavailable)?;
         let before = own.set(name, due);
         self.put_own(of, &own, version).await.map_err(unavailable)?;
+        // Whoever has the key next may have read without it.
+        self.is_mine(of)?;
         if let Some(before) = before.filter(|before| *before != due) {
             // It does not count any more, and is found again when it would have been due.
             _ = self.take(&key(before, of, name), Durability::Process).await;
@@ -95,6 +129,28 @@ impl Book {
             self.sooner.notify_one();
         }
         Ok(())
+    }
+
+    fn is_mine(&self, of: &str) -> Result<(), ReminderError> {
+        if self.owned.has(of) { Ok(()) } else { Err(ReminderError::Unavailable(NotHere.into())) }
+    }
+
+    fn begin(&self) -> Begun<'_> {
+        let mut number = 0;
+        self.setting.send_modify(|setting| {
+            number = setting.next;
+            setting.next += 1;
+            setting.begun.insert(number);
+        });
+        Begun { book: self, number }
+    }
+
+    /// Waits until all whose setting has begun are set, or are not.
+    pub(super) async fn are_set(&self) {
+        let mut setting = self.setting.subscribe();
+        let next = setting.borrow().next;
+        // Its sender is this.
+        _ = setting.wait_for(|setting| setting.begun.first().is_none_or(|first| *first >= next)).await;
     }
 
     pub(super) async fn cancel(&self, of: &str, name: &str) -> Result<bool, ReminderError> {
@@ -127,7 +183,7 @@ impl Book {
             self.take(&key, Durability::Process).await?;
             return Ok(None);
         }
-        Ok(self.store.load(BY_TIME, &key).await?.map(|row| row.state))
+        Ok(self.store.load(&self.by_time, &key).await?.map(|row| row.state))
     }
 
     /// It was handled. Should it have been set again meanwhile, that stays.
@@ -158,7 +214,7 @@ impl Book {
     async fn put(&self, key: &str, payload: Bytes) -> Result<(), StoreError> {
         let mut follows = Version::NONE;
         loop {
-            match self.store.save(BY_TIME, key, follows, payload.clone(), self.config.durability).await {
+            match self.store.save(&self.by_time, key, follows, payload.clone(), self.config.durability).await {
                 Err(StoreError::Fenced { found }) => follows = found,
                 saved => return saved.map(|_| ()),
             }
@@ -169,7 +225,7 @@ impl Book {
     async fn take(&self, key: &str, durability: Durability) -> Result<(), StoreError> {
         let mut follows = Version::NONE;
         loop {
-            match self.store.remove(BY_TIME, key, follows, durability).await {
+            match self.store.remove(&self.by_time, key, follows, durability).await {
                 Err(StoreError::Fenced { found }) => follows = found,
                 removed => return removed,
             }
@@ -181,6 +237,11 @@ impl Book {
 #[derive(Debug, thiserror::Error)]
 #[error("the reminders of an actor are malformed")]
 struct Malformed;
+
+/// The key has gone to another host.
+#[derive(Debug, thiserror::Error)]
+#[error("the key is not this host's any more; the reminder may be set or not")]
+struct NotHere;
 
 /// A kind has as many actors with reminders as it may have.
 #[derive(Debug, thiserror::Error)]

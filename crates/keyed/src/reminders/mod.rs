@@ -1,6 +1,7 @@
 //! Reminders: messages of an actor to itself, stored until they are handled.
 
 mod book;
+mod mine;
 mod rows;
 mod serve;
 
@@ -25,9 +26,14 @@ use tokio::{
     task::AbortHandle,
 };
 
-use self::book::Book;
+use self::{
+    book::Book,
+    mine::Mine,
+    rows::{BY_TIME, by_actor, by_time_of},
+};
 use crate::{
     Keyed,
+    owner::Owned,
     store::{Durability, StateStore, StoreError},
 };
 
@@ -87,7 +93,9 @@ pub struct StoredReminders {
     book: Arc<Book>,
     receivers: Arc<Receivers>,
     runtime: Handle,
-    task: AbortHandle,
+    tasks: Vec<AbortHandle>,
+    /// Parts of the keys have become this host's.
+    came: Arc<Notify>,
 }
 
 type Ask = Arc<dyn Fn(&str, MessageEnvelope) -> BoxFuture<'static, Result<Bytes, AskError>> + Send + Sync>;
@@ -116,9 +124,52 @@ impl StoredReminders {
     ///
     /// Outside a tokio runtime with timers.
     pub fn start(store: Arc<dyn StateStore>, config: ReminderConfig) -> Self {
-        let (book, receivers) = (Arc::new(Book::new(store, config)), Arc::<Receivers>::default());
+        Self::serving(Book::new(store, BY_TIME.to_owned(), Owned::default(), config))
+    }
+
+    /// Keeps the reminders of a kind that [several hosts have](crate::KeyedSpec::with_owner), in a store that they share. Each host sends
+    /// those of the keys that are its own, and has their names and times in memory; `most_actors` is of each host.
+    ///
+    /// Whoever is the kind's [`Owner`](crate::Owner) calls [`parts_came`](Self::parts_came), and waits for
+    /// [`are_set`](Self::are_set).
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with timers.
+    pub fn start_shared<U: Send + 'static>(
+        kind: &Keyed<U>,
+        store: Arc<dyn StateStore>,
+        config: ReminderConfig,
+    ) -> Self {
+        let (name, owned) = (kind.kind().as_str(), kind.owned().clone());
+        let (by_time, by_actor) = (by_time_of(name), by_actor(&format!("{name}/")));
+        let mine = Arc::new(Mine::new(store, by_time.clone(), by_actor, owned.clone()));
+        let mut reminders = Self::serving(Book::new(Arc::clone(&mine) as _, by_time, owned, config));
+        let book = Arc::clone(&reminders.book);
+        let reads = mine.reads(Arc::clone(&reminders.came), move |change| {
+            change(&mut book.progress.lock());
+            book.sooner.notify_one();
+        });
+        reminders.tasks.push(tokio::spawn(reads).abort_handle());
+        reminders.add_kind(kind);
+        reminders
+    }
+
+    fn serving(book: Book) -> Self {
+        let (book, receivers) = (Arc::new(book), Arc::<Receivers>::default());
         let task = tokio::spawn(serve::serve(Arc::clone(&book), Arc::clone(&receivers))).abort_handle();
-        Self { book, receivers, runtime: Handle::current(), task }
+        Self { book, receivers, runtime: Handle::current(), tasks: vec![task], came: Arc::default() }
+    }
+
+    /// Parts of the keys of a [shared](Self::start_shared) kind have become this host's: reads the reminders that there are.
+    pub fn parts_came(&self) {
+        self.came.notify_one();
+    }
+
+    /// Waits until all reminders that are being set are set, or are not. To be waited for before a part goes to another host, when
+    /// nothing of it is in memory any more.
+    pub async fn are_set(&self) {
+        self.book.are_set().await;
     }
 
     /// Keeps the reminders of a kind, and gives its actors the import `airssys:actor/reminders`.
@@ -128,7 +179,16 @@ impl StoredReminders {
     /// reminders.keep(&carts);
     /// system.add_reminders(reminders);
     /// ```
+    ///
+    /// Those of a kind that [several hosts have](crate::KeyedSpec::with_owner) are not kept, and its guests are told so: they need
+    /// [`start_shared`](Self::start_shared).
     pub fn keep<U: Send + 'static>(&self, kind: &Keyed<U>) {
+        if kind.owned().0.is_none() {
+            self.add_kind(kind);
+        }
+    }
+
+    fn add_kind<U: Send + 'static>(&self, kind: &Keyed<U>) {
         let name = kind.kind().clone();
         let kind = kind.clone();
         self.add(name.as_str(), move |key, message| {
@@ -170,7 +230,7 @@ impl StoredReminders {
 
 impl Drop for StoredReminders {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(AbortHandle::abort);
     }
 }
 

@@ -7,6 +7,11 @@
 /// The kind of the rows by time. No actor's kind has such a name.
 pub(super) const BY_TIME: &str = "!due";
 
+/// The kind of the rows by time of a kind of actors that several hosts have.
+pub(super) fn by_time_of(kind: &str) -> String {
+    format!("{BY_TIME}/{kind}")
+}
+
 /// The kind of the rows by actor: one for each kind of theirs, so that it is known how many actors of it have any.
 pub(super) fn by_actor(of: &str) -> String {
     format!("!reminders/{}", kind_of(of).unwrap_or_default())

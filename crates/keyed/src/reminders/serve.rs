@@ -25,7 +25,7 @@ use tokio::{
 use super::{
     Receiver, Receivers,
     book::Book,
-    rows::{BY_TIME, before, kind_of, parts},
+    rows::{before, kind_of, parts},
 };
 use crate::store::StoreError;
 
@@ -149,7 +149,7 @@ impl Server {
         waiting: &mut Waiting,
     ) -> Result<Option<String>, StoreError> {
         loop {
-            let keys = self.book.store.keys(BY_TIME, Some(&after), PAGE).await?;
+            let keys = self.book.store.keys(&self.book.by_time, Some(&after), PAGE).await?;
             let is_last = keys.len() < PAGE;
             for key in keys {
                 if !is_due(&key) {
@@ -174,7 +174,7 @@ impl Server {
         for kind in kinds {
             let Some(after) = waiting.get_mut(&kind) else { continue };
             let is_done = 'rows: loop {
-                let keys = self.book.store.keys(BY_TIME, Some(after), PAGE).await?;
+                let keys = self.book.store.keys(&self.book.by_time, Some(after), PAGE).await?;
                 let is_last = keys.len() < PAGE;
                 for key in keys {
                     if *key >= *upto {

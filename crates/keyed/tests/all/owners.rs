@@ -41,6 +41,10 @@ impl Owner for Parts {
         let held = Arc::clone(self.0.lock().get(&part)?);
         Some(held)
     }
+
+    fn has(&self, part: usize) -> bool {
+        self.0.lock().contains_key(&part)
+    }
 }
 
 impl Parts {
@@ -50,7 +54,7 @@ impl Parts {
         Arc::new(owner)
     }
 
-    fn give(&self, part: usize) {
+    pub(crate) fn give(&self, part: usize) {
         self.0.lock().insert(part, Arc::new(Held(AtomicBool::new(true))));
     }
 
@@ -88,9 +92,18 @@ impl<F: Fn() + Send + Sync + 'static> Owner for Meanwhile<F> {
         }
         Some(Arc::new(Held(AtomicBool::new(true))))
     }
+
+    fn has(&self, _: usize) -> bool {
+        true
+    }
 }
 
-async fn carts<O: Owner>(system: &ActorSystem, owner: &Arc<O>, save: SaveWhen, store: &Arc<Faulty>) -> Keyed {
+pub(crate) async fn carts<O: Owner>(
+    system: &ActorSystem,
+    owner: &Arc<O>,
+    save: SaveWhen,
+    store: &Arc<Faulty>,
+) -> Keyed {
     let options = KeyedOptions { save, ..KeyedOptions::default() };
     let spec = KeyedSpec::new(template(system, "cart", &COUNTER)).with_options(options);
     Keyed::install(system, spec.with_owner(Arc::clone(owner) as _), Arc::clone(store) as _).await.unwrap()

@@ -12,7 +12,7 @@ use std::{
 
 use airssys_wasm_actor::{ActorSystem, AskError, ReminderError, Reminders};
 use airssys_wasm_keyed::{
-    Durability, ForgetError, Keyed, KeyedOptions, MemoryStore, ReminderConfig, Saved, StateStore, StoreError,
+    Durability, ForgetError, Keyed, KeyedOptions, MemoryStore, ReminderConfig, SaveWhen, Saved, StateStore, StoreError,
     StoreFuture, StoredReminders, Version,
 };
 use airssys_wasm_registry::{ComponentId, MessageEnvelope};
@@ -24,7 +24,10 @@ use tokio::{
     time::Instant,
 };
 
-use crate::support::{COUNTER, Faulty, LATER, ask, carts, system};
+use crate::{
+    owners::{self, Parts},
+    support::{COUNTER, Faulty, LATER, ask, carts, system},
+};
 
 type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
@@ -651,4 +654,125 @@ async fn one_that_is_stored_only_when_it_is_due_comes_nevertheless() {
         }
     }
     panic!("of 64 turns all had the same eight times");
+}
+
+/// A host with counters that others have as well, and their reminders.
+struct Host {
+    _system: ActorSystem,
+    owner: Arc<Parts>,
+    carts: Keyed,
+    reminders: Arc<StoredReminders>,
+}
+
+impl Host {
+    async fn new(parts: &[usize], store: &Arc<Faulty>, clock: &Clock) -> Self {
+        let (system, owner) = (system(), Parts::of(parts));
+        let carts = owners::carts(&system, &owner, SaveWhen::OnIdle, store).await;
+        let mut config = ReminderConfig::default();
+        (config.clock, config.most_actors) = (Some(Arc::clone(clock)), 3);
+        let reminders = Arc::new(StoredReminders::start_shared(&carts, Arc::clone(store) as _, config));
+        system.add_reminders(Arc::clone(&reminders) as _);
+        Self { _system: system, owner, carts, reminders }
+    }
+
+    async fn set(&self, key: &str, after_ms: u64, payload: &'static str) -> Result<(), ReminderError> {
+        let after = Duration::from_millis(after_ms);
+        self.reminders.set(&cart(key), "a", after, Bytes::from(payload)).expect("the kind is known").await
+    }
+
+    async fn get(&self, key: &str) -> String {
+        ask(&self.carts, key, "get").await.unwrap()
+    }
+}
+
+/// Two hosts, each with a part of the keys.
+async fn two_hosts() -> (Arc<Faulty>, Host, Host) {
+    let (store, begun, epoch) = (Faulty::new(), Instant::now(), SystemTime::now());
+    let clock: Clock = Arc::new(move || epoch + begun.elapsed());
+    let (a, b) = (Host::new(&[1], &store, &clock).await, Host::new(&[2], &store, &clock).await);
+    (store, a, b)
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_host_sends_those_of_its_own_keys_once() {
+    let (store, a, b) = two_hosts().await;
+    for (host, key) in [(&a, "11"), (&b, "21"), (&a, "12"), (&b, "22")] {
+        host.set(key, 2_000, "add 7").await.unwrap();
+    }
+    assert_eq!((store.rows.count("!due/cart").await.unwrap(), store.rows.count("!due").await.unwrap()), (4, 0));
+    pass(1_900).await;
+    assert_eq!((a.carts.stats().activations, b.carts.stats().activations), (0, 0));
+    pass(200).await;
+    assert_eq!((a.carts.stats().activations, b.carts.stats().activations), (2, 2));
+    for (host, key) in [(&a, "11"), (&b, "21"), (&a, "12"), (&b, "22")] {
+        assert_eq!(host.get(key).await, "7");
+    }
+    pass(1_000_000).await;
+    assert_eq!((a.get("11").await, b.get("22").await), ("7".to_owned(), "7".to_owned()));
+    assert_eq!(store.rows.count("!due/cart").await.unwrap(), 0);
+    assert_eq!(store.rows.count("!reminders/cart").await.unwrap(), 0);
+    // So many actors of each host have any.
+    for (key, is_set) in [("11", true), ("12", true), ("13", true), ("14", false), ("11", true)] {
+        assert_eq!(a.set(key, 1_000, "get").await.is_ok(), is_set, "{key}");
+    }
+    b.set("21", 1_000, "get").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn they_go_where_a_part_goes_and_come_late_if_it_was_nobodys() {
+    let (_store, a, b) = two_hosts().await;
+    a.set("11", 5_000, "add 7").await.unwrap();
+    a.set("12", 50_000, "add 7").await.unwrap();
+    assert!(matches!(a.set("21", 5_000, "add 7").await, Err(ReminderError::Unavailable(_))), "it is not its key");
+    a.owner.lose(1);
+    pass(10_000).await;
+    assert_eq!((a.carts.stats().activations, b.carts.stats().activations), (0, 0), "nobody has the part");
+    b.owner.give(1);
+    b.reminders.parts_came();
+    pass(100).await;
+    assert_eq!((a.carts.stats().activations, b.carts.stats().activations), (0, 1));
+    assert_eq!(b.get("11").await, "7");
+    // Set anew or cancelled by who has it now.
+    b.set("12", 1_000, "add 9").await.unwrap();
+    pass(1_100).await;
+    assert_eq!(b.get("12").await, "9");
+    pass(100_000).await;
+    assert_eq!((b.get("11").await, b.get("12").await), ("7".to_owned(), "9".to_owned()));
+    assert_eq!(a.carts.stats().activations, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_that_goes_waits_for_what_is_being_set() {
+    let (store, a, b) = two_hosts().await;
+    store.writes.forget_permits(Semaphore::MAX_PERMITS);
+    let sets = a.reminders.set(&cart("11"), "a", Duration::from_secs(5), Bytes::from("add 7")).unwrap();
+    let mut are_set = std::pin::pin!(a.reminders.are_set());
+    assert!(futures_util::poll!(&mut are_set).is_pending());
+    store.writes.add_permits(100);
+    are_set.await;
+    sets.await.unwrap();
+    a.owner.lose(1);
+    b.owner.give(1);
+    b.reminders.parts_came();
+    pass(6_000).await;
+    assert_eq!(b.get("11").await, "7");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_set_while_the_key_is_lost_is_not_promised() {
+    let (store, a, _b) = two_hosts().await;
+    store.writes.forget_permits(Semaphore::MAX_PERMITS);
+    let sets = a.reminders.set(&cart("11"), "a", Duration::from_secs(5), Bytes::from("add 7")).unwrap();
+    a.owner.lose(1);
+    store.writes.add_permits(100);
+    assert!(matches!(sets.await, Err(ReminderError::Unavailable(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_of_a_kind_of_several_hosts_are_not_kept_as_those_of_one() {
+    let (system, store, owner) = (system(), Faulty::new(), Parts::of(&[1]));
+    let carts = owners::carts(&system, &owner, SaveWhen::OnIdle, &store).await;
+    let reminders = StoredReminders::start(Arc::clone(&store) as _, ReminderConfig::default());
+    reminders.keep(&carts);
+    assert!(reminders.set(&cart("11"), "a", Duration::from_secs(1), Bytes::new()).is_none());
 }

@@ -1,4 +1,7 @@
 //! The bytes of components, in an object store of the lattice. Each is named by its digest, which is checked by who gets it.
+//!
+//! They are read through the leader of the store's stream, which has all that was put. What the client does for an object may be
+//! answered by another replica, which may not have it yet: it gets the object directly, and its consumer is where the servers place it.
 
 use std::time::Duration;
 
@@ -6,9 +9,12 @@ use airssys_wasm_actor::Bytes;
 use async_nats::jetstream::{
     self, ErrorCode,
     context::GetStreamErrorKind,
-    object_store::{Config, GetErrorKind, InfoErrorKind, ObjectMetadata, ObjectStore},
+    message::StreamMessage,
+    object_store::{ObjectInfo, ObjectMetadata},
+    stream::{self, DiscardPolicy, LastRawMessageErrorKind, RawMessageError, Stream},
 };
-use tokio::{io::AsyncReadExt, time::timeout};
+use base64::{Engine, engine::general_purpose::URL_SAFE};
+use tokio::time::timeout;
 
 use super::error::ComponentError;
 use crate::{digest::Digest, host::Host};
@@ -24,7 +30,8 @@ const BESIDE: usize = 1 << 10;
 
 pub(super) struct Components {
     jetstream: jetstream::Context,
-    config: Config,
+    bucket: String,
+    replicas: usize,
     chunk: usize,
 }
 
@@ -33,20 +40,16 @@ impl Components {
         let (client, config) = (host.client(), &host.config);
         Self {
             jetstream: jetstream::new(client.clone()),
-            config: Config {
-                bucket: format!("aw_{}_components", config.lattice),
-                description: Some("components of an AirsSys-WASM lattice".to_owned()),
-                num_replicas: config.replicas,
-                ..Config::default()
-            },
+            bucket: format!("aw_{}_components", config.lattice),
+            replicas: config.replicas,
             chunk: CHUNK.min(client.max_payload().saturating_sub(BESIDE)).max(1),
         }
     }
 
-    /// The store, if it was ever made.
-    async fn store(&self) -> Result<Option<ObjectStore>, async_nats::Error> {
-        match self.jetstream.get_stream(format!("OBJ_{}", self.config.bucket)).await {
-            Ok(_) => Ok(Some(self.jetstream.get_object_store(&self.config.bucket).await?)),
+    /// The store's stream, if it was ever made.
+    async fn stream(&self) -> Result<Option<Stream>, async_nats::Error> {
+        match self.jetstream.get_stream(format!("OBJ_{}", self.bucket)).await {
+            Ok(stream) => Ok(Some(stream)),
             Err(error) => match error.kind() {
                 GetStreamErrorKind::JetStream(said) if said.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
                 _ => Err(error.into()),
@@ -54,14 +57,26 @@ impl Components {
         }
     }
 
-    async fn made(&self) -> Result<ObjectStore, async_nats::Error> {
-        if let Some(store) = self.store().await? {
-            return Ok(store);
+    async fn make(&self) -> Result<(), async_nats::Error> {
+        if self.stream().await?.is_some() {
+            return Ok(());
         }
-        match self.jetstream.create_object_store(self.config.clone()).await {
-            Ok(store) => Ok(store),
+        let bucket = &self.bucket;
+        let made = self.jetstream.create_stream(stream::Config {
+            name: format!("OBJ_{bucket}"),
+            description: Some("components of an AirsSys-WASM lattice".to_owned()),
+            subjects: vec![format!("$O.{bucket}.C.>"), format!("$O.{bucket}.M.>")],
+            num_replicas: self.replicas,
+            discard: DiscardPolicy::New,
+            allow_rollup: true,
+            // So that the client asks the leader as well, when it puts an object.
+            allow_direct: false,
+            ..stream::Config::default()
+        });
+        match made.await {
+            Ok(_) => Ok(()),
             // Another host may have made it meanwhile, with other settings.
-            Err(error) => self.jetstream.get_object_store(&self.config.bucket).await.map_err(|_| error.into()),
+            Err(error) => self.stream().await?.map(drop).ok_or_else(|| error.into()),
         }
     }
 
@@ -78,7 +93,8 @@ impl Components {
         let putting = async {
             let meta =
                 ObjectMetadata { name: digest.to_string(), chunk_size: Some(self.chunk), ..ObjectMetadata::default() };
-            self.made().await?.put(meta, &mut &*bytes).await?;
+            self.make().await?;
+            self.jetstream.get_object_store(&self.bucket).await?.put(meta, &mut &*bytes).await?;
             Ok::<_, async_nats::Error>(())
         };
         in_time(putting).await.map_err(store)?;
@@ -88,42 +104,77 @@ impl Components {
     /// Whether something is stored under a digest.
     pub(super) async fn has(&self, digest: Digest) -> Result<bool, ComponentError> {
         let looking = async {
-            let Some(store) = self.store().await? else { return Ok(false) };
-            match store.info(digest.to_string()).await {
-                Ok(info) => Ok(!info.deleted),
-                Err(error) if error.kind() == InfoErrorKind::NotFound => Ok(false),
-                Err(error) => Err(error.into()),
+            match self.stream().await? {
+                Some(stream) => Ok(self.info(&stream, digest).await?.is_some()),
+                None => Ok(false),
             }
         };
         in_time(looking).await.map_err(store)
     }
 
+    /// What is said of an object, unless it is deleted.
+    async fn info(&self, stream: &Stream, digest: Digest) -> Result<Option<ObjectInfo>, async_nats::Error> {
+        let subject = format!("$O.{}.M.{}", self.bucket, URL_SAFE.encode(digest.to_string()));
+        let Some(message) = found(stream.get_last_raw_message_by_subject(&subject).await)? else { return Ok(None) };
+        let info: ObjectInfo = serde_json::from_slice(&message.payload)?;
+        Ok((!info.deleted).then_some(info))
+    }
+
+    /// The bytes of an object, whatever is said of them; one more than a component may have at the most.
+    async fn bytes(
+        &self,
+        stream: &Stream,
+        ObjectInfo { nuid, chunks, .. }: &ObjectInfo,
+    ) -> Result<Vec<u8>, async_nats::Error> {
+        let subject = format!("$O.{}.C.{nuid}", self.bucket);
+        let (mut bytes, mut next) = (Vec::new(), 1);
+        for _ in 0..*chunks {
+            let Some(message) = found(stream.get_first_raw_message_by_subject(&subject, next).await)? else { break };
+            next = message.sequence + 1;
+            bytes.extend_from_slice(&message.payload);
+            if bytes.len() as u64 > LARGEST {
+                bytes.truncate(LARGEST as usize + 1);
+                break;
+            }
+        }
+        Ok(bytes)
+    }
+
     /// The component of a digest.
     pub(super) async fn get(&self, digest: Digest) -> Result<Bytes, ComponentError> {
         let getting = async {
-            let Some(store) = self.store().await? else { return Ok(None) };
-            let object = match store.get(digest.to_string()).await {
-                Ok(object) => object,
-                Err(error) if error.kind() == GetErrorKind::NotFound => return Ok(None),
-                Err(error) => return Err(error.into()),
-            };
-            let mut bytes = Vec::new();
-            // Whatever is said of its size.
-            match object.take(LARGEST + 1).read_to_end(&mut bytes).await {
-                Ok(_) => Ok(Some(Some(bytes))),
-                // Other bytes than whoever has put it says.
-                Err(error) if error.kind() == std::io::ErrorKind::InvalidData => Ok(Some(None)),
-                Err(error) => Err(error.into()),
+            let Some(stream) = self.stream().await? else { return Ok(None) };
+            let mut info = self.info(&stream, digest).await?;
+            while let Some(object) = info {
+                let bytes = self.bytes(&stream, &object).await?;
+                if Digest::of(&bytes) == digest {
+                    return Ok(Some(bytes));
+                }
+                // Somebody may have replaced it meanwhile.
+                info = self.info(&stream, digest).await?;
+                if info.as_ref().is_some_and(|now| now.nuid == object.nuid) {
+                    return Ok(Some(bytes));
+                }
             }
+            Ok(None)
         };
         match in_time(getting).await.map_err(store)? {
             None => Err(ComponentError::NotFound { digest }),
-            Some(Some(bytes)) if bytes.len() as u64 > LARGEST => {
+            Some(bytes) if bytes.len() as u64 > LARGEST => {
                 Err(ComponentError::TooLarge { size: bytes.len() as u64, allowed: LARGEST })
             }
-            Some(Some(bytes)) if Digest::of(&bytes) == digest => Ok(bytes.into()),
+            Some(bytes) if Digest::of(&bytes) == digest => Ok(bytes.into()),
             Some(_) => Err(ComponentError::Altered { digest }),
         }
+    }
+}
+
+/// A message, if there is one.
+fn found(got: Result<StreamMessage, RawMessageError>) -> Result<Option<StreamMessage>, async_nats::Error> {
+    match got {
+        Ok(message) => Ok(Some(message)),
+        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use airssys_wasm_actor::{Fence, limits::CancellationToken, registry::ComponentId};
-use airssys_wasm_keyed::{Keyed, Owner as KeyOwner};
+use airssys_wasm_keyed::{Keyed, Owner as KeyOwner, StoredReminders};
 use parking_lot::RwLock;
 use tokio::{
     sync::watch,
@@ -85,6 +85,10 @@ impl KeyOwner for SharedKind {
         let holdings = self.holdings.read().clone()?;
         Some(Arc::new(SlotFence::new(holdings, slot)?))
     }
+
+    fn has(&self, slot: usize) -> bool {
+        self.holdings.read().as_ref().is_some_and(|holdings| holdings.owns(slot, clock::now()))
+    }
 }
 
 /// What became of something that was begun.
@@ -119,10 +123,15 @@ impl Host {
     }
 
     /// Takes slots of a kind from now on.
-    pub(crate) fn take_slots<U: Send + 'static>(self: &Arc<Self>, keyed: Keyed<U>, kind: Arc<SharedKind>) {
+    pub(crate) fn take_slots<U: Send + 'static>(
+        self: &Arc<Self>,
+        keyed: Keyed<U>,
+        kind: Arc<SharedKind>,
+        reminders: Option<Arc<StoredReminders>>,
+    ) {
         self.kinds.write().insert(kind.kind.as_str().into(), Arc::clone(&kind));
         self.renew.notify_one();
-        tokio::spawn(drive(Arc::clone(self), keyed, kind));
+        tokio::spawn(drive(Arc::clone(self), Actors { keyed, reminders }, kind));
     }
 
     /// The kinds whose slots this host takes, by name.
@@ -224,23 +233,54 @@ impl Host {
     }
 }
 
+/// The actors of a kind, and their reminders if those are kept.
+struct Actors<U: 'static> {
+    keyed: Keyed<U>,
+    reminders: Option<Arc<StoredReminders>>,
+}
+
+impl<U> Clone for Actors<U> {
+    fn clone(&self) -> Self {
+        Self { keyed: self.keyed.clone(), reminders: self.reminders.clone() }
+    }
+}
+
+impl<U: Send + 'static> Actors<U> {
+    /// Those of a slot, or all, leave the memory, and what they have set is set.
+    async fn leave(&self, slot: Option<usize>) {
+        match slot {
+            Some(slot) => self.keyed.passivate_part(slot).await,
+            None => self.keyed.passivate_all().await,
+        }
+        if let Some(reminders) = &self.reminders {
+            reminders.are_set().await;
+        }
+    }
+
+    fn slots_came(&self) {
+        if let Some(reminders) = &self.reminders {
+            reminders.parts_came();
+        }
+    }
+}
+
 /// Takes, drains and hands over slots, until the host leaves.
-async fn drive<U: Send + 'static>(host: Arc<Host>, keyed: Keyed<U>, kind: Arc<SharedKind>) {
+async fn drive<U: Send + 'static>(host: Arc<Host>, actors: Actors<U>, kind: Arc<SharedKind>) {
     let _closed = kind.closed.clone().drop_guard();
     let is_over = || host.left.is_cancelled() || kind.closing.is_cancelled();
     while !is_over() {
         if let Some(life) = host.life() {
-            serve(&host, &keyed, &kind, &life).await;
+            serve(&host, &actors, &kind, &life).await;
             if kind.closing.is_cancelled() {
                 // The session is there still: what is in memory can be saved.
                 tokio::select! {
-                    () = keyed.passivate_all() => {}
+                    () = actors.leave(None) => {}
                     () = host.left.cancelled() => {}
                 }
             }
             *kind.holdings.write() = None;
             kind.count();
-            keyed.kill_all().await;
+            actors.keyed.kill_all().await;
         }
         tokio::select! {
             () = tokio::time::sleep(OFTEN) => {}
@@ -263,10 +303,11 @@ impl SharedKind {
 }
 
 /// Does so under a session, until that is over or the kind is closed.
-async fn serve<U: Send + 'static>(host: &Arc<Host>, keyed: &Keyed<U>, kind: &Arc<SharedKind>, life: &Life) {
+async fn serve<U: Send + 'static>(host: &Arc<Host>, actors: &Actors<U>, kind: &Arc<SharedKind>, life: &Life) {
     let me = &host.config.host;
     let mut slots = Slots::new(me.clone(), life.token, life.fence.clone(), Bounds::default());
-    *kind.holdings.write() = Some(slots.holdings());
+    let (holdings, mut latest) = (slots.holdings(), 0);
+    *kind.holdings.write() = Some(Arc::clone(&holdings));
     host.directory.add_kind(&kind.kind);
     let mut changes = host.directory.slot_changes();
     // Before anything is claimed that somebody has.
@@ -321,9 +362,9 @@ async fn serve<U: Send + 'static>(host: &Arc<Host>, keyed: &Keyed<U>, kind: &Arc
                 Action::Claim { slot, follows } => (slot, Owner { host: me.clone(), token: life.token }, follows),
                 Action::HandOver { slot, to, follows } => (slot, to, follows),
                 Action::Drain { slot, attempt, .. } => {
-                    let keyed = keyed.clone();
+                    let actors = actors.clone();
                     let drain = begun.spawn(async move {
-                        keyed.passivate_part(slot).await;
+                        actors.leave(Some(slot)).await;
                         Done::Drained { slot, attempt }
                     });
                     drains.insert(slot, (attempt, drain));
@@ -333,12 +374,18 @@ async fn serve<U: Send + 'static>(host: &Arc<Host>, keyed: &Keyed<U>, kind: &Arc
                     if let Some((_, drain)) = drains.remove(&slot) {
                         drain.abort();
                     }
+                    // Meanwhile none was sent.
+                    actors.slots_came();
                     continue;
                 }
                 Action::Fenced => return,
             };
             let (host, kind, life) = (Arc::clone(host), kind.kind.clone(), life.clone());
             begun.spawn(async move { host.write_slot(&kind, slot, owner, follows, &life).await });
+        }
+        let before = std::mem::replace(&mut latest, holdings.latest(clock::now()));
+        if latest > before {
+            actors.slots_came();
         }
         if kind.count() {
             // Who waits for a key that has moved looks again.

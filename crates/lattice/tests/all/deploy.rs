@@ -1,7 +1,8 @@
 //! Components that are placed on hosts, and rolled to another version.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    net::TcpListener,
     sync::{
         Arc, LazyLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -13,14 +14,17 @@ use airssys_wasm_actor::{
     ActorManifest, ActorRef, ActorSystem, SystemConfig, UpgradeOptions,
     engine::{EngineConfig, PoolConfig, WasmEngine},
 };
-use airssys_wasm_fixtures::{COUNTER, COUNTER_V2, LISTENER, nats::NatsServer};
+use airssys_wasm_fixtures::{
+    COUNTER, COUNTER_V2, LISTENER,
+    nats::{NatsConfig, NatsServer},
+};
 use airssys_wasm_lattice::{
     AcceptError, AcceptOptions, Accepting, ChangeError, ComponentError, DeployError, Deployed, Deployment, Digest,
     HostName, Instance, InstanceState, Lattice, LatticeConfig, LatticeEvent, NotRun, RollError, RollOptions, WhyNot,
-    async_nats,
+    async_nats::{self, jetstream::object_store},
 };
-use futures_util::future::join_all;
-use tokio::{runtime::Builder, sync::watch, task::JoinHandle};
+use futures_util::{FutureExt, StreamExt, future::join_all};
+use tokio::{io::AsyncReadExt, runtime::Builder, sync::watch, task::JoinHandle};
 
 use crate::support::{LONG, config, id, server, until, within};
 
@@ -300,6 +304,95 @@ async fn what_is_stored_under_a_digest_and_is_something_else_is_refused() {
     assert_eq!(a.deploy(deployment("counter", digest)).await.unwrap(), ["a"]);
     let large = within(a.lattice.put(vec![0; (64 << 20) + 1])).await;
     assert!(matches!(large, Err(ComponentError::TooLarge { .. })), "{large:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn components_are_read_through_the_leader_of_their_stream() {
+    let server = server();
+    let a = Fleet::start(&server, "a", 4).await;
+    have_room(&[&a], &[(&a, 4)]).await;
+    let client = async_nats::connect(server.url()).await.unwrap();
+    let jetstream = async_nats::jetstream::new(client.clone());
+    // As the client makes a store: any replica may answer what it gets.
+    let config = object_store::Config { bucket: "aw_test_components".to_owned(), ..object_store::Config::default() };
+    let store = jetstream.create_object_store(config).await.unwrap();
+    let digest = Digest::of(COUNTER);
+    store.put(digest.to_string().as_str(), &mut &*COUNTER).await.unwrap();
+
+    let mut asked = client.subscribe("$JS.API.>").await.unwrap();
+    let mut asks = async || {
+        client.flush().await.unwrap();
+        let mut asks = BTreeSet::new();
+        while let Some(Some(message)) = asked.next().now_or_never() {
+            let subject = message.subject.strip_prefix("$JS.API.").unwrap().to_owned();
+            if let Some((ask, _)) = subject.split_once(".OBJ_aw_test_components") {
+                asks.insert(ask.to_owned());
+            }
+        }
+        asks
+    };
+    asks().await;
+    assert_eq!(a.deploy(deployment("counter", digest)).await.unwrap(), ["a"]);
+    assert_eq!(asks().await, BTreeSet::from(["STREAM.INFO", "STREAM.MSG.GET"].map(str::to_owned)));
+    // The control: what the client itself asks.
+    let mut object = store.get(digest.to_string()).await.unwrap();
+    object.read_to_end(&mut Vec::new()).await.unwrap();
+    let of_client = asks().await;
+    assert!(of_client.contains("DIRECT.GET") && of_client.contains("CONSUMER.CREATE"), "{of_client:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_of_components_that_a_host_makes_gives_nothing_directly() {
+    let server = server();
+    let a = Fleet::start(&server, "a", 0).await;
+    within(a.lattice.put(COUNTER)).await.unwrap();
+    let jetstream = async_nats::jetstream::new(async_nats::connect(server.url()).await.unwrap());
+    let stream = jetstream.get_stream("OBJ_aw_test_components").await.unwrap();
+    assert!(!stream.cached_info().config.allow_direct);
+}
+
+/// Three servers that keep three replicas of everything.
+fn cluster() -> Vec<NatsServer> {
+    // Free until they are taken: others choose ports like these.
+    let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let routes: Vec<_> = listeners.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect();
+    drop(listeners);
+    let all = routes.iter().map(|route| format!("\"nats://{route}\"")).collect::<Vec<_>>().join(", ");
+    let start = |(number, route): (usize, &String)| {
+        let more =
+            format!("server_name: server-{number}\ncluster: {{ name: test, listen: \"{route}\", routes: [{all}] }}");
+        NatsConfig { more, ..NatsConfig::jetstream() }.start().unwrap()
+    };
+    routes.iter().enumerate().map(start).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_component_that_one_host_has_put_is_there_for_all_over_three_replicas() {
+    let servers = cluster();
+    let member = async |server: &NatsServer, name: &str, most: usize| {
+        let mut config = config(server, name);
+        config.replicas = 3;
+        // The servers elect a leader first.
+        let client = async_nats::connect(server.url()).await.unwrap();
+        let jetstream = async_nats::jetstream::new(client);
+        within(async {
+            while jetstream.query_account().await.is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+        Fleet::join(config, most).await
+    };
+    let a = member(&servers[0], "a", 0).await;
+    let (b, c) = tokio::join!(member(&servers[1], "b", 64), member(&servers[2], "c", 64));
+    have_room(&[&a, &b], &[(&b, 64), (&c, 64)]).await;
+    for round in 0..8 {
+        // Another component each time, by a custom section that means nothing.
+        let component = [COUNTER, &[0, 5, 1, b'x', round, round, round]].concat();
+        let digest = within(a.lattice.put(component)).await.unwrap();
+        let deployment = deployment(&format!("counter-{round}"), digest).on(2);
+        assert_eq!(b.deploy(deployment).await.unwrap(), ["b", "c"]);
+    }
 }
 
 /// Three hosts that run the counter, one that looks on, and the two versions of it.

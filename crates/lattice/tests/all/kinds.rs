@@ -9,14 +9,14 @@ use std::{
 };
 
 use airssys_wasm_actor::{
-    ActorSpec, ActorSystem, AskError, DeadReason, SystemConfig,
+    ActorSandbox, ActorSpec, ActorSystem, AskError, DeadReason, SystemConfig, UpgradeOptions,
     engine::{EngineConfig, LoadedComponent, PoolConfig, Profile, WasmEngine},
     isolation::SandboxSpec,
     limits::{ByteSize, CancellationToken, ResourceLimits},
     registry::Refusal,
 };
-use airssys_wasm_fixtures::{COUNTER, nats::NatsServer};
-use airssys_wasm_keyed::{ForgetError, Keyed, KeyedOptions, KeyedSpec, SaveWhen};
+use airssys_wasm_fixtures::{self as fixtures, ACTOR, COUNTER, COUNTER_V2, nats::NatsServer};
+use airssys_wasm_keyed::{ForgetError, Keyed, KeyedOptions, KeyedSpec, ReminderConfig, SaveWhen, StateStore};
 use airssys_wasm_lattice::{BucketConfig, ExportKindError, JetStreamStore, Lattice, async_nats};
 use parking_lot::Mutex;
 use tokio::{
@@ -36,6 +36,14 @@ static ENGINE: LazyLock<WasmEngine> = LazyLock::new(|| {
 
 /// Counts: `add N`, `get`.
 static GUEST: LazyLock<LoadedComponent> = LazyLock::new(|| ENGINE.load_blocking(COUNTER, Profile::Plain).unwrap());
+/// The same with other answers.
+static GUEST_V2: LazyLock<LoadedComponent> =
+    LazyLock::new(|| ENGINE.load_blocking(COUNTER_V2, Profile::Plain).unwrap());
+/// Takes a count for rubbish, and the other way round.
+static OTHER: LazyLock<LoadedComponent> = LazyLock::new(|| ENGINE.load_blocking(ACTOR, Profile::Plain).unwrap());
+/// Sets reminders.
+static LATER: LazyLock<LoadedComponent> =
+    LazyLock::new(|| ENGINE.load_wat_blocking(fixtures::LATER, Profile::Plain).unwrap());
 
 /// A host with the kind `cart`, on threads of its own: what a process would be.
 struct Shop {
@@ -52,13 +60,35 @@ impl Shop {
     }
 
     async fn start_for(server: &NatsServer, name: &str, save: SaveWhen, lease: Duration) -> Self {
+        Self::start_of(server, name, save, lease, &GUEST, None).await
+    }
+
+    /// With reminders, and a lease that is soon over.
+    async fn reminding(server: &NatsServer, name: &str) -> Self {
+        let (lease, reminders) = (Duration::from_secs(2), Some(ReminderConfig::default()));
+        Self::start_of(server, name, SaveWhen::OnIdle, lease, &LATER, reminders).await
+    }
+
+    async fn start_of(
+        server: &NatsServer,
+        name: &str,
+        save: SaveWhen,
+        lease: Duration,
+        guest: &'static LoadedComponent,
+        reminders: Option<ReminderConfig>,
+    ) -> Self {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let config = config(server, name).with_lease(lease);
         let url = server.url();
         let started = runtime.spawn(async move {
             let system = ActorSystem::new(ENGINE.clone(), SystemConfig::default());
             let lattice = Lattice::join(&system, config).await.unwrap();
-            let carts = lattice.export_kind(spec(&system, save), store(&url).await).await.unwrap();
+            let (spec, store) = (spec(&system, guest, save), store(&url).await);
+            let carts = match reminders {
+                None => lattice.export_kind(spec, store).await,
+                Some(config) => lattice.export_kind_with_reminders(spec, store, config).await,
+            };
+            let carts = carts.unwrap();
             (system, lattice, carts)
         });
         let (system, lattice, carts) = within(started).await.unwrap();
@@ -71,6 +101,12 @@ impl Shop {
 
     async fn ask(&self, key: &str, text: &str) -> Result<u64, AskError> {
         ask(&self.lattice, key, text).await
+    }
+
+    async fn upgrade(&self, guest: &LoadedComponent) {
+        let version = sandbox(&self.system, guest);
+        let report = within(self.carts.upgrade(version, UpgradeOptions::default())).await.unwrap();
+        assert!(report.failed.is_empty(), "{report:?}");
     }
 
     fn has(&self, key: &str) -> bool {
@@ -113,11 +149,14 @@ impl Drop for Shop {
     }
 }
 
-fn spec(system: &ActorSystem, save: SaveWhen) -> KeyedSpec {
+fn sandbox(system: &ActorSystem, guest: &LoadedComponent) -> ActorSandbox {
     let limits = ResourceLimits { cpu_time: Duration::from_secs(5), ..ResourceLimits::with_memory(ByteSize::mib(8)) };
-    let sandbox = SandboxSpec::new(system.link(&GUEST).unwrap(), limits).unwrap();
+    SandboxSpec::new(system.link(guest).unwrap(), limits).unwrap()
+}
+
+fn spec(system: &ActorSystem, guest: &LoadedComponent, save: SaveWhen) -> KeyedSpec {
     let options = KeyedOptions { save, idle: LONG, ..KeyedOptions::default() };
-    KeyedSpec::new(ActorSpec::new(id("cart"), sandbox)).with_options(options)
+    KeyedSpec::new(ActorSpec::new(id("cart"), sandbox(system, guest))).with_options(options)
 }
 
 async fn store(url: &str) -> Arc<JetStreamStore> {
@@ -126,21 +165,29 @@ async fn store(url: &str) -> Arc<JetStreamStore> {
 }
 
 async fn ask(lattice: &Lattice, key: &str, text: &str) -> Result<u64, AskError> {
+    Ok(ask_for(lattice, key, text.as_bytes()).await?.parse().unwrap())
+}
+
+async fn ask_for(lattice: &Lattice, key: &str, message: &[u8]) -> Result<String, AskError> {
     let cart = lattice.recipient(id(&format!("cart/{key}")));
-    let answer = cart.ask_within(LONG, text.to_owned()).await?;
-    Ok(String::from_utf8(answer.to_vec()).unwrap().parse().unwrap())
+    let answer = cart.ask_within(LONG, message.to_vec()).await?;
+    Ok(String::from_utf8(answer.to_vec()).unwrap())
 }
 
 /// Asks until it is not refused: who moves is nowhere for a moment, and who is lost for a lease. What may have been handled is asked
 /// again only if it changes nothing.
 async fn ask_again(lattice: &Lattice, key: &str, text: &str) -> Result<u64, AskError> {
+    Ok(ask_again_for(lattice, key, text.as_bytes()).await?.parse().unwrap())
+}
+
+async fn ask_again_for(lattice: &Lattice, key: &str, message: &[u8]) -> Result<String, AskError> {
     within(async {
         loop {
-            match ask(lattice, key, text).await {
+            match ask_for(lattice, key, message).await {
                 Err(AskError::NotSent(back)) if matches!(back.reason, Refusal::Moved | Refusal::Unreachable) => {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
-                Err(AskError::Lost { .. }) if text == "get" => {}
+                Err(AskError::Lost { .. }) if message == b"get" => {}
                 answer => return answer,
             }
         }
@@ -412,6 +459,114 @@ async fn a_key_of_another_host_is_not_had_here() {
         both[usize::from(is_of_a)] = true;
     }
     assert_eq!(both, [true; 2]);
-    let again = a.lattice.export_kind(spec(&a.system, SaveWhen::OnIdle), store(&server.url()).await).await;
+    let again = a.lattice.export_kind(spec(&a.system, &GUEST, SaveWhen::OnIdle), store(&server.url()).await).await;
     assert!(matches!(again, Err(ExportKindError::Install(_))), "{again:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kind_is_upgraded_host_by_host_and_keys_go_on_between_its_versions() {
+    let server = server();
+    let (a, b) = (Shop::start(&server, "a", SaveWhen::OnIdle).await, Shop::start(&server, "b", SaveWhen::OnIdle).await);
+    have_all(&[&a, &b]).await;
+    let keys = keys(60);
+    let add = async |key: &str| ask_again_for(&a.lattice, key, b"add 1").await.unwrap();
+    for key in &keys {
+        assert_eq!(add(key).await, "1");
+    }
+    a.upgrade(&GUEST_V2).await;
+    let is_new = |key: &str, count: u64| if a.has(key) { format!("count: {count}") } else { count.to_string() };
+    for key in &keys {
+        assert_eq!(add(key).await, is_new(key, 2));
+    }
+    // Those that go to a host with the version before go on there, and those that come from one go on here.
+    let c = Shop::start(&server, "c", SaveWhen::OnIdle).await;
+    until(|| [&a, &b, &c].map(Shop::slots) == [340, 336, 348]).await;
+    for key in &keys {
+        assert_eq!(add(key).await, is_new(key, 3));
+    }
+    assert!(keys.iter().any(|key| c.has(key)));
+    c.leave().await;
+    have_all(&[&a, &b]).await;
+    for key in &keys {
+        assert_eq!(add(key).await, is_new(key, 4));
+    }
+    b.upgrade(&GUEST_V2).await;
+    for key in &keys {
+        assert_eq!(add(key).await, "count: 5");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_that_the_version_before_cannot_read_is_told_and_kept() {
+    let server = server();
+    let (a, b) = (Shop::start(&server, "a", SaveWhen::OnIdle).await, Shop::start(&server, "b", SaveWhen::OnIdle).await);
+    have_all(&[&a, &b]).await;
+    a.upgrade(&OTHER).await;
+    let key = keys(60).into_iter().find(|key| {
+        a.lattice.slots(&id("cart")) > 0 && {
+            let name = id(&format!("cart/{key}"));
+            a.system.awaken(&name, None).unwrap().is_some()
+        }
+    });
+    let key = key.unwrap();
+    assert_eq!(ask_again_for(&a.lattice, &key, b"count").await.unwrap(), "0");
+    a.leave().await;
+    until(|| b.slots() == SLOTS).await;
+    let store = store(&server.url()).await;
+    let kept = store.load("cart", &key).await.unwrap();
+    let refused = ask_again_for(&b.lattice, &key, b"get").await;
+    assert!(matches!(refused, Err(AskError::NotActivated(_))), "{refused:?}");
+    assert!(kept.is_some());
+    assert_eq!(store.load("cart", &key).await.unwrap(), kept);
+    b.upgrade(&OTHER).await;
+    assert_eq!(ask_again_for(&b.lattice, &key, b"count").await.unwrap(), "1");
+}
+
+/// Has a key remind itself.
+async fn remind(lattice: &Lattice, key: &str, after: Duration) -> String {
+    let after = (after.as_millis() as u64).to_le_bytes();
+    ask_again_for(lattice, key, &[&[3, 4][..], b"wake", &after, b"\0again"].concat()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reminders_come_on_the_host_that_has_the_key_when_they_are_due() {
+    for is_killed in [true, false] {
+        let server = server();
+        let (a, b) = (Shop::reminding(&server, "a").await, Shop::reminding(&server, "b").await);
+        have_all(&[&a, &b]).await;
+        let keys = keys(30);
+        for key in &keys {
+            assert!(remind(&a.lattice, key, Duration::from_secs(8)).await.starts_with('\0'));
+        }
+        let of_b = keys.iter().filter(|key| b.has(key)).count();
+        assert!(of_b > 0 && of_b < keys.len());
+        for key in keys.iter().filter(|key| a.has(key)) {
+            assert!(a.carts.passivate(key).await.unwrap());
+        }
+        let before = a.carts.stats().activations;
+        if is_killed {
+            b.kill();
+        } else {
+            b.leave().await;
+        }
+        // Nobody asks for them.
+        until(|| a.carts.stats().activations == before + keys.len() as u64).await;
+        let store = store(&server.url()).await;
+        within(async {
+            while store.count("!due/cart").await.unwrap() + store.count("!reminders/cart").await.unwrap() > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn guests_of_a_kind_without_reminders_are_told_so() {
+    let server = server();
+    let shop = Shop::start_of(&server, "a", SaveWhen::OnIdle, Duration::from_secs(2), &LATER, None).await;
+    until(|| shop.slots() == SLOTS).await;
+    let answer = remind(&shop.lattice, "1", Duration::from_secs(1)).await;
+    // An error, of the first case.
+    assert_eq!((&answer[..1], &answer[4..5]), ("\x01", "\0"), "{answer:?}");
 }

@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     env,
     io::{BufRead, BufReader, Write},
+    path::PathBuf,
     process::{Child, ChildStdin, Command, Stdio},
     sync::Arc,
     thread,
@@ -20,7 +21,10 @@ use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{Notify, Semaphore, mpsc};
 
-use crate::support::{LONG, id, system};
+use crate::{
+    security::CERTIFICATE,
+    support::{LONG, id, system},
+};
 
 /// How a process joins.
 #[derive(Debug, Clone)]
@@ -30,6 +34,8 @@ pub(crate) struct Settings {
     pub(crate) heartbeat: Duration,
     pub(crate) grace: Duration,
     pub(crate) seed: Option<String>,
+    /// The network namespace that the process is in, if that is another than this one's.
+    pub(crate) network: Option<PathBuf>,
 }
 
 impl Settings {
@@ -41,6 +47,7 @@ impl Settings {
             heartbeat: Duration::from_millis(500),
             grace: Duration::from_secs(2),
             seed: None,
+            network: None,
         }
     }
 
@@ -50,6 +57,9 @@ impl Settings {
             .with_lease(self.lease)
             .with_heartbeat(self.heartbeat);
         config.grace = self.grace;
+        if self.url.starts_with("tls://") {
+            config.certificates.push(CERTIFICATE.into());
+        }
         match &self.seed {
             Some(seed) => config.with_credentials(Credentials::NKey(seed.clone())),
             None => config,
@@ -58,7 +68,7 @@ impl Settings {
 
     fn write(&self, host: &str) -> String {
         let millis = |duration: Duration| duration.as_millis().to_string();
-        let Self { url, lease, heartbeat, grace, seed } = self;
+        let Self { url, lease, heartbeat, grace, seed, network: _ } = self;
         let seed = seed.clone().unwrap_or_default();
         [host.to_owned(), url.clone(), millis(*lease), millis(*heartbeat), millis(*grace), seed].join(" ")
     }
@@ -74,6 +84,7 @@ impl Settings {
             heartbeat: millis(heartbeat),
             grace: millis(grace),
             seed,
+            network: None,
         };
         (host.to_owned(), settings)
     }
@@ -299,7 +310,16 @@ impl HostProcess {
     }
 
     pub(crate) fn start(name: &str, settings: &Settings) -> Self {
-        let mut child = Command::new(env::current_exe().unwrap())
+        let this = env::current_exe().unwrap();
+        let mut command = match &settings.network {
+            None => Command::new(this),
+            Some(network) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net={}", network.display())).arg("--").arg(this);
+                command
+            }
+        };
+        let mut child = command
             .args(["--exact", "processes::child", "--ignored", "--nocapture", "--test-threads=1"])
             .env(SETTINGS, settings.write(name))
             .stdin(Stdio::piped())

@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::{
     deploy::{Fleet, deployment, have_room},
-    support::{TestHost, id, join, system, until, within},
+    support::{TestHost, config as config_of, id, join, system, until, within},
 };
 
 /// A host, the seed of its nkey, and the public part.
@@ -36,6 +36,8 @@ const B: Key = (
     "SUAMOTANV6KCAQF7SZ6D4WOFVDP4XDDABQ6KCE6NJ5QF3POWWVDTM23VUU",
     "UCZ7Z3NMYMJICU6WMWGR7BI4IX4IED75BXQWC6YCCVUXXNRR3Y77NJCG",
 );
+/// Of a server at 127.0.0.1 or 10.0.0.1, by itself, until the year 2126.
+pub(crate) const CERTIFICATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls/certificate.pem");
 const OUTSIDER: &str = "SUABNIMW3EEKLZ5LU6SBI62QL2ULOVQFX5BATUFSOKSHAZKQ3SF52CWMQI";
 
 /// What the user of a host may do, and no more, as it stands in a server's configuration.
@@ -66,11 +68,7 @@ fn permissions((host, _, public): Key) -> String {
         format!("$JS.API.STREAM.INFO.OBJ_aw_{lattice}_components"),
         format!("$JS.API.STREAM.CREATE.OBJ_aw_{lattice}_components"),
         format!("$JS.API.STREAM.PURGE.OBJ_aw_{lattice}_components"),
-        format!("$JS.API.CONSUMER.CREATE.OBJ_aw_{lattice}_components"),
-        format!("$JS.API.CONSUMER.CREATE.OBJ_aw_{lattice}_components.>"),
-        format!("$JS.API.CONSUMER.DELETE.OBJ_aw_{lattice}_components.>"),
-        format!("$JS.API.DIRECT.GET.OBJ_aw_{lattice}_components.>"),
-        format!("$JS.FC.OBJ_aw_{lattice}_components.>"),
+        format!("$JS.API.STREAM.MSG.GET.OBJ_aw_{lattice}_components"),
     ];
     let subscribe = [
         format!("aw.{lattice}.h.{host}.*"),
@@ -80,6 +78,12 @@ fn permissions((host, _, public): Key) -> String {
         format!("aw.{lattice}.i.{host}.>"),
     ];
     format!("{{ nkey: {public}, permissions: {{ publish: {publish:?}, subscribe: {subscribe:?} }} }}")
+}
+
+/// What a server's configuration says for it to speak TLS with who wants that, by [`CERTIFICATE`].
+pub(crate) fn tls() -> String {
+    let key = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls/key.pem");
+    format!("tls: {{ cert_file: {CERTIFICATE:?}, key_file: {key:?} }}\nallow_non_tls: true")
 }
 
 /// A server that lets in two hosts, and an observer who may do anything.
@@ -332,4 +336,22 @@ async fn nothing_is_said_in_plain_text_to_a_server_that_is_not_on_loopback() {
     let joins = tokio::spawn(join(format!("nats://127.0.0.1:{port}")));
     assert!(within(heard.recv()).await.unwrap().starts_with(b"CONNECT"));
     joins.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_speaks_tls_with_who_has_its_certificate() {
+    let server = NatsConfig { more: tls(), ..NatsConfig::jetstream() }.start().unwrap();
+    let url = server.url().replace("nats://", "tls://");
+    let config = |host: &str| config_of(&server, host).with_servers([url.clone()]);
+    let without = within(Lattice::join(&system(), config("a"))).await;
+    assert!(matches!(without, Err(JoinError::Connect { .. })), "{without:?}");
+    let with = |host: &str| {
+        let mut config = config(host);
+        config.certificates.push(CERTIFICATE.into());
+        config
+    };
+    let (a, b) = tokio::join!(join(with("a")), join(with("b")));
+    b.export("shop").await;
+    a.knows("shop").await;
+    assert_eq!(a.ask("shop", "x").await.unwrap(), "x");
 }
