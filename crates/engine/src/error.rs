@@ -290,56 +290,66 @@ pub struct MissingImport {
     pub name: String,
     /// The same interface of WASI in the version that the linker has.
     pub offered: Option<String>,
-    /// The functions that the linker lacks under exactly this name, or the one offered, each with its type: the first
-    /// twenty. Empty if all exist and one has another type.
+    /// Whether the linker has anything under exactly this name, or the one offered.
+    pub is_defined: bool,
+    /// The functions that the linker lacks under that name, each with its type: the first twenty. Empty if all exist and
+    /// something has another type.
     pub functions: Vec<String>,
 }
 
 impl MissingImport {
     /// What to do about it.
     fn advice(&self) -> String {
+        const MISTYPED: &str = "the linker has it with another type";
+        let is_mistyped = self.is_defined && self.functions.is_empty();
         let Some((interface, version)) =
             self.name.strip_prefix("wasi:").and_then(|name| name.split_once('@').or(Some((name, ""))))
         else {
-            return match self.functions.is_empty() {
-                true => "the linker has it with another type".to_owned(),
+            return match is_mistyped {
+                true => MISTYPED.to_owned(),
                 false => "define it in the linker, or leave it out of the component".to_owned(),
             };
         };
         // Proposals that are no part of WASI 0.2 or 0.3.
-        let package = interface.split_once('/').map_or(interface, |(package, _)| package);
-        let by_name = match package {
-            "config" => Some(("wasi:config@0.2.0-rc.1", "add_config")),
-            "keyvalue" => Some(("wasi:keyvalue@0.2.0-draft", "add_keyvalue")),
+        let by_name = match interface {
+            "config/store" => Some(("wasi:config@0.2.0-rc.1", "add_config")),
+            "keyvalue/store" | "keyvalue/atomics" | "keyvalue/batch" => {
+                Some(("wasi:keyvalue@0.2.0-draft", "add_keyvalue"))
+            }
             _ => None,
         };
-        if let Some((package, function)) = by_name {
+        if let Some((package, function)) = by_name.filter(|_| !self.is_defined) {
             return format!(
                 "an embedder adds `{package}`, and no other version, by `airssys_wasm_isolation::{function}`"
             );
         }
+        let package = interface.split_once('/').map_or(interface, |(package, _)| package);
         if !["cli", "clocks", "filesystem", "http", "io", "random", "sockets"].contains(&package) {
-            return "the host does not offer it; an embedder can define it in the linker".to_owned();
+            return match is_mistyped {
+                true => MISTYPED.to_owned(),
+                false => "the host does not offer it; an embedder can define it in the linker".to_owned(),
+            };
         }
         let minor = |version: &str, line| version.strip_prefix(line).and_then(|minor| minor.parse::<u32>().ok());
-        for (line, offered) in [("0.2.", WASI_VERSION), ("0.3.", WASI_P3_VERSION)] {
-            if self.offered.is_some() && minor(version, line) > minor(offered, line) {
-                return format!("newer than WASI {offered}, which the host offers");
-            }
-        }
         if minor(version, "0.2.").or(minor(version, "0.3.")).is_none() {
             return match version.starts_with("0.3.") {
                 true => format!("built for a draft of WASI 0.3; build it for {WASI_P3_VERSION}"),
                 false => format!("the host offers WASI 0.2, up to {WASI_VERSION}"),
             };
         }
-        if interface.starts_with("http/") {
-            return "the host offers no HTTP; build without it (componentize-js: `--disable http --disable \
-                    fetch-event`)"
+        // An older minor, if HTTP is there, is `offered`.
+        if ["http/types", "http/outgoing-handler", "http/client"].contains(&interface) && !self.is_defined {
+            return "an embedder adds it by `airssys_wasm_http::add_http`, for actors by `airssys_wasm_http::system`; else \
+                    build without it (componentize-js: `--disable http --disable fetch-event`)"
                 .to_owned();
         }
-        match self.functions.is_empty() {
-            true => "the linker has it with another type".to_owned(),
+        for (line, offered) in [("0.2.", WASI_VERSION), ("0.3.", WASI_P3_VERSION)] {
+            if minor(version, line) > minor(offered, line) {
+                return format!("newer than WASI {offered}, the newest that the host has");
+            }
+        }
+        match is_mistyped {
+            true => MISTYPED.to_owned(),
             false => "the host does not offer it; define it in the linker, or leave it out of the component".to_owned(),
         }
     }
@@ -349,7 +359,7 @@ impl fmt::Display for MissingImport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "`{}`", shown(&self.name))?;
         // What WASI's functions are is known.
-        if self.offered.is_some() || !self.name.starts_with("wasi:") {
+        if self.is_defined || !self.name.starts_with("wasi:") {
             match self.functions.as_slice() {
                 [] => {}
                 functions => write!(f, " ({})", List(functions, "; "))?,

@@ -1,13 +1,14 @@
 //! Runs scripts of component-model tests (`.wast`) through sandboxes with limits on, and tells what came of each component
 //! and each assertion.
 
+mod host;
 mod script;
 mod values;
 
 use std::{collections::BTreeMap, fs, path::Path};
 
 use airssys_wasm_engine::{CompileLimits, EngineConfig, Imported, WasmEngine};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 /// What came of a folder.
 #[derive(Debug, Default)]
@@ -16,30 +17,33 @@ pub struct Report {
     pub scripts: usize,
     /// Components that are live, or could be.
     pub loaded: usize,
-    /// Components that are not taken, by reason: how many, and where the first of them is.
-    pub refused: BTreeMap<String, (usize, String)>,
+    /// Where components are that are not taken, by reason.
+    pub refused: Places,
     /// Assertions that hold.
     pub held: usize,
     /// Assertions about components that are not taken, or that have trapped.
     pub left_out: usize,
-    /// Assertions whose guest was ended by a limit, by the limit: how many, and where the first of them is. A call ends with
+    /// Where assertions are whose guest was ended by a limit, by the limit. A call ends with
     /// all its tasks, and a component has 4 GiB in all.
-    pub limited: BTreeMap<String, (usize, String)>,
+    pub limited: Places,
     /// Directives that are not about components, such as those about modules.
     pub others: usize,
     /// What is not as it should be.
     pub faults: Vec<String>,
 }
 
-fn count(table: &mut BTreeMap<String, (usize, String)>, what: String, place: &str) {
-    table.entry(what).or_insert((0, place.to_owned())).0 += 1;
+/// Places, each a file and a line, by what is there.
+pub type Places = BTreeMap<String, Vec<String>>;
+
+fn note(places: &mut Places, what: String, place: &str) {
+    places.entry(what).or_default().push(place.to_owned());
 }
 
 /// Runs all scripts in a folder and those below it, in the order of their names.
 ///
 /// # Errors
 ///
-/// When the folder cannot be read.
+/// When the folder cannot be read, or has no script.
 pub fn run(folder: &Path) -> Result<Report> {
     // What scripts define for each other is small.
     let imported = Some(Imported { items: 1_000, instances: 10 });
@@ -49,6 +53,7 @@ pub fn run(folder: &Path) -> Result<Report> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let mut scripts = Vec::new();
     find(folder, &mut scripts).with_context(|| format!("cannot read {}", folder.display()))?;
+    ensure!(!scripts.is_empty(), "no `.wast` in {}", folder.display());
     scripts.sort();
     let mut report = Report::default();
     for path in scripts {

@@ -11,8 +11,8 @@ use std::{
 };
 
 use airssys_wasm_actor::{
-    ActorRef, ActorSpec, ActorState, ActorSystem, Backoff, Capabilities, Intensity, NativeActor, NativeContext,
-    NativeSpec, RestartPolicy, Stop, SystemConfig, SystemEvent,
+    ActorRef, ActorSpec, ActorState, ActorSystem, AskError, Backoff, Capabilities, During, Intensity, NativeActor,
+    NativeContext, NativeSpec, RestartPolicy, Stop, SystemConfig, SystemEvent,
 };
 use airssys_wasm_engine::{LoadedComponent, Profile, WasmEngine};
 use airssys_wasm_fixtures::{ACTOR, ECHO_ACTOR};
@@ -21,6 +21,7 @@ use airssys_wasm_limits::{ByteSize, MemoryBudget, ResourceLimits};
 use airssys_wasm_registry::{ComponentId, MessageEnvelope};
 use anyhow::{Context, Result};
 use bytes::Bytes;
+use futures::future::{join, join_all};
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -281,6 +282,7 @@ impl Arena {
         let intensity = Intensity { restarts: limits.restarts, within: Duration::from_secs(60) };
         ActorSpec::new(id(name), sandbox)
             .with_capabilities(capabilities)
+            .with_concurrency(guest.concurrency)
             .with_config(guest.config.clone())
             .with_mailbox(limits.mailbox)
             .with_mailbox_bytes(ByteSize(limits.mailbox_bytes))
@@ -312,6 +314,15 @@ impl Arena {
                 other.kill();
                 other.ended().await;
                 outcome
+            }
+            Does::Several => {
+                let others = (1..guest.concurrency.get()).map(|_| actor.ask(""));
+                let (others, outcome) = join(join_all(others), actor.ask(payload)).await;
+                let is_beside = |answer: &Result<_, AskError>| matches!(answer, Err(AskError::Crashed(report)) if report.during == During::OtherMessage);
+                match others.iter().all(is_beside) {
+                    true => outcome.into(),
+                    false => Outcome::new("another was taken for the cause"),
+                }
             }
             Does::Snapshot => {
                 let limits = ResourceLimits::with_memory(ByteSize::mib(8));

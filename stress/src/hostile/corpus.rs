@@ -47,6 +47,9 @@ pub struct Guest {
     /// Limits that differ from those of all.
     #[serde(default)]
     limits: toml::Table,
+    /// Messages that it may have in flight.
+    #[serde(default = "one")]
+    pub concurrency: NonZeroU32,
     /// MiB of memory that all components together may have.
     #[serde(default = "plenty")]
     pub budget: u64,
@@ -70,6 +73,10 @@ fn plenty() -> u64 {
     1 << 10
 }
 
+fn one() -> NonZeroU32 {
+    NonZeroU32::MIN
+}
+
 /// What is done with a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -85,6 +92,7 @@ pub enum Does {
     Restarts,
     Poison,
     Cycle,
+    Several,
 }
 
 impl Corpus {

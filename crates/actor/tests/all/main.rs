@@ -6,6 +6,7 @@ mod actors;
 mod async_wasmcloud;
 mod calls;
 mod children;
+mod collected;
 mod concurrency;
 mod dead_letters;
 mod ecosystem;

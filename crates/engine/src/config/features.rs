@@ -147,15 +147,18 @@ impl Feature {
             Self::ErrorContext => ("`error-context`", "it was left out of WASI 0.3; use a newer toolchain"),
             Self::Exceptions => (
                 "exceptions",
-                "they come with Kotlin, Dart, Java and Scala, and with C++ built by `-fwasm-exceptions`; switch them on by \
-                 `EngineConfig::features`, or build C++ with `-fno-exceptions`",
+                "they come with Kotlin, Dart, Java and Scala, with C++ built by `-fwasm-exceptions` and Rust by `-Cpanic=unwind`; \
+                 switch them on by `EngineConfig::features`, or build C++ with `-fno-exceptions` and Rust with `-Cpanic=abort`",
             ),
-            Self::LegacyExceptions => {
-                ("exceptions of the old kind", "build C++ with `-fno-exceptions`, or newer tools")
-            }
+            Self::LegacyExceptions => (
+                "exceptions of the old kind",
+                "tell the compiler to use those of the standard: C++ by `-mllvm -wasm-use-legacy-eh=false`, Rust by \
+                 `-Cllvm-args=-wasm-use-legacy-eh=false`",
+            ),
             Self::GarbageCollection => (
                 "garbage collection",
-                "it comes with Kotlin, Dart, Java and Scala; switch it on by `EngineConfig::features`",
+                "it comes with Kotlin, Dart, Java and Scala, and with MoonBit built for `wasm-gc`; switch it on by \
+                 `EngineConfig::features`",
             ),
             Self::ComponentGarbageCollection => ("collected values in the component model's calls", UNUSUAL),
             Self::Threads | Self::SharedEverythingThreads => {

@@ -102,8 +102,10 @@ impl<'a> Import<'a> {
             let offered = format!("wasi:{interface}@{version}");
             (offered != self.name && is_defined(linker, &offered)).then_some(offered)
         });
-        let functions = undefined_functions(engine, linker, offered.as_deref().unwrap_or(self.name), &self.item);
-        MissingImport { name: self.name.to_owned(), offered, functions }
+        let name = offered.as_deref().unwrap_or(self.name);
+        let is_defined = is_defined(linker, name);
+        let functions = undefined_functions(engine, linker, name, &self.item);
+        MissingImport { name: self.name.to_owned(), offered, is_defined, functions }
     }
 }
 

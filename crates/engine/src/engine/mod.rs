@@ -25,9 +25,9 @@ use crate::{
 
 /// The engine: compiles, caches and links components. Cheap to clone and safe to share; one is enough for a process.
 ///
-/// It owns up to six wasmtime engines: for [plain and metered](Profile) code, [pooled and on demand](Allocation), and, on
-/// demand only, for code with [features](crate::Features) that cost something. All but the plain pooled one without are made when first
-/// needed. One thread advances the epoch of them all.
+/// It owns wasmtime engines, each made when first needed but for the plain pooled one: for [plain and metered](Profile) code,
+/// [pooled and on demand](Allocation), and, on demand only, for each combination of [features](crate::Features) that
+/// components need. One thread advances the epoch of them all.
 #[derive(Clone)]
 pub struct WasmEngine {
     pub(crate) inner: Arc<Inner>,

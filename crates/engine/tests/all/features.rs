@@ -73,6 +73,40 @@ fn without_the_switch_it_is_refused_and_told_why() {
     assert!(text.contains("`EngineConfig::features`") && text.contains("WASI 0.2"), "{text}");
 }
 
+/// The switch of a compiler, or what to write instead.
+#[test]
+fn what_is_said_of_a_feature_names_the_flag() {
+    for (feature, flags) in [
+        (Feature::ComponentAsync, &["`EngineConfig::features`", "WASI 0.2"][..]),
+        (Feature::MoreAsyncBuiltins, &["callbacks"]),
+        (Feature::StackfulAsync, &["callbacks"]),
+        (Feature::ComponentThreads, &["without threads"]),
+        (Feature::ErrorContext, &["newer toolchain"]),
+        (
+            Feature::Exceptions,
+            &[
+                "`EngineConfig::features`",
+                "`-fwasm-exceptions`",
+                "`-fno-exceptions`",
+                "`-Cpanic=unwind`",
+                "`-Cpanic=abort`",
+            ],
+        ),
+        (Feature::LegacyExceptions, &["`-mllvm -wasm-use-legacy-eh=false`", "`-Cllvm-args=-wasm-use-legacy-eh=false`"]),
+        (Feature::GarbageCollection, &["`EngineConfig::features`", "Kotlin", "MoonBit", "`wasm-gc`"]),
+        (Feature::Threads, &["`-pthread`", "`atomics`"]),
+        (Feature::SharedEverythingThreads, &["`-pthread`", "`atomics`"]),
+        (Feature::Memory64, &["wasm32"]),
+        (Feature::ComponentMemory64, &["wasm32"]),
+        (Feature::WideArithmetic, &["`wide-arithmetic`"]),
+        (Feature::FixedLengthLists, &["`list<T>`"]),
+        (Feature::Maps, &["`list<tuple<K, V>>`"]),
+    ] {
+        let text = LoadError::Unsupported { feature }.to_string();
+        assert!(flags.iter().all(|flag| text.contains(flag)), "{text}");
+    }
+}
+
 #[test]
 fn all_that_is_async_is_seen_wherever_it_is() {
     let engine = with_async();

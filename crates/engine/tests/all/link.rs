@@ -96,7 +96,50 @@ fn what_is_there_is_not_named_where_http_alone_is_missing() {
     assert_eq!(names, ["wasi:http/types@0.2.10", "wasi:http/outgoing-handler@0.2.10"], "{text}");
     assert_eq!(text.lines().count(), 3, "{text}");
     for line in text.lines().skip(1) {
-        assert!(line.contains("the host offers no HTTP") && line.contains("--disable http"), "{text}");
+        assert!(line.contains("by `airssys_wasm_http::add_http`") && line.contains("--disable http"), "{text}");
+    }
+}
+
+/// What a component is told whose import has no such function, or one of another type, though an embedder has added it.
+#[test]
+fn what_an_embedder_has_added_is_not_to_be_added() {
+    let engine = engine();
+    for (name, newer) in [
+        ("wasi:http/types@0.2.12", false),
+        ("wasi:http/types@0.2.5", false),
+        ("wasi:http/types@0.2.99", true),
+        ("wasi:keyvalue/store@0.2.0-draft", false),
+        ("wasi:config/store@0.2.0-rc.1", false),
+    ] {
+        let told = |function: &str| {
+            let text = format!("(component (import \"{name}\" (instance (export \"{function}\" (func)))))");
+            let component = engine.load_wat_blocking(&text, Profile::Plain).unwrap();
+            let mut linker = component.linker::<()>();
+            let defined = if name.contains("http") { "wasi:http/types@0.2.12" } else { name };
+            linker.instance(defined).unwrap().func_wrap("there", |_, (_,): (u32,)| Ok(())).unwrap();
+            component.link(&linker).unwrap_err().to_string()
+        };
+        let (missing, mistyped) = (told("nowhere"), told("there"));
+        assert!(missing.contains("(nowhere: func())") && !missing.contains("embedder adds"), "{missing}");
+        assert_eq!(missing.contains("newer than WASI 0.2.12"), newer, "{missing}");
+        assert_eq!(missing.contains("the host does not offer it"), !newer, "{missing}");
+        assert_eq!(mistyped.contains("newer than WASI 0.2.12"), newer, "{mistyped}");
+        assert_eq!(mistyped.contains("the linker has it with another type"), !newer, "{mistyped}");
+    }
+}
+
+#[test]
+fn an_interface_of_types_alone_is_not_taken_for_one_of_another_type() {
+    for name in ["a:b/c@1.0.0", "wasi:io/poll@0.2.0", "wasi:http/types@0.2.0", "wasi:other/thing@0.2.0"] {
+        let component = engine()
+            .load_wat_blocking(
+                &format!(r#"(component (import "{name}" (instance (export "r" (type (sub resource))))))"#),
+                Profile::Plain,
+            )
+            .unwrap();
+        let error = component.link(&component.linker::<()>()).unwrap_err();
+        let LinkError::Unsatisfied { imports, .. } = &error else { panic!("{error:?}") };
+        assert!(!imports[0].is_defined && !error.to_string().contains("another type"), "{error}");
     }
 }
 
@@ -126,6 +169,19 @@ fn versions_of_wasi_are_told_apart() {
         ),
         (r#""wasi:other/thing@0.2.0" (instance (export "open" (func)))"#, None, "the host does not offer it"),
         (
+            r#""wasi:keyvalue/watcher@0.2.0-draft" (instance (export "on-set" (func)))"#,
+            None,
+            "the host does not offer it; an embedder can define it",
+        ),
+        (r#""wasi:cli/new@0.2.99" (instance (export "now" (func)))"#, None, "newer than WASI 0.2.12"),
+        (r#""wasi:cli/new@0.2.12" (instance (export "now" (func)))"#, None, "the host does not offer it"),
+        (
+            r#""wasi:http/incoming-handler@0.2.0" (instance (export "handle" (func)))"#,
+            None,
+            "the host does not offer it",
+        ),
+        (r#""wasi:http/types@0.2.99" (instance (export "f" (func)))"#, None, "`airssys_wasm_http::add_http`"),
+        (
             r#""wasi:cli/environment@0.2.0" (instance (export "get-arguments" (func)))"#,
             Some(format!("wasi:cli/environment@{WASI_VERSION}")),
             "the linker has it with another type",
@@ -154,7 +210,12 @@ fn versions_of_wasi_0_3_are_told_apart() {
             "the linker has it with another type",
         ),
         (r#""wasi:clocks/timezone@0.3.0" (instance (export "id" (func)))"#, None, "the host does not offer it"),
-        (r#""wasi:http/client@0.3.0" (instance (export "send" (func)))"#, None, "the host offers no HTTP"),
+        (
+            r#""wasi:http/client@0.3.0" (instance (export "send" (func)))"#,
+            None,
+            "an embedder adds it by `airssys_wasm_http::add_http`",
+        ),
+        (r#""wasi:clocks/new@0.3.9" (instance (export "now" (func)))"#, None, "newer than WASI 0.3.0"),
     ] {
         let (imports, text) = told_by(&engine, &format!("(component (import {import}))"));
         assert_eq!((imports.len(), imports[0].1.as_ref()), (1, offered), "{text}");

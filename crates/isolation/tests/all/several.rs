@@ -92,8 +92,12 @@ async fn run(
 }
 
 async fn sandbox(limits: ResourceLimits) -> (WasmEngine, SandboxSpec<Host>, Sandbox<Host>) {
+    sandbox_of(SEVERAL, limits).await
+}
+
+async fn sandbox_of(component: &str, limits: ResourceLimits) -> (WasmEngine, SandboxSpec<Host>, Sandbox<Host>) {
     let engine = engine();
-    let spec = spec_in(&engine, SEVERAL.as_bytes(), Profile::Plain, limits);
+    let spec = spec_in(&engine, component.as_bytes(), Profile::Plain, limits);
     let sandbox = spec.instantiate(Host::default()).await.unwrap();
     (engine, spec, sandbox)
 }
@@ -143,6 +147,74 @@ async fn one_that_waits_keeps_no_other_from_being_called() {
     assert_eq!((calls.returned.len(), calls.most), (9, 2));
 }
 
+/// [`SEVERAL`] behind another component, which does nothing but call it and wait.
+fn behind_another() -> String {
+    let inner = SEVERAL.replacen("(component", "(component $inner", 1);
+    format!(
+        r#"(component
+  (import "wait-async" (func $wait async))
+  {inner}
+  (instance $inner (instantiate $inner (with "wait-async" (func $wait))))
+  (component $outer
+    (import "does" (func $does async (param "what" u32) (param "number" u32) (result u32)))
+    (core module $mem (memory (export "memory") 16))
+    (core instance $mem (instantiate $mem))
+    (core func $start (canon lower (func $does) async (memory (core memory $mem "memory"))))
+    (core func $return (canon task.return (result u32)))
+    (core func $context-get (canon context.get i32 0))
+    (core func $context-set (canon context.set i32 0))
+    (core func $set-new (canon waitable-set.new))
+    (core func $set-drop (canon waitable-set.drop))
+    (core func $join (canon waitable.join))
+    (core func $subtask-drop (canon subtask.drop))
+    (core module $m
+      (import "" "memory" (memory 16))
+      (import "" "start" (func $start (param i32 i32 i32) (result i32)))
+      (import "" "return" (func $return (param i32)))
+      (import "" "context.get" (func $context-get (result i32)))
+      (import "" "context.set" (func $context-set (param i32)))
+      (import "" "set.new" (func $set-new (result i32)))
+      (import "" "set.drop" (func $set-drop (param i32)))
+      (import "" "join" (func $join (param i32 i32)))
+      (import "" "subtask.drop" (func $subtask-drop (param i32)))
+      ;; A task's own 16 bytes: the result, and the set that it waits in.
+      (global $next (mut i32) (i32.const 0))
+      (func $set (result i32) (i32.load offset=4 (call $context-get)))
+      (func $wait (result i32) (i32.or (i32.const 2) (i32.shl (call $set) (i32.const 4))))
+      (func $answer (result i32) (call $return (i32.load (call $context-get))) (i32.const 0))
+      (func (export "does") (param $what i32) (param $number i32) (result i32)
+        (local $own i32) (local $subtask i32)
+        (local.set $own (i32.and (i32.add (global.get $next) (i32.const 16)) (i32.const 0xffff)))
+        (global.set $next (local.get $own))
+        (call $context-set (local.get $own))
+        (local.set $subtask (call $start (local.get $what) (local.get $number) (local.get $own)))
+        (if (i32.eq (i32.and (local.get $subtask) (i32.const 15)) (i32.const 2)) (then (return (call $answer))))
+        (i32.store offset=4 (local.get $own) (call $set-new))
+        (call $join (i32.shr_u (local.get $subtask) (i32.const 4)) (call $set))
+        (call $wait))
+      (func (export "callback") (param $event i32) (param $subtask i32) (param $state i32) (result i32)
+        (if (i32.ne (local.get $state) (i32.const 2)) (then (return (call $wait))))
+        (call $join (local.get $subtask) (i32.const 0))
+        (call $subtask-drop (local.get $subtask))
+        (call $set-drop (call $set))
+        (call $answer)))
+    (core instance $i (instantiate $m (with "" (instance
+      (export "memory" (memory $mem "memory"))
+      (export "start" (func $start))
+      (export "return" (func $return))
+      (export "context.get" (func $context-get))
+      (export "context.set" (func $context-set))
+      (export "set.new" (func $set-new))
+      (export "set.drop" (func $set-drop))
+      (export "join" (func $join))
+      (export "subtask.drop" (func $subtask-drop))))))
+    (func (export "does") async (param "what" u32) (param "number" u32) (result u32)
+      (canon lift (core func $i "does") async (callback (core func $i "callback")))))
+  (instance $outer (instantiate $outer (with "does" (func $inner "does"))))
+  (export "does" (func $outer "does")))"#
+    )
+}
+
 /// The experiment that CPU time is counted by task: whoever computes is named, whatever else is in flight.
 #[tokio::test]
 async fn the_task_that_computes_is_the_one_that_is_charged() {
@@ -157,6 +229,38 @@ async fn the_task_that_computes_is_the_one_that_is_charged() {
         assert_eq!(*crashed.crash.kind(), CrashKind::CpuTime { allowed: 60 });
         assert_eq!(crashed.call, Some(u64::from(spins) + 1), "{}", crashed.crash);
         neighbour.end().await;
+    }
+}
+
+/// Who computes is a task of a component that was called by another: the call from the host is charged.
+#[tokio::test]
+async fn the_call_is_charged_for_what_other_components_compute_for_it() {
+    let component = behind_another();
+    let limits =
+        || ResourceLimits { cpu_time: Duration::from_millis(60), deadline: Duration::from_secs(600), ..limits() };
+    let (_, spec, other) = sandbox_of(&component, limits()).await;
+    let mut calls = Told::new((0..20).map(|n| (if n % 2 == 0 { RETURNS } else { GIVES_WAY }, n)));
+    run(&spec, other, 5, &mut calls).await.unwrap();
+    assert_eq!(calls.returned.len(), 20);
+    for what in [SPINS, WAITS_AND_SPINS, RETURNS_AND_SPINS] {
+        for spins in 0..3_u32 {
+            let (engine, spec, sandbox) = sandbox_of(&component, limits()).await;
+            let Host { gate, waiting, .. } = sandbox.ext().clone();
+            let mut calls = Told::new((0..3).map(|n| if n == spins { (what, 0) } else { (GIVES_WAY, 100_000_000) }));
+            let neighbour = Neighbour::spawn(&engine, || async {});
+            let running = run(&spec, sandbox, 3, &mut calls);
+            let host = async {
+                waiting.notified().await;
+                gate.notify_waiters();
+                std::future::pending().await
+            };
+            let crashed = tokio::select! { crashed = running => crashed.unwrap_err(), () = host => unreachable!() };
+            assert_eq!(*crashed.crash.kind(), CrashKind::CpuTime { allowed: 60 }, "{what}");
+            // What goes on when the call is over is charged to whoever has the call's id by then.
+            let is_named = crashed.call == Some(u64::from(spins) + 1);
+            assert!(is_named || what == RETURNS_AND_SPINS, "{what}: {crashed:?}");
+            neighbour.end().await;
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Runs a folder of component-model tests. Run by `cargo xtask conformance`.
 
-use std::{collections::BTreeMap, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
-use airssys_wasm_stress::conformance;
+use airssys_wasm_stress::conformance::{self, Places};
 use anyhow::Result;
 
 #[derive(clap::Args)]
@@ -12,7 +12,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let report = conformance::run(&args.folder)?;
-    let all = |table: &BTreeMap<String, (usize, String)>| table.values().map(|(count, _)| count).sum();
+    let all = |places: &Places| places.values().map(Vec::len).sum();
     println!("| what | how many |\n|---|---|");
     let rows: [(&str, usize); 8] = [
         ("scripts", report.scripts),
@@ -31,10 +31,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         [("refused", "components", &report.refused), ("ended by a limit", "assertions", &report.limited)]
     {
         if !table.is_empty() {
-            println!("\n| {what} | {of} | the first |\n|---|---|---|");
+            println!("\n| {what} | {of} | where |\n|---|---|---|");
         }
-        for (reason, (count, first)) in table {
-            println!("| {reason} | {count} | {first} |");
+        for (reason, places) in table {
+            println!("| {reason} | {} | {} |", places.len(), places.join(", "));
         }
     }
     for fault in &report.faults {

@@ -12,3 +12,6 @@
 (assert_invalid (component) "it is valid")
 (assert_unlinkable (component) "it can be linked")
 (component (core module (func i32.add)))
+(assert_trap (component (core module $m (func $start unreachable) (start $start)) (core instance (instantiate $m))) "divide")
+(assert_invalid (component (core module (func i32.add))) "unknown type")
+(assert_unlinkable (component (import "nobody" (func))) "expected function found module")
