@@ -1,4 +1,5 @@
-//! A component answers HTTP, in a fresh sandbox for each request, and asks actors, because its `Component.toml` grants it.
+//! Components answer HTTP, in a fresh sandbox for each request, and ask actors, because their `Component.toml` grants it: one
+//! with WASI 0.2, and one with 0.3. A third is in JavaScript; it takes part if `cargo xtask fixtures --ecosystem` has built it.
 //!
 //! `cargo run --example http`, then
 //!
@@ -8,13 +9,15 @@
 //! curl --data 'add 5' http://127.0.0.1:3000/ask/nobody     # 502: it is not granted
 //! curl --request PUT --data 'blue' http://127.0.0.1:3000/value/sky
 //! curl http://127.0.0.1:3000/value/sky                     # blue, by an import that leads to an actor
+//! curl --header 'host: new.shop.test' --data 'add 5' http://127.0.0.1:3000/ask/counter
+//! curl --header 'host: javascript.shop.test' http://127.0.0.1:3000/hello
 //! ```
 
 use std::{path::Path, time::Duration};
 
 use airssys_wasm_actor::{ShutdownReport, SystemConfig};
 use airssys_wasm_engine::{EngineConfig, WasmEngine};
-use airssys_wasm_http::{HttpServer, HttpService, load, system};
+use airssys_wasm_http::{HttpServer, HttpService, HttpServiceBuilder, load, system};
 use anyhow::Result;
 use tokio::net::TcpListener;
 
@@ -28,7 +31,8 @@ fn main() -> Result<()> {
 async fn run() -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
     println!("at http://{} until Ctrl-C", listener.local_addr()?);
-    let report = serve(EngineConfig::default(), listener, async { _ = tokio::signal::ctrl_c().await }).await?;
+    let end = async { _ = tokio::signal::ctrl_c().await };
+    let report = serve(EngineConfig::default(), &["front", "front3", "javascript"], listener, end).await?;
     println!("{report:?}");
     Ok(())
 }
@@ -36,18 +40,25 @@ async fn run() -> Result<()> {
 /// Serves until it is told to end: no new requests then, those in hand are answered, and the actors stop last.
 pub(crate) async fn serve(
     config: EngineConfig,
+    fronts: &[&str],
     listener: TcpListener,
     end: impl Future<Output = ()> + Send + 'static,
 ) -> Result<ShutdownReport> {
-    let system = system(WasmEngine::new(config)?, SystemConfig::default());
+    let system = system(WasmEngine::new(config.with_component_async())?, SystemConfig::default());
     let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("http");
     for actor in ["counter", "kv"] {
         load(&system, manifests.join(actor).join("Component.toml")).await?;
     }
-    // Its routes, limits and grants are in its manifest.
-    let front = load(&system, manifests.join("front/Component.toml")).await?;
+    // Their routes, limits and grants are in their manifests.
+    let mut components = Vec::new();
+    for front in fronts {
+        match load(&system, manifests.join(front).join("Component.toml")).await {
+            Ok(component) => components.push(component),
+            Err(error) => println!("{front} is left out: {error}"),
+        }
+    }
 
-    let service = HttpService::builder().loaded(&front).build()?;
+    let service = components.iter().fold(HttpService::builder(), HttpServiceBuilder::loaded).build()?;
     HttpServer::new(service).serve(listener, end).await;
     Ok(system.shutdown(Duration::from_secs(10)).await)
 }

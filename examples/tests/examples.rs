@@ -115,9 +115,8 @@ async fn a_component_answers_http_and_asks_actors() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
     let (end, ended) = oneshot::channel::<()>();
-    let service = tokio::spawn(http_service::serve(EngineConfig::small().compile_in_process(), listener, async {
-        _ = ended.await
-    }));
+    let config = EngineConfig::small().compile_in_process();
+    let service = tokio::spawn(http_service::serve(config, &["front", "front3"], listener, async { _ = ended.await }));
 
     assert_eq!(send(at, "POST", "/ask/counter", "add 5").await, (200, "5".to_owned()));
     assert_eq!(send(at, "POST", "/ask/counter", "add 5").await, (200, "10".to_owned()));
@@ -127,10 +126,16 @@ async fn a_component_answers_http_and_asks_actors() {
     assert_eq!(send(at, "POST", "/ask/nobody", "add 5").await, (502, denied));
     assert_eq!(send(at, "PUT", "/value/sky", "blue").await, (200, String::new()));
     assert_eq!(send(at, "GET", "/value/sky", "").await, (200, "blue".to_owned()));
+    // The component with WASI 0.3 asks the same actors.
+    let new =
+        async |method: &str, path: &str, body: &str| send_to(at, "new.shop.test", method, path, body).await.unwrap();
+    assert_eq!(new("POST", "/ask/counter", "add 5").await, (200, "5".to_owned()));
+    assert_eq!(new("GET", "/value/sky", "").await, (200, "blue".to_owned()));
+    assert_eq!(new("POST", "/ask/nobody", "add 5").await.0, 502);
 
     end.send(()).unwrap();
     let ShutdownReport { stopped, killed, .. } = service.await.unwrap().unwrap();
-    assert_eq!((stopped, killed.len()), (3, 0));
+    assert_eq!((stopped, killed.len()), (4, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -239,10 +244,14 @@ async fn send(to: SocketAddr, method: &str, path: &str, body: &str) -> (u16, Str
 
 /// The same of somebody who may be killed.
 async fn try_send(to: SocketAddr, method: &str, path: &str, body: &str) -> io::Result<(u16, String)> {
+    send_to(to, "shop", method, path, body).await
+}
+
+async fn send_to(to: SocketAddr, host: &str, method: &str, path: &str, body: &str) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(to).await?;
     let length = body.len();
     let request = format!(
-        "{method} {path} HTTP/1.0\r\nhost: shop\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        "{method} {path} HTTP/1.0\r\nhost: {host}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
     );
     stream.write_all(request.as_bytes()).await?;
     let mut response = String::new();

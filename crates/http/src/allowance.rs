@@ -1,4 +1,4 @@
-//! How many lines of one sort go into the log.
+//! How many lines of one sort go into the log, and how much of what others choose.
 
 use std::time::Duration;
 
@@ -6,11 +6,13 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// So many lines a second; those beyond are counted.
+#[derive(Debug)]
 pub(crate) struct Allowance {
     per_second: u32,
     state: Mutex<State>,
 }
 
+#[derive(Debug)]
 struct State {
     since: Instant,
     written: u32,
@@ -36,6 +38,14 @@ impl Allowance {
             None
         }
     }
+}
+
+/// Bytes of a method, host or path that a line has.
+const LONGEST: usize = 256;
+
+/// What a client or a guest has chosen, as a line shows it.
+pub(crate) fn shown(bytes: &[u8]) -> String {
+    bytes[..bytes.len().min(LONGEST)].escape_ascii().to_string()
 }
 
 #[cfg(test)]

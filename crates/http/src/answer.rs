@@ -59,9 +59,27 @@ pub(crate) enum Refused {
     Failed(Option<ReportId>),
     /// The actor's handler refused the message.
     Unprocessable,
+    /// An answer that breaks off would look complete.
+    Version,
 }
 
 impl Refused {
+    /// All statuses that there are.
+    pub(crate) const STATUSES: [StatusCode; 12] = [
+        StatusCode::BAD_REQUEST,
+        StatusCode::NOT_FOUND,
+        StatusCode::METHOD_NOT_ALLOWED,
+        StatusCode::REQUEST_TIMEOUT,
+        StatusCode::PAYLOAD_TOO_LARGE,
+        StatusCode::URI_TOO_LONG,
+        StatusCode::UNPROCESSABLE_ENTITY,
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        StatusCode::INTERNAL_SERVER_ERROR,
+        StatusCode::SERVICE_UNAVAILABLE,
+        StatusCode::GATEWAY_TIMEOUT,
+        StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+    ];
+
     pub(crate) fn status(self) -> StatusCode {
         match self {
             Self::Malformed => StatusCode::BAD_REQUEST,
@@ -75,6 +93,7 @@ impl Refused {
             Self::Deadline => StatusCode::GATEWAY_TIMEOUT,
             Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unprocessable => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
         }
     }
 

@@ -2,33 +2,44 @@
 
 use std::{sync::Arc, time::Duration};
 
-use airssys_wasm_actor::{ActorRef, AskError, registry::Refusal};
+use airssys_wasm_actor::{
+    ActorRef, AskError,
+    registry::{MessageEnvelope, Refusal},
+};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Method, Response, header};
 use http_body::Body;
 use http_body_util::BodyExt;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::{Semaphore, broadcast},
+    time::Instant,
+};
 
 use crate::{
     answer::{HttpBody, Refused, ReportId, whole},
     bounded::{Bounded, Bounds, Fault, Side},
+    events::{Events, HttpEvent},
+    host::trace_of,
     limits::RouteLimits,
     request::Checked,
 };
 
 /// An actor as a target of routes: the body of a `POST` is a message, and what its handler returns is the body of the
-/// answer.
+/// answer. It is in the trace of the request's `traceparent`.
 ///
 /// | what comes of it | status |
 /// |---|---|
 /// | an answer | 200 |
 /// | no answer of the handler | 204 |
 /// | another method | 405 |
-/// | an error of the handler | 422 |
+/// | an error of the handler, or a message that it rejects | 422 |
 /// | a message larger than the actor's `message_size`, or than the route's `request_body`, as soon as that is known | 413 |
-/// | no room in the mailbox, or the actor has stopped | 503 |
+/// | no room in the mailbox, the actor has stopped or does not start, or its handler may take the message later | 503 |
 /// | no answer in time | 504 |
-/// | a crash | 500 |
+/// | a body that is too slow | 408 |
+/// | a crash, or a failure of the host | 500, with the id of a report that is in the log |
+///
+/// It is counted as a component is, under the actor's name: make one for each route, not for each request.
 #[derive(Debug, Clone)]
 pub struct AskActor(pub(crate) Arc<Ask>);
 
@@ -38,13 +49,21 @@ pub(crate) struct Ask {
     deadline: Duration,
     limits: RouteLimits,
     permits: Arc<Semaphore>,
+    events: Events,
 }
 
 impl AskActor {
     /// This actor, which has so long to answer, with the body and the time in the mailbox.
     pub fn new(actor: ActorRef, deadline: Duration, limits: RouteLimits) -> Self {
         let permits = Arc::new(Semaphore::new((limits.concurrency as usize).min(Semaphore::MAX_PERMITS)));
-        Self(Arc::new(Ask { actor, deadline, limits, permits }))
+        let events = Events::new(actor.id().as_str().into());
+        Self(Arc::new(Ask { actor, deadline, limits, permits, events }))
+    }
+
+    /// Crashes over its requests from now on, with the ids that clients are told. A receiver that is more than 256 behind loses
+    /// the oldest. The system tells of them too.
+    pub fn events(&self) -> broadcast::Receiver<HttpEvent> {
+        self.0.events.receiver()
     }
 }
 
@@ -61,7 +80,8 @@ async fn joined<B: Body<Data = Bytes> + Unpin>(mut body: B) -> Result<Bytes, B::
 
 impl Ask {
     pub(crate) async fn serve(self: Arc<Self>, request: Checked) -> Response<HttpBody> {
-        self.answer(request).await.unwrap_or_else(Refused::answer)
+        self.events.requests.increment(1);
+        self.answer(request).await.unwrap_or_else(|refused| self.events.refuse(refused))
     }
 
     async fn answer(&self, request: Checked) -> Result<Response<HttpBody>, Refused> {
@@ -75,8 +95,10 @@ impl Ask {
         }
         let began = Instant::now();
         let _permit = self.permits.try_acquire().map_err(|_| Refused::NoRoom(Duration::from_secs(1)))?;
+        let trace = trace_of(&request.parts.headers);
         let message = if request.body.is_end_stream() { Bytes::new() } else { self.collect(request, most).await? };
         let left = self.deadline.saturating_sub(began.elapsed());
+        let message = MessageEnvelope::new(message).with_trace(trace);
         match self.actor.try_ask_within(left, message).await {
             Ok(answer) => {
                 let mut response = Response::new(whole(answer));
@@ -109,13 +131,19 @@ impl Ask {
             AskError::NotSent(undelivered) if matches!(undelivered.reason, Refusal::TooLarge { .. }) => {
                 Refused::TooLarge
             }
-            AskError::NotSent(_) | AskError::Stopped => Refused::NoRoom(Duration::from_secs(1)),
+            AskError::NotSent(_) | AskError::Stopped | AskError::NotActivated(_) | AskError::Retry => {
+                Refused::NoRoom(Duration::from_secs(1))
+            }
             AskError::Deadline => Refused::Deadline,
-            AskError::Failed { .. } => Refused::Unprocessable,
-            _ => {
-                // The system reports the crash, in its events and in the log.
+            AskError::Failed { .. } | AskError::Rejected { .. } => Refused::Unprocessable,
+            AskError::Crashed(report) => {
                 let id = ReportId::new();
-                tracing::debug!(actor = %self.actor.id(), %id, "an ask by HTTP failed");
+                self.events.crashed(id, report.crash.clone());
+                Refused::Failed(Some(id))
+            }
+            error => {
+                let id = ReportId::new();
+                self.events.unanswered(id, format_args!("an ask by HTTP failed: {error}"));
                 Refused::Failed(Some(id))
             }
         }

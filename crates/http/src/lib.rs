@@ -40,10 +40,11 @@
 //! | no route | 404 |
 //! | no room: requests at a time, the pool, the memory budget; or too many crashes | 503 with `Retry-After` |
 //! | the guest's deadline | 504 |
-//! | a crash, or no answer | 500 with the id of a report, and nothing of the guest's |
+//! | a crash, or no answer | 500 with the id of a report that is in the log, and nothing of the guest's |
 //! | a head or body that is too large | 414, 431, 413 |
 //! | a body that is too slow | 408 |
 //! | a request that could mean two things | 400 |
+//! | HTTP/1.0, where it is not [`HttpServer`] that serves it | 505 |
 //!
 //! After the head has gone out, all of these break the stream off: it never ends as if it were complete.
 //!

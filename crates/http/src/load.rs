@@ -92,6 +92,7 @@ pub async fn load<U: HttpHost>(
     let spec = system.load_bytes(actor, wasm).await?;
     let state = {
         let (make, id, outgoing) = (system.state_factory(), id, http.grants());
+        let outgoing = outgoing.named(id.as_str());
         move || {
             let mut state = make(&id);
             state.http().grant(outgoing.clone());

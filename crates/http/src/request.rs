@@ -44,6 +44,11 @@ pub(crate) struct Checked {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ByTls;
 
+/// In the extensions of a request of HTTP/1.0 whose connection is broken off where its answer is: such a client takes the end of
+/// the connection for that of the body.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CanCut;
+
 impl Checked {
     /// Refuses what could mean one thing to us and another to somebody on the way, and what is not served.
     pub(crate) fn new<B>(request: Request<B>, limits: &HeadLimits) -> Result<Self, Refused>

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     book::{Answer, Book, Verdict, judge},
-    site::{DEADLINE, FRESH, HEAD, REUSED},
+    site::{ASKED, COUNTS, DEADLINE, FRESH, HEAD, REUSED, THREE},
 };
 
 /// Who asks.
@@ -104,15 +104,16 @@ impl Client {
     }
 
     fn question(&mut self) -> Question {
-        let is_fresh = self.random.bool();
-        let host = if is_fresh { FRESH } else { REUSED };
-        let ask = |kind, method: Method, path: &str, body: Vec<u8>, right: Vec<u8>| {
+        let host = [FRESH, REUSED, THREE][self.random.usize(..3)];
+        let is_fresh = host != REUSED;
+        let ask_of = |host: &str, kind, method: Method, path: &str, body: Vec<u8>, right: Vec<u8>| {
             let request = Request::builder().method(method).uri(format!("http://{host}{path}"));
             let request = request.header("x-url", format!("http://127.0.0.1:{}/hello", self.server.port()));
             let request = request.body(Full::new(body.into())).expect("a request");
             Question { kind, request, right }
         };
-        match self.random.u32(0..10) {
+        let ask = |kind, method, path: &str, body, right| ask_of(host, kind, method, path, body, right);
+        match self.random.u32(0..12) {
             0..4 => ask("hello", Method::GET, "/hello", Vec::new(), b"hello".to_vec()),
             4 => ask("the head of hello", Method::HEAD, "/hello", Vec::new(), Vec::new()),
             5 => {
@@ -127,7 +128,13 @@ impl Client {
             // Of fresh sandboxes it is known what they count.
             8 if is_fresh => ask("a count", Method::GET, "/count", Vec::new(), b"1".to_vec()),
             8 => ask("a wait", Method::GET, "/wait/5", Vec::new(), b"waited".to_vec()),
-            _ => ask(PASSED_ON, Method::POST, "/fetch", Vec::new(), b"hello".to_vec()),
+            9 => ask(PASSED_ON, Method::POST, "/fetch", Vec::new(), b"hello".to_vec()),
+            // Nobody makes it count.
+            10 => ask_of(ASKED, "an actor", Method::POST, "/", b"get".to_vec(), b"0".to_vec()),
+            _ => {
+                let path = format!("/ask/{COUNTS}");
+                ask_of(THREE, "an actor behind another", Method::POST, &path, b"get".to_vec(), b"0".to_vec())
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     book::Book,
     healthy::connect,
-    site::{DEADLINE, FRESH, HOSTILE, REUSED},
+    site::{DEADLINE, FRESH, HOSTILE, HOSTILE_ACTOR, REUSED, THREE},
 };
 
 /// Whoever attacks.
@@ -58,6 +58,7 @@ const WAYS: &[Way] = &[
     Way { name: "hanging up", attack: |foe| Box::pin(foe.hang_up()), may_be_well: true },
     Way { name: "reading nothing", attack: |foe| Box::pin(foe.read_nothing()), may_be_well: true },
     Way { name: "guests that crash", attack: |foe| Box::pin(foe.crash()), may_be_well: true },
+    Way { name: "actors that crash", attack: |foe| Box::pin(foe.crash_actor()), may_be_well: false },
     Way { name: "resets in a storm", attack: |foe| Box::pin(foe.resets()), may_be_well: false },
     Way { name: "settings in a storm", attack: |foe| Box::pin(foe.frames(4, &[0, 4, 0, 0, 0, 0])), may_be_well: false },
     Way { name: "pings in a storm", attack: |foe| Box::pin(foe.frames(6, &[0; 8])), may_be_well: false },
@@ -88,7 +89,7 @@ impl Foe {
     }
 
     fn host(&mut self) -> &'static str {
-        if self.random.bool() { FRESH } else { REUSED }
+        [FRESH, REUSED, THREE][self.random.usize(..3)]
     }
 
     /// Sends this, and reads to the end.
@@ -245,7 +246,7 @@ impl Foe {
 
     async fn read_nothing(&mut self) -> Option<u16> {
         let mut stream = self.connect().await?;
-        let host = HOSTILE[self.random.usize(..2)];
+        let host = HOSTILE[self.random.usize(..HOSTILE.len())];
         _ = stream.write_all(format!("GET /flood HTTP/1.1\r\nhost: {host}\r\n\r\n").as_bytes()).await;
         // Longer than the server lets it.
         sleep(Duration::from_secs(4)).await;
@@ -274,9 +275,18 @@ impl Foe {
             "keep-answer",
             "promise",
         ];
-        let host = HOSTILE[self.random.usize(..2)];
+        let host = HOSTILE[self.random.usize(..HOSTILE.len())];
         let path = PATHS[self.random.usize(..PATHS.len())];
         self.sent(format!("GET /{path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").as_bytes()).await
+    }
+
+    /// A message that an actor crashes over, or does not take.
+    async fn crash_actor(&mut self) -> Option<u16> {
+        let body = ["crash", "add x", &"x".repeat(200_000)][self.random.usize(..3)].to_owned();
+        let (method, length) = (["POST", "POST", "PUT"][self.random.usize(..3)], body.len());
+        let head =
+            format!("{method} / HTTP/1.1\r\nhost: {HOSTILE_ACTOR}\r\nconnection: close\r\ncontent-length: {length}");
+        self.sent(format!("{head}\r\n\r\n{body}").as_bytes()).await
     }
 
     /// Requests that are taken back.
@@ -326,7 +336,7 @@ impl Foe {
     /// An answer of which nothing is taken.
     async fn no_window(&mut self) -> Option<u16> {
         let mut stream = self.connect().await?;
-        let host = HOSTILE[self.random.usize(..2)];
+        let host = HOSTILE[self.random.usize(..HOSTILE.len())];
         let no_window = frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]);
         let asked = frame(1, 5, 1, &head_of(host, "/flood"));
         _ = stream.write_all(&[PREFACE, &no_window, &asked].concat()).await;

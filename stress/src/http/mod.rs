@@ -24,7 +24,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use airssys_wasm_engine::LoadedComponent;
 use airssys_wasm_measurements::process;
 use anyhow::Result;
 use parking_lot::Mutex;
@@ -35,7 +34,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{book::Book, healthy::Client, hostile::Foe, site::Site};
+use self::{
+    book::Book,
+    healthy::Client,
+    hostile::Foe,
+    site::{Guests, Site},
+};
 use crate::{growth::Growth, soak::minutes};
 
 /// What can be chosen about it.
@@ -83,7 +87,7 @@ static PANICS: AtomicU64 = AtomicU64::new(0);
 /// When it cannot begin.
 pub fn run(options: &Options, interrupted: &AtomicBool) -> Result<Ending> {
     println!("seed {}, {HEALTHY} healthy clients, {FOES} hostile ones", options.seed);
-    let web = site::load()?;
+    let guests = site::load()?;
     // Of the server, and of its clients.
     let runtimes = [runtime()?, runtime()?];
     let before = panic::take_hook();
@@ -103,7 +107,7 @@ pub fn run(options: &Options, interrupted: &AtomicBool) -> Result<Ending> {
         let began = Instant::now();
         // The first opens what the process keeps.
         let descriptors = (growth.rounds() > 0).then(descriptors).flatten();
-        let round = round(&runtimes, &web, left.min(ROUND), random.fork(), (interrupted, descriptors))?;
+        let round = round(&runtimes, &guests, left.min(ROUND), random.fork(), (interrupted, descriptors))?;
         growth.end_round(process::read());
         let (told, findings) = (round.told(began.elapsed()), round.findings());
         println!("{:>6.0} s  round {}: {told}", started.elapsed().as_secs_f64(), growth.rounds());
@@ -139,14 +143,14 @@ fn descriptors() -> Option<u64> {
 /// A round: a server from its beginning to its end.
 fn round(
     [servers, clients]: &[Runtime; 2],
-    web: &LoadedComponent,
+    guests: &Guests,
     time: Duration,
     mut random: fastrand::Rng,
     (interrupted, before): (&AtomicBool, Option<u64>),
 ) -> Result<Book> {
     PANICS.store(0, Ordering::Relaxed);
     let book = Arc::<Mutex<Book>>::default();
-    let site = servers.block_on(Site::open(web))?;
+    let site = servers.block_on(Site::open(guests))?;
     let (server, started) = (site.address, Instant::now());
     let over = CancellationToken::new();
     let clients_end = clients.block_on(async {

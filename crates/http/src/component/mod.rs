@@ -20,7 +20,7 @@ use airssys_wasm_actor::{ActorRef, ActorState, Front, Lifecycle, RestartPolicy};
 use airssys_wasm_engine::{ExportError, wasmtime};
 use airssys_wasm_isolation::{Crash, CrashClass, CrashKind, InstantiateError, Sandbox, SandboxSpec};
 use airssys_wasm_limits::{CancellationToken, later};
-use http::{Method, Response, StatusCode};
+use http::{Method, Response, StatusCode, Version};
 use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::{
@@ -43,8 +43,8 @@ use crate::{
     events::{Events, HttpEvent},
     host::{End, Followed, HttpHost, HttpState, Whether, Written, length_of},
     limits::RouteLimits,
-    outgoing::Outgoing,
-    request::Checked,
+    outgoing::{Denials, Outgoing},
+    request::{CanCut, Checked},
 };
 
 /// A component that exports `wasi:http/incoming-handler@0.2`, or `wasi:http/handler@0.3` where the engine has
@@ -150,6 +150,7 @@ impl<U: HttpHost> HttpComponentSpec<U> {
             breaker: Breaker::new(restart),
             outgoing,
             actor,
+            denials: Denials::new(Some(Arc::clone(&name))),
             events: Events::new(Arc::clone(&name)),
             name,
         })))
@@ -193,6 +194,7 @@ pub(crate) struct Component<U: HttpHost> {
     idle: Option<Arc<Idle<Ready<U>>>>,
     breaker: Breaker,
     outgoing: Option<Outgoing>,
+    denials: Arc<Denials>,
     /// Whose name it has among actors.
     actor: Option<ActorRef>,
     events: Events,
@@ -260,14 +262,14 @@ impl<U: HttpHost> Component<U> {
         self.events.requests.increment(1);
         match self.answer(request).await {
             Ok(response) => response,
-            Err(refused) => {
-                self.events.refused.increment(1);
-                refused.answer()
-            }
+            Err(refused) => self.events.refuse(refused),
         }
     }
 
     async fn answer(self: &Arc<Self>, request: Checked) -> Result<Response<HttpBody>, Refused> {
+        if request.parts.version < Version::HTTP_11 && request.parts.extensions.get::<CanCut>().is_none() {
+            return Err(Refused::Version);
+        }
         let now = Instant::now();
         if let Some(left) = self.breaker.closed_for(now) {
             return Err(Refused::NoRoom(left));
@@ -352,7 +354,7 @@ impl<U: HttpHost> Component<U> {
                 let id = ReportId::new();
                 let why =
                     if declined.is_some() { "the guest answered with an error" } else { "the guest gave no answer" };
-                tracing::debug!(component = %self.name, %id, "{why}");
+                self.events.unanswered(id, format_args!("{why}"));
                 return Err(Refused::Failed(Some(id)));
             }
         };
@@ -419,6 +421,7 @@ impl<U: HttpHost> Component<U> {
         if let Some(outgoing) = &self.outgoing {
             state.http().grant(outgoing.clone());
         }
+        state.http().tell(&self.denials);
         let mut sandbox = self.sandbox.instantiate(state).await.map_err(|error| match error {
             InstantiateError::PoolExhausted { .. } => Refused::NoRoom(SOON),
             InstantiateError::Crash(crash) => self.crashed_before(crash, &Watch::default()),
@@ -498,7 +501,7 @@ impl<U: HttpHost> Component<U> {
         let is_false = inner.is_end_stream() && !has_none && length.is_some_and(|length: u64| length > 0);
         if is_false || parts.status.is_informational() {
             let id = ReportId::new();
-            tracing::debug!(component = %self.name, %id, status = %parts.status, "the guest's answer is none");
+            self.events.unanswered(id, format_args!("the guest's answer is none, of status {}", parts.status.as_u16()));
             return Err(Refused::Failed(Some(id)));
         }
         if has_none {

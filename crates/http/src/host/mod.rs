@@ -8,5 +8,5 @@ mod state;
 
 pub(crate) use bodies::{End, Whether, Written, length_of};
 pub use link::{WASI_HTTP_VERSION, add_http};
-pub(crate) use state::{Followed, view, view_of};
+pub(crate) use state::{Followed, trace_of, view, view_of};
 pub use state::{HttpHost, HttpState};

@@ -1,5 +1,7 @@
 //! What `wasi:http` needs in a store.
 
+use std::sync::Arc;
+
 use airssys_wasm_actor::{ActorState, registry::TraceContext};
 use airssys_wasm_engine::wasmtime::component::{Resource, ResourceTable};
 use airssys_wasm_isolation::HostState;
@@ -13,7 +15,7 @@ use wasmtime_wasi_http::{
 };
 
 use super::bodies::{Bodies, End, Unsent, Written, length_of};
-use crate::outgoing::Outgoing;
+use crate::outgoing::{Denials, Outgoing};
 
 /// An embedder's state that has a place for that of `wasi:http`. [`HttpState`] alone is one, and so is the state of an actor
 /// whose embedder's is.
@@ -47,8 +49,13 @@ impl<U: HttpHost> HttpHost for ActorState<U> {
     }
 }
 
+/// The trace that a request is in.
+pub(crate) fn trace_of(headers: &HeaderMap) -> Option<TraceContext> {
+    parsed(headers.get(TRACEPARENT)?.to_str().ok()?)
+}
+
 /// The trace of a `traceparent`.
-fn trace_of(value: &str) -> Option<TraceContext> {
+fn parsed(value: &str) -> Option<TraceContext> {
     let mut parts = value.split('-');
     let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let is_hex = |text: &str, len| text.len() == len && text.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -113,10 +120,15 @@ impl HttpState {
         self.hooks.outgoing = outgoing;
     }
 
+    /// Says whose requests are told of that are not granted.
+    pub(crate) fn tell(&mut self, denials: &Arc<Denials>) {
+        self.hooks.outgoing.tell(Arc::clone(denials));
+    }
+
     /// Takes the trace of the request in hand, which goes out with the guest's requests that have none of their own, and gives
     /// the span that sent it.
     pub(crate) fn follow(&mut self, headers: &HeaderMap) -> Option<Followed> {
-        let parent = headers.get(TRACEPARENT).and_then(|value| trace_of(value.to_str().ok()?));
+        let parent = trace_of(headers);
         // The call of the guest is a span of its own.
         let trace = parent.map(|parent| TraceContext { parent_id: fastrand::u64(1..), ..parent });
         self.hooks.trace = trace;
@@ -189,7 +201,7 @@ impl WasiHttpHooks for Hooks {
     }
 
     fn forbidden_header_filter(&mut self) -> ForbiddenHeaderFilter {
-        std::sync::Arc::new(is_forbidden)
+        Arc::new(is_forbidden)
     }
 
     fn is_forbidden_header(&mut self, name: &HeaderName) -> bool {
@@ -242,11 +254,11 @@ mod tests {
     #[test]
     fn a_trace_is_read_as_the_w3c_has_it() {
         let trace = "0af7651916cd43dd8448eb211c80319c";
-        let read = trace_of(&format!("00-{trace}-b7ad6b7169203331-01")).unwrap();
+        let read = parsed(&format!("00-{trace}-b7ad6b7169203331-01")).unwrap();
         assert_eq!((read.trace_id, read.parent_id), (0x0af7651916cd43dd8448eb211c80319c, 0xb7ad6b7169203331));
         assert!(read.sampled);
-        assert_eq!(trace_of(written(&read).unwrap().to_str().unwrap()), Some(read));
-        assert!(trace_of(&format!("01-{trace}-b7ad6b7169203331-00-more")).is_some_and(|read| !read.sampled));
+        assert_eq!(parsed(written(&read).unwrap().to_str().unwrap()), Some(read));
+        assert!(parsed(&format!("01-{trace}-b7ad6b7169203331-00-more")).is_some_and(|read| !read.sampled));
         let zeros = "0".repeat(32);
         for wrong in [
             "".to_owned(),
@@ -258,7 +270,7 @@ mod tests {
             format!("00-{trace}-0000000000000000-01"),
             format!("00-{trace}-+7ad6b7169203331-01"),
         ] {
-            assert_eq!(trace_of(&wrong), None, "{wrong}");
+            assert_eq!(parsed(&wrong), None, "{wrong}");
         }
     }
 }

@@ -25,6 +25,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
 use super::{
+    denials::{Denials, Denied},
     grants::{Allow, Destination, OutgoingLimits, OutgoingScheme, Permitted},
     resolve::{Resolve, SystemResolver},
     tls::Tls,
@@ -33,7 +34,10 @@ use crate::bounded::{Bounded, Bounds, Side};
 
 /// What a component may request of others, shared by all its sandboxes. Cheap to clone. The default grants nothing.
 #[derive(Debug, Clone)]
-pub struct Outgoing(Arc<Inner>);
+pub struct Outgoing {
+    inner: Arc<Inner>,
+    denials: Arc<Denials>,
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -88,7 +92,20 @@ impl Outgoing {
     pub fn with_resolver(allow: Vec<Allow>, limits: OutgoingLimits, resolver: Arc<dyn Resolve>) -> Self {
         let permits = (limits.connections as usize).min(Semaphore::MAX_PERMITS);
         let connections = Arc::new(Semaphore::new(permits));
-        Self(Arc::new(Inner { allow, limits, connections, resolver, tls: Tls::default() }))
+        let inner = Arc::new(Inner { allow, limits, connections, resolver, tls: Tls::default() });
+        Self { inner, denials: Denials::new(None) }
+    }
+
+    /// With this name of a component where a request is denied: in the log, and as a label of a counter. An
+    /// [`HttpComponentSpec`](crate::HttpComponentSpec) and [`load`](crate::load()) name it by themselves.
+    #[must_use]
+    pub fn named(mut self, component: &str) -> Self {
+        self.tell(Denials::new(Some(component.into())));
+        self
+    }
+
+    pub(crate) fn tell(&mut self, denials: Arc<Denials>) {
+        self.denials = denials;
     }
 
     /// With this configuration for `https`, in place of the roots that Mozilla trusts. Its protocols for ALPN must be none, or
@@ -96,15 +113,16 @@ impl Outgoing {
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn with_tls(self, config: Arc<tokio_rustls::rustls::ClientConfig>) -> Self {
-        let Inner { allow, limits, resolver, .. } = &*self.0;
+        let Inner { allow, limits, resolver, .. } = &*self.inner;
         let connections = Arc::new(Semaphore::new((limits.connections as usize).min(Semaphore::MAX_PERMITS)));
         let (allow, limits, resolver) = (allow.clone(), *limits, Arc::clone(resolver));
-        Self(Arc::new(Inner { allow, limits, connections, resolver, tls: Tls::by(config) }))
+        let inner = Arc::new(Inner { allow, limits, connections, resolver, tls: Tls::by(config) });
+        Self { inner, ..self }
     }
 
     /// Sends a request. Dropping the future, the response's body or the driver ends the connection.
     pub(crate) async fn send(self, request: Request<WasiBody>, options: Option<RequestOptions>) -> Result<Sent, Error> {
-        let Inner { allow, limits, connections, resolver, tls } = &*self.0;
+        let Inner { allow, limits, connections, resolver, tls } = &*self.inner;
         let options = options.unwrap_or_default();
         let began = Instant::now();
         let end = later(began, limits.time);
@@ -126,7 +144,11 @@ impl Outgoing {
         };
         let host = authority.host();
         let to = Destination { host, scheme, port, method: &parts.method };
-        let permitted = Permitted::by(allow, &to).ok_or(Error::HttpRequestDenied)?;
+        let deny = |why| self.denials.note(why, &parts.method, scheme.as_str(), &authority);
+        let permitted = Permitted::by(allow, &to).ok_or_else(|| {
+            deny(Denied::Grant);
+            Error::HttpRequestDenied
+        })?;
         let permit = Arc::clone(connections).try_acquire_owned().map_err(|_| Error::ConnectionLimitReached)?;
 
         let connect = options.connect_timeout.map_or(limits.connect, |wanted| wanted.min(limits.connect));
@@ -145,6 +167,7 @@ impl Outgoing {
         };
         // All of them, so that none can be hidden behind one that is refused or does not answer.
         if !addresses.iter().all(|address| permitted.may_reach(*address)) {
+            deny(Denied::Address);
             return Err(Error::DestinationIpProhibited);
         }
         let stream = timeout_at(until, connect_to(&addresses, port)).await.map_err(|_| Error::ConnectionTimeout)??;

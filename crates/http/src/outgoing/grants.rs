@@ -51,6 +51,13 @@ pub enum OutgoingScheme {
 }
 
 impl OutgoingScheme {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+
     /// The port that it has where none is named.
     pub fn port(self) -> u16 {
         match self {

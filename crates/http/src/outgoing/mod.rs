@@ -2,10 +2,12 @@
 
 mod addresses;
 mod client;
+mod denials;
 mod grants;
 mod resolve;
 mod tls;
 
 pub use client::Outgoing;
+pub(crate) use denials::Denials;
 pub use grants::{Allow, AllowedMethod, OutgoingLimits, OutgoingScheme};
 pub use resolve::{Resolve, SystemResolver};

@@ -27,6 +27,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::graceful::GracefulConnection,
 };
+use metrics::Counter;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -46,7 +47,7 @@ use self::{
 };
 use crate::{
     answer::Refused,
-    request::{ByTls, HeadLimits, LONGEST_METHOD},
+    request::{ByTls, CanCut, HeadLimits, LONGEST_METHOD},
     service::HttpService,
 };
 
@@ -136,7 +137,10 @@ impl HttpServer {
                         };
                         connections.spawn(connection.serve(stream));
                     }
-                    None => report.refused += 1,
+                    None => {
+                        report.refused += 1;
+                        service.unserved().connections.increment(1);
+                    }
                 },
                 Err(error) if is_of_the_client(&error) => {}
                 Err(error) => {
@@ -268,13 +272,17 @@ impl Connection {
             }
             let answered = Unanswered::new(&resets);
             let cut = (request.version() == Version::HTTP_10).then(|| cut.clone());
+            if cut.is_some() {
+                request.extensions_mut().insert(CanCut);
+            }
             let in_hand = counted.request();
-            let answer = in_hand.is_some().then(|| service.clone().call(request));
+            let mut service = service.clone();
+            let answer = in_hand.is_some().then(|| service.call(request));
             let unsent = unsent.clone();
             async move {
                 let answer = match answer {
                     Some(answer) => answer.await.unwrap_or_else(|never| match never {}),
-                    None => Refused::NoRoom(SOON).answer(),
+                    None => service.unserved().refuse(Refused::NoRoom(SOON)),
                 };
                 answered.disarm();
                 Ok::<_, Infallible>(answer.map(|body| match (unsent, cut) {
@@ -284,7 +292,7 @@ impl Connection {
                 }))
             }
         });
-        let head = self.service.head();
+        let (head, unreadable) = (self.service.head(), &self.service.unserved().unreadable);
         match protocol {
             Protocol::Http1 => {
                 let mut builder = http1::Builder::new();
@@ -297,7 +305,7 @@ impl Connection {
                 if head.count != HEADERS {
                     builder.max_headers(head.count);
                 }
-                boxed(drive(builder.serve_connection(TokioIo::new(io), service), ends)).await
+                boxed(drive(builder.serve_connection(TokioIo::new(io), service), ends, unreadable)).await
             }
             Protocol::Http2 => {
                 let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -312,7 +320,7 @@ impl Connection {
                     .max_send_buf_size(SEND_BUFFER)
                     .keep_alive_interval(ALIVE.0)
                     .keep_alive_timeout(ALIVE.1);
-                boxed(drive(builder.serve_connection(TokioIo::new(io), service), ends)).await
+                boxed(drive(builder.serve_connection(TokioIo::new(io), service), ends, unreadable)).await
             }
         }
     }
@@ -328,7 +336,7 @@ struct Ends {
     drain: Duration,
 }
 
-async fn drive<C: GracefulConnection>(connection: C, ends: Ends) -> Ended {
+async fn drive<C: GracefulConnection<Error = hyper::Error>>(connection: C, ends: Ends, unreadable: &Counter) -> Ended {
     let Ends { stopping, too_many_resets, stuck, age, drain } = ends;
     let stuck = async {
         match stuck {
@@ -336,10 +344,16 @@ async fn drive<C: GracefulConnection>(connection: C, ends: Ends) -> Ended {
             None => std::future::pending().await,
         }
     };
+    // Errors are the client's: what it sent is no HTTP, or it is gone.
+    let closed = |ended: hyper::Result<()>| {
+        if ended.is_err_and(|error| error.is_parse()) {
+            unreadable.increment(1);
+        }
+        Ended::Closed
+    };
     let mut connection = pin!(connection);
     tokio::select! {
-        // Errors are the client's: what it sent is no HTTP, or it is gone.
-        _ = connection.as_mut() => return Ended::Closed,
+        ended = connection.as_mut() => return closed(ended),
         () = too_many_resets.clone().cancelled_owned() => return Ended::Closed,
         () = stopping.cancelled_owned() => {}
         () = stuck => {}
@@ -347,7 +361,7 @@ async fn drive<C: GracefulConnection>(connection: C, ends: Ends) -> Ended {
     }
     connection.as_mut().graceful_shutdown();
     tokio::select! {
-        _ = connection => Ended::Closed,
+        ended = connection => closed(ended),
         () = too_many_resets.clone().cancelled_owned() => Ended::Closed,
         () = sleep(drain) => Ended::BrokenOff,
     }

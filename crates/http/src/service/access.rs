@@ -1,32 +1,22 @@
 //! The access log: an event of `tracing` for each answer, as many as the log may have.
 
-use std::fmt;
-
 use http::{HeaderMap, Request, StatusCode, Uri, header};
 use tokio::time::Instant;
 
-use crate::allowance::Allowance;
+use crate::allowance::{Allowance, shown};
 
 /// Lines in one second.
 const LINES: u32 = 1_000;
 
-/// Bytes of a method, host or path that a line has. The client chooses them.
-const LONGEST: usize = 256;
-
 /// The target of its events.
 const TARGET: &str = "airssys_http::access";
 
+#[derive(Debug)]
 pub(super) struct Access(Allowance);
 
 impl Default for Access {
     fn default() -> Self {
         Self(Allowance::new(LINES))
-    }
-}
-
-impl fmt::Debug for Access {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Access")
     }
 }
 
@@ -54,10 +44,6 @@ impl Asked {
 fn host_of<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> &'a [u8] {
     let host = || headers.get(header::HOST).map_or(&b""[..], |host| host.as_bytes());
     uri.authority().map_or_else(host, |authority| authority.as_str().as_bytes())
-}
-
-fn shown(bytes: &[u8]) -> String {
-    bytes[..bytes.len().min(LONGEST)].escape_ascii().to_string()
 }
 
 impl Access {

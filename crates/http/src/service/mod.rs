@@ -22,6 +22,7 @@ use crate::{
     answer::{HttpBody, Refused},
     ask::{Ask, AskActor},
     component::{Component, HttpComponent},
+    events::Unserved,
     host::HttpHost,
     request::{Checked, HeadLimits},
 };
@@ -85,6 +86,7 @@ struct Inner {
     routes: RwLock<Routes>,
     head: HeadLimits,
     access: Access,
+    unserved: Unserved,
 }
 
 /// Those that are tried first come first.
@@ -145,7 +147,8 @@ impl HttpServiceBuilder {
     /// [`SameRoute`].
     pub fn build(self) -> Result<HttpService, SameRoute> {
         let routes = RwLock::new(Routes::new(self.routes)?);
-        Ok(HttpService(Arc::new(Inner { routes, head: self.head, access: Access::default() })))
+        let (access, unserved) = (Access::default(), Unserved::default());
+        Ok(HttpService(Arc::new(Inner { routes, head: self.head, access, unserved })))
     }
 }
 
@@ -189,6 +192,10 @@ impl HttpService {
         Ok(())
     }
 
+    pub(crate) fn unserved(&self) -> &Unserved {
+        &self.0.unserved
+    }
+
     pub(crate) fn head(&self) -> &HeadLimits {
         &self.0.head
     }
@@ -223,7 +230,10 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let asked = Asked::new(&request);
-        let answer = self.answer(request).unwrap_or_else(|refused| Box::pin(std::future::ready(Ok(refused.answer()))));
+        let answer = self.answer(request).unwrap_or_else(|refused| {
+            let refusal = self.0.unserved.refuse(refused);
+            Box::pin(std::future::ready(Ok(refusal)))
+        });
         let Some(asked) = asked else { return answer };
         let this = Arc::clone(&self.0);
         Box::pin(async move {

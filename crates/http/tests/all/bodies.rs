@@ -66,6 +66,28 @@ async fn a_body_that_stands_still_is_408() {
     assert!(events.try_recv().is_err());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_body_that_drips_is_408() {
+    let drip = async |request_rate| {
+        let limits = RouteLimits { request_rate, ..small() };
+        let server = Server::of(spec().with_limits(limits).build().unwrap()).await;
+        let (sender, body) = streamed();
+        let sending = async {
+            // Never idle for long, and some 20 KiB a second.
+            for _ in 0..20 {
+                if sender.send(Ok(Frame::data(Bytes::from_static(&[0; 1 << 10])))).await.is_err() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            drop(sender);
+        };
+        tokio::join!(server.request(Request::post("/read").body(body).unwrap()), sending).0
+    };
+    drip(ByteSize::mib(1)).await.is(408, "");
+    drip(ByteSize::kib(1)).await.is(200, "20480");
+}
+
 #[tokio::test]
 async fn a_deadline_while_the_guest_waits_for_the_client_is_408() {
     let limits = ResourceLimits { deadline: Duration::from_millis(300), ..limits() };

@@ -1,5 +1,5 @@
-//! A component that answers HTTP as componentize-js builds it by default. It is built by `cargo xtask fixtures --ecosystem`,
-//! and left out with a word where that was not run.
+//! A component that answers HTTP, and an actor, as componentize-js builds them by default. They are built by
+//! `cargo xtask fixtures --ecosystem`, and left out with a word where that was not run.
 
 use std::{env, fs, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -8,14 +8,17 @@ use airssys_wasm_http::{Allow, HttpComponent, HttpComponentSpec, Outgoing, Outgo
 use airssys_wasm_limits::{ByteSize, ResourceLimits};
 use http::Request;
 
-use crate::support::{Server, empty, sandbox, spec};
+use crate::{
+    fronts::Site,
+    support::{Server, empty, sandbox, spec},
+};
 
-/// The component, if it was built.
-async fn built(outgoing: Outgoing) -> Option<HttpComponent> {
+/// A guest, if it was built, and an engine for it.
+fn guest(name: &str) -> Option<(Vec<u8>, WasmEngine)> {
     let target = env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target")), PathBuf::from);
-    let Ok(bytes) = fs::read(target.join("guests/javascript-web.wasm")) else {
-        eprintln!("left out: javascript-web was not built; `cargo xtask fixtures --ecosystem` does that");
+    let Ok(bytes) = fs::read(target.join("guests").join(name).with_extension("wasm")) else {
+        eprintln!("left out: {name} was not built; `cargo xtask fixtures --ecosystem` does that");
         return None;
     };
     let config = EngineConfig {
@@ -24,7 +27,13 @@ async fn built(outgoing: Outgoing) -> Option<HttpComponent> {
         code_cache: Some(target.join("guests/code-cache")),
         ..EngineConfig::default().compile_in_process()
     };
-    let component = WasmEngine::new(config).unwrap().load(bytes, Profile::Plain).await.unwrap();
+    Some((bytes, WasmEngine::new(config).unwrap()))
+}
+
+/// The component, if it was built.
+async fn built(outgoing: Outgoing) -> Option<HttpComponent> {
+    let (bytes, engine) = guest("javascript-web")?;
+    let component = engine.load(bytes, Profile::Plain).await.unwrap();
     let limits = ResourceLimits {
         cpu_time: Duration::from_secs(5),
         deadline: Duration::from_secs(60),
@@ -66,4 +75,33 @@ async fn a_javascript_component_answers() {
     assert_eq!(server.get("/spin").await.status, 500);
     server.get("/hello").await.is(200, "hello");
     assert_eq!(component.closed_for(), None);
+}
+
+#[tokio::test]
+async fn a_javascript_actor_sends_as_it_is_granted() {
+    let Some((wasm, engine)) = guest("javascript-messaging-defaults") else { return };
+    let other = Server::of(spec().build().unwrap()).await;
+    let site = Site::with(engine);
+    let load = async |name: &str, http: String| {
+        let resources = "memory = '128MiB'\ncpu_time = '10s'\ndeadline = '60s'";
+        let loaded = site.load(&wasm, &format!("[component]\nname = '{name}'\n[resources]\n{resources}\n{http}")).await;
+        // It imports what answers HTTP, and exports none of it.
+        assert!(loaded.component.is_none() && loaded.target.is_none());
+        loaded.actor
+    };
+    let port = other.address.port();
+    let granted = format!(
+        "[http]\nallow = [{{ host = '127.0.0.1', scheme = 'http', port = {port}, addresses = ['127.0.0.0/8'] }}]"
+    );
+    let (denied, granted) = (load("denied", String::new()).await, load("granted", granted).await);
+    let fetch = format!("fetch http://{}/hello", other.address);
+    for actor in [&denied, &granted] {
+        assert_eq!(actor.ask("echo hello").await.unwrap(), "hello");
+    }
+    let answer = denied.ask(fetch.clone()).await.unwrap();
+    assert!(answer.starts_with(b"failed: "), "{answer:?}");
+    assert_eq!(granted.ask(fetch).await.unwrap(), "hello");
+    // Of another port nothing is granted.
+    let answer = granted.ask("fetch http://127.0.0.1:1/hello").await.unwrap();
+    assert!(answer.starts_with(b"failed: "), "{answer:?}");
 }

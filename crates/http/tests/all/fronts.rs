@@ -3,7 +3,8 @@
 use std::{fs, path::Path, sync::Arc};
 
 use airssys_wasm_actor::{
-    ActorSystem, Bytes, DeniedAction, Lifecycle, NativeActor, NativeContext, NativeSpec, SystemConfig, SystemEvent,
+    ActorRef, ActorSystem, Bytes, DeniedAction, Lifecycle, NativeActor, NativeContext, NativeSpec, SystemConfig,
+    SystemEvent,
     registry::{MessageEnvelope, TraceContext, WhenFull},
 };
 use airssys_wasm_engine::{EngineConfig, WasmEngine};
@@ -31,7 +32,7 @@ pub(crate) const COUNTER: &str = "
     ask = true
 ";
 
-const STORE: &str = "
+pub(crate) const STORE: &str = "
     [component]
     name = 'kv'
     contract = 'exports'
@@ -62,7 +63,7 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(WasmEngine::new(EngineConfig::small().compile_in_process()).unwrap())
     }
 
@@ -91,15 +92,19 @@ impl Site {
 
     /// A native actor that handles what it is let.
     async fn worker(&self) -> Worker {
+        self.worker_with(|spec| spec).await
+    }
+
+    pub(crate) async fn worker_with(&self, spec: impl FnOnce(NativeSpec<Native>) -> NativeSpec<Native>) -> Worker {
         let (heard, messages) = mpsc::unbounded_channel();
         let free = Arc::new(Semaphore::new(0));
         let make = {
             let free = Arc::clone(&free);
             move || Native { heard: heard.clone(), free: Arc::clone(&free) }
         };
-        let actor = NativeSpec::new("worker".parse().unwrap(), make);
-        self.system.spawn_native(actor).await.unwrap();
-        Worker { messages, free }
+        let actor = spec(NativeSpec::new("worker".parse().unwrap(), make));
+        let actor = self.system.spawn_native(actor).await.unwrap();
+        Worker { actor, messages, free }
     }
 }
 
@@ -108,13 +113,14 @@ pub(crate) async fn serve(loaded: &[&Loaded]) -> Server {
     Server::with(service.build().unwrap(), ServerLimits::default()).await
 }
 
-struct Worker {
-    messages: mpsc::UnboundedReceiver<MessageEnvelope>,
+pub(crate) struct Worker {
+    pub(crate) actor: ActorRef,
+    pub(crate) messages: mpsc::UnboundedReceiver<MessageEnvelope>,
     /// A permit for each message that it may handle.
-    free: Arc<Semaphore>,
+    pub(crate) free: Arc<Semaphore>,
 }
 
-struct Native {
+pub(crate) struct Native {
     heard: mpsc::UnboundedSender<MessageEnvelope>,
     free: Arc<Semaphore>,
 }

@@ -1,11 +1,13 @@
 //! Clients that do their worst.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use airssys_wasm_http::{HttpEvent, ServerLimits};
 use airssys_wasm_isolation::CrashClass;
 use airssys_wasm_limits::ResourceLimits;
 use http::Request;
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -13,7 +15,7 @@ use tokio::{
 
 use crate::{
     crashes::at_the_third,
-    support::{PATIENCE, Server, empty, limits, read_all, service, spec, spec_with, until_room},
+    support::{Answer, PATIENCE, Server, empty, limits, read_all, service, spec, spec_with, until_room},
 };
 
 /// The status of an answer, 0 for none.
@@ -229,6 +231,37 @@ async fn requests_that_are_taken_back_in_a_storm_close_the_connection() {
         let request = Request::get("http://web.test/hello").body(empty()).unwrap();
         assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
     }
+}
+
+#[tokio::test]
+async fn bodies_of_http2_that_are_not_as_long_as_they_say_are_reset_and_many_of_them_end_the_connection() {
+    let component = spec().build().unwrap();
+    let mut events = component.events();
+    // Of the requests that end without an answer none is to be counted here.
+    let limits = ServerLimits { resets: 1_000, ..ServerLimits::default() };
+    let server = Server::with(service(component.clone()), limits).await;
+    let read = |said: u64, body: &'static str| {
+        let request = Request::post("http://web.test/read").header("content-length", said);
+        let frames = StreamBody::new(futures_util::stream::iter([Ok::<_, Infallible>(Frame::data(body.into()))]));
+        request.body(frames.boxed_unsync()).unwrap()
+    };
+    let mut sender = server.http2().await;
+    Answer::of(sender.send_request(read(4, "part")).await.unwrap()).await.is(200, "4");
+    // Too short and too long.
+    let mut reset = 0;
+    while sender.ready().await.is_ok() {
+        let said = [3, 5][reset % 2];
+        match sender.send_request(read(said, "part")).await {
+            Ok(answer) => panic!("{said}: {answer:?}"),
+            Err(error) => assert!(!error.is_canceled() || reset >= 100, "{reset}: {error:?}"),
+        }
+        reset += 1;
+        assert!(reset < 200, "the connection is still there");
+    }
+    assert!(reset >= 100, "{reset}");
+    until_room(&component, 64).await;
+    assert!(events.try_recv().is_err());
+    assert_eq!(component.closed_for(), None);
 }
 
 #[tokio::test]

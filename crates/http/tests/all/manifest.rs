@@ -9,7 +9,10 @@ use airssys_wasm_http::{
 use airssys_wasm_limits::{ByteSize, ManifestError};
 use http::Request;
 
-use crate::support::{Server, empty};
+use crate::{
+    outgoing::{HELLO, other},
+    support::{Server, empty},
+};
 
 const MANIFEST: &str = r#"
     [component]
@@ -75,13 +78,13 @@ fn what_is_wrong_is_said() {
 #[tokio::test]
 async fn a_component_is_loaded_by_its_manifest() {
     let folder = tempfile::tempdir().unwrap();
-    let (manifest, wasm) = (folder.path().join("Component.toml"), folder.path().join("web.wasm"));
-    fs::write(&manifest, MANIFEST).unwrap();
+    let (path, wasm) = (folder.path().join("Component.toml"), folder.path().join("web.wasm"));
+    fs::write(&path, MANIFEST).unwrap();
     let engine = WasmEngine::new(EngineConfig::small().compile_in_process()).unwrap();
-    let missing = HttpManifest::load(&engine, &manifest, None).await.unwrap_err();
+    let missing = HttpManifest::load(&engine, &path, None).await.unwrap_err();
     assert!(matches!(missing, LoadHttpError::WhichFile { found: 0, .. }));
     fs::write(&wasm, airssys_wasm_fixtures::WEB).unwrap();
-    let (manifest, component) = HttpManifest::load(&engine, &manifest, None).await.unwrap();
+    let (manifest, component) = HttpManifest::load(&engine, &path, None).await.unwrap();
     let service = HttpService::builder().routes(manifest.http.routes, component).build().unwrap();
     let server = Server::with(service, ServerLimits::default()).await;
     server.get("/hello").await.is(200, "hello");
@@ -89,10 +92,25 @@ async fn a_component_is_loaded_by_its_manifest() {
     let request = Request::get("/count").header("host", "a.shop.test").body(empty()).unwrap();
     server.request(request).await.is(200, "2");
     server.post("/hello", "x".repeat(11)).await.is(413, "");
+    // It sends what it is granted.
+    let (address, mut got) = other(HELLO).await;
+    let port = address.port();
+    let granted =
+        format!("allow = [{{ host = '127.0.0.1', scheme = 'http', port = {port}, addresses = ['127.0.0.0/8'] }}]");
+    let (from, to) = (MANIFEST.find("allow").unwrap(), MANIFEST.find("\n\n    [http.limits]").unwrap());
+    fs::write(&path, [&MANIFEST[..from], &granted, &MANIFEST[to..]].concat()).unwrap();
+    let (_, component) = HttpManifest::load(&engine, &path, None).await.unwrap();
+    let server = Server::of(component).await;
+    for (url, answer) in [
+        (format!("http://127.0.0.1:{port}/"), "hello"),
+        ("http://db.test:8080/".to_owned(), "ErrorCode::HttpRequestDenied"),
+    ] {
+        server.request(Request::get("/fetch").header("x-url", url).body(empty()).unwrap()).await.is(200, answer);
+    }
+    assert!(got.recv().await.is_some());
     // One that answers no HTTP.
     fs::write(&wasm, airssys_wasm_fixtures::WASI_PROBE).unwrap();
-    let (folder, engine) = (folder.path().join("Component.toml"), &engine);
-    assert!(matches!(HttpManifest::load(engine, folder, None).await, Err(LoadHttpError::NoHandler(_))));
+    assert!(matches!(HttpManifest::load(&engine, &path, None).await, Err(LoadHttpError::NoHandler(_))));
 }
 
 #[tokio::test]

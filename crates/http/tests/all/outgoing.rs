@@ -1,6 +1,7 @@
 //! Requests of guests to others, by `outgoing-handler` of 0.2 and by `client` of 0.3.
 
 use std::{
+    convert::Infallible,
     future::Future,
     io,
     net::{IpAddr, SocketAddr},
@@ -9,19 +10,23 @@ use std::{
     time::Duration,
 };
 
-use airssys_wasm_http::{Allow, AllowedMethod, Outgoing, OutgoingLimits, OutgoingScheme, Resolve};
+use airssys_wasm_http::{Allow, AllowedMethod, HttpEvent, Outgoing, OutgoingLimits, OutgoingScheme, Resolve};
 use airssys_wasm_limits::ByteSize;
-use http::{Method, Request};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::mpsc,
+    time::timeout,
 };
 
 use crate::{
     fronts::Site,
-    p3::fetching3,
-    support::{Answer, Server, empty, shared, spec},
+    p3::{fetching3, listening},
+    support::{Answer, PATIENCE, Server, empty, shared, spec},
 };
 
 /// Gives these addresses, each at one look-up, and counts them.
@@ -317,17 +322,24 @@ async fn a_trace_goes_on_unless_the_guest_has_its_own() {
     let granted = vec![allow("127.0.0.1", address.port(), &["127.0.0.1/32"])];
     let fetching = fetching(Outgoing::new(granted, OutgoingLimits::default())).await;
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-    let request = || Request::post("/fetch").header("x-url", format!("http://{address}/")).header("traceparent", trace);
+    let request = || {
+        let request = Request::post("/fetch").header("x-url", format!("http://{address}/"));
+        request.header("traceparent", trace).header("tracestate", "vendor=it")
+    };
     for server in fetching.servers() {
         server.request(request().body(empty()).unwrap()).await.is(200, "hello");
         let sent = got.recv().await.unwrap();
         // The call of the guest is the span that sends.
         let (of_trace, _) = trace.split_at(36);
-        let span = sent.split_once(of_trace).and_then(|(_, rest)| rest.strip_suffix("-01\r\n\r\n")).unwrap();
-        assert!(span.len() == 16 && span != "b7ad6b7169203331", "{sent}");
+        let (_, rest) = sent.split_once(of_trace).unwrap();
+        let (span, rest) = rest.split_once('-').unwrap();
+        assert!(span.len() == 16 && span != "b7ad6b7169203331" && rest.starts_with("01\r\n"), "{sent}");
+        assert!(sent.contains("\r\ntracestate: vendor=it\r\n"), "{sent}");
         server.request(request().header("x-traceparent", "own").body(empty()).unwrap()).await.is(200, "hello");
         let sent = got.recv().await.unwrap();
         assert!(sent.contains("traceparent: own\r\n") && !sent.contains(trace), "{sent}");
+        // It belongs to the other trace.
+        assert!(!sent.contains("tracestate"), "{sent}");
     }
 }
 
@@ -352,6 +364,112 @@ async fn a_connection_has_its_time_though_the_guest_does_not_read() {
         tokio::select! {
             ended = tokio::time::timeout(Duration::from_secs(10), other) => ended.unwrap(),
             answer = holding => panic!("{answer:?} came first"),
+        }
+    }
+}
+
+/// Never answers.
+#[derive(Debug)]
+struct Silent;
+
+impl Resolve for Silent {
+    fn resolve(&self, _: &str) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>> {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test]
+async fn a_look_up_has_its_time() {
+    let limits = OutgoingLimits { connect: Duration::from_millis(100), ..OutgoingLimits::default() };
+    let outgoing = Outgoing::with_resolver(vec![allow("slow.test", 80, &[])], limits, shared(Silent));
+    for server in fetching(outgoing).await.servers() {
+        fetch(server, "http://slow.test/").await.is(200, "ErrorCode::DnsTimeout");
+    }
+}
+
+#[tokio::test]
+async fn connecting_has_its_time() {
+    // Linux answers nobody for whom a listener has no place.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(connected) = timeout(Duration::from_millis(500), TcpStream::connect(address)).await {
+        waiting.push(connected.unwrap());
+        assert!(waiting.len() < 100, "it has a place for everybody");
+    }
+    let granted = || vec![allow("127.0.0.1", address.port(), &["127.0.0.1/32"])];
+    let limits = OutgoingLimits { connect: Duration::from_millis(100), ..OutgoingLimits::default() };
+    for server in fetching(Outgoing::new(granted(), limits)).await.servers() {
+        fetch(server, &format!("http://{address}/")).await.is(200, "ErrorCode::ConnectionTimeout");
+    }
+}
+
+/// Sends this body on to another host, with such a trailer, and gives what comes back.
+pub(crate) async fn there_and_back(server: &Server, path: &str, to: SocketAddr) -> Answer {
+    let trailers = HeaderMap::from_iter([("x-more".parse().unwrap(), "42".parse().unwrap())]);
+    let frames = [Frame::data(Bytes::from("question")), Frame::trailers(trailers)].map(Ok::<_, Infallible>);
+    let body = StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync();
+    let request = Request::post(format!("http://web.test{path}")).header("x-url", format!("http://{to}/"));
+    let request = request.header("x-method", "POST").header("x-trailer", "x-more").header("trailer", "x-more");
+    Answer::of(server.http2().await.send_request(request.body(body).unwrap()).await.unwrap()).await
+}
+
+pub(crate) const TRAILER: &str =
+    "HTTP/1.1 200 OK\r\ntrailer: x-sum\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nx-sum: 12\r\n\r\n";
+
+#[tokio::test]
+async fn bodies_and_trailers_go_out_and_come_back() {
+    let (address, mut got) = other(TRAILER).await;
+    let granted = vec![allow("127.0.0.1", address.port(), &["127.0.0.1/32"])];
+    for server in fetching(Outgoing::new(granted, OutgoingLimits::default())).await.servers() {
+        let answer = there_and_back(server, "/fetch", address).await;
+        answer.is(200, "hello");
+        assert_eq!(answer.trailers.get("x-sum").unwrap(), "12");
+        let sent = got.recv().await.unwrap();
+        assert!(sent.contains("\r\nquestion\r\n0\r\nx-more: 42\r\n\r\n"), "{sent}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_too_large_is_broken_off() {
+    let (address, mut got) = other(HELLO).await;
+    let granted = vec![allow("127.0.0.1", address.port(), &["127.0.0.1/32"])];
+    let limits = OutgoingLimits { request_body: ByteSize::b(4), ..OutgoingLimits::default() };
+    for server in fetching(Outgoing::new(granted, limits)).await.servers() {
+        let post = |body: &'static str| {
+            let request = Request::post("/fetch").header("x-url", format!("http://{address}/"));
+            server.request(request.header("x-method", "POST").body(Full::from(body)).unwrap())
+        };
+        let answer = post("12345").await;
+        assert!(answer.body.starts_with("ErrorCode::"), "{answer:?}");
+        let sent = timeout(PATIENCE, got.recv()).await.unwrap().unwrap();
+        assert!(!sent.contains("\r\n0\r\n") && !sent.contains("12345"), "{sent}");
+        post("1234").await.is(200, "hello");
+        let sent = got.recv().await.unwrap();
+        assert!(sent.ends_with("\r\n4\r\n1234\r\n0\r\n\r\n"), "{sent}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_a_guest_of_0_2_does_not_finish_is_broken_off() {
+    for (path, length) in [("/fetch-trap", false), ("/fetch-give-up", false), ("/fetch-trap", true)] {
+        let (outgoing, url, got) = listening().await;
+        let component = spec().with_outgoing(outgoing).build().unwrap();
+        let mut events = component.events();
+        let request = Request::get(path).header("x-url", url);
+        let request = if length { request.header("x-content-length", "4") } else { request };
+        let answer = Server::of(component).await.request(request.body(empty()).unwrap()).await;
+        let got = timeout(PATIENCE, got).await.unwrap().unwrap();
+        assert!(got.starts_with("POST / HTTP/1.1\r\n"), "{got}");
+        let is_complete = if length { got.ends_with("\r\n\r\npart") } else { got.contains("\r\n0\r\n") };
+        assert!(!is_complete, "{path}: {got}");
+        if path == "/fetch-trap" {
+            assert_eq!(answer.status, 500);
+            assert!(matches!(events.recv().await.unwrap(), HttpEvent::Crashed { .. }));
+        } else {
+            answer.is(200, "an answer");
         }
     }
 }

@@ -24,15 +24,15 @@ use tokio::{
 };
 
 use crate::{
-    fronts::{COUNTER, Site, serve},
-    outgoing::{HELLO, allow, other},
+    fronts::{COUNTER, STORE, Site, serve},
+    outgoing::{HELLO, TRAILER, allow, other, there_and_back},
     support::{Answer, Server, empty, read_all, until_room},
 };
 
 type Component = HttpComponent<airssys_wasm_actor::ActorState<HttpState>>;
 
 /// Compiles the guest once for all tests.
-fn engine() -> WasmEngine {
+pub(crate) fn engine() -> WasmEngine {
     static ENGINE: OnceLock<WasmEngine> = OnceLock::new();
     let config = EngineConfig::small().with_component_async().compile_in_process();
     ENGINE.get_or_init(|| WasmEngine::new(config).unwrap()).clone()
@@ -214,7 +214,7 @@ async fn sandboxes_are_used_again_but_not_after_a_crash() {
 }
 
 /// Another host, which answers what has a head, and says what it got until its connection was closed.
-async fn listening() -> (Outgoing, String, JoinHandle<String>) {
+pub(crate) async fn listening() -> (Outgoing, String, JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let got = tokio::spawn(async move {
@@ -255,26 +255,15 @@ async fn a_request_that_is_not_finished_is_broken_off() {
 }
 
 #[tokio::test]
-async fn bodies_and_trailers_go_out_and_come_back() {
-    for path in ["/fetch", "/hand-on"] {
-        let (address, mut got) = other(
-            "HTTP/1.1 200 OK\r\ntrailer: x-sum\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nx-sum: 12\r\n\r\n",
-        )
-        .await;
-        let granted = vec![allow("127.0.0.1", address.port(), &["127.0.0.1/32"])];
-        let (_site, _, server) = fetching3(Outgoing::new(granted, OutgoingLimits::default())).await;
-        let trailers = HeaderMap::from_iter([("x-more".parse().unwrap(), "42".parse().unwrap())]);
-        let frames = [Frame::data(Bytes::from("question")), Frame::trailers(trailers)].map(Ok::<_, Infallible>);
-        let body = StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync();
-        let request = Request::post(format!("http://web.test{path}")).header("x-url", format!("http://{address}/"));
-        let request = request.header("x-method", "POST").header("x-trailer", "x-more").header("trailer", "x-more");
-        let answer = server.http2().await.send_request(request.body(body).unwrap()).await.unwrap();
-        let answer = Answer::of(answer).await;
-        answer.is(200, "hello");
-        assert_eq!(answer.trailers.get("x-sum").unwrap(), "12", "{path}");
-        let sent = got.recv().await.unwrap();
-        assert!(sent.contains("\r\nquestion\r\n0\r\nx-more: 42\r\n\r\n"), "{path}: {sent}");
-    }
+async fn bodies_and_trailers_are_handed_on() {
+    let (address, mut got) = other(TRAILER).await;
+    let granted = vec![allow("127.0.0.1", address.port(), &["127.0.0.1/32"])];
+    let (_site, _, server) = fetching3(Outgoing::new(granted, OutgoingLimits::default())).await;
+    let answer = there_and_back(&server, "/hand-on", address).await;
+    answer.is(200, "hello");
+    assert_eq!(answer.trailers.get("x-sum").unwrap(), "12");
+    let sent = got.recv().await.unwrap();
+    assert!(sent.contains("\r\nquestion\r\n0\r\nx-more: 42\r\n\r\n"), "{sent}");
 }
 
 #[tokio::test]
@@ -366,6 +355,29 @@ async fn it_asks_actors() {
     server.post("/ask/counter", "add 5").await.is(200, "5");
     server.post("/ask/counter", "crash").await.is(200, "RequestError::Crashed");
     server.post("/ask/nobody", "add 5").await.is(200, "RequestError::NotSent(SendError::Denied)");
+}
+
+#[tokio::test]
+async fn its_imports_lead_to_actors() {
+    let site = Site::with(engine());
+    let counter = site.load(airssys_wasm_fixtures::COUNTER, COUNTER).await;
+    let store = site.load(airssys_wasm_fixtures::KV, STORE).await;
+    let link = "[link]\n'acme:kv/store@1.0.0' = 'kv'";
+    let front = site.load(airssys_wasm_fixtures::FRONT3, &manifest(link)).await;
+    let server = serve(&[&counter, &front]).await;
+    server.send(Method::PUT, "/value/sky", "blue".into()).await.is(200, "");
+    server.get("/value/sky").await.is(200, "blue");
+    server.post("/ask/counter", "add 5").await.is(200, "5");
+    // The store crashes, and its interface has a word for that.
+    let crashed = server.send(Method::PUT, "/value/crash", Bytes::new()).await;
+    assert_eq!((crashed.status.as_u16(), &*crashed.body), (502, "the actor crashed: trap"));
+    store.actor.kill();
+    store.actor.ended().await;
+    assert_eq!(server.get("/value/sky").await.status, 502);
+    assert_eq!(front.component.unwrap().closed_for(), None);
+    // Nobody says where it leads.
+    let unlinked = site.try_load(airssys_wasm_fixtures::FRONT3, &manifest("").replace("'web'", "'other'")).await;
+    assert!(matches!(unlinked, Err(LoadHttpError::Actor(_))), "{unlinked:?}");
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Sandboxes that are used for more than one request.
 
+use std::time::Duration;
+
 use airssys_wasm_http::{Reuse, RouteLimits};
 use airssys_wasm_limits::ByteSize;
 
@@ -18,6 +20,16 @@ async fn a_sandbox_is_used_so_many_times() {
     for expected in ["1", "2", "3", "1", "2"] {
         server.get("/count").await.is(200, expected);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sandbox_is_not_used_for_longer_than_its_age() {
+    let server = reusing(Reuse { age: Duration::from_secs(10), ..Reuse::requests(100) }).await;
+    server.get("/count").await.is(200, "1");
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    server.get("/count").await.is(200, "2");
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    server.get("/count").await.is(200, "1");
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     task::JoinHandle,
+    time::Instant,
 };
 
 use crate::support::{Answer, PATIENCE, Server, empty, read_all, service, spec, until_room};
@@ -33,6 +34,37 @@ async fn a_server_that_stops_answers_what_it_has() {
     let report = server.ended().await;
     assert_eq!((report.accepted, report.broken_off), (2, 0));
     assert!(TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
+async fn a_server_that_stops_answers_what_it_has_by_http2() {
+    let mut server = Server::of(spec().build().unwrap()).await;
+    let mut sender = server.http2().await;
+    let drip = || Request::get("http://web.test/drip/20/10").body(empty()).unwrap();
+    let response = sender.send_request(drip()).await.unwrap();
+    server.stop();
+    Answer::of(response).await.is(200, &"drop".repeat(10));
+    // And takes no more.
+    let refused = async { while sender.send_request(drip()).await.is_ok() {} };
+    tokio::time::timeout(PATIENCE, refused).await.unwrap();
+    assert_eq!(server.ended().await.broken_off, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_of_http2_that_answers_no_ping_is_gone() {
+    let server = Server::of(spec().build().unwrap()).await;
+    let began = Instant::now();
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    // With its settings, and nothing after that.
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    read_all(&mut stream).await;
+    let lasted = began.elapsed().as_secs();
+    assert!((30..40).contains(&lasted), "{lasted}");
+    // The control: one that answers them.
+    let mut sender = server.http2().await;
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    let request = Request::get("http://web.test/hello").body(empty()).unwrap();
+    Answer::of(sender.send_request(request).await.unwrap()).await.is(200, "hello");
 }
 
 #[tokio::test]
