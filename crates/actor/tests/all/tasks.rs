@@ -1,6 +1,6 @@
 //! Actors with async functions: one message at a time, and several requests.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use airssys_wasm_actor::{
     ActorSpec, ActorSystem, AskError, CallError, Capabilities, ContractKind, Links, NativeActor, NativeContext,
@@ -11,6 +11,7 @@ use airssys_wasm_isolation::{CrashKind, SandboxSpec};
 use airssys_wasm_limits::{ByteSize, ResourceLimits};
 use airssys_wasm_registry::MessageEnvelope;
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 
 use crate::support::{ASYNC_ACTOR, Probe, ask, at_once, busy, id, limited, limits, settle, spawn, spec, system};
 
@@ -113,11 +114,12 @@ async fn what_is_on_its_way_is_bounded() {
     assert_eq!(ask(&actor, "burden busy 10 1024").await.unwrap(), "0");
 }
 
-/// Answers each message with so many bytes.
-struct Large(usize);
+/// Answers each message with so many bytes, as soon as there is a permit for it.
+struct Large(usize, Arc<Semaphore>);
 
 impl NativeActor for Large {
     async fn handle(&mut self, _: &MessageEnvelope, _: &NativeContext) -> Result<Option<Bytes>, String> {
+        self.1.acquire().await.unwrap().forget();
         Ok(Some(vec![0; self.0].into()))
     }
 }
@@ -130,11 +132,24 @@ async fn answers_that_come_while_the_asker_takes_none_are_bounded_together() {
         let system = system();
         let spec = spec(&system, "a", &ASYNC_ACTOR).with_mailbox_bytes(ByteSize::kib(allowed));
         let actor = system.spawn(spec).await.unwrap();
-        let large = system.spawn_native(NativeSpec::new(id("large"), move || Large(answer))).await.unwrap();
+        let permits = Arc::new(Semaphore::new(0));
+        let make = {
+            let permits = Arc::clone(&permits);
+            move || Large(answer, Arc::clone(&permits))
+        };
+        let large = system.spawn_native(NativeSpec::new(id("large"), make)).await.unwrap();
         for (times, refused) in [10, 2].into_iter().zip(refused) {
             // They are answered before the asker has its turn, and all was given back by the next time.
-            let failed = ask(&actor, &format!("burden large {times} 1")).await.unwrap();
-            assert_eq!(failed, refused.to_string(), "{allowed} KiB, {answer} bytes each, {times} times");
+            let asked = tokio::spawn({
+                let actor = actor.clone();
+                async move { ask(&actor, &format!("burden large {times} 1")).await.unwrap() }
+            });
+            // The first is in its hands.
+            while large.info().mailbox.queued + 1 < times {
+                tokio::task::yield_now().await;
+            }
+            permits.add_permits(times);
+            assert_eq!(asked.await.unwrap(), refused.to_string(), "{allowed} KiB, {answer} bytes each, {times} times");
         }
         // Whoever answered is none the worse for it.
         assert_eq!((large.info().incarnation, system.dead_letters().len()), (1, 0));
