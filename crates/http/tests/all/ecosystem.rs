@@ -1,9 +1,10 @@
 //! A component that answers HTTP as componentize-js builds it by default. It is built by `cargo xtask fixtures --ecosystem`,
 //! and left out with a word where that was not run.
 
-use std::{env, fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use airssys_wasm_engine::{EngineConfig, PoolConfig, Profile, WasmEngine};
+use airssys_wasm_fixtures::ecosystem;
 use airssys_wasm_http::{Allow, HttpComponent, HttpComponentSpec, Outgoing, OutgoingLimits, OutgoingScheme};
 use airssys_wasm_limits::{ByteSize, ResourceLimits};
 use http::Request;
@@ -12,16 +13,11 @@ use crate::support::{Server, empty, sandbox, spec};
 
 /// The component, if it was built.
 async fn built(outgoing: Outgoing) -> Option<HttpComponent> {
-    let target = env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target")), PathBuf::from);
-    let Ok(bytes) = fs::read(target.join("guests/javascript-web.wasm")) else {
-        eprintln!("left out: javascript-web was not built; `cargo xtask fixtures --ecosystem` does that");
-        return None;
-    };
+    let bytes = ecosystem::built("javascript-web")?;
     let config = EngineConfig {
         pool: Some(PoolConfig::for_components(8)),
         parallel_compilation: true,
-        code_cache: Some(target.join("guests/code-cache")),
+        code_cache: Some(ecosystem::target().join("guests/code-cache")),
         ..EngineConfig::default().compile_in_process()
     };
     let component = WasmEngine::new(config).unwrap().load(bytes, Profile::Plain).await.unwrap();
