@@ -1,13 +1,16 @@
 //! Crash handling: calls that go well, traps, cleanup, and being ready again.
 
-use std::time::{Duration, Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use crate::guests;
 use airssys_wasm_engine::Profile;
-use airssys_wasm_fixtures::{SPIN, TRAPS};
-use airssys_wasm_harness::{Measure, Suite, now, runtime, timed, timed_async};
+use airssys_wasm_fixtures::{COLLECTED, SPIN, TRAPS};
+use airssys_wasm_harness::{Measure, Reading, Suite, now, runtime, timed, timed_async};
 use airssys_wasm_isolation::{CrashKind, SandboxSpec, TrapCode};
-use airssys_wasm_limits::ResourceLimits;
+use airssys_wasm_limits::{ByteSize, CancellationToken, MemoryBudget, ResourceLimits};
 use airssys_wasm_twins::bare::{self, engine};
 use wasmtime::{Store, Trap, component::InstancePre};
 
@@ -67,6 +70,52 @@ pub(crate) fn describe(suite: &mut Suite) {
                 assert_eq!(error.downcast_ref(), Some(&Trap::OutOfFuel));
             })
         });
+    suite.reading("crash_handling/kill_while_collecting", kill_while_collecting);
+}
+
+/// From a kill until all memory is free, of a guest whose heap of so many MiB is full and that does hardly anything but
+/// collect. A thread kills it, each time a little later.
+fn kill_while_collecting(quick: bool) -> anyhow::Result<Vec<Reading>> {
+    let kills = if quick { 10 } else { 100 };
+    let mut readings = Vec::new();
+    for mib in [16, 64] {
+        let budget = MemoryBudget::new(ByteSize::gib(1));
+        let long = Duration::from_secs(600);
+        let limits =
+            ResourceLimits { cpu_time: long, deadline: long, ..ResourceLimits::with_memory(ByteSize::mib(mib)) };
+        let template = guests::template(engine(), COLLECTED, Profile::Plain);
+        let spec = SandboxSpec::new(template, limits)?.with_budget(budget.clone());
+        let kill = |after| {
+            runtime().block_on(async {
+                let mut sandbox = spec.instantiate(()).await.unwrap();
+                let keeps = sandbox.typed::<(u32,), (u32,)>(&spec.export("keeps").unwrap()).unwrap();
+                let wastes = sandbox.typed::<(), ()>(&spec.export("drops-for-ever").unwrap()).unwrap();
+                // Half of the heap is free when it is collected; objects of 32 bytes take three quarters of the other.
+                let (_, sandbox) = sandbox.call(&keeps, (mib as u32 * 12_288,)).await.unwrap();
+                let token = CancellationToken::new();
+                let killer = thread::spawn({
+                    let token = token.clone();
+                    move || {
+                        thread::sleep(after);
+                        let killed = Instant::now();
+                        token.cancel();
+                        killed
+                    }
+                });
+                let crash = sandbox.call_until(&wastes, (), &token).await.unwrap_err();
+                let ended = Instant::now();
+                assert_eq!((crash.kind(), budget.used()), (&CrashKind::Cancelled, 0));
+                ended.duration_since(killer.join().unwrap()).as_nanos() as f64
+            })
+        };
+        let values: Vec<_> = (1..=kills).map(|n| kill(Duration::from_micros(2_000 + 137 * n))).collect();
+        let longest = values.iter().copied().fold(0.0, f64::max);
+        let id = format!("crash_handling/kill_while_collecting/{mib}mb");
+        let target = Some(("goal: 1 ms for each MiB", mib as f64 * 1e6));
+        readings.push(Reading { id: format!("{id}/longest"), unit: "ns", values: vec![longest], target });
+        readings.push(Reading { id, unit: "ns", values, target: None });
+    }
+    Ok(readings)
 }
 
 /// Little, so that the trap is what is measured.

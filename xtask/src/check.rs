@@ -114,7 +114,7 @@ const STEPS: &[Step] = &[
     Step {
         otherwise: Otherwise::LeaveOut,
         ..nightly(
-            "ecosystem's components",
+            ECOSYSTEM,
             &[
                 &["xtask", "fixtures", "--ecosystem"],
                 &["test", "--workspace", "--locked", "--test", "all", "--", "ecosystem", "--nocapture"],
@@ -143,6 +143,7 @@ const STEPS: &[Step] = &[
     nightly("address sanitizer", &[&["xtask", "sanitize"]]),
 ];
 
+const ECOSYSTEM: &str = "ecosystem's components";
 const KILLS: [&str; 9] = ignored("kills::two_thousand_kills");
 const LONG_STOP: [&str; 9] = ignored("failures::a_server_that_stops_for_half_a_minute_loses_no_more");
 
@@ -218,8 +219,11 @@ impl Step {
     fn command(&self, arguments: &[&str]) -> Command {
         let mut cargo = cargo(root());
         cargo.args(arguments);
-        if self.name == "rustdoc" {
-            cargo.env("RUSTDOCFLAGS", "--deny warnings");
+        match self.name {
+            "rustdoc" => _ = cargo.env("RUSTDOCFLAGS", "--deny warnings"),
+            // Else a guest that was not built is left out, and its tests pass.
+            ECOSYSTEM => _ = cargo.env("TESTS_NEED_ECOSYSTEM", "1"),
+            _ => {}
         }
         cargo
     }
@@ -262,5 +266,27 @@ mod tests {
         let jobs = workflow.lines().filter_map(|line| line.trim().strip_prefix("- step: "));
         let steps = STEPS.iter().filter(|step| step.when == When::Nightly).map(|step| step.name);
         assert_eq!(jobs.collect::<Vec<_>>(), steps.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn tests_of_the_ecosystems_components_need_them() {
+        let step = STEPS.iter().find(|step| step.name == ECOSYSTEM).unwrap();
+        let command = step.command(step.commands[1]);
+        assert!(command.get_envs().any(|(name, value)| name == "TESTS_NEED_ECOSYSTEM" && value.is_some()));
+    }
+
+    #[test]
+    fn files_that_the_documents_name_are_there() {
+        let folders = ["crates/", "stress/", "benches/", "xtask/", "fixtures/", "examples/", "fuzz/"];
+        let mut documents: Vec<_> =
+            ["ARCHITECTURE.md", "CONTRIBUTING.md", "README.md", "SECURITY.md"].map(|name| root().join(name)).into();
+        documents.extend(std::fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path()));
+        for document in documents.iter().filter(|path| path.is_file()) {
+            let text = std::fs::read_to_string(document).unwrap();
+            let names = text.split('`').skip(1).step_by(2).filter(|name| folders.iter().any(|of| name.starts_with(of)));
+            for name in names.filter(|name| !name.contains([' ', '{', '*', '<'])) {
+                assert!(root().join(name).exists(), "{}: there is no {name}", document.display());
+            }
+        }
     }
 }

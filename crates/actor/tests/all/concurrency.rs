@@ -1,6 +1,6 @@
 //! Actors that have several messages in flight at the same time.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroU32, sync::Arc, time::Duration};
 
 use airssys_wasm_actor::{
     ActorManifest, ActorRef, ActorSpec, ActorSystem, AskError, CallError, ConcurrencyError, DeadLetterLimits,
@@ -56,6 +56,79 @@ async fn so_many_messages_are_in_flight_and_the_next_waits() {
             shared.gate.notify_one();
             assert_eq!(asked.await.unwrap().unwrap(), "get");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_hundred_are_in_flight_within_the_limits_and_the_next_waits() {
+    let system = system();
+    let actor = system.spawn(several(&system, "a", 100)).await.unwrap();
+    let shared = busy(&system, "busy").await;
+    let all: Vec<_> = (0..100).map(|_| asked(&actor, "ask busy")).collect();
+    let next = asked(&actor, "hello");
+    // All but the one that it has in its hand.
+    let busy = system.find(&id("busy")).unwrap();
+    while busy.info().mailbox.queued < 100 {
+        tokio::task::yield_now().await;
+    }
+    settle().await;
+    assert_eq!(busy.info().mailbox.queued, 100);
+    assert!(!next.is_finished());
+    shared.gate.notify_one();
+    for asked in all {
+        assert_eq!(asked.await.unwrap().unwrap(), "get");
+    }
+    assert_eq!(next.await.unwrap().unwrap(), "hello");
+    let info = actor.info();
+    assert!(info.memory > 0 && info.memory <= limits().memory.as_u64(), "{info:?}");
+    assert_eq!(info.incarnation, 1);
+
+    // `handles` bounds how many are begun, at three of 3 × 50 + 64 entries of wasmtime's table each, and what they hold, two
+    // handles each. The one that finds no room ends all.
+    let limits = ResourceLimits { handles: 50, ..limits() };
+    let few = system.spawn(limited(several(&system, "few", 100), limits)).await.unwrap();
+    let _still_busy = self::busy(&system, "still-busy").await;
+    let all: Vec<_> = (0..100).map(|_| asked(&few, "ask still-busy")).collect();
+    let mut by_incarnation = BTreeMap::<u64, Vec<During>>::new();
+    for asked in all {
+        let Err(AskError::Crashed(report)) = asked.await.unwrap() else { panic!() };
+        let kind = report.crash.kind();
+        assert!(matches!(kind, CrashKind::HostCall { .. } | CrashKind::Handles { .. }), "{report}");
+        by_incarnation.entry(report.incarnation).or_default().push(report.during);
+    }
+    assert!(by_incarnation.values().all(|messages| messages.len() <= 72), "{by_incarnation:?}");
+}
+
+/// Nobody waits any more for what it does, and it does it all the same.
+#[tokio::test(start_paused = true)]
+async fn a_message_whose_asker_has_left_ends_within_its_limits() {
+    for at_a_time in [1, 3] {
+        let system = system();
+        let limits = ResourceLimits { deadline: Duration::from_secs(5), ..limits() };
+        let actor = system.spawn(limited(several(&system, "a", at_a_time), limits)).await.unwrap();
+        for is_let_go in [true, false] {
+            let name = format!("busy-{is_let_go}");
+            let shared = busy(&system, &name).await;
+            let gone = asked(&actor, &format!("ask {name}"));
+            settle().await;
+            gone.abort();
+            assert!(gone.await.unwrap_err().is_cancelled());
+            let other = asked(&actor, "hello");
+            settle().await;
+            assert_eq!(other.is_finished(), at_a_time > 1, "{at_a_time}");
+            assert_eq!(actor.info().incarnation, 1, "it goes on");
+            if is_let_go {
+                shared.gate.notify_one();
+            }
+            // Else its deadline ends it, and the incarnation.
+            assert_eq!(other.await.unwrap().unwrap(), "hello");
+            while !is_let_go && actor.info().incarnation < 2 {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            assert_eq!(ask(&actor, "hello").await.unwrap(), "hello");
+            assert_eq!(shared.handled(), if is_let_go { "wait,get" } else { "wait" });
+        }
+        assert_eq!(actor.info().incarnation, 2);
     }
 }
 

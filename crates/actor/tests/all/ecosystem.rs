@@ -1,11 +1,11 @@
 //! Components of 12 and 18 MB as the ecosystem's tools build them from JavaScript and Python. They are built by
 //! `cargo xtask fixtures --ecosystem`, and left out with a word where that was not run.
 
-use std::{env, fs, path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use airssys_wasm_actor::{ActorSpec, ActorSystem, AskError, Backoff, ContractKind, Links, SystemConfig};
 use airssys_wasm_engine::{EngineConfig, LoadedComponent, PoolConfig, Profile, WasmEngine};
-use airssys_wasm_fixtures::KV;
+use airssys_wasm_fixtures::{KV, ecosystem};
 use airssys_wasm_isolation::{CrashClass, SandboxSpec};
 use airssys_wasm_limits::{ByteSize, ResourceLimits};
 
@@ -13,18 +13,12 @@ use crate::support::{ask, id};
 
 /// A guest, if it was built, in a system of its own.
 async fn built(name: &str) -> Option<(ActorSystem, LoadedComponent)> {
-    let target = env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target")), PathBuf::from);
-    let path = target.join("guests").join(format!("{name}.wasm"));
-    let Ok(bytes) = fs::read(&path) else {
-        eprintln!("left out: {name} was not built; `cargo xtask fixtures --ecosystem` does that");
-        return None;
-    };
+    let bytes = ecosystem::built(name)?;
     // Compiled once: the code cache is what makes such components usable.
     let config = EngineConfig {
         pool: Some(PoolConfig::for_components(8)),
         parallel_compilation: true,
-        code_cache: Some(target.join("guests").join("code-cache")),
+        code_cache: Some(ecosystem::target().join("guests/code-cache")),
         ..EngineConfig::default().compile_in_process()
     };
     let system = ActorSystem::new(WasmEngine::new(config).unwrap(), SystemConfig::default());

@@ -1,9 +1,10 @@
 //! A component that answers HTTP, and an actor, as componentize-js builds them by default. They are built by
 //! `cargo xtask fixtures --ecosystem`, and left out with a word where that was not run.
 
-use std::{env, fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use airssys_wasm_engine::{EngineConfig, PoolConfig, Profile, WasmEngine};
+use airssys_wasm_fixtures::ecosystem;
 use airssys_wasm_http::{Allow, HttpComponent, HttpComponentSpec, Outgoing, OutgoingLimits, OutgoingScheme};
 use airssys_wasm_limits::{ByteSize, ResourceLimits};
 use http::Request;
@@ -15,16 +16,11 @@ use crate::{
 
 /// A guest, if it was built, and an engine for it.
 fn guest(name: &str) -> Option<(Vec<u8>, WasmEngine)> {
-    let target = env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target")), PathBuf::from);
-    let Ok(bytes) = fs::read(target.join("guests").join(name).with_extension("wasm")) else {
-        eprintln!("left out: {name} was not built; `cargo xtask fixtures --ecosystem` does that");
-        return None;
-    };
+    let bytes = ecosystem::built(name)?;
     let config = EngineConfig {
         pool: Some(PoolConfig::for_components(8)),
         parallel_compilation: true,
-        code_cache: Some(target.join("guests/code-cache")),
+        code_cache: Some(ecosystem::target().join("guests/code-cache")),
         ..EngineConfig::default().compile_in_process()
     };
     Some((bytes, WasmEngine::new(config).unwrap()))

@@ -2,7 +2,7 @@
 //! with WASI 0.3.
 //! They are built by `cargo xtask fixtures --ecosystem`, and left out with a word where that was not run.
 
-use std::{env, fs, marker::PhantomData, path::PathBuf, time::Duration};
+use std::{marker::PhantomData, time::Duration};
 
 use airssys_wasm_engine::{
     EngineConfig, Feature, LoadError, Profile, WasmEngine,
@@ -11,23 +11,11 @@ use airssys_wasm_engine::{
         component::{ComponentType, Lift, Lower},
     },
 };
+use airssys_wasm_fixtures::ecosystem::{built, target};
 use airssys_wasm_isolation::{Crash, CrashKind, Folder, Permissions, Sandbox, SandboxSpec, TrapCode, WasiGrants};
 use airssys_wasm_limits::{ByteSize, ResourceLimits};
 
 use crate::{Host, call, limits, probe::Probe, spec_in};
-
-fn target() -> PathBuf {
-    env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target")), PathBuf::from)
-}
-
-fn built(name: &str) -> Option<Vec<u8>> {
-    let guest = fs::read(target().join("guests").join(format!("{name}.wasm"))).ok();
-    if guest.is_none() {
-        eprintln!("left out: {name} was not built; `cargo xtask fixtures --ecosystem` does that");
-    }
-    guest
-}
 
 fn collected(guest: &[u8], limits: ResourceLimits) -> SandboxSpec<Host> {
     let config = EngineConfig::small().with_garbage_collection().compile_in_process().with_manual_ticks();
