@@ -72,14 +72,7 @@ impl Body for AnswerBody {
         if this.broken {
             return Poll::Ready(None);
         }
-        let next = loop {
-            match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
-                // Not sent: in HTTP/2 it needs no room of the client's, and would wait beside any number of others.
-                Some(Ok(frame)) if frame.data_ref().is_some_and(Bytes::is_empty) && !this.inner.is_end_stream() => {}
-                next => break next,
-            }
-        };
-        match next {
+        match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
             Some(Ok(frame)) => {
                 let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
                 match this.left.checked_sub(bytes) {
@@ -116,25 +109,5 @@ impl Body for AnswerBody {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use http_body_util::{BodyExt, StreamBody};
-
-    use super::*;
-
-    #[tokio::test]
-    async fn chunks_without_a_byte_are_not_sent() {
-        let frames = ["", "a", "", "", "b", ""].map(|data| Ok(Frame::data(Bytes::from_static(data.as_bytes()))));
-        let inner = StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync();
-        let unread = Unread::default();
-        let mut body = AnswerBody { inner, unread, left: 2, missing: None, guard: None, broken: false };
-        let mut sent = Vec::new();
-        while let Some(frame) = body.frame().await {
-            sent.push(frame.unwrap().into_data().unwrap());
-        }
-        assert_eq!(sent, ["a", "b"]);
     }
 }

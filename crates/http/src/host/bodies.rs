@@ -186,6 +186,7 @@ impl Body for Written {
             }
             match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
+                    // Not sent: in HTTP/2 it needs no room of the client's, and would wait beside any number of others.
                     Ok(data) if data.is_empty() => {}
                     Ok(data) => {
                         this.written = this.written.saturating_add(data.len() as u64);
@@ -269,6 +270,15 @@ mod tests {
 
     fn text(frames: &[Frame<Bytes>]) -> String {
         frames.iter().filter_map(Frame::data_ref).map(|data| String::from_utf8_lossy(data)).collect()
+    }
+
+    #[tokio::test]
+    async fn chunks_without_a_byte_are_not_sent() {
+        let frames = ["", "a", "", "", "b", ""].map(|chunk| Frame::data(Bytes::from_static(chunk.as_bytes())));
+        let (sent, broken) = out(None, frames.into(), true).await;
+        let sent: Vec<_> = sent.into_iter().map(|frame| frame.into_data().unwrap()).collect();
+        assert_eq!(sent, ["a", "b"]);
+        assert!(!broken);
     }
 
     #[tokio::test]
