@@ -21,7 +21,10 @@ use airssys_wasm_engine::{
         },
     },
 };
-use airssys_wasm_limits::{CallPhase, CancellationToken, Guarded, Interrupted, Usage, begin_call, guard};
+use airssys_wasm_limits::{
+    CallPhase, CancellationToken, Guarded, Interrupted, Metered, Usage, begin_call, guard, guard_inline,
+    may_call_inline,
+};
 
 use crate::{
     ArgumentError, Crash, CrashKind, HostState,
@@ -245,7 +248,7 @@ impl<U: Send + 'static> Sandbox<U> {
         R: ComponentNamedList + Lift + Send + Sync + 'static,
         T: Send,
     {
-        let started = self.begin(CallPhase::Message);
+        let started = self.begin_with_store();
         let Live { store, guarded, .. } = &mut *self.0;
         let call = async {
             let params = make(store.as_context_mut())?;
@@ -292,7 +295,9 @@ impl<U: Send + 'static> Sandbox<U> {
     {
         let started = self.begin(phase);
         let Live { store, guarded, is_concurrent, .. } = &mut *self.0;
-        let outcome = if *is_concurrent {
+        let outcome = if may_call_inline(store) {
+            guard_inline(store, cancel, |store| export.func.call(store, params)).map(|result| result.map(tell))
+        } else if *is_concurrent {
             let call = async {
                 let told = tell(export.func.call_async(&mut *store, params).await?);
                 settle(store).await?;
@@ -372,11 +377,16 @@ impl<U: Send + 'static> Sandbox<U> {
         let started = self.begin(CallPhase::Message);
         let mut results = vec![Val::Bool(false); export.results];
         let Live { store, guarded, .. } = &mut *self.0;
-        let call = async {
-            export.func.call_async(&mut *store, params, &mut results).await?;
-            settle(store).await
+        let outcome = if may_call_inline(store) {
+            guard_inline(store, cancel, |store| export.func.call(store, params, &mut results))
+        } else {
+            let call = async {
+                export.func.call_async(&mut *store, params, &mut results).await?;
+                settle(store).await
+            };
+            guard(call, cancel, guarded).await
         };
-        let outcome = guard(call, cancel, guarded).await.map(|result| result.map(|()| results));
+        let outcome = outcome.map(|result| result.map(|()| results));
         self.end(started, &export.name, Phase::Calling, outcome).await
     }
 
@@ -470,7 +480,7 @@ impl<U: Send + 'static> Sandbox<U> {
             Instance,
         ) -> Pin<Box<dyn Future<Output = wasmtime::Result<R>> + Send + 'a>>,
     {
-        let started = self.begin(CallPhase::Message);
+        let started = self.begin_with_store();
         let Live { store, instance, guarded, probes, probe, .. } = &mut *self.0;
         let handles = store.data().quota().limits().handles;
         let call = async {
@@ -488,7 +498,7 @@ impl<U: Send + 'static> Sandbox<U> {
         call: impl AsyncFnOnce(StoreContextMut<'_, HostState<U>>, Instance) -> wasmtime::Result<R>,
         cancel: Option<&CancellationToken>,
     ) -> Result<(R, Self), Crash> {
-        let started = self.begin(CallPhase::Message);
+        let started = self.begin_with_store();
         let Live { store, instance, guarded, probes, probe, .. } = &mut *self.0;
         let handles = store.data().quota().limits().handles;
         let call = async {
@@ -515,6 +525,12 @@ impl<U: Send + 'static> Sandbox<U> {
                 Err(sandbox.crashed(crash).await)
             }
         }
+    }
+
+    /// [`begin`](Self::begin) for a closure that has the store, and may make it an async one.
+    fn begin_with_store(&mut self) -> Option<Instant> {
+        self.0.store.data_mut().meter().forbid_inline();
+        self.begin(CallPhase::Message)
     }
 
     pub(crate) fn begin(&mut self, phase: CallPhase) -> Option<Instant> {

@@ -1,15 +1,19 @@
 //! What sandboxes are made from, and how one is made.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use airssys_wasm_engine::{
-    ComponentTemplate, Export, ExportError,
-    wasmtime::{self, PoolConcurrencyLimitError, Store},
+    ComponentTemplate, Export, ExportError, Features,
+    wasmtime::{self, Func, PoolConcurrencyLimitError, Store},
 };
 use airssys_wasm_limits::{
-    CallPhase, CancellationToken, Guarded, LogAllowance, MemoryBudget, Meter, Quota, QuotaError, ResourceLimits,
-    begin_call, guard, install,
+    CallPhase, CancellationToken, Guarded, InlineCalls, LogAllowance, MemoryBudget, Meter, Metered, Quota, QuotaError,
+    ResourceLimits, begin_call, guard, guard_inline, install, may_call_inline, unwatch, watch,
 };
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::{
     Account, Crash, FileJobs, HostState, KeyValueGrants, KeyValueStore, Sandbox, WasiError, WasiGrants,
@@ -37,6 +41,15 @@ struct Spec<U: 'static> {
     budget: Option<MemoryBudget>,
     measure_time: bool,
     probes: Probes<HostState<U>>,
+    inline: Inline,
+}
+
+/// Calls without a fiber.
+#[derive(Clone, Default)]
+struct Inline {
+    calls: InlineCalls,
+    /// Whether nothing that is linked is async: known from the first sandbox on.
+    fits: Arc<OnceLock<bool>>,
 }
 
 impl<U> Clone for SandboxSpec<U> {
@@ -58,6 +71,7 @@ impl<U> Clone for Spec<U> {
             budget: self.budget.clone(),
             measure_time: self.measure_time,
             probes: self.probes.clone(),
+            inline: self.inline.clone(),
         }
     }
 }
@@ -120,6 +134,7 @@ impl<U: Send + 'static> SandboxSpec<U> {
             budget: None,
             measure_time: false,
             probes: Probes::default(),
+            inline: Inline::default(),
         })))
     }
 
@@ -264,7 +279,7 @@ impl<U: Send + 'static> SandboxSpec<U> {
     ///
     /// When the start code waits or is interrupted outside a tokio runtime with timers.
     pub fn instantiate(&self, ext: U) -> impl Future<Output = Result<Sandbox<U>, InstantiateError>> + Send {
-        self.instantiate_inner(ext, None)
+        self.instantiate_inner(ext, None, false)
     }
 
     /// [`instantiate`](Self::instantiate), ended when the token is cancelled.
@@ -273,30 +288,75 @@ impl<U: Send + 'static> SandboxSpec<U> {
     ///
     /// [`InstantiateError`].
     pub async fn instantiate_until(&self, ext: U, cancel: &CancellationToken) -> Result<Sandbox<U>, InstantiateError> {
-        self.instantiate_inner(ext, Some(cancel)).await
+        self.instantiate_inner(ext, Some(cancel), false).await
+    }
+
+    /// [`instantiate_until`](Self::instantiate_until) for a tokio runtime with several threads, in which all calls of the sandbox are
+    /// polled too. They are made on the stack of the thread that polls them where that is possible, which saves a stack for each
+    /// sandbox and the way to it and back:
+    ///
+    /// - The component needs no [feature](Features), and nothing that it imports is async, the destructor of a resource included.
+    ///   Imports that it does not have do not count. The first sandbox finds that out.
+    /// - The worker has left what a fiber would have: [`max_wasm_stack`](airssys_wasm_engine::EngineConfig::max_wasm_stack) and
+    ///   512 KiB.
+    /// - No call of the specification has computed for longer than two ticks. One that does cannot be put aside, so it gives its
+    ///   worker up to another thread and then waits for a worker before each tick; later calls have fibers.
+    /// - No closure has had the store: [`call_with`](Sandbox::call_with) and [`call_making`](Sandbox::call_making).
+    ///
+    /// In a runtime with one thread, it is the same as the other. In a `LocalSet` of one with several, whose thread cannot be given
+    /// up, the first call that computes keeps it until it ends, and a panic of tokio's is caught.
+    ///
+    /// # Errors
+    ///
+    /// [`InstantiateError`].
+    pub async fn instantiate_on_worker(
+        &self,
+        ext: U,
+        cancel: &CancellationToken,
+    ) -> Result<Sandbox<U>, InstantiateError> {
+        self.instantiate_inner(ext, Some(cancel), has_workers()).await
+    }
+
+    /// Whether nothing that the component imports is async, so that its calls [need no fiber](Self::instantiate_on_worker).
+    /// `None` before the first sandbox.
+    pub fn is_synchronous(&self) -> Option<bool> {
+        self.0.inline.fits.get().copied()
     }
 
     async fn instantiate_inner(
         &self,
         ext: U,
         cancel: Option<&CancellationToken>,
+        on_worker: bool,
     ) -> Result<Sandbox<U>, InstantiateError> {
-        let Spec { template, quota, name, grants, jobs, shared, budget, measure_time, probes, .. } = &*self.0;
+        let Spec { template, quota, name, grants, jobs, shared, budget, measure_time, probes, inline, .. } = &*self.0;
         let meter = Meter::new(quota.clone(), budget.as_ref()).with_log(&shared.log);
         let guarded = Guarded::by(&meter);
         let place =
             template.loaded().place().map_err(|full| InstantiateError::PoolExhausted { source: full.into() })?;
         let mut store = Store::new(template.loaded().wasmtime(), HostState::new(meter, Arc::clone(shared), ext));
         install(&mut store);
+        let is_known = inline.fits.get().is_some();
+        if on_worker && self.is_synchronous() == Some(true) {
+            self.allow_inline(&mut store);
+        }
         begin_call(&mut store, CallPhase::Init);
-        let starting = async {
-            if let Some(grants) = grants {
-                store.data_mut().grant(grants, name.as_ref(), jobs).await?;
-            }
-            Ok::<_, WasiError>(template.pre().instantiate_async(&mut store).await)
+        let started = if grants.is_none() && may_call_inline(&mut store) {
+            guard_inline(&mut store, cancel, |store| template.pre().instantiate(store)).map(Ok)
+        } else {
+            let starting = async {
+                if let Some(grants) = grants {
+                    store.data_mut().grant(grants, name.as_ref(), jobs).await?;
+                }
+                Ok::<_, WasiError>(template.pre().instantiate_async(&mut store).await)
+            };
+            guard(starting, cancel, &guarded).await
         };
-        let crash = match guard(starting, cancel, &guarded).await {
+        let crash = match started {
             Ok(Ok(Ok(instance))) => {
+                if on_worker && !is_known && *inline.fits.get_or_init(|| is_synchronous(template, &mut store)) {
+                    self.allow_inline(&mut store);
+                }
                 return Ok(Sandbox(Box::new(Live {
                     store,
                     instance,
@@ -324,4 +384,28 @@ impl<U: Send + 'static> SandboxSpec<U> {
         Box::pin(free((store, place), memory, &shared.reclaimer)).await;
         Err(crash.into())
     }
+
+    fn allow_inline(&self, store: &mut Store<HostState<U>>) {
+        let stack = self.0.template.loaded().engine().config().stack_size();
+        store.data_mut().meter().allow_inline(&self.0.inline.calls, stack);
+    }
+}
+
+/// Whether this thread belongs to a runtime that can go on without it.
+fn has_workers() -> bool {
+    Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread)
+}
+
+/// Whether an instance can be called without a fiber, which wasmtime says only by an error when it is tried.
+fn is_synchronous<U: Send + 'static>(
+    template: &ComponentTemplate<HostState<U>>,
+    store: &mut Store<HostState<U>>,
+) -> bool {
+    if template.loaded().features() != Features::NONE {
+        return false;
+    }
+    unwatch(store);
+    let called = Func::wrap(&mut *store, || {}).call(&mut *store, &[], &mut []);
+    watch(store);
+    called.is_ok()
 }

@@ -44,6 +44,7 @@
 
 mod budget;
 mod guard;
+mod inline;
 mod limits;
 mod log;
 mod meter;
@@ -52,6 +53,7 @@ mod tasks;
 pub use budget::{BudgetExhausted, MemoryBudget, MemoryGrant};
 pub use bytesize::ByteSize;
 pub use guard::{Due, GuardFuture, Guarded, Interrupted, guard, guard_several, later};
+pub use inline::{InlineCalls, guard_inline, may_call_inline};
 pub use limits::{
     CallLimits, CallPhase, ManifestError, MessageTooLarge, OnGrowthRefused, Quota, QuotaError, ResourceLimits,
 };

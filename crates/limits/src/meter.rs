@@ -16,8 +16,8 @@ use airssys_wasm_engine::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BudgetExhausted, CallPhase, LogAllowance, MemoryBudget, MemoryGrant, OnGrowthRefused, Quota, RunningCall,
-    tasks::Tasks,
+    BudgetExhausted, CallPhase, InlineCalls, LogAllowance, MemoryBudget, MemoryGrant, OnGrowthRefused, Quota,
+    RunningCall, inline::Inline, tasks::Tasks,
 };
 
 /// A limit of a component was reached. Inside a guest this is what a trap carries.
@@ -105,6 +105,8 @@ pub struct Meter {
     /// Where calls run at the same time.
     tasks: Option<Box<Tasks>>,
     slice: Arc<Slice>,
+    /// Where calls may do without a fiber.
+    pub(crate) inline: Option<Inline>,
     /// Made when something is first written, unless it is shared.
     log: OnceCell<LogAllowance>,
 }
@@ -242,6 +244,7 @@ impl Meter {
             refused: None,
             host_calls: 0,
             tasks: None,
+            inline: None,
             log: OnceCell::new(),
         }
     }
@@ -251,6 +254,20 @@ impl Meter {
     pub fn with_log(mut self, log: &LogAllowance) -> Self {
         self.log = OnceCell::from(log.clone());
         self
+    }
+
+    /// Lets calls of the store be made without a fiber from now on, where so many bytes of stack are left: see
+    /// [`guard_inline`](crate::guard_inline). Nothing that the guest can call may be async, or the calls fail.
+    ///
+    /// They must be polled in a runtime with several threads. In a `LocalSet`, whose thread cannot be given up, a call that
+    /// computes keeps it until it ends, and tokio's panic about that is caught.
+    pub fn allow_inline(&mut self, calls: &InlineCalls, stack: usize) {
+        self.inline = Some(Inline::new(calls, stack));
+    }
+
+    /// Takes [`allow_inline`](Self::allow_inline) back.
+    pub fn forbid_inline(&mut self) {
+        self.inline = None;
     }
 
     /// What it counts against in the present call.
@@ -474,7 +491,14 @@ fn running<T: Metered>(store: &mut StoreContextMut<'_, T>) -> Option<GuestTaskId
 
 fn on_epoch<T: Metered>(mut store: StoreContextMut<'_, T>) -> wasmtime::Result<UpdateDeadline> {
     let task = running(&mut store);
-    store.data_mut().meter().charge_cpu_time(task)?;
+    let meter = store.data_mut().meter();
+    meter.charge_cpu_time(task)?;
+    let is_late = meter.slice.charged() >= meter.slice.deadline.load(Ordering::Relaxed);
+    if let Some(inline) = &mut meter.inline
+        && inline.tick(is_late)?
+    {
+        return Ok(UpdateDeadline::Continue(1));
+    }
     // Behind all other tasks: a plain yield would poll this one again at once.
     Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
 }

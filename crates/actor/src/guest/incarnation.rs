@@ -223,7 +223,7 @@ impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
                 fault,
             })?;
         }
-        let mut sandbox = self.sandbox.instantiate_until(ext, interrupt).await.map_err(|error| match error {
+        let mut sandbox = self.sandbox.instantiate_on_worker(ext, interrupt).await.map_err(|error| match error {
             InstantiateError::Crash(crash) => crashed(During::Start, crash),
             other => StartError::Instantiate(other),
         })?;

@@ -135,6 +135,11 @@ impl EngineConfig {
         Self { features: Features { garbage_collection: true, exceptions: true, ..self.features }, ..self }
     }
 
+    /// Bytes of stack that an async call has: what the guest may use, and 512 KiB for the host's functions.
+    pub fn stack_size(&self) -> usize {
+        self.max_wasm_stack + (512 << 10)
+    }
+
     pub(crate) fn copy_on_write(&self) -> bool {
         self.pool.as_ref().is_none_or(|pool| pool.copy_on_write)
     }
@@ -153,7 +158,7 @@ impl EngineConfig {
             .parallel_compilation(self.parallel_compilation)
             .signals_based_traps(self.signals_based_traps)
             .max_wasm_stack(self.max_wasm_stack)
-            .async_stack_size(self.max_wasm_stack + (512 << 10))
+            .async_stack_size(self.stack_size())
             .wasm_backtrace_max_frames(Some(self.backtrace_frames))
             // The limits count in 32 bits' worth of memory, and so do the toolchains.
             .wasm_memory64(false)

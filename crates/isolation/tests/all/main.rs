@@ -12,6 +12,7 @@ mod files;
 #[cfg(unix)]
 mod folders;
 mod free;
+mod inline;
 mod keyvalue;
 mod limits;
 mod manifest;

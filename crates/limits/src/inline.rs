@@ -1,0 +1,206 @@
+//! Calls without a fiber: the guest runs on the stack of the worker that polls its task.
+//!
+//! wasmtime gives an async call a stack of its own, so that the call can be put aside. A call in which nothing can wait is put
+//! aside only when a tick has ended. Most end before that, and are made on the stack that is there. One that goes on for longer
+//! cannot be put aside any more. It gives its worker up to another thread, and from then on runs only while a worker waits for
+//! it, a tick at a time, behind all other tasks: as if it had been put aside.
+
+use std::{
+    convert::Infallible,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
+    },
+};
+
+use airssys_wasm_engine::wasmtime::{self, Store};
+use scoped_tls::scoped_thread_local;
+use tokio::{
+    runtime::Handle,
+    task::{block_in_place, yield_now},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{Interrupted, Metered};
+
+/// Calls that have given up their worker, in the whole process. Each has a thread.
+static AWAY: AtomicUsize = AtomicUsize::new(0);
+/// With so many, no further call begins without a fiber. Those that have begun may still come on top: one for each worker.
+const MOST_AWAY: usize = 16;
+
+scoped_thread_local!(
+    /// By what the inline call of this thread is cancelled.
+    static CANCEL: CancellationToken
+);
+
+/// Whether the calls of one component may do without a fiber: until the first of them computes for longer than two ticks.
+/// Clones are of the same component.
+#[derive(Debug, Clone, Default)]
+pub struct InlineCalls {
+    computes: Arc<AtomicBool>,
+}
+
+/// The part of a meter for calls without a fiber.
+#[derive(Debug)]
+pub(crate) struct Inline {
+    calls: InlineCalls,
+    /// Bytes of stack that a call may need.
+    stack: usize,
+    call: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// There is no call, or it has a fiber.
+    Fiber,
+    /// No tick has ended yet.
+    Fresh,
+    /// One has.
+    Ticked,
+    Away(Away),
+}
+
+/// Why a call was ended by its own thread.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+enum Ended {
+    #[error("its deadline passed")]
+    Deadline,
+    #[error("it was cancelled, or its runtime is shutting down")]
+    Cancelled,
+}
+
+impl Inline {
+    pub(crate) fn new(calls: &InlineCalls, stack: usize) -> Self {
+        Self { calls: calls.clone(), stack, call: State::Fiber }
+    }
+
+    fn may_begin(&self) -> bool {
+        !self.calls.computes.load(Ordering::Relaxed)
+            && AWAY.load(Ordering::Relaxed) < MOST_AWAY
+            && stacker::remaining_stack().is_some_and(|left| left >= self.stack)
+    }
+
+    /// A tick has ended. Comes back when the call may go on for another one; `false` if it has a fiber.
+    pub(crate) fn tick(&mut self, is_late: bool) -> wasmtime::Result<bool> {
+        if matches!(self.call, State::Fiber) {
+            return Ok(false);
+        }
+        if is_late {
+            return Err(Ended::Deadline.into());
+        }
+        if CANCEL.is_set() && CANCEL.with(CancellationToken::is_cancelled) {
+            return Err(Ended::Cancelled.into());
+        }
+        match &mut self.call {
+            State::Fiber => {}
+            // It may have begun just before its first tick.
+            State::Fresh => self.call = State::Ticked,
+            State::Ticked => {
+                self.calls.computes.store(true, Ordering::Relaxed);
+                let mut away = Away::new();
+                away.wait()?;
+                self.call = State::Away(away);
+            }
+            State::Away(away) => away.wait()?,
+        }
+        Ok(true)
+    }
+}
+
+/// A call that has given up its worker.
+#[derive(Debug)]
+struct Away {
+    /// Another worker waits until this is dropped.
+    slice: Option<mpsc::Sender<Infallible>>,
+    /// It runs in a `LocalSet`, whose thread cannot be given up.
+    is_stuck: bool,
+}
+
+impl Away {
+    fn new() -> Self {
+        AWAY.fetch_add(1, Ordering::Relaxed);
+        Self { slice: None, is_stuck: false }
+    }
+
+    /// Ends a slice of time, and waits for the next: for a worker that has had a look at all others.
+    fn wait(&mut self) -> Result<(), Ended> {
+        self.slice = None;
+        if self.is_stuck {
+            return Ok(());
+        }
+        let (begin, begun) = mpsc::sync_channel(1);
+        let (slice, end) = mpsc::channel();
+        self.slice = Some(slice);
+        let runtime = Handle::current();
+        let turn = async move {
+            // Behind those who gave way, and what has come from outside: a new task comes before them.
+            yield_now().await;
+            _ = begin.send(());
+            // Blocks this worker, as the guest would that runs now. It cannot send.
+            _ = end.recv();
+        };
+        let waited = catch_unwind(AssertUnwindSafe(|| {
+            block_in_place(|| {
+                runtime.spawn(turn);
+                begun.recv()
+            })
+        }));
+        match waited {
+            Ok(begun) => begun.map_err(|_| Ended::Cancelled),
+            Err(_) => {
+                self.is_stuck = true;
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Drop for Away {
+    fn drop(&mut self) {
+        AWAY.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Whether the next call of this store can be made by [`guard_inline`] on this thread.
+pub fn may_call_inline<T: Metered>(store: &mut Store<T>) -> bool {
+    store.data_mut().meter().inline.as_ref().is_some_and(|inline| inline.may_begin())
+}
+
+/// Makes one call on this thread's stack, under the meter's quota, until a token is cancelled: where it computes at the next
+/// tick.
+///
+/// One that computes for longer than two ticks gives up its worker, and then waits for a worker before each tick.
+///
+/// # Panics
+///
+/// When the store's meter does not [allow it](crate::Meter::allow_inline).
+// Out of the way of calls with fibers.
+#[inline(never)]
+pub fn guard_inline<T: Metered, R>(
+    store: &mut Store<T>,
+    cancel: Option<&CancellationToken>,
+    call: impl FnOnce(&mut Store<T>) -> wasmtime::Result<R>,
+) -> Result<wasmtime::Result<R>, Interrupted> {
+    fn inline<T: Metered>(store: &mut Store<T>) -> &mut Inline {
+        store.data_mut().meter().inline.as_mut().expect("it was asked whether it may")
+    }
+    inline(store).call = State::Fresh;
+    store.data_mut().meter().slice().begin();
+    // The store is never used again after a panic: its owner drops it.
+    let called = catch_unwind(AssertUnwindSafe(|| match cancel {
+        Some(cancel) => CANCEL.set(cancel, || call(store)),
+        None => call(store),
+    }));
+    inline(store).call = State::Fiber;
+    match called {
+        Ok(Err(error)) => match error.downcast_ref() {
+            Some(Ended::Deadline) => Err(Interrupted::Deadline(store.data_mut().meter().slice().deadline())),
+            Some(Ended::Cancelled) => Err(Interrupted::Cancelled),
+            None => Ok(Err(error)),
+        },
+        Ok(result) => Ok(result),
+        Err(payload) => Err(Interrupted::Panicked(payload)),
+    }
+}
