@@ -5,7 +5,6 @@ use std::{fmt, str::FromStr};
 use airssys_wasm_limits::ByteSize;
 use airssys_wasm_registry::{ComponentId, InvalidId, Topic, TopicPattern};
 use serde::{Deserialize, Deserializer, de};
-use wildmatch::WildMatch;
 
 use crate::Links;
 
@@ -108,7 +107,14 @@ impl Capabilities {
 pub struct NamePattern {
     text: Box<str>,
     /// `None` for a name without `*`, which is compared literally.
-    glob: Option<WildMatch>,
+    stars: Option<Stars>,
+}
+
+/// Bytes before the first and after the last `*`.
+#[derive(Clone, Copy, PartialEq)]
+struct Stars {
+    before: usize,
+    after: usize,
 }
 
 impl NamePattern {
@@ -120,15 +126,30 @@ impl NamePattern {
     pub fn new(text: &str) -> Result<Self, InvalidId> {
         // A pattern must be a name if each star is a character of it.
         ComponentId::new(&text.replace('*', "x"))?;
-        Ok(Self { text: text.into(), glob: text.contains('*').then(|| WildMatch::new(text)) })
+        let stars = text.find('*').zip(text.rfind('*'));
+        let stars = stars.map(|(first, last)| Stars { before: first, after: text.len() - last - 1 });
+        Ok(Self { text: text.into(), stars })
     }
 
     /// Whether it matches a name.
     pub fn matches(&self, id: &ComponentId) -> bool {
-        match &self.glob {
-            None => *self.text == *id.as_str(),
-            Some(glob) => glob.matches(id.as_str()),
+        let (text, name) = (&*self.text, id.as_str());
+        let Some(Stars { before, after }) = self.stars else { return *text == *name };
+        // Both are ASCII.
+        let (last, end) = (text.len() - after, name.len().saturating_sub(after));
+        if end < before || text[..before] != name[..before] || text[last..] != name[end..] {
+            return false;
         }
+        // What is between stars is taken where it is found first.
+        let mut rest = &name[before..end];
+        before + 1 == last
+            || text[before + 1..last - 1].split('*').all(|part| match rest.split_once(part) {
+                Some((_, left)) => {
+                    rest = left;
+                    true
+                }
+                None => false,
+            })
     }
 
     /// The pattern's text.
@@ -139,7 +160,7 @@ impl NamePattern {
 
 impl From<&ComponentId> for NamePattern {
     fn from(id: &ComponentId) -> Self {
-        Self { text: id.as_str().into(), glob: None }
+        Self { text: id.as_str().into(), stars: None }
     }
 }
 
@@ -166,6 +187,8 @@ impl<'de> Deserialize<'de> for NamePattern {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::{prop_assert_eq, proptest};
+
     use super::*;
 
     fn id(name: &str) -> ComponentId {
@@ -197,6 +220,23 @@ mod tests {
         ];
         for (pattern, name, expected) in table {
             assert_eq!(NamePattern::new(pattern).unwrap().matches(&id(name)), expected, "{pattern} {name}");
+        }
+    }
+
+    /// By trying everything.
+    fn is_glob(pattern: &[u8], name: &[u8]) -> bool {
+        match pattern {
+            [] => name.is_empty(),
+            [b'*', pattern @ ..] => (0..=name.len()).any(|at| is_glob(pattern, &name[at..])),
+            [first, pattern @ ..] => name.first() == Some(first) && is_glob(pattern, &name[1..]),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn names_match_as_they_do_by_trying_everything(pattern in "[ab*]{1,8}", name in "[ab]{1,10}") {
+            let matches = NamePattern::new(&pattern).unwrap().matches(&id(&name));
+            prop_assert_eq!(matches, is_glob(pattern.as_bytes(), name.as_bytes()));
         }
     }
 
