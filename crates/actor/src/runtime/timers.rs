@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    mem,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -10,6 +11,7 @@ use std::{
 use airssys_wasm_registry::{ComponentId, MessageEnvelope, Refusal};
 use parking_lot::Mutex;
 use tokio::{
+    runtime::Handle,
     sync::Notify,
     task::yield_now,
     time::{Instant, sleep_until},
@@ -149,14 +151,17 @@ impl Cell {
 
 impl Timers {
     fn add(&self, due: Instant, timer: Timer) -> u64 {
+        let runtime = Handle::current();
         let mut table = self.0.due.lock();
         table.last += 1;
         let number = table.last;
         let is_first = table.timers.first_key_value().is_none_or(|((first, _), _)| due < *first);
         table.timers.insert((due, number), timer);
-        if !table.is_served {
-            tokio::spawn(serve(Served { table: Arc::clone(&self.0), has_ended: false }));
-            table.is_served = true;
+        let is_served = mem::replace(&mut table.is_served, true);
+        drop(table);
+        // Not under the lock: a runtime that ends drops the task at once, and with it `Served`.
+        if !is_served {
+            runtime.spawn(serve(Served { table: Arc::clone(&self.0), has_ended: false }));
         } else if is_first {
             self.0.changed.notify_one();
         }

@@ -521,3 +521,77 @@ async fn reminders_on_their_way_are_bounded_and_belong_to_their_message() {
         assert_eq!(slow.kept.load(Ordering::Relaxed), round * 10);
     }
 }
+
+/// Gives away what it has access by.
+struct Lends(std::sync::mpsc::Sender<NativeContext>);
+
+impl NativeActor for Lends {
+    async fn handle(&mut self, _: &MessageEnvelope, context: &NativeContext) -> Result<Option<Bytes>, String> {
+        _ = self.0.send(context.clone());
+        Ok(Some(Bytes::new()))
+    }
+}
+
+async fn lent(system: &ActorSystem) -> NativeContext {
+    let (to, context) = std::sync::mpsc::channel();
+    let actor = system.spawn_native(NativeSpec::new(id("lends"), move || Lends(to.clone()))).await.unwrap();
+    actor.ask("x").await.unwrap();
+    context.recv().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thread_without_a_runtime_sends_nothing_later_and_leaves_the_table_to_others() {
+    let system = system();
+    let (_, probe) = Probe::spawn(&system, "probe").await;
+    let context = lent(&system).await;
+    let (to, ended) = std::sync::mpsc::channel();
+    std::thread::spawn({
+        let context = context.clone();
+        move || {
+            let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                context.send_after(Duration::from_secs(1), &id("probe"), "thread")
+            }));
+            to.send(panicked.is_err())
+        }
+    });
+    assert!(ended.recv_timeout(Duration::from_secs(60)).expect("it does not hang"));
+    context.send_after(Duration::from_secs(1), &id("probe"), "task").unwrap();
+    pass(1_001).await;
+    assert_eq!(probe.handled(), "task");
+}
+
+/// Sends itself something later as often as it can.
+struct Busy(Arc<AtomicUsize>);
+
+impl NativeActor for Busy {
+    async fn handle(&mut self, _: &MessageEnvelope, context: &NativeContext) -> Result<Option<Bytes>, String> {
+        loop {
+            let number =
+                context.send_after(Duration::from_secs(3_600), &id("busy"), "x").map_err(|error| error.to_string())?;
+            context.cancel(number);
+            self.0.fetch_add(1, Ordering::Release);
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[test]
+fn a_runtime_ends_amid_messages_that_are_sent_later() {
+    for _ in 0..20 {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let (system, sent) = (system(), Arc::new(AtomicUsize::new(0)));
+        let counter = Arc::clone(&sent);
+        let actor =
+            runtime.block_on(system.spawn_native(NativeSpec::new(id("busy"), move || Busy(Arc::clone(&counter)))));
+        actor.unwrap().try_tell("x").unwrap();
+        while sent.load(Ordering::Acquire) < 100 {
+            std::thread::yield_now();
+        }
+        let (to, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            drop(runtime);
+            to.send(())
+        });
+        ended.recv_timeout(Duration::from_secs(60)).expect("it does not hang");
+    }
+}
