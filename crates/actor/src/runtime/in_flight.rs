@@ -56,6 +56,10 @@ impl Room {
 
     /// Takes it, once, or says how many bytes are left. An answer larger than all there are fits alone.
     pub(crate) fn take(&self, bytes: usize) -> Result<(), u64> {
+        // Nothing of it is kept, so that another answer may come after one that says nothing.
+        if bytes == 0 {
+            return Ok(());
+        }
         let bytes = bytes.min(usize::try_from(self.most).unwrap_or(usize::MAX));
         match self.of.take(bytes, self.most) {
             Some(share) => {
@@ -86,6 +90,10 @@ mod tests {
         assert_eq!([large.take(1_000), other.take(1)], [Ok(()), Err(0)]);
         drop(large);
         assert_eq!(other.take(10), Ok(()));
+        drop(other);
+        // Who says nothing is passed over for who says something.
+        let (passed_over, other) = (room(), room());
+        assert_eq!([passed_over.take(0), passed_over.take(8), other.take(3)], [Ok(()), Ok(()), Err(2)]);
     }
 
     proptest! {
