@@ -239,14 +239,20 @@ impl<U: Send + 'static> Blueprint for GuestBlueprint<U> {
             let config = self.config.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
             let called = sandbox.call_in(CallPhase::Init, &init, (config,), interrupt).await;
             let ((outcome,), back) = called.map_err(|crash| crashed(During::Init, crash))?;
-            outcome.map_err(|message| StartError::Refused { message })?;
+            if let Err(message) = outcome {
+                back.free().await;
+                return Err(StartError::Refused { message });
+            }
             sandbox = back;
         }
         if let (Some(state), Some(export)) = (state, &contract.restore) {
             let restore = sandbox.typed::<(Bytes,), (Result<(), String>,)>(export)?;
             let called = sandbox.call_in(CallPhase::Init, &restore, (state,), interrupt).await;
             let ((outcome,), back) = called.map_err(|crash| crashed(During::Restore, crash))?;
-            outcome.map_err(|message| StartError::RestoreRefused { message })?;
+            if let Err(message) = outcome {
+                back.free().await;
+                return Err(StartError::RestoreRefused { message });
+            }
             sandbox = back;
         }
         Ok(GuestLive {

@@ -3,15 +3,17 @@
 use std::time::Duration;
 
 use airssys_wasm_actor::{
-    ActorSpec, ActorSystem, AskError, Backoff, ContractKind, DeadReason, During, Lifecycle, ProbationEnd, Strategy,
-    SupervisorPolicy, SupervisorSpec, SystemEvent, UpgradeError, UpgradeOptions,
+    ActorSpec, ActorSystem, AskError, Backoff, ContractKind, DeadReason, During, Lifecycle, ProbationEnd, StartError,
+    Strategy, SupervisorPolicy, SupervisorSpec, SystemConfig, SystemEvent, UpgradeError, UpgradeOptions,
 };
-use airssys_wasm_isolation::CrashClass;
+use airssys_wasm_engine::Profile;
+use airssys_wasm_fixtures::SMALLEST_KEEPING_ACTOR;
+use airssys_wasm_isolation::{CrashClass, SandboxSpec};
 use airssys_wasm_limits::{ByteSize, ResourceLimits};
 use airssys_wasm_registry::Refusal;
 
 use crate::support::{
-    ACTOR, COUNTER, COUNTER_V2, LISTENER, NO_HANDLER, Probe, WASMCLOUD, ask, limited, limits, poll_once, sandbox,
+    ACTOR, COUNTER, COUNTER_V2, LISTENER, NO_HANDLER, Probe, WASMCLOUD, ask, id, limited, limits, poll_once, sandbox,
     settle, spawn, spec, system,
 };
 
@@ -394,4 +396,38 @@ async fn what_waits_and_is_too_large_for_the_new_version_does_not_crash_it() {
     let error = ask(&asker, &format!("request actor 1000 {}", "x".repeat(65_537))).await.unwrap_err();
     let AskError::Failed { message } = error else { panic!("{error}") };
     assert_eq!(message, "RequestError::NotSent(SendError::TooLarge(65536))");
+}
+
+/// Says which thread drops it.
+struct Dropped(std::sync::mpsc::Sender<std::thread::ThreadId>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        _ = self.0.send(std::thread::current().id());
+    }
+}
+
+#[tokio::test]
+async fn a_version_that_refuses_its_state_is_freed_elsewhere_if_it_is_large() {
+    for (pages, elsewhere) in [(16, true), (15, false)] {
+        let (to, dropped) = std::sync::mpsc::channel();
+        let make = move |_: &_| Dropped(to.clone());
+        let engine = system().engine().clone();
+        let system = ActorSystem::with_host(engine, SystemConfig::default(), make, |_| Ok(()));
+        let spec = |text: &str| {
+            let component = system.engine().load_wat_blocking(text, Profile::Plain).unwrap();
+            SandboxSpec::new(system.link(&component).unwrap(), limits()).unwrap()
+        };
+        let actor = system.spawn(ActorSpec::new(id("keeps"), spec(SMALLEST_KEEPING_ACTOR))).await.unwrap();
+        let refuses = SMALLEST_KEEPING_ACTOR
+            .replace("(memory (export \"memory\") 1)", &format!("(memory (export \"memory\") {pages})"))
+            .replace(
+                "(global.set $end (global.get $next))\n      (i32.store (i32.const 0) (i32.const 0))",
+                "(i32.store (i32.const 0) (i32.const 1)) (i32.store (i32.const 8) (i32.const 0))",
+            );
+        let error = system.upgrade(actor.address(), spec(&refuses), PLAIN).await.unwrap_err();
+        assert!(matches!(error, UpgradeError::NotStarted(StartError::RestoreRefused { .. })), "{error:?}");
+        assert_eq!(dropped.try_recv().unwrap() != std::thread::current().id(), elsewhere);
+        ask(&actor, "x").await.unwrap();
+    }
 }
