@@ -407,7 +407,7 @@ fn question(
 ) -> (Delivery, oneshot::Receiver<Answer>) {
     let message = message.clone().with_deadline(until).with_target(to.address.generation());
     let (reply, answer) = oneshot::channel();
-    (Delivery::new(message, Some(ReplyTo::new(reply).with_room(room.cloned()))), answer)
+    (Delivery::new(message, Some(ReplyTo::in_room(reply, room.cloned()))), answer)
 }
 
 /// Checks an answer's size, since it is lowered into the asker's memory: an answer may be as large as a message to the
@@ -559,7 +559,7 @@ mod tests {
         let (all, kept) = (InFlight::default(), |room: &InFlight| Some(Room::new(room, 8)));
         let replies = || {
             let (reply, answer) = oneshot::channel();
-            (ReplyTo::new(reply).with_room(kept(&all)), answer)
+            (ReplyTo::in_room(reply, kept(&all)), answer)
         };
         let ((first, heard_first), (second, heard_second)) = (replies(), replies());
         let room = kept(&all).unwrap();

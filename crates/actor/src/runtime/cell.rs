@@ -320,7 +320,7 @@ impl Cell {
             return;
         }
         let Delivery { message, reply, .. } = delivery;
-        if reply.is_none_or(|reply| reply.0.is_closed()) {
+        if reply.is_none_or(|reply| reply.is_closed()) {
             self.dead_letter(message, DeadReason::Stopped);
         }
     }

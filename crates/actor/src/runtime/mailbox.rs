@@ -119,9 +119,14 @@ impl Delivery {
 /// little enough.
 pub(crate) const SMALL: usize = 4 << 10;
 
-/// Where the answer to a message goes, and the room there is for it, if others wait there. Dropping it tells the asker that the
-/// actor has stopped.
-pub(crate) struct ReplyTo(pub(crate) oneshot::Sender<Answer>, Option<Arc<Room>>);
+/// Where the answer to a message goes. Dropping it tells the asker that the actor has stopped.
+pub(crate) struct ReplyTo(To);
+
+enum To {
+    Asker(oneshot::Sender<Answer>),
+    /// And the room there is for it, where others wait too. Boxed: few have it, and deliveries are moved.
+    Shared(Box<(oneshot::Sender<Answer>, Arc<Room>)>),
+}
 
 pub(crate) type Answer = Result<Bytes, Unanswered>;
 
@@ -159,23 +164,39 @@ pub(crate) fn size_of_answer(answer: &Answer) -> usize {
 
 impl ReplyTo {
     pub(crate) fn new(to: oneshot::Sender<Answer>) -> Self {
-        Self(to, None)
+        Self(To::Asker(to))
     }
 
     /// For an asker for whom several answers may wait.
-    pub(crate) fn with_room(self, room: Option<Arc<Room>>) -> Self {
-        Self(self.0, room)
+    pub(crate) fn in_room(to: oneshot::Sender<Answer>, room: Option<Arc<Room>>) -> Self {
+        match room {
+            None => Self::new(to),
+            Some(room) => Self(To::Shared(Box::new((to, room)))),
+        }
+    }
+
+    /// Whether nobody waits for it any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        match &self.0 {
+            To::Asker(to) => to.is_closed(),
+            To::Shared(shared) => shared.0.is_closed(),
+        }
     }
 
     /// Says whether anybody was still there to hear it.
     pub(crate) fn send(self, mut answer: Answer) -> bool {
-        if let Some(room) = &self.1 {
-            let size = size_of_answer(&answer);
-            if let Err(allowed) = room.take(size) {
-                answer = Err(Unanswered::TooLarge { size: size as u64, allowed });
+        let to = match self.0 {
+            To::Asker(to) => to,
+            To::Shared(shared) => {
+                let (to, room) = *shared;
+                let size = size_of_answer(&answer);
+                if let Err(allowed) = room.take(size) {
+                    answer = Err(Unanswered::TooLarge { size: size as u64, allowed });
+                }
+                to
             }
-        }
-        self.0.send(answer).is_ok()
+        };
+        to.send(answer).is_ok()
     }
 }
 
@@ -312,10 +333,19 @@ impl Mailbox {
         self.messages.push(delivery).await.map_err(|delivery| (Refusal::Stopped, delivery))
     }
 
-    /// The next message. `None` once it is closed and empty.
+    /// The next message. `false` once it is closed and empty.
     #[inline]
-    pub(crate) fn poll_next(&self, receiver: &mut Receiver<Delivery>, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
-        self.messages.poll_next(receiver, cx)
+    pub(crate) fn poll_next(
+        &self,
+        receiver: &mut Receiver<Delivery>,
+        next: &mut Option<Delivery>,
+        cx: &mut Context<'_>,
+    ) -> Poll<bool> {
+        let taken = self.messages.poll_next(receiver, next, cx);
+        if let Some(delivery) = next {
+            delivery.taken();
+        }
+        taken
     }
 
     /// The next message, if there is one.
@@ -358,6 +388,12 @@ mod tests {
     use airssys_wasm_registry::ActorAddress;
 
     use super::*;
+
+    #[test]
+    fn a_delivery_is_a_message_and_four_words() {
+        // It is moved some six times on its way, and its size is most of what that costs.
+        assert_eq!(size_of::<Delivery>(), size_of::<MessageEnvelope>() + 32);
+    }
 
     #[test]
     fn a_message_that_goes_to_another_mailbox_has_no_place_in_the_first() {

@@ -230,27 +230,31 @@ impl<T> Queue<T> {
         true
     }
 
-    /// The oldest item. `None` once the queue is closed and empty. Within tokio's budget.
+    /// The oldest item, to where it is needed: each move costs time. `false` once the queue is closed and empty. Within tokio's
+    /// budget.
     #[inline]
-    pub(crate) fn poll_next(&self, receiver: &mut Receiver<T>, cx: &mut Context<'_>) -> Poll<Option<T>> {
+    pub(crate) fn poll_next(
+        &self,
+        receiver: &mut Receiver<T>,
+        next: &mut Option<T>,
+        cx: &mut Context<'_>,
+    ) -> Poll<bool> {
         let budget = ready!(coop::poll_proceed(cx));
-        let next = match receiver.0.pop_front() {
-            Some(item) => Some(self.taken(item)),
-            None => ready!(self.poll_part(&mut receiver.0, cx)),
-        };
+        let any = !receiver.0.is_empty() || ready!(self.poll_part(&mut receiver.0, cx));
         budget.made_progress();
-        Poll::Ready(next)
+        if any {
+            *next = receiver.0.pop_front();
+            self.taken();
+        }
+        Poll::Ready(any)
     }
 
-    fn poll_part(&self, part: &mut VecDeque<T>, cx: &mut Context<'_>) -> Poll<Option<T>> {
+    /// Fills an empty part. `false` once there will be nothing any more.
+    fn poll_part(&self, part: &mut VecDeque<T>, cx: &mut Context<'_>) -> Poll<bool> {
         let mut state = self.state.lock();
         state.take(part);
-        if let Some(item) = part.pop_front() {
-            drop(state);
-            return Poll::Ready(Some(self.taken(item)));
-        }
-        if state.closed {
-            return Poll::Ready(None);
+        if !part.is_empty() || state.closed {
+            return Poll::Ready(!part.is_empty());
         }
         let mut before = None;
         if !state.receiver.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
@@ -268,18 +272,21 @@ impl<T> Queue<T> {
         if receiver.0.is_empty() {
             self.state.lock().take(&mut receiver.0);
         }
-        receiver.0.pop_front().map(|item| self.taken(item))
+        let next = receiver.0.pop_front();
+        if next.is_some() {
+            self.taken();
+        }
+        next
     }
 
     /// An item is out of the queue.
     #[inline]
-    fn taken(&self, item: T) -> T {
+    fn taken(&self) {
         self.len.fetch_sub(1, Ordering::SeqCst);
         point();
         if self.has_waiting.load(Ordering::SeqCst) {
             self.admit();
         }
-        item
     }
 }
 
@@ -306,6 +313,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn next<T>(queue: &Queue<T>, receiver: &mut Receiver<T>, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        let mut next = None;
+        queue.poll_next(receiver, &mut next, cx).map(|any| {
+            assert_eq!(any, next.is_some());
+            next
+        })
+    }
 
     #[derive(Default)]
     struct Woken(AtomicBool);
@@ -442,7 +457,7 @@ mod tests {
                     model.waiting.retain(|waiting| *waiting != item);
                 }
                 Step::Poll(_) | Step::Drop(_) => {}
-                Step::Next => match taker.poll(|cx| queue.poll_next(&mut receiver, cx)) {
+                Step::Next => match taker.poll(|cx| next(&queue, &mut receiver, cx)) {
                     Poll::Pending => {
                         assert!(model.queue.is_empty() && !model.closed);
                         assert!(receiver.0.capacity() <= FEW && queue.state.lock().last.capacity() <= FEW);
@@ -511,7 +526,7 @@ mod tests {
         let (queue, mut receiver) = (Queue::new(10_000), Receiver::default());
         (0..10_000).for_each(|item| queue.try_push(item).unwrap());
         let received = poll_fn(|cx| {
-            let ready = std::iter::from_fn(|| Some(queue.poll_next(&mut receiver, cx).is_ready()));
+            let ready = std::iter::from_fn(|| Some(next(&queue, &mut receiver, cx).is_ready()));
             Poll::Ready(ready.take_while(|ready| *ready).count())
         });
         assert!((1..1_000).contains(&received.await));

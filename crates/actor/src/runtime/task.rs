@@ -236,7 +236,12 @@ impl<B: Blueprint> ActorTask<B> {
             if self.kept.is_some() && matches!(exit, Exit::Stopped) {
                 exit = Box::pin(self.save_last(&mut incarnation)).await;
             }
+            let has_failed = matches!(exit, Exit::Failed(_));
             live = Box::pin(self.end(incarnation, exit)).await;
+            if has_failed && live.is_some() {
+                // A crash and a restart take time that no tick of a guest's ends.
+                tokio::task::yield_now().await;
+            }
         }
     }
 
@@ -335,14 +340,12 @@ impl<B: Blueprint> ActorTask<B> {
                 return Poll::Ready(Received::Check(done));
             }
             if !pauses {
-                match cell.mailbox.poll_next(messages, cx) {
-                    Poll::Ready(Some(mut delivery)) => {
-                        delivery.taken();
-                        *in_flight = Some(delivery);
+                match cell.mailbox.poll_next(messages, in_flight, cx) {
+                    Poll::Ready(true) => {
                         *attempted = false;
                         continue;
                     }
-                    Poll::Ready(None) => return Poll::Ready(Received::Drained),
+                    Poll::Ready(false) => return Poll::Ready(Received::Drained),
                     Poll::Pending => {}
                 }
             }

@@ -6,12 +6,16 @@ use std::{
 };
 
 use airssys_wasm_actor::{AskError, Backoff, DeadReason, During, HealthError, Lifecycle, SpawnError, StartError, Stop};
+use airssys_wasm_engine::Profile;
+use airssys_wasm_fixtures::SMALLEST_ACTOR;
 use airssys_wasm_isolation::CrashClass;
 use airssys_wasm_limits::ByteSize;
 use airssys_wasm_registry::{MessageEnvelope, Refusal};
 use tokio::time::Instant;
 
-use crate::support::{ACTOR, COUNTER, NO_HANDLER, Probe, ask, id, limited, limits, poll_once, spawn, spec, system};
+use crate::support::{
+    ACTOR, COUNTER, NO_HANDLER, Probe, ask, at_once, id, limited, limits, poll_once, spawn, spec, system,
+};
 
 #[tokio::test]
 async fn a_component_answers() {
@@ -27,7 +31,7 @@ async fn a_component_answers() {
 #[tokio::test]
 async fn the_least_of_an_actor_answers() {
     let system = system();
-    let guest = system.engine().load_wat_blocking(airssys_wasm_fixtures::SMALLEST_ACTOR, Default::default()).unwrap();
+    let guest = system.engine().load_wat_blocking(SMALLEST_ACTOR, Profile::Plain).unwrap();
     let actor = spawn(&system, "actor", &guest).await;
     for payload in ["hello", "", "again"] {
         assert_eq!(ask(&actor, payload).await.unwrap(), payload);
@@ -580,4 +584,22 @@ async fn handles_are_equal_that_lead_to_the_same_registration() {
     assert_ne!(actor, later);
     let handles: HashSet<_> = [&actor, &actor, &elsewhere, &later].into();
     assert_eq!(handles.len(), 3);
+}
+
+#[tokio::test]
+async fn a_storm_of_crashes_gives_way() {
+    let system = system();
+    // One page of memory, which is freed on the spot.
+    let text = SMALLEST_ACTOR.replacen("(global.set $next (i32.const 1024))", "unreachable", 1);
+    let traps = system.engine().load_wat_blocking(&text, Profile::Plain).unwrap();
+    let actor = system.spawn(spec(&system, "traps", &traps).with_restart(at_once(1_000))).await.unwrap();
+    let mut incarnations = Vec::new();
+    for _ in 0..50 {
+        actor.try_tell("x").unwrap();
+    }
+    while actor.info().restarts < 50 {
+        incarnations.push(actor.info().restarts);
+        tokio::task::yield_now().await;
+    }
+    assert!(incarnations.len() >= 50, "{incarnations:?}");
 }
