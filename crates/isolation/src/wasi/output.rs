@@ -75,7 +75,9 @@ const TAIL_LINES: usize = 10;
 impl Tail {
     /// Forgets the call before.
     pub(crate) fn begin(&self) {
-        if self.0.any.swap(false, Ordering::Relaxed) {
+        // Most have written nothing, and to look is cheaper than to swap.
+        if self.0.any.load(Ordering::Relaxed) {
+            self.0.any.store(false, Ordering::Relaxed);
             self.0.bytes.lock().clear();
         }
     }
