@@ -6,8 +6,8 @@ use airssys_wasm_engine::Reclaimer;
 use tokio::runtime::Handle;
 
 /// Bytes of memory from which on it is not freed by a worker: the system takes some 0.1 ms to take back a MiB, for which a
-/// worker's other tasks would wait.
-const LARGE: u64 = 1 << 20;
+/// worker's other tasks would wait. Less than half a tick for what is smaller, as most guests are that are no interpreter.
+const LARGE: u64 = 4 << 20;
 
 /// Drops a store with so many bytes of memory, and comes back when they are free.
 pub(crate) async fn free(store: impl Send + 'static, memory: u64, reclaimer: &Reclaimer) {

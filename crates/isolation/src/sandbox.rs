@@ -577,7 +577,7 @@ impl<U: Send + 'static> Sandbox<U> {
         self.0.tells_crash = Some(told);
     }
 
-    /// Frees everything that the guest had, as dropping the sandbox does, and comes back when it is free. What has a MiB of
+    /// Frees everything that the guest had, as dropping the sandbox does, and comes back when it is free. What has 4 MiB of
     /// memory or more is freed by a [thread of the engine's](airssys_wasm_engine::Reclaimer), the embedder's own state included,
     /// so that the worker's other tasks do not wait for the system. From when the future was first polled, it need not be
     /// polled for that. A call that crashes frees its sandbox so.

@@ -57,8 +57,8 @@ enum State {
     Fiber,
     /// No tick has ended yet.
     Fresh,
-    /// One has.
-    Ticked,
+    /// One has, at this time by the epoch's clock.
+    Ticked(u64),
     Away(Away),
 }
 
@@ -82,12 +82,15 @@ impl Inline {
             && stacker::remaining_stack().is_some_and(|left| left >= self.stack)
     }
 
-    /// A tick has ended. Comes back when the call may go on for another one; `false` if it has a fiber.
-    pub(crate) fn tick(&mut self, is_late: bool) -> wasmtime::Result<bool> {
-        if matches!(self.call, State::Fiber) {
-            return Ok(false);
-        }
-        if is_late {
+    /// A tick has ended, at a time by the epoch's clock, and the call may take so many nanoseconds from its first on. Comes back when
+    /// it may go on for another one; `false` if it has a fiber.
+    pub(crate) fn tick(&mut self, now: u64, deadline: u64) -> wasmtime::Result<bool> {
+        let since = match &self.call {
+            State::Fiber => return Ok(false),
+            State::Fresh => now,
+            State::Ticked(since) | State::Away(Away { since, .. }) => *since,
+        };
+        if now.saturating_sub(since) >= deadline {
             return Err(Ended::Deadline.into());
         }
         if CANCEL.is_set() && CANCEL.with(CancellationToken::is_cancelled) {
@@ -96,10 +99,10 @@ impl Inline {
         match &mut self.call {
             State::Fiber => {}
             // It may have begun just before its first tick.
-            State::Fresh => self.call = State::Ticked,
-            State::Ticked => {
+            State::Fresh => self.call = State::Ticked(now),
+            State::Ticked(since) => {
                 self.calls.computes.store(true, Ordering::Relaxed);
-                let mut away = Away::new();
+                let mut away = Away::new(*since);
                 away.wait()?;
                 self.call = State::Away(away);
             }
@@ -116,12 +119,14 @@ struct Away {
     slice: Option<mpsc::Sender<Infallible>>,
     /// It runs in a `LocalSet`, whose thread cannot be given up.
     is_stuck: bool,
+    /// When the first tick of the call ended.
+    since: u64,
 }
 
 impl Away {
-    fn new() -> Self {
+    fn new(since: u64) -> Self {
         AWAY.fetch_add(1, Ordering::Relaxed);
-        Self { slice: None, is_stuck: false }
+        Self { slice: None, is_stuck: false, since }
     }
 
     /// Ends a slice of time, and waits for the next: for a worker that has had a look at all others.

@@ -493,10 +493,11 @@ fn on_epoch<T: Metered>(mut store: StoreContextMut<'_, T>) -> wasmtime::Result<U
     let task = running(&mut store);
     let meter = store.data_mut().meter();
     meter.charge_cpu_time(task)?;
-    let is_late = meter.slice.charged() >= meter.slice.deadline.load(Ordering::Relaxed);
     if let Some(inline) = &mut meter.inline
-        && inline.tick(is_late)?
+        && inline.tick(meter.slice.clock.now_ns(), meter.slice.deadline.load(Ordering::Relaxed))?
     {
+        // It may have waited for a worker.
+        meter.slice.resume();
         return Ok(UpdateDeadline::Continue(1));
     }
     // Behind all other tasks: a plain yield would poll this one again at once.

@@ -409,7 +409,7 @@ impl Drop for Dropped {
 
 #[tokio::test]
 async fn a_version_that_refuses_its_state_is_freed_elsewhere_if_it_is_large() {
-    for (pages, elsewhere) in [(16, true), (15, false)] {
+    for (pages, elsewhere) in [(64, true), (63, false)] {
         let (to, dropped) = std::sync::mpsc::channel();
         let make = move |_: &_| Dropped(to.clone());
         let engine = system().engine().clone();

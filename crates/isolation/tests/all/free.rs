@@ -41,12 +41,12 @@ fn guest(pages: u32, start: &str) -> String {
     )
 }
 
-const SMALL: u32 = 15;
-const LARGE: u32 = 16;
+const SMALL: u32 = 63;
+const LARGE: u32 = 64;
 
 fn spec_in(engine: &WasmEngine, pages: u32, start: &str) -> SandboxSpec<Dropped> {
     let component = engine.load_wat_blocking(&guest(pages, start), Profile::Plain).unwrap();
-    let limits = ResourceLimits::with_memory(ByteSize::mib(2));
+    let limits = ResourceLimits::with_memory(ByteSize::mib(8));
     SandboxSpec::new(component.link(&component.linker()).unwrap(), limits).unwrap()
 }
 
@@ -81,7 +81,7 @@ impl Drop for Told {
 #[tokio::test]
 async fn a_crash_is_told_before_what_the_guest_had_is_freed() {
     let component = engine().load_wat_blocking(&guest(LARGE, ""), Profile::Plain).unwrap();
-    let limits = ResourceLimits::with_memory(ByteSize::mib(2));
+    let limits = ResourceLimits::with_memory(ByteSize::mib(8));
     let spec = SandboxSpec::new(component.link(&component.linker()).unwrap(), limits).unwrap();
     let (to, told) = channel();
     let new = async || {
@@ -142,7 +142,7 @@ async fn a_start_that_fails_is_freed_by_another_thread() {
 
 #[tokio::test]
 async fn its_share_of_the_budget_is_free_when_the_crash_is_told() {
-    let budget = MemoryBudget::new(ByteSize::mib(1));
+    let budget = MemoryBudget::new(ByteSize::mib(4));
     let spec = spec_in(&engine(), LARGE, "").with_budget(budget.clone());
     for _ in 0..3 {
         let (to, _dropped) = channel();
@@ -166,7 +166,7 @@ impl Drop for Waits {
 async fn the_workers_other_tasks_run_while_it_is_freed() {
     let engine = engine();
     let component = engine.load_wat_blocking(&guest(LARGE, ""), Profile::Plain).unwrap();
-    let limits = ResourceLimits::with_memory(ByteSize::mib(2));
+    let limits = ResourceLimits::with_memory(ByteSize::mib(8));
     let spec = SandboxSpec::new(component.link(&component.linker()).unwrap(), limits).unwrap();
     let ((begun_to, mut begun), (go, wait)) = (mpsc::unbounded_channel(), channel());
     let mut sandbox = spec.instantiate(Waits(begun_to, wait)).await.unwrap();
@@ -183,7 +183,7 @@ async fn the_workers_other_tasks_run_while_it_is_freed() {
 async fn calls_that_nobody_polls_keep_no_other_crash_from_being_told() {
     let engine = engine();
     let component = engine.load_wat_blocking(&guest(LARGE, ""), Profile::Plain).unwrap();
-    let limits = ResourceLimits::with_memory(ByteSize::mib(2));
+    let limits = ResourceLimits::with_memory(ByteSize::mib(8));
     let spec = SandboxSpec::new(component.link(&component.linker()).unwrap(), limits).unwrap();
     let (begun_to, mut begun) = mpsc::unbounded_channel();
     let new = async || {

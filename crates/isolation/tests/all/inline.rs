@@ -81,9 +81,12 @@ fn engine() -> WasmEngine {
     WasmEngine::new(config()).unwrap()
 }
 
+const LONG: Duration = Duration::from_secs(1_000_000);
+
 fn limits() -> ResourceLimits {
     ResourceLimits {
-        cpu_time: Duration::from_secs(1_000_000),
+        cpu_time: LONG,
+        deadline: LONG,
         host_calls: u64::MAX,
         ..ResourceLimits::with_memory(ByteSize::mib(1))
     }
@@ -254,6 +257,29 @@ fn who_computes_gives_up_the_worker_once() {
     neighbour.abort();
     let other = self::spec(&self::engine(), limits());
     assert!(run(&runtime, async move { is_inline(&other).await }), "and other components are as they were");
+}
+
+#[test]
+fn what_others_take_is_not_charged() {
+    let _away = AWAY.read().unwrap();
+    let (runtime, engine) = (worker(), engine());
+    let spec = spec(&engine, limits());
+    let neighbour = runtime.spawn({
+        let engine = engine.clone();
+        async move {
+            loop {
+                (0..10).for_each(|_| engine.tick());
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    run(&runtime, async move {
+        let (_, sandbox) = called(&spec, move || engine.tick(), "steps", Some(300), &CancellationToken::new()).await;
+        let usage = sandbox.unwrap().usage();
+        // One for each step, or for two. Its neighbour has had ten for each.
+        assert!((140..=310).contains(&usage.cpu_ticks), "{usage:?}");
+    });
+    neighbour.abort();
 }
 
 #[test]
