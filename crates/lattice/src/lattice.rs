@@ -16,7 +16,7 @@ use crate::{
     error::{ExportError, ExportKindError, JoinError},
     events::LatticeEvent,
     host::{self, Here, Host, SharedKind},
-    joined::Joined,
+    joined::{Joined, member},
     recipient::Recipient,
     store::JetStreamStore,
 };
@@ -277,9 +277,7 @@ impl<U: Send + 'static> Here for WeakActorSystem<U> {
         if let Some(actor) = system.awaken(name, by)? {
             return Ok(actor);
         }
-        let members = system.members(name).map_err(|_| Refusal::Stopped)?;
-        let len = members.len();
-        (0..len).find_map(|n| system.find(members[(turn.wrapping_add(n)) % len].id())).ok_or(Refusal::Stopped)
+        member(&system, name, || turn).ok_or(Refusal::Stopped)
     }
 
     fn publish<'a>(&'a self, topic: &'a Topic, message: MessageEnvelope) -> BoxFuture<'a, ()> {

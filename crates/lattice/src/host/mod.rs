@@ -277,7 +277,7 @@ impl Host {
         self.client.max_payload().saturating_sub(OVERHEAD)
     }
 
-    fn turn(&self) -> usize {
+    pub(crate) fn turn(&self) -> usize {
         self.turn.fetch_add(1, Ordering::Relaxed)
     }
 

@@ -1,6 +1,6 @@
 //! What comes to a host: packets, heartbeats, and word that nobody is there.
 
-use std::{iter, pin::pin, sync::Arc, time::Duration};
+use std::{iter, sync::Arc, time::Duration};
 
 use airssys_wasm_actor::{
     AskError, Bytes,
@@ -275,9 +275,8 @@ impl Host {
 
     /// Gives a message to the actor of a name. One that leaves the memory meanwhile is brought back so often.
     fn hand(&self, to: &ComponentId, how: How, message: MessageEnvelope, attempts: usize) -> Delivered {
-        let (turn, deadline) = (self.turn(), message.deadline());
         let kind = self.kind_of(to);
-        let actor = match self.here.actor(to, message.sender(), turn) {
+        let actor = match self.here.actor(to, message.sender(), self.turn()) {
             Ok(actor) => actor,
             Err(Refusal::Stopped) if let Some(kind) = kind => {
                 // A key that the kind has not, or one that is about to move.
@@ -295,14 +294,7 @@ impl Host {
                 Err(refused) if has_left(refused.reason) => self.hand(to, how, refused.message, attempts - 1),
                 Err(refused) if how == How::Tell && may_wait(refused.reason) => {
                     Delivered::Waits(Box::pin(async move {
-                        let told = pin!(actor.tell(refused.message));
-                        let told = match deadline {
-                            None => told.await,
-                            Some(deadline) => match tokio::time::timeout_at(deadline, told).await {
-                                Ok(told) => told,
-                                Err(_) => return Said::Refused(refused.reason),
-                            },
-                        };
+                        let told = actor.tell(refused.message).await;
                         told.map_or_else(|refused| Said::Refused(refused.reason), |()| Said::Accepted(how))
                     }))
                 }

@@ -1,6 +1,6 @@
 //! What one host has of another: asks, tells, sends, groups and topics.
 
-use std::pin::pin;
+use std::{pin::pin, time::Duration};
 
 use airssys_wasm_actor::{
     AskError, DeadReason,
@@ -120,10 +120,12 @@ async fn a_full_mailbox_makes_a_tell_wait_and_refuses_a_send() {
     let letter = a.system.dead_letters().list().remove(0);
     assert!(matches!(letter.reason, DeadReason::Undeliverable { because: Refusal::Full }), "{letter:?}");
     assert_eq!((letter.to.id(), letter.message.payload().as_ref()), (&id("shop"), b"lost".as_ref()));
-    // One with a deadline comes back when that is over, certainly not handled.
-    let late =
-        MessageEnvelope::new("late").with_deadline(tokio::time::Instant::now() + std::time::Duration::from_millis(50));
-    assert!(matches!(within(shop.tell(late)).await, Err(TellError::NotSent(back)) if back.reason == Refusal::Full));
+    // One with a deadline comes back when that is over, certainly not handled, from home as from elsewhere.
+    for shop in [&shop, &b.lattice.recipient(id("shop"))] {
+        let deadline = tokio::time::Instant::now() + Duration::from_millis(50);
+        let told = within(shop.tell(MessageEnvelope::new("late").with_deadline(deadline))).await;
+        assert!(matches!(told, Err(TellError::NotSent(back)) if back.reason == Refusal::Full));
+    }
     // One without waits.
     let waits = tokio::spawn({
         let shop = shop.clone();
@@ -196,6 +198,26 @@ async fn a_group_over_hosts_has_its_members_in_turn() {
     until(|| probes.iter().map(|probe| probe.log.lock().len()).sum::<usize>() == 8).await;
     let counts: Vec<_> = probes.iter().map(|probe| probe.log.lock().len()).collect();
     assert_eq!(counts, [2, 2, 4]);
+
+    // A host that has members asks these.
+    let at_home = b.lattice.recipient(id("workers"));
+    until(|| at_home.hosts() == 2).await;
+    for _ in 0..2 {
+        within(at_home.tell("x")).await.unwrap();
+        at_home.try_tell("x").unwrap();
+        assert_eq!(within(at_home.ask("handled")).await.unwrap().first(), Some(&b'x'));
+    }
+    assert_eq!(probes[2].log.lock().len(), 4);
+    // Also where nobody else has any.
+    within(c.lattice.clone().leave(Duration::from_secs(1))).await;
+    until(|| at_home.hosts() == 1).await;
+    assert_eq!(within(at_home.ask("alone")).await.unwrap(), "alone");
+    // The control: those that have ended are not asked.
+    b.system.find("b1").unwrap().kill();
+    until(|| b.system.find("b1").is_none()).await;
+    for _ in 0..2 {
+        assert_eq!(within(at_home.ask("x")).await.unwrap(), "x");
+    }
 }
 
 #[tokio::test]
@@ -252,7 +274,7 @@ async fn a_topic_reaches_the_hosts_that_take_it_once() {
     let topic = Topic::new("orders.eu.created").unwrap();
     within(async {
         while a.system.publish(&topic, "early").await.hosts == 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
     .await;
