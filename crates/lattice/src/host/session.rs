@@ -131,15 +131,20 @@ impl Host {
 
     /// Writes a record if it has this revision, 0 if there is none.
     pub(crate) async fn write(&self, key: &Key, value: Vec<u8>, follows: u64) -> Result<Written, async_nats::Error> {
-        let (store, value) = (&self.records.store, Bytes::from(value));
-        if follows == 0 {
-            return match store.create(key.text(), value).await {
-                Ok(revision) => Ok(Written::Yes(revision)),
-                Err(error) if error.kind() == kv::CreateErrorKind::AlreadyExists => Ok(Written::Refused),
-                Err(error) => Err(error.into()),
-            };
+        let value = Bytes::from(value);
+        match self.update(key, value.clone(), follows).await? {
+            Written::Refused if follows == 0 => match self.decided(key).await? {
+                // There was one, and it is gone.
+                Some((None, revision)) => self.update(key, value, revision).await,
+                _ => Ok(Written::Refused),
+            },
+            written => Ok(written),
         }
-        match store.update(key.text(), value, follows).await {
+    }
+
+    /// Not by `create`: that reads what any replica has.
+    async fn update(&self, key: &Key, value: Bytes, follows: u64) -> Result<Written, async_nats::Error> {
+        match self.records.store.update(key.text(), value, follows).await {
             Ok(revision) => Ok(Written::Yes(revision)),
             Err(error) if error.kind() == kv::UpdateErrorKind::WrongLastRevision => Ok(Written::Refused),
             Err(error) => Err(error.into()),
@@ -161,15 +166,6 @@ impl Host {
                 _ => Ok(Written::Refused),
             },
         }
-    }
-
-    /// A record as it is now, with its revision, also if it is gone.
-    async fn read(&self, key: &Key) -> Result<Option<(Option<Bytes>, u64)>, async_nats::Error> {
-        let entry = self.records.store.entry(key.text()).await?;
-        Ok(entry.map(|entry| {
-            let value = (entry.operation == kv::Operation::Put).then_some(entry.value);
-            (value, entry.revision)
-        }))
     }
 
     fn key(&self) -> Key {
@@ -224,7 +220,7 @@ impl Host {
                 }
                 return Ok(revision);
             }
-            follows = match self.read(&key).await.map_err(failed)? {
+            follows = match self.decided(&key).await.map_err(failed)? {
                 None => 0,
                 Some((None, revision)) => revision,
                 Some((Some(found), revision)) => {
@@ -278,7 +274,7 @@ impl Host {
         };
         match self.records.store.delete_expect_revision(key.text(), Some(export.revision)).await {
             Ok(()) => Ok(()),
-            Err(error) => match self.read(&key).await {
+            Err(error) => match self.decided(&key).await {
                 // Another has it since, or it is gone.
                 Ok(found) if found.as_ref().is_none_or(|(_, revision)| *revision != export.revision) => Ok(()),
                 _ => Err(ExportError::Records { source: error.into() }),
@@ -311,7 +307,7 @@ impl Host {
                 match self.records.store.delete_expect_revision(key.text(), Some(revision)).await {
                     Ok(()) => return Ok(true),
                     Err(error) => {
-                        if self.read(&key).await.map_err(failed)?.is_some_and(|(_, found)| found == revision) {
+                        if self.decided(&key).await.map_err(failed)?.is_some_and(|(_, found)| found == revision) {
                             return Err(failed(error.into()));
                         }
                     }
@@ -538,7 +534,7 @@ async fn renew(host: &Arc<Host>, holder: &mut Holder) -> Standing {
 async fn refused(host: &Arc<Host>, holder: &mut Holder, renewal: Renewal) -> Standing {
     let found = async {
         let bucket = host.records.bucket().await?;
-        let found = host.read(&host.key()).await?.map(|(value, revision)| {
+        let found = host.decided(&host.key()).await?.map(|(value, revision)| {
             let record = value.and_then(|value| serde_json::from_slice::<HostRecord>(&value).ok());
             (record.and_then(|record| record.session), revision)
         });
@@ -560,7 +556,7 @@ async fn end(host: &Arc<Host>, holder: Holder) {
     holder.leave();
     let ending = async {
         for _ in 0..3 {
-            let Some((Some(value), follows)) = host.read(&key).await? else { return Ok(()) };
+            let Some((Some(value), follows)) = host.decided(&key).await? else { return Ok(()) };
             if serde_json::from_slice::<HostRecord>(&value)?.session != Some(session) {
                 return Ok(());
             }

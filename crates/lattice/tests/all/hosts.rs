@@ -6,9 +6,9 @@ use airssys_wasm_actor::{
     AskError, DeadReason,
     registry::{ContentType, MessageEnvelope, Refusal, Topic, WhenFull},
 };
-use airssys_wasm_lattice::{ExportError, Recipient, TellError};
+use airssys_wasm_lattice::{ExportError, Recipient, TellError, async_nats};
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, StreamExt};
 
 use crate::support::{Probe, config, host, id, join, server, until, within};
 
@@ -289,4 +289,43 @@ async fn a_topic_reaches_the_hosts_that_take_it_once() {
     }
     assert_eq!(texts, ["early", "last"], "once each");
     assert!(not_heard.try_recv().is_none(), "c takes none");
+}
+
+#[tokio::test]
+async fn what_is_decided_is_read_from_the_leader() {
+    let server = server();
+    let client = async_nats::connect(server.url()).await.unwrap();
+    let mut asked = client.subscribe("$JS.API.>").await.unwrap();
+    client.flush().await.unwrap();
+    let quick = |name| config(&server, name).with_lease(Duration::from_secs(1));
+    let (a, b) = tokio::join!(join(quick("a")), join(quick("b")));
+    let store = async_nats::jetstream::new(client.clone()).get_key_value("aw_test").await.unwrap();
+    // A name that was had before, one that another has, and a renewal that follows another's write.
+    let (actor, _) = b.export("shop").await;
+    assert!(within(b.lattice.withdraw(&id("shop"))).await.unwrap());
+    within(b.lattice.export(&actor)).await.unwrap();
+    let (spec, _) = Probe::spec("shop");
+    let mine = a.system.spawn_native(spec).await.unwrap();
+    assert!(matches!(within(a.lattice.export(&mine)).await, Err(ExportError::NameTaken { .. })));
+    let mut renewals = store.watch_with_history("h.a").await.unwrap();
+    let seen = within(renewals.next()).await.unwrap().unwrap();
+    let put = within(store.put("h.a", seen.value)).await.unwrap();
+    let mut after = 0;
+    while after < 2 {
+        after += usize::from(within(renewals.next()).await.unwrap().unwrap().revision > put);
+    }
+    within(b.lattice.clone().leave(Duration::from_secs(1))).await;
+    until(|| a.lattice.hosts().len() == 1).await;
+    assert!(within(a.lattice.evict(b.lattice.name())).await.unwrap());
+    let mut asks = async || {
+        client.flush().await.unwrap();
+        let asks = std::iter::from_fn(|| asked.next().now_or_never().flatten());
+        asks.map(|ask| ask.subject.to_string()).collect::<Vec<_>>()
+    };
+    let by_hosts = asks().await;
+    let has = |asks: &[String], what: &str| asks.iter().any(|ask| ask.contains(what));
+    assert!(has(&by_hosts, "STREAM.MSG.GET.KV_aw_test") && !has(&by_hosts, "DIRECT.GET"), "{by_hosts:#?}");
+    // The control: what the client itself asks.
+    store.entry("h.a").await.unwrap();
+    assert!(has(&asks().await, "DIRECT.GET.KV_aw_test"));
 }

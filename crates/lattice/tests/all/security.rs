@@ -8,7 +8,7 @@ use airssys_wasm_fixtures::{
     nats::{NatsConfig, NatsServer},
 };
 use airssys_wasm_lattice::{
-    Credentials, JoinError, Lattice, LatticeConfig, RollOptions,
+    Credentials, ExportError, JoinError, Lattice, LatticeConfig, RollOptions,
     async_nats::{Client, ConnectOptions, Event, jetstream},
 };
 use futures_util::StreamExt;
@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::{
     deploy::{Fleet, deployment, have_room},
-    support::{TestHost, config as config_of, id, join, system, until, within},
+    support::{Probe, TestHost, config as config_of, id, join, system, until, within},
 };
 
 /// A host, the seed of its nkey, and the public part.
@@ -61,7 +61,6 @@ fn permissions((host, _, public): Key) -> String {
         format!("$JS.API.CONSUMER.CREATE.KV_aw_{lattice}"),
         format!("$JS.API.CONSUMER.CREATE.KV_aw_{lattice}.>"),
         format!("$JS.API.CONSUMER.DELETE.KV_aw_{lattice}.>"),
-        format!("$JS.API.DIRECT.GET.KV_aw_{lattice}.>"),
         format!("$JS.FC.KV_aw_{lattice}.>"),
         format!("$JS.API.STREAM.MSG.GET.KV_aw_{lattice}"),
         format!("$O.aw_{lattice}_components.>"),
@@ -119,6 +118,11 @@ async fn hosts_with_these_permissions_alone_do_all_that_hosts_do() {
     b.knows("mine").await;
     assert_eq!(a.ask("shop", "x").await.unwrap(), "x");
     assert_eq!(b.ask("mine", "x").await.unwrap(), "x");
+    let (spec, _) = Probe::spec("shop");
+    let second = a.system.spawn_native(spec).await.unwrap();
+    let taken = within(a.lattice.export(&second)).await;
+    assert!(matches!(taken, Err(ExportError::NameTaken { .. })), "{taken:?}");
+    second.kill();
     let mut heard = a.system.subscribe(&"news".parse().unwrap(), 10, airssys_wasm_actor::registry::WhenFull::Error);
     within(a.lattice.take_topics(&"news".parse().unwrap())).await.unwrap();
     let topic = Topic::new("news").unwrap();
@@ -229,7 +233,8 @@ async fn a_host_cannot_pass_for_another() {
         .await
         .unwrap();
     // The server refuses what it says itself, and to hear what is another's.
-    for subject in ["aw.test.h.a.c", "aw.test.b.a", "aw.test.t.a.news", "aw.test.n.a.c"] {
+    let direct = "$JS.API.DIRECT.GET.KV_aw_test.$KV.aw_test.x.c";
+    for subject in ["aw.test.h.a.c", "aw.test.b.a", "aw.test.t.a.news", "aw.test.n.a.c", direct] {
         forger.publish(subject, packet.clone()).await.unwrap();
         let said = within(refused.recv()).await.unwrap();
         assert!(said.to_lowercase().contains("permissions violation"), "{said}");
@@ -243,10 +248,10 @@ async fn a_host_cannot_pass_for_another() {
     // What the server publishes for it reaches `a`, who refuses it: what was stored, as an answer, and to a consumer.
     let stored = within(forger.request("$KV.aw_test.x.c", packet.clone())).await.unwrap();
     assert!(stored.payload.windows(5).any(|part| part == b"\"seq\""), "{stored:?}");
-    let get = "$JS.API.DIRECT.GET.KV_aw_test.$KV.aw_test.x.c";
-    forger.publish_with_reply(get, "aw.test.h.a.c", Bytes::new()).await.unwrap();
+    let (get, of) = ("$JS.API.STREAM.MSG.GET.KV_aw_test", r#"{"last_by_subj":"$KV.aw_test.x.c"}"#);
+    forger.publish_with_reply(get, "aw.test.h.a.c", of.into()).await.unwrap();
     let forged = within(seen.next()).await.unwrap();
-    assert_eq!(forged.payload, packet, "it came as it is");
+    assert_eq!(forged.payload.first(), Some(&b'{'), "no packet begins so");
     let consumer = r#"{"stream_name":"KV_aw_test","config":{"name":"forger","deliver_subject":"aw.test.h.a.c",
         "deliver_policy":"all","ack_policy":"none","filter_subject":"$KV.aw_test.x.c"}}"#;
     forger
