@@ -244,9 +244,9 @@ impl Host {
             // This process has the name of the host, whose sessions before are over.
             return true;
         }
-        *leased && self.directory.sessions(|sessions| sessions.is_over(owner, clock::now()))
-            // Evicted: there is no such host any more.
-            || self.directory.host(&owner.host).is_none()
+        // Evicted: there is no such host any more. The copy may be behind, and not have seen it yet.
+        (*leased || self.directory.host(&owner.host).is_none())
+            && self.directory.sessions(|sessions| sessions.is_over(owner, clock::now()))
     }
 
     /// Ends the export of a name. Whether it was exported.

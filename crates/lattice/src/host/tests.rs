@@ -15,7 +15,12 @@ use tokio::{
 };
 
 use super::*;
-use crate::{Lattice, directory::Key};
+use crate::{
+    Lattice,
+    directory::{Key, NameRecord},
+    error::ExportError,
+    lease::{Owner, Session},
+};
 
 /// Longer than anything takes on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
@@ -148,4 +153,26 @@ async fn an_export_that_could_not_be_withdrawn_can_be_withdrawn_again() {
     let key = Key::Member { group: name.clone(), host: host.config.host.clone() };
     // It may have been claimed again at the same time.
     within(async { while !matches!(host.records.decided(&key.text()).await, Ok(None | Some((None, _)))) {} }).await;
+}
+
+#[tokio::test]
+async fn a_name_of_a_host_that_was_not_seen_yet_is_not_taken() {
+    let server = NatsServer::start().unwrap();
+    let (_, lattice) = join(&server, "a").await;
+    let (host, name) = (lattice.host(), ComponentId::new("shop").unwrap());
+    let life = host.life().unwrap();
+    let session = Session { process: life.token.session.process.wrapping_add(1), number: 1 };
+    let mut follows = 0;
+    // Later than all that was seen here; and one that was seen, and is gone, which was evicted.
+    for (revision, is_taken) in [(u64::MAX, false), (1, true)] {
+        let owner = Owner { host: "z".parse().unwrap(), token: Token { revision, session, ..life.token } };
+        let record = serde_json::to_vec(&NameRecord { owner, leased: false }).unwrap();
+        let written = within(host.write(&Key::Name(name.clone()), record, follows)).await.unwrap();
+        let Written::Yes(revision) = written else { panic!("nobody else writes it") };
+        follows = revision;
+        match within(host.claim(&name, &life, false, false)).await {
+            Err(ExportError::NameTaken { holder, .. }) => assert!(!is_taken && holder.as_str() == "z"),
+            claimed => assert!(is_taken && claimed.is_ok(), "{claimed:?}"),
+        }
+    }
 }
