@@ -419,6 +419,13 @@ impl Directory {
         info.session.and(info.record.session)
     }
 
+    /// Whether the record of a host says that this session of it is over.
+    pub(crate) fn has_ended(&self, host: &HostName, session: SessionId) -> bool {
+        let sessions = self.sessions.lock();
+        let is_of_bucket = sessions.bucket().0 == session.bucket;
+        is_of_bucket && sessions.get(host).is_some_and(|watcher| watcher.has_ended(session.revision.get()))
+    }
+
     /// Where a name leads. None if nobody has exported it.
     pub(crate) fn find(&self, name: &ComponentId, turn: usize) -> Option<Place> {
         let state = self.state.read();

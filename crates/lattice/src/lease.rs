@@ -283,6 +283,11 @@ impl Watcher {
         self.revision
     }
 
+    /// Whether a session that began at a revision is over.
+    pub(crate) fn has_ended(&self, since: u64) -> bool {
+        self.session.is_none() && self.revision >= since
+    }
+
     /// The record as it was seen now. A watch shows them in order, so a lower revision than before means that the higher
     /// was lost.
     pub(crate) fn saw(&mut self, session: Option<Session>, revision: u64, now: Duration) -> Standing {

@@ -202,8 +202,11 @@ impl Host {
             return Some(Arc::clone(peer));
         }
         let mut peers = self.peers.write();
-        // Looked at under the lock: who ends a session drops its lanes afterwards.
+        // Looked at under the lock: who ends a session drops its lanes afterwards, and who sees that one of another has ended.
         let ours = self.life.read().as_ref()?.session;
+        if self.directory.has_ended(name, theirs) {
+            return None;
+        }
         let peer = peers.entry(name.clone()).or_insert_with(|| {
             let mut lane = Lane::new(self.limits(), ours, theirs, clock::now());
             lane.online(*self.connected.borrow(), clock::now());
@@ -531,11 +534,21 @@ impl Host {
     /// All lanes are over, and what is on its way in them is lost.
     fn drop_peers(&self) {
         let peers = std::mem::take(&mut *self.peers.write());
-        for peer in peers.into_values() {
-            let events = peer.with_lane(|lane, mut tell| lane.close(&mut tell));
-            self.settle(&peer, events);
-            peer.wake.notify_one();
+        peers.into_values().for_each(|peer| self.close(&peer));
+    }
+
+    /// The lane to a host is over, whose session is. With the next session of either side, frames are numbered anew.
+    fn drop_peer(&self, name: &HostName) {
+        let peer = self.peers.write().remove(name);
+        if let Some(peer) = peer {
+            self.close(&peer);
         }
+    }
+
+    fn close(&self, peer: &Peer) {
+        let events = peer.with_lane(|lane, mut tell| lane.close(&mut tell));
+        self.settle(peer, events);
+        peer.wake.notify_one();
     }
 }
 

@@ -1,6 +1,6 @@
 //! What comes to a host: packets, heartbeats, and word that nobody is there.
 
-use std::{iter, sync::Arc, time::Duration};
+use std::{collections::HashMap, iter, sync::Arc, time::Duration};
 
 use airssys_wasm_actor::{
     AskError, Bytes,
@@ -179,7 +179,9 @@ impl Host {
             Ok(packet) => packet,
             Err(error) => return self.malformed(&from, error),
         };
-        if self.peers.read().len() >= HOSTS && !self.peers.read().contains_key(&from) {
+        let is_one_too_many = |peers: &HashMap<HostName, _>| peers.len() >= HOSTS && !peers.contains_key(&from);
+        if is_one_too_many(&self.peers.read()) {
+            metrics::counter!("lattice_refused_packets_total").increment(1);
             return;
         }
         if !self.is_beside(head.from) {

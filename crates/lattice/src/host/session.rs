@@ -655,11 +655,9 @@ impl Host {
             Some(_) => LatticeEvent::Joined { host: name.clone() },
             None => LatticeEvent::Left { host: name.clone() },
         });
+        let Some(session) = now else { return self.drop_peer(name) };
         if let Some(peer) = self.peers.read().get(name).cloned() {
-            let events = peer.with_lane(|lane, mut tell| match now {
-                Some(session) => lane.session(session, &mut tell),
-                None => lane.lose_all(&mut tell),
-            });
+            let events = peer.with_lane(|lane, mut tell| lane.session(session, &mut tell));
             self.settle(&peer, events);
         }
     }

@@ -118,6 +118,31 @@ async fn a_lane_of_a_session_that_ends_meanwhile_is_not_made() {
 }
 
 #[tokio::test]
+async fn the_lane_to_a_host_that_has_left_is_forgotten() {
+    let server = NatsServer::start().unwrap();
+    let (_system, a) = join(&server, "a").await;
+    let (shop, b) = (ComponentId::new("shop").unwrap(), HostName::new("b").unwrap());
+    let mut sessions = Vec::new();
+    for _ in 0..2 {
+        let (system, lattice) = join(&server, "b").await;
+        let actor = system.spawn_native(NativeSpec::new(shop.clone(), || Echo)).await.unwrap();
+        within(lattice.export(&actor)).await.unwrap();
+        until(|| a.recipient(shop.clone()).is_known()).await;
+        for text in ["first", "second"] {
+            assert_eq!(within(a.recipient(shop.clone()).ask(text)).await.unwrap(), text);
+        }
+        assert!(a.host().peers.read().contains_key(&b));
+        sessions.push(lattice.host().life().unwrap().session);
+        within(lattice.leave(LONG)).await;
+        until(|| a.host().peers.read().is_empty()).await;
+        // A packet that comes late makes none.
+        assert!(sessions.iter().all(|session| a.host().peer(&b, *session).is_none()));
+    }
+    let next = SessionId { revision: sessions[1].revision.checked_add(1_000).unwrap(), ..sessions[1] };
+    assert!(a.host().peer(&b, next).is_some(), "one that was not seen yet");
+}
+
+#[tokio::test]
 async fn the_later_of_two_exports_at_once_is_withdrawn() {
     let server = NatsServer::start().unwrap();
     let (_, lattice) = join(&server, "a").await;
