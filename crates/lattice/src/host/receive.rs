@@ -248,17 +248,16 @@ impl Host {
     }
 
     fn deliver(&self, from: &HostName, letter: Letter) -> Delivered {
-        let (to, how, left) = (letter.head.to.clone(), letter.head.how, letter.head.left);
+        let (to, how) = (letter.head.to.clone(), letter.head.how);
         if let Err(reason) = self.may_deliver(&to) {
             return Delivered::Now(Said::Refused(reason));
         }
-        let deadline = left.and_then(|left| Instant::now().checked_add(Duration::from_millis(left)));
-        self.hand(&to, how, self.envelope(from, letter).with_deadline(deadline), ATTEMPTS)
+        self.hand(&to, how, self.envelope(from, letter), ATTEMPTS)
     }
 
-    /// The message in a letter of another host, without its deadline.
+    /// The message in a letter of another host.
     pub(super) fn envelope(&self, from: &HostName, Letter { head, payload }: Letter) -> MessageEnvelope {
-        let LetterHead { sender, correlation, trace, content_type, .. } = head;
+        let LetterHead { sender, left, correlation, trace, content_type, .. } = head;
         let sender = sender.and_then(|sender| {
             // A name is an actor's in the whole lattice only if it is exported.
             let id = if self.directory.has_exported(from, &sender.id) {
@@ -273,6 +272,7 @@ impl Host {
             .with_correlation(correlation)
             .with_trace(trace)
             .with_content_type(content_type)
+            .with_deadline(left.and_then(|left| Instant::now().checked_add(Duration::from_millis(left))))
     }
 
     /// Gives a message to the actor of a name. One that leaves the memory meanwhile is brought back so often.

@@ -10,7 +10,7 @@ use airssys_wasm_lattice::{ExportError, Recipient, TellError, async_nats};
 
 use futures_util::{FutureExt, StreamExt};
 
-use crate::support::{Probe, config, host, id, join, server, until, within};
+use crate::support::{LONG, Probe, config, host, id, join, server, until, within};
 
 #[tokio::test]
 async fn an_actor_of_another_host_is_asked_told_and_sent_to() {
@@ -278,13 +278,18 @@ async fn a_topic_reaches_the_hosts_that_take_it_once() {
         }
     })
     .await;
-    assert_eq!(a.system.publish(&topic, "last").await.hosts, 1);
+    let deadline = tokio::time::Instant::now() + LONG;
+    let last = MessageEnvelope::new("last").with_deadline(deadline);
+    assert_eq!(a.system.publish(&topic, last).await.hosts, 1);
     // Nobody takes it.
     assert_eq!(a.system.publish(&Topic::new("other").unwrap(), "x").await.hosts, 0);
     let mut texts = Vec::new();
     while texts.last().is_none_or(|text| text != "last") {
         let message = within(heard.recv()).await.unwrap();
         assert_eq!(message.topic(), Some(&topic));
+        // It comes with the message, later by what that was on its way.
+        assert_eq!(message.deadline().is_some(), message.payload() == "last");
+        assert!(message.deadline().is_none_or(|there| there >= deadline && there < deadline + LONG));
         texts.push(String::from_utf8(message.into_payload().to_vec()).unwrap());
     }
     assert_eq!(texts, ["early", "last"], "once each");
