@@ -222,19 +222,13 @@ impl<U: Send + 'static> Lattice<U> {
     }
 
     /// Leaves: slots of kinds are handed over to other hosts, exports are withdrawn, and what is on its way comes to an end, all in
-    /// so long at the most. Then the session is ended, so that a process of this host's name can join at once.
+    /// so long at the most. Then the session is ended, so that a process of this host's name can join at once. What there was no time
+    /// to withdraw stays this host's, until it is back or is [evicted](Self::evict).
     pub async fn leave(self, longest: Duration) {
         let host = Arc::clone(self.host());
         let until = limits::later(Instant::now(), longest);
         host.leave_kinds(until).await;
-        let withdrawing = async {
-            for name in host.exported() {
-                if let Err(error) = host.withdraw(&name).await {
-                    tracing::warn!(%name, %error, "not withdrawn");
-                }
-            }
-        };
-        if tokio::time::timeout_at(until, withdrawing).await.is_err() {
+        if tokio::time::timeout_at(until, host.withdraw_all()).await.is_err() {
             tracing::warn!("there was no time to withdraw all exports");
         }
         _ = tokio::time::timeout_at(until, host.settled_all()).await;

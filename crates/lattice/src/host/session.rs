@@ -32,7 +32,7 @@ use crate::{
 const EVENTS: usize = 256;
 /// Publications that wait to be sent to other hosts.
 const PUBLICATIONS: usize = 4_096;
-/// Names that are claimed again at a time.
+/// Names that are claimed again, or withdrawn, at a time.
 const CLAIMS: usize = 64;
 /// How long to wait before something that failed is tried again.
 const AGAIN: Duration = Duration::from_millis(250);
@@ -260,6 +260,16 @@ impl Host {
         unclaimed.map(|()| true)
     }
 
+    /// Ends all exports.
+    pub(crate) async fn withdraw_all(&self) {
+        let withdrawals = futures_util::stream::iter(self.exported()).for_each_concurrent(CLAIMS, async |name| {
+            if let Err(error) = self.withdraw(&name).await {
+                tracing::warn!(%name, %error, "not withdrawn");
+            }
+        });
+        withdrawals.await;
+    }
+
     /// Removes the record of a name that is not exported any more, unless another has it since.
     async fn unclaim(&self, name: &ComponentId, export: &Export) -> Result<(), ExportError> {
         let is_of_this_session = self.life().is_some_and(|life| life.session == export.session);
@@ -436,23 +446,30 @@ fn begun(host: &Host, holder: &Holder) {
 async fn keep(host: Arc<Host>, mut holder: Holder) {
     // Also where it leaves without a session.
     let _ended = host.ended.clone().drop_guard();
+    // When it was looked at sessions of others.
+    let mut looked = clock::now();
     loop {
-        let now = clock::now();
-        let wait = holder.due().saturating_sub(now);
+        let (due, now) = (holder.due(), clock::now());
+        let lapse_at = host.directory.sessions(|sessions| sessions.next_lapse(looked)).filter(|at| *at < due);
         tokio::select! {
-            () = tokio::time::sleep(wait) => {}
+            () = tokio::time::sleep(lapse_at.unwrap_or(due).saturating_sub(now)) => {}
             () = host.renew.notified() => {}
             () = host.left.cancelled() => {
                 end(&host, holder).await;
                 return;
             }
         }
+        let now = clock::now();
+        if lapse_at.is_some_and(|at| at <= now) && now < due {
+            looked = now;
+            for_others(&host, &holder, now).await;
+            continue;
+        }
         let standing = if holder.is_fenced(clock::now()) { Standing::Rejoin } else { renew(&host, &mut holder).await };
         let mut was_lost = match standing {
             Standing::Holds => {
-                // The next renewal does not wait for them.
-                let for_others = future::join(lapse(&host), settle(&host));
-                _ = timeout(holder.due().saturating_sub(clock::now()), for_others).await;
+                looked = clock::now();
+                for_others(&host, &holder, looked).await;
                 continue;
             }
             Standing::Rejoin => false,
@@ -663,9 +680,13 @@ impl Host {
     }
 }
 
+/// Does what another host would do as well. The next renewal does not wait for it.
+async fn for_others(host: &Host, holder: &Holder, now: Duration) {
+    _ = timeout(holder.due().saturating_sub(now), future::join(lapse(host, now), settle(host))).await;
+}
+
 /// Ends sessions of others that are over, so that what they had leased is free.
-async fn lapse(host: &Host) {
-    let now = clock::now();
+async fn lapse(host: &Host, now: Duration) {
     let lapsed: Vec<_> = host
         .directory
         .sessions(|sessions| sessions.lapsed(now).map(|(host, revision)| (host.clone(), revision)).collect());

@@ -11,6 +11,7 @@ use std::{
 
 use airssys_wasm_fixtures::nats::NatsServer;
 use airssys_wasm_lattice::{LatticeEvent, TellError};
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -119,6 +120,17 @@ impl Asker {
     }
 }
 
+/// How often a time of the table is measured until it is held: a busy machine adds what it wants.
+const ROUNDS: usize = 3;
+
+/// Fails if none of the times that were measured is within what `docs/lattice.md` says.
+fn is_held(what: &str, times: &[Duration], most: Duration) -> bool {
+    println!("{what}: {times:?}, at the most {most:?}");
+    let is_held = times.iter().any(|took| *took <= most);
+    assert!(is_held || times.len() < ROUNDS, "{what}: {times:?}, at the most {most:?}");
+    is_held
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_killed_in_mid_ask_is_told_as_lost_and_the_next_ask_is_refused_at_once() {
     let server = server();
@@ -128,23 +140,33 @@ async fn a_host_killed_in_mid_ask_is_told_as_lost_and_the_next_ask_is_refused_at
     b.export("beside").await;
     assert!(a.answered("shop", "first").await.starts_with("b/"));
 
-    let in_flight = a.ask("shop", "held wait");
-    begins(&b, "held").await;
-    // That it was taken is told with the next packet.
-    a.answered("beside", "beside").await;
-    let since = Instant::now();
-    b.kill();
-    let (outcome, _) = within(in_flight).await.unwrap();
-    println!("told of the killed host after {:?}", since.elapsed());
-    assert_eq!(outcome, "lost true");
-    println!("the next ask was refused after {:?}", a.is_refused("shop", "next").await);
+    let (mut gone, mut told) = (Vec::new(), Vec::new());
+    loop {
+        let round = gone.len();
+        let held = format!("held-{round}");
+        let in_flight = a.ask("shop", &format!("{held} wait"));
+        begins(&b, &held).await;
+        // That it was taken is told with the next packet.
+        a.answered("beside", &format!("beside-{round}")).await;
+        let since = Instant::now();
+        b.kill();
+        let (outcome, _) = within(in_flight).await.unwrap();
+        told.push(since.elapsed());
+        assert_eq!(outcome, "lost true");
+        println!("the next ask was refused after {:?}", a.is_refused("shop", &format!("next-{round}")).await);
 
-    // Once the session before is over, it joins again under its name, which was kept for it.
-    let mut again = HostProcess::join("b", &settings).await;
-    again.export("shop").await;
-    let answer = a.answered("shop", "again").await;
-    assert!(answer.starts_with(&format!("b/{}/", again.pid())), "{answer}");
-    println!("{:?}", a.balance(&mut [&mut b, &mut again]).await);
+        // Once the session before is over, it joins again under its name, which was kept for it.
+        let mut again = HostProcess::join("b", &settings).await;
+        again.export("shop").await;
+        again.export("beside").await;
+        let answer = a.answered("shop", &format!("again-{round}")).await;
+        assert!(answer.starts_with(&format!("b/{}/", again.pid())), "{answer}");
+        gone.push(std::mem::replace(&mut b, again));
+        if is_held("told of the killed host", &told, Duration::from_millis(1_500)) {
+            break;
+        }
+    }
+    println!("{:?}", a.balance(&mut gone.iter_mut().chain([&mut b]).collect::<Vec<_>>()).await);
 }
 
 /// Waits until a process handles a message.
@@ -182,22 +204,31 @@ async fn a_host_stopped_for_longer_is_lost_and_goes_on_when_it_is_back() {
     let (a, mut b) = tokio::join!(Asker::join(&settings), HostProcess::join("b", &settings));
     b.export("shop").await;
     a.knows("shop").await;
-    let held = a.ask("shop", "held wait");
-    begins(&b, "held").await;
-    let since = Instant::now();
-    b.stop();
-    let waits = a.ask("shop", "waits");
-    for lost in [held, waits] {
-        let (outcome, _) = within(lost).await.unwrap();
-        assert!(outcome.starts_with("lost "), "{outcome}");
-    }
-    println!("told of the stopped host after {:?}", since.elapsed());
-    a.is_refused("shop", "next").await;
+    // By the last heartbeat, which was before; and the next look at it.
+    let most = 3 * settings.heartbeat + Duration::from_millis(500);
+    let mut told = Vec::new();
+    loop {
+        let round = told.len();
+        let held = a.held(&b, "shop", &format!("held-{round}")).await;
+        let since = Instant::now();
+        b.stop();
+        let waits = a.ask("shop", &format!("waits-{round}"));
+        for lost in [held, waits] {
+            let (outcome, _) = within(lost).await.unwrap();
+            assert!(outcome.starts_with("lost "), "{outcome}");
+        }
+        told.push(since.elapsed());
+        a.is_refused("shop", &format!("next-{round}")).await;
 
-    b.cont();
-    b.tell("open 1");
-    b.says("end shop").await;
-    a.answered("shop", "again").await;
+        let said = b.said();
+        b.cont();
+        b.tell("open 1");
+        b.says_after(said, "end shop").await;
+        a.answered("shop", &format!("again-{round}")).await;
+        if is_held("told of the stopped host", &told, most) {
+            break;
+        }
+    }
     println!("{:?}", a.balance(&mut [&mut b]).await);
 }
 
@@ -234,11 +265,22 @@ async fn one_of_two_that_stand_by_serves_and_the_other_when_that_is_killed() {
     let other = 1 - first;
     assert!(!hosts[other].lines().iter().any(|line| line.starts_with("serving")), "one serves at a time");
 
-    let since = Instant::now();
-    hosts[first].kill();
-    let answer = a.answered("alone", "second").await;
-    println!("another serves {:?} after the kill, with a lease of {:?}", since.elapsed(), settings.lease);
-    assert!(answer.starts_with(&hosts[other].name), "{answer}");
+    let (mut serves, mut took) = (first, Vec::new());
+    loop {
+        let (other, round) = (1 - serves, took.len());
+        let since = Instant::now();
+        hosts[serves].kill();
+        let answer = a.answered("alone", &format!("after-{round}")).await;
+        took.push(since.elapsed());
+        assert!(answer.starts_with(&hosts[other].name), "{answer}");
+        if is_held("another serves after the kill", &took, settings.lease + Duration::from_secs(2)) {
+            break;
+        }
+        let name = hosts[serves].name.clone();
+        hosts[serves] = HostProcess::join(&name, &settings).await;
+        hosts[serves].tell("stand-by alone");
+        serves = other;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -468,6 +510,22 @@ async fn a_host_without_a_session_leaves_in_the_time_that_it_has() {
     server.kill();
     within(async { while events.recv().await.unwrap() != LatticeEvent::Fenced {} }).await;
     within(host.lattice.leave(Duration::from_secs(1))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_with_many_names_withdraws_them_in_the_time_that_it_has() {
+    let server = server();
+    let (proxy, settings) = (Proxy::to(&server).await, Settings { lease: LONG, ..Settings::quick(&server) });
+    let behind = Settings { url: format!("nats://{}", proxy.address), ..settings.clone() };
+    let (a, b) = tokio::join!(join(behind.config("a")), join(settings.config("b")));
+    let names: Vec<_> = (0..200).map(|n| format!("shop-{n}")).collect();
+    join_all(names.iter().map(|name| a.export(name))).await;
+    until(|| b.lattice.names() == names.len()).await;
+    // One after the other they take four times as long as there is.
+    proxy.pass(Duration::from_millis(50));
+    within(a.lattice.leave(Duration::from_secs(5))).await;
+    until(|| b.lattice.hosts().len() == 1).await;
+    assert_eq!(b.lattice.names(), 0);
 }
 
 /// A way to the server on which everything passes but what is published to a subject. Gives where it begins, and how often that was.
