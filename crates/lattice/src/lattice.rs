@@ -74,16 +74,8 @@ impl<U: Send + 'static> Lattice<U> {
     ///
     /// [`ExportError`].
     pub async fn export(&self, actor: &ActorRef) -> Result<(), ExportError> {
-        self.host().export(actor.id(), false, false).await?;
-        let (host, actor) = (Arc::downgrade(self.host()), actor.clone());
-        tokio::spawn(async move {
-            actor.ended().await;
-            if let Some(host) = host.upgrade()
-                && let Err(error) = host.withdraw(actor.id()).await
-            {
-                tracing::warn!(actor = %actor.id(), %error, "an actor that has ended is exported still");
-            }
-        });
+        self.host().export_actor(actor).await?;
+        tokio::spawn(Host::withdraw_when_ended(Arc::downgrade(self.host()), actor.clone()));
         Ok(())
     }
 
@@ -95,7 +87,7 @@ impl<U: Send + 'static> Lattice<U> {
     ///
     /// [`ExportError`].
     pub async fn export_group(&self, group: &ComponentId) -> Result<(), ExportError> {
-        self.host().export(group, true, false).await
+        self.host().export_group(group).await
     }
 
     /// Installs a kind that other hosts of the lattice have as well, with the same bucket of states. Its keys are spread over them: each

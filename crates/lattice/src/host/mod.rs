@@ -122,6 +122,8 @@ pub(crate) struct Export {
     pub(crate) is_group: bool,
     /// Whether another host may take it when this one's session is over.
     pub(crate) leased: bool,
+    /// The actor of the name, if it is exported for as long as that lives.
+    pub(crate) actor: Option<ActorAddress>,
 }
 
 impl Export {

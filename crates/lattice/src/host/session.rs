@@ -1,14 +1,14 @@
 //! The session of a host: joining, renewing, joining again; and what it exports under its sessions.
 
 use std::{
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{Arc, Weak, atomic::AtomicUsize},
     time::Duration,
 };
 
-use airssys_wasm_actor::{limits::CancellationToken, registry::ComponentId};
+use airssys_wasm_actor::{ActorRef, limits::CancellationToken, registry::ComponentId};
 use async_nats::jetstream::kv;
 use bytes::Bytes;
-use futures_util::{StreamExt, future};
+use futures_util::{FutureExt, StreamExt, future};
 use parking_lot::{Mutex, RwLock};
 use tokio::{
     runtime::Handle,
@@ -172,20 +172,37 @@ impl Host {
         Key::Host(self.config.host.clone())
     }
 
-    /// Exports a name or a group.
-    pub(crate) async fn export(&self, name: &ComponentId, is_group: bool, leased: bool) -> Result<(), ExportError> {
+    /// Exports a group.
+    pub(crate) async fn export_group(&self, group: &ComponentId) -> Result<(), ExportError> {
+        self.export(group, None).await
+    }
+
+    /// Exports an actor. One that has ended is no hindrance for another of its name.
+    pub(crate) async fn export_actor(&self, actor: &ActorRef) -> Result<(), ExportError> {
+        self.export(actor.id(), Some(actor)).await
+    }
+
+    async fn export(&self, name: &ComponentId, actor: Option<&ActorRef>) -> Result<(), ExportError> {
         let Some(life) = self.life() else { return Err(ExportError::NotJoined) };
-        if self.exports.read().contains_key(name) {
+        let address = actor.map(|actor| actor.address().clone());
+        let is_next = |export: &Export| {
+            let has_another = export.actor.is_some() && export.actor != address;
+            has_another && actor.is_some_and(|actor| actor.ended().now_or_never().is_none())
+        };
+        if self.exports.read().get(name).is_some_and(|export| !is_next(export)) {
             return Err(ExportError::Exported { name: name.clone() });
         }
-        let revision = self.claim(name, &life, is_group, leased).await?;
-        self.exported_under(name, Export { revision, session: life.session, is_group, leased });
+        let is_group = actor.is_none();
+        let revision = self.claim(name, &life, is_group, false).await?;
+        let export = Export { revision, session: life.session, is_group, leased: false, actor: address };
+        self.exported_under(name, export);
         Ok(())
     }
 
-    /// A name that was claimed is delivered to from now on.
+    /// A name that was claimed under a lease is delivered to from now on.
     pub(crate) fn export_claimed(&self, name: &ComponentId, life: &Life, revision: u64) {
-        self.exported_under(name, Export { revision, session: life.session, is_group: false, leased: true });
+        let export = Export { revision, session: life.session, is_group: false, leased: true, actor: None };
+        self.exported_under(name, export);
     }
 
     fn exported_under(&self, name: &ComponentId, export: Export) {
@@ -251,13 +268,53 @@ impl Host {
 
     /// Ends the export of a name. Whether it was exported.
     pub(crate) async fn withdraw(&self, name: &ComponentId) -> Result<bool, ExportError> {
-        let Some(export) = self.exports.write().remove(name) else { return Ok(false) };
+        let export = self.exports.write().remove(name);
+        self.withdrawn(name, export).await
+    }
+
+    /// Ends the export of an actor that has ended. Its name may be another's by now.
+    pub(crate) async fn withdraw_actor(&self, actor: &ActorRef) -> Result<bool, ExportError> {
+        let export = {
+            let mut exports = self.exports.write();
+            let is_its = exports.get(actor.id()).is_some_and(|export| export.actor.as_ref() == Some(actor.address()));
+            if is_its { exports.remove(actor.id()) } else { None }
+        };
+        self.withdrawn(actor.id(), export).await
+    }
+
+    async fn withdrawn(&self, name: &ComponentId, export: Option<Export>) -> Result<bool, ExportError> {
+        let Some(export) = export else { return Ok(false) };
         let unclaimed = self.unclaim(name, &export).await;
         if unclaimed.is_err() && !export.leased {
             // Its record does not end by itself: it can be withdrawn again.
             self.exported_under(name, export);
         }
         unclaimed.map(|()| true)
+    }
+
+    /// Ends the export of an actor once that has ended, however long that takes.
+    pub(crate) async fn withdraw_when_ended(host: Weak<Self>, actor: ActorRef) {
+        actor.ended().await;
+        while let Some(host) = host.upgrade().filter(|host| !host.left.is_cancelled()) {
+            match host.withdraw_actor(&actor).await {
+                Ok(_) => return,
+                Err(error) => tracing::warn!(actor = %actor.id(), %error, "an actor that has ended is exported still"),
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// Ends the export of a name that is served no more, so that another host may have it: as long as the session lasts, no other can end
+    /// it.
+    pub(crate) async fn give_up(&self, name: &ComponentId) {
+        let Some(export) = self.exports.write().remove(name) else { return };
+        while let Err(error) = self.unclaim(name, &export).await {
+            tracing::debug!(%name, %error, "not given up");
+            tokio::select! {
+                () = tokio::time::sleep(AGAIN) => {}
+                () = self.left.cancelled() => return,
+            }
+        }
     }
 
     /// Ends all exports.

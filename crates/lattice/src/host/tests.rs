@@ -163,7 +163,7 @@ async fn an_export_that_could_not_be_withdrawn_can_be_withdrawn_again() {
     let mut server = NatsServer::start().unwrap();
     let (_, lattice) = join(&server, "a").await;
     let (host, name) = (lattice.host(), ComponentId::new("shop").unwrap());
-    within(host.export(&name, true, false)).await.unwrap();
+    within(host.export_group(&name)).await.unwrap();
     server.kill();
     within(host.withdraw(&name)).await.unwrap_err();
     server.restart().unwrap();
@@ -178,6 +178,42 @@ async fn an_export_that_could_not_be_withdrawn_can_be_withdrawn_again() {
     let key = Key::Member { group: name.clone(), host: host.config.host.clone() };
     // It may have been claimed again at the same time.
     within(async { while !matches!(host.records.decided(&key.text()).await, Ok(None | Some((None, _)))) {} }).await;
+}
+
+#[tokio::test]
+async fn an_actor_that_ends_while_the_server_is_away_is_withdrawn_when_that_is_back() {
+    let mut server = NatsServer::start().unwrap();
+    let ((system, a), (_others, b)) = (join(&server, "a").await, join(&server, "b").await);
+    let [shop, next] = ["shop", "next"].map(|name| ComponentId::new(name).unwrap());
+    let spawn = async |name: &ComponentId| system.spawn_native(NativeSpec::new(name.clone(), || Echo)).await.unwrap();
+    let mut actors = Vec::new();
+    for name in [&shop, &next] {
+        let actor = spawn(name).await;
+        within(a.export(&actor)).await.unwrap();
+        until(|| b.recipient(name.clone()).is_known()).await;
+        actors.push(actor);
+    }
+    server.kill();
+    actors.iter().for_each(ActorRef::kill);
+    // It is tried once, in vain.
+    until(|| a.exported().is_empty()).await;
+    until(|| a.exported().len() == 2).await;
+    // Another of the name is exported as soon as there are servers.
+    until(|| system.find(&next).is_none()).await;
+    let successor = spawn(&next).await;
+    server.restart().unwrap();
+    within(async {
+        while let Err(error) = a.export(&successor).await {
+            assert!(!matches!(error, ExportError::Exported { .. }), "{error}");
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert!(matches!(within(a.export(&successor)).await, Err(ExportError::Exported { .. })), "the control");
+    until(|| !b.recipient(shop.clone()).is_known()).await;
+    assert_eq!(a.exported(), std::slice::from_ref(&next));
+    assert!(!within(a.host().withdraw_actor(&actors[1])).await.unwrap(), "it is not its own any more");
+    within(async { while b.recipient(next.clone()).ask("x").await.ok().as_deref() != Some(&b"x"[..]) {} }).await;
 }
 
 #[tokio::test]

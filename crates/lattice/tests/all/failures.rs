@@ -5,10 +5,14 @@ use std::{
     env,
     net::SocketAddr,
     ops::Deref,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use airssys_wasm_actor::SpawnError;
 use airssys_wasm_fixtures::nats::NatsServer;
 use airssys_wasm_lattice::{LatticeEvent, TellError};
 use futures_util::future::join_all;
@@ -25,7 +29,7 @@ use tokio::{
 
 use crate::{
     processes::{Balance, Books, HostProcess, Settings, asked, told},
-    support::{LONG, TestHost, id, join, server, until, within},
+    support::{LONG, Probe, TestHost, id, join, server, until, within},
 };
 
 /// A host in this process, which asks, and keeps books of it as the others do.
@@ -528,18 +532,27 @@ async fn a_host_with_many_names_withdraws_them_in_the_time_that_it_has() {
     assert_eq!(b.lattice.names(), 0);
 }
 
-/// A way to the server on which everything passes but what is published to a subject. Gives where it begins, and how often that was.
-async fn losing(server: &NatsServer, subject: &'static str) -> (String, watch::Receiver<usize>) {
+/// A way to the server on which everything passes but what is published to a subject.
+struct Losing {
+    url: String,
+    /// Whether anything is lost: it is from the beginning.
+    loses: Arc<AtomicBool>,
+    /// How often that was.
+    lost: watch::Receiver<usize>,
+}
+
+async fn losing(server: &NatsServer, subject: &'static str) -> Losing {
     let (listener, server) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), server.address());
     let url = format!("nats://{}", listener.local_addr().unwrap());
-    let (loses, lost) = watch::channel(0);
+    let ((counts, lost), loses) = (watch::channel(0), Arc::new(AtomicBool::new(true)));
+    let is_on = Arc::clone(&loses);
     tokio::spawn(async move {
         loop {
             let (near, _) = listener.accept().await.unwrap();
             let Ok(far) = TcpStream::connect(server).await else { continue };
             let ((near_in, mut near_out), (mut far_in, mut far_out)) = (near.into_split(), far.into_split());
             tokio::spawn(async move { tokio::io::copy(&mut far_in, &mut near_out).await });
-            let (loses, mut near_in) = (loses.clone(), BufReader::new(near_in));
+            let (counts, is_on, mut near_in) = (counts.clone(), Arc::clone(&is_on), BufReader::new(near_in));
             tokio::spawn(async move {
                 let mut said = Vec::new();
                 while near_in.read_until(b'\n', &mut said).await? > 0 {
@@ -547,13 +560,13 @@ async fn losing(server: &NatsServer, subject: &'static str) -> (String, watch::R
                     let words: Vec<_> = line.split_ascii_whitespace().collect();
                     let mut is_lost = false;
                     if let ["PUB" | "HPUB", to, .., size] = words[..] {
-                        is_lost = to == subject;
+                        is_lost = to == subject && is_on.load(Ordering::SeqCst);
                         let size: usize = size.parse().unwrap();
                         said.resize(head + size + "\r\n".len(), 0);
                         near_in.read_exact(&mut said[head..]).await?;
                     }
                     if is_lost {
-                        loses.send_modify(|lost| *lost += 1);
+                        counts.send_modify(|lost| *lost += 1);
                     } else {
                         far_out.write_all(&said).await?;
                     }
@@ -563,7 +576,44 @@ async fn losing(server: &NatsServer, subject: &'static str) -> (String, watch::R
             });
         }
     });
-    (url, lost)
+    Losing { url, loses, lost }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_could_not_be_given_up_at_once_is_given_up_later() {
+    let server = server();
+    let Losing { url, loses, mut lost } = losing(&server, "$KV.aw_test.n.alone").await;
+    loses.store(false, Ordering::SeqCst);
+    let settings = Settings::quick(&server);
+    let behind = Settings { url, ..settings.clone() };
+    let (a, mut b) = tokio::join!(join(behind.config("a")), HostProcess::join("b", &settings));
+    let system = a.system.clone();
+    let mut standing = a.lattice.stand_by(id("alone"), move |name, fence| {
+        let (system, (spec, _)) = (system.clone(), Probe::spec(name.as_str()));
+        async move { system.spawn_native(spec.with_fence(fence)).await }
+    });
+    within(standing.serving()).await.unwrap();
+    b.tell("stand-by alone");
+    loses.store(true, Ordering::SeqCst);
+    drop(standing);
+    within(lost.wait_for(|lost| *lost >= 2)).await.unwrap();
+    assert!(!b.lines().iter().any(|line| line.starts_with("serving")), "the control");
+    loses.store(false, Ordering::SeqCst);
+    b.says("serving alone").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_whose_actor_does_not_start_is_tried_less_and_less_often() {
+    let server = server();
+    let a = join(Settings::quick(&server).config("a")).await;
+    let (tries, mut tried) = watch::channel(Vec::new());
+    let _standing = a.lattice.stand_by(id("alone"), move |_, _| {
+        tries.send_modify(|tries| tries.push(Instant::now()));
+        async { Err(SpawnError::ShuttingDown) }
+    });
+    let tries = within(tried.wait_for(|tries| tries.len() == 5)).await.unwrap().clone();
+    // 0.1, 0.2, 0.4 and 0.8 s.
+    assert!(tries[4] - tries[0] >= Duration::from_millis(1_500), "{tries:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -571,7 +621,7 @@ async fn a_session_is_renewed_while_that_of_a_lost_host_cannot_be_ended() {
     let server = server();
     // From a renewal to the fence it is less than what a write waits for its answer.
     let settings = Settings { lease: Duration::from_secs(6), ..Settings::quick(&server) };
-    let (url, mut lost) = losing(&server, "$KV.aw_test.h.c").await;
+    let Losing { url, mut lost, .. } = losing(&server, "$KV.aw_test.h.c").await;
     let behind = Settings { url, ..settings.clone() };
     let (a, mut c) = tokio::join!(Asker::join(&behind), HostProcess::join("c", &settings));
     until(|| a.lattice.hosts().len() == 2).await;
