@@ -313,21 +313,85 @@ async fn packets_that_are_broken_do_no_harm() {
     assert_eq!(a.lattice.hosts().len(), 2);
 }
 
-#[tokio::test]
-async fn nothing_is_said_in_plain_text_to_a_server_that_is_not_on_loopback() {
+/// Passes for a server of a version: says so, answers pings, and nothing else. Gives its port, and what it hears.
+async fn impostor(version: &'static str) -> (u16, mpsc::UnboundedReceiver<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let (told, mut heard) = mpsc::unbounded_channel();
+    let (told, heard) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
-            let info = r#"{"server_id":"x","version":"2.12.0","proto":1,"host":"x","port":1,"max_payload":1048576,"headers":true}"#;
-            _ = stream.write_all(format!("INFO {info}\r\n").as_bytes()).await;
-            let mut first = [0; 8];
-            let read = stream.read(&mut first).await.unwrap_or_default();
-            told.send(first[..read].to_vec()).unwrap();
+            let told = told.clone();
+            tokio::spawn(async move {
+                let info = format!(
+                    r#"{{"server_id":"x","version":"{version}","proto":1,"host":"x","port":1,"max_payload":1048576,"headers":true}}"#
+                );
+                _ = stream.write_all(format!("INFO {info}\r\n").as_bytes()).await;
+                let mut some = [0; 4_096];
+                while let Ok(read) = stream.read(&mut some).await {
+                    _ = told.send(some[..read].to_vec());
+                    if read == 0 {
+                        return;
+                    }
+                    if some[..read].windows(4).any(|word| word == b"PING") {
+                        _ = stream.write_all(b"PONG\r\n").await;
+                    }
+                }
+                // As a client that says no to TLS.
+                _ = told.send(Vec::new());
+            });
         }
     });
+    (port, heard)
+}
+
+#[tokio::test]
+async fn a_server_that_is_too_old_is_told() {
+    for (version, is_too_old) in [("2.10.29", true), ("1.99.0", true), ("2.11.0", false)] {
+        let (port, mut heard) = impostor(version).await;
+        let config = LatticeConfig::new("test".parse().unwrap(), "a".parse().unwrap());
+        let config = config.with_servers([format!("nats://127.0.0.1:{port}")]);
+        let system = system();
+        let joining = Lattice::join(&system, config);
+        if is_too_old {
+            match within(joining).await {
+                Err(JoinError::TooOld { found, oldest }) => assert_eq!((&*found, &*oldest), (version, "2.11")),
+                other => panic!("{other:?}"),
+            }
+            continue;
+        }
+        // The control: it is asked for the records.
+        let is_asked = async {
+            let mut all = Vec::new();
+            while !all.windows(8).any(|word| word == b"$JS.API.") {
+                all.extend(heard.recv().await.unwrap());
+            }
+        };
+        tokio::select! {
+            joined = joining => panic!("{joined:?}"),
+            () = within(is_asked) => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_a_host_has_and_renews_is_not_had_by_another() {
+    let server = NatsConfig::jetstream().start().unwrap();
+    let config = || config_of(&server, "a").with_lease(Duration::from_secs(1));
+    let first = join(config()).await;
+    let second = system();
+    match within(Lattice::join(&second, config())).await {
+        Err(JoinError::HostTaken { host }) => assert_eq!(host.as_str(), "a"),
+        other => panic!("{other:?}"),
+    }
+    // The control: once it has left.
+    within(first.lattice.leave(Duration::from_secs(1))).await;
+    within(Lattice::join(&second, config())).await.unwrap();
+}
+
+#[tokio::test]
+async fn nothing_is_said_in_plain_text_to_a_server_that_is_not_on_loopback() {
+    let (port, mut heard) = impostor("2.12.0").await;
     // It leads to this machine, but not by a name that says so.
     let join = async |server: String| {
         let config = LatticeConfig::new("test".parse().unwrap(), "a".parse().unwrap()).with_servers([server]);
