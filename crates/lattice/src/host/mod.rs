@@ -44,7 +44,7 @@ use crate::{
     error::TellError,
     events::LatticeEvent,
     frame::{How, Letter, LetterHead, OVERHEAD, Sender, SessionId},
-    lane::{Event, Lane, LaneLimits, Outcome},
+    lane::{Event, Lane, LaneLimits, Outcome, Room},
     lease::{self, Token},
     slots::Holding,
 };
@@ -87,6 +87,8 @@ pub(crate) struct Host {
     /// Patterns of topics whose publications are taken.
     topics: Mutex<BTreeSet<TopicPattern>>,
     publications: mpsc::Sender<(Topic, MessageEnvelope)>,
+    /// What those that wait to be sent have of what they may have.
+    publishing: Mutex<Room>,
     turn: AtomicUsize,
     /// For tasks that are begun from any thread.
     pub(crate) runtime: Handle,

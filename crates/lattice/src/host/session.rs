@@ -30,8 +30,6 @@ use crate::{
 
 /// Events that a listener may lag behind.
 const EVENTS: usize = 256;
-/// Publications that wait to be sent to other hosts.
-const PUBLICATIONS: usize = 4_096;
 /// Names that are claimed again, or withdrawn, at a time.
 const CLAIMS: usize = 64;
 /// How long to wait before something that failed is tried again.
@@ -52,7 +50,7 @@ pub(crate) async fn join(config: LatticeConfig, here: Box<dyn Here>) -> Result<A
     let records = Records::open(&client, &config).await?;
     let bucket = records.bucket().await.map_err(|source| JoinError::Records { source })?;
     let subjects = Subjects::new(&config);
-    let (publications, published) = mpsc::channel(PUBLICATIONS);
+    let (publications, published) = mpsc::channel(topics::PUBLICATIONS);
     let subscribe = async |subject: String| client.subscribe(subject).await.map_err(|_| JoinError::Lost);
     // Before the session begins: whoever sees it may send.
     let packets = subscribe(subjects.packets()).await?;
@@ -72,6 +70,7 @@ pub(crate) async fn join(config: LatticeConfig, here: Box<dyn Here>) -> Result<A
         room: Mutex::default(),
         topics: Mutex::default(),
         publications,
+        publishing: Mutex::default(),
         turn: AtomicUsize::new(0),
         runtime: Handle::current(),
         connected: online,

@@ -96,6 +96,33 @@ async fn topics_whose_subscription_was_given_up_are_taken_the_next_time() {
 }
 
 #[tokio::test]
+async fn publications_that_wait_have_so_much_room_and_no_sender_has_all_of_it() {
+    let server = NatsServer::start().unwrap();
+    let ((_system, a), (other, b)) = (join(&server, "a").await, join(&server, "b").await);
+    let (pattern, topic) = ("orders.>".parse().unwrap(), Topic::new("orders.eu").unwrap());
+    let mut heard = other.subscribe(&pattern, 2_000, WhenFull::Error);
+    within(b.take_topics(&pattern)).await.unwrap();
+    until(|| a.host().directory.takers(&topic, a.name()) == 1).await;
+    let publish = |sender: &ComponentId, number, size: usize| {
+        let message = MessageEnvelope::new(vec![0; size]).with_sender(ActorAddress::elsewhere(sender, number));
+        a.host().publish(&topic, &message)
+    };
+    let [flood, other] = ["flood", "other"].map(|name| ComponentId::new(name).unwrap());
+    let queued = |sender, number, size| (0..2_000).map(|_| publish(sender, number, size)).sum::<usize>();
+
+    fill(a.host());
+    // Of 32 MiB, and of 4,096.
+    assert_eq!(queued(&flood, 1, 1_000 << 10), 8);
+    assert_eq!(queued(&other, 2, 1), 1_024);
+    for _ in 0..8 + 1_024 {
+        within(heard.recv()).await.unwrap();
+    }
+    // What was sent has its room again.
+    until(|| a.host().publishing.lock().has(32 << 20, std::iter::empty(), (1, 0))).await;
+    assert_eq!(publish(&flood, 1, 1_000 << 10), 1);
+}
+
+#[tokio::test]
 async fn a_lane_of_a_session_that_ends_meanwhile_is_not_made() {
     let server = NatsServer::start().unwrap();
     let (_, lattice) = join(&server, "a").await;
