@@ -3,6 +3,7 @@
 
 use std::{
     env,
+    io::Write,
     net::SocketAddr,
     ops::Deref,
     sync::{
@@ -14,7 +15,7 @@ use std::{
 
 use airssys_wasm_actor::SpawnError;
 use airssys_wasm_fixtures::nats::NatsServer;
-use airssys_wasm_lattice::{LatticeEvent, TellError};
+use airssys_wasm_lattice::{ExportError, LatticeEvent, TellError};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio::{
@@ -28,7 +29,7 @@ use tokio::{
 };
 
 use crate::{
-    processes::{Balance, Books, HostProcess, Settings, asked, told},
+    processes::{Balance, Books, HostProcess, Settings, ahead, asked, told},
     support::{LONG, Probe, TestHost, id, join, server, until, within},
 };
 
@@ -333,6 +334,109 @@ async fn a_host_stopped_beyond_its_lease_handles_nothing_of_what_waits_and_joins
         let [b, c] = &mut hosts[..] else { unreachable!() };
         a.balance(&mut [b, c]).await
     });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_whose_clocks_are_far_apart_serve_a_name_one_at_a_time() {
+    const AHEAD: u64 = 1_000_000;
+    let uptime = ahead(AHEAD).args(["cat", "/proc/uptime"]).output();
+    let uptime = uptime.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    if uptime.split('.').next().and_then(|seconds| seconds.parse::<u64>().ok()).is_none_or(|seconds| seconds < AHEAD) {
+        // Past what holds back the output of a test that passes.
+        writeln!(std::io::stderr(), "no time namespaces are permitted here, or `unshare` is missing").unwrap();
+        return;
+    }
+    let server = server();
+    let settings = Settings::quick(&server);
+    let far = Settings { ahead: Some(AHEAD), ..settings.clone() };
+    let (a, b, c) =
+        tokio::join!(Asker::join(&settings), HostProcess::join("b", &settings), HostProcess::join("c", &far));
+    let mut hosts = [b, c];
+    hosts.iter_mut().for_each(|host| host.tell("stand-by alone"));
+    let mut serves = serving(&mut hosts, "alone").await;
+    a.knows("alone").await;
+    // Each of them stands still for longer than its lease, as a machine that sleeps: its clock has gone on.
+    for round in 0..2 {
+        let other = 1 - serves;
+        assert!(a.answered("alone", &format!("before-{round}")).await.starts_with(&hosts[serves].name));
+        let said = (hosts[serves].said(), hosts[other].said());
+        hosts[serves].stop();
+        hosts[other].says_after(said.1, "serving alone").await;
+        assert!(a.answered("alone", &format!("moved-{round}")).await.starts_with(&hosts[other].name));
+        hosts[serves].cont();
+        hosts[serves].says_after(said.0, "fenced").await;
+        hosts[serves].says_after(said.0, "rejoined").await;
+        serves = other;
+    }
+    let [b, c] = &mut hosts;
+    println!("{:?}", a.balance(&mut [b, c]).await);
+    let lines = hosts.each_ref().map(HostProcess::lines);
+    assert_eq!(Books::of(&lines).one_at_a_time("alone"), 3);
+}
+
+/// Exports an actor of a name as soon as that is seen to be free of another host.
+async fn takes_over(host: &TestHost, name: &str) {
+    let (spec, _) = Probe::spec(name);
+    let actor = host.system.spawn_native(spec).await.unwrap();
+    within(async {
+        while let Err(error) = host.lattice.export(&actor).await {
+            assert!(matches!(error, ExportError::NameTaken { .. }), "{error}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_stays_its_hosts_while_that_is_gone_until_it_is_evicted() {
+    let server = server();
+    let settings = Settings::quick(&server);
+    let (a, mut b) = tokio::join!(Asker::join(&settings), HostProcess::join("b", &settings));
+    b.export("shop").await;
+    b.export("kept").await;
+    a.knows("kept").await;
+    b.kill();
+    until(|| a.lattice.hosts().len() == 1).await;
+    let (spec, _) = Probe::spec("kept");
+    let kept = a.system.spawn_native(spec).await.unwrap();
+    match within(a.lattice.export(&kept)).await {
+        Err(ExportError::NameTaken { holder, .. }) => assert_eq!(holder.as_str(), "b"),
+        other => panic!("{other:?}"),
+    }
+    kept.kill();
+    // It comes back, and has its names.
+    let mut b = HostProcess::join("b", &settings).await;
+    b.export("kept").await;
+    a.answered("kept", "again").await;
+    b.kill();
+    until(|| a.lattice.hosts().len() == 1).await;
+    assert!(within(a.lattice.evict(&"b".parse().unwrap())).await.unwrap());
+    takes_over(&a, "shop").await;
+    let mut b = HostProcess::join("b", &settings).await;
+    b.tell("export shop 10");
+    let told = b.says("unexported shop").await;
+    assert!(told.contains("NameTaken") && told.contains("\"a"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_evicted_while_it_stands_still_is_told_which_names_it_has_lost() {
+    let server = server();
+    let settings = Settings::quick(&server);
+    let (a, mut b) = tokio::join!(Asker::join(&settings), HostProcess::join("b", &settings));
+    b.export("shop").await;
+    b.export("kept").await;
+    a.knows("kept").await;
+    b.stop();
+    let since = Instant::now();
+    assert!(within(a.lattice.evict(&"b".parse().unwrap())).await.unwrap());
+    assert!(since.elapsed() >= settings.lease, "it may be there still");
+    takes_over(&a, "shop").await;
+    b.cont();
+    let lost = b.says("event Ok(NameLost").await;
+    assert!(lost.contains("shop") && lost.contains("asker"), "{lost}");
+    b.says("rejoined").await;
+    // What nobody has taken is its own again.
+    a.answered("kept", "again").await;
+    assert_eq!(b.lines().iter().filter(|line| line.contains("NameLost")).count(), 1);
 }
 
 /// Three hosts: one asks, one has a name that is its own, one stands by for a name alone.
