@@ -150,6 +150,8 @@ struct State {
     names: HashMap<ComponentId, Named>,
     groups: HashMap<ComponentId, BTreeMap<HostName, Owner<HostName>>>,
     is_settled: bool,
+    /// What hosts with a session take of others' publications, of those that take any.
+    topics: HashMap<HostName, Vec<TopicPattern>>,
     /// The slots of each kind.
     kinds: HashMap<Box<str>, Box<[Option<Slot>]>>,
     /// Without a record where that was removed.
@@ -275,6 +277,7 @@ impl Directory {
             Key::Host(host) => {
                 let record = value.and_then(|value| serde_json::from_slice::<HostRecord>(value).ok());
                 let session = record.as_ref().and_then(|record| record.session);
+                state.topics.remove(host);
                 standing = self.sessions.lock().saw(host.clone(), session, revision, now);
                 match record {
                     Some(record) => {
@@ -283,6 +286,9 @@ impl Directory {
                         let (oldest, latest) = record.versions;
                         let is_understood = oldest <= *VERSIONS.end() && latest >= *VERSIONS.start();
                         let id = session.filter(|_| is_understood).and_then(|_| SessionId::new(bucket, since));
+                        if id.is_some() && !record.topics.is_empty() {
+                            state.topics.insert(host.clone(), record.topics.clone());
+                        }
                         state.hosts.insert(host.clone(), HostInfo { record, session: id });
                     }
                     None => _ = state.hosts.remove(host),
@@ -538,10 +544,8 @@ impl Directory {
     /// How many other hosts take publications to a topic.
     pub(crate) fn takers(&self, topic: &Topic, but: &HostName) -> usize {
         let state = self.state.read();
-        let takes = |info: &&HostInfo| {
-            info.session.is_some() && info.record.topics.iter().any(|pattern| pattern.matches(topic))
-        };
-        state.hosts.iter().filter(|(host, _)| *host != but).map(|(_, info)| info).filter(takes).count()
+        let others = state.topics.iter().filter(|(host, _)| *host != but);
+        others.filter(|(_, patterns)| patterns.iter().any(|pattern| pattern.matches(topic))).count()
     }
 }
 
@@ -818,8 +822,16 @@ mod tests {
         let mut world = World::new();
         world.host("a", 1, None, (1, 1));
         world.host("b", 2, None, (1, 1));
-        let takers = |topic: &str, but| world.directory.takers(&topic.parse().unwrap(), &host(but));
-        assert_eq!((takers("orders.eu", "a"), takers("orders.eu", "c"), takers("other", "c")), (1, 2, 0));
+        let takers = |world: &World, topic: &str, but| world.directory.takers(&topic.parse().unwrap(), &host(but));
+        let of = |world: &World| {
+            (takers(world, "orders.eu", "a"), takers(world, "orders.eu", "c"), takers(world, "other", "c"))
+        };
+        assert_eq!(of(&world), (1, 2, 0));
+        // One that is not understood, and one that is gone.
+        world.host("a", 1, None, (*VERSIONS.end() + 1, *VERSIONS.end() + 1));
+        assert_eq!(of(&world), (1, 1, 0));
+        world.saw(&Key::Host(host("b")), None);
+        assert_eq!(of(&world), (0, 0, 0));
     }
 
     #[test]
