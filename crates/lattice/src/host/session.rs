@@ -1,12 +1,14 @@
 //! The session of a host: joining, renewing, joining again; and what it exports under its sessions.
 
 use std::{
+    error::Error,
+    iter,
     sync::{Arc, Weak, atomic::AtomicUsize},
     time::Duration,
 };
 
 use airssys_wasm_actor::{ActorRef, limits::CancellationToken, registry::ComponentId};
-use async_nats::jetstream::kv;
+use async_nats::jetstream::{self, ErrorCode, kv};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, future};
 use parking_lot::{Mutex, RwLock};
@@ -41,6 +43,19 @@ pub(crate) enum Written {
     Yes(u64),
     /// The record has another revision.
     Refused,
+}
+
+/// Whether a record has another revision, or another write of it is under way.
+fn is_conflict(error: &kv::UpdateError) -> bool {
+    let causes = iter::successors(Some(error as &dyn Error), |&error| error.source());
+    let mut codes = causes.filter_map(|cause| Some(cause.downcast_ref::<jetstream::Error>()?.error_code()));
+    let is_one = |code| {
+        matches!(
+            code,
+            ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT | ErrorCode::STREAM_EXPECTED_LAST_SEQ_PER_SUBJECT_NOT_READY
+        )
+    };
+    error.kind() == kv::UpdateErrorKind::WrongLastRevision || codes.any(is_one)
 }
 
 /// Joins a lattice.
@@ -145,7 +160,7 @@ impl Host {
     async fn update(&self, key: &Key, value: Bytes, follows: u64) -> Result<Written, async_nats::Error> {
         match self.records.store.update(key.text(), value, follows).await {
             Ok(revision) => Ok(Written::Yes(revision)),
-            Err(error) if error.kind() == kv::UpdateErrorKind::WrongLastRevision => Ok(Written::Refused),
+            Err(error) if is_conflict(&error) => Ok(Written::Refused),
             Err(error) => Err(error.into()),
         }
     }
@@ -507,16 +522,16 @@ async fn keep(host: Arc<Host>, mut holder: Holder) {
     loop {
         let (due, now) = (holder.due(), clock::now());
         let lapse_at = host.directory.sessions(|sessions| sessions.next_lapse(looked)).filter(|at| *at < due);
-        tokio::select! {
-            () = tokio::time::sleep(lapse_at.unwrap_or(due).saturating_sub(now)) => {}
-            () = host.renew.notified() => {}
+        let is_asked = tokio::select! {
+            () = tokio::time::sleep(lapse_at.unwrap_or(due).saturating_sub(now)) => false,
+            () = host.renew.notified() => true,
             () = host.left.cancelled() => {
                 end(&host, holder).await;
                 return;
             }
-        }
+        };
         let now = clock::now();
-        if lapse_at.is_some_and(|at| at <= now) && now < due {
+        if !is_asked && now < due {
             looked = now;
             for_others(&host, &holder, now).await;
             continue;
