@@ -193,7 +193,9 @@ impl Directory {
     /// Forgets all, of a bucket that is no more.
     pub(crate) fn reset(&self, bucket: Bucket, now: Duration) {
         let state = &mut *self.state.write();
-        *state = State::default();
+        // A key stays one, though nobody has its slot.
+        let kinds = std::mem::take(&mut state.kinds).into_keys().map(|kind| (kind, vec![None; SLOTS].into()));
+        *state = State { kinds: kinds.collect(), ..State::default() };
         *self.sessions.lock() = Sessions::new(self.timing, bucket, now);
         self.seen.send_replace((0, false));
     }
@@ -815,6 +817,22 @@ mod tests {
         world.directory.caught_up(retained, BUCKET, world.revision);
         assert!(world.directory.find(&id("kept"), 0).is_some());
         assert_eq!(world.directory.find(&id("gone"), 0), None);
+    }
+
+    #[test]
+    fn a_key_is_nobodys_when_all_is_forgotten() {
+        let mut world = World::new();
+        let since = world.host("a", 1, None, (1, 1));
+        world.name("shop", World::owner("a", 1, since));
+        let (kind, owner) = (id("cart"), World::owner("a", 1, since));
+        for number in 0..SLOTS {
+            let key = Key::Slot { kind: kind.clone(), number };
+            world.saw(&key, Some(serde_json::to_vec(&owner).unwrap()));
+        }
+        let find = |world: &World, name| world.directory.find(&id(name), 0);
+        assert!(matches!(find(&world, "cart/1"), Some(Place::Host(..))));
+        world.directory.reset(Bucket(2), Duration::from_secs(2));
+        assert_eq!((find(&world, "cart/1"), find(&world, "shop")), (Some(Place::Nobody), None));
     }
 
     #[test]

@@ -133,11 +133,12 @@ impl<U: Send + 'static> Lattice<U> {
         let kind = SharedKind::new(spec.kind().clone());
         let spec = spec.with_owner(Arc::clone(&kind) as _);
         let keyed = Keyed::install(&system, spec, Arc::clone(&store) as _).await?;
-        let reminders = reminders.map(|config| Arc::new(StoredReminders::start_shared(&keyed, store, config)));
+        let start = |config| Arc::new(StoredReminders::start_shared(&keyed, Arc::clone(&store) as _, config));
+        let reminders = reminders.map(start);
         if let Some(reminders) = &reminders {
             system.add_reminders(Arc::clone(reminders) as _);
         }
-        self.host().take_slots(keyed.clone(), kind, reminders);
+        self.host().take_slots(keyed.clone(), kind, store, reminders);
         Ok(keyed)
     }
 

@@ -277,6 +277,36 @@ async fn keys_of_a_host_that_is_killed_go_on_after_its_lease() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_begin_anew_when_the_servers_store_was_wiped() {
+    let mut server = server();
+    let each = SaveWhen::EachMessage;
+    let (a, b) = (Shop::start(&server, "a", each).await, Shop::start(&server, "b", each).await);
+    have_all(&[&a, &b]).await;
+    let keys = keys(20);
+    for round in 0..2 {
+        for key in &keys {
+            assert_eq!(ask_again(&a.lattice, key, "add 7").await.unwrap(), 7, "{round}");
+        }
+        assert!(keys.iter().any(|key| a.has(key)) && keys.iter().any(|key| b.has(key)));
+        server.kill();
+        server.wipe();
+        server.restart().unwrap();
+        for lattice in [&a.lattice, &b.lattice] {
+            let is_new = async |key: &str| match ask_again(lattice, key, "get").await {
+                Ok(count) => count == 0,
+                // What was in memory saved, or was activated, when that could not be done any more.
+                Err(AskError::NotSaved | AskError::NotActivated(_) | AskError::Stopped) => false,
+                other => panic!("{other:?}"),
+            };
+            for key in &keys {
+                within(async { while !is_new(key).await {} }).await;
+            }
+        }
+        have_all(&[&a, &b]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_that_is_paused_beyond_its_lease_handles_nothing_and_saves_nothing() {
     let server = server();
     let (a, b) = (Shop::start(&server, "a", SaveWhen::OnIdle).await, Shop::start(&server, "b", SaveWhen::OnIdle).await);
