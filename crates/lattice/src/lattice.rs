@@ -18,7 +18,7 @@ use crate::{
     host::{self, Here, Host, SharedKind},
     joined::{Joined, member},
     recipient::Recipient,
-    store::JetStreamStore,
+    store::{BucketConfig, BucketError, JetStreamStore},
 };
 
 /// A host's part in a lattice. Cheap to clone; all clones are one. The host leaves when the last is dropped.
@@ -88,6 +88,15 @@ impl<U: Send + 'static> Lattice<U> {
     /// [`ExportError`].
     pub async fn export_group(&self, group: &ComponentId) -> Result<(), ExportError> {
         self.host().export_group(group).await
+    }
+
+    /// Opens a bucket of states on the lattice's servers, over this host's connection, and makes it if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`BucketError`].
+    pub async fn store(&self, config: BucketConfig) -> Result<JetStreamStore, BucketError> {
+        JetStreamStore::open(self.host().client().clone(), config).await
     }
 
     /// Installs a kind that other hosts of the lattice have as well, with the same bucket of states. Its keys are spread over them: each

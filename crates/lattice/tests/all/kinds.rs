@@ -29,7 +29,7 @@ use crate::support::{LONG, config, host, id, server, until, within};
 const SLOTS: usize = 1_024;
 const ASKERS: usize = 6;
 
-static ENGINE: LazyLock<WasmEngine> = LazyLock::new(|| {
+pub(crate) static ENGINE: LazyLock<WasmEngine> = LazyLock::new(|| {
     let pool = Some(PoolConfig::for_components(512));
     WasmEngine::new(EngineConfig { pool, ..EngineConfig::default() }.compile_in_process()).unwrap()
 });
@@ -42,7 +42,7 @@ static GUEST_V2: LazyLock<LoadedComponent> =
 /// Takes a count for rubbish, and the other way round.
 static OTHER: LazyLock<LoadedComponent> = LazyLock::new(|| ENGINE.load_blocking(ACTOR, Profile::Plain).unwrap());
 /// Sets reminders.
-static LATER: LazyLock<LoadedComponent> =
+pub(crate) static LATER: LazyLock<LoadedComponent> =
     LazyLock::new(|| ENGINE.load_wat_blocking(fixtures::LATER, Profile::Plain).unwrap());
 
 /// A host with the kind `cart`, on threads of its own: what a process would be.
@@ -154,7 +154,7 @@ fn sandbox(system: &ActorSystem, guest: &LoadedComponent) -> ActorSandbox {
     SandboxSpec::new(system.link(guest).unwrap(), limits).unwrap()
 }
 
-fn spec(system: &ActorSystem, guest: &LoadedComponent, save: SaveWhen) -> KeyedSpec {
+pub(crate) fn spec(system: &ActorSystem, guest: &LoadedComponent, save: SaveWhen) -> KeyedSpec {
     let options = KeyedOptions { save, idle: LONG, ..KeyedOptions::default() };
     KeyedSpec::new(ActorSpec::new(id("cart"), sandbox(system, guest))).with_options(options)
 }
@@ -201,7 +201,7 @@ async fn have_all(shops: &[&Shop]) {
         .await;
 }
 
-fn keys(count: usize) -> Vec<String> {
+pub(crate) fn keys(count: usize) -> Vec<String> {
     (0..count).map(|key| key.to_string()).collect()
 }
 
@@ -553,7 +553,7 @@ async fn a_state_that_the_version_before_cannot_read_is_told_and_kept() {
 }
 
 /// Has a key remind itself.
-async fn remind(lattice: &Lattice, key: &str, after: Duration) -> String {
+pub(crate) async fn remind(lattice: &Lattice, key: &str, after: Duration) -> String {
     let after = (after.as_millis() as u64).to_le_bytes();
     ask_again_for(lattice, key, &[&[3, 4][..], b"wake", &after, b"\0again"].concat()).await.unwrap()
 }

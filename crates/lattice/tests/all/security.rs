@@ -1,14 +1,15 @@
 //! Who is let in, and what a host that is let in can pass off as another's: nothing, with these permissions.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use airssys_wasm_actor::{Bytes, UpgradeOptions, registry::Topic};
+use airssys_wasm_actor::{ActorSystem, Bytes, SystemConfig, UpgradeOptions, registry::Topic};
 use airssys_wasm_fixtures::{
     COUNTER, COUNTER_V2,
     nats::{NatsConfig, NatsServer},
 };
+use airssys_wasm_keyed::{ReminderConfig, SaveWhen, StateStore};
 use airssys_wasm_lattice::{
-    Credentials, ExportError, JoinError, Lattice, LatticeConfig, RollOptions,
+    BucketConfig, Credentials, ExportError, JoinError, Lattice, LatticeConfig, RollOptions,
     async_nats::{Client, ConnectOptions, Event, jetstream},
 };
 use futures_util::StreamExt;
@@ -20,6 +21,7 @@ use tokio::{
 
 use crate::{
     deploy::{Fleet, deployment, have_room},
+    kinds,
     support::{Probe, TestHost, config as config_of, id, join, system, until, within},
 };
 
@@ -46,7 +48,7 @@ const OUTSIDER: &str = "SUABNIMW3EEKLZ5LU6SBI62QL2ULOVQFX5BATUFSOKSHAZKQ3SF52CWM
 /// - It hears what is for it, and the heartbeats and publications of all.
 /// - It reads and writes the lattice's records. Each host may write those of all, as it ends the sessions of hosts that are gone: hosts trust
 ///   each other with the records, and with nothing else.
-/// - It reads and writes the lattice's components.
+/// - It reads and writes the lattice's components, and the states of its kinds.
 /// - `INFO` and `STREAM.CREATE` are for the host that makes the records, and may be left out where an operator makes them.
 fn permissions((host, _, public): Key) -> String {
     let lattice = "test";
@@ -68,6 +70,14 @@ fn permissions((host, _, public): Key) -> String {
         format!("$JS.API.STREAM.CREATE.OBJ_aw_{lattice}_components"),
         format!("$JS.API.STREAM.PURGE.OBJ_aw_{lattice}_components"),
         format!("$JS.API.STREAM.MSG.GET.OBJ_aw_{lattice}_components"),
+        "$KV.carts.>".to_owned(),
+        "$JS.API.STREAM.INFO.KV_carts".to_owned(),
+        "$JS.API.STREAM.CREATE.KV_carts".to_owned(),
+        "$JS.API.STREAM.MSG.GET.KV_carts".to_owned(),
+        "$JS.API.CONSUMER.CREATE.KV_carts".to_owned(),
+        "$JS.API.CONSUMER.INFO.KV_carts.>".to_owned(),
+        "$JS.API.CONSUMER.MSG.NEXT.KV_carts.>".to_owned(),
+        "$JS.API.CONSUMER.DELETE.KV_carts.>".to_owned(),
     ];
     let subscribe = [
         format!("aw.{lattice}.h.{host}.*"),
@@ -167,6 +177,32 @@ async fn components_are_deployed_with_these_permissions_alone() {
     assert_eq!(within(a.lattice.recipient(id("counter")).ask("add 1")).await.unwrap(), "count: 1");
     assert!(within(b.lattice.undeploy(&id("counter"))).await.unwrap());
     until(|| a.lattice.deployments().is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kinds_and_reminders_are_kept_with_these_permissions_alone() {
+    let server = guarded();
+    let start = async |key: Key| {
+        let system = ActorSystem::new(kinds::ENGINE.clone(), SystemConfig::default());
+        let lattice = within(Lattice::join(&system, config(&server, key))).await.unwrap();
+        let store = Arc::new(within(lattice.store(BucketConfig::new("carts"))).await.unwrap());
+        let spec = kinds::spec(&system, &kinds::LATER, SaveWhen::EachMessage);
+        let (reminders, kept) = (ReminderConfig::default(), Arc::clone(&store));
+        let carts = lattice.export_kind_with_reminders(spec, kept, reminders).await.unwrap();
+        (system, lattice, store, carts)
+    };
+    let (a, b) = tokio::join!(start(A), start(B));
+    let cart = id("cart");
+    until(|| a.1.slots(&cart) + b.1.slots(&cart) == 1_024 && a.1.slots(&cart) > 0 && b.1.slots(&cart) > 0).await;
+    for key in kinds::keys(30) {
+        for (_, lattice, ..) in [&a, &b] {
+            let answer = kinds::remind(lattice, &key, Duration::from_secs(3_600)).await;
+            assert!(answer.starts_with('\0'), "{answer:?}");
+        }
+    }
+    assert!(a.3.stats().activations > 0 && b.3.stats().activations > 0);
+    within(a.2.count("cart")).await.unwrap();
+    assert_eq!(within(b.2.count("!due/cart")).await.unwrap(), 30);
 }
 
 #[tokio::test(flavor = "multi_thread")]
