@@ -240,7 +240,12 @@ async fn an_actor_that_ends_while_the_server_is_away_is_withdrawn_when_that_is_b
     until(|| !b.recipient(shop.clone()).is_known()).await;
     assert_eq!(a.exported(), std::slice::from_ref(&next));
     assert!(!within(a.host().withdraw_actor(&actors[1])).await.unwrap(), "it is not its own any more");
-    within(async { while b.recipient(next.clone()).ask("x").await.ok().as_deref() != Some(&b"x"[..]) {} }).await;
+    within(async {
+        while b.recipient(next.clone()).ask("x").await.ok().as_deref() != Some(&b"x"[..]) {
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -381,6 +381,7 @@ async fn takes_over(host: &TestHost, name: &str) {
     within(async {
         while let Err(error) = host.lattice.export(&actor).await {
             assert!(matches!(error, ExportError::NameTaken { .. }), "{error}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
     .await;

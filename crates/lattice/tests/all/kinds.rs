@@ -299,7 +299,12 @@ async fn keys_begin_anew_when_the_servers_store_was_wiped() {
                 other => panic!("{other:?}"),
             };
             for key in &keys {
-                within(async { while !is_new(key).await {} }).await;
+                within(async {
+                    while !is_new(key).await {
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                    }
+                })
+                .await;
             }
         }
         have_all(&[&a, &b]).await;

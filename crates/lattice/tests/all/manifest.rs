@@ -1,6 +1,6 @@
 //! `Component.toml`, as `Lattice::load` reads it.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use airssys_wasm_actor::{
     LoadManifestError,
@@ -74,7 +74,12 @@ async fn a_component_that_lives_alone_goes_to_another_host_that_has_loaded_it() 
     // As a new one: what is to be kept is a state's, and not the memory's.
     until(|| c.lattice.recipient(id("counter")).is_known()).await;
     until(|| a.system.find("counter").is_none()).await;
-    within(async { while c.ask("counter", "get").await.ok().as_deref() != Some("0") {} }).await;
+    within(async {
+        while c.ask("counter", "get").await.ok().as_deref() != Some("0") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -86,7 +91,7 @@ async fn topics_of_a_manifest_are_taken_and_what_is_misspelt_is_told() {
     let topic = Topic::new("orders.eu").unwrap();
     within(async {
         while b.system.publish(&topic, "x").await.hosts == 0 {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
     .await;
