@@ -12,7 +12,7 @@
 use std::{
     io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use airssys_wasm_actor::{
@@ -30,8 +30,8 @@ use airssys_wasm_registry::MessageEnvelope;
 use anyhow::{Context, Result, bail, ensure};
 use tokio::task::spawn_blocking;
 
-/// The broker of `serve`.
-const BROKER: &str = "nats://127.0.0.1:4222";
+/// How long `ask` waits for a broker and a shop: a broker may have to be downloaded.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -43,21 +43,39 @@ async fn main() -> Result<()> {
             shop.arg("shop");
             run(shop).await.map(drop)
         }
-        ["serve"] => {
-            let config = NatsConfig { port: Some(4222), ..NatsConfig::jetstream() };
-            let _broker = spawn_blocking(move || config.start()).await??;
-            shop(BROKER).await
-        }
+        ["serve"] => serve(4222).await,
         ["shop"] => shop(&std::env::var("BROKER").context("`BROKER` has the broker's address")?).await,
         ["ask", text] => {
-            let (_system, lattice, shop) = customer(BROKER).await?;
-            let answer = shop.ask_within(Duration::from_secs(5), text.to_owned()).await;
-            lattice.leave(Duration::from_secs(1)).await;
-            println!("{}", answer?.escape_ascii());
+            println!("{}", ask("nats://127.0.0.1:4222", text).await?);
             Ok(())
         }
         _ => bail!("`serve`, `ask TEXT`, or nothing"),
     }
+}
+
+/// Starts a broker at a port, and a shop.
+pub(crate) async fn serve(port: u16) -> Result<()> {
+    let config = NatsConfig { port: Some(port), ..NatsConfig::jetstream() };
+    let broker = spawn_blocking(move || config.start()).await??;
+    shop(&broker.url()).await
+}
+
+/// Asks the shop, as soon as there are a broker and a shop.
+pub(crate) async fn ask(broker: &str, text: &str) -> Result<String> {
+    let until = Instant::now() + PATIENCE;
+    let (_system, lattice, shop) = loop {
+        match customer(broker).await {
+            Err(error) if Instant::now() > until => return Err(error),
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Ok(joined) => break joined,
+        }
+    };
+    while !shop.is_known() && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let answer = shop.ask_within(Duration::from_secs(5), text.to_owned()).await;
+    lattice.leave(Duration::from_secs(1)).await;
+    Ok(answer?.escape_ascii().to_string())
 }
 
 /// What the asker saw: the answer before, what came of the ask during which the shop was killed, and of the next, and the answer of the

@@ -273,6 +273,21 @@ async fn shop_of_the_lattice() {
     lattice::shop(broker.to_str().unwrap()).await.unwrap();
 }
 
+/// What `serve` and `ask` do, beside each other and the asker first, as they may be started by hand.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_before_the_shop_is_open_waits_for_it() {
+    // Free until it is taken: others choose ports like it.
+    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let asks = tokio::spawn(async move { lattice::ask(&format!("nats://127.0.0.1:{port}"), "add 2").await });
+    let mut serves = tokio::spawn(lattice::serve(port));
+    let answer = tokio::select! {
+        answer = asks => answer.unwrap().unwrap(),
+        served = &mut serves => panic!("{served:?}"),
+    };
+    serves.abort();
+    assert_eq!(answer, "2");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_asks_another_host_is_told_what_became_of_it() {
     let mut shop = Command::new(env::current_exe().unwrap());

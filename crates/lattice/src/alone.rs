@@ -6,6 +6,7 @@ use airssys_wasm_actor::{ActorRef, Fence, SpawnError, Stop, limits::Cancellation
 use tokio::sync::watch;
 
 use crate::{
+    clock,
     error::ExportError,
     events::LatticeEvent,
     fence::SessionFence,
@@ -14,6 +15,8 @@ use crate::{
 
 /// How often a host looks whether a name is free, or whether it may go on serving it.
 const OFTEN: Duration = Duration::from_millis(100);
+/// How long a host leaves a name to others, at the most, that it could not serve for so long.
+const LONGEST: Duration = Duration::from_secs(10);
 
 /// This host's part in serving a name. It ends when this is dropped: the actor is stopped, and another host may have the name.
 #[derive(Debug)]
@@ -65,16 +68,25 @@ where
     let handle = StandBy { name: name.clone(), actor, stop: stop.clone(), ended: ended.clone() };
     host.runtime.clone().spawn(async move {
         let _ended = ended.drop_guard();
+        let mut pause = OFTEN;
         while !stop.is_cancelled() {
+            let mut wait = OFTEN;
             if let Some(life) = host.life().filter(|_| host.is_free(&name)) {
                 match host.claim(&name, &life, false, true).await {
-                    Ok(revision) => serve(&host, &name, &life, revision, &spawn, &serving, &stop).await,
+                    Ok(revision) => {
+                        let began = clock::now();
+                        serve(&host, &name, &life, revision, &spawn, &serving, &stop).await;
+                        // One that does not start, or ends at once, is not tried all the time.
+                        let has_served = clock::now().saturating_sub(began) >= LONGEST;
+                        wait = if has_served { OFTEN } else { pause };
+                        pause = (2 * wait).min(LONGEST);
+                    }
                     Err(ExportError::NameTaken { .. }) => {}
                     Err(error) => tracing::debug!(%name, %error, "not claimed"),
                 }
             }
             tokio::select! {
-                () = tokio::time::sleep(OFTEN) => {}
+                () = tokio::time::sleep(wait) => {}
                 () = stop.cancelled() => {}
             }
         }
@@ -120,7 +132,5 @@ async fn serve<F, Fut>(
         }
     }
     // Another host may serve it. If the session is over it has nothing to say any more.
-    if let Err(error) = host.withdraw(name).await {
-        tracing::debug!(%name, %error, "not given up");
-    }
+    host.give_up(name).await;
 }

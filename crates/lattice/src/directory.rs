@@ -150,6 +150,8 @@ struct State {
     names: HashMap<ComponentId, Named>,
     groups: HashMap<ComponentId, BTreeMap<HostName, Owner<HostName>>>,
     is_settled: bool,
+    /// What hosts with a session take of others' publications, of those that take any.
+    topics: HashMap<HostName, Vec<TopicPattern>>,
     /// The slots of each kind.
     kinds: HashMap<Box<str>, Box<[Option<Slot>]>>,
     /// Without a record where that was removed.
@@ -191,7 +193,9 @@ impl Directory {
     /// Forgets all, of a bucket that is no more.
     pub(crate) fn reset(&self, bucket: Bucket, now: Duration) {
         let state = &mut *self.state.write();
-        *state = State::default();
+        // A key stays one, though nobody has its slot.
+        let kinds = std::mem::take(&mut state.kinds).into_keys().map(|kind| (kind, vec![None; SLOTS].into()));
+        *state = State { kinds: kinds.collect(), ..State::default() };
         *self.sessions.lock() = Sessions::new(self.timing, bucket, now);
         self.seen.send_replace((0, false));
     }
@@ -275,6 +279,7 @@ impl Directory {
             Key::Host(host) => {
                 let record = value.and_then(|value| serde_json::from_slice::<HostRecord>(value).ok());
                 let session = record.as_ref().and_then(|record| record.session);
+                state.topics.remove(host);
                 standing = self.sessions.lock().saw(host.clone(), session, revision, now);
                 match record {
                     Some(record) => {
@@ -283,6 +288,9 @@ impl Directory {
                         let (oldest, latest) = record.versions;
                         let is_understood = oldest <= *VERSIONS.end() && latest >= *VERSIONS.start();
                         let id = session.filter(|_| is_understood).and_then(|_| SessionId::new(bucket, since));
+                        if id.is_some() && !record.topics.is_empty() {
+                            state.topics.insert(host.clone(), record.topics.clone());
+                        }
                         state.hosts.insert(host.clone(), HostInfo { record, session: id });
                     }
                     None => _ = state.hosts.remove(host),
@@ -419,6 +427,13 @@ impl Directory {
         info.session.and(info.record.session)
     }
 
+    /// Whether the record of a host says that this session of it is over.
+    pub(crate) fn has_ended(&self, host: &HostName, session: SessionId) -> bool {
+        let sessions = self.sessions.lock();
+        let is_of_bucket = sessions.bucket().0 == session.bucket;
+        is_of_bucket && sessions.get(host).is_some_and(|watcher| watcher.has_ended(session.revision.get()))
+    }
+
     /// Where a name leads. None if nobody has exported it.
     pub(crate) fn find(&self, name: &ComponentId, turn: usize) -> Option<Place> {
         let state = self.state.read();
@@ -531,10 +546,8 @@ impl Directory {
     /// How many other hosts take publications to a topic.
     pub(crate) fn takers(&self, topic: &Topic, but: &HostName) -> usize {
         let state = self.state.read();
-        let takes = |info: &&HostInfo| {
-            info.session.is_some() && info.record.topics.iter().any(|pattern| pattern.matches(topic))
-        };
-        state.hosts.iter().filter(|(host, _)| *host != but).map(|(_, info)| info).filter(takes).count()
+        let others = state.topics.iter().filter(|(host, _)| *host != but);
+        others.filter(|(_, patterns)| patterns.iter().any(|pattern| pattern.matches(topic))).count()
     }
 }
 
@@ -807,12 +820,36 @@ mod tests {
     }
 
     #[test]
+    fn a_key_is_nobodys_when_all_is_forgotten() {
+        let mut world = World::new();
+        let since = world.host("a", 1, None, (1, 1));
+        world.name("shop", World::owner("a", 1, since));
+        let (kind, owner) = (id("cart"), World::owner("a", 1, since));
+        for number in 0..SLOTS {
+            let key = Key::Slot { kind: kind.clone(), number };
+            world.saw(&key, Some(serde_json::to_vec(&owner).unwrap()));
+        }
+        let find = |world: &World, name| world.directory.find(&id(name), 0);
+        assert!(matches!(find(&world, "cart/1"), Some(Place::Host(..))));
+        world.directory.reset(Bucket(2), Duration::from_secs(2));
+        assert_eq!((find(&world, "cart/1"), find(&world, "shop")), (Some(Place::Nobody), None));
+    }
+
+    #[test]
     fn hosts_are_counted_that_take_a_topic() {
         let mut world = World::new();
         world.host("a", 1, None, (1, 1));
         world.host("b", 2, None, (1, 1));
-        let takers = |topic: &str, but| world.directory.takers(&topic.parse().unwrap(), &host(but));
-        assert_eq!((takers("orders.eu", "a"), takers("orders.eu", "c"), takers("other", "c")), (1, 2, 0));
+        let takers = |world: &World, topic: &str, but| world.directory.takers(&topic.parse().unwrap(), &host(but));
+        let of = |world: &World| {
+            (takers(world, "orders.eu", "a"), takers(world, "orders.eu", "c"), takers(world, "other", "c"))
+        };
+        assert_eq!(of(&world), (1, 2, 0));
+        // One that is not understood, and one that is gone.
+        world.host("a", 1, None, (*VERSIONS.end() + 1, *VERSIONS.end() + 1));
+        assert_eq!(of(&world), (1, 1, 0));
+        world.saw(&Key::Host(host("b")), None);
+        assert_eq!(of(&world), (0, 0, 0));
     }
 
     #[test]

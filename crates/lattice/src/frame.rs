@@ -26,6 +26,8 @@ const FRAMES: usize = PACKET / SMALLEST;
 pub(crate) const GAPS: usize = 64;
 /// Bytes of a packet that are not payload, at the most: gaps, two names, a content type, and numbers.
 pub(crate) const OVERHEAD: usize = 4 << 10;
+/// Payloads with less bytes are copied out of the packets that they came in.
+const SMALL: usize = 4 << 10;
 
 /// One life of a host in a lattice. No other has the same. Of two with the same bucket the later is the larger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -239,7 +241,7 @@ pub(crate) fn encode<'a>(head: &Head, frames: impl IntoIterator<Item = &'a Frame
     bytes.into()
 }
 
-/// A packet from bytes. Payloads are parts of them, not copies.
+/// A packet from bytes. Large payloads are parts of them, not copies.
 pub(crate) fn decode(mut bytes: Bytes) -> Result<(Head, Vec<Frame>), Malformed> {
     take_version(&mut bytes)?;
     let head = take::<Head>(&mut bytes)?;
@@ -261,11 +263,12 @@ pub(crate) fn encode_letter(letter: &Letter) -> Bytes {
     bytes.into()
 }
 
-/// A letter by itself from bytes. The payload is a part of them.
+/// A letter by itself from bytes.
 pub(crate) fn decode_letter(mut bytes: Bytes) -> Result<Letter, Malformed> {
     take_version(&mut bytes)?;
     let head = take::<LetterHead>(&mut bytes)?;
-    Ok(Letter { head, payload: bytes })
+    let len = bytes.len();
+    Ok(Letter { head, payload: part(&mut bytes, len) })
 }
 
 /// Takes the version from the front, which must be one that is spoken here.
@@ -294,7 +297,16 @@ pub(crate) fn take<T: DeserializeOwned>(from: &mut Bytes) -> Result<T, Malformed
 
 fn split(from: &mut Bytes, len: u32) -> Result<Bytes, Malformed> {
     let len = len as usize;
-    if len > from.len() { Err(Malformed::Bytes) } else { Ok(from.split_to(len)) }
+    if len > from.len() {
+        return Err(Malformed::Bytes);
+    }
+    Ok(part(from, len))
+}
+
+/// The first bytes. What waits somewhere does not keep a packet, and what the client has read with it, in memory.
+fn part(from: &mut Bytes, len: usize) -> Bytes {
+    let part = from.split_to(len);
+    if len < SMALL { Bytes::copy_from_slice(&part) } else { part }
 }
 
 #[cfg(test)]
@@ -373,6 +385,36 @@ mod tests {
 
     fn packet() -> impl Strategy<Value = (Head, Vec<Frame>)> {
         (head(), prop::collection::vec(frame(), 0..6))
+    }
+
+    #[test]
+    fn a_small_payload_does_not_keep_its_packet_in_memory() {
+        for (len, is_part) in [(0, false), (10, false), (SMALL - 1, false), (SMALL, true)] {
+            let to = "shop".parse().unwrap();
+            let head = LetterHead {
+                to,
+                how: How::Ask,
+                sender: None,
+                left: None,
+                correlation: None,
+                trace: None,
+                content_type: None,
+            };
+            let letter = Letter { head, payload: vec![7; len].into() };
+            let session = SessionId::new(Bucket(1), 1).unwrap();
+            let head =
+                Head { from: session, to: session, first: 1, expected: 1, missed: Vec::new(), floor: 1, wants: false };
+            let answer = Reply::Answered { of: 1, answer: Answer::Given(letter.payload.clone()) };
+            let packet = encode(&head, &[Frame::Letter(letter.clone()), Frame::Reply(answer)]);
+            let (_, frames) = decode(packet.clone()).unwrap();
+            let publication = encode_letter(&letter);
+            let published = decode_letter(publication.clone()).unwrap();
+            let parts = frames.iter().map(|frame| (frame.tail(), &packet));
+            for (payload, of) in parts.chain([(&*published.payload, &publication)]) {
+                assert_eq!(payload, letter.payload);
+                assert_eq!(of.as_ptr_range().contains(&payload.as_ptr()), is_part, "{len}");
+            }
+        }
     }
 
     proptest! {

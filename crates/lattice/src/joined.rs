@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use airssys_wasm_actor::{ActorSystem, WeakActorSystem};
+use airssys_wasm_actor::{ActorRef, ActorSystem, WeakActorSystem, registry::ComponentId};
 
 use crate::host::Host;
 
@@ -22,4 +22,15 @@ impl<U> Drop for Joined<U> {
     fn drop(&mut self) {
         self.host.left.cancel();
     }
+}
+
+/// The member of a group of this host whose turn it is, of those that are there.
+pub(crate) fn member<U: Send + 'static>(
+    system: &ActorSystem<U>,
+    group: &ComponentId,
+    turn: impl FnOnce() -> usize,
+) -> Option<ActorRef> {
+    let members = system.members(group).ok()?;
+    let (len, turn) = (members.len(), turn());
+    (0..len).find_map(|n| system.find(members[turn.wrapping_add(n) % len].id()))
 }

@@ -16,9 +16,9 @@ use crate::{
     error::{ExportError, ExportKindError, JoinError},
     events::LatticeEvent,
     host::{self, Here, Host, SharedKind},
-    joined::Joined,
+    joined::{Joined, member},
     recipient::Recipient,
-    store::JetStreamStore,
+    store::{BucketConfig, BucketError, JetStreamStore},
 };
 
 /// A host's part in a lattice. Cheap to clone; all clones are one. The host leaves when the last is dropped.
@@ -74,16 +74,8 @@ impl<U: Send + 'static> Lattice<U> {
     ///
     /// [`ExportError`].
     pub async fn export(&self, actor: &ActorRef) -> Result<(), ExportError> {
-        self.host().export(actor.id(), false, false).await?;
-        let (host, actor) = (Arc::downgrade(self.host()), actor.clone());
-        tokio::spawn(async move {
-            actor.ended().await;
-            if let Some(host) = host.upgrade()
-                && let Err(error) = host.withdraw(actor.id()).await
-            {
-                tracing::warn!(actor = %actor.id(), %error, "an actor that has ended is exported still");
-            }
-        });
+        self.host().export_actor(actor).await?;
+        tokio::spawn(Host::withdraw_when_ended(Arc::downgrade(self.host()), actor.clone()));
         Ok(())
     }
 
@@ -95,7 +87,16 @@ impl<U: Send + 'static> Lattice<U> {
     ///
     /// [`ExportError`].
     pub async fn export_group(&self, group: &ComponentId) -> Result<(), ExportError> {
-        self.host().export(group, true, false).await
+        self.host().export_group(group).await
+    }
+
+    /// Opens a bucket of states on the lattice's servers, over this host's connection, and makes it if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`BucketError`].
+    pub async fn store(&self, config: BucketConfig) -> Result<JetStreamStore, BucketError> {
+        JetStreamStore::open(self.host().client().clone(), config).await
     }
 
     /// Installs a kind that other hosts of the lattice have as well, with the same bucket of states. Its keys are spread over them: each
@@ -141,11 +142,12 @@ impl<U: Send + 'static> Lattice<U> {
         let kind = SharedKind::new(spec.kind().clone());
         let spec = spec.with_owner(Arc::clone(&kind) as _);
         let keyed = Keyed::install(&system, spec, Arc::clone(&store) as _).await?;
-        let reminders = reminders.map(|config| Arc::new(StoredReminders::start_shared(&keyed, store, config)));
+        let start = |config| Arc::new(StoredReminders::start_shared(&keyed, Arc::clone(&store) as _, config));
+        let reminders = reminders.map(start);
         if let Some(reminders) = &reminders {
             system.add_reminders(Arc::clone(reminders) as _);
         }
-        self.host().take_slots(keyed.clone(), kind, reminders);
+        self.host().take_slots(keyed.clone(), kind, store, reminders);
         Ok(keyed)
     }
 
@@ -222,19 +224,13 @@ impl<U: Send + 'static> Lattice<U> {
     }
 
     /// Leaves: slots of kinds are handed over to other hosts, exports are withdrawn, and what is on its way comes to an end, all in
-    /// so long at the most. Then the session is ended, so that a process of this host's name can join at once.
+    /// so long at the most. Then the session is ended, so that a process of this host's name can join at once. What there was no time
+    /// to withdraw stays this host's, until it is back or is [evicted](Self::evict).
     pub async fn leave(self, longest: Duration) {
         let host = Arc::clone(self.host());
         let until = limits::later(Instant::now(), longest);
         host.leave_kinds(until).await;
-        let withdrawing = async {
-            for name in host.exported() {
-                if let Err(error) = host.withdraw(&name).await {
-                    tracing::warn!(%name, %error, "not withdrawn");
-                }
-            }
-        };
-        if tokio::time::timeout_at(until, withdrawing).await.is_err() {
+        if tokio::time::timeout_at(until, host.withdraw_all()).await.is_err() {
             tracing::warn!("there was no time to withdraw all exports");
         }
         _ = tokio::time::timeout_at(until, host.settled_all()).await;
@@ -277,9 +273,7 @@ impl<U: Send + 'static> Here for WeakActorSystem<U> {
         if let Some(actor) = system.awaken(name, by)? {
             return Ok(actor);
         }
-        let members = system.members(name).map_err(|_| Refusal::Stopped)?;
-        let len = members.len();
-        (0..len).find_map(|n| system.find(members[(turn.wrapping_add(n)) % len].id())).ok_or(Refusal::Stopped)
+        member(&system, name, || turn).ok_or(Refusal::Stopped)
     }
 
     fn publish<'a>(&'a self, topic: &'a Topic, message: MessageEnvelope) -> BoxFuture<'a, ()> {

@@ -122,7 +122,9 @@ impl Fence {
     }
 
     fn put_off(&self, at: Duration) {
-        self.0.fetch_max(nanoseconds(at), Ordering::AcqRel);
+        let later = |now: u64| (now != 0).then(|| now.max(nanoseconds(at)));
+        // Fails if it was put up, for good.
+        _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, later);
     }
 
     /// For good: it was found that the session is over.
@@ -283,6 +285,11 @@ impl Watcher {
         self.revision
     }
 
+    /// Whether a session that began at a revision is over.
+    pub(crate) fn has_ended(&self, since: u64) -> bool {
+        self.session.is_none() && self.revision >= since
+    }
+
     /// The record as it was seen now. A watch shows them in order, so a lower revision than before means that the higher
     /// was lost.
     pub(crate) fn saw(&mut self, session: Option<Session>, revision: u64, now: Duration) -> Standing {
@@ -348,6 +355,12 @@ impl<H: Ord> Sessions<H> {
     pub(crate) fn lapsed(&self, now: Duration) -> impl Iterator<Item = (&H, u64)> {
         let is_lapsed = move |watcher: &Watcher| watcher.session.is_some() && watcher.may_claim(now);
         self.hosts.iter().filter(move |(_, watcher)| is_lapsed(watcher)).map(|(host, watcher)| (host, watcher.revision))
+    }
+
+    /// When the next session may be ended, of those that could not be yet.
+    pub(crate) fn next_lapse(&self, now: Duration) -> Option<Duration> {
+        let with_session = self.hosts.values().filter(|watcher| watcher.session.is_some() && !watcher.may_claim(now));
+        with_session.map(|watcher| watcher.seen + self.timing.claim()).min()
     }
 
     /// Whether an owner owns nothing any more, for certain: another may claim what it had.
@@ -439,6 +452,19 @@ mod tests {
         assert_eq!(holder.renewed(renewal, 8, at(109.0)), Standing::Holds);
         assert_eq!(holder.refused(renewal, BUCKET, None), Standing::Holds);
         assert!(!holder.is_fenced(at(114.9)) && holder.is_fenced(at(115.0)));
+    }
+
+    #[test]
+    fn a_fence_that_was_put_up_is_not_put_off() {
+        let mut holder = holder();
+        let fence = holder.fence();
+        let renewal = holder.renewal_sent(at(102.0));
+        assert_eq!(holder.renewed(renewal, 8, at(102.1)), Standing::Holds);
+        assert!(!fence.is_up(at(108.9)), "the control");
+        fence.put_up();
+        // Another has put it up after the holder has looked at it.
+        fence.put_off(at(200.0));
+        assert!(fence.is_up(at(102.2)));
     }
 
     #[test]
@@ -548,6 +574,22 @@ mod tests {
         // A host without a record had one once.
         let gone = Owner { host: "b", token: token(3, 3) };
         assert!(sessions.is_over(&gone, at(11.0)));
+    }
+
+    #[test]
+    fn the_next_session_to_be_ended_is_told_before_it_may_be() {
+        let mut sessions = Sessions::new(Timing::default(), BUCKET, at(0.0));
+        assert_eq!(sessions.next_lapse(at(0.0)), None);
+        for (host, process, seen) in [("a", 1, 1.0), ("b", 2, 3.0)] {
+            let session = Some(session(process));
+            assert_eq!(sessions.saw(host, session, process, at(seen)), Standing::Holds);
+        }
+        assert_eq!(sessions.saw("c", None, 3, at(0.5)), Standing::Holds);
+        assert_eq!(sessions.next_lapse(at(11.9)), Some(at(12.0)));
+        assert_eq!(sessions.lapsed(at(12.0)).collect::<Vec<_>>(), [(&"a", 1)]);
+        // Those that may be ended already are not waited for.
+        assert_eq!(sessions.next_lapse(at(12.0)), Some(at(14.0)));
+        assert_eq!(sessions.next_lapse(at(14.0)), None);
     }
 
     #[test]

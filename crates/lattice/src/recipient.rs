@@ -8,7 +8,11 @@ use airssys_wasm_actor::{
 };
 use tokio::time::Instant;
 
-use crate::{error::TellError, host::Host, joined::Joined};
+use crate::{
+    error::TellError,
+    host::Host,
+    joined::{Joined, member},
+};
 
 /// Who takes messages: an actor of this host, or a name that is looked up for each message, here first and then in the lattice.
 /// Cheap to clone.
@@ -130,9 +134,9 @@ impl<U: Send + 'static> Recipient<U> {
         }
     }
 
-    /// Whether the name leads somewhere now, as far as this host knows: to an actor here, or to a host that is there.
+    /// Whether the name leads somewhere now, as far as this host knows: to an actor or a group here, or to a host that is there.
     pub fn is_known(&self) -> bool {
-        self.here().is_some() || self.hosts() > 0
+        self.here().is_some() || self.member().is_some() || self.hosts() > 0
     }
 
     /// How many hosts of the lattice the name leads to now, this one among them: more than one if it is a group's.
@@ -147,16 +151,22 @@ impl<U: Send + 'static> Recipient<U> {
         matches!(self.0, Kind::Named { .. })
     }
 
+    /// Of a group of this host, the member whose turn it is.
+    fn member(&self) -> Option<ActorRef> {
+        match &self.0 {
+            Kind::Local(_) => None,
+            Kind::Named { name, lattice } => member(&lattice.system()?, name, || lattice.host.turn()),
+        }
+    }
+
     fn find(&self) -> Result<Found<'_>, Refusal> {
         let (name, lattice) = match &self.0 {
             Kind::Local(actor) => return Ok(Found::Here(actor.clone())),
             Kind::Named { name, lattice } => (name, lattice),
         };
         let Some(system) = lattice.system() else { return Err(Refusal::Stopped) };
-        Ok(match system.awaken(name, None)? {
-            Some(actor) => Found::Here(actor),
-            None => Found::Elsewhere(&lattice.host, name),
-        })
+        let here = system.awaken(name, None)?.or_else(|| self.member());
+        Ok(here.map_or(Found::Elsewhere(&lattice.host, name), Found::Here))
     }
 }
 

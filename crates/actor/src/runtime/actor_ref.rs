@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    future::pending,
     hash::{Hash, Hasher},
     sync::{Arc, Weak},
     time::Duration,
@@ -213,18 +214,14 @@ impl ActorRef {
         self.0.try_push(Delivery::new(message.into(), None)).map_err(undelivered)
     }
 
-    /// Sends a message, waiting for room in the mailbox.
+    /// Sends a message, waiting for room in the mailbox: until the message's deadline if it has one.
     ///
     /// # Errors
     ///
-    /// [`Undelivered`], with the message: the actor has stopped, or the message is larger than its `message_size`.
+    /// [`Undelivered`], with the message: the actor has stopped, the message is larger than its `message_size`, or there was no room
+    /// before the deadline.
     pub async fn tell(&self, message: impl Into<MessageEnvelope>) -> Result<(), Undelivered> {
-        match self.0.try_push(Delivery::new(message.into(), None)) {
-            Err((Refusal::Full | Refusal::Restarting, delivery)) => {
-                Box::pin(self.0.push_later(delivery)).await.map_err(undelivered)
-            }
-            done => done.map_err(undelivered),
-        }
+        self.0.push(Delivery::new(message.into(), None)).await.map_err(undelivered)
     }
 
     /// Sends a message, waiting for room, and waits for the answer: until the message's deadline if it has one, else
@@ -244,7 +241,7 @@ impl ActorRef {
             Err((Refusal::Full | Refusal::Restarting, delivery)) => {
                 // Boxed: rare, and its future would enlarge that of every ask.
                 let later = Box::pin(async {
-                    match self.0.push_later(delivery).await {
+                    match self.0.push_later(delivery, pending()).await {
                         Ok(()) => answered(answer, None).await,
                         Err(refused) => Err(AskError::NotSent(undelivered(refused))),
                     }

@@ -2,6 +2,7 @@
 
 use std::{
     any::{Any, TypeId},
+    future::pending,
     sync::{Arc, Weak},
 };
 
@@ -297,7 +298,7 @@ impl Cell {
         loop {
             let pushed = match reason {
                 Refusal::Full | Refusal::Restarting => {
-                    next.as_ref().map_or(self, |next: &ActorRef| &next.0).push_later(delivery).await
+                    next.as_ref().map_or(self, |next: &ActorRef| &next.0).push_later(delivery, pending()).await
                 }
                 Refusal::Moved => {
                     delivery.let_go();

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     fmt,
+    future::pending,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
@@ -14,7 +15,7 @@ use airssys_wasm_registry::{
     ActorAddress, ComponentId, Load, MessageEnvelope, Refusal, Subscription, TopicPattern, TraceContext, WhenFull,
 };
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::sleep_until};
 
 use crate::{
     DeadReason, Lifecycle,
@@ -283,18 +284,32 @@ impl Cell {
         has_moved
     }
 
-    /// Puts a message into the mailbox as soon as there is room.
+    /// Puts a message into the mailbox as soon as there is room, until its deadline if it has one.
     pub(crate) async fn push(&self, delivery: Delivery) -> Result<(), (Refusal, Delivery)> {
         match self.try_push(delivery) {
             // Boxed: it is rare, and its future would lie in that of every sender.
-            Err((Refusal::Full | Refusal::Restarting, delivery)) => Box::pin(self.push_later(delivery)).await,
+            Err((Refusal::Full | Refusal::Restarting, delivery)) => {
+                let deadline = delivery.message.deadline();
+                let over = async move {
+                    match deadline {
+                        Some(deadline) => sleep_until(deadline).await,
+                        None => pending().await,
+                    }
+                };
+                Box::pin(self.push_later(delivery, over)).await
+            }
             done => done,
         }
     }
 
-    /// Puts a message into the mailbox that did not find room at once, as soon as there is some.
-    pub(crate) async fn push_later(&self, delivery: Delivery) -> Result<(), (Refusal, Delivery)> {
-        let pushed = self.mailbox.push_later(delivery).await;
+    /// Puts a message into the mailbox that did not find room at once, as soon as there is some. Gives it back if `over` is ready
+    /// before.
+    pub(crate) async fn push_later(
+        &self,
+        delivery: Delivery,
+        over: impl Future<Output = ()>,
+    ) -> Result<(), (Refusal, Delivery)> {
+        let pushed = self.mailbox.push_later(delivery, over).await;
         pushed.map_err(|(reason, delivery)| (self.refusal(reason), delivery))
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     num::NonZeroU32,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -311,26 +312,40 @@ impl Mailbox {
         }
     }
 
-    /// Puts a message into it that did not find room at once, as soon as there is some.
-    pub(crate) async fn push_later(&self, mut delivery: Delivery) -> Result<(), (Refusal, Delivery)> {
-        let kib = self.kib_of(delivery.size());
+    /// Puts a message into it that did not find room at once, as soon as there is some. Gives it back if `over` is ready before.
+    pub(crate) async fn push_later(
+        &self,
+        mut delivery: Delivery,
+        over: impl Future<Output = ()>,
+    ) -> Result<(), (Refusal, Delivery)> {
+        let (kib, mut over) = (self.kib_of(delivery.size()), pin!(over));
         // Before the permits: who waits takes no more of them than the sender may have.
         if let Some(shares) = &self.shares
             && let Some(sender) = delivery.message.sender()
             && delivery.place.is_none()
         {
-            match shares.hold(sender.generation(), kib).await {
+            let held = tokio::select! {
+                biased;
+                held = shares.hold(sender.generation(), kib) => held.map_err(|_| Refusal::Stopped),
+                () = &mut over => Err(Refusal::Full),
+            };
+            match held {
                 Ok(held) => delivery.hold(held),
-                Err(_) => return Err((Refusal::Stopped, delivery)),
+                Err(refusal) => return Err((refusal, delivery)),
             }
         }
         if kib > 0 && delivery.rare().permits.is_none() {
-            match Arc::clone(&self.permits).acquire_many_owned(kib).await {
+            let permits = tokio::select! {
+                biased;
+                permits = Arc::clone(&self.permits).acquire_many_owned(kib) => permits.map_err(|_| Refusal::Stopped),
+                () = &mut over => Err(Refusal::Full),
+            };
+            match permits {
                 Ok(permits) => delivery.rare().permits = Some(permits),
-                Err(_) => return Err((Refusal::Stopped, delivery)),
+                Err(refusal) => return Err((refusal, delivery)),
             }
         }
-        self.messages.push(delivery).await.map_err(|delivery| (Refusal::Stopped, delivery))
+        self.messages.push(delivery, over).await
     }
 
     /// The next message. `false` once it is closed and empty.

@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     future::poll_fn,
     mem,
+    pin::pin,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     task::{Context, Poll, Waker, ready},
 };
@@ -135,26 +136,31 @@ impl<T> Queue<T> {
     }
 
     /// Puts an item in as soon as there is room, in the order of those who wait for it. Gives it back if the queue is closed
-    /// before. If the future is dropped, the item is in the queue or nowhere.
-    pub(crate) async fn push(&self, item: T) -> Result<(), T> {
-        let (mut item, mut ticket) = (Some(item), None);
-        poll_fn(|cx| match (&ticket, item.take()) {
-            (None, Some(new)) => match self.try_push(new) {
-                Ok(()) => Poll::Ready(Ok(())),
-                Err((Refusal::Full, back)) => match self.wait(back, cx) {
-                    Ok(waits) => {
-                        ticket = Some(waits);
-                        // There may be room by now.
-                        point();
-                        self.admit();
-                        Poll::Pending
-                    }
-                    Err(back) => Poll::Ready(Err(back)),
-                },
-                Err((_, back)) => Poll::Ready(Err(back)),
-            },
-            (Some(Ticket(_, ticket)), _) => self.poll_waiting(*ticket, cx),
-            (None, None) => Poll::Pending,
+    /// or `over` is ready before. If the future is dropped, the item is in the queue or nowhere.
+    pub(crate) async fn push(&self, item: T, over: impl Future<Output = ()>) -> Result<(), (Refusal, T)> {
+        let (mut item, mut ticket, mut over) = (Some(item), None, pin!(over));
+        poll_fn(|cx| {
+            if let Some(new) = item.take() {
+                match self.try_push(new) {
+                    Err((Refusal::Full, back)) => match self.wait(back, cx) {
+                        Ok(waits) => ticket = Some(waits),
+                        Err(back) => return Poll::Ready(Err((Refusal::Stopped, back))),
+                    },
+                    done => return Poll::Ready(done),
+                }
+                // There may be room by now.
+                point();
+                self.admit();
+            }
+            let Some(Ticket(_, ticket)) = &ticket else { return Poll::Pending };
+            match self.poll_waiting(*ticket, cx) {
+                // It may have found room meanwhile.
+                Poll::Pending if over.as_mut().poll(cx).is_ready() => {
+                    let waiting = self.state.lock().waiting.remove(ticket);
+                    Poll::Ready(waiting.map_or(Ok(()), |waiting| Err((Refusal::Full, waiting.item))))
+                }
+                polled => polled,
+            }
         })
         .await
     }
@@ -171,10 +177,11 @@ impl<T> Queue<T> {
         Ok(Ticket(self, ticket))
     }
 
-    fn poll_waiting(&self, ticket: u64, cx: &Context<'_>) -> Poll<Result<(), T>> {
+    fn poll_waiting(&self, ticket: u64, cx: &Context<'_>) -> Poll<Result<(), (Refusal, T)>> {
         let mut state = self.state.lock();
         if state.closed {
-            return Poll::Ready(state.waiting.remove(&ticket).map_or(Ok(()), |waiting| Err(waiting.item)));
+            let waiting = state.waiting.remove(&ticket);
+            return Poll::Ready(waiting.map_or(Ok(()), |waiting| Err((Refusal::Stopped, waiting.item))));
         }
         let Some(waiting) = state.waiting.get_mut(&ticket) else { return Poll::Ready(Ok(())) };
         if !waiting.sender.will_wake(cx.waker()) {
@@ -308,8 +315,9 @@ impl<T> Drop for Ticket<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::{pin::Pin, sync::Arc, task::Wake};
+    use std::{cell::Cell, future::pending, rc::Rc, sync::Arc, task::Wake};
 
+    use futures_util::future::LocalBoxFuture;
     use proptest::prelude::*;
 
     use super::*;
@@ -347,7 +355,8 @@ mod tests {
 
     struct Sender<'a> {
         item: u32,
-        push: Pin<Box<dyn Future<Output = Result<(), u32>> + 'a>>,
+        push: LocalBoxFuture<'a, Result<(), (Refusal, u32)>>,
+        over: Rc<Cell<bool>>,
         task: Task,
     }
 
@@ -357,6 +366,8 @@ mod tests {
         Push,
         /// Polls one of the senders.
         Poll(usize),
+        /// Polls one whose time is over.
+        Over(usize),
         /// Drops one.
         Drop(usize),
         Next,
@@ -370,6 +381,7 @@ mod tests {
             12 => Just(Step::TryPush),
             8 => Just(Step::Push),
             6 => any::<usize>().prop_map(Step::Poll),
+            4 => any::<usize>().prop_map(Step::Over),
             4 => any::<usize>().prop_map(Step::Drop),
             12 => Just(Step::Next),
             4 => Just(Step::TryNext),
@@ -418,35 +430,40 @@ mod tests {
                     assert_eq!(queue.try_push(item), expected);
                 }
                 Step::Push => {
-                    let mut push = Box::pin(queue.push(item));
+                    let over = Rc::new(Cell::new(false));
+                    let is_over = Rc::clone(&over);
+                    let over_when = poll_fn(move |_| if is_over.get() { Poll::Ready(()) } else { Poll::Pending });
+                    let mut push = Box::pin(queue.push(item, over_when));
                     let task = Task::default();
                     match task.poll(|cx| push.as_mut().poll(cx)) {
                         Poll::Ready(Ok(())) => {
                             assert!(!model.closed && model.queue.len() < capacity);
                             model.queue.push_back(item);
                         }
-                        Poll::Ready(Err(back)) => assert!(model.closed && back == item),
+                        Poll::Ready(Err(back)) => assert!(model.closed && back == (Refusal::Stopped, item)),
                         Poll::Pending => {
                             assert!(!model.closed && model.queue.len() >= capacity);
                             model.waiting.push_back(item);
-                            senders.push(Sender { item, push, task });
+                            senders.push(Sender { item, push, over, task });
                         }
                     }
                 }
-                Step::Poll(which) if !senders.is_empty() => {
+                Step::Poll(which) | Step::Over(which) if !senders.is_empty() => {
                     let which = which % senders.len();
-                    let Sender { item, push, task } = &mut senders[which];
+                    let Sender { item, push, over, task } = &mut senders[which];
+                    over.set(matches!(step, Step::Over(_)));
                     let waits = model.waiting.contains(item);
                     let woken = task.take();
                     let task = std::mem::take(task);
                     match task.poll(|cx| push.as_mut().poll(cx)) {
                         Poll::Pending => {
-                            assert!(waits && !model.closed);
+                            assert!(waits && !model.closed && !over.get());
                             senders[which].task = task;
                         }
                         Poll::Ready(done) => {
-                            assert!(woken);
-                            assert_eq!(done, if waits { Err(*item) } else { Ok(()) });
+                            assert!(woken || over.get());
+                            let refusal = if model.closed { Refusal::Stopped } else { Refusal::Full };
+                            assert_eq!(done, if waits { Err((refusal, *item)) } else { Ok(()) });
                             let item = senders.swap_remove(which).item;
                             model.waiting.retain(|waiting| *waiting != item);
                         }
@@ -456,7 +473,7 @@ mod tests {
                     let item = senders.swap_remove(which % senders.len()).item;
                     model.waiting.retain(|waiting| *waiting != item);
                 }
-                Step::Poll(_) | Step::Drop(_) => {}
+                Step::Poll(_) | Step::Over(_) | Step::Drop(_) => {}
                 Step::Next => match taker.poll(|cx| next(&queue, &mut receiver, cx)) {
                     Poll::Pending => {
                         assert!(model.queue.is_empty() && !model.closed);
@@ -515,7 +532,7 @@ mod tests {
     fn the_item_of_a_sender_that_nobody_polls_is_taken() {
         let (queue, mut receiver) = (Queue::new(1), Receiver::default());
         queue.try_push(1).unwrap();
-        let mut push = Box::pin(queue.push(2));
+        let mut push = Box::pin(queue.push(2, pending()));
         assert!(Task::default().poll(|cx| push.as_mut().poll(cx)).is_pending());
         assert_eq!(queue.try_next(&mut receiver), Some(1));
         assert_eq!(queue.try_next(&mut receiver), Some(2));

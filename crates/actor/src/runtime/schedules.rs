@@ -173,6 +173,8 @@ enum How {
     TryTell,
     Tell,
     Ask,
+    /// As a tell whose deadline is soon over.
+    Briefly,
 }
 
 impl Scene {
@@ -222,10 +224,14 @@ impl Scene {
         let taken = match how {
             How::TryTell => self.cell.try_push(delivery),
             How::Tell | How::Ask => self.cell.push(delivery).await,
+            How::Briefly => match self.cell.try_push(delivery) {
+                Err((Refusal::Full, delivery)) => self.cell.push_later(delivery, shuttle::future::yield_now()).await,
+                done => done,
+            },
         };
         let fate = match (taken, how) {
             (Err(_), _) => Fate::Refused,
-            (Ok(()), How::TryTell | How::Tell) => Fate::Taken,
+            (Ok(()), How::TryTell | How::Tell | How::Briefly) => Fate::Taken,
             (Ok(()), How::Ask) => match answer.await {
                 Ok(answer) => {
                     assert_eq!(answer.unwrap(), payload);
@@ -466,12 +472,14 @@ fn nobody_waits_for_room_for_ever() {
                     scene.spawn_sender(How::Ask, scene.large("second")),
                     scene.spawn_sender(How::Tell, format!("{:6000}", "of the host")),
                     scene.spawn_sender(How::Tell, "small"),
+                    scene.spawn_sender(How::Briefly, scene.large("brief")),
+                    scene.spawn_sender(How::Briefly, "small and brief"),
                 ];
                 let abandoned = scene.spawn_abandoned();
                 let cell = Arc::clone(&scene.cell);
                 let stopping = spawn(async move { cell.orders.give(Control::Stop { drain }) });
                 join(senders.into_iter().chain([abandoned, stopping, actor])).await;
-                scene.check(4);
+                scene.check(6);
             });
         });
     }

@@ -4,7 +4,10 @@ use std::num::NonZeroU32;
 
 use airssys_wasm_actor::{ActorRef, ActorSystem, AskError};
 use airssys_wasm_registry::{ActorAddress, MessageEnvelope, Refusal};
-use tokio::task::yield_now;
+use tokio::{
+    task::yield_now,
+    time::{Duration, Instant},
+};
 
 use crate::support::{ACTOR, Probe, Shared, ask, poll_once, spawn, system};
 
@@ -157,6 +160,34 @@ async fn who_waits_in_vain_for_its_share_is_told() {
     actor.ended().await;
     assert_eq!(actor.try_tell(from(&a, "a4")).unwrap_err().reason, Refusal::Stopped);
     assert_eq!(probe.handled(), "wait");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tell_waits_for_room_no_longer_than_its_deadline() {
+    let system = system();
+    let (actor, probe) = busy(&system, 2, 64 << 10, 2).await;
+    let [a] = senders(&system, ["a"]).await;
+    let in_vain = async |message: MessageEnvelope| {
+        let (began, second) = (Instant::now(), Duration::from_secs(1));
+        let refused = actor.tell(message.with_deadline(began + second)).await.unwrap_err();
+        assert_eq!((refused.reason, began.elapsed()), (Refusal::Full, second));
+        refused.message
+    };
+    actor.try_tell(from(&a, "a1")).unwrap();
+    assert_eq!(in_vain(from(&a, "for its share")).await.payload(), "for its share");
+    let large = "x".repeat(60 << 10);
+    actor.try_tell(large.clone()).unwrap();
+    let second = "y".repeat(8 << 10);
+    assert_eq!(in_vain(second.clone().into()).await.payload(), &second, "for bytes");
+    assert_eq!(in_vain("for its turn".into()).await.payload(), "for its turn");
+    // It takes nothing with it.
+    let in_time =
+        actor.tell(MessageEnvelope::new(second.clone()).with_deadline(Instant::now() + Duration::from_secs(1)));
+    probe.gate.notify_one();
+    in_time.await.unwrap();
+    actor.tell(from(&a, "a2")).await.unwrap();
+    ask(&actor, "last").await.unwrap();
+    assert_eq!(*probe.log.lock(), ["wait", "a1", &large, &second, "a2", "last"]);
 }
 
 #[tokio::test]

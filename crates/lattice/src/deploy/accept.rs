@@ -419,7 +419,7 @@ where
         };
         drop(system);
         loop {
-            match self.host.export(&name, true, false).await {
+            match self.host.export_group(&name).await {
                 Ok(()) => return Did::Started { actor, digest, manifest, order: order.number, outcome },
                 Err(error @ ExportError::Exported { .. }) => {
                     actor.kill();

@@ -26,6 +26,7 @@ use crate::{
     fence::SlotFence,
     lease::{Owner, Standing},
     slots::{Action, Bounds, Holding, Holdings, Slots, slot_of},
+    store::JetStreamStore,
 };
 
 /// How often slots are looked at if nothing happens: the fence falls, others' sessions end.
@@ -127,11 +128,12 @@ impl Host {
         self: &Arc<Self>,
         keyed: Keyed<U>,
         kind: Arc<SharedKind>,
+        store: Arc<JetStreamStore>,
         reminders: Option<Arc<StoredReminders>>,
     ) {
         self.kinds.write().insert(kind.kind.as_str().into(), Arc::clone(&kind));
         self.renew.notify_one();
-        tokio::spawn(drive(Arc::clone(self), Actors { keyed, reminders }, kind));
+        tokio::spawn(drive(Arc::clone(self), Actors { keyed, reminders }, kind, store));
     }
 
     /// The kinds whose slots this host takes, by name.
@@ -265,11 +267,21 @@ impl<U: Send + 'static> Actors<U> {
 }
 
 /// Takes, drains and hands over slots, until the host leaves.
-async fn drive<U: Send + 'static>(host: Arc<Host>, actors: Actors<U>, kind: Arc<SharedKind>) {
+async fn drive<U: Send + 'static>(
+    host: Arc<Host>,
+    actors: Actors<U>,
+    kind: Arc<SharedKind>,
+    store: Arc<JetStreamStore>,
+) {
     let _closed = kind.closed.clone().drop_guard();
     let is_over = || host.left.is_cancelled() || kind.closing.is_cancelled();
     while !is_over() {
-        if let Some(life) = host.life() {
+        // The servers may have lost the states as well as the session. Nothing of before is in memory any more.
+        let reopened = store.reopen().await;
+        if let Err(error) = &reopened {
+            tracing::debug!(kind = %kind.kind, %error, "the states of a kind are not to be had");
+        }
+        if let Some(life) = host.life().filter(|_| reopened.is_ok()) {
             serve(&host, &actors, &kind, &life).await;
             if kind.closing.is_cancelled() {
                 // The session is there still: what is in memory can be saved.

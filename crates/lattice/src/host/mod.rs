@@ -44,7 +44,7 @@ use crate::{
     error::TellError,
     events::LatticeEvent,
     frame::{How, Letter, LetterHead, OVERHEAD, Sender, SessionId},
-    lane::{Event, Lane, LaneLimits, Outcome},
+    lane::{Event, Lane, LaneLimits, Outcome, Room},
     lease::{self, Token},
     slots::Holding,
 };
@@ -87,6 +87,8 @@ pub(crate) struct Host {
     /// Patterns of topics whose publications are taken.
     topics: Mutex<BTreeSet<TopicPattern>>,
     publications: mpsc::Sender<(Topic, MessageEnvelope)>,
+    /// What those that wait to be sent have of what they may have.
+    publishing: Mutex<Room>,
     turn: AtomicUsize,
     /// For tasks that are begun from any thread.
     pub(crate) runtime: Handle,
@@ -122,6 +124,8 @@ pub(crate) struct Export {
     pub(crate) is_group: bool,
     /// Whether another host may take it when this one's session is over.
     pub(crate) leased: bool,
+    /// The actor of the name, if it is exported for as long as that lives.
+    pub(crate) actor: Option<ActorAddress>,
 }
 
 impl Export {
@@ -202,8 +206,11 @@ impl Host {
             return Some(Arc::clone(peer));
         }
         let mut peers = self.peers.write();
-        // Looked at under the lock: who ends a session drops its lanes afterwards.
+        // Looked at under the lock: who ends a session drops its lanes afterwards, and who sees that one of another has ended.
         let ours = self.life.read().as_ref()?.session;
+        if self.directory.has_ended(name, theirs) {
+            return None;
+        }
         let peer = peers.entry(name.clone()).or_insert_with(|| {
             let mut lane = Lane::new(self.limits(), ours, theirs, clock::now());
             lane.online(*self.connected.borrow(), clock::now());
@@ -277,7 +284,7 @@ impl Host {
         self.client.max_payload().saturating_sub(OVERHEAD)
     }
 
-    fn turn(&self) -> usize {
+    pub(crate) fn turn(&self) -> usize {
         self.turn.fetch_add(1, Ordering::Relaxed)
     }
 
@@ -531,11 +538,21 @@ impl Host {
     /// All lanes are over, and what is on its way in them is lost.
     fn drop_peers(&self) {
         let peers = std::mem::take(&mut *self.peers.write());
-        for peer in peers.into_values() {
-            let events = peer.with_lane(|lane, mut tell| lane.close(&mut tell));
-            self.settle(&peer, events);
-            peer.wake.notify_one();
+        peers.into_values().for_each(|peer| self.close(&peer));
+    }
+
+    /// The lane to a host is over, whose session is. With the next session of either side, frames are numbered anew.
+    fn drop_peer(&self, name: &HostName) {
+        let peer = self.peers.write().remove(name);
+        if let Some(peer) = peer {
+            self.close(&peer);
         }
+    }
+
+    fn close(&self, peer: &Peer) {
+        let events = peer.with_lane(|lane, mut tell| lane.close(&mut tell));
+        self.settle(peer, events);
+        peer.wake.notify_one();
     }
 }
 

@@ -1,6 +1,6 @@
 //! What comes to a host: packets, heartbeats, and word that nobody is there.
 
-use std::{iter, pin::pin, sync::Arc, time::Duration};
+use std::{collections::HashMap, iter, sync::Arc, time::Duration};
 
 use airssys_wasm_actor::{
     AskError, Bytes,
@@ -179,7 +179,9 @@ impl Host {
             Ok(packet) => packet,
             Err(error) => return self.malformed(&from, error),
         };
-        if self.peers.read().len() >= HOSTS && !self.peers.read().contains_key(&from) {
+        let is_one_too_many = |peers: &HashMap<HostName, _>| peers.len() >= HOSTS && !peers.contains_key(&from);
+        if is_one_too_many(&self.peers.read()) {
+            metrics::counter!("lattice_refused_packets_total").increment(1);
             return;
         }
         if !self.is_beside(head.from) {
@@ -246,17 +248,16 @@ impl Host {
     }
 
     fn deliver(&self, from: &HostName, letter: Letter) -> Delivered {
-        let (to, how, left) = (letter.head.to.clone(), letter.head.how, letter.head.left);
+        let (to, how) = (letter.head.to.clone(), letter.head.how);
         if let Err(reason) = self.may_deliver(&to) {
             return Delivered::Now(Said::Refused(reason));
         }
-        let deadline = left.and_then(|left| Instant::now().checked_add(Duration::from_millis(left)));
-        self.hand(&to, how, self.envelope(from, letter).with_deadline(deadline), ATTEMPTS)
+        self.hand(&to, how, self.envelope(from, letter), ATTEMPTS)
     }
 
-    /// The message in a letter of another host, without its deadline.
+    /// The message in a letter of another host.
     pub(super) fn envelope(&self, from: &HostName, Letter { head, payload }: Letter) -> MessageEnvelope {
-        let LetterHead { sender, correlation, trace, content_type, .. } = head;
+        let LetterHead { sender, left, correlation, trace, content_type, .. } = head;
         let sender = sender.and_then(|sender| {
             // A name is an actor's in the whole lattice only if it is exported.
             let id = if self.directory.has_exported(from, &sender.id) {
@@ -271,13 +272,13 @@ impl Host {
             .with_correlation(correlation)
             .with_trace(trace)
             .with_content_type(content_type)
+            .with_deadline(left.and_then(|left| Instant::now().checked_add(Duration::from_millis(left))))
     }
 
     /// Gives a message to the actor of a name. One that leaves the memory meanwhile is brought back so often.
     fn hand(&self, to: &ComponentId, how: How, message: MessageEnvelope, attempts: usize) -> Delivered {
-        let (turn, deadline) = (self.turn(), message.deadline());
         let kind = self.kind_of(to);
-        let actor = match self.here.actor(to, message.sender(), turn) {
+        let actor = match self.here.actor(to, message.sender(), self.turn()) {
             Ok(actor) => actor,
             Err(Refusal::Stopped) if let Some(kind) = kind => {
                 // A key that the kind has not, or one that is about to move.
@@ -295,14 +296,7 @@ impl Host {
                 Err(refused) if has_left(refused.reason) => self.hand(to, how, refused.message, attempts - 1),
                 Err(refused) if how == How::Tell && may_wait(refused.reason) => {
                     Delivered::Waits(Box::pin(async move {
-                        let told = pin!(actor.tell(refused.message));
-                        let told = match deadline {
-                            None => told.await,
-                            Some(deadline) => match tokio::time::timeout_at(deadline, told).await {
-                                Ok(told) => told,
-                                Err(_) => return Said::Refused(refused.reason),
-                            },
-                        };
+                        let told = actor.tell(refused.message).await;
                         told.map_or_else(|refused| Said::Refused(refused.reason), |()| Said::Accepted(how))
                     }))
                 }

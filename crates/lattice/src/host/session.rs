@@ -1,14 +1,16 @@
 //! The session of a host: joining, renewing, joining again; and what it exports under its sessions.
 
 use std::{
-    sync::{Arc, atomic::AtomicUsize},
+    error::Error,
+    iter,
+    sync::{Arc, Weak, atomic::AtomicUsize},
     time::Duration,
 };
 
-use airssys_wasm_actor::{limits::CancellationToken, registry::ComponentId};
-use async_nats::jetstream::kv;
+use airssys_wasm_actor::{ActorRef, limits::CancellationToken, registry::ComponentId};
+use async_nats::jetstream::{self, ErrorCode, kv};
 use bytes::Bytes;
-use futures_util::{StreamExt, future};
+use futures_util::{FutureExt, StreamExt, future};
 use parking_lot::{Mutex, RwLock};
 use tokio::{
     runtime::Handle,
@@ -30,9 +32,7 @@ use crate::{
 
 /// Events that a listener may lag behind.
 const EVENTS: usize = 256;
-/// Publications that wait to be sent to other hosts.
-const PUBLICATIONS: usize = 4_096;
-/// Names that are claimed again at a time.
+/// Names that are claimed again, or withdrawn, at a time.
 const CLAIMS: usize = 64;
 /// How long to wait before something that failed is tried again.
 const AGAIN: Duration = Duration::from_millis(250);
@@ -45,6 +45,19 @@ pub(crate) enum Written {
     Refused,
 }
 
+/// Whether a record has another revision, or another write of it is under way.
+fn is_conflict(error: &kv::UpdateError) -> bool {
+    let causes = iter::successors(Some(error as &dyn Error), |&error| error.source());
+    let mut codes = causes.filter_map(|cause| Some(cause.downcast_ref::<jetstream::Error>()?.error_code()));
+    let is_one = |code| {
+        matches!(
+            code,
+            ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT | ErrorCode::STREAM_EXPECTED_LAST_SEQ_PER_SUBJECT_NOT_READY
+        )
+    };
+    error.kind() == kv::UpdateErrorKind::WrongLastRevision || codes.any(is_one)
+}
+
 /// Joins a lattice.
 pub(crate) async fn join(config: LatticeConfig, here: Box<dyn Here>) -> Result<Arc<Host>, JoinError> {
     let timing = check(&config)?;
@@ -52,7 +65,7 @@ pub(crate) async fn join(config: LatticeConfig, here: Box<dyn Here>) -> Result<A
     let records = Records::open(&client, &config).await?;
     let bucket = records.bucket().await.map_err(|source| JoinError::Records { source })?;
     let subjects = Subjects::new(&config);
-    let (publications, published) = mpsc::channel(PUBLICATIONS);
+    let (publications, published) = mpsc::channel(topics::PUBLICATIONS);
     let subscribe = async |subject: String| client.subscribe(subject).await.map_err(|_| JoinError::Lost);
     // Before the session begins: whoever sees it may send.
     let packets = subscribe(subjects.packets()).await?;
@@ -72,6 +85,7 @@ pub(crate) async fn join(config: LatticeConfig, here: Box<dyn Here>) -> Result<A
         room: Mutex::default(),
         topics: Mutex::default(),
         publications,
+        publishing: Mutex::default(),
         turn: AtomicUsize::new(0),
         runtime: Handle::current(),
         connected: online,
@@ -131,17 +145,22 @@ impl Host {
 
     /// Writes a record if it has this revision, 0 if there is none.
     pub(crate) async fn write(&self, key: &Key, value: Vec<u8>, follows: u64) -> Result<Written, async_nats::Error> {
-        let (store, value) = (&self.records.store, Bytes::from(value));
-        if follows == 0 {
-            return match store.create(key.text(), value).await {
-                Ok(revision) => Ok(Written::Yes(revision)),
-                Err(error) if error.kind() == kv::CreateErrorKind::AlreadyExists => Ok(Written::Refused),
-                Err(error) => Err(error.into()),
-            };
+        let value = Bytes::from(value);
+        match self.update(key, value.clone(), follows).await? {
+            Written::Refused if follows == 0 => match self.decided(key).await? {
+                // There was one, and it is gone.
+                Some((None, revision)) => self.update(key, value, revision).await,
+                _ => Ok(Written::Refused),
+            },
+            written => Ok(written),
         }
-        match store.update(key.text(), value, follows).await {
+    }
+
+    /// Not by `create`: that reads what any replica has.
+    async fn update(&self, key: &Key, value: Bytes, follows: u64) -> Result<Written, async_nats::Error> {
+        match self.records.store.update(key.text(), value, follows).await {
             Ok(revision) => Ok(Written::Yes(revision)),
-            Err(error) if error.kind() == kv::UpdateErrorKind::WrongLastRevision => Ok(Written::Refused),
+            Err(error) if is_conflict(&error) => Ok(Written::Refused),
             Err(error) => Err(error.into()),
         }
     }
@@ -163,33 +182,41 @@ impl Host {
         }
     }
 
-    /// A record as it is now, with its revision, also if it is gone.
-    async fn read(&self, key: &Key) -> Result<Option<(Option<Bytes>, u64)>, async_nats::Error> {
-        let entry = self.records.store.entry(key.text()).await?;
-        Ok(entry.map(|entry| {
-            let value = (entry.operation == kv::Operation::Put).then_some(entry.value);
-            (value, entry.revision)
-        }))
-    }
-
     fn key(&self) -> Key {
         Key::Host(self.config.host.clone())
     }
 
-    /// Exports a name or a group.
-    pub(crate) async fn export(&self, name: &ComponentId, is_group: bool, leased: bool) -> Result<(), ExportError> {
+    /// Exports a group.
+    pub(crate) async fn export_group(&self, group: &ComponentId) -> Result<(), ExportError> {
+        self.export(group, None).await
+    }
+
+    /// Exports an actor. One that has ended is no hindrance for another of its name.
+    pub(crate) async fn export_actor(&self, actor: &ActorRef) -> Result<(), ExportError> {
+        self.export(actor.id(), Some(actor)).await
+    }
+
+    async fn export(&self, name: &ComponentId, actor: Option<&ActorRef>) -> Result<(), ExportError> {
         let Some(life) = self.life() else { return Err(ExportError::NotJoined) };
-        if self.exports.read().contains_key(name) {
+        let address = actor.map(|actor| actor.address().clone());
+        let is_next = |export: &Export| {
+            let has_another = export.actor.is_some() && export.actor != address;
+            has_another && actor.is_some_and(|actor| actor.ended().now_or_never().is_none())
+        };
+        if self.exports.read().get(name).is_some_and(|export| !is_next(export)) {
             return Err(ExportError::Exported { name: name.clone() });
         }
-        let revision = self.claim(name, &life, is_group, leased).await?;
-        self.exported_under(name, Export { revision, session: life.session, is_group, leased });
+        let is_group = actor.is_none();
+        let revision = self.claim(name, &life, is_group, false).await?;
+        let export = Export { revision, session: life.session, is_group, leased: false, actor: address };
+        self.exported_under(name, export);
         Ok(())
     }
 
-    /// A name that was claimed is delivered to from now on.
+    /// A name that was claimed under a lease is delivered to from now on.
     pub(crate) fn export_claimed(&self, name: &ComponentId, life: &Life, revision: u64) {
-        self.exported_under(name, Export { revision, session: life.session, is_group: false, leased: true });
+        let export = Export { revision, session: life.session, is_group: false, leased: true, actor: None };
+        self.exported_under(name, export);
     }
 
     fn exported_under(&self, name: &ComponentId, export: Export) {
@@ -224,7 +251,7 @@ impl Host {
                 }
                 return Ok(revision);
             }
-            follows = match self.read(&key).await.map_err(failed)? {
+            follows = match self.decided(&key).await.map_err(failed)? {
                 None => 0,
                 Some((None, revision)) => revision,
                 Some((Some(found), revision)) => {
@@ -248,20 +275,70 @@ impl Host {
             // This process has the name of the host, whose sessions before are over.
             return true;
         }
-        *leased && self.directory.sessions(|sessions| sessions.is_over(owner, clock::now()))
-            // Evicted: there is no such host any more.
-            || self.directory.host(&owner.host).is_none()
+        // Evicted: there is no such host any more. The copy may be behind, and not have seen it yet.
+        (*leased || self.directory.host(&owner.host).is_none())
+            && self.directory.sessions(|sessions| sessions.is_over(owner, clock::now()))
     }
 
     /// Ends the export of a name. Whether it was exported.
     pub(crate) async fn withdraw(&self, name: &ComponentId) -> Result<bool, ExportError> {
-        let Some(export) = self.exports.write().remove(name) else { return Ok(false) };
+        let export = self.exports.write().remove(name);
+        self.withdrawn(name, export).await
+    }
+
+    /// Ends the export of an actor that has ended. Its name may be another's by now.
+    pub(crate) async fn withdraw_actor(&self, actor: &ActorRef) -> Result<bool, ExportError> {
+        let export = {
+            let mut exports = self.exports.write();
+            let is_its = exports.get(actor.id()).is_some_and(|export| export.actor.as_ref() == Some(actor.address()));
+            if is_its { exports.remove(actor.id()) } else { None }
+        };
+        self.withdrawn(actor.id(), export).await
+    }
+
+    async fn withdrawn(&self, name: &ComponentId, export: Option<Export>) -> Result<bool, ExportError> {
+        let Some(export) = export else { return Ok(false) };
         let unclaimed = self.unclaim(name, &export).await;
         if unclaimed.is_err() && !export.leased {
             // Its record does not end by itself: it can be withdrawn again.
             self.exported_under(name, export);
         }
         unclaimed.map(|()| true)
+    }
+
+    /// Ends the export of an actor once that has ended, however long that takes.
+    pub(crate) async fn withdraw_when_ended(host: Weak<Self>, actor: ActorRef) {
+        actor.ended().await;
+        while let Some(host) = host.upgrade().filter(|host| !host.left.is_cancelled()) {
+            match host.withdraw_actor(&actor).await {
+                Ok(_) => return,
+                Err(error) => tracing::warn!(actor = %actor.id(), %error, "an actor that has ended is exported still"),
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// Ends the export of a name that is served no more, so that another host may have it: as long as the session lasts, no other can end
+    /// it.
+    pub(crate) async fn give_up(&self, name: &ComponentId) {
+        let Some(export) = self.exports.write().remove(name) else { return };
+        while let Err(error) = self.unclaim(name, &export).await {
+            tracing::debug!(%name, %error, "not given up");
+            tokio::select! {
+                () = tokio::time::sleep(AGAIN) => {}
+                () = self.left.cancelled() => return,
+            }
+        }
+    }
+
+    /// Ends all exports.
+    pub(crate) async fn withdraw_all(&self) {
+        let withdrawals = futures_util::stream::iter(self.exported()).for_each_concurrent(CLAIMS, async |name| {
+            if let Err(error) = self.withdraw(&name).await {
+                tracing::warn!(%name, %error, "not withdrawn");
+            }
+        });
+        withdrawals.await;
     }
 
     /// Removes the record of a name that is not exported any more, unless another has it since.
@@ -278,7 +355,7 @@ impl Host {
         };
         match self.records.store.delete_expect_revision(key.text(), Some(export.revision)).await {
             Ok(()) => Ok(()),
-            Err(error) => match self.read(&key).await {
+            Err(error) => match self.decided(&key).await {
                 // Another has it since, or it is gone.
                 Ok(found) if found.as_ref().is_none_or(|(_, revision)| *revision != export.revision) => Ok(()),
                 _ => Err(ExportError::Records { source: error.into() }),
@@ -311,7 +388,7 @@ impl Host {
                 match self.records.store.delete_expect_revision(key.text(), Some(revision)).await {
                     Ok(()) => return Ok(true),
                     Err(error) => {
-                        if self.read(&key).await.map_err(failed)?.is_some_and(|(_, found)| found == revision) {
+                        if self.decided(&key).await.map_err(failed)?.is_some_and(|(_, found)| found == revision) {
                             return Err(failed(error.into()));
                         }
                     }
@@ -440,23 +517,30 @@ fn begun(host: &Host, holder: &Holder) {
 async fn keep(host: Arc<Host>, mut holder: Holder) {
     // Also where it leaves without a session.
     let _ended = host.ended.clone().drop_guard();
+    // When it was looked at sessions of others.
+    let mut looked = clock::now();
     loop {
-        let now = clock::now();
-        let wait = holder.due().saturating_sub(now);
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = host.renew.notified() => {}
+        let (due, now) = (holder.due(), clock::now());
+        let lapse_at = host.directory.sessions(|sessions| sessions.next_lapse(looked)).filter(|at| *at < due);
+        let is_asked = tokio::select! {
+            () = tokio::time::sleep(lapse_at.unwrap_or(due).saturating_sub(now)) => false,
+            () = host.renew.notified() => true,
             () = host.left.cancelled() => {
                 end(&host, holder).await;
                 return;
             }
+        };
+        let now = clock::now();
+        if !is_asked && now < due {
+            looked = now;
+            for_others(&host, &holder, now).await;
+            continue;
         }
         let standing = if holder.is_fenced(clock::now()) { Standing::Rejoin } else { renew(&host, &mut holder).await };
         let mut was_lost = match standing {
             Standing::Holds => {
-                // The next renewal does not wait for them.
-                let for_others = future::join(lapse(&host), settle(&host));
-                _ = timeout(holder.due().saturating_sub(clock::now()), for_others).await;
+                looked = clock::now();
+                for_others(&host, &holder, looked).await;
                 continue;
             }
             Standing::Rejoin => false,
@@ -538,7 +622,7 @@ async fn renew(host: &Arc<Host>, holder: &mut Holder) -> Standing {
 async fn refused(host: &Arc<Host>, holder: &mut Holder, renewal: Renewal) -> Standing {
     let found = async {
         let bucket = host.records.bucket().await?;
-        let found = host.read(&host.key()).await?.map(|(value, revision)| {
+        let found = host.decided(&host.key()).await?.map(|(value, revision)| {
             let record = value.and_then(|value| serde_json::from_slice::<HostRecord>(&value).ok());
             (record.and_then(|record| record.session), revision)
         });
@@ -560,7 +644,7 @@ async fn end(host: &Arc<Host>, holder: Holder) {
     holder.leave();
     let ending = async {
         for _ in 0..3 {
-            let Some((Some(value), follows)) = host.read(&key).await? else { return Ok(()) };
+            let Some((Some(value), follows)) = host.decided(&key).await? else { return Ok(()) };
             if serde_json::from_slice::<HostRecord>(&value)?.session != Some(session) {
                 return Ok(());
             }
@@ -659,19 +743,21 @@ impl Host {
             Some(_) => LatticeEvent::Joined { host: name.clone() },
             None => LatticeEvent::Left { host: name.clone() },
         });
+        let Some(session) = now else { return self.drop_peer(name) };
         if let Some(peer) = self.peers.read().get(name).cloned() {
-            let events = peer.with_lane(|lane, mut tell| match now {
-                Some(session) => lane.session(session, &mut tell),
-                None => lane.lose_all(&mut tell),
-            });
+            let events = peer.with_lane(|lane, mut tell| lane.session(session, &mut tell));
             self.settle(&peer, events);
         }
     }
 }
 
+/// Does what another host would do as well. The next renewal does not wait for it.
+async fn for_others(host: &Host, holder: &Holder, now: Duration) {
+    _ = timeout(holder.due().saturating_sub(now), future::join(lapse(host, now), settle(host))).await;
+}
+
 /// Ends sessions of others that are over, so that what they had leased is free.
-async fn lapse(host: &Host) {
-    let now = clock::now();
+async fn lapse(host: &Host, now: Duration) {
     let lapsed: Vec<_> = host
         .directory
         .sessions(|sessions| sessions.lapsed(now).map(|(host, revision)| (host.clone(), revision)).collect());

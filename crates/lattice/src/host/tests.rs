@@ -15,7 +15,12 @@ use tokio::{
 };
 
 use super::*;
-use crate::{Lattice, directory::Key};
+use crate::{
+    Lattice,
+    directory::{Key, NameRecord},
+    error::ExportError,
+    lease::{Owner, Session},
+};
 
 /// Longer than anything takes on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
@@ -91,6 +96,33 @@ async fn topics_whose_subscription_was_given_up_are_taken_the_next_time() {
 }
 
 #[tokio::test]
+async fn publications_that_wait_have_so_much_room_and_no_sender_has_all_of_it() {
+    let server = NatsServer::start().unwrap();
+    let ((_system, a), (other, b)) = (join(&server, "a").await, join(&server, "b").await);
+    let (pattern, topic) = ("orders.>".parse().unwrap(), Topic::new("orders.eu").unwrap());
+    let mut heard = other.subscribe(&pattern, 2_000, WhenFull::Error);
+    within(b.take_topics(&pattern)).await.unwrap();
+    until(|| a.host().directory.takers(&topic, a.name()) == 1).await;
+    let publish = |sender: &ComponentId, number, size: usize| {
+        let message = MessageEnvelope::new(vec![0; size]).with_sender(ActorAddress::elsewhere(sender, number));
+        a.host().publish(&topic, &message)
+    };
+    let [flood, other] = ["flood", "other"].map(|name| ComponentId::new(name).unwrap());
+    let queued = |sender, number, size| (0..2_000).map(|_| publish(sender, number, size)).sum::<usize>();
+
+    fill(a.host());
+    // Of 32 MiB, and of 4,096.
+    assert_eq!(queued(&flood, 1, 1_000 << 10), 8);
+    assert_eq!(queued(&other, 2, 1), 1_024);
+    for _ in 0..8 + 1_024 {
+        within(heard.recv()).await.unwrap();
+    }
+    // What was sent has its room again.
+    until(|| a.host().publishing.lock().has(32 << 20, std::iter::empty(), (1, 0))).await;
+    assert_eq!(publish(&flood, 1, 1_000 << 10), 1);
+}
+
+#[tokio::test]
 async fn a_lane_of_a_session_that_ends_meanwhile_is_not_made() {
     let server = NatsServer::start().unwrap();
     let (_, lattice) = join(&server, "a").await;
@@ -110,6 +142,31 @@ async fn a_lane_of_a_session_that_ends_meanwhile_is_not_made() {
     drop(peers);
     assert!(!sends.join().unwrap());
     assert!(host.peers.read().is_empty());
+}
+
+#[tokio::test]
+async fn the_lane_to_a_host_that_has_left_is_forgotten() {
+    let server = NatsServer::start().unwrap();
+    let (_system, a) = join(&server, "a").await;
+    let (shop, b) = (ComponentId::new("shop").unwrap(), HostName::new("b").unwrap());
+    let mut sessions = Vec::new();
+    for _ in 0..2 {
+        let (system, lattice) = join(&server, "b").await;
+        let actor = system.spawn_native(NativeSpec::new(shop.clone(), || Echo)).await.unwrap();
+        within(lattice.export(&actor)).await.unwrap();
+        until(|| a.recipient(shop.clone()).is_known()).await;
+        for text in ["first", "second"] {
+            assert_eq!(within(a.recipient(shop.clone()).ask(text)).await.unwrap(), text);
+        }
+        assert!(a.host().peers.read().contains_key(&b));
+        sessions.push(lattice.host().life().unwrap().session);
+        within(lattice.leave(LONG)).await;
+        until(|| a.host().peers.read().is_empty()).await;
+        // A packet that comes late makes none.
+        assert!(sessions.iter().all(|session| a.host().peer(&b, *session).is_none()));
+    }
+    let next = SessionId { revision: sessions[1].revision.checked_add(1_000).unwrap(), ..sessions[1] };
+    assert!(a.host().peer(&b, next).is_some(), "one that was not seen yet");
 }
 
 #[tokio::test]
@@ -133,7 +190,7 @@ async fn an_export_that_could_not_be_withdrawn_can_be_withdrawn_again() {
     let mut server = NatsServer::start().unwrap();
     let (_, lattice) = join(&server, "a").await;
     let (host, name) = (lattice.host(), ComponentId::new("shop").unwrap());
-    within(host.export(&name, true, false)).await.unwrap();
+    within(host.export_group(&name)).await.unwrap();
     server.kill();
     within(host.withdraw(&name)).await.unwrap_err();
     server.restart().unwrap();
@@ -148,4 +205,67 @@ async fn an_export_that_could_not_be_withdrawn_can_be_withdrawn_again() {
     let key = Key::Member { group: name.clone(), host: host.config.host.clone() };
     // It may have been claimed again at the same time.
     within(async { while !matches!(host.records.decided(&key.text()).await, Ok(None | Some((None, _)))) {} }).await;
+}
+
+#[tokio::test]
+async fn an_actor_that_ends_while_the_server_is_away_is_withdrawn_when_that_is_back() {
+    let mut server = NatsServer::start().unwrap();
+    let ((system, a), (_others, b)) = (join(&server, "a").await, join(&server, "b").await);
+    let [shop, next] = ["shop", "next"].map(|name| ComponentId::new(name).unwrap());
+    let spawn = async |name: &ComponentId| system.spawn_native(NativeSpec::new(name.clone(), || Echo)).await.unwrap();
+    let mut actors = Vec::new();
+    for name in [&shop, &next] {
+        let actor = spawn(name).await;
+        within(a.export(&actor)).await.unwrap();
+        until(|| b.recipient(name.clone()).is_known()).await;
+        actors.push(actor);
+    }
+    server.kill();
+    actors.iter().for_each(ActorRef::kill);
+    // It is tried once, in vain.
+    until(|| a.exported().is_empty()).await;
+    until(|| a.exported().len() == 2).await;
+    // Another of the name is exported as soon as there are servers.
+    until(|| system.find(&next).is_none()).await;
+    let successor = spawn(&next).await;
+    server.restart().unwrap();
+    within(async {
+        while let Err(error) = a.export(&successor).await {
+            assert!(!matches!(error, ExportError::Exported { .. }), "{error}");
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert!(matches!(within(a.export(&successor)).await, Err(ExportError::Exported { .. })), "the control");
+    until(|| !b.recipient(shop.clone()).is_known()).await;
+    assert_eq!(a.exported(), std::slice::from_ref(&next));
+    assert!(!within(a.host().withdraw_actor(&actors[1])).await.unwrap(), "it is not its own any more");
+    within(async {
+        while b.recipient(next.clone()).ask("x").await.ok().as_deref() != Some(&b"x"[..]) {
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_name_of_a_host_that_was_not_seen_yet_is_not_taken() {
+    let server = NatsServer::start().unwrap();
+    let (_, lattice) = join(&server, "a").await;
+    let (host, name) = (lattice.host(), ComponentId::new("shop").unwrap());
+    let life = host.life().unwrap();
+    let session = Session { process: life.token.session.process.wrapping_add(1), number: 1 };
+    let mut follows = 0;
+    // Later than all that was seen here; and one that was seen, and is gone, which was evicted.
+    for (revision, is_taken) in [(u64::MAX, false), (1, true)] {
+        let owner = Owner { host: "z".parse().unwrap(), token: Token { revision, session, ..life.token } };
+        let record = serde_json::to_vec(&NameRecord { owner, leased: false }).unwrap();
+        let written = within(host.write(&Key::Name(name.clone()), record, follows)).await.unwrap();
+        let Written::Yes(revision) = written else { panic!("nobody else writes it") };
+        follows = revision;
+        match within(host.claim(&name, &life, false, false)).await {
+            Err(ExportError::NameTaken { holder, .. }) => assert!(!is_taken && holder.as_str() == "z"),
+            claimed => assert!(is_taken && claimed.is_ok(), "{claimed:?}"),
+        }
+    }
 }

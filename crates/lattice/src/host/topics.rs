@@ -13,7 +13,17 @@ use crate::{
     error::ExportError,
     events::LatticeEvent,
     frame::{self, How},
+    lane::Party,
 };
+
+/// Publications that wait to be sent to other hosts. One sender has a quarter of them, and of the bytes of a lane, at the most.
+pub(super) const PUBLICATIONS: usize = 4_096;
+/// How many of them are sent in one go.
+const BATCH: usize = 64;
+
+fn sender(message: &MessageEnvelope) -> impl Iterator<Item = Party> {
+    message.sender().map(|sender| Party::Sender(sender.generation().get())).into_iter()
+}
 
 impl Host {
     /// Queues what was published here for the hosts that take it. Gives their number.
@@ -22,12 +32,24 @@ impl Host {
         if takers == 0 || !self.is_joined() || !*self.connected.borrow() {
             return 0;
         }
-        let is_too_large = message.size() > self.largest();
-        if is_too_large || self.publications.try_send((topic.clone(), message.clone())).is_err() {
+        if !self.queue(topic, message) {
             metrics::counter!("lattice_unpublished_total").increment(1);
             return 0;
         }
         takers
+    }
+
+    /// Whether there was room for a publication.
+    fn queue(&self, topic: &Topic, message: &MessageEnvelope) -> bool {
+        let size = message.size();
+        let mut room = self.publishing.lock();
+        let has_room = size <= self.largest()
+            && room.has(size, sender(message), (PUBLICATIONS, self.config.window_bytes))
+            && self.publications.try_send((topic.clone(), message.clone())).is_ok();
+        if has_room {
+            room.take(size, sender(message));
+        }
+        has_room
     }
 
     /// Takes publications of other hosts to topics of a pattern, for this host's subscribers.
@@ -85,14 +107,28 @@ impl Host {
 pub(super) async fn published(host: Arc<Host>, mut publications: mpsc::Receiver<(Topic, MessageEnvelope)>) {
     // Who reads the head does not look at the name.
     let nobody = ComponentId::new("-").expect("it is a name");
+    let mut batch = Vec::new();
     loop {
-        let next = tokio::select! {
-            next = publications.recv() => next,
-            () = host.left.cancelled() => return,
+        let publishing = async {
+            publications.recv_many(&mut batch, BATCH).await;
+            for (topic, message) in &batch {
+                let bytes = frame::encode_letter(&letter(&nobody, message, How::Send));
+                _ = host.client.publish(host.subjects.publication(topic.as_str()), bytes).await;
+            }
+            // What the client has and could not send has its room still.
+            _ = host.client.flush().await;
         };
-        let Some((topic, message)) = next else { return };
-        let bytes = frame::encode_letter(&letter(&nobody, &message, How::Send));
-        _ = host.client.publish(host.subjects.publication(topic.as_str()), bytes).await;
+        tokio::select! {
+            () = publishing => {}
+            () = host.left.cancelled() => return,
+        }
+        if batch.is_empty() {
+            return;
+        }
+        let mut room = host.publishing.lock();
+        for (_, message) in batch.drain(..) {
+            room.give_back(message.size(), sender(&message));
+        }
     }
 }
 

@@ -22,13 +22,17 @@ mod doubts;
 
 use std::{
     io,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use airssys_wasm_keyed::{Durability, Saved, StateStore, StoreError, StoreFuture, Version};
 use async_nats::{Client, HeaderMap, header::NATS_MESSAGE_TTL};
 use bytes::Bytes;
+use parking_lot::RwLock;
 use tokio::time::{sleep, timeout};
 
 use crate::name;
@@ -57,7 +61,8 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 /// - [`Durability::Process`] means that as many servers as the bucket has `replicas`, or most of them, have taken the write.
 /// - [`Durability::Power`] is the same, and holds if those servers have `sync_interval: always`, which cannot be seen from
 ///   here: by default they sync every two minutes.
-/// - If the bucket was removed or made anew, all operations are [`StoreError::Closed`] from then on: open another store.
+/// - If the bucket was removed or made anew, all operations are [`StoreError::Closed`] from then on, until it is
+///   [opened again](Self::reopen). A lattice does so for its kinds when the server has lost all that it had.
 /// - Without a connection, operations fail at once as [`StoreError::Io`]; if the server does not answer, after
 ///   [`BucketConfig::timeout`].
 /// - [`count`](StateStore::count) and [`keys`](StateStore::keys) read the names of all rows of the kind. In a bucket with
@@ -65,6 +70,15 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 /// - A row that was removed leaves some 200 bytes for an hour.
 #[derive(Debug)]
 pub struct JetStreamStore {
+    client: Client,
+    config: BucketConfig,
+    opened: RwLock<Arc<Opened>>,
+}
+
+/// A bucket, from when it was opened until it is gone. An operation ends with the one with which it began: versions of another mean
+/// other rows.
+#[derive(Debug)]
+struct Opened {
     bucket: Bucket,
     /// What the subjects of rows begin with.
     prefix: String,
@@ -85,13 +99,43 @@ enum Last {
 }
 
 impl JetStreamStore {
-    /// Opens a bucket, and makes it if there is none. Needs a tokio runtime.
+    /// Opens a bucket, and makes it if there is none. Needs a tokio runtime. States go over the client's connection as that is, in
+    /// plain text if it has no TLS; [`Lattice::store`](crate::Lattice::store) has the lattice's.
     ///
     /// # Errors
     ///
     /// [`BucketError`].
     pub async fn open(client: Client, config: BucketConfig) -> Result<Self, BucketError> {
-        let bucket = Bucket::open(client, &config).await?;
+        let opened = Opened::new(&client, &config).await?;
+        Ok(Self { client, config, opened: RwLock::new(Arc::new(opened)) })
+    }
+
+    /// Opens the bucket again if it was removed or made anew, and makes it if there is none. Nobody may have versions of rows of before:
+    /// they could be those of other rows.
+    ///
+    /// # Errors
+    ///
+    /// [`BucketError`], also if the server is not to be had.
+    pub async fn reopen(&self) -> Result<(), BucketError> {
+        match self.opened().bucket.is_there().await {
+            Ok(()) => Ok(()),
+            Err(StoreError::Closed) => {
+                let opened = Opened::new(&self.client, &self.config).await?;
+                *self.opened.write() = Arc::new(opened);
+                Ok(())
+            }
+            Err(error) => Err(BucketError::Server { source: error.into() }),
+        }
+    }
+
+    fn opened(&self) -> Arc<Opened> {
+        Arc::clone(&self.opened.read())
+    }
+}
+
+impl Opened {
+    async fn new(client: &Client, config: &BucketConfig) -> Result<Self, BucketError> {
+        let bucket = Bucket::open(client.clone(), config).await?;
         Ok(Self {
             prefix: format!("$KV.{}", config.bucket),
             timeout: config.timeout,
@@ -216,11 +260,15 @@ impl JetStreamStore {
 
 impl StateStore for JetStreamStore {
     fn load<'a>(&'a self, kind: &'a str, key: &'a str) -> StoreFuture<'a, Option<Saved>> {
-        Box::pin(self.bounded(async move {
-            let message = self.bucket.last(&self.subject(kind, key)?).await?;
-            let row = message.filter(|message| !is_marker(Some(&message.headers)));
-            Ok(row.map(|row| Saved { version: Version::new(row.sequence), state: row.payload }))
-        }))
+        let opened = self.opened();
+        Box::pin(async move {
+            let load = async {
+                let message = opened.bucket.last(&opened.subject(kind, key)?).await?;
+                let row = message.filter(|message| !is_marker(Some(&message.headers)));
+                Ok(row.map(|row| Saved { version: Version::new(row.sequence), state: row.payload }))
+            };
+            opened.bounded(load).await
+        })
     }
 
     fn save<'a>(
@@ -231,36 +279,40 @@ impl StateStore for JetStreamStore {
         state: Bytes,
         _: Durability,
     ) -> StoreFuture<'a, Version> {
+        let opened = self.opened();
         Box::pin(async move {
-            let (size, allowed) = (state.len() as u64, self.bucket.max_state());
+            let (size, allowed) = (state.len() as u64, opened.bucket.max_state());
             if size > allowed {
                 return Err(StoreError::TooLarge { size, allowed });
             }
-            let subject = self.subject(kind, key)?;
-            let mut attempt = self.doubts.begin(&subject, follows.number());
-            let written = self.bounded(self.write(follows, Some(state), &mut attempt)).await?;
+            let subject = opened.subject(kind, key)?;
+            let mut attempt = opened.doubts.begin(&subject, follows.number());
+            let written = opened.bounded(opened.write(follows, Some(state), &mut attempt)).await?;
             attempt.succeeded();
             Ok(Version::new(written))
         })
     }
 
     fn remove<'a>(&'a self, kind: &'a str, key: &'a str, follows: Version, _: Durability) -> StoreFuture<'a, ()> {
+        let opened = self.opened();
         Box::pin(async move {
-            let subject = self.subject(kind, key)?;
-            let mut attempt = self.doubts.begin(&subject, follows.number());
-            self.bounded(self.write(follows, None, &mut attempt)).await?;
+            let subject = opened.subject(kind, key)?;
+            let mut attempt = opened.doubts.begin(&subject, follows.number());
+            opened.bounded(opened.write(follows, None, &mut attempt)).await?;
             attempt.succeeded();
             Ok(())
         })
     }
 
     fn count<'a>(&'a self, kind: &'a str) -> StoreFuture<'a, u64> {
-        Box::pin(async move { Ok(self.keys_of(kind).await?.len() as u64) })
+        let opened = self.opened();
+        Box::pin(async move { Ok(opened.keys_of(kind).await?.len() as u64) })
     }
 
     fn keys<'a>(&'a self, kind: &'a str, after: Option<&'a str>, limit: usize) -> StoreFuture<'a, Vec<String>> {
+        let opened = self.opened();
         Box::pin(async move {
-            let mut keys = self.keys_of(kind).await?;
+            let mut keys = opened.keys_of(kind).await?;
             keys.retain(|key| after.is_none_or(|after| key.as_str() > after));
             keys.sort_unstable();
             keys.truncate(limit);

@@ -1,16 +1,16 @@
 //! What one host has of another: asks, tells, sends, groups and topics.
 
-use std::pin::pin;
+use std::{pin::pin, time::Duration};
 
 use airssys_wasm_actor::{
     AskError, DeadReason,
     registry::{ContentType, MessageEnvelope, Refusal, Topic, WhenFull},
 };
-use airssys_wasm_lattice::{ExportError, Recipient, TellError};
+use airssys_wasm_lattice::{ExportError, Recipient, TellError, async_nats};
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, StreamExt};
 
-use crate::support::{Probe, config, host, id, join, server, until, within};
+use crate::support::{LONG, Probe, config, host, id, join, server, until, within};
 
 #[tokio::test]
 async fn an_actor_of_another_host_is_asked_told_and_sent_to() {
@@ -120,10 +120,12 @@ async fn a_full_mailbox_makes_a_tell_wait_and_refuses_a_send() {
     let letter = a.system.dead_letters().list().remove(0);
     assert!(matches!(letter.reason, DeadReason::Undeliverable { because: Refusal::Full }), "{letter:?}");
     assert_eq!((letter.to.id(), letter.message.payload().as_ref()), (&id("shop"), b"lost".as_ref()));
-    // One with a deadline comes back when that is over, certainly not handled.
-    let late =
-        MessageEnvelope::new("late").with_deadline(tokio::time::Instant::now() + std::time::Duration::from_millis(50));
-    assert!(matches!(within(shop.tell(late)).await, Err(TellError::NotSent(back)) if back.reason == Refusal::Full));
+    // One with a deadline comes back when that is over, certainly not handled, from home as from elsewhere.
+    for shop in [&shop, &b.lattice.recipient(id("shop"))] {
+        let deadline = tokio::time::Instant::now() + Duration::from_millis(50);
+        let told = within(shop.tell(MessageEnvelope::new("late").with_deadline(deadline))).await;
+        assert!(matches!(told, Err(TellError::NotSent(back)) if back.reason == Refusal::Full));
+    }
     // One without waits.
     let waits = tokio::spawn({
         let shop = shop.clone();
@@ -196,6 +198,26 @@ async fn a_group_over_hosts_has_its_members_in_turn() {
     until(|| probes.iter().map(|probe| probe.log.lock().len()).sum::<usize>() == 8).await;
     let counts: Vec<_> = probes.iter().map(|probe| probe.log.lock().len()).collect();
     assert_eq!(counts, [2, 2, 4]);
+
+    // A host that has members asks these.
+    let at_home = b.lattice.recipient(id("workers"));
+    until(|| at_home.hosts() == 2).await;
+    for _ in 0..2 {
+        within(at_home.tell("x")).await.unwrap();
+        at_home.try_tell("x").unwrap();
+        assert_eq!(within(at_home.ask("handled")).await.unwrap().first(), Some(&b'x'));
+    }
+    assert_eq!(probes[2].log.lock().len(), 4);
+    // Also where nobody else has any.
+    within(c.lattice.clone().leave(Duration::from_secs(1))).await;
+    until(|| at_home.hosts() == 1).await;
+    assert_eq!(within(at_home.ask("alone")).await.unwrap(), "alone");
+    // The control: those that have ended are not asked.
+    b.system.find("b1").unwrap().kill();
+    until(|| b.system.find("b1").is_none()).await;
+    for _ in 0..2 {
+        assert_eq!(within(at_home.ask("x")).await.unwrap(), "x");
+    }
 }
 
 #[tokio::test]
@@ -252,19 +274,63 @@ async fn a_topic_reaches_the_hosts_that_take_it_once() {
     let topic = Topic::new("orders.eu.created").unwrap();
     within(async {
         while a.system.publish(&topic, "early").await.hosts == 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
     .await;
-    assert_eq!(a.system.publish(&topic, "last").await.hosts, 1);
+    let deadline = tokio::time::Instant::now() + LONG;
+    let last = MessageEnvelope::new("last").with_deadline(deadline);
+    assert_eq!(a.system.publish(&topic, last).await.hosts, 1);
     // Nobody takes it.
     assert_eq!(a.system.publish(&Topic::new("other").unwrap(), "x").await.hosts, 0);
     let mut texts = Vec::new();
     while texts.last().is_none_or(|text| text != "last") {
         let message = within(heard.recv()).await.unwrap();
         assert_eq!(message.topic(), Some(&topic));
+        // It comes with the message, later by what that was on its way.
+        assert_eq!(message.deadline().is_some(), message.payload() == "last");
+        assert!(message.deadline().is_none_or(|there| there >= deadline && there < deadline + LONG));
         texts.push(String::from_utf8(message.into_payload().to_vec()).unwrap());
     }
     assert_eq!(texts, ["early", "last"], "once each");
     assert!(not_heard.try_recv().is_none(), "c takes none");
+}
+
+#[tokio::test]
+async fn what_is_decided_is_read_from_the_leader() {
+    let server = server();
+    let client = async_nats::connect(server.url()).await.unwrap();
+    let mut asked = client.subscribe("$JS.API.>").await.unwrap();
+    client.flush().await.unwrap();
+    let quick = |name| config(&server, name).with_lease(Duration::from_secs(1));
+    let (a, b) = tokio::join!(join(quick("a")), join(quick("b")));
+    let store = async_nats::jetstream::new(client.clone()).get_key_value("aw_test").await.unwrap();
+    // A name that was had before, one that another has, and a renewal that follows another's write.
+    let (actor, _) = b.export("shop").await;
+    assert!(within(b.lattice.withdraw(&id("shop"))).await.unwrap());
+    within(b.lattice.export(&actor)).await.unwrap();
+    let (spec, _) = Probe::spec("shop");
+    let mine = a.system.spawn_native(spec).await.unwrap();
+    assert!(matches!(within(a.lattice.export(&mine)).await, Err(ExportError::NameTaken { .. })));
+    let mut renewals = store.watch_with_history("h.a").await.unwrap();
+    let seen = within(renewals.next()).await.unwrap().unwrap();
+    let put = within(store.put("h.a", seen.value)).await.unwrap();
+    let mut after = 0;
+    while after < 2 {
+        after += usize::from(within(renewals.next()).await.unwrap().unwrap().revision > put);
+    }
+    within(b.lattice.clone().leave(Duration::from_secs(1))).await;
+    until(|| a.lattice.hosts().len() == 1).await;
+    assert!(within(a.lattice.evict(b.lattice.name())).await.unwrap());
+    let mut asks = async || {
+        client.flush().await.unwrap();
+        let asks = std::iter::from_fn(|| asked.next().now_or_never().flatten());
+        asks.map(|ask| ask.subject.to_string()).collect::<Vec<_>>()
+    };
+    let by_hosts = asks().await;
+    let has = |asks: &[String], what: &str| asks.iter().any(|ask| ask.contains(what));
+    assert!(has(&by_hosts, "STREAM.MSG.GET.KV_aw_test") && !has(&by_hosts, "DIRECT.GET"), "{by_hosts:#?}");
+    // The control: what the client itself asks.
+    store.entry("h.a").await.unwrap();
+    assert!(has(&asks().await, "DIRECT.GET.KV_aw_test"));
 }

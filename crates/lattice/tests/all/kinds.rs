@@ -29,7 +29,7 @@ use crate::support::{LONG, config, host, id, server, until, within};
 const SLOTS: usize = 1_024;
 const ASKERS: usize = 6;
 
-static ENGINE: LazyLock<WasmEngine> = LazyLock::new(|| {
+pub(crate) static ENGINE: LazyLock<WasmEngine> = LazyLock::new(|| {
     let pool = Some(PoolConfig::for_components(512));
     WasmEngine::new(EngineConfig { pool, ..EngineConfig::default() }.compile_in_process()).unwrap()
 });
@@ -42,7 +42,7 @@ static GUEST_V2: LazyLock<LoadedComponent> =
 /// Takes a count for rubbish, and the other way round.
 static OTHER: LazyLock<LoadedComponent> = LazyLock::new(|| ENGINE.load_blocking(ACTOR, Profile::Plain).unwrap());
 /// Sets reminders.
-static LATER: LazyLock<LoadedComponent> =
+pub(crate) static LATER: LazyLock<LoadedComponent> =
     LazyLock::new(|| ENGINE.load_wat_blocking(fixtures::LATER, Profile::Plain).unwrap());
 
 /// A host with the kind `cart`, on threads of its own: what a process would be.
@@ -154,7 +154,7 @@ fn sandbox(system: &ActorSystem, guest: &LoadedComponent) -> ActorSandbox {
     SandboxSpec::new(system.link(guest).unwrap(), limits).unwrap()
 }
 
-fn spec(system: &ActorSystem, guest: &LoadedComponent, save: SaveWhen) -> KeyedSpec {
+pub(crate) fn spec(system: &ActorSystem, guest: &LoadedComponent, save: SaveWhen) -> KeyedSpec {
     let options = KeyedOptions { save, idle: LONG, ..KeyedOptions::default() };
     KeyedSpec::new(ActorSpec::new(id("cart"), sandbox(system, guest))).with_options(options)
 }
@@ -201,7 +201,7 @@ async fn have_all(shops: &[&Shop]) {
         .await;
 }
 
-fn keys(count: usize) -> Vec<String> {
+pub(crate) fn keys(count: usize) -> Vec<String> {
     (0..count).map(|key| key.to_string()).collect()
 }
 
@@ -274,6 +274,41 @@ async fn keys_of_a_host_that_is_killed_go_on_after_its_lease() {
         assert_eq!(ask_again(&a.lattice, key, "add 1").await.unwrap(), 8);
     }
     until(|| a.slots() == SLOTS).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_begin_anew_when_the_servers_store_was_wiped() {
+    let mut server = server();
+    let each = SaveWhen::EachMessage;
+    let (a, b) = (Shop::start(&server, "a", each).await, Shop::start(&server, "b", each).await);
+    have_all(&[&a, &b]).await;
+    let keys = keys(20);
+    for round in 0..2 {
+        for key in &keys {
+            assert_eq!(ask_again(&a.lattice, key, "add 7").await.unwrap(), 7, "{round}");
+        }
+        assert!(keys.iter().any(|key| a.has(key)) && keys.iter().any(|key| b.has(key)));
+        server.kill();
+        server.wipe();
+        server.restart().unwrap();
+        for lattice in [&a.lattice, &b.lattice] {
+            let is_new = async |key: &str| match ask_again(lattice, key, "get").await {
+                Ok(count) => count == 0,
+                // What was in memory saved, or was activated, when that could not be done any more.
+                Err(AskError::NotSaved | AskError::NotActivated(_) | AskError::Stopped) => false,
+                other => panic!("{other:?}"),
+            };
+            for key in &keys {
+                within(async {
+                    while !is_new(key).await {
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                    }
+                })
+                .await;
+            }
+        }
+        have_all(&[&a, &b]).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -523,7 +558,7 @@ async fn a_state_that_the_version_before_cannot_read_is_told_and_kept() {
 }
 
 /// Has a key remind itself.
-async fn remind(lattice: &Lattice, key: &str, after: Duration) -> String {
+pub(crate) async fn remind(lattice: &Lattice, key: &str, after: Duration) -> String {
     let after = (after.as_millis() as u64).to_le_bytes();
     ask_again_for(lattice, key, &[&[3, 4][..], b"wake", &after, b"\0again"].concat()).await.unwrap()
 }

@@ -7,6 +7,7 @@ mod failures;
 mod hosts;
 mod kinds;
 mod link;
+mod manifest;
 mod processes;
 mod security;
 mod store;

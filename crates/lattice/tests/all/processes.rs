@@ -36,6 +36,15 @@ pub(crate) struct Settings {
     pub(crate) seed: Option<String>,
     /// The network namespace that the process is in, if that is another than this one's.
     pub(crate) network: Option<PathBuf>,
+    /// Seconds by which the process' clock is ahead of this one's.
+    pub(crate) ahead: Option<u64>,
+}
+
+/// Runs a program whose clock is so many seconds ahead.
+pub(crate) fn ahead(seconds: u64) -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--time", "--boottime"]).arg(seconds.to_string());
+    command
 }
 
 impl Settings {
@@ -48,6 +57,7 @@ impl Settings {
             grace: Duration::from_secs(2),
             seed: None,
             network: None,
+            ahead: None,
         }
     }
 
@@ -68,7 +78,7 @@ impl Settings {
 
     fn write(&self, host: &str) -> String {
         let millis = |duration: Duration| duration.as_millis().to_string();
-        let Self { url, lease, heartbeat, grace, seed, network: _ } = self;
+        let Self { url, lease, heartbeat, grace, seed, network: _, ahead: _ } = self;
         let seed = seed.clone().unwrap_or_default();
         [host.to_owned(), url.clone(), millis(*lease), millis(*heartbeat), millis(*grace), seed].join(" ")
     }
@@ -85,6 +95,7 @@ impl Settings {
             grace: millis(grace),
             seed,
             network: None,
+            ahead: None,
         };
         (host.to_owned(), settings)
     }
@@ -311,9 +322,14 @@ impl HostProcess {
 
     pub(crate) fn start(name: &str, settings: &Settings) -> Self {
         let this = env::current_exe().unwrap();
-        let mut command = match &settings.network {
-            None => Command::new(this),
-            Some(network) => {
+        let mut command = match (&settings.network, settings.ahead) {
+            (None, None) => Command::new(this),
+            (None, Some(seconds)) => {
+                let mut command = ahead(seconds);
+                command.arg(this);
+                command
+            }
+            (Some(network), _) => {
                 let mut command = Command::new("nsenter");
                 command.arg(format!("--net={}", network.display())).arg("--").arg(this);
                 command

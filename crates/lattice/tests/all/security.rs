@@ -1,14 +1,15 @@
 //! Who is let in, and what a host that is let in can pass off as another's: nothing, with these permissions.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use airssys_wasm_actor::{Bytes, UpgradeOptions, registry::Topic};
+use airssys_wasm_actor::{ActorSystem, Bytes, SystemConfig, UpgradeOptions, registry::Topic};
 use airssys_wasm_fixtures::{
     COUNTER, COUNTER_V2,
     nats::{NatsConfig, NatsServer},
 };
+use airssys_wasm_keyed::{ReminderConfig, SaveWhen, StateStore};
 use airssys_wasm_lattice::{
-    Credentials, JoinError, Lattice, LatticeConfig, RollOptions,
+    BucketConfig, Credentials, ExportError, JoinError, Lattice, LatticeConfig, RollOptions,
     async_nats::{Client, ConnectOptions, Event, jetstream},
 };
 use futures_util::StreamExt;
@@ -20,7 +21,8 @@ use tokio::{
 
 use crate::{
     deploy::{Fleet, deployment, have_room},
-    support::{TestHost, config as config_of, id, join, system, until, within},
+    kinds,
+    support::{Probe, TestHost, config as config_of, id, join, system, until, within},
 };
 
 /// A host, the seed of its nkey, and the public part.
@@ -46,7 +48,7 @@ const OUTSIDER: &str = "SUABNIMW3EEKLZ5LU6SBI62QL2ULOVQFX5BATUFSOKSHAZKQ3SF52CWM
 /// - It hears what is for it, and the heartbeats and publications of all.
 /// - It reads and writes the lattice's records. Each host may write those of all, as it ends the sessions of hosts that are gone: hosts trust
 ///   each other with the records, and with nothing else.
-/// - It reads and writes the lattice's components.
+/// - It reads and writes the lattice's components, and the states of its kinds.
 /// - `INFO` and `STREAM.CREATE` are for the host that makes the records, and may be left out where an operator makes them.
 fn permissions((host, _, public): Key) -> String {
     let lattice = "test";
@@ -61,7 +63,6 @@ fn permissions((host, _, public): Key) -> String {
         format!("$JS.API.CONSUMER.CREATE.KV_aw_{lattice}"),
         format!("$JS.API.CONSUMER.CREATE.KV_aw_{lattice}.>"),
         format!("$JS.API.CONSUMER.DELETE.KV_aw_{lattice}.>"),
-        format!("$JS.API.DIRECT.GET.KV_aw_{lattice}.>"),
         format!("$JS.FC.KV_aw_{lattice}.>"),
         format!("$JS.API.STREAM.MSG.GET.KV_aw_{lattice}"),
         format!("$O.aw_{lattice}_components.>"),
@@ -69,6 +70,14 @@ fn permissions((host, _, public): Key) -> String {
         format!("$JS.API.STREAM.CREATE.OBJ_aw_{lattice}_components"),
         format!("$JS.API.STREAM.PURGE.OBJ_aw_{lattice}_components"),
         format!("$JS.API.STREAM.MSG.GET.OBJ_aw_{lattice}_components"),
+        "$KV.carts.>".to_owned(),
+        "$JS.API.STREAM.INFO.KV_carts".to_owned(),
+        "$JS.API.STREAM.CREATE.KV_carts".to_owned(),
+        "$JS.API.STREAM.MSG.GET.KV_carts".to_owned(),
+        "$JS.API.CONSUMER.CREATE.KV_carts".to_owned(),
+        "$JS.API.CONSUMER.INFO.KV_carts.>".to_owned(),
+        "$JS.API.CONSUMER.MSG.NEXT.KV_carts.>".to_owned(),
+        "$JS.API.CONSUMER.DELETE.KV_carts.>".to_owned(),
     ];
     let subscribe = [
         format!("aw.{lattice}.h.{host}.*"),
@@ -119,6 +128,11 @@ async fn hosts_with_these_permissions_alone_do_all_that_hosts_do() {
     b.knows("mine").await;
     assert_eq!(a.ask("shop", "x").await.unwrap(), "x");
     assert_eq!(b.ask("mine", "x").await.unwrap(), "x");
+    let (spec, _) = Probe::spec("shop");
+    let second = a.system.spawn_native(spec).await.unwrap();
+    let taken = within(a.lattice.export(&second)).await;
+    assert!(matches!(taken, Err(ExportError::NameTaken { .. })), "{taken:?}");
+    second.kill();
     let mut heard = a.system.subscribe(&"news".parse().unwrap(), 10, airssys_wasm_actor::registry::WhenFull::Error);
     within(a.lattice.take_topics(&"news".parse().unwrap())).await.unwrap();
     let topic = Topic::new("news").unwrap();
@@ -163,6 +177,32 @@ async fn components_are_deployed_with_these_permissions_alone() {
     assert_eq!(within(a.lattice.recipient(id("counter")).ask("add 1")).await.unwrap(), "count: 1");
     assert!(within(b.lattice.undeploy(&id("counter"))).await.unwrap());
     until(|| a.lattice.deployments().is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kinds_and_reminders_are_kept_with_these_permissions_alone() {
+    let server = guarded();
+    let start = async |key: Key| {
+        let system = ActorSystem::new(kinds::ENGINE.clone(), SystemConfig::default());
+        let lattice = within(Lattice::join(&system, config(&server, key))).await.unwrap();
+        let store = Arc::new(within(lattice.store(BucketConfig::new("carts"))).await.unwrap());
+        let spec = kinds::spec(&system, &kinds::LATER, SaveWhen::EachMessage);
+        let (reminders, kept) = (ReminderConfig::default(), Arc::clone(&store));
+        let carts = lattice.export_kind_with_reminders(spec, kept, reminders).await.unwrap();
+        (system, lattice, store, carts)
+    };
+    let (a, b) = tokio::join!(start(A), start(B));
+    let cart = id("cart");
+    until(|| a.1.slots(&cart) + b.1.slots(&cart) == 1_024 && a.1.slots(&cart) > 0 && b.1.slots(&cart) > 0).await;
+    for key in kinds::keys(30) {
+        for (_, lattice, ..) in [&a, &b] {
+            let answer = kinds::remind(lattice, &key, Duration::from_secs(3_600)).await;
+            assert!(answer.starts_with('\0'), "{answer:?}");
+        }
+    }
+    assert!(a.3.stats().activations > 0 && b.3.stats().activations > 0);
+    within(a.2.count("cart")).await.unwrap();
+    assert_eq!(within(b.2.count("!due/cart")).await.unwrap(), 30);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -229,7 +269,8 @@ async fn a_host_cannot_pass_for_another() {
         .await
         .unwrap();
     // The server refuses what it says itself, and to hear what is another's.
-    for subject in ["aw.test.h.a.c", "aw.test.b.a", "aw.test.t.a.news", "aw.test.n.a.c"] {
+    let direct = "$JS.API.DIRECT.GET.KV_aw_test.$KV.aw_test.x.c";
+    for subject in ["aw.test.h.a.c", "aw.test.b.a", "aw.test.t.a.news", "aw.test.n.a.c", direct] {
         forger.publish(subject, packet.clone()).await.unwrap();
         let said = within(refused.recv()).await.unwrap();
         assert!(said.to_lowercase().contains("permissions violation"), "{said}");
@@ -243,10 +284,10 @@ async fn a_host_cannot_pass_for_another() {
     // What the server publishes for it reaches `a`, who refuses it: what was stored, as an answer, and to a consumer.
     let stored = within(forger.request("$KV.aw_test.x.c", packet.clone())).await.unwrap();
     assert!(stored.payload.windows(5).any(|part| part == b"\"seq\""), "{stored:?}");
-    let get = "$JS.API.DIRECT.GET.KV_aw_test.$KV.aw_test.x.c";
-    forger.publish_with_reply(get, "aw.test.h.a.c", Bytes::new()).await.unwrap();
+    let (get, of) = ("$JS.API.STREAM.MSG.GET.KV_aw_test", r#"{"last_by_subj":"$KV.aw_test.x.c"}"#);
+    forger.publish_with_reply(get, "aw.test.h.a.c", of.into()).await.unwrap();
     let forged = within(seen.next()).await.unwrap();
-    assert_eq!(forged.payload, packet, "it came as it is");
+    assert_eq!(forged.payload.first(), Some(&b'{'), "no packet begins so");
     let consumer = r#"{"stream_name":"KV_aw_test","config":{"name":"forger","deliver_subject":"aw.test.h.a.c",
         "deliver_policy":"all","ack_policy":"none","filter_subject":"$KV.aw_test.x.c"}}"#;
     forger
@@ -308,21 +349,85 @@ async fn packets_that_are_broken_do_no_harm() {
     assert_eq!(a.lattice.hosts().len(), 2);
 }
 
-#[tokio::test]
-async fn nothing_is_said_in_plain_text_to_a_server_that_is_not_on_loopback() {
+/// Passes for a server of a version: says so, answers pings, and nothing else. Gives its port, and what it hears.
+async fn impostor(version: &'static str) -> (u16, mpsc::UnboundedReceiver<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let (told, mut heard) = mpsc::unbounded_channel();
+    let (told, heard) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
-            let info = r#"{"server_id":"x","version":"2.12.0","proto":1,"host":"x","port":1,"max_payload":1048576,"headers":true}"#;
-            _ = stream.write_all(format!("INFO {info}\r\n").as_bytes()).await;
-            let mut first = [0; 8];
-            let read = stream.read(&mut first).await.unwrap_or_default();
-            told.send(first[..read].to_vec()).unwrap();
+            let told = told.clone();
+            tokio::spawn(async move {
+                let info = format!(
+                    r#"{{"server_id":"x","version":"{version}","proto":1,"host":"x","port":1,"max_payload":1048576,"headers":true}}"#
+                );
+                _ = stream.write_all(format!("INFO {info}\r\n").as_bytes()).await;
+                let mut some = [0; 4_096];
+                while let Ok(read) = stream.read(&mut some).await {
+                    _ = told.send(some[..read].to_vec());
+                    if read == 0 {
+                        return;
+                    }
+                    if some[..read].windows(4).any(|word| word == b"PING") {
+                        _ = stream.write_all(b"PONG\r\n").await;
+                    }
+                }
+                // As a client that says no to TLS.
+                _ = told.send(Vec::new());
+            });
         }
     });
+    (port, heard)
+}
+
+#[tokio::test]
+async fn a_server_that_is_too_old_is_told() {
+    for (version, is_too_old) in [("2.10.29", true), ("1.99.0", true), ("2.11.0", false)] {
+        let (port, mut heard) = impostor(version).await;
+        let config = LatticeConfig::new("test".parse().unwrap(), "a".parse().unwrap());
+        let config = config.with_servers([format!("nats://127.0.0.1:{port}")]);
+        let system = system();
+        let joining = Lattice::join(&system, config);
+        if is_too_old {
+            match within(joining).await {
+                Err(JoinError::TooOld { found, oldest }) => assert_eq!((&*found, &*oldest), (version, "2.11")),
+                other => panic!("{other:?}"),
+            }
+            continue;
+        }
+        // The control: it is asked for the records.
+        let is_asked = async {
+            let mut all = Vec::new();
+            while !all.windows(8).any(|word| word == b"$JS.API.") {
+                all.extend(heard.recv().await.unwrap());
+            }
+        };
+        tokio::select! {
+            joined = joining => panic!("{joined:?}"),
+            () = within(is_asked) => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_a_host_has_and_renews_is_not_had_by_another() {
+    let server = NatsConfig::jetstream().start().unwrap();
+    let config = || config_of(&server, "a").with_lease(Duration::from_secs(1));
+    let first = join(config()).await;
+    let second = system();
+    match within(Lattice::join(&second, config())).await {
+        Err(JoinError::HostTaken { host }) => assert_eq!(host.as_str(), "a"),
+        other => panic!("{other:?}"),
+    }
+    // The control: once it has left.
+    within(first.lattice.leave(Duration::from_secs(1))).await;
+    within(Lattice::join(&second, config())).await.unwrap();
+}
+
+#[tokio::test]
+async fn nothing_is_said_in_plain_text_to_a_server_that_is_not_on_loopback() {
+    let (port, mut heard) = impostor("2.12.0").await;
     // It leads to this machine, but not by a name that says so.
     let join = async |server: String| {
         let config = LatticeConfig::new("test".parse().unwrap(), "a".parse().unwrap()).with_servers([server]);

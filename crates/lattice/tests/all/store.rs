@@ -270,8 +270,16 @@ async fn a_bucket_that_is_gone_is_closed() {
     let (client, _) = connect(&server).await;
     let store = open(&client).await;
     let version = store.save("cart", "a", Version::NONE, "x".into(), Process).await.unwrap();
+    // The control: one that is there is not made anew.
+    store.reopen().await.unwrap();
+    assert_eq!(store.load("cart", "a").await.unwrap().unwrap().version, version);
     jetstream::new(client.clone()).delete_stream("KV_states").await.unwrap();
     all_is_closed(&store, version).await;
+    // It is as a new one then.
+    store.reopen().await.unwrap();
+    assert!(store.load("cart", "a").await.unwrap().is_none());
+    let first = store.save("cart", "a", Version::NONE, "y".into(), Process).await.unwrap();
+    store.save("cart", "a", first, "z".into(), Process).await.unwrap();
 }
 
 #[tokio::test]

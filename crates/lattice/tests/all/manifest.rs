@@ -1,0 +1,117 @@
+//! `Component.toml`, as `Lattice::load` reads it.
+
+use std::{fs, time::Duration};
+
+use airssys_wasm_actor::{
+    LoadManifestError,
+    limits::ManifestError,
+    registry::{Refusal, Topic, WhenFull},
+};
+use airssys_wasm_fixtures::COUNTER;
+use airssys_wasm_lattice::{ExportError, LoadLatticeError, Loaded};
+use tempfile::TempDir;
+
+use crate::support::{TestHost, host, id, server, until, within};
+
+/// A folder with the counter, and a `Component.toml` with these tables beside those of the other layers.
+fn folder(tables: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let others = "[component]\nname = 'counter'\n[resources]\nmemory = '8MiB'\ncpu_time = '5s'\n";
+    fs::write(folder.path().join("Component.toml"), format!("{others}{tables}")).unwrap();
+    fs::write(folder.path().join("counter.wasm"), COUNTER).unwrap();
+    folder
+}
+
+async fn load(host: &TestHost, tables: &str) -> Result<Loaded, LoadLatticeError> {
+    let folder = folder(tables);
+    within(host.lattice.load(folder.path().join("Component.toml"))).await
+}
+
+#[tokio::test]
+async fn a_component_is_exported_as_its_manifest_says() {
+    let server = server();
+    let (a, b, c) = (host(&server, "a").await, host(&server, "b").await, host(&server, "c").await);
+    // Of its host alone.
+    for tables in ["", "[lattice]\n"] {
+        let Ok(Loaded::Here(actor)) = load(&a, tables).await else { panic!("it lives here") };
+        assert_eq!(actor.ask("add 2").await.unwrap(), "2");
+        // What is exported after it is seen after it.
+        let (beside, _) = a.export("beside").await;
+        b.knows("beside").await;
+        assert_eq!(b.ask("counter", "get").await.unwrap_err().refusal(), Some(Refusal::Unknown));
+        for actor in [actor, beside] {
+            actor.kill();
+            actor.ended().await;
+        }
+        until(|| b.lattice.names() == 0).await;
+    }
+    let Ok(Loaded::Here(_actor)) = load(&a, "[lattice]\nexport = 'here'\n").await else { panic!("it lives here") };
+    b.knows("counter").await;
+    assert_eq!(b.ask("counter", "add 3").await.unwrap(), "3");
+    // One that lives where its name is not to be had says so.
+    match load(&c, "[lattice]\nexport = 'here'\n").await {
+        Err(LoadLatticeError::Export { name, error: ExportError::NameTaken { holder, .. } }) => {
+            assert_eq!((name, holder.as_str()), (id("counter"), "a"));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(c.system.find("counter").is_some());
+}
+
+#[tokio::test]
+async fn a_component_that_lives_alone_goes_to_another_host_that_has_loaded_it() {
+    let server = server();
+    let (a, b, c) = (host(&server, "a").await, host(&server, "b").await, host(&server, "c").await);
+    let alone = "[lattice]\nexport = 'alone'\n";
+    let Ok(Loaded::Alone(mut first)) = load(&a, alone).await else { panic!("it lives on one host") };
+    within(first.serving()).await.unwrap();
+    let Ok(Loaded::Alone(mut second)) = load(&b, alone).await else { panic!("it lives on one host") };
+    c.knows("counter").await;
+    assert_eq!(c.ask("counter", "add 1").await.unwrap(), "1");
+    assert!(second.actor().is_none() && b.system.find("counter").is_none());
+    drop(first);
+    within(second.serving()).await.unwrap();
+    // As a new one: what is to be kept is a state's, and not the memory's.
+    until(|| c.lattice.recipient(id("counter")).is_known()).await;
+    until(|| a.system.find("counter").is_none()).await;
+    within(async {
+        while c.ask("counter", "get").await.ok().as_deref() != Some("0") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn topics_of_a_manifest_are_taken_and_what_is_misspelt_is_told() {
+    let server = server();
+    let (a, b) = (host(&server, "a").await, host(&server, "b").await);
+    let mut heard = a.system.subscribe(&"orders.>".parse().unwrap(), 10, WhenFull::Error);
+    load(&a, "[lattice]\ntopics = ['orders.>']\n").await.unwrap();
+    let topic = Topic::new("orders.eu").unwrap();
+    within(async {
+        while b.system.publish(&topic, "x").await.hosts == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert_eq!(within(heard.recv()).await.unwrap().topic(), Some(&topic));
+    match load(&b, "[lattice]\nexports = 'here'\n").await {
+        Err(LoadLatticeError::Load(LoadManifestError::Manifest { source, .. })) => {
+            let ManifestError::UnknownKey { table, key, known } = source else { panic!("{source}") };
+            assert_eq!((table.as_str(), key.as_str(), &*known), ("lattice", "exports", &["export", "topics"][..]));
+        }
+        other => panic!("{other:?}"),
+    }
+    for tables in ["[lattice]\nexport = 'everywhere'\n", "[lattice]\ntopics = ['a..b']\n"] {
+        let told = load(&b, tables).await;
+        assert!(
+            matches!(
+                &told,
+                Err(LoadLatticeError::Load(LoadManifestError::Manifest { source: ManifestError::Toml(_), .. }))
+            ),
+            "{tables}: {told:?}"
+        );
+    }
+    assert!(b.system.find("counter").is_none());
+}
