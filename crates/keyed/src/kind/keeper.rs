@@ -48,9 +48,9 @@ struct Row {
     state: Option<Hash>,
     /// The state of an incarnation that was given none.
     fresh: Option<Hash>,
-    /// What a write has left, if it is not known whether it was carried out.
+    /// What the last write has left, if it is not known whether it was carried out.
     unsure: Option<Option<Hash>>,
-    /// Whether what is there may be lost, though it can be read: the last write of it was not acknowledged.
+    /// Whether what is there may be lost, though it can be read, or become another: the last write of it was not acknowledged.
     is_loose: bool,
 }
 
@@ -88,25 +88,22 @@ impl KeyKeeper {
             self.count_rows(self.row.state, hash);
         }
         self.core.store_answered(Use::Read, None);
-        let is_loose = self.row.is_loose || self.row.unsure.is_some() && version != self.row.version;
-        self.row = Row { version, state: hash, fresh: self.row.fresh, unsure: None, is_loose };
+        self.row = Row { version, state: hash, unsure: None, ..self.row };
         Ok(state)
     }
 
-    /// Finds out what became of a write.
+    /// Finds out whether the last write was carried out. Where the row has another state, that may be of a write before it, which
+    /// came late: the store knows, and takes the next write or does not.
     async fn make_sure(&mut self) -> Result<(), StoreError> {
         let Some(attempted) = self.row.unsure else { return Ok(()) };
-        let (fresh, version) = (self.row.fresh, self.row.version);
-        let before = self.row.state;
         let found = self.core.store.load(self.core.kind.as_str(), self.key()).await?;
-        let state = found.as_ref().map(|row| blake3::hash(&row.state));
-        let now = found.map_or(Version::NONE, |row| row.version);
-        if now != version && state != attempted {
-            return Err(StoreError::Fenced { found: now });
-        }
-        self.count_rows(before, state);
         self.core.store_answered(Use::Read, None);
-        self.row = Row { version: now, state, fresh, unsure: None, is_loose: self.row.is_loose || now != version };
+        let state = found.as_ref().map(|row| blake3::hash(&row.state));
+        let version = found.map_or(Version::NONE, |row| row.version);
+        if version != self.row.version && state == attempted {
+            self.count_rows(self.row.state, state);
+            self.row = Row { version, state, unsure: None, ..self.row };
+        }
         Ok(())
     }
 
@@ -126,13 +123,13 @@ impl KeyKeeper {
         match written {
             Ok(version) => {
                 self.count_rows(self.row.state, hash);
-                (self.row.version, self.row.state, self.row.is_loose) = (version, hash, false);
+                self.row = Row { version, state: hash, fresh: self.row.fresh, ..Row::default() };
                 self.core.store_answered(Use::Write, None);
                 Ok(())
             }
             Err(error) => {
                 if !matches!(error, StoreError::Fenced { .. } | StoreError::TooLarge { .. } | StoreError::Closed) {
-                    self.row.unsure = Some(hash);
+                    (self.row.unsure, self.row.is_loose) = (Some(hash), true);
                 }
                 Err(error)
             }

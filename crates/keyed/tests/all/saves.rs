@@ -136,6 +136,55 @@ async fn a_write_of_which_nobody_knows_is_looked_up() {
 }
 
 #[tokio::test]
+async fn a_first_write_that_comes_late_fences_none_of_the_later_ones() {
+    for another_writes in [false, true] {
+        let (system, store) = (system(), Faulty::new());
+        let carts = carts(&system, &COUNTER, options(SaveWhen::OnIdle), &store).await;
+        store.fill_up();
+        for count in ["1", "2"] {
+            assert_eq!(ask(&carts, "1", "add 1").await.unwrap(), count);
+            assert!(!carts.passivate("1").await.unwrap());
+        }
+        store.make_room().await;
+        assert_eq!((store.count_of("1").await, carts.stats().rows), (Some(1), 0));
+        if another_writes {
+            store.put("1", &70_u64.to_le_bytes()).await;
+        }
+        assert!(carts.passivate("1").await.unwrap());
+        // Control: what somebody else has written stays.
+        let count = if another_writes { 70 } else { 2 };
+        assert_eq!(store.count_of("1").await, Some(count));
+        assert_eq!(ask(&carts, "1", "get").await.unwrap(), count.to_string());
+        assert!(another_writes || carts.stats().rows == 1);
+    }
+}
+
+#[tokio::test]
+async fn a_write_that_comes_late_does_not_undo_what_was_answered_since() {
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &COUNTER, options(SaveWhen::OnIdle), &store).await;
+    ask(&carts, "1", "add 1").await.unwrap();
+    carts.passivate("1").await.unwrap();
+    for crashes in [true, false] {
+        store.fill_up();
+        assert_eq!(ask(&carts, "1", "add 1").await.unwrap(), "2");
+        assert!(!carts.passivate("1").await.unwrap());
+        if crashes {
+            ask(&carts, "1", "crash").await.unwrap_err();
+        } else {
+            // Back by itself.
+            ask(&carts, "1", &format!("add {}", u64::MAX)).await.unwrap();
+        }
+        assert_eq!(ask(&carts, "1", "get").await.unwrap(), "1", "{crashes}");
+        assert!(!carts.passivate("1").await.unwrap(), "it is as the row, which may become another");
+        store.make_room().await;
+        assert_eq!(store.count_of("1").await, Some(2));
+        assert!(carts.passivate("1").await.unwrap());
+        assert_eq!(store.count_of("1").await, Some(1), "{crashes}");
+    }
+}
+
+#[tokio::test]
 async fn who_finds_that_another_has_written_the_row_begins_with_what_is_there() {
     let (system, store) = (system(), Faulty::new());
     let carts = carts(&system, &COUNTER, options(SaveWhen::EachMessage), &store).await;
