@@ -219,9 +219,9 @@ impl<B: Blueprint> ActorTask<B> {
                     continue;
                 }
                 // There is nothing to save.
-                Control::Save | Control::Passivate { done: None, .. } => continue,
-                Control::Passivate { done: Some(done), .. } => {
-                    if self.leave_between(done) {
+                Control::Save => continue,
+                Control::Passivate { must, done } => {
+                    if self.leave_between(must, done) {
                         return Wake::Over;
                     }
                     continue;

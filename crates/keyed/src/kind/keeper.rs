@@ -210,7 +210,8 @@ impl KeyKeeper {
         self.marks.begin();
         self.row.fresh = None;
         let state = self.read().await.map_err(|error| self.told(Use::Read, error))?;
-        if state.is_none() && self.core.rows() >= self.core.options.most_keys {
+        // Whoever is in memory was admitted.
+        if state.is_none() && !self.is_activated && self.core.rows() >= self.core.options.most_keys {
             return Err(KeepError::Refused(TooManyKeys { allowed: self.core.options.most_keys }.into()));
         }
         Ok(state)

@@ -2,7 +2,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use airssys_wasm_actor::{AskError, DeadReason, During, StartError};
+use airssys_wasm_actor::{AskError, Backoff, DeadReason, During, RestartPolicy, StartError};
 use airssys_wasm_keyed::{KeyedEvent, KeyedOptions};
 use airssys_wasm_limits::{ByteSize, MemoryBudget};
 use airssys_wasm_registry::Refusal;
@@ -122,9 +122,50 @@ async fn a_kind_has_no_more_keys_with_state_than_it_may() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_is_in_memory_is_restarted_though_there_are_too_many_keys_by_then() {
+    let (system, store) = (system(), Faulty::new());
+    let slow = template(&system, "cart", &COUNTER).with_restart(RestartPolicy::default());
+    let carts = install(&system, slow, KeyedOptions { most_keys: 1, ..KeyedOptions::default() }, &store).await;
+    assert_eq!(ask(&carts, "1", "get").await.unwrap(), "0");
+    ask(&carts, "2", "add 1").await.unwrap();
+    carts.passivate("2").await.unwrap();
+    ask(&carts, "1", "crash").await.unwrap_err();
+    let answer = tokio::time::timeout(Duration::from_secs(60), ask(&carts, "1", "get")).await;
+    assert_eq!(answer.expect("it is restarted").unwrap(), "0");
+    // Control: one that is not.
+    assert!(matches!(ask(&carts, "3", "get").await.unwrap_err(), AskError::NotActivated(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_waits_for_its_restart_leaves_unless_there_is_a_message_for_it() {
+    for (is_idle, has_message) in [(true, false), (false, false), (true, true)] {
+        let (system, store) = (system(), Faulty::new());
+        let long = Duration::from_secs(3_600);
+        let backoff = Backoff { first: long, longest: long, ..Backoff::default() };
+        let slow = template(&system, "cart", &COUNTER).with_restart(backoff);
+        let idle = if is_idle { Duration::from_secs(4) } else { long };
+        let carts = install(&system, slow, KeyedOptions { live: 10, idle, ..KeyedOptions::default() }, &store).await;
+        ask(&carts, "crashed", "crash").await.unwrap_err();
+        if has_message {
+            carts.actor("crashed").unwrap().tell("add 1").await.unwrap();
+        }
+        pass(Duration::from_secs(2)).await;
+        if !is_idle {
+            // They are too many.
+            for key in 1..9 {
+                ask(&carts, &key.to_string(), "get").await.unwrap();
+            }
+        }
+        pass(Duration::from_secs(8)).await;
+        assert_eq!(system.find("cart/crashed").is_some(), has_message, "{is_idle}");
+        assert!(has_message || ask(&carts, "crashed", "get").await.unwrap() == "0");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_actor_that_waits_for_its_restart_forgets_nothing_of_its_mailbox() {
     let (system, store) = (system(), Faulty::new());
-    let slow = template(&system, "cart", &COUNTER).with_restart(airssys_wasm_actor::RestartPolicy::default());
+    let slow = template(&system, "cart", &COUNTER).with_restart(RestartPolicy::default());
     let carts = install(&system, slow, KeyedOptions::default(), &store).await;
     ask(&carts, "1", "crash").await.unwrap_err();
     let cart = carts.actor("1").unwrap();
