@@ -6,6 +6,7 @@ use airssys_wasm_actor::{AskError, Backoff, DeadReason, During, RestartPolicy, S
 use airssys_wasm_keyed::{KeyedEvent, KeyedOptions};
 use airssys_wasm_limits::{ByteSize, MemoryBudget};
 use airssys_wasm_registry::Refusal;
+use tokio::sync::Semaphore;
 
 use crate::support::{ACTOR, COUNTER, Faulty, ask, carts, install, pass, settle, system, template, until};
 
@@ -159,6 +160,27 @@ async fn one_that_waits_for_its_restart_leaves_unless_there_is_a_message_for_it(
         pass(Duration::from_secs(8)).await;
         assert_eq!(system.find("cart/crashed").is_some(), has_message, "{is_idle}");
         assert!(has_message || ask(&carts, "crashed", "get").await.unwrap() == "0");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_whose_actors_are_killed_while_they_start_is_not_tripped() {
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &COUNTER, KeyedOptions::default(), &store).await;
+    let keys: Vec<_> = (0..25).map(|key| key.to_string()).collect();
+    for key in &keys {
+        store.put(key, &5_u64.to_le_bytes()).await;
+    }
+    store.loads.forget_permits(usize::MAX);
+    for key in &keys {
+        carts.actor(key).unwrap().tell("add 1").await.unwrap();
+    }
+    settle().await;
+    carts.kill_all().await;
+    assert_eq!((carts.stats().not_activated, carts.stats().live), (25, 0));
+    store.loads.add_permits(Semaphore::MAX_PERMITS);
+    for key in &keys {
+        assert_eq!(ask(&carts, key, "get").await.unwrap(), "5", "{key}");
     }
 }
 
