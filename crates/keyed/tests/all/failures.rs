@@ -2,7 +2,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use airssys_wasm_actor::{AskError, Backoff, DeadReason, During, RestartPolicy, StartError};
+use airssys_wasm_actor::{AskError, Backoff, DeadReason, During, Restart, RestartPolicy, StartError};
 use airssys_wasm_keyed::{KeyedEvent, KeyedOptions};
 use airssys_wasm_limits::{ByteSize, MemoryBudget};
 use airssys_wasm_registry::Refusal;
@@ -181,6 +181,32 @@ async fn a_kind_whose_actors_are_killed_while_they_start_is_not_tripped() {
     store.loads.add_permits(Semaphore::MAX_PERMITS);
     for key in &keys {
         assert_eq!(ask(&carts, key, "get").await.unwrap(), "5", "{key}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_never_restarted_is_quarantined_for_its_own_fault_alone() {
+    for crashes in [true, false] {
+        let (system, store) = (system(), Faulty::new());
+        let never = template(&system, "cart", &COUNTER).with_restart(Restart::Temporary);
+        let carts = install(&system, never, KeyedOptions::default(), &store).await;
+        ask(&carts, "1", "add 1").await.unwrap();
+        if crashes {
+            ask(&carts, "1", "crash").await.unwrap_err();
+        } else {
+            // It is to begin with what another has written, and cannot read it.
+            store.put("1", &7_u64.to_le_bytes()).await;
+            store.blind.store(true, Ordering::SeqCst);
+            carts.passivate("1").await.unwrap();
+        }
+        until(|| carts.stats().live == 0).await;
+        store.blind.store(false, Ordering::SeqCst);
+        let answer = ask(&carts, "1", "get").await;
+        if crashes {
+            assert_eq!(answer.unwrap_err().refusal(), Some(Refusal::Quarantined));
+        } else {
+            assert_eq!(answer.unwrap(), "7");
+        }
     }
 }
 

@@ -318,7 +318,7 @@ async fn a_handle_keeps_nothing_of_the_actor_that_it_found_and_finds_the_next() 
         clone.try_tell("add 1").unwrap();
         let after = system.find("cart/1").unwrap();
         assert!(after != before && after == cart.awaken().unwrap() && after == clone.awaken().unwrap(), "{how}");
-        // One that is killed before it has started is quarantined.
+        // What was sent is handled before the next one ends.
         clone.ask("add 0").await.unwrap();
     }
     assert_eq!(cart.ask("get").await.unwrap(), "8");
