@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use tokio::{sync::OwnedSemaphorePermit, time::sleep};
 
 use crate::{
-    KeyedEvent, Saved, StoreError, Version,
+    Saved, StoreError, Version,
     kind::{
         core::{Core, RETRY, Use, count},
         live::Marks,
@@ -38,6 +38,8 @@ pub(crate) struct KeyKeeper {
     /// Held until the first incarnation has started.
     permit: Option<OwnedSemaphorePermit>,
     is_activated: bool,
+    /// The version that it runs. [`Marks`] have the one that it is to run.
+    running: u64,
 }
 
 /// What is known of the row.
@@ -63,8 +65,8 @@ impl KeyKeeper {
         fence: Option<Arc<dyn Fence>>,
     ) -> Self {
         core.metrics.live.increment(1);
-        let (row, permit) = (Row::default(), None);
-        Self { core: Arc::clone(core), id, marks, number, fence, row, permit, is_activated: false }
+        let (row, permit, running) = (Row::default(), None, marks.version());
+        Self { core: Arc::clone(core), id, marks, number, fence, row, permit, is_activated: false, running }
     }
 
     /// Whether the key may be another host's by now.
@@ -341,13 +343,12 @@ impl Keeper for KeyKeeper {
 
     fn upgraded(&mut self) {
         self.row.fresh = None;
+        self.running = self.marks.version();
     }
 
     fn rolled_back(&mut self) {
-        // It went back by itself; so do all the others.
-        let version = self.marks.version();
-        if self.core.failed_version.fetch_max(version, Ordering::SeqCst) < version {
-            self.core.event(|| KeyedEvent::RolledBack);
+        // It went back by itself; so do all the others, unless the kind has another version by now.
+        if self.core.failed_version.fetch_max(self.running, Ordering::SeqCst) < self.running {
             self.core.wake.notify_one();
         }
     }
