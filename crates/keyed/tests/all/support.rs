@@ -49,6 +49,10 @@ guests! {
 pub(crate) static ECHO: LazyLock<LoadedComponent> =
     LazyLock::new(|| ENGINE.load_wat_blocking(fixtures::SMALLEST_ACTOR, Profile::Plain).unwrap());
 
+/// Gives back what it is asked, and counts its bytes.
+pub(crate) static KEEPING: LazyLock<LoadedComponent> =
+    LazyLock::new(|| ENGINE.load_wat_blocking(fixtures::SMALLEST_KEEPING_ACTOR, Profile::Plain).unwrap());
+
 pub(crate) static LATER: LazyLock<LoadedComponent> =
     LazyLock::new(|| ENGINE.load_wat_blocking(fixtures::LATER, Profile::Plain).unwrap());
 
