@@ -78,10 +78,16 @@ async fn a_kind_of_which_half_do_not_start_is_tripped_and_one_of_which_fewer_do_
             store.put(&key.to_string(), b"rubbish").await;
         }
         let carts = carts(&system, &COUNTER, KeyedOptions::default(), &store).await;
+        let mut events = carts.events();
         for key in (0..22).rev() {
             // Those that fail come last.
             _ = ask(&carts, &key.to_string(), "get").await;
         }
+        let told = std::iter::from_fn(|| events.try_recv().ok()).filter_map(|event| match event {
+            KeyedEvent::Tripped { wait } => Some(wait),
+            _ => None,
+        });
+        assert_eq!(told.collect::<Vec<_>>(), [Duration::from_secs(10)][..usize::from(is_tripped)]);
         let next = ask(&carts, "next", "get").await;
         assert_eq!(next.is_err(), is_tripped, "{fails}");
         tokio::time::advance(Duration::from_secs(11)).await;

@@ -3,6 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use airssys_wasm_actor::{AskError, DeadReason, Stop, SystemEvent};
+use airssys_wasm_engine::Profile;
+use airssys_wasm_fixtures as fixtures;
 use airssys_wasm_keyed::{InstallError, KeyError, Keyed, KeyedOptions, KeyedSpec, Keys, SaveWhen};
 use airssys_wasm_registry::MessageEnvelope;
 
@@ -211,6 +213,20 @@ async fn a_kind_that_makes_no_sense_is_not_installed() {
     assert!(matches!(error, InstallError::Concurrency));
     install(spec("cart")).await.unwrap();
     assert!(matches!(install(spec("cart")).await.unwrap_err(), InstallError::NameTaken(_)));
+}
+
+#[tokio::test]
+async fn a_component_that_exports_half_of_the_state_is_not_installed() {
+    let (system, store) = (system(), Faulty::new());
+    for half in ["snapshot", "restore"] {
+        let export = format!("(export \"{half}\" (func ${half}))");
+        assert!(fixtures::SMALLEST_KEEPING_ACTOR.contains(&export));
+        let wat = fixtures::SMALLEST_KEEPING_ACTOR.replace(&export, "");
+        let guest = system.engine().load_wat_blocking(&wat, Profile::Plain).unwrap();
+        let spec = KeyedSpec::new(template(&system, "cart", &guest));
+        let error = Keyed::install(&system, spec, store.clone()).await.unwrap_err();
+        assert!(matches!(error, InstallError::HalfOfState), "{error}");
+    }
 }
 
 #[tokio::test]
