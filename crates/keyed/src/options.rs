@@ -12,7 +12,7 @@ use crate::Durability;
 /// What is lost when the guest crashes, the process is killed or the power fails:
 ///
 /// - [`OnIdle`](Self::OnIdle): all since the actor came into memory;
-/// - [`Within`](Self::Within): what is no older than the duration and one save;
+/// - [`Within`](Self::Within): what is no older than the duration, the message in hand and one save;
 /// - [`EachMessage`](Self::EachMessage): the message in hand. Nothing that was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

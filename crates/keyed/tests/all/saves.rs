@@ -48,6 +48,28 @@ async fn state_is_saved_no_later_than_it_may_be_and_not_at_once() {
     assert_eq!(store.written(), 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn state_that_is_to_be_saved_waits_for_the_message_in_hand() {
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &ACTOR, options(SaveWhen::Within(Duration::from_secs(4))), &store).await;
+    let rooms = crate::support::template(&system, "room", &COUNTER);
+    let _rooms = crate::support::install(&system, rooms, options(SaveWhen::OnIdle), &store).await;
+    assert_eq!(ask(&carts, "1", "count").await.unwrap(), "0");
+    store.loads.forget_permits(usize::MAX);
+    let mut asked = pin!(ask(&carts, "1", "request room/1 60000 get"));
+    tokio::select! {
+        biased;
+        answer = &mut asked => panic!("{answer:?} of one that is not in memory"),
+        () = pass(Duration::from_secs(8)) => {}
+    }
+    assert_eq!(store.row("1").await, None);
+    assert!(carts.stats().oldest_unsaved >= Duration::from_secs(7));
+    store.loads.add_permits(1);
+    assert_eq!(asked.await.unwrap(), "0");
+    settle().await;
+    assert_eq!((store.row("1").await.unwrap(), carts.stats().oldest_unsaved), ("2\n".into(), Duration::ZERO));
+}
+
 #[tokio::test]
 async fn an_answer_waits_for_the_save_where_each_message_is_saved() {
     let (system, store) = (system(), Faulty::new());
