@@ -98,7 +98,8 @@ pub struct KeyedOptions {
     pub memory: Option<MemoryBudget>,
     /// Which keys there are. Default: any.
     pub keys: Keys,
-    /// How many keys may have state. One without state is not activated beyond that. Default: no bound.
+    /// How many keys may have state. One without state is not activated beyond that. Those that are in memory may get state all the
+    /// same, so that there may be as many more. Default: no bound.
     pub most_keys: u64,
     /// Bytes that a snapshot may have. Default: 1 MiB.
     pub state: ByteSize,
