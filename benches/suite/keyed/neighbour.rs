@@ -53,14 +53,15 @@ fn neighbour(quick: bool) -> anyhow::Result<Vec<Reading>> {
     Ok(readings)
 }
 
-/// The kind is as by default: so many are admitted of one caller, and the others refused.
+/// The kind is as by default: so many are admitted of one caller, and the others refused. A round lasts for half a second, in
+/// which the guest comes to a part of the names.
 fn beside(workers: Workers, wakes: bool, asks: u64) -> Histogram<u64> {
     const NAMES: u64 = 1_000_000;
     let disk = Disk::new();
     let runtime = workers.runtime();
     let system = system(engine());
     let limits = ResourceLimits { cpu_time: Duration::from_secs(5), ..ResourceLimits::with_memory(ByteSize::mib(20)) };
-    let (healthy, _kind) = runtime.block_on(async {
+    let (healthy, kind) = runtime.block_on(async {
         let kind = install(&system, "cart", &SMALLEST_KEEPING, KeyedOptions::default(), &disk.store).await;
         let healthy = system.spawn(spec("healthy", &sandbox(&ECHO, &system, limits.clone()))).await.unwrap();
         let hostile = system.spawn(spec("hostile", &sandbox(&ACTOR, &system, limits))).await.unwrap();
@@ -75,6 +76,9 @@ fn beside(workers: Workers, wakes: bool, asks: u64) -> Histogram<u64> {
     });
     let latencies = runtime.block_on(paced(runtime.handle().clone(), healthy, asks));
     assert_eq!(latencies.len(), asks);
+    let stats = kind.stats();
+    // More than are admitted at once.
+    assert_eq!(stats.activations + stats.refused > 2_000, wakes, "{stats:?}");
     latencies
 }
 

@@ -168,7 +168,7 @@ pub struct Keyed<U: 'static = ()>(Arc<Kind<U>>);
 pub struct KeyedStats {
     /// Actors in memory.
     pub live: usize,
-    /// Keys that have state in the store, as far as this process has written them.
+    /// Keys that have state in the store, as far as this process has written them. A save that a kill cuts off is not counted.
     pub rows: u64,
     /// Those of them that wait for a permit to start.
     pub waiting: u64,

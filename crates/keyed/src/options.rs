@@ -12,7 +12,7 @@ use crate::Durability;
 /// What is lost when the guest crashes, the process is killed or the power fails:
 ///
 /// - [`OnIdle`](Self::OnIdle): all since the actor came into memory;
-/// - [`Within`](Self::Within): what is no older than the duration and one save;
+/// - [`Within`](Self::Within): what is no older than the duration, the message in hand and one save;
 /// - [`EachMessage`](Self::EachMessage): the message in hand. Nothing that was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -98,7 +98,8 @@ pub struct KeyedOptions {
     pub memory: Option<MemoryBudget>,
     /// Which keys there are. Default: any.
     pub keys: Keys,
-    /// How many keys may have state. One without state is not activated beyond that. Default: no bound.
+    /// How many keys may have state. One without state is not activated beyond that. Those that are in memory may get state all the
+    /// same, so that there may be as many more. Default: no bound.
     pub most_keys: u64,
     /// Bytes that a snapshot may have. Default: 1 MiB.
     pub state: ByteSize,

@@ -3,7 +3,7 @@
 //!
 //! Two kinds count. Of the one that saves each message what was answered is found, and of what was not answered any part; of
 //! the other that after an end in order, and after a kill no less than the round before. Meanwhile actors are pushed out of
-//! memory and crash, and the store is slow, and full for a while.
+//! memory, crash and change their version, and the store is slow, full for a while, and late with some of what it refused.
 
 mod books;
 mod rough;

@@ -1,10 +1,11 @@
-//! A round, in a process of its own: kinds on a rough store, whose actors are pushed out of memory all the time, crash and
-//! are asked by many. It says on standard output what was answered.
+//! A round, in a process of its own: kinds on a rough store, whose actors are pushed out of memory all the time, crash, go over
+//! to another version and back, and are asked by many. It says on standard output what was answered.
 
 use std::{io::Write, path::PathBuf, sync::Arc, time::Duration};
 
 use airssys_wasm_actor::{
-    ActorSpec, ActorSystem, AskError, Backoff, Capabilities, Intensity, RestartPolicy, SystemConfig,
+    ActorSandbox, ActorSpec, ActorSystem, AskError, Backoff, Capabilities, Intensity, RestartPolicy, SystemConfig,
+    UpgradeError, UpgradeOptions,
 };
 use airssys_wasm_engine::{EngineConfig, PoolConfig, Profile, WasmEngine};
 use airssys_wasm_fixtures as fixtures;
@@ -52,12 +53,13 @@ async fn play(round: &Round) -> Result<()> {
     let pool = Some(PoolConfig::for_components(512));
     let engine = WasmEngine::new(EngineConfig { pool, ..EngineConfig::default() }.compile_in_process())?;
     let counter = engine.load(fixtures::COUNTER, Profile::Plain).await?;
+    let other = engine.load(fixtures::COUNTER_V2, Profile::Plain).await?;
     let system = ActorSystem::new(engine, SystemConfig { seed: Some(round.seed), ..SystemConfig::default() });
     let disk = Arc::new(FjallStore::open(StoreConfig::new(&round.folder)).await?);
     let rough = Arc::new(Rough::new(Arc::clone(&disk) as _));
     let store: Arc<dyn StateStore> = Arc::clone(&rough) as _;
     let until = Instant::now() + Duration::from_millis(round.millis);
-    let mut asking = JoinSet::new();
+    let (mut asking, mut upgrading) = (JoinSet::new(), JoinSet::new());
     let mut random = fastrand::Rng::with_seed(round.seed);
     for (name, each) in KINDS {
         let limits =
@@ -67,7 +69,9 @@ async fn play(round: &Round) -> Result<()> {
             backoff: Backoff::NONE,
             ..RestartPolicy::default()
         };
-        let template = ActorSpec::new(name.parse()?, SandboxSpec::new(system.link(&counter)?, limits)?)
+        let sandbox = |guest| anyhow::Ok(SandboxSpec::new(system.link(guest)?, limits.clone())?);
+        let versions = [sandbox(&counter)?, sandbox(&other)?];
+        let template = ActorSpec::new(name.parse()?, versions[0].clone())
             .with_capabilities(Capabilities::default())
             .with_restart(restart);
         let options = KeyedOptions {
@@ -83,9 +87,13 @@ async fn play(round: &Round) -> Result<()> {
             let random = random.fork();
             asking.spawn(ask(kind.clone(), each, asker, random, until));
         }
+        upgrading.spawn(upgrade(kind, versions, random.fork(), until));
     }
     while let Some(asked) = asking.join_next().await {
         asked?;
+    }
+    while let Some(upgraded) = upgrading.join_next().await {
+        upgraded??;
     }
     // What is in memory is saved.
     rough.heal();
@@ -106,7 +114,12 @@ async fn ask(kind: Keyed, each: bool, asker: u32, mut random: fastrand::Rng, unt
             continue;
         }
         let line = match actor.ask_within(Duration::from_secs(30), "add 1").await {
-            Ok(answer) => format!("answered {} {key} {}", kind.kind(), String::from_utf8_lossy(&answer)),
+            Ok(answer) => {
+                let answer = String::from_utf8_lossy(&answer);
+                // As the version says it that has answered.
+                let count = answer.strip_prefix("count: ").unwrap_or(&answer);
+                format!("answered {} {key} {count}", kind.kind())
+            }
             Err(AskError::NotSent(_) | AskError::NotActivated(_)) => {
                 tokio::time::sleep(Duration::from_millis(1)).await;
                 continue;
@@ -115,6 +128,28 @@ async fn ask(kind: Keyed, each: bool, asker: u32, mut random: fastrand::Rng, unt
         };
         say(&line).expect("the other end listens until this one is killed");
     }
+}
+
+/// Has the kind go over to the other version again and again, on probation or not. Those that crash meanwhile have all go back.
+async fn upgrade(
+    kind: Keyed,
+    versions: [ActorSandbox<()>; 2],
+    mut random: fastrand::Rng,
+    until: Instant,
+) -> Result<()> {
+    for version in versions.iter().rev().cycle() {
+        tokio::time::sleep(Duration::from_millis(random.u64(200..700))).await;
+        if Instant::now() >= until {
+            break;
+        }
+        let options =
+            UpgradeOptions { probation: random.choice([0, 3]).unwrap_or_default(), ..UpgradeOptions::default() };
+        let report = kind.upgrade(version.clone(), options).await?;
+        // They stay with the version that they have while the store is full.
+        let other = report.failed.iter().find(|error| !matches!(error, UpgradeError::NotSaved));
+        anyhow::ensure!(other.is_none(), "an actor has not gone over: {other:?}");
+    }
+    Ok(())
 }
 
 fn say(line: &str) -> Result<()> {

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use airssys_wasm_isolation::{CrashClass, CrashKind};
+use airssys_wasm_isolation::CrashClass;
 pub(crate) use airssys_wasm_limits::later;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -157,7 +157,7 @@ impl RestartPolicy {
         let directive = kind.and_then(|kind| self.on.get(&kind.class()));
         let restart = match directive.map_or(self.restart, |directive| directive.restart) {
             Restart::Permanent => true,
-            Restart::Transient => !matches!(kind, Some(CrashKind::Exit { code: 0 })),
+            Restart::Transient => !failure.is_exit(),
             Restart::Temporary => false,
         };
         Reply { restart, backoff: directive.and_then(|directive| directive.backoff), counts: !failure.is_shortage() }

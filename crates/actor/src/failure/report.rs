@@ -182,6 +182,11 @@ impl Failure {
         matches!(self.kind(), Some(CrashKind::Cancelled))
     }
 
+    /// Whether the guest ended by itself, as it should.
+    pub(crate) fn is_exit(&self) -> bool {
+        matches!(self.kind(), Some(CrashKind::Exit { code: 0 }))
+    }
+
     /// Whether the state is another's by now, so that there is nothing to start with here.
     pub(crate) fn is_fenced(&self) -> bool {
         matches!(self, Self::Start(error) if matches!(**error, StartError::NotLoaded(KeepError::Fenced)))

@@ -111,7 +111,7 @@ pub trait Keeper: Send + 'static {
     /// An upgrade that this actor had on probation was undone.
     fn rolled_back(&mut self);
 
-    /// The actor failed more often than its [`RestartPolicy`](crate::RestartPolicy) allows, and ends.
+    /// The actor failed by its own fault more often than its [`RestartPolicy`](crate::RestartPolicy) allows, and ends.
     fn gave_up(&mut self);
 
     /// The actor is out of memory, its name free. Called before it is dropped.

@@ -224,11 +224,20 @@ impl<B: Blueprint> ActorTask<B> {
         self.try_to_leave(live, must).await
     }
 
-    /// The same without an incarnation: whatever was unsaved is lost already.
-    pub(super) fn leave_between(&mut self, done: oneshot::Sender<()>) -> bool {
+    /// The same without an incarnation: whatever was unsaved is lost already. Whether it has left.
+    pub(super) fn leave_between(&mut self, must: bool, done: Option<oneshot::Sender<()>>) -> bool {
+        let is_needed = self.is_needed() || !must && self.cell.has_later();
         let Some(kept) = &mut self.kept else { return false };
-        kept.leaves(done);
-        !self.is_needed() && self.passivate()
+        if let Some(done) = done {
+            kept.leaves(done);
+        }
+        if !is_needed && self.passivate() {
+            return true;
+        }
+        if let Some(kept) = &mut self.kept {
+            kept.keeper.stayed();
+        }
+        false
     }
 
     async fn try_to_leave(&mut self, live: &mut B::Live, must: bool) -> Option<Exit> {

@@ -97,12 +97,7 @@ impl<B: Blueprint> ActorTask<B> {
                 Exit::Failed(failure) => match self.after(failure) {
                     Next::StartAt(at) => Some(at),
                     Next::StartByOrder => None,
-                    Next::End => {
-                        if let Some(kept) = &mut self.kept {
-                            kept.keeper.gave_up();
-                        }
-                        return None;
-                    }
+                    Next::End => return None,
                 },
             };
             self.cell.set_state(Lifecycle::Restarting);
@@ -160,6 +155,13 @@ impl<B: Blueprint> ActorTask<B> {
         live
     }
 
+    /// Tells who keeps its state that the actor ends by its own fault.
+    fn gave_up(&mut self) {
+        if let Some(kept) = &mut self.kept {
+            kept.keeper.gave_up();
+        }
+    }
+
     /// Decides what follows a failure.
     fn after(&mut self, failure: &Failure) -> Next {
         let Owner::Itself(history) = &mut self.owner else {
@@ -168,6 +170,9 @@ impl<B: Blueprint> ActorTask<B> {
         };
         let reply = self.policy.answer(failure);
         if !reply.restart {
+            if !failure.is_shortage() && !failure.is_exit() {
+                self.gave_up();
+            }
             return Next::End;
         }
         let now = Instant::now();
@@ -175,6 +180,7 @@ impl<B: Blueprint> ActorTask<B> {
             let Intensity { restarts, within } = history.intensity();
             tracing::error!(actor = %self.cell.id(), "given up after {restarts} restarts within {within:?}");
             self.event(|actor| SystemEvent::GivenUp { name: actor.cell.id().clone() });
+            self.gave_up();
             return Next::End;
         };
         self.event(|actor| SystemEvent::Restarting { actor: actor.cell.address.clone(), after: wait });
@@ -219,9 +225,9 @@ impl<B: Blueprint> ActorTask<B> {
                     continue;
                 }
                 // There is nothing to save.
-                Control::Save | Control::Passivate { done: None, .. } => continue,
-                Control::Passivate { done: Some(done), .. } => {
-                    if self.leave_between(done) {
+                Control::Save => continue,
+                Control::Passivate { must, done } => {
+                    if self.leave_between(must, done) {
                         return Wake::Over;
                     }
                     continue;

@@ -207,7 +207,13 @@ impl Core {
             self.wake.notify_one();
             return;
         }
-        if let StartError::NotLoaded(_) | StartError::Instantiate(_) = **error {
+        let is_its_own = match &**error {
+            StartError::NotLoaded(_) | StartError::Instantiate(_) => false,
+            // By a kill, which only the host can order.
+            StartError::Crash(report) => !matches!(report.crash.kind(), CrashKind::Cancelled),
+            _ => true,
+        };
+        if !is_its_own {
             return;
         }
         let (tripped, wait) = {

@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use tokio::{sync::OwnedSemaphorePermit, time::sleep};
 
 use crate::{
-    KeyedEvent, Saved, StoreError, Version,
+    Saved, StoreError, Version,
     kind::{
         core::{Core, RETRY, Use, count},
         live::Marks,
@@ -38,6 +38,8 @@ pub(crate) struct KeyKeeper {
     /// Held until the first incarnation has started.
     permit: Option<OwnedSemaphorePermit>,
     is_activated: bool,
+    /// The version that it runs. [`Marks`] have the one that it is to run.
+    running: u64,
 }
 
 /// What is known of the row.
@@ -48,9 +50,9 @@ struct Row {
     state: Option<Hash>,
     /// The state of an incarnation that was given none.
     fresh: Option<Hash>,
-    /// What a write has left, if it is not known whether it was carried out.
+    /// What the last write has left, if it is not known whether it was carried out.
     unsure: Option<Option<Hash>>,
-    /// Whether what is there may be lost, though it can be read: the last write of it was not acknowledged.
+    /// Whether what is there may be lost, though it can be read, or become another: the last write of it was not acknowledged.
     is_loose: bool,
 }
 
@@ -63,8 +65,8 @@ impl KeyKeeper {
         fence: Option<Arc<dyn Fence>>,
     ) -> Self {
         core.metrics.live.increment(1);
-        let (row, permit) = (Row::default(), None);
-        Self { core: Arc::clone(core), id, marks, number, fence, row, permit, is_activated: false }
+        let (row, permit, running) = (Row::default(), None, marks.version());
+        Self { core: Arc::clone(core), id, marks, number, fence, row, permit, is_activated: false, running }
     }
 
     /// Whether the key may be another host's by now.
@@ -88,25 +90,22 @@ impl KeyKeeper {
             self.count_rows(self.row.state, hash);
         }
         self.core.store_answered(Use::Read, None);
-        let is_loose = self.row.is_loose || self.row.unsure.is_some() && version != self.row.version;
-        self.row = Row { version, state: hash, fresh: self.row.fresh, unsure: None, is_loose };
+        self.row = Row { version, state: hash, unsure: None, ..self.row };
         Ok(state)
     }
 
-    /// Finds out what became of a write.
+    /// Finds out whether the last write was carried out. Where the row has another state, that may be of a write before it, which
+    /// came late: the store knows, and takes the next write or does not.
     async fn make_sure(&mut self) -> Result<(), StoreError> {
         let Some(attempted) = self.row.unsure else { return Ok(()) };
-        let (fresh, version) = (self.row.fresh, self.row.version);
-        let before = self.row.state;
         let found = self.core.store.load(self.core.kind.as_str(), self.key()).await?;
-        let state = found.as_ref().map(|row| blake3::hash(&row.state));
-        let now = found.map_or(Version::NONE, |row| row.version);
-        if now != version && state != attempted {
-            return Err(StoreError::Fenced { found: now });
-        }
-        self.count_rows(before, state);
         self.core.store_answered(Use::Read, None);
-        self.row = Row { version: now, state, fresh, unsure: None, is_loose: self.row.is_loose || now != version };
+        let state = found.as_ref().map(|row| blake3::hash(&row.state));
+        let version = found.map_or(Version::NONE, |row| row.version);
+        if version != self.row.version && state == attempted {
+            self.count_rows(self.row.state, state);
+            self.row = Row { version, state, unsure: None, ..self.row };
+        }
         Ok(())
     }
 
@@ -126,13 +125,13 @@ impl KeyKeeper {
         match written {
             Ok(version) => {
                 self.count_rows(self.row.state, hash);
-                (self.row.version, self.row.state, self.row.is_loose) = (version, hash, false);
+                self.row = Row { version, state: hash, fresh: self.row.fresh, ..Row::default() };
                 self.core.store_answered(Use::Write, None);
                 Ok(())
             }
             Err(error) => {
                 if !matches!(error, StoreError::Fenced { .. } | StoreError::TooLarge { .. } | StoreError::Closed) {
-                    self.row.unsure = Some(hash);
+                    (self.row.unsure, self.row.is_loose) = (Some(hash), true);
                 }
                 Err(error)
             }
@@ -213,7 +212,8 @@ impl KeyKeeper {
         self.marks.begin();
         self.row.fresh = None;
         let state = self.read().await.map_err(|error| self.told(Use::Read, error))?;
-        if state.is_none() && self.core.rows() >= self.core.options.most_keys {
+        // Whoever is in memory was admitted.
+        if state.is_none() && !self.is_activated && self.core.rows() >= self.core.options.most_keys {
             return Err(KeepError::Refused(TooManyKeys { allowed: self.core.options.most_keys }.into()));
         }
         Ok(state)
@@ -343,13 +343,12 @@ impl Keeper for KeyKeeper {
 
     fn upgraded(&mut self) {
         self.row.fresh = None;
+        self.running = self.marks.version();
     }
 
     fn rolled_back(&mut self) {
-        // It went back by itself; so do all the others.
-        let version = self.marks.version();
-        if self.core.failed_version.fetch_max(version, Ordering::SeqCst) < version {
-            self.core.event(|| KeyedEvent::RolledBack);
+        // It went back by itself; so do all the others, unless the kind has another version by now.
+        if self.core.failed_version.fetch_max(self.running, Ordering::SeqCst) < self.running {
             self.core.wake.notify_one();
         }
     }

@@ -10,12 +10,15 @@ mod quarantine;
 mod sweep;
 pub(crate) mod upgrade;
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
 
 use airssys_wasm_actor::{ActorRef, ActorSpec, ActorSystem, Elsewhere, KeptActor, SpawnError, WeakActorSystem};
 use airssys_wasm_registry::{ActorAddress, ComponentId, Refusal};
 use parking_lot::RwLock;
-use tokio::{runtime::Handle, sync::Mutex, time::Instant};
+use tokio::{runtime::Handle, sync::Mutex, task::coop, time::Instant};
 
 pub(crate) use self::sweep::sweep;
 use self::{
@@ -27,6 +30,10 @@ use self::{
 
 /// How often a name is tried that others have and give up meanwhile.
 const ATTEMPTS: usize = 16;
+
+/// What one who sends to a name that is not in memory uses up of its turn on a worker, as so many messages would: an activation
+/// is about as much work.
+const TURN: usize = 16;
 
 /// A kind whose actors have the embedder's state `U`.
 pub(crate) struct Kind<U: 'static> {
@@ -77,6 +84,7 @@ impl<U: Send + 'static> Kind<U> {
                 if !self.core.owned.owns(id) {
                     return Err(Refusal::Moved);
                 }
+                use_up_turn();
                 self.admit(id, by)?;
             }
             // Somebody else was faster, and may have been in memory for a moment only.
@@ -152,6 +160,17 @@ impl<U: Send + 'static> Kind<U> {
                 self.refused(Refusal::Stopped)
             }
         }
+    }
+}
+
+/// Otherwise one who wakes names without number would fill the worker's queue with as many tasks as a turn has messages, and
+/// all others would wait for them.
+fn use_up_turn() {
+    let mut cx = Context::from_waker(Waker::noop());
+    for _ in 0..TURN {
+        // What comes next waits for another turn, this message does not.
+        let Poll::Ready(unit) = coop::poll_proceed(&mut cx) else { break };
+        unit.made_progress();
     }
 }
 

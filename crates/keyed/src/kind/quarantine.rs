@@ -20,6 +20,8 @@ const JUDGED: usize = 20;
 const WITHIN: Duration = Duration::from_secs(10);
 /// Keys that are remembered.
 const KEYS: usize = 65_536;
+/// Between two times that all of them are looked at, at the least.
+const PRUNED: Duration = Duration::from_secs(1);
 
 /// A wait that is over at some time, and how long it was.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +50,8 @@ pub(crate) struct Quarantine {
     tripped: Option<Wait>,
     /// Keys for which memory was short: how often others had left for that, and when it was.
     short: HashMap<Box<str>, (u64, Instant)>,
+    /// When those were last forgotten that are over.
+    pruned: Option<Instant>,
 }
 
 impl Quarantine {
@@ -89,7 +93,7 @@ impl Quarantine {
             _ => {}
         }
         if self.short.len() >= KEYS {
-            self.prune(now);
+            self.make_room(now);
         }
         if self.short.len() < KEYS {
             self.short.insert(key.into(), (made_room, now));
@@ -100,7 +104,7 @@ impl Quarantine {
     /// Leaves a key alone for a while. For how long.
     pub(crate) fn leave_alone(&mut self, key: &str, now: Instant) -> Duration {
         if self.keys.len() >= KEYS && !self.keys.contains_key(key) {
-            self.prune(now);
+            self.make_room(now);
         }
         let wait = Wait::after(self.keys.get(key).copied(), now, FIRST, LONGEST);
         if self.keys.len() < KEYS {
@@ -131,8 +135,16 @@ impl Quarantine {
         self.last.push_back((now, failed));
     }
 
+    /// Looks at all of them no more often than each second, however many fail.
+    fn make_room(&mut self, now: Instant) {
+        if self.pruned.is_none_or(|pruned| now >= pruned + PRUNED) {
+            self.prune(now);
+        }
+    }
+
     /// Forgets those whose next wait would be the first again.
     pub(crate) fn prune(&mut self, now: Instant) {
+        self.pruned = Some(now);
         self.keys.retain(|_, wait| now < wait.until + wait.long);
         self.short.retain(|_, (_, at)| now < *at + FIRST);
     }
@@ -206,6 +218,23 @@ mod tests {
             assert_eq!(quarantine.failed(&key.to_string(), true, now), None);
             now += Duration::from_secs(1);
         }
+    }
+
+    #[test]
+    fn keys_that_fail_without_number_are_looked_at_once_a_second() {
+        let mut quarantine = Quarantine::default();
+        let now = Instant::now();
+        for key in 0..KEYS {
+            quarantine.leave_alone(&key.to_string(), now);
+        }
+        let over = now + 2 * FIRST;
+        let milliseconds = Duration::from_millis;
+        quarantine.leave_alone("a", over - milliseconds(500));
+        assert_eq!(quarantine.wait("a"), None, "there is no room");
+        quarantine.leave_alone("b", over);
+        assert_eq!(quarantine.wait("b"), None, "nobody has looked yet");
+        quarantine.leave_alone("c", over + milliseconds(500));
+        assert!(quarantine.wait("c").is_some() && quarantine.keys.len() == 1);
     }
 
     #[test]

@@ -84,6 +84,10 @@ pub(crate) async fn sweep<U: Send + 'static>(kind: Arc<Kind<U>>) {
     let mut pruned = next;
     loop {
         let is_empty = core.live.len() == 0;
+        if is_empty {
+            // It is not looked at again before there is somebody.
+            core.metrics.oldest_unsaved.set(0.0);
+        }
         tokio::select! {
             () = core.closed.cancelled() => return,
             () = core.wake.notified() => {}

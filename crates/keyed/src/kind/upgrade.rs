@@ -9,6 +9,7 @@ use airssys_wasm_actor::{ActorSandbox, SpawnError, UpgradeError, UpgradeOptions}
 use futures_util::{StreamExt, stream};
 
 use super::{Kind, live::Marks};
+use crate::KeyedEvent;
 
 /// What actors of a kind are activated with.
 pub(crate) struct Versions<U: 'static> {
@@ -52,14 +53,14 @@ impl<U: Send + 'static> Kind<U> {
     pub(super) fn version(&self) -> Activation<U> {
         let versions = self.versions.read();
         let (number, sandbox) = (versions.number, versions.sandbox.clone());
-        let Some(Before { sandbox: before, probation, .. }) = &versions.before else {
+        let Some(Before { sandbox: before, probation: Some(messages), .. }) = &versions.before else {
             return Activation { number, sandbox, before: None };
         };
         if self.core.failed_version.load(Ordering::SeqCst) >= number {
             // Until the sweep has seen it.
             return Activation { number, sandbox: before.clone(), before: None };
         }
-        Activation { number, sandbox, before: probation.map(|messages| (before.clone(), messages)) }
+        Activation { number, sandbox, before: Some((before.clone(), *messages)) }
     }
 
     /// Goes over to another version.
@@ -147,12 +148,14 @@ impl<U: Send + 'static> Kind<U> {
             if failed < versions.number {
                 return;
             }
-            let Some(Before { sandbox, keeps, .. }) = versions.before.take() else { return };
+            let on_probation = versions.before.take_if(|before| before.probation.is_some());
+            let Some(Before { sandbox, keeps, .. }) = on_probation else { return };
             versions.sandbox = sandbox;
             self.core.keeps.store(keeps, Ordering::SeqCst);
             versions.number += 1;
             failed
         };
+        self.core.event(|| KeyedEvent::RolledBack);
         tracing::warn!(kind = %self.core.kind, "the new version failed on probation; all go back to the one before");
         let kind = Arc::clone(self);
         tokio::spawn(async move { kind.roll_back(failed).await });

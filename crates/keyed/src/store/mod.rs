@@ -21,8 +21,8 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 /// Operations must not block the thread. One whose future is dropped may have been carried out or not; the row is as it
 /// was or as it was to be, never a mixture.
 ///
-/// A write that failed with [`StoreError::Full`] or [`StoreError::Io`] can be made again with the same `follows`: should it
-/// have been carried out, it is not fenced by that.
+/// A write that failed with [`StoreError::Full`] or [`StoreError::Io`] can be made again with the same `follows`, as often as it
+/// fails, and with another state: should one of them have been carried out, also later, none is fenced by that.
 pub trait StateStore: fmt::Debug + Send + Sync + 'static {
     /// The row of a key, if there is one. It is no older than the last `save` or `remove` of this store that succeeded.
     fn load<'a>(&'a self, kind: &'a str, key: &'a str) -> StoreFuture<'a, Option<Saved>>;

@@ -3,11 +3,13 @@
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use airssys_wasm_actor::{Capabilities, NamePattern, NativeActor, NativeContext, NativeSpec};
+use airssys_wasm_engine::Profile;
+use airssys_wasm_fixtures as fixtures;
 use airssys_wasm_keyed::{Admission, Keyed, KeyedOptions, Rate, SaveWhen};
 use airssys_wasm_registry::{MessageEnvelope, Topic};
 use bytes::Bytes;
 
-use crate::support::{ACTOR, COUNTER, Faulty, ask, carts, id, install, system, template, until};
+use crate::support::{ACTOR, COUNTER, Faulty, ask, carts, id, install, system, system_of, template, until};
 
 #[tokio::test]
 async fn a_guest_wakes_whom_it_may_send_to_and_nobody_else() {
@@ -102,6 +104,44 @@ async fn a_guest_that_wakes_names_without_number_is_refused_and_harms_nobody() {
     waker.ask("send cart/1 add 1").await.unwrap();
     assert_eq!(neighbour.ask("request cart/200 1000 add 1").await.unwrap(), "1");
     assert_eq!(ask(&carts, "201", "get").await.unwrap(), "0");
+}
+
+#[tokio::test]
+async fn who_wakes_many_names_gives_way_to_others() {
+    struct Waker;
+
+    impl NativeActor for Waker {
+        async fn handle(&mut self, message: &MessageEnvelope, here: &NativeContext) -> Result<Option<Bytes>, String> {
+            // Refused or not.
+            _ = here.send(&id(str::from_utf8(message.payload()).unwrap()), "x");
+            Ok(Some(Bytes::new()))
+        }
+    }
+
+    for burst in [200, 1] {
+        let (system, store) = (system_of(256), Faulty::new());
+        let echo = system.engine().load_wat_blocking(fixtures::SMALLEST_ACTOR, Profile::Plain).unwrap();
+        let admission = Admission { caller: Rate { per_second: 0.001, burst }, ..Admission::default() };
+        let carts = carts(&system, &echo, KeyedOptions { admission, ..KeyedOptions::default() }, &store).await;
+        let [waker, neighbour] = ["waker", "neighbour"].map(|name| NativeSpec::new(id(name), || Waker));
+        let waker = system.spawn_native(waker).await.unwrap();
+        let neighbour = system.spawn_native(neighbour).await.unwrap();
+        for key in 0..200 {
+            waker.try_tell(format!("cart/{key}")).unwrap();
+        }
+        let woken = move || carts.stats().live as u64 + carts.stats().refused;
+        let asked = tokio::spawn({
+            let woken = woken.clone();
+            async move {
+                neighbour.ask("waker").await.unwrap();
+                woken()
+            }
+        });
+        let meanwhile = asked.await.unwrap();
+        assert!(meanwhile < 64, "{meanwhile} of them come before another's message");
+        // Control: all of them come.
+        until(|| woken() == 200).await;
+    }
 }
 
 #[tokio::test]

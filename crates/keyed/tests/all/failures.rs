@@ -2,10 +2,11 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use airssys_wasm_actor::{AskError, DeadReason, During, StartError};
+use airssys_wasm_actor::{AskError, Backoff, DeadReason, During, Restart, RestartPolicy, StartError};
 use airssys_wasm_keyed::{KeyedEvent, KeyedOptions};
 use airssys_wasm_limits::{ByteSize, MemoryBudget};
 use airssys_wasm_registry::Refusal;
+use tokio::sync::Semaphore;
 
 use crate::support::{ACTOR, COUNTER, Faulty, ask, carts, install, pass, settle, system, template, until};
 
@@ -77,10 +78,16 @@ async fn a_kind_of_which_half_do_not_start_is_tripped_and_one_of_which_fewer_do_
             store.put(&key.to_string(), b"rubbish").await;
         }
         let carts = carts(&system, &COUNTER, KeyedOptions::default(), &store).await;
+        let mut events = carts.events();
         for key in (0..22).rev() {
             // Those that fail come last.
             _ = ask(&carts, &key.to_string(), "get").await;
         }
+        let told = std::iter::from_fn(|| events.try_recv().ok()).filter_map(|event| match event {
+            KeyedEvent::Tripped { wait } => Some(wait),
+            _ => None,
+        });
+        assert_eq!(told.collect::<Vec<_>>(), [Duration::from_secs(10)][..usize::from(is_tripped)]);
         let next = ask(&carts, "next", "get").await;
         assert_eq!(next.is_err(), is_tripped, "{fails}");
         tokio::time::advance(Duration::from_secs(11)).await;
@@ -122,9 +129,97 @@ async fn a_kind_has_no_more_keys_with_state_than_it_may() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_is_in_memory_is_restarted_though_there_are_too_many_keys_by_then() {
+    let (system, store) = (system(), Faulty::new());
+    let slow = template(&system, "cart", &COUNTER).with_restart(RestartPolicy::default());
+    let carts = install(&system, slow, KeyedOptions { most_keys: 1, ..KeyedOptions::default() }, &store).await;
+    assert_eq!(ask(&carts, "1", "get").await.unwrap(), "0");
+    ask(&carts, "2", "add 1").await.unwrap();
+    carts.passivate("2").await.unwrap();
+    ask(&carts, "1", "crash").await.unwrap_err();
+    let answer = tokio::time::timeout(Duration::from_secs(60), ask(&carts, "1", "get")).await;
+    assert_eq!(answer.expect("it is restarted").unwrap(), "0");
+    // Control: one that is not.
+    assert!(matches!(ask(&carts, "3", "get").await.unwrap_err(), AskError::NotActivated(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_waits_for_its_restart_leaves_unless_there_is_a_message_for_it() {
+    for (is_idle, has_message) in [(true, false), (false, false), (true, true)] {
+        let (system, store) = (system(), Faulty::new());
+        let long = Duration::from_secs(3_600);
+        let backoff = Backoff { first: long, longest: long, ..Backoff::default() };
+        let slow = template(&system, "cart", &COUNTER).with_restart(backoff);
+        let idle = if is_idle { Duration::from_secs(4) } else { long };
+        let carts = install(&system, slow, KeyedOptions { live: 10, idle, ..KeyedOptions::default() }, &store).await;
+        ask(&carts, "crashed", "crash").await.unwrap_err();
+        if has_message {
+            carts.actor("crashed").unwrap().tell("add 1").await.unwrap();
+        }
+        pass(Duration::from_secs(2)).await;
+        if !is_idle {
+            // They are too many.
+            for key in 1..9 {
+                ask(&carts, &key.to_string(), "get").await.unwrap();
+            }
+        }
+        pass(Duration::from_secs(8)).await;
+        assert_eq!(system.find("cart/crashed").is_some(), has_message, "{is_idle}");
+        assert!(has_message || ask(&carts, "crashed", "get").await.unwrap() == "0");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_whose_actors_are_killed_while_they_start_is_not_tripped() {
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &COUNTER, KeyedOptions::default(), &store).await;
+    let keys: Vec<_> = (0..25).map(|key| key.to_string()).collect();
+    for key in &keys {
+        store.put(key, &5_u64.to_le_bytes()).await;
+    }
+    store.loads.forget_permits(usize::MAX);
+    for key in &keys {
+        carts.actor(key).unwrap().tell("add 1").await.unwrap();
+    }
+    settle().await;
+    carts.kill_all().await;
+    assert_eq!((carts.stats().not_activated, carts.stats().live), (25, 0));
+    store.loads.add_permits(Semaphore::MAX_PERMITS);
+    for key in &keys {
+        assert_eq!(ask(&carts, key, "get").await.unwrap(), "5", "{key}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_never_restarted_is_quarantined_for_its_own_fault_alone() {
+    for crashes in [true, false] {
+        let (system, store) = (system(), Faulty::new());
+        let never = template(&system, "cart", &COUNTER).with_restart(Restart::Temporary);
+        let carts = install(&system, never, KeyedOptions::default(), &store).await;
+        ask(&carts, "1", "add 1").await.unwrap();
+        if crashes {
+            ask(&carts, "1", "crash").await.unwrap_err();
+        } else {
+            // It is to begin with what another has written, and cannot read it.
+            store.put("1", &7_u64.to_le_bytes()).await;
+            store.blind.store(true, Ordering::SeqCst);
+            carts.passivate("1").await.unwrap();
+        }
+        until(|| carts.stats().live == 0).await;
+        store.blind.store(false, Ordering::SeqCst);
+        let answer = ask(&carts, "1", "get").await;
+        if crashes {
+            assert_eq!(answer.unwrap_err().refusal(), Some(Refusal::Quarantined));
+        } else {
+            assert_eq!(answer.unwrap(), "7");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_actor_that_waits_for_its_restart_forgets_nothing_of_its_mailbox() {
     let (system, store) = (system(), Faulty::new());
-    let slow = template(&system, "cart", &COUNTER).with_restart(airssys_wasm_actor::RestartPolicy::default());
+    let slow = template(&system, "cart", &COUNTER).with_restart(RestartPolicy::default());
     let carts = install(&system, slow, KeyedOptions::default(), &store).await;
     ask(&carts, "1", "crash").await.unwrap_err();
     let cart = carts.actor("1").unwrap();

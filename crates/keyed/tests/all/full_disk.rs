@@ -5,13 +5,19 @@ use std::{
     io::Write,
     path::Path,
     process::{Command, ExitStatus},
+    sync::Arc,
     time::Duration,
 };
 
-use airssys_wasm_keyed::{Durability, FjallStore, StateStore, StoreConfig, StoreError, Version};
+use airssys_wasm_keyed::{
+    Durability, FjallStore, Keyed, KeyedEvent, KeyedOptions, KeyedSpec, SaveWhen, StateStore, StoreConfig, StoreError,
+    Version,
+};
 use bytes::Bytes;
 use tempfile::TempDir;
 use tokio::time::timeout;
+
+use crate::support::{COUNTER, ask, system, template};
 
 /// Longer than anything takes on a busy machine.
 const LONG: Duration = Duration::from_secs(120);
@@ -33,27 +39,39 @@ fn with_small_disk(folder: &Path, size: &str, room: u64, command: &[&str]) -> Ex
 }
 
 /// With so many bytes of room in each round.
-fn fills_up(size: &str, room: u64) {
+fn fills_up(child: &str, size: &str, room: u64) {
     let folder = TempDir::new().unwrap();
     assert!(
         with_small_disk(folder.path(), size, room, &["true"]).success(),
         "no file system can be mounted: run this as root, or allow unprivileged user namespaces (in a container: --privileged)"
     );
     let own = env::current_exe().unwrap();
-    let child = ["--exact", "full_disk::child", "--ignored", "--nocapture"];
+    let child = ["--exact", child, "--ignored", "--nocapture"];
     let command: Vec<_> = std::iter::once(own.to_str().unwrap()).chain(child).collect();
     assert!(with_small_disk(folder.path(), size, room, &command).success());
 }
 
 #[test]
 fn a_disk_that_is_full_when_the_journal_is_written_loses_nothing() {
-    fills_up("24m", 0);
+    fills_up("full_disk::child", "24m", 0);
 }
 
 #[test]
 fn a_disk_that_is_full_when_tables_are_written_loses_nothing() {
     // For journals and tables. Without the ballast there is room for all that the store writes again.
-    fills_up("800m", 100 << 20);
+    fills_up("full_disk::child", "800m", 100 << 20);
+}
+
+#[test]
+fn what_a_full_disk_does_not_take_stays_with_its_actors() {
+    fills_up("full_disk::actors", "24m", 0);
+}
+
+/// A file that fills the disk, but for the room that the store has already.
+fn filled(ballast: &Path) -> fs::File {
+    let mut file = fs::File::create(ballast).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+    file
 }
 
 /// The process that has a small disk.
@@ -67,9 +85,7 @@ async fn child() {
     let state = |n: usize| Bytes::from(vec![n as u8; 40_000]);
     let mut saved: Vec<Version> = Vec::new();
     for round in 0..3 {
-        // Until it is full, but for the room that the store has already.
-        let mut file = fs::File::create(&ballast).unwrap();
-        while file.write_all(&[1; 4096]).is_ok() {}
+        let file = filled(&ballast);
         file.set_len(file.metadata().unwrap().len().saturating_sub(room)).unwrap();
         let failed = loop {
             let n = saved.len();
@@ -120,4 +136,47 @@ async fn child() {
         assert!(row.version == *version && row.state == state(n), "{n} is another");
     }
     assert_eq!(store.count("cart").await.unwrap(), saved.len() as u64);
+}
+
+/// The same with actors.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a process with a disk of its own, started by another test"]
+async fn actors() {
+    let Some(folder) = env::var_os("FULL_DISK_FOLDER") else { return };
+    let (path, ballast) = (Path::new(&folder).join("store"), Path::new(&folder).join("ballast"));
+    let store = Arc::new(FjallStore::open(StoreConfig::new(&path)).await.unwrap());
+    let system = system();
+    let options = KeyedOptions { save: SaveWhen::Within(Duration::from_millis(50)), ..KeyedOptions::default() };
+    let spec = KeyedSpec::new(template(&system, "cart", &COUNTER)).with_options(options);
+    let carts = Keyed::install(&system, spec, Arc::clone(&store) as _).await.unwrap();
+    let mut events = carts.events();
+    let mut counts = [0; 10];
+    for round in 0..2 {
+        drop(filled(&ballast));
+        // Each of them is refused again and again, with another state each time.
+        let refused = carts.stats().not_saved + 4 * counts.len() as u64;
+        let adding = async {
+            while carts.stats().not_saved < refused {
+                for (key, count) in counts.iter_mut().enumerate() {
+                    *count += 1;
+                    let answer = ask(&carts, &key.to_string(), "add 1").await.unwrap();
+                    assert_eq!(answer, count.to_string(), "in round {round}, of {key}");
+                }
+            }
+        };
+        timeout(LONG, adding).await.expect("the disk is full, and all is saved");
+        fs::remove_file(&ballast).unwrap();
+        assert!(matches!(events.recv().await.unwrap(), KeyedEvent::StoreFailed { .. }), "in round {round}");
+        // Of several that see at the same time that it recovers, one may see once more that it had failed.
+        let recovering = async { while !matches!(events.recv().await.unwrap(), KeyedEvent::StoreRecovered) {} };
+        timeout(LONG, recovering).await.expect("there is room, and nothing is saved");
+    }
+    let report = system.shutdown(LONG).await;
+    assert_eq!((report.stopped, report.killed.len()), (counts.len(), 0));
+    store.close().await;
+    let store = FjallStore::open(StoreConfig::new(&path)).await.unwrap();
+    for (key, count) in counts.iter().enumerate() {
+        let row = store.load("cart", &key.to_string()).await.unwrap().unwrap();
+        assert_eq!(u64::from_le_bytes(row.state[..].try_into().unwrap()), *count, "of {key}");
+    }
 }

@@ -3,6 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use airssys_wasm_actor::{AskError, DeadReason, Stop, SystemEvent};
+use airssys_wasm_engine::Profile;
+use airssys_wasm_fixtures as fixtures;
 use airssys_wasm_keyed::{InstallError, KeyError, Keyed, KeyedOptions, KeyedSpec, Keys, SaveWhen};
 use airssys_wasm_registry::MessageEnvelope;
 
@@ -214,6 +216,20 @@ async fn a_kind_that_makes_no_sense_is_not_installed() {
 }
 
 #[tokio::test]
+async fn a_component_that_exports_half_of_the_state_is_not_installed() {
+    let (system, store) = (system(), Faulty::new());
+    for half in ["snapshot", "restore"] {
+        let export = format!("(export \"{half}\" (func ${half}))");
+        assert!(fixtures::SMALLEST_KEEPING_ACTOR.contains(&export));
+        let wat = fixtures::SMALLEST_KEEPING_ACTOR.replace(&export, "");
+        let guest = system.engine().load_wat_blocking(&wat, Profile::Plain).unwrap();
+        let spec = KeyedSpec::new(template(&system, "cart", &guest));
+        let error = Keyed::install(&system, spec, store.clone()).await.unwrap_err();
+        assert!(matches!(error, InstallError::HalfOfState), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn a_kind_may_have_no_bound() {
     let (system, store) = (system(), Faulty::new());
     let carts = carts(&system, &COUNTER, KeyedOptions { live: usize::MAX, ..KeyedOptions::default() }, &store).await;
@@ -318,7 +334,7 @@ async fn a_handle_keeps_nothing_of_the_actor_that_it_found_and_finds_the_next() 
         clone.try_tell("add 1").unwrap();
         let after = system.find("cart/1").unwrap();
         assert!(after != before && after == cart.awaken().unwrap() && after == clone.awaken().unwrap(), "{how}");
-        // One that is killed before it has started is quarantined.
+        // What was sent is handled before the next one ends.
         clone.ask("add 0").await.unwrap();
     }
     assert_eq!(cart.ask("get").await.unwrap(), "8");

@@ -38,6 +38,8 @@ struct Key {
     saved: u64,
     now: u64,
     in_memory: bool,
+    /// A write was refused, and none was made since: it is made again, so that it cannot come late.
+    in_doubt: bool,
 }
 
 async fn run(save: SaveWhen, steps: &[Step]) {
@@ -56,9 +58,10 @@ async fn run(save: SaveWhen, steps: &[Step]) {
                 let answer = ask(&carts, &n.to_string(), "add 1").await;
                 if each && full {
                     assert!(matches!(answer, Err(AskError::NotSaved)), "{answer:?}");
+                    key.in_doubt = true;
                 } else {
                     assert_eq!(answer.unwrap(), key.now.to_string(), "{step:?}");
-                    key.saved = if each { key.now } else { key.saved };
+                    (key.saved, key.in_doubt) = if each { (key.now, false) } else { (key.saved, key.in_doubt) };
                 }
             }
             Step::Crash(n) => {
@@ -83,25 +86,29 @@ async fn run(save: SaveWhen, steps: &[Step]) {
                     actor.ended().await;
                     settle().await;
                     let key = model.entry(n).or_default();
-                    *key = Key { now: key.saved, in_memory: false, ..*key };
+                    *key = Key { now: key.saved, saved: key.saved, ..Key::default() };
                 }
             }
             Step::Passivate(n) => {
                 let left = carts.passivate(&n.to_string()).await.unwrap();
                 let key = model.entry(n).or_default();
-                let has_to_write = key.in_memory && key.now != key.saved;
+                let has_to_write = key.in_memory && (key.now != key.saved || key.in_doubt);
                 assert_eq!(left, !(full && has_to_write), "{key:?}");
-                if left {
-                    *key = Key { saved: key.now, in_memory: false, ..*key };
-                }
+                *key = if left {
+                    Key { saved: key.now, now: key.now, ..Key::default() }
+                } else {
+                    Key { in_doubt: true, ..*key }
+                };
             }
             Step::Forget(n) => {
                 let key = model.entry(n).or_default();
                 let forgotten = carts.forget(&n.to_string()).await;
                 assert!(forgotten.is_ok() || full, "{forgotten:?}");
-                if forgotten.is_ok() {
-                    *key = Key { in_memory: key.in_memory, ..Key::default() };
-                }
+                *key = if forgotten.is_ok() {
+                    Key { in_memory: key.in_memory, ..Key::default() }
+                } else {
+                    Key { in_doubt: key.in_memory, ..*key }
+                };
             }
             Step::Full(is_full) => {
                 full = is_full;

@@ -12,8 +12,8 @@ use std::{
 
 use airssys_wasm_actor::{ActorSystem, AskError, ReminderError, Reminders};
 use airssys_wasm_keyed::{
-    Durability, ForgetError, Keyed, KeyedOptions, MemoryStore, ReminderConfig, SaveWhen, Saved, StateStore, StoreError,
-    StoreFuture, StoredReminders, Version,
+    Admission, Durability, ForgetError, Keyed, KeyedOptions, MemoryStore, Rate, ReminderConfig, SaveWhen, Saved,
+    StateStore, StoreError, StoreFuture, StoredReminders, Version,
 };
 use airssys_wasm_registry::{ComponentId, MessageEnvelope};
 use bytes::Bytes;
@@ -537,6 +537,28 @@ async fn a_guest_that_crashes_over_its_reminder_gets_it_again() {
     // After 1 s, and 1, 2, 4, 8 and 16 s later, unless it is quarantined then.
     assert!((3..=6).contains(&crashes), "{crashes}");
     assert_eq!(store.rows.count("!due").await.unwrap(), 1, "it is kept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn they_are_admitted_like_messages_and_those_that_are_not_come_again() {
+    let (system, store) = (system(), Faulty::new());
+    let admission = Admission { kind: Rate { per_second: 0.5, burst: 1 }, ..Admission::default() };
+    let carts = carts(&system, &COUNTER, KeyedOptions { admission, ..KeyedOptions::default() }, &store).await;
+    let (begun, epoch) = (Instant::now(), SystemTime::now());
+    let reminders = started(Arc::clone(&store) as _, Arc::new(move || epoch + begun.elapsed()));
+    reminders.keep(&carts);
+    for key in ["1", "2"] {
+        let set = reminders.set(&cart(key), "a", Duration::from_secs(5), Bytes::from("add 7"));
+        set.unwrap().await.unwrap();
+    }
+    pass(5_010).await;
+    let stats = carts.stats();
+    assert_eq!((stats.activations, stats.refused, store.rows.count("!due").await.unwrap()), (1, 1, 1));
+    pass(10_000).await;
+    assert_eq!((carts.stats().activations, store.rows.count("!due").await.unwrap()), (2, 0));
+    for key in ["1", "2"] {
+        assert_eq!(ask(&carts, key, "get").await.unwrap(), "7");
+    }
 }
 
 /// Counters of a kind with the reminders of one of them, in a store of their own.

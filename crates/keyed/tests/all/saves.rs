@@ -48,6 +48,28 @@ async fn state_is_saved_no_later_than_it_may_be_and_not_at_once() {
     assert_eq!(store.written(), 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn state_that_is_to_be_saved_waits_for_the_message_in_hand() {
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &ACTOR, options(SaveWhen::Within(Duration::from_secs(4))), &store).await;
+    let rooms = crate::support::template(&system, "room", &COUNTER);
+    let _rooms = crate::support::install(&system, rooms, options(SaveWhen::OnIdle), &store).await;
+    assert_eq!(ask(&carts, "1", "count").await.unwrap(), "0");
+    store.loads.forget_permits(usize::MAX);
+    let mut asked = pin!(ask(&carts, "1", "request room/1 60000 get"));
+    tokio::select! {
+        biased;
+        answer = &mut asked => panic!("{answer:?} of one that is not in memory"),
+        () = pass(Duration::from_secs(8)) => {}
+    }
+    assert_eq!(store.row("1").await, None);
+    assert!(carts.stats().oldest_unsaved >= Duration::from_secs(7));
+    store.loads.add_permits(1);
+    assert_eq!(asked.await.unwrap(), "0");
+    settle().await;
+    assert_eq!((store.row("1").await.unwrap(), carts.stats().oldest_unsaved), ("2\n".into(), Duration::ZERO));
+}
+
 #[tokio::test]
 async fn an_answer_waits_for_the_save_where_each_message_is_saved() {
     let (system, store) = (system(), Faulty::new());
@@ -132,6 +154,55 @@ async fn a_write_of_which_nobody_knows_is_looked_up() {
         store.set_full(false);
         assert_eq!(ask(&carts, "1", "add 1").await.unwrap(), "3", "{was_written}");
         assert_eq!(store.count_of("1").await, Some(3), "{was_written}");
+    }
+}
+
+#[tokio::test]
+async fn a_first_write_that_comes_late_fences_none_of_the_later_ones() {
+    for another_writes in [false, true] {
+        let (system, store) = (system(), Faulty::new());
+        let carts = carts(&system, &COUNTER, options(SaveWhen::OnIdle), &store).await;
+        store.fill_up();
+        for count in ["1", "2"] {
+            assert_eq!(ask(&carts, "1", "add 1").await.unwrap(), count);
+            assert!(!carts.passivate("1").await.unwrap());
+        }
+        store.make_room().await;
+        assert_eq!((store.count_of("1").await, carts.stats().rows), (Some(1), 0));
+        if another_writes {
+            store.put("1", &70_u64.to_le_bytes()).await;
+        }
+        assert!(carts.passivate("1").await.unwrap());
+        // Control: what somebody else has written stays.
+        let count = if another_writes { 70 } else { 2 };
+        assert_eq!(store.count_of("1").await, Some(count));
+        assert_eq!(ask(&carts, "1", "get").await.unwrap(), count.to_string());
+        assert!(another_writes || carts.stats().rows == 1);
+    }
+}
+
+#[tokio::test]
+async fn a_write_that_comes_late_does_not_undo_what_was_answered_since() {
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &COUNTER, options(SaveWhen::OnIdle), &store).await;
+    ask(&carts, "1", "add 1").await.unwrap();
+    carts.passivate("1").await.unwrap();
+    for crashes in [true, false] {
+        store.fill_up();
+        assert_eq!(ask(&carts, "1", "add 1").await.unwrap(), "2");
+        assert!(!carts.passivate("1").await.unwrap());
+        if crashes {
+            ask(&carts, "1", "crash").await.unwrap_err();
+        } else {
+            // Back by itself.
+            ask(&carts, "1", &format!("add {}", u64::MAX)).await.unwrap();
+        }
+        assert_eq!(ask(&carts, "1", "get").await.unwrap(), "1", "{crashes}");
+        assert!(!carts.passivate("1").await.unwrap(), "it is as the row, which may become another");
+        store.make_room().await;
+        assert_eq!(store.count_of("1").await, Some(2));
+        assert!(carts.passivate("1").await.unwrap());
+        assert_eq!(store.count_of("1").await, Some(1), "{crashes}");
     }
 }
 

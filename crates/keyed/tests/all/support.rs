@@ -1,8 +1,9 @@
 //! What the tests share: one engine, the guests, a store that fails when it is told to, and short ways to write them down.
 
 use std::{
+    collections::BTreeMap,
     sync::{
-        Arc, LazyLock,
+        Arc, LazyLock, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -47,6 +48,10 @@ guests! {
 
 pub(crate) static ECHO: LazyLock<LoadedComponent> =
     LazyLock::new(|| ENGINE.load_wat_blocking(fixtures::SMALLEST_ACTOR, Profile::Plain).unwrap());
+
+/// Gives back what it is asked, and counts its bytes.
+pub(crate) static KEEPING: LazyLock<LoadedComponent> =
+    LazyLock::new(|| ENGINE.load_wat_blocking(fixtures::SMALLEST_KEEPING_ACTOR, Profile::Plain).unwrap());
 
 pub(crate) static LATER: LazyLock<LoadedComponent> =
     LazyLock::new(|| ENGINE.load_wat_blocking(fixtures::LATER, Profile::Plain).unwrap());
@@ -148,6 +153,10 @@ pub(crate) struct Faulty {
     pub(crate) full: AtomicBool,
     /// Whether it writes what it says that it failed to.
     pub(crate) writes_and_fails: AtomicBool,
+    /// The first write of each key that comes while it is there, which is carried out late.
+    late: Mutex<Option<BTreeMap<String, Late>>>,
+    /// Which version the late write of a key followed, and which it made.
+    settled: Mutex<BTreeMap<String, (Version, Version)>>,
     /// Whether it fails to read.
     pub(crate) blind: AtomicBool,
     /// A permit for each write.
@@ -161,12 +170,17 @@ pub(crate) struct Faulty {
     pub(crate) synced: AtomicU64,
 }
 
+/// What a write followed, and its state.
+type Late = (Version, Bytes);
+
 impl Faulty {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             rows: MemoryStore::new(),
             full: AtomicBool::new(false),
             writes_and_fails: AtomicBool::new(false),
+            late: Mutex::default(),
+            settled: Mutex::default(),
             blind: AtomicBool::new(false),
             writes: Semaphore::new(Semaphore::MAX_PERMITS),
             loads: Semaphore::new(Semaphore::MAX_PERMITS),
@@ -198,6 +212,28 @@ impl Faulty {
     pub(crate) fn set_full(&self, full: bool) {
         self.full.store(full, Ordering::SeqCst);
     }
+
+    /// From now on it is full, and has the first write of each key in a buffer.
+    pub(crate) fn fill_up(&self) {
+        *self.late.lock().unwrap() = Some(BTreeMap::new());
+    }
+
+    /// There is room, and what is in the buffer is written. A write that follows the same version is not fenced by that.
+    pub(crate) async fn make_room(&self) {
+        let late = self.late.lock().unwrap().take().unwrap();
+        for (key, (follows, state)) in late {
+            let made = self.rows.save("cart", &key, follows, state, Durability::Process).await.unwrap();
+            self.settled.lock().unwrap().insert(key, (follows, made));
+        }
+    }
+
+    /// What a write really follows.
+    fn follows(&self, key: &str, follows: Version) -> Version {
+        match self.settled.lock().unwrap().remove(key) {
+            Some((followed, made)) if followed == follows => made,
+            _ => follows,
+        }
+    }
 }
 
 impl StateStore for Faulty {
@@ -224,7 +260,11 @@ impl StateStore for Faulty {
             if self.full.load(Ordering::SeqCst) {
                 return Err(StoreError::Full);
             }
-            let version = self.rows.save(kind, key, follows, state, durability).await?;
+            if let Some(late) = &mut *self.late.lock().unwrap() {
+                late.entry(key.to_owned()).or_insert((follows, state));
+                return Err(StoreError::Full);
+            }
+            let version = self.rows.save(kind, key, self.follows(key, follows), state, durability).await?;
             self.written.fetch_add(1, Ordering::SeqCst);
             if durability == Durability::Power {
                 self.synced.fetch_add(1, Ordering::SeqCst);
@@ -248,7 +288,7 @@ impl StateStore for Faulty {
             if self.full.load(Ordering::SeqCst) {
                 return Err(StoreError::Full);
             }
-            self.rows.remove(kind, key, follows, durability).await
+            self.rows.remove(kind, key, self.follows(key, follows), durability).await
         })
     }
 

@@ -48,7 +48,7 @@ async fn a_version_on_probation_that_cannot_restore_is_undone_for_all() {
             continue;
         }
         assert_eq!(answer.unwrap(), "3");
-        assert!(matches!(events.try_recv().unwrap(), KeyedEvent::RolledBack));
+        assert!(matches!(events.recv().await.unwrap(), KeyedEvent::RolledBack));
         settle().await;
         assert_eq!(ask(&carts, "2", "get").await.unwrap(), "3");
         assert_eq!(ask(&carts, "1", "get").await.unwrap(), "3");
@@ -159,6 +159,29 @@ async fn an_actor_that_ends_over_its_upgrade_is_told_of_and_goes_on_with_the_ver
         let (text, answer) = if crashes { ("count", "4") } else { ("get", "7") };
         assert_eq!(ask(&carts, "1", text).await.unwrap(), answer);
     }
+}
+
+#[tokio::test]
+async fn a_version_that_fails_undoes_none_that_came_after_it() {
+    let (system, store) = (system(), Faulty::new());
+    // A state that all of them take: as a number, and as a text.
+    let state = *b"1234567\n";
+    store.put("1", &state).await;
+    let template = template(&system, "cart", &COUNTER).with_config([("snapshot", "panic")]);
+    let carts = install(&system, template, KeyedOptions::default(), &store).await;
+    ask(&carts, "1", "get").await.unwrap();
+    let on_probation = UpgradeOptions { probation: 5, ..UpgradeOptions::default() };
+    carts.upgrade(sandbox(&system, &ACTOR), on_probation).await.unwrap();
+    assert_eq!(ask(&carts, "1", "count").await.unwrap(), "1234567");
+    let mut events = carts.events();
+    // It crashes over its last snapshot, before it goes over to the next version, which is not on probation.
+    let report = carts.upgrade(sandbox(&system, &COUNTER_V2), UpgradeOptions::default()).await.unwrap();
+    assert!(matches!(*report.failed, [UpgradeError::SnapshotCrashed(_)]), "{report:?}");
+    settle().await;
+    assert!(events.try_recv().is_err(), "the kind goes back to nothing");
+    assert_eq!(ask(&carts, "2", "get").await.unwrap(), "count: 0");
+    assert!(carts.passivate("1").await.unwrap());
+    assert_eq!(ask(&carts, "1", "get").await.unwrap(), format!("count: {}", u64::from_le_bytes(state)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -20,7 +20,7 @@ pub(super) struct Shared {
     pub(super) health: Mutex<Health>,
     /// Writes that failed, and may have been carried out nevertheless: what each followed, and the version it was to make.
     /// The writer that was told of a failure can repeat the write, which is then not fenced by its own earlier attempt.
-    pub(super) doubtful: Mutex<HashMap<Name, Attempt>>,
+    pub(super) doubtful: Mutex<HashMap<Name, Vec<Attempt>>>,
     pub(super) versions: Mutex<Versions>,
     /// Failures that the next batches meet with.
     #[cfg(test)]
@@ -158,7 +158,11 @@ impl Shared {
     }
 
     pub(super) fn doubt(&self, name: Name, attempt: Attempt) {
-        self.doubtful.lock().insert(name, attempt);
+        let mut doubtful = self.doubtful.lock();
+        let attempts = doubtful.entry(name).or_default();
+        if !attempts.contains(&attempt) {
+            attempts.push(attempt);
+        }
     }
 }
 

@@ -295,6 +295,23 @@ async fn a_write_whose_sync_failed_can_be_made_again_by_who_made_it() {
 }
 
 #[tokio::test]
+async fn a_write_that_fails_again_and_again_is_fenced_by_none_of_its_attempts() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder).await;
+    let first = store.save("cart", "a", Version::NONE, "first".into(), Durability::Process).await.unwrap();
+    store.watch(|_| Err(io::ErrorKind::StorageFull.into()));
+    let full = store.save("cart", "a", first, "second".into(), Durability::Power).await;
+    assert!(matches!(full, Err(StoreError::Full)), "{full:?}");
+    store.watch(|_| Ok(()));
+    // Of this one nothing is written: the row stays that of the attempt before.
+    store.fail_once(io::ErrorKind::StorageFull);
+    let last = store.insist("a", first, "third").await;
+    assert!(store.shared.faults.lock().is_empty() && store.shared.doubtful.lock().is_empty());
+    let found = store.load("cart", "a").await.unwrap().unwrap();
+    assert_eq!((found.version, &*found.state), (last, &b"third"[..]));
+}
+
+#[tokio::test]
 async fn after_a_failed_sync_nothing_is_acknowledged_that_needs_the_journal() {
     let folder = TempDir::new().unwrap();
     let store = Arc::new(open(&folder).await);

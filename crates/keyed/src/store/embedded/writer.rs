@@ -158,7 +158,8 @@ impl Writer {
             Some(version) => version,
             None => rows.version(name).map_err(|error| Cause::of(&error).error())?,
         };
-        let is_own = || self.shared.doubtful.lock().get(name) == Some(&Attempt { follows: *follows, made: found });
+        let own = Attempt { follows: *follows, made: found };
+        let is_own = || self.shared.doubtful.lock().get(name).is_some_and(|attempts| attempts.contains(&own));
         if found != *follows && !is_own() {
             return Err(StoreError::Fenced { found });
         }
@@ -281,7 +282,13 @@ impl Writer {
             // Versions that were given and not written are not given again.
             self.last_version = self.last_version.max(last_version);
             let mut doubtful = self.shared.doubtful.lock();
-            doubtful.retain(|name, attempt| again.version(name).map_or(true, |found| found == attempt.made));
+            // No other becomes what is there: the old files are closed.
+            doubtful.retain(|name, attempts| {
+                if let Ok(found) = again.version(name) {
+                    attempts.retain(|attempt| attempt.made == found);
+                }
+                !attempts.is_empty()
+            });
             *rows = Some(again);
         }
         self.forget();
