@@ -12,13 +12,18 @@ use std::{
     time::Duration,
 };
 
+use airssys_wasm_engine::wasmtime::{self, Store};
 use tokio::{
     task::{Unconstrained, unconstrained},
     time::{Instant, Sleep, sleep, sleep_until},
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::meter::{Meter, Slice};
+use crate::{
+    Metered,
+    inline::{Ended, Inline, until_cancelled},
+    meter::{Meter, Slice},
+};
 
 /// Why a guarded call was ended.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +109,45 @@ impl Guarded {
     /// For a store with this meter.
     pub fn by(meter: &Meter) -> Self {
         Self(Arc::clone(meter.slice()))
+    }
+}
+
+/// Whether the next call of this store can be made by [`guard_inline`] on this thread.
+pub fn may_call_inline<T: Metered>(store: &mut Store<T>) -> bool {
+    store.data_mut().meter().inline.as_ref().is_some_and(|inline| inline.may_begin())
+}
+
+/// Makes one call on this thread's stack, under the meter's quota, until a token is cancelled: where it computes at the next
+/// tick.
+///
+/// One that computes for longer than two ticks gives up its worker, and then waits for a worker before each tick.
+///
+/// # Panics
+///
+/// When the store's meter does not [allow it](crate::Meter::allow_inline).
+// Out of the way of calls with fibers.
+#[inline(never)]
+pub fn guard_inline<T: Metered, R>(
+    store: &mut Store<T>,
+    cancel: Option<&CancellationToken>,
+    call: impl FnOnce(&mut Store<T>) -> wasmtime::Result<R>,
+) -> Result<wasmtime::Result<R>, Interrupted> {
+    fn inline<T: Metered>(store: &mut Store<T>) -> &mut Inline {
+        store.data_mut().meter().inline.as_mut().expect("it was asked whether it may")
+    }
+    inline(store).begin();
+    store.data_mut().meter().slice().begin();
+    // The store is never used again after a panic: its owner drops it.
+    let called = catch_unwind(AssertUnwindSafe(|| until_cancelled(cancel, || call(store))));
+    inline(store).end();
+    match called {
+        Ok(Err(error)) => match error.downcast_ref() {
+            Some(Ended::Deadline) => Err(Interrupted::Deadline(store.data_mut().meter().slice().deadline())),
+            Some(Ended::Cancelled) => Err(Interrupted::Cancelled),
+            None => Ok(Err(error)),
+        },
+        Ok(result) => Ok(result),
+        Err(payload) => Err(Interrupted::Panicked(payload)),
     }
 }
 

@@ -15,15 +15,13 @@ use std::{
     },
 };
 
-use airssys_wasm_engine::wasmtime::{self, Store};
+use airssys_wasm_engine::wasmtime;
 use scoped_tls::scoped_thread_local;
 use tokio::{
     runtime::Handle,
     task::{block_in_place, yield_now},
 };
 use tokio_util::sync::CancellationToken;
-
-use crate::{Interrupted, Metered};
 
 /// Calls that have given up their worker, in the whole process. Each has a thread.
 static AWAY: AtomicUsize = AtomicUsize::new(0);
@@ -64,7 +62,7 @@ enum State {
 
 /// Why a call was ended by its own thread.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
-enum Ended {
+pub(crate) enum Ended {
     #[error("its deadline passed")]
     Deadline,
     #[error("it was cancelled, or its runtime is shutting down")]
@@ -76,10 +74,19 @@ impl Inline {
         Self { calls: calls.clone(), stack, call: State::Fiber }
     }
 
-    fn may_begin(&self) -> bool {
+    pub(crate) fn may_begin(&self) -> bool {
         !self.calls.computes.load(Ordering::Relaxed)
             && AWAY.load(Ordering::Relaxed) < MOST_AWAY
             && stacker::remaining_stack().is_some_and(|left| left >= self.stack)
+    }
+
+    /// A call begins on this thread's stack.
+    pub(crate) fn begin(&mut self) {
+        self.call = State::Fresh;
+    }
+
+    pub(crate) fn end(&mut self) {
+        self.call = State::Fiber;
     }
 
     /// A tick has ended, at a time by the epoch's clock, and the call may take so many nanoseconds from its first on. Comes back when
@@ -168,44 +175,10 @@ impl Drop for Away {
     }
 }
 
-/// Whether the next call of this store can be made by [`guard_inline`] on this thread.
-pub fn may_call_inline<T: Metered>(store: &mut Store<T>) -> bool {
-    store.data_mut().meter().inline.as_ref().is_some_and(|inline| inline.may_begin())
-}
-
-/// Makes one call on this thread's stack, under the meter's quota, until a token is cancelled: where it computes at the next
-/// tick.
-///
-/// One that computes for longer than two ticks gives up its worker, and then waits for a worker before each tick.
-///
-/// # Panics
-///
-/// When the store's meter does not [allow it](crate::Meter::allow_inline).
-// Out of the way of calls with fibers.
-#[inline(never)]
-pub fn guard_inline<T: Metered, R>(
-    store: &mut Store<T>,
-    cancel: Option<&CancellationToken>,
-    call: impl FnOnce(&mut Store<T>) -> wasmtime::Result<R>,
-) -> Result<wasmtime::Result<R>, Interrupted> {
-    fn inline<T: Metered>(store: &mut Store<T>) -> &mut Inline {
-        store.data_mut().meter().inline.as_mut().expect("it was asked whether it may")
-    }
-    inline(store).call = State::Fresh;
-    store.data_mut().meter().slice().begin();
-    // The store is never used again after a panic: its owner drops it.
-    let called = catch_unwind(AssertUnwindSafe(|| match cancel {
-        Some(cancel) => CANCEL.set(cancel, || call(store)),
-        None => call(store),
-    }));
-    inline(store).call = State::Fiber;
-    match called {
-        Ok(Err(error)) => match error.downcast_ref() {
-            Some(Ended::Deadline) => Err(Interrupted::Deadline(store.data_mut().meter().slice().deadline())),
-            Some(Ended::Cancelled) => Err(Interrupted::Cancelled),
-            None => Ok(Err(error)),
-        },
-        Ok(result) => Ok(result),
-        Err(payload) => Err(Interrupted::Panicked(payload)),
+/// Does something that [`Inline::tick`] ends when this is cancelled.
+pub(crate) fn until_cancelled<R>(cancel: Option<&CancellationToken>, call: impl FnOnce() -> R) -> R {
+    match cancel {
+        Some(cancel) => CANCEL.set(cancel, call),
+        None => call(),
     }
 }

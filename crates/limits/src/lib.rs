@@ -52,8 +52,8 @@ mod tasks;
 
 pub use budget::{BudgetExhausted, MemoryBudget, MemoryGrant};
 pub use bytesize::ByteSize;
-pub use guard::{Due, GuardFuture, Guarded, Interrupted, guard, guard_several, later};
-pub use inline::{InlineCalls, guard_inline, may_call_inline};
+pub use guard::{Due, GuardFuture, Guarded, Interrupted, guard, guard_inline, guard_several, later, may_call_inline};
+pub use inline::InlineCalls;
 pub use limits::{
     CallLimits, CallPhase, ManifestError, MessageTooLarge, OnGrowthRefused, Quota, QuotaError, ResourceLimits,
 };

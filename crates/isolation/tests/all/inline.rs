@@ -95,11 +95,13 @@ fn limits() -> ResourceLimits {
 fn spec(engine: &WasmEngine, limits: ResourceLimits) -> SandboxSpec<Seen> {
     let component = engine.load_wat_blocking(GUEST, Profile::Plain).unwrap();
     let mut linker: Linker<HostState<Seen>> = component.linker();
-    let step = |seen: &mut Seen| {
+    let step = |mut store: StoreContextMut<'_, HostState<Seen>>, (): ()| {
+        let seen = &mut store.data_mut().ext;
         seen.steps.push(Place::here());
         (seen.on_step)();
+        Ok(())
     };
-    linker.root().func_wrap("step", move |mut store, (): ()| Ok(step(&mut store.data_mut().ext))).unwrap();
+    linker.root().func_wrap("step", step).unwrap();
     SandboxSpec::new(component.link(&linker).unwrap(), limits).unwrap()
 }
 

@@ -26,7 +26,7 @@ use airssys_wasm_lattice::{
 use futures_util::{FutureExt, StreamExt, future::join_all};
 use tokio::{io::AsyncReadExt, runtime::Builder, sync::watch, task::JoinHandle};
 
-use crate::support::{LONG, config, id, server, until, within};
+use crate::support::{LONG, config, id, seen_by_server, server, until, within};
 
 static ENGINE: LazyLock<WasmEngine> = LazyLock::new(|| {
     let pool = Some(PoolConfig::for_components(256));
@@ -321,7 +321,7 @@ async fn components_are_read_through_the_leader_of_their_stream() {
 
     let mut asked = client.subscribe("$JS.API.>").await.unwrap();
     let mut asks = async || {
-        client.flush().await.unwrap();
+        seen_by_server(&client).await;
         let mut asks = BTreeSet::new();
         while let Some(Some(message)) = asked.next().now_or_never() {
             let subject = message.subject.strip_prefix("$JS.API.").unwrap().to_owned();

@@ -10,7 +10,7 @@ use airssys_wasm_lattice::{ExportError, Recipient, TellError, async_nats};
 
 use futures_util::{FutureExt, StreamExt};
 
-use crate::support::{LONG, Probe, config, host, id, join, server, until, within};
+use crate::support::{LONG, Probe, config, host, id, join, seen_by_server, server, until, within};
 
 #[tokio::test]
 async fn an_actor_of_another_host_is_asked_told_and_sent_to() {
@@ -301,7 +301,7 @@ async fn what_is_decided_is_read_from_the_leader() {
     let server = server();
     let client = async_nats::connect(server.url()).await.unwrap();
     let mut asked = client.subscribe("$JS.API.>").await.unwrap();
-    client.flush().await.unwrap();
+    seen_by_server(&client).await;
     let quick = |name| config(&server, name).with_lease(Duration::from_secs(1));
     let (a, b) = tokio::join!(join(quick("a")), join(quick("b")));
     let store = async_nats::jetstream::new(client.clone()).get_key_value("aw_test").await.unwrap();
@@ -323,7 +323,7 @@ async fn what_is_decided_is_read_from_the_leader() {
     until(|| a.lattice.hosts().len() == 1).await;
     assert!(within(a.lattice.evict(b.lattice.name())).await.unwrap());
     let mut asks = async || {
-        client.flush().await.unwrap();
+        seen_by_server(&client).await;
         let asks = std::iter::from_fn(|| asked.next().now_or_never().flatten());
         asks.map(|ask| ask.subject.to_string()).collect::<Vec<_>>()
     };

@@ -22,7 +22,7 @@ use tokio::{
 use crate::{
     deploy::{Fleet, deployment, have_room},
     kinds,
-    support::{Probe, TestHost, config as config_of, id, join, system, until, within},
+    support::{Probe, TestHost, config as config_of, id, join, seen_by_server, system, until, within},
 };
 
 /// A host, the seed of its nkey, and the public part.
@@ -231,7 +231,7 @@ async fn a_host_that_may_not_watch_the_records_is_told_so() {
 async fn captured(server: &NatsServer, b: &TestHost) -> (Client, Bytes) {
     let observer = observer(server).await;
     let mut packets = observer.subscribe("aw.test.h.a.b").await.unwrap();
-    observer.flush().await.unwrap();
+    seen_by_server(&observer).await;
     within(b.lattice.recipient(id("mine")).tell("a captured message")).await.unwrap();
     let has = |packet: &Bytes| packet.windows(18).any(|part| part == b"a captured message");
     let packet = within(async {
@@ -254,7 +254,7 @@ async fn a_host_cannot_pass_for_another() {
     b.knows("mine").await;
     let (observer, packet) = captured(&server, &b).await;
     let mut seen = observer.subscribe("aw.test.h.a.c").await.unwrap();
-    observer.flush().await.unwrap();
+    seen_by_server(&observer).await;
 
     let (said, mut refused) = mpsc::unbounded_channel();
     let forger = ConnectOptions::with_nkey(B.1.to_owned())
@@ -344,7 +344,7 @@ async fn packets_that_are_broken_do_no_harm() {
             observer.publish(subject, bytes.clone().into()).await.unwrap();
         }
     }
-    observer.flush().await.unwrap();
+    seen_by_server(&observer).await;
     assert_eq!(b.ask("mine", "after").await.unwrap(), "after");
     assert_eq!(a.lattice.hosts().len(), 2);
 }

@@ -12,6 +12,8 @@ use airssys_wasm_actor::{
 };
 use airssys_wasm_fixtures::nats::NatsServer;
 use airssys_wasm_lattice::{Lattice, LatticeConfig};
+use async_nats::Client;
+use futures_util::StreamExt;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
@@ -59,6 +61,15 @@ pub(crate) async fn host(server: &NatsServer, name: &str) -> TestHost {
 /// Fails instead of waiting for ever.
 pub(crate) async fn within<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(LONG, future).await.expect("it takes too long")
+}
+
+/// Comes back when the server has seen all that the client has sent it. The client's own `flush` ends when it is written, and what
+/// others send then may come before.
+pub(crate) async fn seen_by_server(client: &Client) {
+    let inbox = client.new_inbox();
+    let mut back = client.subscribe(inbox.clone()).await.unwrap();
+    client.publish(inbox, Bytes::new()).await.unwrap();
+    within(back.next()).await.unwrap();
 }
 
 /// Waits until something is so. What real servers do is not told by anything but looking.

@@ -5,7 +5,7 @@ use airssys_wasm_lattice::async_nats::{self, jetstream};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
-use crate::support::{LONG, config, id, join, server, until, within};
+use crate::support::{LONG, config, id, join, seen_by_server, server, until, within};
 
 /// The version of the wire that is spoken here.
 const PRESENT: u8 = 1;
@@ -26,7 +26,7 @@ async fn a_host_is_spoken_to_in_a_version_that_both_speak_and_else_it_is_unreach
         assert_eq!(a.ask(&name, "before").await.unwrap(), "before");
 
         let mut packets = client.subscribe(format!("aw.test.h.{name}.a")).await.unwrap();
-        client.flush().await.unwrap();
+        seen_by_server(&client).await;
         let entry = records.entry(format!("h.{name}")).await.unwrap().unwrap();
         let mut record: Value = serde_json::from_slice(&entry.value).unwrap();
         assert_eq!(record["versions"], json!([PRESENT, PRESENT]), "what the host itself says");
@@ -70,7 +70,7 @@ async fn a_packet_of_another_version_is_not_read() {
     b.knows("shop").await;
     let client = async_nats::connect(server.url()).await.unwrap();
     let mut packets = client.subscribe("aw.test.h.a.b").await.unwrap();
-    client.flush().await.unwrap();
+    seen_by_server(&client).await;
     within(b.lattice.recipient(id("shop")).tell("captured")).await.unwrap();
     let packet = within(async {
         loop {
@@ -86,7 +86,7 @@ async fn a_packet_of_another_version_is_not_read() {
     let forged = async |version: u8| {
         let packet = Bytes::from([&[version], &packet[1..]].concat());
         client.publish("aw.test.h.a.c", packet).await.unwrap();
-        client.flush().await.unwrap();
+        seen_by_server(&client).await;
         b.ask("shop", "then").await.unwrap();
     };
     forged(PRESENT + 1).await;
