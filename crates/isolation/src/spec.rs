@@ -336,8 +336,8 @@ impl<U: Send + 'static> SandboxSpec<U> {
             template.loaded().place().map_err(|full| InstantiateError::PoolExhausted { source: full.into() })?;
         let mut store = Store::new(template.loaded().wasmtime(), HostState::new(meter, Arc::clone(shared), ext));
         install(&mut store);
-        let is_known = inline.fits.get().is_some();
-        if on_worker && self.is_synchronous() == Some(true) {
+        let fits = self.is_synchronous();
+        if on_worker && fits == Some(true) {
             self.allow_inline(&mut store);
         }
         begin_call(&mut store, CallPhase::Init);
@@ -354,7 +354,7 @@ impl<U: Send + 'static> SandboxSpec<U> {
         };
         let crash = match started {
             Ok(Ok(Ok(instance))) => {
-                if on_worker && !is_known && *inline.fits.get_or_init(|| is_synchronous(template, &mut store)) {
+                if on_worker && fits.is_none() && *inline.fits.get_or_init(|| is_synchronous(template, &mut store)) {
                     self.allow_inline(&mut store);
                 }
                 return Ok(Sandbox(Box::new(Live {

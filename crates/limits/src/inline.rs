@@ -46,18 +46,15 @@ pub(crate) struct Inline {
     calls: InlineCalls,
     /// Bytes of stack that a call may need.
     stack: usize,
-    call: State,
+    /// None where there is no call, or one with a fiber.
+    call: Option<Call>,
 }
 
-#[derive(Debug)]
-enum State {
-    /// There is no call, or it has a fiber.
-    Fiber,
-    /// No tick has ended yet.
-    Fresh,
-    /// One has, at this time by the epoch's clock.
-    Ticked(u64),
-    Away(Away),
+#[derive(Debug, Default)]
+struct Call {
+    /// When its first tick ended, by the epoch's clock.
+    since: Option<u64>,
+    away: Option<Away>,
 }
 
 /// Why a call was ended by its own thread.
@@ -71,7 +68,7 @@ pub(crate) enum Ended {
 
 impl Inline {
     pub(crate) fn new(calls: &InlineCalls, stack: usize) -> Self {
-        Self { calls: calls.clone(), stack, call: State::Fiber }
+        Self { calls: calls.clone(), stack, call: None }
     }
 
     pub(crate) fn may_begin(&self) -> bool {
@@ -82,38 +79,28 @@ impl Inline {
 
     /// A call begins on this thread's stack.
     pub(crate) fn begin(&mut self) {
-        self.call = State::Fresh;
+        self.call = Some(Call::default());
     }
 
     pub(crate) fn end(&mut self) {
-        self.call = State::Fiber;
+        self.call = None;
     }
 
     /// A tick has ended, at a time by the epoch's clock, and the call may take so many nanoseconds from its first on. Comes back when
     /// it may go on for another one; `false` if it has a fiber.
     pub(crate) fn tick(&mut self, now: u64, deadline: u64) -> wasmtime::Result<bool> {
-        let since = match &self.call {
-            State::Fiber => return Ok(false),
-            State::Fresh => now,
-            State::Ticked(since) | State::Away(Away { since, .. }) => *since,
-        };
-        if now.saturating_sub(since) >= deadline {
+        let Some(Call { since, away }) = &mut self.call else { return Ok(false) };
+        // It may have begun just before its first tick.
+        let is_first = since.is_none();
+        if now.saturating_sub(*since.get_or_insert(now)) >= deadline {
             return Err(Ended::Deadline.into());
         }
         if CANCEL.is_set() && CANCEL.with(CancellationToken::is_cancelled) {
             return Err(Ended::Cancelled.into());
         }
-        match &mut self.call {
-            State::Fiber => {}
-            // It may have begun just before its first tick.
-            State::Fresh => self.call = State::Ticked(now),
-            State::Ticked(since) => {
-                self.calls.computes.store(true, Ordering::Relaxed);
-                let mut away = Away::new(*since);
-                away.wait()?;
-                self.call = State::Away(away);
-            }
-            State::Away(away) => away.wait()?,
+        if !is_first {
+            self.calls.computes.store(true, Ordering::Relaxed);
+            away.get_or_insert_with(Away::new).wait()?;
         }
         Ok(true)
     }
@@ -126,14 +113,12 @@ struct Away {
     slice: Option<mpsc::Sender<Infallible>>,
     /// It runs in a `LocalSet`, whose thread cannot be given up.
     is_stuck: bool,
-    /// When the first tick of the call ended.
-    since: u64,
 }
 
 impl Away {
-    fn new(since: u64) -> Self {
+    fn new() -> Self {
         AWAY.fetch_add(1, Ordering::Relaxed);
-        Self { slice: None, is_stuck: false, since }
+        Self { slice: None, is_stuck: false }
     }
 
     /// Ends a slice of time, and waits for the next: for a worker that has had a look at all others.
