@@ -38,8 +38,13 @@ pub(crate) async fn within<F: Future>(future: F) -> F::Output {
 }
 
 async fn until(mut is_so: impl FnMut() -> bool) {
+    until_told(async || is_so()).await;
+}
+
+/// The same where one has to ask.
+async fn until_told(mut is_so: impl AsyncFnMut() -> bool) {
     within(async {
-        while !is_so() {
+        while !is_so().await {
             sleep(Duration::from_millis(5)).await;
         }
     })
@@ -86,12 +91,7 @@ async fn topics_whose_subscription_was_given_up_are_taken_the_next_time() {
     fill(a.host());
     assert!(a.host().take(&pattern).now_or_never().is_none());
     within(a.take_topics(&pattern)).await.unwrap();
-    within(async {
-        while others.publish(&topic, "x").await.hosts == 0 {
-            sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    until_told(async || others.publish(&topic, "x").await.hosts > 0).await;
     assert_eq!(within(heard.recv()).await.unwrap().topic(), Some(&topic));
 }
 
@@ -229,23 +229,17 @@ async fn an_actor_that_ends_while_the_server_is_away_is_withdrawn_when_that_is_b
     until(|| system.find(&next).is_none()).await;
     let successor = spawn(&next).await;
     server.restart().unwrap();
-    within(async {
-        while let Err(error) = a.export(&successor).await {
-            assert!(!matches!(error, ExportError::Exported { .. }), "{error}");
-            sleep(Duration::from_millis(5)).await;
-        }
+    until_told(async || match a.export(&successor).await {
+        Ok(()) => true,
+        Err(error @ ExportError::Exported { .. }) => panic!("{error}"),
+        Err(_) => false,
     })
     .await;
     assert!(matches!(within(a.export(&successor)).await, Err(ExportError::Exported { .. })), "the control");
     until(|| !b.recipient(shop.clone()).is_known()).await;
     assert_eq!(a.exported(), std::slice::from_ref(&next));
     assert!(!within(a.host().withdraw_actor(&actors[1])).await.unwrap(), "it is not its own any more");
-    within(async {
-        while b.recipient(next.clone()).ask("x").await.ok().as_deref() != Some(&b"x"[..]) {
-            sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    until_told(async || b.recipient(next.clone()).ask("x").await.ok().as_deref() == Some(&b"x"[..])).await;
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ use airssys_wasm_lattice::{
 use futures_util::{FutureExt, StreamExt, future::join_all};
 use tokio::{io::AsyncReadExt, runtime::Builder, sync::watch, task::JoinHandle};
 
-use crate::support::{LONG, config, id, seen_by_server, server, until, within};
+use crate::support::{LONG, config, id, seen_by_server, server, until, until_told, within};
 
 static ENGINE: LazyLock<WasmEngine> = LazyLock::new(|| {
     let pool = Some(PoolConfig::for_components(256));
@@ -375,12 +375,7 @@ async fn a_component_that_one_host_has_put_is_there_for_all_over_three_replicas(
         // The servers elect a leader first.
         let client = async_nats::connect(server.url()).await.unwrap();
         let jetstream = async_nats::jetstream::new(client);
-        within(async {
-            while jetstream.query_account().await.is_err() {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        })
-        .await;
+        until_told(async || jetstream.query_account().await.is_ok()).await;
         Fleet::join(config, most).await
     };
     let a = member(&servers[0], "a", 0).await;

@@ -30,7 +30,7 @@ use tokio::{
 
 use crate::{
     processes::{Balance, Books, HostProcess, Settings, ahead, asked, told},
-    support::{LONG, Probe, TestHost, id, join, server, until, within},
+    support::{LONG, Probe, TestHost, id, join, server, until, until_told, within},
 };
 
 /// A host in this process, which asks, and keeps books of it as the others do.
@@ -378,23 +378,28 @@ async fn hosts_whose_clocks_are_far_apart_serve_a_name_one_at_a_time() {
 async fn takes_over(host: &TestHost, name: &str) {
     let (spec, _) = Probe::spec(name);
     let actor = host.system.spawn_native(spec).await.unwrap();
-    within(async {
-        while let Err(error) = host.lattice.export(&actor).await {
-            assert!(matches!(error, ExportError::NameTaken { .. }), "{error}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+    until_told(async || match host.lattice.export(&actor).await {
+        Ok(()) => true,
+        Err(ExportError::NameTaken { .. }) => false,
+        Err(error) => panic!("{error}"),
     })
     .await;
+}
+
+/// A host that asks, and one of two names.
+async fn with_two_names(settings: &Settings) -> (Asker, HostProcess) {
+    let (a, mut b) = tokio::join!(Asker::join(settings), HostProcess::join("b", settings));
+    b.export("shop").await;
+    b.export("kept").await;
+    a.knows("kept").await;
+    (a, b)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_stays_its_hosts_while_that_is_gone_until_it_is_evicted() {
     let server = server();
     let settings = Settings::quick(&server);
-    let (a, mut b) = tokio::join!(Asker::join(&settings), HostProcess::join("b", &settings));
-    b.export("shop").await;
-    b.export("kept").await;
-    a.knows("kept").await;
+    let (a, mut b) = with_two_names(&settings).await;
     b.kill();
     until(|| a.lattice.hosts().len() == 1).await;
     let (spec, _) = Probe::spec("kept");
@@ -422,10 +427,7 @@ async fn a_name_stays_its_hosts_while_that_is_gone_until_it_is_evicted() {
 async fn a_host_that_is_evicted_while_it_stands_still_is_told_which_names_it_has_lost() {
     let server = server();
     let settings = Settings::quick(&server);
-    let (a, mut b) = tokio::join!(Asker::join(&settings), HostProcess::join("b", &settings));
-    b.export("shop").await;
-    b.export("kept").await;
-    a.knows("kept").await;
+    let (a, b) = with_two_names(&settings).await;
     b.stop();
     let since = Instant::now();
     assert!(within(a.lattice.evict(&"b".parse().unwrap())).await.unwrap());

@@ -24,7 +24,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::support::{LONG, config, host, id, server, until, within};
+use crate::support::{LONG, config, host, id, server, until, until_told, within};
 
 const SLOTS: usize = 1_024;
 const ASKERS: usize = 6;
@@ -299,12 +299,7 @@ async fn keys_begin_anew_when_the_servers_store_was_wiped() {
                 other => panic!("{other:?}"),
             };
             for key in &keys {
-                within(async {
-                    while !is_new(key).await {
-                        tokio::time::sleep(Duration::from_millis(10)).await;
-                    }
-                })
-                .await;
+                until_told(async || is_new(key).await).await;
             }
         }
         have_all(&[&a, &b]).await;
@@ -587,12 +582,8 @@ async fn reminders_come_on_the_host_that_has_the_key_when_they_are_due() {
         // Nobody asks for them.
         until(|| a.carts.stats().activations == before + keys.len() as u64).await;
         let store = store(&server.url()).await;
-        within(async {
-            while store.count("!due/cart").await.unwrap() + store.count("!reminders/cart").await.unwrap() > 0 {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        })
-        .await;
+        let left = async |what| store.count(what).await.unwrap();
+        until_told(async || left("!due/cart").await + left("!reminders/cart").await == 0).await;
     }
 }
 

@@ -11,7 +11,7 @@ use airssys_wasm_fixtures::COUNTER;
 use airssys_wasm_lattice::{ExportError, LoadLatticeError, Loaded};
 use tempfile::TempDir;
 
-use crate::support::{TestHost, host, id, server, until, within};
+use crate::support::{TestHost, host, id, server, until, until_told, within};
 
 /// A folder with the counter, and a `Component.toml` with these tables beside those of the other layers.
 fn folder(tables: &str) -> TempDir {
@@ -74,12 +74,7 @@ async fn a_component_that_lives_alone_goes_to_another_host_that_has_loaded_it() 
     // As a new one: what is to be kept is a state's, and not the memory's.
     until(|| c.lattice.recipient(id("counter")).is_known()).await;
     until(|| a.system.find("counter").is_none()).await;
-    within(async {
-        while c.ask("counter", "get").await.ok().as_deref() != Some("0") {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    until_told(async || c.ask("counter", "get").await.ok().as_deref() == Some("0")).await;
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ use tokio::{
 use crate::{
     deploy::{Fleet, deployment, have_room},
     kinds,
-    support::{Probe, TestHost, config as config_of, id, join, seen_by_server, system, until, within},
+    support::{Probe, TestHost, config as config_of, id, join, seen_by_server, system, until, until_told, within},
 };
 
 /// A host, the seed of its nkey, and the public part.
@@ -136,12 +136,7 @@ async fn hosts_with_these_permissions_alone_do_all_that_hosts_do() {
     let mut heard = a.system.subscribe(&"news".parse().unwrap(), 10, airssys_wasm_actor::registry::WhenFull::Error);
     within(a.lattice.take_topics(&"news".parse().unwrap())).await.unwrap();
     let topic = Topic::new("news").unwrap();
-    within(async {
-        while b.system.publish(&topic, "x").await.hosts == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    until_told(async || b.system.publish(&topic, "x").await.hosts > 0).await;
     within(heard.recv()).await.unwrap();
     // The session goes on beyond its first lease, which a renewal that was not permitted would end.
     let mut events = a.lattice.events();

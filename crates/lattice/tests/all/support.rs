@@ -74,8 +74,13 @@ pub(crate) async fn seen_by_server(client: &Client) {
 
 /// Waits until something is so. What real servers do is not told by anything but looking.
 pub(crate) async fn until(mut is_so: impl FnMut() -> bool) {
+    until_told(async || is_so()).await;
+}
+
+/// The same where one has to ask.
+pub(crate) async fn until_told(mut is_so: impl AsyncFnMut() -> bool) {
     within(async {
-        while !is_so() {
+        while !is_so().await {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
@@ -124,12 +129,7 @@ impl TestHost {
     /// Waits until this host knows where a name is.
     pub(crate) async fn knows(&self, name: &str) {
         let recipient = self.lattice.recipient(id(name));
-        within(async {
-            while !recipient.is_known() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        })
-        .await;
+        until(|| recipient.is_known()).await;
     }
 
     pub(crate) async fn ask(&self, name: &str, text: &str) -> Result<String, airssys_wasm_actor::AskError> {

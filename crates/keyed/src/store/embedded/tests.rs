@@ -267,15 +267,21 @@ async fn another_failure_is_told_with_its_cause() {
     store.insist("a", Version::NONE, "x").await;
 }
 
-#[tokio::test]
-async fn a_write_whose_sync_failed_can_be_made_again_by_who_made_it() {
-    let folder = TempDir::new().unwrap();
-    let store = open(&folder).await;
+/// Saves a row, and writes another state of it whose sync fails. Gives the version of the first.
+async fn with_a_failed_sync(store: &FjallStore) -> Version {
     let first = store.save("cart", "a", Version::NONE, "first".into(), Durability::Process).await.unwrap();
     store.watch(|_| Err(io::ErrorKind::StorageFull.into()));
     let full = store.save("cart", "a", first, "second".into(), Durability::Power).await;
     assert!(matches!(full, Err(StoreError::Full)), "{full:?}");
     store.watch(|_| Ok(()));
+    first
+}
+
+#[tokio::test]
+async fn a_write_whose_sync_failed_can_be_made_again_by_who_made_it() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder).await;
+    let first = with_a_failed_sync(&store).await;
     // It was written, and may be found.
     let found = store.load("cart", "a").await.unwrap().unwrap();
     assert_eq!(found.state, "second");
@@ -298,11 +304,7 @@ async fn a_write_whose_sync_failed_can_be_made_again_by_who_made_it() {
 async fn a_write_that_fails_again_and_again_is_fenced_by_none_of_its_attempts() {
     let folder = TempDir::new().unwrap();
     let store = open(&folder).await;
-    let first = store.save("cart", "a", Version::NONE, "first".into(), Durability::Process).await.unwrap();
-    store.watch(|_| Err(io::ErrorKind::StorageFull.into()));
-    let full = store.save("cart", "a", first, "second".into(), Durability::Power).await;
-    assert!(matches!(full, Err(StoreError::Full)), "{full:?}");
-    store.watch(|_| Ok(()));
+    let first = with_a_failed_sync(&store).await;
     // Of this one nothing is written: the row stays that of the attempt before.
     store.fail_once(io::ErrorKind::StorageFull);
     let last = store.insist("a", first, "third").await;
