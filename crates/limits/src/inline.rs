@@ -11,8 +11,9 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
-        mpsc,
+        mpsc::{self, RecvTimeoutError},
     },
+    time::Duration,
 };
 
 use airssys_wasm_engine::wasmtime;
@@ -27,6 +28,9 @@ use tokio_util::sync::CancellationToken;
 static AWAY: AtomicUsize = AtomicUsize::new(0);
 /// With so many, no further call begins without a fiber. Those that have begun may still come on top: one for each worker.
 const MOST_AWAY: usize = 16;
+/// How long one of them waits for a worker before it takes a slice all the same. Workers may be blocked, or the runtime may have
+/// no thread left for a worker that was given up: the guest's deadline must not wait for that.
+const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
 scoped_thread_local!(
     /// By what the inline call of this thread is cancelled.
@@ -141,11 +145,12 @@ impl Away {
         let waited = catch_unwind(AssertUnwindSafe(|| {
             block_in_place(|| {
                 runtime.spawn(turn);
-                begun.recv()
+                begun.recv_timeout(LONGEST_WAIT)
             })
         }));
         match waited {
-            Ok(begun) => begun.map_err(|_| Ended::Cancelled),
+            Ok(Ok(()) | Err(RecvTimeoutError::Timeout)) => Ok(()),
+            Ok(Err(RecvTimeoutError::Disconnected)) => Err(Ended::Cancelled),
             Err(_) => {
                 self.is_stuck = true;
                 Ok(())

@@ -395,6 +395,27 @@ fn a_runtime_that_shuts_down_ends_who_is_away() {
 }
 
 #[test]
+fn a_runtime_without_a_thread_for_the_worker_delays_nothing_for_good() {
+    let _away = AWAY.read().unwrap();
+    let runtime = Builder::new_multi_thread().worker_threads(1).max_blocking_threads(1).build().unwrap();
+    let (blocked, is_blocked) = mpsc::channel();
+    let (free, is_free) = mpsc::channel::<()>();
+    runtime.spawn_blocking(move || {
+        blocked.send(()).unwrap();
+        is_free.recv()
+    });
+    is_blocked.recv().unwrap();
+    run(&runtime, async {
+        let engine = engine();
+        let deadline = Duration::from_millis(4);
+        let spec = spec(&engine, ResourceLimits { deadline, ..limits() });
+        let (_, crashed) = called(&spec, move || engine.tick(), "steps", Some(1_000), &CancellationToken::new()).await;
+        assert_eq!(*crashed.unwrap_err().kind(), CrashKind::Deadline { allowed: deadline });
+    });
+    drop(free);
+}
+
+#[test]
 fn few_can_be_away_at_the_same_time() {
     let _alone = AWAY.write().unwrap();
     let runtime = worker();
