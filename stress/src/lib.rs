@@ -12,3 +12,4 @@ pub mod http;
 pub mod keyed;
 pub mod lattice;
 pub mod soak;
+mod threads;

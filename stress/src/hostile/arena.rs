@@ -4,7 +4,7 @@ use std::{
     fmt::{self, Write as _},
     fs,
     sync::{
-        Arc, Barrier,
+        Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -18,6 +18,7 @@ use airssys_wasm_engine::{LoadedComponent, Profile, WasmEngine};
 use airssys_wasm_fixtures::{ACTOR, ECHO_ACTOR};
 use airssys_wasm_isolation::SandboxSpec;
 use airssys_wasm_limits::{ByteSize, MemoryBudget, ResourceLimits};
+use airssys_wasm_measurements::process;
 use airssys_wasm_registry::{ComponentId, MessageEnvelope};
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -31,7 +32,7 @@ use super::{
     corpus::{Does, Guest, Limits},
     outcome::Outcome,
 };
-use airssys_wasm_measurements::process;
+use crate::threads;
 
 /// What happened.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -124,7 +125,8 @@ pub fn run(guest: &Guest, limits: &Limits, once: bool) -> Result<Report> {
             outcomes.push((outcome.what, outcome.says));
             arena.watch(20).await?;
             if run == 0 {
-                arena.begin_threads().await;
+                // They are not what a guest leaves behind.
+                threads::begin(arena.system.engine(), 0).await;
                 settled = Some(arena.held()?);
             }
         }
@@ -179,18 +181,6 @@ impl NativeActor for Silent {
 }
 
 impl Arena {
-    /// Has both threads of the engine's running that free memory, which end when there is none for a while: they are not what a
-    /// guest leaves behind.
-    async fn begin_threads(&self) {
-        let both = Arc::new(Barrier::new(2));
-        let meet = || {
-            let both = Arc::clone(&both);
-            self.system.engine().reclaimer().run(move || _ = both.wait())
-        };
-        let (one, other) = (meet(), meet());
-        assert!(one.await.is_ok() && other.await.is_ok());
-    }
-
     async fn new(limits: &Limits) -> Result<Self> {
         let engine = WasmEngine::new(limits.engine.clone())?;
         let config = SystemConfig { dead_letters: limits.dead_letters, seed: Some(1), ..SystemConfig::default() };

@@ -28,7 +28,7 @@ use airssys_wasm_measurements::process;
 use anyhow::Result;
 use parking_lot::Mutex;
 use tokio::{
-    runtime::{Builder, Runtime},
+    runtime::Runtime,
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -40,7 +40,7 @@ use self::{
     hostile::Foe,
     site::{Guests, Site},
 };
-use crate::{growth::Growth, soak::minutes};
+use crate::{growth::Growth, soak::minutes, threads};
 
 /// What can be chosen about it.
 #[derive(Debug, Clone, clap::Args)]
@@ -89,7 +89,7 @@ pub fn run(options: &Options, interrupted: &AtomicBool) -> Result<Ending> {
     println!("seed {}, {HEALTHY} healthy clients, {FOES} hostile ones", options.seed);
     let guests = site::load()?;
     // Of the server, and of its clients.
-    let runtimes = [runtime()?, runtime()?];
+    let runtimes = [threads::two_workers()?, threads::two_workers()?];
     let before = panic::take_hook();
     panic::set_hook(Box::new(move |panicked| {
         PANICS.fetch_add(1, Ordering::Relaxed);
@@ -108,8 +108,13 @@ pub fn run(options: &Options, interrupted: &AtomicBool) -> Result<Ending> {
         // The first opens what the process keeps.
         let descriptors = (growth.rounds() > 0).then(descriptors).flatten();
         let round = round(&runtimes, &guests, left.min(ROUND), random.fork(), (interrupted, descriptors))?;
-        growth.end_round(process::read());
         let (told, findings) = (round.told(began.elapsed()), round.findings());
+        if findings.is_empty() {
+            let [servers, clients] = &runtimes;
+            servers.block_on(threads::begin(&guests.engine, threads::BLOCKING));
+            clients.block_on(threads::begin(&guests.engine, threads::BLOCKING));
+        }
+        growth.end_round(process::read());
         println!("{:>6.0} s  round {}: {told}", started.elapsed().as_secs_f64(), growth.rounds());
         book.add(round);
         if !findings.is_empty() || interrupted.load(Ordering::Relaxed) {
@@ -127,13 +132,6 @@ pub fn run(options: &Options, interrupted: &AtomicBool) -> Result<Ending> {
         return Ok(Ending::Failed);
     }
     Ok(if interrupted.load(Ordering::Relaxed) { Ending::Interrupted } else { Ending::Clean })
-}
-
-fn runtime() -> Result<Runtime> {
-    let mut builder = Builder::new_multi_thread();
-    // One thread frees what guests leave that crash, and stays: how many there are is looked at.
-    builder.worker_threads(2).max_blocking_threads(1).thread_keep_alive(Duration::from_secs(24 * 3_600));
-    Ok(builder.enable_all().build()?)
 }
 
 fn descriptors() -> Option<u64> {

@@ -42,7 +42,7 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// The guests of all components and actors, which are compiled once.
 pub(super) struct Guests {
-    engine: WasmEngine,
+    pub(super) engine: WasmEngine,
     web: LoadedComponent,
     /// They are loaded again in each round.
     _kept: [LoadedComponent; 2],

@@ -34,6 +34,7 @@ use super::{
     ALONE, GRACE, HEARTBEAT, HOSTS, LEASE, TOPIC,
     record::{self, Dead, Fate, How, Id, Log, QUIET_TASKS, Record},
 };
+use crate::threads;
 
 /// What can be chosen about a host.
 #[derive(Debug, Clone, clap::Args)]
@@ -115,7 +116,7 @@ struct World {
 ///
 /// When it could not be set up.
 pub fn run(options: Host) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = threads::two_workers()?;
     let served = runtime.block_on(serve(options));
     // What waits for the broker has nothing more to say.
     runtime.shutdown_background();
@@ -183,6 +184,7 @@ async fn serve(options: Host) -> Result<()> {
             _ if command == "read" => {
                 let evicted = here.system.dead_letters().evicted();
                 anyhow::ensure!(evicted == 0, "{evicted} dead letters were evicted");
+                threads::begin(here.system.engine(), threads::BLOCKING).await;
                 match process::read() {
                     None => say("reading")?,
                     Some(process::Reading { resident, peak, virtual_, mappings, descriptors, threads }) => {

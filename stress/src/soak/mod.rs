@@ -41,13 +41,15 @@ use load::{CHAOS, Sender, TASKS};
 use meter::{ACTORS, Meter};
 use tally::Tally;
 use tokio::{
-    runtime::{Builder, Handle},
+    runtime::Handle,
     sync::broadcast::{self, error::TryRecvError},
     task::JoinSet,
     time::{sleep, timeout},
 };
 use worker::OnPurpose;
 use world::World;
+
+use crate::threads;
 
 /// What can be chosen about a soak.
 #[derive(Debug, Clone, clap::Args)]
@@ -111,10 +113,7 @@ pub fn run(options: &Options, interrupted: &AtomicBool) -> Result<Ending> {
     let blocks = usize::from(options.actors).div_ceil(BLOCK);
     println!("seed {}, {} actors", options.seed, blocks * BLOCK);
     let soak = Soak { code: Code::load()?, blocks, meter: Meter::install()?, options, interrupted };
-    let mut builder = Builder::new_multi_thread();
-    // One thread frees what guests leave that crash, and stays: how many there are is looked at.
-    builder.worker_threads(2).max_blocking_threads(1).thread_keep_alive(Duration::from_secs(24 * 3_600));
-    let runtime = builder.enable_time().build()?;
+    let runtime = threads::two_workers()?;
     let before = panic::take_hook();
     panic::set_hook(Box::new(move |panicked| {
         if !panicked.payload().is::<OnPurpose>() {
@@ -132,6 +131,9 @@ pub fn run(options: &Options, interrupted: &AtomicBool) -> Result<Ending> {
             break tally.growth();
         }
         let (findings, told) = runtime.block_on(soak.round(left.min(ROUND), random.fork(), &mut tally))?;
+        if findings.is_empty() {
+            runtime.block_on(threads::begin(&soak.code.engine, threads::BLOCKING));
+        }
         tally.end_round(process::read());
         println!("{:>6.0} s  round {}: {told}", started.elapsed().as_secs_f64(), tally.rounds());
         if !findings.is_empty() || interrupted.load(Ordering::Relaxed) {
