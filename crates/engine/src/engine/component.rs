@@ -218,7 +218,7 @@ impl LoadedComponent {
         };
         match found {
             Some((ComponentItem::ComponentFunc(func), index)) => {
-                Some(Export(Arc::new(ExportInner { name: name.into(), ty: describe_func(name, &func), func, index })))
+                Some(Export(Arc::new(ExportInner { name: name.into(), ty: OnceLock::new(), func, index })))
             }
             _ => None,
         }
@@ -305,7 +305,8 @@ pub struct Export(Arc<ExportInner>);
 
 struct ExportInner {
     name: Arc<str>,
-    ty: String,
+    /// Needed for errors alone.
+    ty: OnceLock<String>,
     func: ComponentFunc,
     index: ComponentExportIndex,
 }
@@ -318,7 +319,8 @@ impl Export {
 
     /// Its name and type, as WIT writes them.
     pub fn ty(&self) -> &str {
-        &self.0.ty
+        let Self(export) = self;
+        export.ty.get_or_init(|| describe_func(&export.name, &export.func))
     }
 
     /// Its type.
@@ -334,7 +336,7 @@ impl Export {
 
 impl fmt::Debug for Export {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Export").field(&self.0.ty).finish()
+        f.debug_tuple("Export").field(&self.ty()).finish()
     }
 }
 
