@@ -116,6 +116,17 @@ impl EpochClock {
         }
     }
 
+    /// Nanoseconds for which this thread has had a core. With manual ticks, and on a system that does not tell, as
+    /// [`now_ns`](Self::now_ns).
+    pub fn thread_ns(&self) -> u64 {
+        #[cfg(unix)]
+        if matches!(self.0.time, Time::Since(_)) {
+            let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+            return Duration::try_from(time).map_or(0, nanoseconds);
+        }
+        self.now_ns()
+    }
+
     /// [`period`](Self::period) in nanoseconds, one at least.
     pub fn period_ns(&self) -> u64 {
         nanoseconds(self.0.period).max(1)
@@ -193,6 +204,25 @@ mod tests {
         assert_eq!(seen(&clock), (3_500_000, 3));
         clock.tick();
         assert_eq!(seen(&clock), (4_000_000, 4));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_thread_that_waits_has_no_core() {
+        const WORK: u64 = 20_000_000;
+        let (clock, _thread) = EpochClock::start(Ticking::Every(Duration::from_secs(3_600))).unwrap();
+        let before = clock.thread_ns();
+        let theirs = clock.clone();
+        let busy = thread::spawn(move || {
+            let before = theirs.thread_ns();
+            while theirs.thread_ns() - before < WORK {}
+        });
+        busy.join().unwrap();
+        assert!(clock.thread_ns() - before < WORK);
+
+        let (by_hand, _) = EpochClock::start(Ticking::Manual(Duration::from_millis(1))).unwrap();
+        by_hand.tick();
+        assert_eq!(by_hand.thread_ns(), 1_000_000);
     }
 
     #[test]

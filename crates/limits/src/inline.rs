@@ -56,9 +56,16 @@ pub(crate) struct Inline {
 
 #[derive(Debug, Default)]
 struct Call {
-    /// When its first tick ended, by the epoch's clock.
-    since: Option<u64>,
+    /// When its first tick ended.
+    since: Option<At>,
     away: Option<Away>,
+}
+
+/// Nanoseconds, by the epoch's clock and by the thread's: for how long it has had a core.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct At {
+    pub(crate) now: u64,
+    pub(crate) thread: u64,
 }
 
 /// Why a call was ended by its own thread.
@@ -90,19 +97,20 @@ impl Inline {
         self.call = None;
     }
 
-    /// A tick has ended, at a time by the epoch's clock, and the call may take so many nanoseconds from its first on. Comes back when
-    /// it may go on for another one; `false` if it has a fiber.
-    pub(crate) fn tick(&mut self, now: u64, deadline: u64) -> wasmtime::Result<bool> {
+    /// A tick of `period` has ended, and the call may take so many nanoseconds from its first on. Comes back when it may go on for
+    /// another one; `false` if it has a fiber.
+    pub(crate) fn tick(&mut self, at: At, period: u64, deadline: u64) -> wasmtime::Result<bool> {
         let Some(Call { since, away }) = &mut self.call else { return Ok(false) };
         // It may have begun just before its first tick.
-        let is_first = since.is_none();
-        if now.saturating_sub(*since.get_or_insert(now)) >= deadline {
+        let since = *since.get_or_insert(at);
+        if at.now.saturating_sub(since.now) >= deadline {
             return Err(Ended::Deadline.into());
         }
         if CANCEL.is_set() && CANCEL.with(CancellationToken::is_cancelled) {
             return Err(Ended::Cancelled.into());
         }
-        if !is_first {
+        // Not if others had its core meanwhile.
+        if at.thread.saturating_sub(since.thread) >= (period / 2).max(1) {
             self.calls.computes.store(true, Ordering::Relaxed);
             away.get_or_insert_with(Away::new).wait()?;
         }
@@ -170,5 +178,36 @@ pub(crate) fn until_cancelled<R>(cancel: Option<&CancellationToken>, call: impl 
     match cancel {
         Some(cancel) => CANCEL.set(cancel, call),
         None => call(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether a call counts as one that computes, after ticks of ten with so much of the thread's time in each.
+    fn computes(ticks: u64, each: u64) -> bool {
+        let calls = InlineCalls::default();
+        let mut inline = Inline::new(&calls, 0);
+        inline.begin();
+        for tick in 1..=ticks {
+            let at = At { now: tick * 10, thread: 1_000 + tick * each };
+            assert!(inline.tick(at, 10, u64::MAX).unwrap());
+        }
+        inline.end();
+        calls.computes.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn who_has_no_core_does_not_compute() {
+        tokio::spawn(async {
+            assert!(!computes(1, 10), "it may have begun just before");
+            assert!(computes(2, 10));
+            assert!(!computes(1_000, 0), "others had the core");
+            assert!(!computes(5, 1));
+            assert!(computes(6, 1));
+        })
+        .await
+        .unwrap();
     }
 }

@@ -17,7 +17,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     BudgetExhausted, CallPhase, InlineCalls, LogAllowance, MemoryBudget, MemoryGrant, OnGrowthRefused, Quota,
-    RunningCall, inline::Inline, tasks::Tasks,
+    RunningCall,
+    inline::{At, Inline},
+    tasks::Tasks,
 };
 
 /// A limit of a component was reached. Inside a guest this is what a trap carries.
@@ -493,8 +495,13 @@ fn on_epoch<T: Metered>(mut store: StoreContextMut<'_, T>) -> wasmtime::Result<U
     let task = running(&mut store);
     let meter = store.data_mut().meter();
     meter.charge_cpu_time(task)?;
+    let clock = &meter.slice.clock;
     if let Some(inline) = &mut meter.inline
-        && inline.tick(meter.slice.clock.now_ns(), meter.slice.deadline.load(Ordering::Relaxed))?
+        && inline.tick(
+            At { now: clock.now_ns(), thread: clock.thread_ns() },
+            clock.period_ns(),
+            meter.slice.deadline.load(Ordering::Relaxed),
+        )?
     {
         // It may have waited for a worker.
         meter.slice.resume();
