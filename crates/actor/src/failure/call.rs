@@ -31,7 +31,7 @@ pub enum CallError {
     #[error("the actor stopped before it came to this call")]
     Stopped,
     /// The call was made, and its result is larger than what is left of the room for results that wait for the caller: of a
-    /// guest that made several calls at the same time.
+    /// guest that made several calls at the same time, or that called an actor of another host.
     #[error("the result has {size} bytes, and there is room for {allowed}")]
     ResultTooLarge {
         /// Bytes of the result.
@@ -49,6 +49,18 @@ pub enum CallError {
     /// The actor is native, or its system has state of another type.
     #[error("the actor is not a component of this system")]
     OtherSystem,
+    /// The actor is on another host, which is gone or cannot be reached: whether the call was made is not known.
+    #[error("the actor's host was lost{}", if *accepted { " with the call in the actor's mailbox" } else { " with the call on its way" })]
+    Lost {
+        /// Whether the actor's mailbox is known to have taken it.
+        accepted: bool,
+    },
+    /// The actor is on another host, and what came from there or went there is not of the function's type.
+    #[error("the {} of a call between two hosts are not of the function's type", if *made { "results" } else { "parameters" })]
+    Malformed {
+        /// Whether the call was made.
+        made: bool,
+    },
 }
 
 /// A call by a link failed.

@@ -7,11 +7,13 @@ use airssys_wasm_engine::wasmtime::{
     component::{ComponentNamedList, Instance, Lift, Lower},
 };
 use airssys_wasm_isolation::HostState;
+use airssys_wasm_registry::Refusal;
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use crate::{
-    ActorExport, ActorRef, ActorState, ActorSystem, Argument, CallError, failure::policy::later,
+    ActorExport, ActorRef, ActorState, ActorSystem, Argument, CallError, FarCall, failure::policy::later,
     guest::calls::call_with,
 };
 
@@ -86,6 +88,43 @@ impl<U: Send + 'static> ActorSystem<U> {
         self.owns(actor)?;
         let (delivery, result) = call_with(deadline, call);
         actor.0.called(delivery, result).await
+    }
+
+    /// For who brings a call from another host: finds the export, compares its type, decodes the parameters and puts the call
+    /// into the actor's mailbox, without waiting for room. The future gives the encoded results. Dropping it withdraws a call
+    /// that has not begun.
+    ///
+    /// The future fails with [`CallError::Contract`] where the export is missing or has another type, with
+    /// [`CallError::OtherSystem`] for an actor that is no component, and with [`CallError::Malformed`] for parameters that are
+    /// not of the type; else as any call. [`CallError::NotSent`] with [`Refusal::Moved`] says that the actor left, or was fenced,
+    /// before the call's turn.
+    ///
+    /// Which interfaces others may call is not looked at: it is for who brings the call to say.
+    ///
+    /// # Errors
+    ///
+    /// What the mailbox says: [`Refusal::Full`] and [`Refusal::Restarting`], after which
+    /// [`call_encoded_waiting`](Self::call_encoded_waiting) waits for room, or [`Refusal::Moved`], after which the call goes to
+    /// who has the name; [`Refusal::TooLarge`] before the parameters take more memory than the actor's `message_size`. Its
+    /// `size` is then what they were found to take at least.
+    pub fn call_encoded(
+        &self,
+        actor: &ActorRef,
+        call: FarCall,
+    ) -> Result<BoxFuture<'static, Result<Bytes, CallError>>, Refusal> {
+        _ = (self.owns(actor), call);
+        Err(Refusal::NoHandler)
+    }
+
+    /// [`call_encoded`](Self::call_encoded) that waits for room in the mailbox, until the call's deadline. What the mailbox says
+    /// is [`CallError::NotSent`].
+    pub fn call_encoded_waiting(
+        &self,
+        actor: &ActorRef,
+        call: FarCall,
+    ) -> BoxFuture<'static, Result<Bytes, CallError>> {
+        let called = self.call_encoded(actor, call);
+        Box::pin(async { called.map_err(CallError::NotSent)?.await })
     }
 
     fn owns(&self, actor: &ActorRef) -> Result<(), CallError> {
