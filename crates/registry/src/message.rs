@@ -353,6 +353,9 @@ pub enum Refusal {
     /// It was to go to another host, which has nobody of this name.
     #[error("nobody has its name on the host that it is said to be on")]
     Unknown,
+    /// It is a call of an actor on another host, whose interface that does not offer to other hosts.
+    #[error("its host does not offer this interface to other hosts; name it in `calls` where the actor is exported")]
+    NotOffered,
 }
 
 /// A message that a sink did not take.
