@@ -113,6 +113,13 @@ impl MessageEnvelope {
         self.payload
     }
 
+    /// With another payload.
+    #[must_use]
+    pub fn with_payload(mut self, payload: impl Into<Bytes>) -> Self {
+        self.payload = payload.into();
+        self
+    }
+
     /// Bytes of payload and content type: what the sender chose.
     #[inline]
     pub fn size(&self) -> usize {

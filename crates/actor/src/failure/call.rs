@@ -6,7 +6,7 @@ use airssys_wasm_engine::{ExportError, LinkError};
 use airssys_wasm_isolation::ArgumentError;
 use airssys_wasm_registry::{ComponentId, Refusal};
 
-use crate::failure::report::{CrashReport, StartError};
+use crate::failure::report::{CrashReport, StartError, shown};
 
 /// A call of an actor's export failed. The call was made at most once.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -90,6 +90,14 @@ pub enum LinkFault {
     /// The result is larger than a message to the caller may be.
     #[error("the result was not taken: {0}")]
     Result(Refusal),
+    /// The actor may be on another host, and the function's type is too long to be told there.
+    #[error(
+        "the function's type has more than {allowed} bytes as text, which is too long for an actor of another host"
+    )]
+    LongType {
+        /// Bytes that it may have.
+        allowed: usize,
+    },
 }
 
 impl LinkFault {
@@ -109,7 +117,8 @@ struct Found<'a>(Option<&'a str>);
 impl fmt::Display for Found<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Some(exported) => write!(f, "`{exported}`"),
+            // It may come from another host.
+            Some(exported) => write!(f, "`{}`", shown(exported)),
             None => f.write_str("no such export"),
         }
     }

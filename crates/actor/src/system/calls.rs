@@ -1,6 +1,6 @@
 //! Calls of actors' exports, of which the system knows what state their sandboxes have.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::ready, sync::Arc, time::Duration};
 
 use airssys_wasm_engine::wasmtime::{
     self, StoreContextMut,
@@ -13,8 +13,10 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use crate::{
-    ActorExport, ActorRef, ActorState, ActorSystem, Argument, CallError, FarCall, failure::policy::later,
-    guest::calls::call_with,
+    ActorExport, ActorRef, ActorState, ActorSystem, Argument, CallError, FarCall,
+    failure::policy::later,
+    guest::{calls::call_with, far},
+    runtime::{mailbox::Delivery, values::Unread},
 };
 
 impl<U: Send + 'static> ActorSystem<U> {
@@ -112,19 +114,47 @@ impl<U: Send + 'static> ActorSystem<U> {
         actor: &ActorRef,
         call: FarCall,
     ) -> Result<BoxFuture<'static, Result<Bytes, CallError>>, Refusal> {
-        _ = (self.owns(actor), call);
-        Err(Refusal::NoHandler)
+        let (delivery, results) = match self.far_call(actor, call) {
+            Ok(made) => made,
+            Err(CallError::NotSent(reason)) => return Err(reason),
+            Err(error) => return Ok(Box::pin(ready(Err(error)))),
+        };
+        actor.0.try_push(delivery).map_err(|(reason, _)| reason)?;
+        Ok(results)
     }
 
-    /// [`call_encoded`](Self::call_encoded) that waits for room in the mailbox, until the call's deadline. What the mailbox says
-    /// is [`CallError::NotSent`].
+    /// [`call_encoded`](Self::call_encoded) that waits for room in the mailbox, until the call's deadline. An actor that has left
+    /// the memory is brought back. What the mailbox says is [`CallError::NotSent`].
     pub fn call_encoded_waiting(
         &self,
         actor: &ActorRef,
         call: FarCall,
     ) -> BoxFuture<'static, Result<Bytes, CallError>> {
-        let called = self.call_encoded(actor, call);
-        Box::pin(async { called.map_err(CallError::NotSent)?.await })
+        let (actor, made) = (actor.clone(), self.far_call(actor, call));
+        Box::pin(async move {
+            let (delivery, results) = made?;
+            actor.0.put(delivery).await?;
+            results.await
+        })
+    }
+
+    /// A call from another host, to be put into the mailbox, and its results.
+    fn far_call(
+        &self,
+        actor: &ActorRef,
+        FarCall { export, ty, message }: FarCall,
+    ) -> Result<(Delivery, BoxFuture<'static, Result<Bytes, CallError>>), CallError> {
+        self.owns(actor)?;
+        let export = actor.0.exports.lock().far(&export, far::find::<U>)?;
+        far::check(&export, &ty)?;
+        let allowed = actor.0.mailbox.message_size();
+        let most = usize::try_from(allowed).unwrap_or(usize::MAX);
+        let made = (export.make)(&export, message.payload().clone(), most, message.deadline());
+        let (call, results) = made.map_err(|why| match why {
+            Unread::Malformed => CallError::Malformed { made: false },
+            Unread::TooLarge(size) => CallError::NotSent(Refusal::TooLarge { size: size as u64, allowed }),
+        })?;
+        Ok((Delivery::of_call(message.with_payload(Bytes::new()), call), results))
     }
 
     fn owns(&self, actor: &ActorRef) -> Result<(), CallError> {

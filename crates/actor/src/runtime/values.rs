@@ -1,0 +1,594 @@
+//! Values of calls: what they weigh in memory, and their bytes between two hosts.
+//!
+//! The bytes say nothing that the type says: only who has the type can read them. Numbers of several bytes and lengths are
+//! LEB128, signed ones in zigzag; floats are little-endian; cases of variants and enums are numbers, flags are bits. Each value
+//! has one form, and no other is read.
+
+use std::{collections::HashMap, sync::Arc};
+
+use airssys_wasm_engine::{
+    describe_type,
+    wasmtime::component::{
+        Val,
+        types::{ComponentFunc, Type},
+    },
+};
+use bytes::{Buf, Bytes};
+
+use crate::FarCall;
+
+/// Bytes that the host keeps for a value.
+pub(crate) fn weight(value: &Val) -> usize {
+    let text = |text: &String| size_of_val(text) + text.len();
+    let boxed = |value: &Option<Box<Val>>| value.as_deref().map_or(0, weight);
+    let pointed_to = match value {
+        Val::String(text) | Val::Enum(text) => text.len(),
+        Val::List(values) | Val::Tuple(values) | Val::FixedLengthList(values) => values.iter().map(weight).sum(),
+        Val::Map(entries) => entries.iter().map(|(key, value)| weight(key) + weight(value)).sum(),
+        Val::Record(fields) => fields.iter().map(|(name, value)| text(name) + weight(value)).sum(),
+        Val::Variant(name, value) => name.len() + boxed(value),
+        Val::Option(value) | Val::Result(Ok(value) | Err(value)) => boxed(value),
+        Val::Flags(names) => names.iter().map(text).sum(),
+        _ => 0,
+    };
+    size_of_val(value) + pointed_to
+}
+
+/// What in a type is bound to one store.
+pub(crate) fn bound(ty: &Type) -> Option<&'static str> {
+    match ty {
+        Type::Own(_) | Type::Borrow(_) => Some("resource"),
+        Type::Future(_) => Some("future"),
+        Type::Stream(_) => Some("stream"),
+        Type::ErrorContext => Some("error-context"),
+        Type::List(list) => bound(&list.ty()),
+        Type::FixedLengthList(list) => bound(&list.ty()),
+        Type::Map(map) => bound(&map.key()).or_else(|| bound(&map.value())),
+        Type::Record(record) => record.fields().find_map(|field| bound(&field.ty)),
+        Type::Tuple(tuple) => tuple.types().find_map(|ty| bound(&ty)),
+        Type::Variant(variant) => variant.cases().filter_map(|case| case.ty).find_map(|ty| bound(&ty)),
+        Type::Option(option) => bound(&option.ty()),
+        Type::Result(result) => [result.ok(), result.err()].into_iter().flatten().find_map(|ty| bound(&ty)),
+        _ => None,
+    }
+}
+
+/// A function's type, for calls between two hosts.
+pub(crate) struct Signature {
+    pub(crate) text: Arc<str>,
+    params: Vec<Shape>,
+    results: Vec<Shape>,
+}
+
+impl Signature {
+    /// `None` if the type has something that is bound to one store, or a text longer than [`FarCall::LONGEST_TYPE`]. Its shapes
+    /// are no larger than its text.
+    pub(crate) fn of(func: &ComponentFunc) -> Option<Self> {
+        let text = describe_type(func, FarCall::LONGEST_TYPE)?.into();
+        let params = func.params().map(|(_, ty)| Shape::of(&ty)).collect::<Option<_>>()?;
+        let results = func.results().map(|ty| Shape::of(&ty)).collect::<Option<_>>()?;
+        Some(Self { text, params, results })
+    }
+
+    /// Writes parameters down. `None` if they are none of this function's.
+    pub(crate) fn encode_params(&self, values: &[Val]) -> Option<Bytes> {
+        encode(&self.params, values)
+    }
+
+    /// Reads parameters that weigh so many bytes at most.
+    pub(crate) fn decode_params(&self, bytes: Bytes, most: usize) -> Result<Vec<Val>, Unread> {
+        decode(&self.params, bytes, most)
+    }
+
+    /// Writes results down.
+    pub(crate) fn encode_results(&self, values: &[Val]) -> Option<Bytes> {
+        encode(&self.results, values)
+    }
+
+    /// Reads results.
+    pub(crate) fn decode_results(&self, bytes: Bytes, most: usize) -> Result<Vec<Val>, Unread> {
+        decode(&self.results, bytes, most)
+    }
+}
+
+/// Why bytes were not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unread {
+    /// They are no values of these types.
+    Malformed,
+    /// The values weigh more than they may: so much at least.
+    TooLarge(usize),
+}
+
+/// A type of plain values, in full.
+#[derive(Debug, Clone, PartialEq)]
+enum Shape {
+    Bool,
+    S8,
+    U8,
+    S16,
+    U16,
+    S32,
+    U32,
+    S64,
+    U64,
+    Float32,
+    Float64,
+    Char,
+    String,
+    List(Box<Self>),
+    FixedLengthList(Box<Self>, usize),
+    Map(Box<[Self; 2]>),
+    Record(Vec<(String, Self)>),
+    Tuple(Vec<Self>),
+    Variant(Cases<Option<Self>>),
+    Enum(Cases<()>),
+    Option(Box<Self>),
+    Result(Box<[Option<Self>; 2]>),
+    Flags(Cases<()>),
+}
+
+/// What has a name and a number.
+#[derive(Debug, Clone, PartialEq)]
+struct Cases<T> {
+    cases: Vec<(String, T)>,
+    /// A variant may have thousands, and a list many of them.
+    numbers: HashMap<String, usize>,
+}
+
+impl<T> Cases<T> {
+    fn new(cases: Vec<(String, T)>) -> Self {
+        let numbers = cases.iter().enumerate().map(|(number, (name, _))| (name.clone(), number)).collect();
+        Self { cases, numbers }
+    }
+
+    fn of_name(&self, name: &str) -> Option<(usize, &T)> {
+        let number = *self.numbers.get(name)?;
+        Some((number, &self.cases[number].1))
+    }
+
+    fn of_number(&self, number: u64) -> Result<&(String, T), Unread> {
+        usize::try_from(number).ok().and_then(|number| self.cases.get(number)).ok_or(Unread::Malformed)
+    }
+}
+
+impl Shape {
+    /// `None` if it is bound to one store.
+    fn of(ty: &Type) -> Option<Self> {
+        let boxed = |ty: &Type| Self::of(ty).map(Box::new);
+        // What is there must have a shape.
+        let maybe = |ty: Option<Type>| match ty {
+            Some(ty) => Self::of(&ty).map(Some),
+            None => Some(None),
+        };
+        let names =
+            |names: &mut dyn Iterator<Item = &str>| Cases::new(names.map(|name| (name.to_owned(), ())).collect());
+        Some(match ty {
+            Type::Bool => Self::Bool,
+            Type::S8 => Self::S8,
+            Type::U8 => Self::U8,
+            Type::S16 => Self::S16,
+            Type::U16 => Self::U16,
+            Type::S32 => Self::S32,
+            Type::U32 => Self::U32,
+            Type::S64 => Self::S64,
+            Type::U64 => Self::U64,
+            Type::Float32 => Self::Float32,
+            Type::Float64 => Self::Float64,
+            Type::Char => Self::Char,
+            Type::String => Self::String,
+            Type::List(list) => Self::List(boxed(&list.ty())?),
+            Type::FixedLengthList(list) => Self::FixedLengthList(boxed(&list.ty())?, list.len() as usize),
+            Type::Map(map) => Self::Map(Box::new([Self::of(&map.key())?, Self::of(&map.value())?])),
+            Type::Record(record) => {
+                let mut fields = record.fields().map(|field| Some((field.name.to_owned(), Self::of(&field.ty)?)));
+                Self::Record(fields.by_ref().collect::<Option<_>>()?)
+            }
+            Type::Tuple(tuple) => Self::Tuple(tuple.types().map(|ty| Self::of(&ty)).collect::<Option<_>>()?),
+            Type::Variant(variant) => {
+                let cases = variant.cases().map(|case| Some((case.name.to_owned(), maybe(case.ty)?)));
+                Self::Variant(Cases::new(cases.collect::<Option<_>>()?))
+            }
+            Type::Enum(cases) => Self::Enum(names(&mut cases.names())),
+            Type::Option(option) => Self::Option(boxed(&option.ty())?),
+            Type::Result(result) => Self::Result(Box::new([maybe(result.ok())?, maybe(result.err())?])),
+            Type::Flags(flags) => Self::Flags(names(&mut flags.names())),
+            Type::Own(_) | Type::Borrow(_) | Type::Future(_) | Type::Stream(_) | Type::ErrorContext => return None,
+        })
+    }
+
+    /// Writes a value down, unless it is none of this shape.
+    fn put(&self, value: &Val, to: &mut Vec<u8>) -> Option<()> {
+        match (self, value) {
+            (Self::Bool, Val::Bool(value)) => to.push((*value).into()),
+            (Self::S8, Val::S8(value)) => to.push(value.cast_unsigned()),
+            (Self::U8, Val::U8(value)) => to.push(*value),
+            (Self::S16, Val::S16(value)) => put_signed((*value).into(), to),
+            (Self::U16, Val::U16(value)) => put_number((*value).into(), to),
+            (Self::S32, Val::S32(value)) => put_signed((*value).into(), to),
+            (Self::U32, Val::U32(value)) => put_number((*value).into(), to),
+            (Self::S64, Val::S64(value)) => put_signed(*value, to),
+            (Self::U64, Val::U64(value)) => put_number(*value, to),
+            (Self::Float32, Val::Float32(value)) => to.extend(value.to_bits().to_le_bytes()),
+            (Self::Float64, Val::Float64(value)) => to.extend(value.to_bits().to_le_bytes()),
+            (Self::Char, Val::Char(value)) => put_number(u32::from(*value).into(), to),
+            (Self::String, Val::String(value)) => put_bytes(value.as_bytes(), to),
+            (Self::List(shape), Val::List(values)) => {
+                put_number(values.len() as u64, to);
+                values.iter().try_for_each(|value| shape.put(value, to))?;
+            }
+            (Self::FixedLengthList(shape, len), Val::FixedLengthList(values)) if values.len() == *len => {
+                values.iter().try_for_each(|value| shape.put(value, to))?;
+            }
+            (Self::Map(shapes), Val::Map(entries)) => {
+                let [of_key, of_value] = &**shapes;
+                put_number(entries.len() as u64, to);
+                entries
+                    .iter()
+                    .try_for_each(|(key, value)| of_key.put(key, to).and_then(|()| of_value.put(value, to)))?;
+            }
+            (Self::Record(shapes), Val::Record(fields)) if shapes.len() == fields.len() => {
+                let mut fields = shapes.iter().zip(fields);
+                fields.try_for_each(|((known, shape), (name, value))| {
+                    (known == name).then_some(())?;
+                    shape.put(value, to)
+                })?;
+            }
+            (Self::Tuple(shapes), Val::Tuple(values)) => put_all(shapes, values, to)?,
+            (Self::Variant(cases), Val::Variant(name, value)) => {
+                let (number, shape) = cases.of_name(name)?;
+                put_number(number as u64, to);
+                put_maybe(shape.as_ref(), value.as_deref(), to)?;
+            }
+            (Self::Enum(cases), Val::Enum(name)) => put_number(cases.of_name(name)?.0 as u64, to),
+            (Self::Option(shape), Val::Option(value)) => {
+                to.push(value.is_some().into());
+                value.as_deref().map_or(Some(()), |value| shape.put(value, to))?;
+            }
+            (Self::Result(shapes), Val::Result(value)) => {
+                to.push(value.is_err().into());
+                let [ok, err] = &**shapes;
+                match value {
+                    Ok(value) => put_maybe(ok.as_ref(), value.as_deref(), to)?,
+                    Err(value) => put_maybe(err.as_ref(), value.as_deref(), to)?,
+                }
+            }
+            (Self::Flags(flags), Val::Flags(names)) => {
+                let at = to.len();
+                to.resize(at + flags.cases.len().div_ceil(8), 0);
+                for name in names {
+                    let (number, ()) = flags.of_name(name)?;
+                    to[at + number / 8] |= 1 << (number % 8);
+                }
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// Reads a value, whose place is paid for.
+    fn take(&self, from: &mut Reader) -> Result<Val, Unread> {
+        Ok(match self {
+            Self::Bool => Val::Bool(from.flag()?),
+            Self::S8 => Val::S8(from.byte()?.cast_signed()),
+            Self::U8 => Val::U8(from.byte()?),
+            Self::S16 => Val::S16(from.signed()?),
+            Self::U16 => Val::U16(from.number()?),
+            Self::S32 => Val::S32(from.signed()?),
+            Self::U32 => Val::U32(from.number()?),
+            Self::S64 => Val::S64(from.signed()?),
+            Self::U64 => Val::U64(from.number()?),
+            Self::Float32 => Val::Float32(f32::from_bits(u32::from_le_bytes(from.array()?))),
+            Self::Float64 => Val::Float64(f64::from_bits(u64::from_le_bytes(from.array()?))),
+            Self::Char => Val::Char(char::from_u32(from.number()?).ok_or(Unread::Malformed)?),
+            Self::String => {
+                let len = from.number()?;
+                from.pay(len, 1)?;
+                Val::String(from.text(len)?)
+            }
+            Self::List(shape) => {
+                let len = from.number()?;
+                Val::List(from.several(len, |_, from| shape.take(from))?)
+            }
+            Self::FixedLengthList(shape, len) => Val::FixedLengthList(from.several(*len, |_, from| shape.take(from))?),
+            Self::Map(shapes) => {
+                let [of_key, of_value] = &**shapes;
+                let len = from.number()?;
+                Val::Map(from.several(len, |_, from| Ok((of_key.take(from)?, of_value.take(from)?)))?)
+            }
+            Self::Record(fields) => Val::Record(from.several(fields.len(), |at, from| {
+                let (name, shape) = &fields[at];
+                Ok((from.name(name)?, shape.take(from)?))
+            })?),
+            Self::Tuple(shapes) => Val::Tuple(take_all(shapes, from)?),
+            Self::Variant(cases) => {
+                let (name, shape) = cases.of_number(from.number()?)?;
+                Val::Variant(from.name(name)?, take_maybe(shape.as_ref(), from)?)
+            }
+            Self::Enum(cases) => {
+                let (name, ()) = cases.of_number(from.number()?)?;
+                Val::Enum(from.name(name)?)
+            }
+            Self::Option(shape) => {
+                let is_some = from.flag()?;
+                Val::Option(take_maybe(is_some.then_some(shape), from)?)
+            }
+            Self::Result(shapes) => {
+                let [ok, err] = &**shapes;
+                Val::Result(match from.flag()? {
+                    false => Ok(take_maybe(ok.as_ref(), from)?),
+                    true => Err(take_maybe(err.as_ref(), from)?),
+                })
+            }
+            Self::Flags(flags) => {
+                let bits = from.split(flags.cases.len().div_ceil(8))?;
+                let is_set = |number: usize| bits[number / 8] & (1 << (number % 8)) != 0;
+                if (flags.cases.len()..bits.len() * 8).any(is_set) {
+                    return Err(Unread::Malformed);
+                }
+                let mut names = Vec::new();
+                for (name, ()) in (0..).zip(&flags.cases).filter_map(|(number, case)| is_set(number).then_some(case)) {
+                    from.pay(1, size_of::<String>())?;
+                    names.push(from.name(name)?);
+                }
+                Val::Flags(names)
+            }
+        })
+    }
+}
+
+fn encode(shapes: &[Shape], values: &[Val]) -> Option<Bytes> {
+    let mut to = Vec::new();
+    put_all(shapes, values, &mut to)?;
+    Some(to.into())
+}
+
+fn decode(shapes: &[Shape], bytes: Bytes, most: usize) -> Result<Vec<Val>, Unread> {
+    let mut from = Reader { bytes, left: most, most };
+    let values = take_all(shapes, &mut from)?;
+    from.end(values)
+}
+
+fn put_all(shapes: &[Shape], values: &[Val], to: &mut Vec<u8>) -> Option<()> {
+    (shapes.len() == values.len()).then_some(())?;
+    shapes.iter().zip(values).try_for_each(|(shape, value)| shape.put(value, to))
+}
+
+fn put_maybe(shape: Option<&Shape>, value: Option<&Val>, to: &mut Vec<u8>) -> Option<()> {
+    match (shape, value) {
+        (Some(shape), Some(value)) => shape.put(value, to),
+        (None, None) => Some(()),
+        _ => None,
+    }
+}
+
+fn put_number(mut number: u64, to: &mut Vec<u8>) {
+    while number > 0x7f {
+        to.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    to.push(number as u8);
+}
+
+fn put_signed(number: i64, to: &mut Vec<u8>) {
+    put_number((number << 1 ^ number >> 63).cast_unsigned(), to);
+}
+
+fn put_bytes(bytes: &[u8], to: &mut Vec<u8>) {
+    put_number(bytes.len() as u64, to);
+    to.extend(bytes);
+}
+
+fn take_all(shapes: &[Shape], from: &mut Reader) -> Result<Vec<Val>, Unread> {
+    from.several(shapes.len(), |at, from| shapes[at].take(from))
+}
+
+fn take_maybe(shape: Option<&Shape>, from: &mut Reader) -> Result<Option<Box<Val>>, Unread> {
+    let Some(shape) = shape else { return Ok(None) };
+    from.pay(1, size_of::<Val>())?;
+    Ok(Some(Box::new(shape.take(from)?)))
+}
+
+/// What is left of some bytes, and of the memory that values of them may take up.
+pub(crate) struct Reader {
+    bytes: Bytes,
+    left: usize,
+    most: usize,
+}
+
+impl Reader {
+    /// Pays for so many things, before there is memory for them.
+    fn pay(&mut self, things: usize, size: usize) -> Result<(), Unread> {
+        let bytes = things.saturating_mul(size);
+        match self.left.checked_sub(bytes) {
+            Some(left) => {
+                self.left = left;
+                Ok(())
+            }
+            None => Err(Unread::TooLarge((self.most - self.left).saturating_add(bytes))),
+        }
+    }
+
+    /// So many of the same.
+    fn several<T>(
+        &mut self,
+        len: usize,
+        mut take: impl FnMut(usize, &mut Self) -> Result<T, Unread>,
+    ) -> Result<Vec<T>, Unread> {
+        self.pay(len, size_of::<T>())?;
+        // Each has a byte or more, or the last of them is not there.
+        let mut taken = Vec::with_capacity(len.min(self.bytes.len()));
+        for at in 0..len {
+            taken.push(take(at, self)?);
+        }
+        Ok(taken)
+    }
+
+    /// A name that the type has.
+    fn name(&mut self, name: &str) -> Result<String, Unread> {
+        self.pay(name.len(), 1)?;
+        Ok(name.to_owned())
+    }
+
+    fn byte(&mut self) -> Result<u8, Unread> {
+        self.bytes.try_get_u8().map_err(|_| Unread::Malformed)
+    }
+
+    fn flag(&mut self) -> Result<bool, Unread> {
+        match self.byte()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(Unread::Malformed),
+        }
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Unread> {
+        let mut array = [0; N];
+        self.bytes.try_copy_to_slice(&mut array).map_err(|_| Unread::Malformed)?;
+        Ok(array)
+    }
+
+    fn split(&mut self, len: usize) -> Result<Bytes, Unread> {
+        if len > self.bytes.len() { Err(Unread::Malformed) } else { Ok(self.bytes.split_to(len)) }
+    }
+
+    fn text(&mut self, len: usize) -> Result<String, Unread> {
+        let text =
+            self.bytes.get(..len).and_then(|text| str::from_utf8(text).ok()).ok_or(Unread::Malformed)?.to_owned();
+        self.bytes.advance(len);
+        Ok(text)
+    }
+
+    /// A number in its shortest form.
+    fn wide(&mut self) -> Result<u64, Unread> {
+        let mut number = 0;
+        for shift in (0..u64::BITS).step_by(7) {
+            let byte = self.byte()?;
+            let bits = u64::from(byte & 0x7f);
+            if bits << shift >> shift != bits || byte == 0 && shift > 0 {
+                return Err(Unread::Malformed);
+            }
+            number |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Ok(number);
+            }
+        }
+        Err(Unread::Malformed)
+    }
+
+    fn number<N: TryFrom<u64>>(&mut self) -> Result<N, Unread> {
+        self.wide()?.try_into().map_err(|_| Unread::Malformed)
+    }
+
+    fn signed<N: TryFrom<i64>>(&mut self) -> Result<N, Unread> {
+        let number = self.wide()?;
+        let number = (number >> 1).cast_signed() ^ -(number & 1).cast_signed();
+        number.try_into().map_err(|_| Unread::Malformed)
+    }
+
+    /// There must be nothing after the last value.
+    fn end<T>(self, values: T) -> Result<T, Unread> {
+        if self.bytes.is_empty() { Ok(values) } else { Err(Unread::Malformed) }
+    }
+}
+
+/// Rust's values of some types, in the bytes that values have which say their types themselves. They take up little more memory
+/// than the bytes do, and less than wasmtime's values.
+pub(crate) trait Wire: Sized {
+    fn put(&self, to: &mut Vec<u8>);
+
+    fn take(from: &mut Reader) -> Result<Self, Unread>;
+
+    /// Writes it down, alone.
+    fn encode(&self) -> Bytes {
+        let mut to = Vec::new();
+        self.put(&mut to);
+        to.into()
+    }
+
+    /// Reads it, alone.
+    fn decode(bytes: Bytes) -> Result<Self, Unread> {
+        let mut from = Reader { bytes, left: 0, most: 0 };
+        let value = Self::take(&mut from)?;
+        from.end(value)
+    }
+}
+
+impl Wire for () {
+    fn put(&self, _: &mut Vec<u8>) {}
+
+    fn take(_: &mut Reader) -> Result<Self, Unread> {
+        Ok(())
+    }
+}
+
+impl Wire for Bytes {
+    fn put(&self, to: &mut Vec<u8>) {
+        put_bytes(self, to);
+    }
+
+    /// Without a copy.
+    fn take(from: &mut Reader) -> Result<Self, Unread> {
+        let len = from.number()?;
+        from.split(len)
+    }
+}
+
+impl Wire for String {
+    fn put(&self, to: &mut Vec<u8>) {
+        put_bytes(self.as_bytes(), to);
+    }
+
+    fn take(from: &mut Reader) -> Result<Self, Unread> {
+        let len = from.number()?;
+        from.text(len)
+    }
+}
+
+impl<T: Wire> Wire for Option<T> {
+    fn put(&self, to: &mut Vec<u8>) {
+        to.push(self.is_some().into());
+        if let Some(value) = self {
+            value.put(to);
+        }
+    }
+
+    fn take(from: &mut Reader) -> Result<Self, Unread> {
+        from.flag()?.then(|| T::take(from)).transpose()
+    }
+}
+
+impl<T: Wire, E: Wire> Wire for Result<T, E> {
+    fn put(&self, to: &mut Vec<u8>) {
+        to.push(self.is_err().into());
+        match self {
+            Ok(value) => value.put(to),
+            Err(error) => error.put(to),
+        }
+    }
+
+    fn take(from: &mut Reader) -> Result<Self, Unread> {
+        Ok(if from.flag()? { Err(E::take(from)?) } else { Ok(T::take(from)?) })
+    }
+}
+
+impl<A: Wire> Wire for (A,) {
+    fn put(&self, to: &mut Vec<u8>) {
+        self.0.put(to);
+    }
+
+    fn take(from: &mut Reader) -> Result<Self, Unread> {
+        Ok((A::take(from)?,))
+    }
+}
+
+impl<A: Wire, B: Wire> Wire for (A, B) {
+    fn put(&self, to: &mut Vec<u8>) {
+        self.0.put(to);
+        self.1.put(to);
+    }
+
+    fn take(from: &mut Reader) -> Result<Self, Unread> {
+        Ok((A::take(from)?, B::take(from)?))
+    }
+}
