@@ -555,6 +555,7 @@ mod tests {
             id in "[a-z]{128}",
             content_type in "[a-z]{255}",
             payload in bytes(),
+            how in prop_oneof![Just(How::Ask), call()],
         ) {
             let most = || SessionId { bucket: i128::MIN, revision: NonZeroU64::MAX };
             let head = Head {
@@ -571,8 +572,8 @@ mod tests {
             let trace = Some(TraceContext { trace_id: u128::MAX, parent_id: u64::MAX, sampled: true });
             let (left, correlation) = (Some(u64::MAX), Some(CorrelationId(NonZeroU64::MAX)));
             let content_type = Some(ContentType(content_type.as_str().into()));
-            let letter = LetterHead { to, how: How::Ask, sender, left, correlation, trace, content_type };
-            let len = payload.len();
+            let len = payload.len() + how.size();
+            let letter = LetterHead { to, how, sender, left, correlation, trace, content_type };
             let packet = encode(VERSIONS.1, &head, &[Frame::Letter(Letter { head: letter, payload })]);
             prop_assert!(packet.len() <= OVERHEAD + len, "{}", packet.len());
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use airssys_wasm_actor::{
     AskError, Bytes, CallError, CrashReport, FarCall, StartError,
-    engine::ExportError,
+    engine::{ExportError, shown},
     registry::{ComponentId, MessageEnvelope, Refusal, Undelivered},
 };
 use async_nats::Subject;
@@ -162,7 +162,7 @@ pub(crate) fn called(came: Came, call: &FarCall) -> Result<Bytes, CallError> {
         Other::TooLarge { size, allowed } => CallError::ResultTooLarge { size, allowed },
         Other::Lost { accepted } => CallError::Lost { accepted },
         Other::Contract(Some(actual)) => {
-            let mismatch = format!("the caller has `{}`", call.ty);
+            let mismatch = format!("it is imported as `{}`", shown(&call.ty));
             CallError::Contract(Arc::new(ExportError::Mistyped { actual, mismatch }))
         }
         // What there is instead, it does not say.

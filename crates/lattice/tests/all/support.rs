@@ -17,7 +17,7 @@ use futures_util::StreamExt;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-static ENGINE: LazyLock<WasmEngine> =
+pub(crate) static ENGINE: LazyLock<WasmEngine> =
     LazyLock::new(|| WasmEngine::new(EngineConfig::small().compile_in_process()).unwrap());
 
 /// Longer than anything takes on a busy machine.

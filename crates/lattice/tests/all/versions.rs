@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::support::{LONG, TestHost, config, host, id, join, seen_by_server, server, until, until_told, within};
 
 /// The versions of the wire that are spoken here.
-const OLDEST: u8 = 1;
+pub(crate) const OLDEST: u8 = 1;
 const PRESENT: u8 = 2;
 
 /// A host that speaks versions up to this one.
@@ -25,13 +25,14 @@ pub(crate) fn of_version(server: &NatsServer, name: &str, latest: u8) -> Lattice
     config
 }
 
-/// The versions of all packets, or publications, that come until one ends so.
-async fn versions(packets: &mut Subscriber, end: &str) -> Vec<u8> {
-    let mut versions = Vec::new();
+/// The versions of all packets, or publications, that come until one ends so, and all of them as text.
+pub(crate) async fn versions(packets: &mut Subscriber, end: &str) -> (Vec<u8>, String) {
+    let (mut versions, mut texts) = (Vec::new(), String::new());
     within(async {
         loop {
             let packet = packets.next().await.unwrap().payload;
             versions.push(packet[0]);
+            texts += &String::from_utf8_lossy(&packet);
             if packet.ends_with(end.as_bytes()) {
                 return;
             }
@@ -39,7 +40,7 @@ async fn versions(packets: &mut Subscriber, end: &str) -> Vec<u8> {
     })
     .await;
     versions.dedup();
-    versions
+    (versions, texts)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,7 +73,7 @@ async fn a_host_is_spoken_to_in_a_version_that_both_speak_and_else_it_is_unreach
         if (oldest..=latest).contains(&PRESENT) {
             assert_eq!(a.ask(&name, "after").await.unwrap(), "after");
             assert_eq!(a.lattice.hosts().len(), hosts);
-            assert_eq!(versions(&mut packets, "after").await, [PRESENT]);
+            assert_eq!(versions(&mut packets, "after").await.0, [PRESENT]);
             continue;
         }
         until(|| a.lattice.hosts().len() == hosts - 1).await;
@@ -96,7 +97,7 @@ async fn speak(client: &async_nats::Client, one: &TestHost, other: &TestHost, ve
         assert_eq!(from.ask(&name, "asked").await.unwrap(), "asked");
         within(from.lattice.recipient(id(&name)).tell("told")).await.unwrap();
         assert!(from.ask(&name, "handled").await.unwrap().ends_with("asked,told"));
-        assert_eq!(versions(&mut packets, "handled").await, [version]);
+        assert_eq!(versions(&mut packets, "handled").await.0, [version]);
     }
 }
 
@@ -128,7 +129,7 @@ async fn a_host_of_the_version_before_and_one_of_this_have_all_that_both_know() 
         until_told(async || from.system.publish(&topic, "early").await.hosts == hosts).await;
         let text = format!("publication {n}");
         assert_eq!(from.system.publish(&topic, text.clone()).await.hosts, hosts);
-        assert_eq!(versions(&mut publications, &text).await.last(), Some(&version), "{text}");
+        assert_eq!(versions(&mut publications, &text).await.0.last(), Some(&version), "{text}");
         for (_, heard) in takers.iter_mut().filter(|(name, _)| name != from.lattice.name()) {
             within(async { while *heard.recv().await.unwrap().payload() != text {} }).await;
         }
