@@ -93,7 +93,8 @@ impl<U: Send + 'static> Lattice<U> {
     }
 
     /// Lets actors of other hosts call these interfaces of an actor, a group or a kind that this host exports, by imports that are linked
-    /// to its name. They are met by compatible versions as well. What was offered under the name before is offered no longer.
+    /// to its name. An interface is named as callers import it, with the version that they import. What was offered under the name
+    /// before is offered no longer.
     ///
     /// An export alone opens messages, and no calls. Interfaces of `wasi`, of `wasmcloud` and of `airssys:actor` are never offered.
     ///

@@ -24,11 +24,6 @@ pub(crate) fn check(interface: &str) -> Result<(), OfferError> {
     }
 }
 
-/// Whether an interface is what was offered, or a version that is compatible with it.
-pub(crate) fn is_met_by(offered: &str, interface: &str) -> bool {
-    offered == interface
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,19 +38,5 @@ mod tests {
         for interface in never.into_iter().chain(["", "store", "acme:kv", "acme:kv/store@1.0.0#get"]) {
             assert_eq!(check(interface), Err(OfferError { interface: interface.to_owned() }));
         }
-    }
-
-    #[test]
-    fn a_compatible_version_is_offered_as_well() {
-        for (interface, is_met) in [
-            ("acme:kv/store@1.2.0", true),
-            ("acme:kv/store@1.3.1", true),
-            ("acme:kv/store@2.0.0", false),
-            ("acme:kv/stores@1.2.0", false),
-            ("acme:kv/store", false),
-        ] {
-            assert_eq!(is_met_by("acme:kv/store@1.2.0", interface), is_met, "{interface}");
-        }
-        assert!(is_met_by("acme:kv/store", "acme:kv/store"));
     }
 }

@@ -251,3 +251,60 @@ pub(crate) fn result(called: Result<Bytes, CallError>, most: usize) -> Result<An
         _ => Other::Lost { accepted: true },
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use airssys_wasm_actor::isolation::ArgumentError;
+
+    use super::*;
+
+    #[test]
+    fn what_came_of_a_call_is_told_as_it_was() {
+        const MOST: usize = 100;
+        let call = FarCall {
+            export: "a:b/c#d".into(),
+            ty: "func(n: u32)".into(),
+            message: MessageEnvelope::new(Bytes::new()),
+        };
+        let told = |result_there| {
+            let came = match result(result_there, MOST) {
+                Ok(answer) => Came::Answered(answer),
+                Err(reason) => Came::NotSent(Undelivered::new(reason, MessageEnvelope::new(Bytes::new()))),
+            };
+            called(came, &call)
+        };
+        assert_eq!(told(Ok(vec![7; MOST].into())).unwrap(), vec![7; MOST]);
+        let too_large = told(Ok(vec![7; MOST + 1].into()));
+        assert!(matches!(too_large, Err(CallError::ResultTooLarge { size: 101, allowed: 100 })));
+        let large = |size| CallError::NotSent(Refusal::TooLarge { size, allowed: 1 });
+        let as_they_were = [
+            CallError::NotSent(Refusal::Moved),
+            CallError::NotSent(Refusal::NotOffered),
+            large(2),
+            CallError::Deadline,
+            CallError::Stopped,
+            CallError::ResultTooLarge { size: 2, allowed: 1 },
+            CallError::NotSaved,
+            CallError::OtherSystem,
+            CallError::Lost { accepted: true },
+            CallError::Lost { accepted: false },
+            CallError::Malformed { made: true },
+            CallError::Malformed { made: false },
+        ];
+        for error in as_they_were {
+            assert_eq!(format!("{:?}", told(Err(error.clone())).unwrap_err()), format!("{error:?}"));
+        }
+        let contract = |error| match told(Err(CallError::Contract(Arc::new(error)))) {
+            Err(CallError::Contract(error)) => error.to_string(),
+            other => panic!("{other:?}"),
+        };
+        // The caller has its own type, and hears nothing of other exports.
+        let actual = "d: func(n: u64)".to_owned();
+        let mistyped = contract(ExportError::Mistyped { actual, mismatch: "there".to_owned() });
+        assert!(mistyped.contains("u64") && mistyped.contains("u32") && !mistyped.contains("there"), "{mistyped}");
+        let missing = contract(ExportError::Missing { name: "there".to_owned(), available: vec!["secret".to_owned()] });
+        assert!(missing.contains("a:b/c#d") && !missing.contains("secret"), "{missing}");
+        let arguments = told(Err(CallError::Arguments(ArgumentError::Type { index: 0 })));
+        assert!(matches!(arguments, Err(CallError::Malformed { made: false })));
+    }
+}

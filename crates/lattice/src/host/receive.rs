@@ -17,7 +17,6 @@ use crate::{
     frame::{self, How, Letter, LetterHead, SessionId},
     host::peer::Peer,
     lane::Ticket,
-    offer,
     slots::Holding,
 };
 
@@ -254,7 +253,7 @@ impl Host {
         let kind = to.as_str().split_once('/').filter(|_| !self.exports.read().contains_key(to)).map(|(kind, _)| kind);
         let offers = self.offers.read();
         let offered = offers.get(kind.unwrap_or(to.as_str()));
-        offered.into_iter().flatten().any(|offered| offer::is_met_by(offered, interface))
+        offered.into_iter().flatten().any(|offered| offered == interface)
     }
 
     fn deliver(&self, from: &HostName, letter: Letter) -> Delivered {
