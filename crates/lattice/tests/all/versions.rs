@@ -1,5 +1,7 @@
 //! Hosts of another version beside this one, as far as they differ on the wire.
 
+use std::time::Duration;
+
 use airssys_wasm_actor::{
     AskError, Bytes,
     registry::{Refusal, Topic, WhenFull},
@@ -150,25 +152,64 @@ async fn a_host_that_comes_back_with_another_version_is_spoken_to_in_that() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_packet_of_another_version_is_not_read() {
-    let server = server();
-    let (a, b) = tokio::join!(join(config(&server, "a")), join(config(&server, "b")));
-    let (_, shop) = a.export("shop").await;
+/// A packet in which `b` tells the actor `shop` of `a` something.
+async fn captured(client: &async_nats::Client, b: &TestHost) -> Bytes {
     b.knows("shop").await;
-    let client = async_nats::connect(server.url()).await.unwrap();
     let mut packets = client.subscribe("aw.test.h.a.b").await.unwrap();
-    seen_by_server(&client).await;
+    seen_by_server(client).await;
     within(b.lattice.recipient(id("shop")).tell("captured")).await.unwrap();
-    let packet = within(async {
+    let captured = async {
         loop {
             let packet = packets.next().await.unwrap().payload;
             if packet.ends_with(b"captured") {
                 return packet;
             }
         }
+    };
+    within(captured).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_heard_before_its_record_is_seen_is_answered_in_the_version_of_its_packet() {
+    let server = server();
+    let (a, b) = tokio::join!(join(config(&server, "a")), join(config(&server, "b")));
+    a.export("shop").await;
+    let client = async_nats::connect(server.url()).await.unwrap();
+    let packet = captured(&client, &b).await;
+    // From a host of which nothing is known.
+    let old = Bytes::from([&[OLDEST], &packet[1..]].concat());
+    let mut answers = client.subscribe("aw.test.h.c.a").await.unwrap();
+    seen_by_server(&client).await;
+    client.publish("aw.test.h.a.c", old.clone()).await.unwrap();
+    assert_eq!(within(answers.next()).await.unwrap().payload[0], OLDEST);
+
+    let records = jetstream::new(client.clone()).get_key_value("aw_test").await.unwrap();
+    let entry = records.entry("h.b").await.unwrap().unwrap();
+    let mut record: Value = serde_json::from_slice(&entry.value).unwrap();
+    if record["since"].is_null() {
+        record["since"] = json!(entry.revision);
+    }
+    records.put("h.c", record.to_string().into()).await.unwrap();
+    // What it was answered is not confirmed, and is asked for as long as it is heard of.
+    within(async {
+        loop {
+            client.publish("aw.test.h.a.c", old.clone()).await.unwrap();
+            let answer = tokio::time::timeout(Duration::from_millis(100), answers.next()).await;
+            if answer.is_ok_and(|answer| answer.unwrap().payload[0] == PRESENT) {
+                return;
+            }
+        }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_packet_of_another_version_is_not_read() {
+    let server = server();
+    let (a, b) = tokio::join!(join(config(&server, "a")), join(config(&server, "b")));
+    let (_, shop) = a.export("shop").await;
+    let client = async_nats::connect(server.url()).await.unwrap();
+    let packet = captured(&client, &b).await;
     assert_eq!(packet[0], PRESENT);
     // From another host, whose numbers are its own.
     let forged = async |version: u8| {
