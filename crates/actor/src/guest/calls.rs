@@ -412,24 +412,14 @@ struct Values {
     room: Option<Arc<Room>>,
 }
 
-impl Values {
-    /// Holds results against the room.
-    fn fit(&self, results: Vec<Val>) -> Result<Vec<Val>, CallError> {
-        if let Some(room) = &self.room {
-            let size = results.iter().map(weight).sum();
-            room.take(size).map_err(|allowed| CallError::ResultTooLarge { size: size as u64, allowed })?;
-        }
-        Ok(results)
-    }
-}
-
 impl What<Vec<Val>> for Values {
     fn encoded(&self, signature: &Signature) -> Option<Bytes> {
         signature.encode_params(&self.params)
     }
 
     fn decoded(&self, results: Bytes, signature: &Signature, most: usize) -> Result<Vec<Val>, CallError> {
-        self.fit(signature.decode_results(results, most).map_err(|why| unread(why, most))?)
+        // The caller reads them itself: they wait in no room.
+        signature.decode_results(results, most).map_err(|why| unread(why, most))
     }
 }
 
@@ -516,7 +506,11 @@ impl<U: Send + 'static> GuestLive<U> {
         if used.is_imported() {
             let (results, sandbox) = sandbox.call_dynamic_checked(export, params, interrupt).await?;
             self.back(sandbox);
-            call.caller.tell(call.what.fit(results));
+            let fits = call.what.room.as_ref().map_or(Ok(()), |room| {
+                let size = results.iter().map(weight).sum();
+                room.take(size).map_err(|allowed| CallError::ResultTooLarge { size: size as u64, allowed })
+            });
+            call.caller.tell(fits.map(|()| results));
             return Ok(());
         }
         match sandbox.call_dynamic_until(export, params, interrupt).await {

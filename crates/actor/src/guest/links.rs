@@ -76,8 +76,8 @@ struct Function {
     /// Its place in the interface.
     at: usize,
     used: Arc<Used>,
-    /// Needed when an actor of another host is called. None if the type is too long for that.
-    signature: Arc<OnceLock<Option<Signature>>>,
+    /// Once an actor of another host was called.
+    signature: Arc<OnceLock<Arc<Signature>>>,
 }
 
 /// A linked interface.
@@ -421,6 +421,19 @@ impl Function {
         timeout_at(until, exchange).await.unwrap_or(Err(LinkFault::Call(CallError::Deadline)))
     }
 
+    /// `None` if the type is too long for another host.
+    fn signature(&self) -> Option<Arc<Signature>> {
+        if let Some(signature) = self.signature.get() {
+            return Some(Arc::clone(signature));
+        }
+        let signature = Arc::new(Signature::of(self.ty())?);
+        if signature.is_small() {
+            // Fails if another thread has made it, too.
+            _ = self.signature.set(Arc::clone(&signature));
+        }
+        Some(signature)
+    }
+
     /// Has an actor called that nobody here has, if somebody knows where it is. The future tells the caller what came of it.
     #[cold]
     fn call_elsewhere(
@@ -428,20 +441,20 @@ impl Function {
         caller: &Cell,
         to: &ComponentId,
         delivery: &mut Delivery,
-    ) -> Option<Result<BoxFuture<'_, ()>, LinkFault>> {
+    ) -> Option<Result<BoxFuture<'static, ()>, LinkFault>> {
         if !caller.services.has_elsewhere() {
             return None;
         }
-        let Some(signature) = self.signature.get_or_init(|| Signature::of(self.ty())) else {
+        let Some(signature) = self.signature() else {
             return Some(Err(LinkFault::LongType { allowed: FarCall::LONGEST_TYPE }));
         };
-        let message = delivery.message.clone().with_payload(delivery.call_mut()?.pending.encoded(signature)?);
+        let message = delivery.message.clone().with_payload(delivery.call_mut()?.pending.encoded(&signature)?);
         let (export, ty) = (Arc::clone(&self.link.interface.functions[self.at].0), Arc::clone(&signature.text));
         let called = caller.services.call_elsewhere(to, &FarCall { export, ty, message })?;
         let (mut pending, most) = (delivery.take_call()?.pending, caller.mailbox.message_size());
         Some(Ok(Box::pin(async move {
             match called.await {
-                Ok(results) => pending.heard(results, signature, usize::try_from(most).unwrap_or(usize::MAX)),
+                Ok(results) => pending.heard(results, &signature, usize::try_from(most).unwrap_or(usize::MAX)),
                 Err(error) => pending.fail(error),
             }
         })))

@@ -224,11 +224,13 @@ impl Exports {
             return Ok(Arc::clone(known));
         }
         let found = Arc::new(find(component, name)?);
-        let far = &mut self.users.get_or_insert_default().far;
-        if far.len() >= REMEMBERED {
-            far.clear();
+        if found.signature.is_small() {
+            let far = &mut self.users.get_or_insert_default().far;
+            if far.len() >= REMEMBERED {
+                far.clear();
+            }
+            far.push(Arc::clone(&found));
         }
-        far.push(Arc::clone(&found));
         Ok(found)
     }
 

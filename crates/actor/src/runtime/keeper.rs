@@ -81,7 +81,7 @@ pub struct FarCall {
 
 impl FarCall {
     /// Bytes of a type, as text. A call of a function whose type is longer fails at the caller.
-    pub const LONGEST_TYPE: usize = 16 << 10;
+    pub const LONGEST_TYPE: usize = 8 << 10;
 }
 
 /// Whether an actor may act now: one whose name another host may have taken meanwhile must not.

@@ -70,6 +70,12 @@ impl Signature {
         Some(Self { text, params, results })
     }
 
+    /// Whether it is small enough to be kept. A large one may be that of thousands of functions which share a type, and is made
+    /// anew for each call.
+    pub(crate) fn is_small(&self) -> bool {
+        self.text.len() <= FarCall::LONGEST_TYPE / 4
+    }
+
     /// Writes parameters down. `None` if they are none of this function's.
     pub(crate) fn encode_params(&self, values: &[Val]) -> Option<Bytes> {
         encode(&self.params, values)
@@ -590,5 +596,277 @@ impl<A: Wire, B: Wire> Wire for (A, B) {
 
     fn take(from: &mut Reader) -> Result<Self, Unread> {
         Ok((A::take(from)?, B::take(from)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{
+        prelude::{BoxedStrategy, Just, Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest},
+        sample::subsequence,
+    };
+
+    use super::*;
+
+    fn names(most: usize) -> impl Strategy<Value = Vec<String>> {
+        prop::collection::hash_set("[a-z]{1,6}", 1..most).prop_map(Vec::from_iter)
+    }
+
+    fn shapes() -> impl Strategy<Value = Shape> {
+        let leaf = prop_oneof![
+            prop::sample::select(vec![
+                Shape::Bool,
+                Shape::S8,
+                Shape::U8,
+                Shape::S16,
+                Shape::U16,
+                Shape::S32,
+                Shape::U32,
+                Shape::S64,
+                Shape::U64,
+                Shape::Float32,
+                Shape::Float64,
+                Shape::Char,
+                Shape::String,
+            ]),
+            // With numbers of one byte and of two.
+            (1..300_usize)
+                .prop_map(|names| Shape::Enum(of_names((0..names).map(|number| format!("n{number}")).collect()))),
+            names(20).prop_map(|names| Shape::Flags(of_names(names))),
+        ];
+        leaf.prop_recursive(4, 30, 4, |inner| {
+            let boxed = || inner.clone().prop_map(Box::new);
+            let maybe = || prop::option::of(inner.clone());
+            prop_oneof![
+                boxed().prop_map(Shape::List),
+                (boxed(), 0..4_usize).prop_map(|(shape, len)| Shape::FixedLengthList(shape, len)),
+                [inner.clone(), inner.clone()].prop_map(|shapes| Shape::Map(Box::new(shapes))),
+                (names(4), prop::collection::vec(inner.clone(), 3))
+                    .prop_map(|(names, shapes)| Shape::Record(names.into_iter().zip(shapes).collect())),
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Shape::Tuple),
+                (names(4), prop::collection::vec(maybe(), 3))
+                    .prop_map(|(names, shapes)| Shape::Variant(Cases::new(names.into_iter().zip(shapes).collect()))),
+                boxed().prop_map(Shape::Option),
+                [maybe(), maybe()].prop_map(|shapes| Shape::Result(Box::new(shapes))),
+            ]
+        })
+    }
+
+    fn of_names(names: Vec<String>) -> Cases<()> {
+        Cases::new(names.into_iter().map(|name| (name, ())).collect())
+    }
+
+    fn values(shape: &Shape) -> BoxedStrategy<Val> {
+        let boxed = |shape: &Shape| values(shape).prop_map(|value| Some(Box::new(value))).boxed();
+        let maybe = |shape: &Option<Shape>| shape.as_ref().map_or(Just(None).boxed(), boxed);
+        match shape {
+            Shape::Bool => any::<bool>().prop_map(Val::Bool).boxed(),
+            Shape::S8 => any::<i8>().prop_map(Val::S8).boxed(),
+            Shape::U8 => any::<u8>().prop_map(Val::U8).boxed(),
+            Shape::S16 => any::<i16>().prop_map(Val::S16).boxed(),
+            Shape::U16 => any::<u16>().prop_map(Val::U16).boxed(),
+            Shape::S32 => any::<i32>().prop_map(Val::S32).boxed(),
+            Shape::U32 => any::<u32>().prop_map(Val::U32).boxed(),
+            Shape::S64 => any::<i64>().prop_map(Val::S64).boxed(),
+            Shape::U64 => any::<u64>().prop_map(Val::U64).boxed(),
+            Shape::Float32 => any::<u32>().prop_map(|bits| Val::Float32(f32::from_bits(bits))).boxed(),
+            Shape::Float64 => any::<u64>().prop_map(|bits| Val::Float64(f64::from_bits(bits))).boxed(),
+            Shape::Char => any::<char>().prop_map(Val::Char).boxed(),
+            Shape::String => "\\PC{0,20}".prop_map(Val::String).boxed(),
+            Shape::List(shape) => prop::collection::vec(values(shape), 0..5).prop_map(Val::List).boxed(),
+            Shape::FixedLengthList(shape, len) => {
+                prop::collection::vec(values(shape), *len).prop_map(Val::FixedLengthList).boxed()
+            }
+            Shape::Map(shapes) => {
+                let entry = (values(&shapes[0]), values(&shapes[1]));
+                prop::collection::vec(entry, 0..4).prop_map(Val::Map).boxed()
+            }
+            Shape::Record(fields) => {
+                let (names, shapes): (Vec<_>, Vec<_>) = fields.iter().cloned().unzip();
+                let fields = shapes.iter().map(values).collect::<Vec<_>>();
+                fields.prop_map(move |values| Val::Record(names.iter().cloned().zip(values).collect())).boxed()
+            }
+            Shape::Tuple(shapes) => shapes.iter().map(values).collect::<Vec<_>>().prop_map(Val::Tuple).boxed(),
+            Shape::Variant(cases) => {
+                let cases = cases.cases.iter().map(|(name, shape)| {
+                    let name = name.clone();
+                    maybe(shape).prop_map(move |value| Val::Variant(name.clone(), value)).boxed()
+                });
+                prop::strategy::Union::new(cases).boxed()
+            }
+            Shape::Enum(cases) => {
+                let names: Vec<_> = cases.cases.iter().map(|(name, ())| name.clone()).collect();
+                prop::sample::select(names).prop_map(Val::Enum).boxed()
+            }
+            Shape::Option(shape) => prop_oneof![Just(None), boxed(shape)].prop_map(Val::Option).boxed(),
+            Shape::Result(shapes) => {
+                let [ok, err] = &**shapes;
+                prop_oneof![maybe(ok).prop_map(Ok), maybe(err).prop_map(Err)].prop_map(Val::Result).boxed()
+            }
+            Shape::Flags(flags) => {
+                let names: Vec<_> = flags.cases.iter().map(|(name, ())| name.clone()).collect();
+                let len = names.len();
+                subsequence(names, 0..=len).prop_map(Val::Flags).boxed()
+            }
+        }
+    }
+
+    fn some() -> impl Strategy<Value = (Vec<Shape>, Vec<Val>)> {
+        prop::collection::vec(shapes(), 0..4).prop_flat_map(|shapes| {
+            let values = shapes.iter().map(values).collect::<Vec<_>>();
+            (Just(shapes), values)
+        })
+    }
+
+    fn weigh(values: &[Val]) -> usize {
+        values.iter().map(weight).sum()
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_in_so_much_memory_and_not_in_less((shapes, values) in some()) {
+            let bytes = encode(&shapes, &values).unwrap();
+            let weight = weigh(&values);
+            let read = decode(&shapes, bytes.clone(), weight).unwrap();
+            // To the bit, floats that are no numbers included.
+            prop_assert_eq!(format!("{read:?}"), format!("{values:?}"));
+            prop_assert_eq!(encode(&shapes, &read).unwrap(), bytes.clone());
+            if let Some(less) = weight.checked_sub(1) {
+                let refused = decode(&shapes, bytes, less);
+                prop_assert!(matches!(refused, Err(Unread::TooLarge(size)) if size > less && size <= weight), "{refused:?}");
+            }
+        }
+
+        #[test]
+        fn bytes_that_are_cut_off_or_go_on_are_not_read((shapes, values) in some(), at in any::<prop::sample::Index>()) {
+            let bytes = encode(&shapes, &values).unwrap();
+            let longer = Bytes::from([&bytes[..], &[0]].concat());
+            prop_assert_eq!(decode(&shapes, longer, usize::MAX), Err(Unread::Malformed));
+            if !bytes.is_empty() {
+                let cut = bytes.slice(..at.index(bytes.len()));
+                prop_assert_eq!(decode(&shapes, cut, usize::MAX), Err(Unread::Malformed));
+            }
+        }
+
+        #[test]
+        fn of_any_bytes_comes_what_is_written_as_them_or_nothing(
+            (shapes, values) in some(),
+            changes in prop::collection::vec(any::<(prop::sample::Index, u8)>(), 0..4),
+            bytes in prop::collection::vec(any::<u8>(), 0..60),
+            most in 0..2_000_usize,
+        ) {
+            // Values that are nearly right, and no values at all.
+            let mut changed = encode(&shapes, &values).unwrap().to_vec();
+            for (at, byte) in changes.into_iter().filter(|_| !values.is_empty()) {
+                if let Some(at) = (!changed.is_empty()).then(|| at.index(changed.len())) {
+                    changed[at] = byte;
+                }
+            }
+            for bytes in [changed, bytes] {
+                if let Ok(values) = decode(&shapes, bytes.clone().into(), most) {
+                    prop_assert!(weigh(&values) <= most);
+                    prop_assert_eq!(encode(&shapes, &values).unwrap(), bytes);
+                }
+            }
+        }
+
+        #[test]
+        fn values_of_another_type_are_not_written((shapes, values) in some(), (others, _) in some()) {
+            // What is written at all is read as the same.
+            if let Some(bytes) = encode(&others, &values) {
+                prop_assert!(decode(&others, bytes, usize::MAX).is_ok());
+            }
+            let more = [&values[..], &[Val::Bool(true)]].concat();
+            prop_assert_eq!(encode(&shapes, &more), None);
+        }
+
+        #[test]
+        fn static_types_have_the_bytes_of_values(text in "\\PC{0,300}", bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let list = || Box::new(Shape::List(Box::new(Shape::U8)));
+            let of_bytes = Val::List(bytes.iter().copied().map(Val::U8).collect());
+            let (of_text, some) = (Val::String(text.clone()), |value: &Val| Some(Box::new(value.clone())));
+            let bytes = Bytes::from(bytes);
+            prop_assert_eq!(
+                (text.clone(), bytes.clone()).encode(),
+                encode(&[Shape::String, *list()], &[of_text.clone(), of_bytes.clone()]).unwrap()
+            );
+            prop_assert_eq!(<(String, Bytes)>::decode((text.clone(), bytes.clone()).encode()), Ok((text.clone(), bytes.clone())));
+            prop_assert_eq!(().encode(), encode(&[], &[]).unwrap());
+            // The longest of the results, with all its cases.
+            type Static = (Result<Option<Bytes>, String>,);
+            let shapes = [Shape::Result(Box::new([Some(Shape::Option(list())), Some(Shape::String)]))];
+            let cases: [(Static, _); 3] = [
+                ((Ok(None),), Ok(some(&Val::Option(None)))),
+                ((Ok(Some(bytes)),), Ok(some(&Val::Option(some(&of_bytes))))),
+                ((Err(text),), Err(some(&of_text))),
+            ];
+            for (typed, value) in cases {
+                let encoded = encode(&shapes, &[Val::Result(value)]).unwrap();
+                prop_assert_eq!(typed.encode(), encoded.clone());
+                prop_assert_eq!(Static::decode(encoded.slice(..encoded.len() - 1)), Err(Unread::Malformed));
+                prop_assert_eq!(Static::decode(encoded), Ok(typed));
+            }
+            let nothing = [Shape::Result(Box::new([None, Some(Shape::String)]))];
+            prop_assert_eq!(
+                (Ok::<(), String>(()),).encode(),
+                encode(&nothing, &[Val::Result(Ok(None))]).unwrap()
+            );
+        }
+    }
+
+    #[test]
+    fn a_value_has_one_form() {
+        let table: [(Shape, &[u8], Option<Val>); 15] = [
+            (Shape::Bool, &[1], Some(Val::Bool(true))),
+            (Shape::Bool, &[2], None),
+            (Shape::U16, &[0xff, 0xff, 0x03], Some(Val::U16(u16::MAX))),
+            (Shape::U16, &[0x80, 0x80, 0x04], None),
+            (Shape::U16, &[0x81, 0x00], None),
+            (Shape::S16, &[0xff, 0xff, 0x03], Some(Val::S16(i16::MIN))),
+            (Shape::S16, &[0x80, 0x80, 0x04], None),
+            (Shape::U64, &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01], Some(Val::U64(u64::MAX))),
+            (Shape::U64, &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02], None),
+            (Shape::U64, &[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x01], None),
+            (Shape::Char, &[0x80, 0xb0, 0x03], None),
+            (Shape::String, &[1, 0xff], None),
+            (Shape::Enum(of_names(vec!["a".into(), "b".into()])), &[2], None),
+            (Shape::Flags(of_names(vec!["a".into(), "b".into()])), &[2], Some(Val::Flags(vec!["b".into()]))),
+            (Shape::Flags(of_names(vec!["a".into(), "b".into()])), &[4], None),
+        ];
+        for (shape, bytes, value) in table {
+            let read = decode(std::slice::from_ref(&shape), Bytes::from_static(bytes), usize::MAX);
+            assert_eq!(read, value.map(|value| vec![value]).ok_or(Unread::Malformed), "{shape:?} {bytes:x?}");
+        }
+    }
+
+    #[test]
+    fn lengths_that_nothing_stands_behind_take_no_memory() {
+        // A number of elements that could not be allocated, and a few bytes at most for them.
+        let many = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
+        let of_u8 = || Shape::List(Box::new(Shape::U8));
+        let of_nothing = || Shape::List(Box::new(Shape::Tuple(vec![])));
+        for shape in [of_u8(), of_nothing(), Shape::List(Box::new(of_u8())), Shape::String] {
+            let read = decode(&[shape], Bytes::copy_from_slice(&many), 1 << 20);
+            assert!(matches!(read, Err(Unread::TooLarge(size)) if size > 1 << 20), "{read:?}");
+        }
+        let fixed = Shape::FixedLengthList(Box::new(Shape::Bool), u32::MAX as usize);
+        assert!(matches!(decode(&[fixed], Bytes::new(), 1 << 20), Err(Unread::TooLarge(_))));
+        // Elements without bytes count as each other.
+        let (most, of) = (1_001 * size_of::<Val>(), |len: u64| {
+            let mut bytes = Vec::new();
+            put_number(len, &mut bytes);
+            bytes
+        });
+        assert_eq!(
+            decode(&[of_nothing()], of(1_000).into(), most),
+            Ok(vec![Val::List(vec![Val::Tuple(vec![]); 1_000])])
+        );
+        assert!(matches!(decode(&[of_nothing()], of(1_001).into(), most), Err(Unread::TooLarge(_))));
+        // The outer of nested lists does not take what the inner one has to pay for.
+        let nested = [Shape::List(Box::new(of_nothing()))];
+        let bytes = [of(500), of(500)].concat();
+        assert!(matches!(decode(&nested, bytes.into(), most), Err(Unread::Malformed)));
+        let bytes = [of(500), of(501)].concat();
+        assert!(matches!(decode(&nested, bytes.into(), most), Err(Unread::TooLarge(_))));
     }
 }
