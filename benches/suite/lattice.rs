@@ -23,7 +23,10 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::actor::ours::system;
+use crate::actor::{
+    calls::{API, calling, host_of_guests, spawn_api, spawn_caller},
+    ours::{Ours, system},
+};
 
 /// Asks at a time, beside one.
 const MANY: usize = 128;
@@ -41,13 +44,10 @@ pub(crate) fn describe(suite: &mut Suite) {
     if let Err(error) = airssys_wasm_fixtures::nats::find() {
         return suite.skip(format!("lattice/: {error}"));
     }
-    for (in_flight, goal) in [(1, 1.5), (MANY, 1.0 / 0.6)] {
-        suite.bench(&format!("lattice/ask/{in_flight}_in_flight"), move || asks(in_flight)).twin(
-            "raw",
-            goal,
-            move || bare_asks(in_flight),
-        );
-    }
+    const ASK: &str = "lattice/ask/1_in_flight";
+    const LINK: &str = "lattice/link/record";
+    suite.bench(ASK, || asks(1)).twin("raw", 1.5, || bare_asks(1)).and(LINK, links).ratio(LINK, ASK, 1.3);
+    suite.bench(&format!("lattice/ask/{MANY}_in_flight"), || asks(MANY)).twin("raw", 1.0 / 0.6, || bare_asks(MANY));
     suite
         .bench("lattice/tell/streaming", tells)
         .twin("raw", None, bare_tells)
@@ -203,6 +203,25 @@ fn bare_asks(at_once: usize) -> Measure {
     })
 }
 
+/// A guest here that calls a guest of the other host by its import, over and over.
+fn links() -> Measure {
+    let (runtime, far) = (runtime(), Far::start());
+    let system = host_of_guests();
+    let (lattice, actor) = runtime.block_on(async {
+        let lattice = join(&system, &far.url, "near").await;
+        let api = lattice.recipient(id("api"));
+        while !api.is_known() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        (lattice, spawn_caller(&system).await)
+    });
+    let mut measure = calling::<(u32,), (i32,)>(runtime, Ours { system, actor }, "shift", |times| (times,));
+    Box::new(move |iterations| {
+        let _keep = (&far, &lattice);
+        measure(iterations)
+    })
+}
+
 /// Each acknowledged when the mailbox has it.
 fn tells() -> Measure {
     let (runtime, far) = (runtime(), Far::start());
@@ -268,8 +287,8 @@ fn resident(quick: bool) -> anyhow::Result<Vec<Reading>> {
     far.export(names);
     ensure!(recipient.is_known(), "the other host is gone");
     runtime.block_on(async {
-        // With the one that was there before.
-        while (lattice.names() as u64) <= names {
+        // With the two that were there before.
+        while (lattice.names() as u64) < names + 2 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     });
@@ -287,14 +306,17 @@ pub(crate) fn probe(arguments: &[String]) -> Option<anyhow::Result<()>> {
     (flag == PROBE).then(|| far(url))
 }
 
-/// The other host: an actor that echoes, the same by the bare client, and names by the number that each line says.
+/// The other host: an actor that echoes, the same by the bare client, a guest that is called, and names by the number that each line says.
 fn far(url: &str) -> anyhow::Result<()> {
     let runtime = runtime();
-    let system = system(engine());
+    let system = host_of_guests();
     let lattice = runtime.block_on(async {
         let lattice = join(&system, url, "far").await;
         let actor = system.spawn_native(NativeSpec::new(id(ECHO), || Echo)).await?;
         lattice.export(&actor).await?;
+        let api = spawn_api(&system).await;
+        lattice.offer(api.id(), [API])?;
+        lattice.export(&api).await?;
         let client = async_nats::connect(url).await?;
         let mut asked = client.subscribe(SUBJECT).await?;
         let mut told = client.subscribe(TOLD).await?;

@@ -56,7 +56,7 @@ macro_rules! replays {
     };
 }
 
-replays! { envelope, guest, load, manifest, names }
+replays! { envelope, guest, load, manifest, names, values }
 
 /// What the targets have found, in words.
 mod found {

@@ -44,6 +44,7 @@ const TARGETS: &[Target] = &[
     Target { name: "load", longest: 4_096 },
     Target { name: "manifest", longest: 2_048 },
     Target { name: "names", longest: 1_024 },
+    Target { name: "values", longest: 1_024 },
 ];
 
 /// The project of cargo-fuzz, below the workspace's folder.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use airssys_wasm_actor::{ActorExport, ActorSystem, Argument, ContractKind, Links, SystemConfig};
+use airssys_wasm_actor::{ActorExport, ActorRef, ActorSystem, Argument, ContractKind, Links, SystemConfig};
 use airssys_wasm_engine::Profile;
 use airssys_wasm_fixtures::{CALLER, RUST};
 use airssys_wasm_harness::{Measure, Suite};
@@ -88,24 +88,10 @@ const TIMES: u64 = 100;
 fn linked(export: &'static str, bytes: Option<u32>) -> Measure {
     let runtime = Workers::One.runtime();
     let ours = runtime.block_on(async {
-        let system = ActorSystem::with_host(
-            engine().clone(),
-            SystemConfig::default(),
-            |_| (),
-            |linker| {
-                let mut host = linker.instance("fixture:guest/host@1.0.0")?;
-                host.func_wrap("wait", |_, (): ()| Ok(()))?;
-                host.func_wrap("log", |_, (_,): (String,)| Ok(()))
-            },
-        );
-        let links = Links::default().with("fixture:guest/api@1.0.0", id("api"));
-        for (name, bytes, links) in [("api", RUST, Links::default()), ("caller", CALLER, links)] {
-            let component = engine().load_blocking(bytes, Profile::Plain).unwrap();
-            let linked = SandboxSpec::new(system.link_with(&component, &links).unwrap(), guests::limits()).unwrap();
-            system.spawn(spec(name, &linked).with_contract(ContractKind::Exports).with_links(links)).await.unwrap();
-        }
+        let system = host_of_guests();
+        spawn_api(&system).await;
         system.spawn(spec("echo", &sandbox(&ECHO, &system, guests::limits()))).await.unwrap();
-        Ours { actor: system.find("caller").unwrap(), system }
+        Ours { actor: spawn_caller(&system).await, system }
     });
     match bytes {
         None => calling::<(u32,), (i32,)>(runtime, ours, export, |times| (times,)),
@@ -113,7 +99,40 @@ fn linked(export: &'static str, bytes: Option<u32>) -> Measure {
     }
 }
 
-fn calling<P, R>(runtime: Runtime, ours: Ours, export: &str, params: impl Fn(u32) -> P + 'static) -> Measure
+/// The interface that the guest calls.
+pub(crate) const API: &str = "fixture:guest/api@1.0.0";
+
+/// A system with what these guests import of their host.
+pub(crate) fn host_of_guests() -> ActorSystem {
+    ActorSystem::with_host(
+        engine().clone(),
+        SystemConfig::default(),
+        |_| (),
+        |linker| {
+            let mut host = linker.instance("fixture:guest/host@1.0.0")?;
+            host.func_wrap("wait", |_, (): ()| Ok(()))?;
+            host.func_wrap("log", |_, (_,): (String,)| Ok(()))
+        },
+    )
+}
+
+/// The actor `api`, which is called.
+pub(crate) async fn spawn_api(system: &ActorSystem) -> ActorRef {
+    spawn_linked(system, "api", RUST, Links::default()).await
+}
+
+/// An actor that calls `api`, wherever that is: `shift(times)` with a record.
+pub(crate) async fn spawn_caller(system: &ActorSystem) -> ActorRef {
+    spawn_linked(system, "caller", CALLER, Links::default().with(API, id("api"))).await
+}
+
+async fn spawn_linked(system: &ActorSystem, name: &str, bytes: &[u8], links: Links) -> ActorRef {
+    let component = engine().load_blocking(bytes, Profile::Plain).unwrap();
+    let linked = SandboxSpec::new(system.link_with(&component, &links).unwrap(), guests::limits()).unwrap();
+    system.spawn(spec(name, &linked).with_contract(ContractKind::Exports).with_links(links)).await.unwrap()
+}
+
+pub(crate) fn calling<P, R>(runtime: Runtime, ours: Ours, export: &str, params: impl Fn(u32) -> P + 'static) -> Measure
 where
     P: Argument + ComponentNamedList + Lower + Send + Sync + 'static,
     R: ComponentNamedList + Lift + Send + Sync + 'static,

@@ -3,7 +3,7 @@
 //!
 //! On one worker all runs on one thread; on two, the client is a task among the others.
 
-mod calls;
+pub(crate) mod calls;
 mod density;
 mod latency;
 mod lifecycle;

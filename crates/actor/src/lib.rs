@@ -73,7 +73,7 @@ pub use native::{NativeActor, NativeContext, NativeSpec};
 pub use runtime::actor_ref::{ActorInfo, ActorRef, AskError, HealthError, Stop, WeakActorRef};
 pub use runtime::dead_letters::{DeadLetter, DeadLetterLimits, DeadLetters, DeadReason};
 pub use runtime::events::{DeniedAction, SystemEvent};
-pub use runtime::keeper::{Elsewhere, Fence, Keeper, KeptActor};
+pub use runtime::keeper::{Elsewhere, FarCall, Fence, Keeper, KeptActor};
 pub use runtime::lifecycle::Lifecycle;
 pub use runtime::recycle::{Recycle, RecycleReason};
 pub use runtime::reminders::{ReminderError, Reminders};

@@ -1,4 +1,4 @@
-//! Function types as WIT writes them, for error messages and tools.
+//! Function types as WIT writes them, for error messages and tools, and to compare types of two engines.
 
 use wasmtime::component::types::{ComponentFunc, Type};
 
@@ -7,40 +7,60 @@ use wasmtime::component::types::{ComponentFunc, Type};
 /// Records, variants and resources have no name in a compiled component and are written by their shape. A type can
 /// expand far beyond the component's size, so a description is cut at 4 KiB, with `…`.
 pub fn describe_func(name: &str, func: &ComponentFunc) -> String {
-    let mut out = Text(String::new());
+    let mut out = Text::new(LONGEST);
     out.put(name);
-    out.put(": func(");
-    out.all(func.params(), |out, (name, ty)| {
-        out.put(name);
-        out.put(": ");
-        out.ty(&ty);
-    });
-    out.put(")");
-    if func.results().len() > 0 {
-        out.put(" -> ");
-    }
-    out.all(func.results(), |out, ty| out.ty(&ty));
-    out.0
+    out.put(": ");
+    out.func(func);
+    out.text
+}
+
+/// The type alone, in full: `async func(a: s32)`. Two types that have no resource, stream or future in them are the same if
+/// their texts are. `None` if it has more than so many bytes.
+pub fn describe_type(func: &ComponentFunc, longest: usize) -> Option<String> {
+    let mut out = Text::new(longest);
+    out.func(func);
+    (!out.is_full()).then_some(out.text)
 }
 
 /// Bytes after which a description ends.
 const LONGEST: usize = 4 << 10;
 
-struct Text(String);
+struct Text {
+    text: String,
+    longest: usize,
+}
 
 impl Text {
+    fn new(longest: usize) -> Self {
+        Self { text: String::new(), longest }
+    }
+
     fn is_full(&self) -> bool {
-        self.0.len() > LONGEST
+        self.text.len() > self.longest
     }
 
     fn put(&mut self, text: &str) {
         if self.is_full() {
             return;
         }
-        self.0.push_str(&text[..text.floor_char_boundary(LONGEST)]);
+        self.text.push_str(&text[..text.floor_char_boundary(self.longest)]);
         if self.is_full() {
-            self.0.push('…');
+            self.text.push('…');
         }
+    }
+
+    fn func(&mut self, func: &ComponentFunc) {
+        self.put(if func.async_() { "async func(" } else { "func(" });
+        self.all(func.params(), |out, (name, ty)| {
+            out.put(name);
+            out.put(": ");
+            out.ty(&ty);
+        });
+        self.put(")");
+        if func.results().len() > 0 {
+            self.put(" -> ");
+        }
+        self.all(func.results(), |out, ty| out.ty(&ty));
     }
 
     /// Items with commas between, as long as there is room.

@@ -57,7 +57,7 @@ pub use config::{
     CompileLimits, Compiler, CompilerProcess, CompilerProgram, EngineConfig, Feature, Features, Imported, MAX_MEMORY,
     PoolConfig, Profile, Ticking,
 };
-pub use describe::describe_func;
+pub use describe::{describe_func, describe_type};
 pub use engine::WasmEngine;
 pub use engine::component::{Allocation, ComponentTemplate, Export, LoadedComponent, Origin, Place, PoolFull};
 pub use error::{

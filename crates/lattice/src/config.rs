@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr, sync::Arc, ti
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::frame::{VERSIONS, Versions};
+
 /// The name of a lattice or of a host in it: 1 to 64 letters, digits, `-` and `_`. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HostName(Arc<str>);
@@ -126,6 +128,9 @@ pub struct LatticeConfig {
     pub window_bytes: usize,
     /// On how many servers the lattice's records are kept, where this host is the first to join: 1, 3 or 5. Default: 1.
     pub replicas: usize,
+    /// The latest version of the wire that it speaks, of those that this crate speaks: an older host, for tests.
+    #[doc(hidden)]
+    pub latest_version: u8,
 }
 
 impl LatticeConfig {
@@ -144,7 +149,13 @@ impl LatticeConfig {
             window: 8_192,
             window_bytes: 32 << 20,
             replicas: 1,
+            latest_version: VERSIONS.1,
         }
+    }
+
+    /// The versions of the wire that this host speaks.
+    pub(crate) fn versions(&self) -> Versions {
+        Versions(VERSIONS.0, self.latest_version.clamp(VERSIONS.0, VERSIONS.1))
     }
 
     /// Over these servers.

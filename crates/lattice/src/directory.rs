@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::{
     config::HostName,
     digest::Digest,
-    frame::{SessionId, VERSIONS},
+    frame::{SessionId, Versions},
     lease::{Bucket, Owner, Session, Sessions, Standing, Timing},
     name,
     placement::{Known, Order, Report, Wanted},
@@ -28,8 +28,8 @@ pub(crate) struct HostRecord {
     pub(crate) session: Option<Session>,
     /// The revision at which the session began. None in the record that began it.
     pub(crate) since: Option<u64>,
-    /// The versions of the wire that it speaks, the oldest and the latest.
-    pub(crate) versions: (u8, u8),
+    /// The versions of the wire that it speaks.
+    pub(crate) versions: Versions,
     pub(crate) labels: BTreeMap<String, String>,
     /// What it takes of others' publications.
     pub(crate) topics: Vec<TopicPattern>,
@@ -119,6 +119,8 @@ impl Key {
 pub(crate) struct HostInfo {
     pub(crate) record: HostRecord,
     pub(crate) session: Option<SessionId>,
+    /// The version of the wire in which it is spoken to. A host without one has no session for this one.
+    pub(crate) version: Option<u8>,
 }
 
 /// Where a name leads.
@@ -136,6 +138,8 @@ pub(crate) struct Directory {
     state: RwLock<State>,
     sessions: Mutex<Sessions<HostName>>,
     timing: Timing,
+    /// The versions of the wire that are spoken here.
+    versions: Versions,
     /// The revision of the last record seen, and whether all of those at the beginning were.
     seen: watch::Sender<(u64, bool)>,
     /// Told when those of hosts or slots are.
@@ -150,8 +154,8 @@ struct State {
     names: HashMap<ComponentId, Named>,
     groups: HashMap<ComponentId, BTreeMap<HostName, Owner<HostName>>>,
     is_settled: bool,
-    /// What hosts with a session take of others' publications, of those that take any.
-    topics: HashMap<HostName, Vec<TopicPattern>>,
+    /// What hosts with a session take of others' publications, of those that take any, and in which version.
+    topics: HashMap<HostName, (Vec<TopicPattern>, u8)>,
     /// The slots of each kind.
     kinds: HashMap<Box<str>, Box<[Option<Slot>]>>,
     /// Without a record where that was removed.
@@ -179,11 +183,12 @@ struct Named {
 }
 
 impl Directory {
-    pub(crate) fn new(timing: Timing, bucket: Bucket, now: Duration) -> Self {
+    pub(crate) fn new(timing: Timing, versions: Versions, bucket: Bucket, now: Duration) -> Self {
         Self {
             state: RwLock::default(),
             sessions: Mutex::new(Sessions::new(timing, bucket, now)),
             timing,
+            versions,
             seen: watch::Sender::new((0, false)),
             slots_seen: watch::Sender::new(()),
             placements_seen: watch::Sender::new(()),
@@ -285,13 +290,12 @@ impl Directory {
                     Some(record) => {
                         let since = record.since.unwrap_or(revision);
                         // One that speaks no version of the wire that is spoken here is not there for this host.
-                        let (oldest, latest) = record.versions;
-                        let is_understood = oldest <= *VERSIONS.end() && latest >= *VERSIONS.start();
-                        let id = session.filter(|_| is_understood).and_then(|_| SessionId::new(bucket, since));
-                        if id.is_some() && !record.topics.is_empty() {
-                            state.topics.insert(host.clone(), record.topics.clone());
+                        let version = self.versions.common(record.versions);
+                        let id = session.and(version).and_then(|_| SessionId::new(bucket, since));
+                        if let Some(version) = version.filter(|_| id.is_some() && !record.topics.is_empty()) {
+                            state.topics.insert(host.clone(), (record.topics.clone(), version));
                         }
-                        state.hosts.insert(host.clone(), HostInfo { record, session: id });
+                        state.hosts.insert(host.clone(), HostInfo { record, session: id, version });
                     }
                     None => _ = state.hosts.remove(host),
                 }
@@ -427,6 +431,12 @@ impl Directory {
         info.session.and(info.record.session)
     }
 
+    /// The version of the wire in which a host is spoken to, under the session that it has now.
+    pub(crate) fn version(&self, host: &HostName, session: SessionId) -> Option<u8> {
+        let state = self.state.read();
+        state.hosts.get(host).filter(|info| info.session == Some(session))?.version
+    }
+
     /// Whether the record of a host says that this session of it is over.
     pub(crate) fn has_ended(&self, host: &HostName, session: SessionId) -> bool {
         let sessions = self.sessions.lock();
@@ -543,11 +553,12 @@ impl Directory {
         hosts
     }
 
-    /// How many other hosts take publications to a topic.
-    pub(crate) fn takers(&self, topic: &Topic, but: &HostName) -> usize {
+    /// How many other hosts take publications to a topic, and the version of the wire that all of them read.
+    pub(crate) fn takers(&self, topic: &Topic, but: &HostName) -> (usize, u8) {
         let state = self.state.read();
-        let others = state.topics.iter().filter(|(host, _)| *host != but);
-        others.filter(|(_, patterns)| patterns.iter().any(|pattern| pattern.matches(topic))).count()
+        let others = state.topics.iter().filter(|(host, _)| *host != but).map(|(_, takes)| takes);
+        let takers = others.filter(|(patterns, _)| patterns.iter().any(|pattern| pattern.matches(topic)));
+        takers.fold((0, self.versions.1), |(count, version), (_, spoken)| (count + 1, version.min(*spoken)))
     }
 }
 
@@ -619,7 +630,7 @@ impl Retained {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lease::Token;
+    use crate::{frame::VERSIONS, lease::Token};
 
     const BUCKET: Bucket = Bucket(1);
 
@@ -642,7 +653,7 @@ mod tests {
 
     impl World {
         fn new() -> Self {
-            Self { directory: Directory::new(Timing::default(), BUCKET, Duration::ZERO), revision: 0 }
+            Self { directory: Directory::new(Timing::default(), VERSIONS, BUCKET, Duration::ZERO), revision: 0 }
         }
 
         fn saw(&mut self, key: &Key, value: Option<Vec<u8>>) -> u64 {
@@ -654,8 +665,8 @@ mod tests {
         }
 
         /// A host begins a session, or renews one.
-        fn host(&mut self, name: &str, process: u64, since: Option<u64>, versions: (u8, u8)) -> u64 {
-            let session = Some(session(process));
+        fn host(&mut self, name: &str, process: u64, since: Option<u64>, (oldest, latest): (u8, u8)) -> u64 {
+            let (session, versions) = (Some(session(process)), Versions(oldest, latest));
             let topics = vec!["orders.>".parse().unwrap()];
             let (labels, kinds) = (BTreeMap::new(), Vec::new());
             let record = HostRecord { session, since, versions, labels, topics, kinds, room: 0 };
@@ -764,20 +775,29 @@ mod tests {
 
     #[test]
     fn who_speaks_no_common_version_is_not_there() {
-        let latest = *VERSIONS.end();
-        for (versions, is_there) in [
-            ((latest, latest), true),
-            ((latest, latest + 1), true),
-            ((0, latest), true),
-            ((latest + 1, latest + 2), false),
-            ((0, *VERSIONS.start() - 1), false),
+        let Versions(oldest, latest) = VERSIONS;
+        for (versions, spoken) in [
+            ((latest, latest), Some(latest)),
+            ((latest, latest + 1), Some(latest)),
+            ((oldest, latest), Some(latest)),
+            ((0, oldest), Some(oldest)),
+            ((0, latest), Some(latest)),
+            ((latest + 1, latest + 2), None),
+            ((0, oldest - 1), None),
+            // No version at all.
+            ((latest, oldest), None),
         ] {
             let mut world = World::new();
             let since = world.host("a", 1, None, versions);
             world.name("shop", World::owner("a", 1, since));
             let place = world.directory.find(&id("shop"), 0);
-            assert_eq!(matches!(place, Some(Place::Host(..))), is_there, "{versions:?}");
-            assert_eq!(world.directory.hosts().len(), usize::from(is_there));
+            assert_eq!(matches!(place, Some(Place::Host(..))), spoken.is_some(), "{versions:?}");
+            assert_eq!(world.directory.hosts().len(), usize::from(spoken.is_some()));
+            let session = SessionId::new(BUCKET, since).unwrap();
+            assert_eq!(world.directory.version(&host("a"), session), spoken, "{versions:?}");
+            // Another session may speak another.
+            let before = SessionId::new(BUCKET, since + 1).unwrap();
+            assert_eq!(world.directory.version(&host("a"), before), None);
         }
     }
 
@@ -840,23 +860,37 @@ mod tests {
         let mut world = World::new();
         world.host("a", 1, None, (1, 1));
         world.host("b", 2, None, (1, 1));
-        let takers = |world: &World, topic: &str, but| world.directory.takers(&topic.parse().unwrap(), &host(but));
+        let takers = |world: &World, topic: &str, but| world.directory.takers(&topic.parse().unwrap(), &host(but)).0;
         let of = |world: &World| {
             (takers(world, "orders.eu", "a"), takers(world, "orders.eu", "c"), takers(world, "other", "c"))
         };
         assert_eq!(of(&world), (1, 2, 0));
         // One that is not understood, and one that is gone.
-        world.host("a", 1, None, (*VERSIONS.end() + 1, *VERSIONS.end() + 1));
+        world.host("a", 1, None, (VERSIONS.1 + 1, VERSIONS.1 + 1));
         assert_eq!(of(&world), (1, 1, 0));
         world.saw(&Key::Host(host("b")), None);
         assert_eq!(of(&world), (0, 0, 0));
     }
 
     #[test]
+    fn a_publication_is_of_the_latest_version_that_all_who_take_it_speak() {
+        let mut world = World::new();
+        let topic = "orders.eu".parse().unwrap();
+        let version = |world: &World, but| world.directory.takers(&topic, &host(but)).1;
+        for (name, versions, latest) in
+            [("a", VERSIONS, VERSIONS.1), ("b", Versions(VERSIONS.0, VERSIONS.0), VERSIONS.0)]
+        {
+            world.host(name, 1, None, (versions.0, versions.1));
+            assert_eq!(version(&world, "c"), latest);
+        }
+        assert_eq!((version(&world, "a"), version(&world, "b")), (VERSIONS.0, VERSIONS.1));
+    }
+
+    #[test]
     fn a_key_leads_to_the_session_that_has_its_slot() {
         let (bucket, now) = (Bucket(1), Duration::ZERO);
         let timing = Timing { lease: Duration::from_secs(10), renewal: Duration::from_secs(2) };
-        let directory = Directory::new(timing, bucket, now);
+        let directory = Directory::new(timing, VERSIONS, bucket, now);
         let (kind, name) = (id("cart"), id("cart/4711"));
         assert_eq!(directory.find(&name, 0), None);
         directory.add_kind(&kind);
@@ -868,7 +902,7 @@ mod tests {
         let record = |number| HostRecord {
             session: Some(session(number)),
             since: Some(5),
-            versions: (1, 1),
+            versions: VERSIONS,
             labels: BTreeMap::new(),
             topics: Vec::new(),
             kinds: vec![kind.clone()],

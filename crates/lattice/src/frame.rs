@@ -3,7 +3,7 @@
 //! A packet is one message of NATS: a byte with the version, a head, and frames, each with its payload behind it. What comes in
 //! is not trusted to be well-formed.
 
-use std::{borrow::Cow, num::NonZeroU64};
+use std::{borrow::Cow, num::NonZeroU64, sync::Arc};
 
 use airssys_wasm_actor::{
     Bytes,
@@ -13,8 +13,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::lease::Bucket;
 
-/// The versions that are spoken here, from the oldest. A packet is of the latest that both hosts speak.
-pub(crate) const VERSIONS: std::ops::RangeInclusive<u8> = 1..=1;
+/// The versions that are spoken here. A packet is of the latest that both hosts speak.
+pub(crate) const VERSIONS: Versions = Versions(1, CALLS);
+/// The first version that has calls of exports.
+pub(crate) const CALLS: u8 = 2;
 
 /// Bytes of frames in a packet, unless a single one has more.
 pub(crate) const PACKET: usize = 32 << 10;
@@ -28,6 +30,22 @@ pub(crate) const GAPS: usize = 64;
 pub(crate) const OVERHEAD: usize = 4 << 10;
 /// Payloads with less bytes are copied out of the packets that they came in.
 const SMALL: usize = 4 << 10;
+
+/// The versions that a host speaks: the oldest and the latest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Versions(pub(crate) u8, pub(crate) u8);
+
+impl Versions {
+    pub(crate) fn contain(self, version: u8) -> bool {
+        (self.0..=self.1).contains(&version)
+    }
+
+    /// The latest that both speak.
+    pub(crate) fn common(self, other: Self) -> Option<u8> {
+        let latest = self.1.min(other.1);
+        (self.contain(latest) && other.contain(latest)).then_some(latest)
+    }
+}
 
 /// One life of a host in a lattice. No other has the same. Of two with the same bucket the later is the larger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -65,6 +83,14 @@ pub(crate) struct Head {
     pub(crate) wants: bool,
 }
 
+/// A message of one host to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Packet {
+    pub(crate) version: u8,
+    pub(crate) head: Head,
+    pub(crate) frames: Vec<Frame>,
+}
+
 /// A part of a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Frame {
@@ -93,7 +119,7 @@ pub(crate) struct LetterHead {
 }
 
 /// What its sender waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum How {
     /// Nothing: if the mailbox is full, it is refused.
     Send,
@@ -101,11 +127,42 @@ pub(crate) enum How {
     Tell,
     /// For the answer.
     Ask,
+    /// For the result of an export, whose parameters are the payload.
+    Call(Arc<Callee>),
+}
+
+/// An export that is called.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Callee {
+    pub(crate) export: Arc<str>,
+    /// Its type, as the caller has it.
+    pub(crate) ty: Arc<str>,
 }
 
 impl How {
-    pub(crate) fn is_ask(self) -> bool {
-        self == Self::Ask
+    /// Whether more comes than that the mailbox has taken it.
+    pub(crate) fn is_answered(&self) -> bool {
+        matches!(self, Self::Ask | Self::Call(_))
+    }
+
+    /// Bytes that it has on the wire, without numbers.
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Self::Call(callee) => callee.export.len() + callee.ty.len(),
+            Self::Send | Self::Tell | Self::Ask => 0,
+        }
+    }
+}
+
+impl Letter {
+    /// The first version that has it.
+    pub(crate) fn since(&self) -> u8 {
+        if matches!(self.head.how, How::Call(_)) { CALLS } else { VERSIONS.0 }
+    }
+
+    /// Bytes that it counts for while it is on its way.
+    pub(crate) fn size(&self) -> usize {
+        self.payload.len() + self.head.how.size()
     }
 }
 
@@ -156,6 +213,14 @@ pub(crate) enum Other {
     Lost {
         accepted: bool,
     },
+    /// The export that was called has this type, in place of the caller's, or there is none.
+    Contract(Option<String>),
+    /// Who was called has no exports.
+    NoComponent,
+    /// What was called with, or if it was `made` the result, is not of the export's type.
+    Malformed {
+        made: bool,
+    },
 }
 
 /// A frame as it is written, with the number of bytes that come behind it.
@@ -194,10 +259,13 @@ impl Frame {
             Self::Letter(Letter { head, .. }) => {
                 let sender = head.sender.as_ref().map_or(0, |sender| sender.id.as_str().len());
                 let content_type = head.content_type.as_ref().map_or(0, |ty| ty.0.len());
-                96 + head.to.as_str().len() + sender + content_type
+                96 + head.to.as_str().len() + sender + content_type + head.how.size()
             }
             Self::Reply(Reply::Answered { answer: Answer::Other(other), .. }) => match other {
-                Other::Failed(text) | Other::NotActivated(text) | Other::Rejected(Some(text)) => SMALLEST + text.len(),
+                Other::Failed(text)
+                | Other::NotActivated(text)
+                | Other::Rejected(Some(text))
+                | Other::Contract(Some(text)) => SMALLEST + text.len(),
                 _ => SMALLEST,
             },
             Self::Reply(_) => SMALLEST,
@@ -220,7 +288,22 @@ impl Frame {
         to.extend_from_slice(tail);
     }
 
-    fn read(from: &mut Bytes) -> Result<Self, Malformed> {
+    /// The first version that has it.
+    pub(crate) fn since(&self) -> u8 {
+        match self {
+            Self::Letter(letter) => letter.since(),
+            Self::Reply(
+                Reply::Refused { reason: Refusal::NotOffered, .. }
+                | Reply::Answered {
+                    answer: Answer::Other(Other::Contract(_) | Other::NoComponent | Other::Malformed { .. }),
+                    ..
+                },
+            ) => CALLS,
+            Self::Reply(_) => VERSIONS.0,
+        }
+    }
+
+    fn read(from: &mut Bytes, version: u8) -> Result<Self, Malformed> {
         let frame = match take::<Wire<'static>>(from)? {
             Wire::Letter(head, len) => Self::Letter(Letter { head: head.into_owned(), payload: split(from, len)? }),
             Wire::Accepted(first, last) => Self::Reply(Reply::Accepted { first, last }),
@@ -229,56 +312,56 @@ impl Frame {
             Wire::Crashed(of, len) => Self::Reply(Reply::Answered { of, answer: Answer::Crashed(split(from, len)?) }),
             Wire::Other(of, other) => Self::Reply(Reply::Answered { of, answer: Answer::Other(other) }),
         };
-        Ok(frame)
+        if frame.since() > version { Err(Malformed::Bytes) } else { Ok(frame) }
     }
 }
 
-/// A packet as bytes.
-pub(crate) fn encode<'a>(head: &Head, frames: impl IntoIterator<Item = &'a Frame>) -> Bytes {
-    let mut bytes = vec![*VERSIONS.end()];
+/// A packet as bytes. All in it is of the version.
+pub(crate) fn encode<'a>(version: u8, head: &Head, frames: impl IntoIterator<Item = &'a Frame>) -> Bytes {
+    let mut bytes = vec![version];
     append(head, &mut bytes);
     frames.into_iter().for_each(|frame| frame.write(&mut bytes));
     bytes.into()
 }
 
 /// A packet from bytes. Large payloads are parts of them, not copies.
-pub(crate) fn decode(mut bytes: Bytes) -> Result<(Head, Vec<Frame>), Malformed> {
-    take_version(&mut bytes)?;
+pub(crate) fn decode(mut bytes: Bytes, spoken: Versions) -> Result<Packet, Malformed> {
+    let version = take_version(&mut bytes, spoken)?;
     let head = take::<Head>(&mut bytes)?;
     let mut frames = Vec::new();
     while !bytes.is_empty() {
         if frames.len() == FRAMES {
             return Err(Malformed::Bytes);
         }
-        frames.push(Frame::read(&mut bytes)?);
+        frames.push(Frame::read(&mut bytes, version)?);
     }
-    Ok((head, frames))
+    Ok(Packet { version, head, frames })
 }
 
 /// A letter by itself as bytes: a publication.
-pub(crate) fn encode_letter(letter: &Letter) -> Bytes {
-    let mut bytes = vec![*VERSIONS.end()];
+pub(crate) fn encode_letter(version: u8, letter: &Letter) -> Bytes {
+    let mut bytes = vec![version];
     append(&letter.head, &mut bytes);
     bytes.extend_from_slice(&letter.payload);
     bytes.into()
 }
 
 /// A letter by itself from bytes.
-pub(crate) fn decode_letter(mut bytes: Bytes) -> Result<Letter, Malformed> {
-    take_version(&mut bytes)?;
+pub(crate) fn decode_letter(mut bytes: Bytes, spoken: Versions) -> Result<Letter, Malformed> {
+    take_version(&mut bytes, spoken)?;
     let head = take::<LetterHead>(&mut bytes)?;
     let len = bytes.len();
     Ok(Letter { head, payload: part(&mut bytes, len) })
 }
 
-/// Takes the version from the front, which must be one that is spoken here.
-fn take_version(bytes: &mut Bytes) -> Result<(), Malformed> {
+/// Takes the version from the front, which must be one that is spoken.
+fn take_version(bytes: &mut Bytes, spoken: Versions) -> Result<u8, Malformed> {
     let version = *bytes.first().ok_or(Malformed::Bytes)?;
-    if !VERSIONS.contains(&version) {
+    if !spoken.contain(version) {
         return Err(Malformed::Version(version));
     }
     _ = bytes.split_to(1);
-    Ok(())
+    Ok(version)
 }
 
 /// Appends a value.
@@ -341,8 +424,14 @@ mod tests {
         "[a-z]{1,9}(/[a-z0-9]{1,9})?".prop_map(|text| text.parse().unwrap())
     }
 
+    fn call() -> impl Strategy<Value = How> {
+        ("[a-z:/#]{0,20}", ".{0,20}").prop_map(|(export, ty)| {
+            How::Call(Arc::new(Callee { export: export.as_str().into(), ty: ty.as_str().into() }))
+        })
+    }
+
     fn letter() -> impl Strategy<Value = Frame> {
-        let how = prop::sample::select(vec![How::Send, How::Tell, How::Ask]);
+        let how = prop_oneof![3 => prop::sample::select(vec![How::Send, How::Tell, How::Ask]), 1 => call()];
         let sender = prop::option::of((id(), any::<u64>()).prop_map(|(id, number)| Sender { id, number }));
         let trace = prop::option::of(any::<(u128, u64, bool)>());
         let numbers = (any::<Option<u64>>(), any::<Option<NonZeroU64>>());
@@ -365,6 +454,9 @@ mod tests {
             any::<(u64, u64)>().prop_map(|(size, allowed)| Other::TooLarge { size, allowed }),
             any::<bool>().prop_map(|accepted| Other::Lost { accepted }),
             Just(Other::NoReply),
+            prop::option::of(".{0,20}").prop_map(Other::Contract),
+            Just(Other::NoComponent),
+            any::<bool>().prop_map(|made| Other::Malformed { made }),
         ];
         let answer = prop_oneof![
             bytes().prop_map(Answer::Given),
@@ -373,6 +465,7 @@ mod tests {
         ];
         let refusal = prop_oneof![
             Just(Refusal::Moved),
+            Just(Refusal::NotOffered),
             any::<(u64, u64)>().prop_map(|(size, allowed)| Refusal::TooLarge { size, allowed })
         ];
         prop_oneof![
@@ -383,8 +476,17 @@ mod tests {
         ]
     }
 
-    fn packet() -> impl Strategy<Value = (Head, Vec<Frame>)> {
-        (head(), prop::collection::vec(frame(), 0..6))
+    fn packet() -> impl Strategy<Value = Packet> {
+        (VERSIONS.0..=VERSIONS.1, head(), prop::collection::vec(frame(), 0..6)).prop_map(
+            |(version, head, mut frames)| {
+                frames.retain(|frame| frame.since() <= version);
+                Packet { version, head, frames }
+            },
+        )
+    }
+
+    fn written(Packet { version, head, frames }: &Packet) -> Bytes {
+        encode(*version, head, frames)
     }
 
     #[test]
@@ -405,10 +507,10 @@ mod tests {
             let head =
                 Head { from: session, to: session, first: 1, expected: 1, missed: Vec::new(), floor: 1, wants: false };
             let answer = Reply::Answered { of: 1, answer: Answer::Given(letter.payload.clone()) };
-            let packet = encode(&head, &[Frame::Letter(letter.clone()), Frame::Reply(answer)]);
-            let (_, frames) = decode(packet.clone()).unwrap();
-            let publication = encode_letter(&letter);
-            let published = decode_letter(publication.clone()).unwrap();
+            let packet = encode(VERSIONS.1, &head, &[Frame::Letter(letter.clone()), Frame::Reply(answer)]);
+            let frames = decode(packet.clone(), VERSIONS).unwrap().frames;
+            let publication = encode_letter(VERSIONS.1, &letter);
+            let published = decode_letter(publication.clone(), VERSIONS).unwrap();
             let parts = frames.iter().map(|frame| (frame.tail(), &packet));
             for (payload, of) in parts.chain([(&*published.payload, &publication)]) {
                 assert_eq!(payload, letter.payload);
@@ -419,18 +521,26 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_packet_is_read_as_it_was_written((head, frames) in packet()) {
-            prop_assert_eq!(decode(encode(&head, &frames)), Ok((head, frames)));
+        fn a_packet_is_read_as_it_was_written(packet in packet()) {
+            prop_assert_eq!(decode(written(&packet), VERSIONS), Ok(packet));
+        }
+
+        #[test]
+        fn a_version_has_nothing_of_a_later_one(head in head(), frame in frame(), version in VERSIONS.0..=VERSIONS.1) {
+            let of_it = decode(encode(version, &head, [&frame]), VERSIONS);
+            prop_assert_eq!(of_it.is_ok(), frame.since() <= version, "{:?}", frame);
+            let before = Versions(VERSIONS.0, version - 1);
+            prop_assert_eq!(decode(encode(version, &head, [&frame]), before), Err(Malformed::Version(version)));
         }
 
         #[test]
         fn a_letter_by_itself_is_read_as_it_was_written(frame in letter(), version: u8) {
             let Frame::Letter(letter) = frame else { return Ok(()) };
-            let bytes = encode_letter(&letter);
-            prop_assert_eq!(decode_letter(bytes.clone()), Ok(letter));
+            let bytes = encode_letter(VERSIONS.0, &letter);
+            prop_assert_eq!(decode_letter(bytes.clone(), VERSIONS), Ok(letter));
             let mut other = bytes.to_vec();
             other[0] = version;
-            prop_assert_eq!(decode_letter(other.into()).is_ok(), VERSIONS.contains(&version));
+            prop_assert_eq!(decode_letter(other.into(), VERSIONS).is_ok(), VERSIONS.contain(version));
         }
 
         #[test]
@@ -445,6 +555,7 @@ mod tests {
             id in "[a-z]{128}",
             content_type in "[a-z]{255}",
             payload in bytes(),
+            how in prop_oneof![Just(How::Ask), call()],
         ) {
             let most = || SessionId { bucket: i128::MIN, revision: NonZeroU64::MAX };
             let head = Head {
@@ -461,33 +572,33 @@ mod tests {
             let trace = Some(TraceContext { trace_id: u128::MAX, parent_id: u64::MAX, sampled: true });
             let (left, correlation) = (Some(u64::MAX), Some(CorrelationId(NonZeroU64::MAX)));
             let content_type = Some(ContentType(content_type.as_str().into()));
-            let letter = LetterHead { to, how: How::Ask, sender, left, correlation, trace, content_type };
-            let len = payload.len();
-            let packet = encode(&head, &[Frame::Letter(Letter { head: letter, payload })]);
+            let len = payload.len() + how.size();
+            let letter = LetterHead { to, how, sender, left, correlation, trace, content_type };
+            let packet = encode(VERSIONS.1, &head, &[Frame::Letter(Letter { head: letter, payload })]);
             prop_assert!(packet.len() <= OVERHEAD + len, "{}", packet.len());
         }
 
         #[test]
-        fn a_packet_cut_short_is_malformed_or_has_fewer_frames((head, frames) in packet(), cut in any::<prop::sample::Index>()) {
-            let bytes = encode(&head, &frames);
+        fn a_packet_cut_short_is_malformed_or_has_fewer_frames(packet in packet(), cut in any::<prop::sample::Index>()) {
+            let bytes = written(&packet);
             let cut = cut.index(bytes.len());
-            if let Ok((read, some)) = decode(bytes.slice(..cut)) {
-                prop_assert_eq!(read, head);
-                prop_assert!(some.len() < frames.len() && frames.starts_with(&some));
+            if let Ok(read) = decode(bytes.slice(..cut), VERSIONS) {
+                prop_assert_eq!(read.head, packet.head);
+                prop_assert!(read.frames.len() < packet.frames.len() && packet.frames.starts_with(&read.frames));
             }
         }
 
         #[test]
         fn broken_packets_are_read_without_harm(
-            (head, frames) in packet(),
+            packet in packet(),
             changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..9),
         ) {
-            let mut bytes = encode(&head, &frames).to_vec();
+            let mut bytes = written(&packet).to_vec();
             let len = bytes.len();
             for (at, byte) in changes {
                 bytes[at.index(len)] = byte;
             }
-            if let Ok((_, frames)) = decode(bytes.into()) {
+            if let Ok(Packet { frames, .. }) = decode(bytes.into(), VERSIONS) {
                 prop_assert!(frames.iter().map(|frame| frame.tail().len()).sum::<usize>() <= len);
             }
         }
@@ -495,9 +606,9 @@ mod tests {
         #[test]
         fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let version = bytes.first().copied();
-            match decode(bytes.into()) {
-                Err(Malformed::Version(found)) => prop_assert!(version == Some(found) && !VERSIONS.contains(&found)),
-                Ok(_) => prop_assert!(version.is_some_and(|version| VERSIONS.contains(&version))),
+            match decode(bytes.into(), VERSIONS) {
+                Err(Malformed::Version(found)) => prop_assert!(version == Some(found) && !VERSIONS.contain(found)),
+                Ok(packet) => prop_assert!(version == Some(packet.version) && VERSIONS.contain(packet.version)),
                 Err(Malformed::Bytes) => {}
             }
         }
@@ -510,9 +621,9 @@ mod tests {
             let head =
                 Head { from: session, to: session, first: 1, expected: 1, missed: vec![], floor: 1, wants: false };
             let frame = Frame::Reply(Reply::Accepted { first: 1, last: 0 });
-            decode(encode(&head, std::iter::repeat_n(&frame, frames)))
+            decode(encode(VERSIONS.1, &head, std::iter::repeat_n(&frame, frames)), VERSIONS)
         };
-        assert_eq!(packet(FRAMES).unwrap().1.len(), FRAMES);
+        assert_eq!(packet(FRAMES).unwrap().frames.len(), FRAMES);
         assert_eq!(packet(FRAMES + 1), Err(Malformed::Bytes));
     }
 }

@@ -3,7 +3,8 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use airssys_wasm_actor::{
-    ActorRef, ActorSystem, AskError, Bytes, DeadReason, Elsewhere, Fence, SpawnError, WeakActorSystem, limits,
+    ActorRef, ActorSystem, AskError, Bytes, CallError, DeadReason, Elsewhere, FarCall, Fence, SpawnError,
+    WeakActorSystem, limits,
     registry::{ActorAddress, ComponentId, MessageEnvelope, Refusal, Topic, TopicPattern, Undelivered},
 };
 use airssys_wasm_keyed::{Keyed, KeyedSpec, ReminderConfig, StoredReminders};
@@ -17,6 +18,7 @@ use crate::{
     events::LatticeEvent,
     host::{self, Here, Host, SharedKind},
     joined::{Joined, member},
+    offer::{self, OfferError},
     recipient::Recipient,
     store::{BucketConfig, BucketError, JetStreamStore},
 };
@@ -88,6 +90,26 @@ impl<U: Send + 'static> Lattice<U> {
     /// [`ExportError`].
     pub async fn export_group(&self, group: &ComponentId) -> Result<(), ExportError> {
         self.host().export_group(group).await
+    }
+
+    /// Lets actors of other hosts call these interfaces of an actor, a group or a kind that this host exports, by imports that are linked
+    /// to its name. An interface is named as callers import it, with the version that they import. What was offered under the name
+    /// before is offered no longer.
+    ///
+    /// An export alone opens messages, and no calls. Interfaces of `wasi`, of `wasmcloud` and of `airssys:actor` are never offered.
+    ///
+    /// # Errors
+    ///
+    /// [`OfferError`]: nothing has changed.
+    pub fn offer<S: Into<String>>(
+        &self,
+        name: &ComponentId,
+        interfaces: impl IntoIterator<Item = S>,
+    ) -> Result<(), OfferError> {
+        let interfaces: Vec<String> = interfaces.into_iter().map(Into::into).collect();
+        interfaces.iter().try_for_each(|interface| offer::check(interface))?;
+        self.host().offer(name, interfaces);
+        Ok(())
     }
 
     /// Opens a bucket of states on the lattice's servers, over this host's connection, and makes it if there is none.
@@ -262,6 +284,12 @@ impl Elsewhere for Others {
         Some(Box::pin(async move { host.ask(&to, message).await }))
     }
 
+    fn call(&self, to: &ComponentId, call: &FarCall) -> Option<BoxFuture<'static, Result<Bytes, CallError>>> {
+        let host = self.0.upgrade().filter(|host| host.is_elsewhere(to))?;
+        let (to, call) = (to.clone(), call.clone());
+        Some(Box::pin(async move { host.call(&to, call).await }))
+    }
+
     fn publish(&self, topic: &Topic, message: &MessageEnvelope) -> usize {
         self.0.upgrade().map_or(0, |host| host.publish(topic, message))
     }
@@ -274,6 +302,17 @@ impl<U: Send + 'static> Here for WeakActorSystem<U> {
             return Ok(actor);
         }
         member(&system, name, || turn).ok_or(Refusal::Stopped)
+    }
+
+    fn call(&self, actor: &ActorRef, call: FarCall) -> Result<BoxFuture<'static, Result<Bytes, CallError>>, Refusal> {
+        self.upgrade().ok_or(Refusal::Stopped)?.call_encoded(actor, call)
+    }
+
+    fn call_waiting(&self, actor: &ActorRef, call: FarCall) -> BoxFuture<'static, Result<Bytes, CallError>> {
+        match self.upgrade() {
+            Some(system) => system.call_encoded_waiting(actor, call),
+            None => Box::pin(std::future::ready(Err(CallError::NotSent(Refusal::Stopped)))),
+        }
     }
 
     fn publish<'a>(&'a self, topic: &'a Topic, message: MessageEnvelope) -> BoxFuture<'a, ()> {

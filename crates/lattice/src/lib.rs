@@ -48,6 +48,7 @@ mod manifest;
 #[cfg(test)]
 mod model;
 mod name;
+mod offer;
 mod placement;
 mod recipient;
 mod slots;
@@ -67,5 +68,6 @@ pub use error::{ExportError, ExportKindError, JoinError, TellError};
 pub use events::LatticeEvent;
 pub use lattice::Lattice;
 pub use manifest::{Export, LatticeTable, LoadLatticeError, Loaded};
+pub use offer::OfferError;
 pub use recipient::Recipient;
 pub use store::{BucketConfig, BucketError, JetStreamStore, Storage};

@@ -9,13 +9,14 @@ use airssys_wasm_actor::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Lattice, StandBy, error::ExportError};
+use crate::{Lattice, OfferError, StandBy, error::ExportError};
 
 /// The `[lattice]` table of a `Component.toml`.
 ///
 /// ```toml
 /// [lattice]
 /// export = "here"             # or "alone": one host at a time, of those that load it
+/// calls = ["acme:kv/store@1.0.0"] # what actors of other hosts may call, beside sending messages
 /// topics = ["orders.>"]       # what is taken of other hosts' publications
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -23,6 +24,8 @@ use crate::{Lattice, StandBy, error::ExportError};
 pub struct LatticeTable {
     /// Whether, and how, other hosts reach the component. Default: not at all.
     pub export: Export,
+    /// Interfaces that actors of other hosts may call: [`Lattice::offer`].
+    pub calls: Vec<String>,
     /// Topics whose publications by other hosts are taken: [`Lattice::take_topics`].
     pub topics: Vec<TopicPattern>,
 }
@@ -41,7 +44,7 @@ pub enum Export {
 }
 
 const TABLE: &str = "lattice";
-const KEYS: &[&str] = &["export", "topics"];
+const KEYS: &[&str] = &["calls", "export", "topics"];
 
 impl LatticeTable {
     /// Takes the table out of a parsed `Component.toml`, if there is one. The rest is for the layers below.
@@ -76,6 +79,9 @@ pub enum LoadLatticeError {
         /// Why.
         error: ExportError,
     },
+    /// What actors of other hosts are to call cannot be offered to them.
+    #[error(transparent)]
+    Offer(#[from] OfferError),
     /// The system has ended.
     #[error("the system has ended")]
     Ended,
@@ -101,8 +107,9 @@ impl<U: Send + 'static> Lattice<U> {
     pub async fn load(&self, manifest: impl AsRef<Path>) -> Result<Loaded, LoadLatticeError> {
         let system = self.system().ok_or(LoadLatticeError::Ended)?;
         let (table, spec) = system.load_with(manifest, LatticeTable::take_from).await?;
-        let LatticeTable { export, topics } = table.unwrap_or_default();
+        let LatticeTable { export, calls, topics } = table.unwrap_or_default();
         let name = spec.id().clone();
+        self.offer(&name, calls)?;
         let failed = |error| LoadLatticeError::Export { name: name.clone(), error };
         // Before the component lives: it misses nothing of what is published from then on.
         for pattern in &topics {

@@ -113,6 +113,13 @@ impl MessageEnvelope {
         self.payload
     }
 
+    /// With another payload.
+    #[must_use]
+    pub fn with_payload(mut self, payload: impl Into<Bytes>) -> Self {
+        self.payload = payload.into();
+        self
+    }
+
     /// Bytes of payload and content type: what the sender chose.
     #[inline]
     pub fn size(&self) -> usize {
@@ -353,6 +360,9 @@ pub enum Refusal {
     /// It was to go to another host, which has nobody of this name.
     #[error("nobody has its name on the host that it is said to be on")]
     Unknown,
+    /// It is a call of an actor on another host, whose interface that does not offer to other hosts.
+    #[error("its host does not offer this interface to other hosts; name it in `calls` where the actor is exported")]
+    NotOffered,
 }
 
 /// A message that a sink did not take.

@@ -6,7 +6,7 @@ use airssys_wasm_engine::{ExportError, LinkError};
 use airssys_wasm_isolation::ArgumentError;
 use airssys_wasm_registry::{ComponentId, Refusal};
 
-use crate::failure::report::{CrashReport, StartError};
+use crate::failure::report::{CrashReport, StartError, shown};
 
 /// A call of an actor's export failed. The call was made at most once.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -31,7 +31,7 @@ pub enum CallError {
     #[error("the actor stopped before it came to this call")]
     Stopped,
     /// The call was made, and its result is larger than what is left of the room for results that wait for the caller: of a
-    /// guest that made several calls at the same time.
+    /// guest that made several calls at the same time, or that called an actor of another host.
     #[error("the result has {size} bytes, and there is room for {allowed}")]
     ResultTooLarge {
         /// Bytes of the result.
@@ -49,6 +49,18 @@ pub enum CallError {
     /// The actor is native, or its system has state of another type.
     #[error("the actor is not a component of this system")]
     OtherSystem,
+    /// The actor is on another host, which is gone or cannot be reached: whether the call was made is not known.
+    #[error("the actor's host was lost{}", if *accepted { " with the call in the actor's mailbox" } else { " with the call on its way" })]
+    Lost {
+        /// Whether the actor's mailbox is known to have taken it.
+        accepted: bool,
+    },
+    /// The actor is on another host, and what came from there or went there is not of the function's type.
+    #[error("the {} of a call between two hosts are not of the function's type", if *made { "results" } else { "parameters" })]
+    Malformed {
+        /// Whether the call was made.
+        made: bool,
+    },
 }
 
 /// A call by a link failed.
@@ -78,6 +90,14 @@ pub enum LinkFault {
     /// The result is larger than a message to the caller may be.
     #[error("the result was not taken: {0}")]
     Result(Refusal),
+    /// The actor may be on another host, and the function's type is too long to be told there.
+    #[error(
+        "the function's type has more than {allowed} bytes as text, which is too long for an actor of another host"
+    )]
+    LongType {
+        /// Bytes that it may have.
+        allowed: usize,
+    },
 }
 
 impl LinkFault {
@@ -97,7 +117,8 @@ struct Found<'a>(Option<&'a str>);
 impl fmt::Display for Found<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Some(exported) => write!(f, "`{exported}`"),
+            // It may come from another host.
+            Some(exported) => write!(f, "`{}`", shown(exported)),
             None => f.write_str("no such export"),
         }
     }

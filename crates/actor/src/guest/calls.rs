@@ -28,6 +28,7 @@ use crate::{
         call::{Call, Caller, Pending, Used},
         in_flight::Room,
         mailbox::Delivery,
+        values::{Signature, Unread, Wire, weight},
     },
 };
 
@@ -194,11 +195,22 @@ struct Asked<W, R> {
     what: W,
     size: usize,
     caller: Caller<R>,
-    /// Of a caller for whom several results may wait.
-    room: Option<Arc<Room>>,
 }
 
-impl<W: Send + 'static, R: Send + 'static> Pending for Asked<W, R> {
+/// What of a call goes to an actor of another host, and comes from there. A closure stays here.
+trait What<R>: Send + 'static {
+    /// The arguments.
+    fn encoded(&self, _: &Signature) -> Option<Bytes> {
+        None
+    }
+
+    /// Reads the results, which may weigh so many bytes.
+    fn decoded(&self, _results: Bytes, _: &Signature, _most: usize) -> Result<R, CallError> {
+        Err(CallError::Malformed { made: true })
+    }
+}
+
+impl<W: What<R>, R: Send + 'static> Pending for Asked<W, R> {
     fn size(&self) -> usize {
         self.size
     }
@@ -218,12 +230,47 @@ impl<W: Send + 'static, R: Send + 'static> Pending for Asked<W, R> {
     fn release(&mut self, is_kept: bool) {
         self.caller.release(is_kept);
     }
+
+    fn encoded(&self, signature: &Signature) -> Option<Bytes> {
+        self.what.encoded(signature)
+    }
+
+    fn heard(&mut self, results: Bytes, signature: &Signature, most: usize) {
+        self.caller.tell(self.what.decoded(results, signature, most));
+    }
+}
+
+/// Why results of another host were not read.
+fn unread(why: Unread, most: usize) -> CallError {
+    match why {
+        Unread::Malformed => CallError::Malformed { made: true },
+        Unread::TooLarge(size) => CallError::ResultTooLarge { size: size as u64, allowed: most as u64 },
+    }
 }
 
 /// An export with its arguments, until it is called.
-struct Typed<P> {
+struct Typed<P: 'static, R: 'static> {
     used: Arc<Used>,
     params: Option<P>,
+    /// Of a call that may go to an actor of another host.
+    coding: Option<&'static Coding<P, R>>,
+}
+
+/// How values of some types are written down and read.
+struct Coding<P, R> {
+    encode: fn(&P) -> Bytes,
+    decode: fn(Bytes) -> Result<R, Unread>,
+}
+
+impl<P: Send + 'static, R: 'static> What<R> for Typed<P, R> {
+    fn encoded(&self, _: &Signature) -> Option<Bytes> {
+        Some((self.coding?.encode)(self.params.as_ref()?))
+    }
+
+    fn decoded(&self, results: Bytes, _: &Signature, most: usize) -> Result<R, CallError> {
+        let coding = self.coding.ok_or(CallError::Malformed { made: true })?;
+        (coding.decode)(results).map_err(|why| unread(why, most))
+    }
 }
 
 /// What the exports that somebody uses are in an incarnation.
@@ -256,16 +303,29 @@ where
     P: Argument + ComponentNamedList + Lower + Send + Sync + 'static,
     R: ComponentNamedList + Lift + Send + Sync + 'static,
 {
+    typed_as::<U, P, R>(used, params, None)
+}
+
+/// The same, if need be of an actor of another host.
+pub(crate) fn typed_or_far<U, P, R>(used: &Arc<Used>, params: P) -> Made<R>
+where
+    U: Send + 'static,
+    P: Argument + Wire + ComponentNamedList + Lower + Send + Sync + 'static,
+    R: Wire + ComponentNamedList + Lift + Send + Sync + 'static,
+{
+    typed_as::<U, P, R>(used, params, Some(const { &Coding { encode: P::encode, decode: R::decode } }))
+}
+
+fn typed_as<U, P, R>(used: &Arc<Used>, params: P, coding: Option<&'static Coding<P, R>>) -> Made<R>
+where
+    U: Send + 'static,
+    P: Argument + ComponentNamedList + Lower + Send + Sync + 'static,
+    R: ComponentNamedList + Lift + Send + Sync + 'static,
+{
     let (caller, result) = Caller::new();
     let size = params.size();
-    let what = Typed { used: Arc::clone(used), params: Some(params) };
-    (
-        Call {
-            pending: Box::new(Asked { what, size, caller, room: None }),
-            how: const { &How::<U>(run_typed::<U, P, R>) },
-        },
-        result,
-    )
+    let what = Typed { used: Arc::clone(used), params: Some(params), coding };
+    (Call { pending: Box::new(Asked { what, size, caller }), how: const { &How::<U>(run_typed::<U, P, R>) } }, result)
 }
 
 fn run_typed<'a, U, P, R>(
@@ -279,7 +339,7 @@ where
     R: ComponentNamedList + Lift + Send + Sync + 'static,
 {
     Box::pin(async move {
-        let Asked::<Typed<P>, R> { what: Typed { used, params }, caller, .. } =
+        let Asked::<Typed<P, R>, R> { what: Typed { used, params, .. }, caller, .. } =
             (pending as &mut dyn Any).downcast_mut().expect("it is made with how it is called");
         let Some(params) = params.take() else { return Ok(()) };
         let mut sandbox = live.sandbox();
@@ -300,6 +360,8 @@ where
     })
 }
 
+impl<F: Send + 'static, R> What<R> for Option<F> {}
+
 /// A call by a closure, which is there until it is called.
 pub(crate) fn call_with<U, R, F>(
     deadline: Option<Instant>,
@@ -314,7 +376,7 @@ where
 {
     let (caller, result) = Caller::new();
     // What a closure holds is unknown.
-    let pending = Box::new(Asked { what: Some(call), size: 0, caller, room: None });
+    let pending = Box::new(Asked { what: Some(call), size: 0, caller });
     (delivery(deadline, Call { pending, how: const { &How::<U>(run_with::<U, R, F>) } }), result)
 }
 
@@ -346,6 +408,19 @@ where
 struct Values {
     used: Arc<Used>,
     params: Vec<Val>,
+    /// Of a caller for whom several results may wait.
+    room: Option<Arc<Room>>,
+}
+
+impl What<Vec<Val>> for Values {
+    fn encoded(&self, signature: &Signature) -> Option<Bytes> {
+        signature.encode_params(&self.params)
+    }
+
+    fn decoded(&self, results: Bytes, signature: &Signature, most: usize) -> Result<Vec<Val>, CallError> {
+        // The caller reads them itself: they wait in no room.
+        signature.decode_results(results, most).map_err(|why| unread(why, most))
+    }
 }
 
 type Dynamic = Asked<Values, Vec<Val>>;
@@ -396,25 +471,8 @@ impl ActorRef {
 pub(crate) fn by_values(used: &Arc<Used>, params: Vec<Val>, room: Option<Arc<Room>>) -> Made<Vec<Val>> {
     let (caller, result) = Caller::new();
     let size = params.iter().map(weight).sum();
-    let pending = Box::new(Asked { what: Values { used: Arc::clone(used), params }, size, caller, room });
+    let pending = Box::new(Asked { what: Values { used: Arc::clone(used), params, room }, size, caller });
     (Call { pending, how: &WithValues }, result)
-}
-
-/// Bytes that the host keeps for a value.
-pub(crate) fn weight(value: &Val) -> usize {
-    let text = |text: &String| size_of_val(text) + text.len();
-    let boxed = |value: &Option<Box<Val>>| value.as_deref().map_or(0, weight);
-    let pointed_to = match value {
-        Val::String(text) | Val::Enum(text) => text.len(),
-        Val::List(values) | Val::Tuple(values) | Val::FixedLengthList(values) => values.iter().map(weight).sum(),
-        Val::Map(entries) => entries.iter().map(|(key, value)| weight(key) + weight(value)).sum(),
-        Val::Record(fields) => fields.iter().map(|(name, value)| text(name) + weight(value)).sum(),
-        Val::Variant(name, value) => name.len() + boxed(value),
-        Val::Option(value) | Val::Result(Ok(value) | Err(value)) => boxed(value),
-        Val::Flags(names) => names.iter().map(text).sum(),
-        _ => 0,
-    };
-    size_of_val(value) + pointed_to
 }
 
 impl<U: Send + 'static> GuestLive<U> {
@@ -434,7 +492,7 @@ impl<U: Send + 'static> GuestLive<U> {
     }
 
     async fn call_dynamic(&mut self, call: &mut Dynamic, interrupt: &CancellationToken) -> Result<(), Crash> {
-        let Values { used, params } = &call.what;
+        let Values { used, params, .. } = &call.what;
         let mut sandbox = self.sandbox();
         let found = self.found.get(used, || used.find(&self.component).and_then(|export| sandbox.dynamic(&export)));
         let export: &DynamicExport = match found {
@@ -448,7 +506,7 @@ impl<U: Send + 'static> GuestLive<U> {
         if used.is_imported() {
             let (results, sandbox) = sandbox.call_dynamic_checked(export, params, interrupt).await?;
             self.back(sandbox);
-            let fits = call.room.as_ref().map_or(Ok(()), |room| {
+            let fits = call.what.room.as_ref().map_or(Ok(()), |room| {
                 let size = results.iter().map(weight).sum();
                 room.take(size).map_err(|allowed| CallError::ResultTooLarge { size: size as u64, allowed })
             });

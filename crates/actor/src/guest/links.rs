@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     num::NonZeroU64,
-    sync::{Arc, Weak},
+    sync::{Arc, OnceLock, Weak},
 };
 
 use airssys_wasm_engine::{
@@ -11,7 +11,7 @@ use airssys_wasm_engine::{
     wasmtime::{
         self, AsContextMut, StoreContextMut,
         component::{
-            Accessor, ComponentNamedList, Lift, LinkerInstance, Lower, Val,
+            Accessor, LinkerInstance, Val,
             types::{ComponentFunc, ComponentItem, Type},
         },
     },
@@ -20,21 +20,24 @@ use airssys_wasm_isolation::{HostState, LinkFailed};
 use airssys_wasm_limits::Metered;
 use airssys_wasm_registry::{ComponentId, MessageEnvelope, Refusal};
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    ActorState, Argument, CallError, DeniedAction, LinkFault, LinksError,
+    ActorState, CallError, DeniedAction, FarCall, LinkFault, LinksError,
     failure::policy::later,
     guest::{
-        calls::{self, Made, typed, weight},
+        calls::{self, Made, typed_or_far},
         imports::{room, share},
+        signatures::{self, ByTypes, Outcome, Plain},
     },
     runtime::{
         call::{LinkedInterface, Used, come_back},
         cell::Cell,
         endpoint::Endpoint,
         mailbox::Delivery,
+        values::{Signature, bound, weight},
     },
 };
 
@@ -73,6 +76,8 @@ struct Function {
     /// Its place in the interface.
     at: usize,
     used: Arc<Used>,
+    /// Once an actor of another host was called.
+    signature: Arc<OnceLock<Arc<Signature>>>,
 }
 
 /// A linked interface.
@@ -92,13 +97,13 @@ pub(crate) fn define<U: Send + 'static>(
         let link = Arc::new(Link { to: to.clone(), interface: Arc::clone(&linked) });
         let mut instance = linker.instance(&linked.name).map_err(|source| LinkError::HostFunctions { source })?;
         for (at, (name, ty)) in linked.functions.iter().enumerate() {
-            let function = Function { link: Arc::clone(&link), at, used: Arc::new(Used::imported(name, ty)) };
-            let defined = match function.ty().async_() {
+            let used = Arc::new(Used::imported(name, ty));
+            let function = Function { link: Arc::clone(&link), at, used, signature: Arc::default() };
+            let by_types = signatures::by_types(component, ty, Defines(&mut instance, &function));
+            let defined = by_types.unwrap_or_else(|| match ty.async_() {
                 true => by_values_of_an_async_one(&mut instance, function),
-                false => {
-                    fast(component, &mut instance, &function).unwrap_or_else(|| by_values(&mut instance, function))
-                }
-            };
+                false => by_values(&mut instance, function),
+            });
             defined.map_err(|source| LinkError::HostFunctions { source })?;
         }
     }
@@ -156,88 +161,27 @@ fn compatible(one: &str, other: &str) -> bool {
     track(one).is_some_and(|track_of_one| track(other) == Some(track_of_one))
 }
 
-/// What in a type is bound to one store.
-fn bound(ty: &Type) -> Option<&'static str> {
-    match ty {
-        Type::Own(_) | Type::Borrow(_) => Some("resource"),
-        Type::Future(_) => Some("future"),
-        Type::Stream(_) => Some("stream"),
-        Type::ErrorContext => Some("error-context"),
-        Type::List(list) => bound(&list.ty()),
-        Type::FixedLengthList(list) => bound(&list.ty()),
-        Type::Map(map) => bound(&map.key()).or_else(|| bound(&map.value())),
-        Type::Record(record) => record.fields().find_map(|field| bound(&field.ty)),
-        Type::Tuple(tuple) => tuple.types().find_map(|ty| bound(&ty)),
-        Type::Variant(variant) => variant.cases().filter_map(|case| case.ty).find_map(|ty| bound(&ty)),
-        Type::Option(option) => bound(&option.ty()),
-        Type::Result(result) => [result.ok(), result.err()].into_iter().flatten().find_map(|ty| bound(&ty)),
-        _ => None,
+/// Defines a function in a linker with static types.
+struct Defines<'a, 'b, U: 'static>(&'a mut LinkerInstance<'b, HostState<ActorState<U>>>, &'a Function);
+
+impl<U: Send + 'static> ByTypes for Defines<'_, '_, U> {
+    type Made = wasmtime::Result<()>;
+
+    fn make<P: Plain, R: Outcome>(self) -> Self::Made {
+        by_types::<U, P, R>(self.0, self.1)
     }
 }
 
-/// Results that static types have in a linked call.
-trait Outcome: Argument + ComponentNamedList + Lift + Lower + Send + Sync + 'static {
-    /// A failed call, if the type has a word for it.
-    fn failed(why: &str) -> Option<Self>;
-}
-
-macro_rules! outcomes {
-    ($($silent:ty),*; $($speaking:ty),*) => {
-        $(impl Outcome for $silent {
-            fn failed(_: &str) -> Option<Self> {
-                None
-            }
-        })*
-        $(impl Outcome for (Result<$speaking, String>,) {
-            fn failed(why: &str) -> Option<Self> {
-                Some((Err(why.to_owned()),))
-            }
-        })*
-    };
-}
-
-outcomes!((), (Bytes,), (Option<Bytes>,); (), Bytes, Option<Bytes>);
-
-/// The finite set of signatures with static types: those in which a list of bytes goes either way. By values it takes some
-/// 40 bytes for each of them.
-fn fast<U: Send + 'static>(
-    component: &LoadedComponent,
+fn by_types<U: Send + 'static, P: Plain, R: Outcome>(
     instance: &mut LinkerInstance<'_, HostState<ActorState<U>>>,
     function: &Function,
-) -> Option<wasmtime::Result<()>> {
-    macro_rules! first_of {
-        ($($params:ty => [$($result:ty),*]),*) => {
-            $($(if component.has_type::<$params, $result>(function.ty()) {
-                return Some(by_types::<U, $params, $result>(instance, function));
-            })*)*
-        };
-    }
-    first_of!(
-        (Bytes,) => [(), (Bytes,), (Option<Bytes>,), (Result<(), String>,), (Result<Bytes, String>,),
-            (Result<Option<Bytes>, String>,)],
-        (String, Bytes) => [(), (Bytes,), (Option<Bytes>,), (Result<(), String>,), (Result<Bytes, String>,),
-            (Result<Option<Bytes>, String>,)],
-        (String,) => [(Bytes,), (Option<Bytes>,), (Result<Bytes, String>,), (Result<Option<Bytes>, String>,)],
-        () => [(Bytes,), (Option<Bytes>,), (Result<Bytes, String>,), (Result<Option<Bytes>, String>,)]
-    );
-    None
-}
-
-fn by_types<U, P, R>(
-    instance: &mut LinkerInstance<'_, HostState<ActorState<U>>>,
-    function: &Function,
-) -> wasmtime::Result<()>
-where
-    U: Send + 'static,
-    P: Argument + ComponentNamedList + Lift + Lower + Send + Sync + 'static,
-    R: Outcome,
-{
+) -> wasmtime::Result<()> {
     let function = Arc::new(Function { used: Arc::new(Used::of::<P, R>(function.full())), ..function.clone() });
     let name = function.short().to_owned();
     instance.func_wrap_async(&name, move |mut store: Ctx<'_, U>, params: P| {
         let function = Arc::clone(&function);
         Box::new(async move {
-            let called = function.call(&mut store, typed::<U, P, R>(&function.used, params)).await;
+            let called = function.call(&mut store, typed_or_far::<U, P, R>(&function.used, params)).await;
             let called = called.and_then(|result| function.heard(&store, result.size(), result));
             called.or_else(|fault| R::failed(&fault.said()).ok_or_else(|| function.failed(fault)))
         })
@@ -377,6 +321,10 @@ impl Function {
                     _ => None,
                 },
             },
+            // A native actor of another host.
+            CallError::OtherSystem => {
+                LinkFault::Mismatch { imported: describe_func(self.full(), self.ty()), exported: None }
+            }
             CallError::ResultTooLarge { size, allowed } => LinkFault::Result(Refusal::TooLarge { size, allowed }),
             error => LinkFault::Call(error),
         }
@@ -422,11 +370,26 @@ impl Function {
         let mut delivery = Delivery::of_call(message, call);
         let exchange = async {
             let mut receivers = actors(&caller, to).peekable();
-            // Who comes before the others: one that is not in memory, or was not when it was called.
-            let mut next = if receivers.peek().is_none() { Some(awakened(&caller, to)?) } else { None };
+            // Who is not in memory, or not any more, and comes before the others when it is.
+            let mut absent = if receivers.peek().is_none() { Some(to.clone()) } else { None };
             let (mut fault, mut full) = (LinkFault::Unknown(to.clone()), None);
             loop {
-                let (receiver, waits) = match next.take().or_else(|| receivers.next()) {
+                let mut next = None;
+                if let Some(name) = absent.take() {
+                    match awakened(&caller, &name) {
+                        Ok(actor) => next = Some(actor),
+                        Err(asleep) => {
+                            if matches!(asleep, LinkFault::Unknown(_))
+                                && let Some(called) = self.call_elsewhere(&caller, &name, &mut delivery)
+                            {
+                                called?.await;
+                                return come_back(result, None).await.map_err(|error| self.failed_there(error));
+                            }
+                            fault = asleep;
+                        }
+                    }
+                }
+                let (receiver, waits) = match next.or_else(|| receivers.next()) {
                     Some(receiver) => (receiver, false),
                     None => (full.take().ok_or_else(|| fault.clone())?, true),
                 };
@@ -444,11 +407,7 @@ impl Function {
                 match pushed {
                     Ok(()) => return come_back(result, None).await.map_err(|error| self.failed_there(error)),
                     Err((Refusal::Moved, back)) => {
-                        delivery = back;
-                        match awakened(&caller, receiver.id()) {
-                            Ok(actor) => next = Some(actor),
-                            Err(asleep) => fault = asleep,
-                        }
+                        (delivery, absent) = (back, Some(receiver.id().clone()));
                     }
                     Err((reason, back)) => {
                         (delivery, fault) = (back, LinkFault::Call(CallError::NotSent(reason)));
@@ -460,6 +419,45 @@ impl Function {
             }
         };
         timeout_at(until, exchange).await.unwrap_or(Err(LinkFault::Call(CallError::Deadline)))
+    }
+
+    /// `None` if the type is too long for another host.
+    fn signature(&self) -> Option<Arc<Signature>> {
+        if let Some(signature) = self.signature.get() {
+            return Some(Arc::clone(signature));
+        }
+        let signature = Arc::new(Signature::of(self.ty())?);
+        if signature.is_small() {
+            // Fails if another thread has made it, too.
+            _ = self.signature.set(Arc::clone(&signature));
+        }
+        Some(signature)
+    }
+
+    /// Has an actor called that nobody here has, if somebody knows where it is. The future tells the caller what came of it.
+    #[cold]
+    fn call_elsewhere(
+        &self,
+        caller: &Cell,
+        to: &ComponentId,
+        delivery: &mut Delivery,
+    ) -> Option<Result<BoxFuture<'static, ()>, LinkFault>> {
+        if !caller.services.has_elsewhere() {
+            return None;
+        }
+        let Some(signature) = self.signature() else {
+            return Some(Err(LinkFault::LongType { allowed: FarCall::LONGEST_TYPE }));
+        };
+        let message = delivery.message.clone().with_payload(delivery.call_mut()?.pending.encoded(&signature)?);
+        let (export, ty) = (Arc::clone(&self.link.interface.functions[self.at].0), Arc::clone(&signature.text));
+        let called = caller.services.call_elsewhere(to, &FarCall { export, ty, message })?;
+        let (mut pending, most) = (delivery.take_call()?.pending, caller.mailbox.message_size());
+        Some(Ok(Box::pin(async move {
+            match called.await {
+                Ok(results) => pending.heard(results, &signature, usize::try_from(most).unwrap_or(usize::MAX)),
+                Err(error) => pending.fail(error),
+            }
+        })))
     }
 }
 

@@ -11,6 +11,8 @@ use airssys_wasm_engine::{
     wasmtime::component::{ComponentNamedList, Lift, Lower, Val, types::ComponentFunc},
 };
 use airssys_wasm_registry::{ComponentId, Refusal};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use tokio::{
     sync::oneshot,
     time::{Instant, timeout_at},
@@ -18,7 +20,11 @@ use tokio::{
 
 use crate::{
     ActorRef, CallError, LinkFault,
-    runtime::{cell::Cell, mailbox::Delivery},
+    runtime::{
+        cell::Cell,
+        mailbox::Delivery,
+        values::{Signature, Unread},
+    },
 };
 
 /// A call that waits for its turn.
@@ -37,6 +43,12 @@ pub(crate) trait Pending: Any + Send {
 
     /// Tells the caller what was held back, or that the state after the call is not kept.
     fn release(&mut self, is_kept: bool);
+
+    /// Its arguments, for an actor of another host. `None` if they cannot go there.
+    fn encoded(&self, signature: &Signature) -> Option<Bytes>;
+
+    /// Tells the caller what an actor of another host gave. The results may weigh so many bytes.
+    fn heard(&mut self, results: Bytes, signature: &Signature, most: usize);
 }
 
 /// A call in a mailbox.
@@ -98,6 +110,20 @@ impl Used {
     }
 }
 
+/// An export that callers of other hosts use.
+pub(crate) struct FarExport {
+    /// Its name and type, for people.
+    pub(crate) ty: String,
+    pub(crate) signature: Signature,
+    pub(crate) used: Arc<Used>,
+    pub(crate) make: MakeFar,
+}
+
+/// Makes a call with encoded parameters, which may weigh so many bytes, and gives the encoded results, until the deadline.
+pub(crate) type MakeFar = fn(&Arc<FarExport>, Bytes, usize, Option<Instant>) -> Result<MadeFar, Unread>;
+
+pub(crate) type MadeFar = (Call, BoxFuture<'static, Result<Bytes, CallError>>);
+
 /// The functions of an interface that a component imports, by `interface#function`.
 pub(crate) struct LinkedInterface {
     pub(crate) name: Arc<str>,
@@ -146,7 +172,12 @@ struct Users {
     version: Arc<()>,
     used: Vec<Weak<Used>>,
     callers: Vec<LinkedCaller>,
+    /// Of this version.
+    far: Vec<Arc<FarExport>>,
 }
+
+/// Exports that are remembered for callers of other hosts. Each has many names: its interface's with any version that is compatible.
+const REMEMBERED: usize = 64;
 
 impl Exports {
     /// From now on this version is called. It is held to the interfaces of those whom it fits: others came while an upgrade was
@@ -155,6 +186,7 @@ impl Exports {
         self.component = Some(component.clone());
         if let Some(users) = &mut self.users {
             users.version = Arc::default();
+            users.far.clear();
             users.callers.retain(|caller| caller.interface.fits(Some(component)).is_ok());
         }
     }
@@ -178,6 +210,28 @@ impl Exports {
         users.used.retain(|used| used.strong_count() > 0);
         users.used.push(Arc::downgrade(&used));
         Ok(used)
+    }
+
+    /// Finds an export for callers of other hosts.
+    pub(crate) fn far(
+        &mut self,
+        name: &str,
+        find: impl FnOnce(&LoadedComponent, &str) -> Result<FarExport, ExportError>,
+    ) -> Result<Arc<FarExport>, CallError> {
+        let component = self.component.as_ref().ok_or(CallError::OtherSystem)?;
+        let known = self.users.iter().flat_map(|users| &users.far).find(|known| *known.used.name == *name);
+        if let Some(known) = known {
+            return Ok(Arc::clone(known));
+        }
+        let found = Arc::new(find(component, name)?);
+        if found.signature.is_small() {
+            let far = &mut self.users.get_or_insert_default().far;
+            if far.len() >= REMEMBERED {
+                far.clear();
+            }
+            far.push(Arc::clone(&found));
+        }
+        Ok(found)
     }
 
     /// Holds the component to an interface that somebody imports, as long as the token lives. What it gives lives as long as this
@@ -274,21 +328,21 @@ impl Cell {
         result: oneshot::Receiver<Result<R, CallError>>,
     ) -> Result<R, CallError> {
         let deadline = delivery.message.deadline();
-        match self.try_push(delivery) {
-            Ok(()) => come_back(result, deadline).await,
-            Err((reason @ (Refusal::Full | Refusal::Restarting | Refusal::Moved), delivery)) => {
-                // Boxed, as for an ask.
-                let later = Box::pin(async {
-                    self.push_refused(reason, delivery).await.map_err(CallError::NotSent)?;
-                    come_back(result, None).await
-                });
-                match deadline {
-                    None => later.await,
-                    Some(deadline) => timeout_at(deadline, later).await.unwrap_or(Err(CallError::Deadline)),
-                }
-            }
-            Err((reason, _)) => Err(CallError::NotSent(reason)),
-        }
+        self.put(delivery).await?;
+        come_back(result, deadline).await
+    }
+
+    /// Puts a call into the mailbox, waiting for room until its deadline.
+    pub(crate) async fn put(&self, delivery: Delivery) -> Result<(), CallError> {
+        let deadline = delivery.message.deadline();
+        let Err((reason, delivery)) = self.try_push(delivery) else { return Ok(()) };
+        // Boxed, as for an ask.
+        let later = Box::pin(self.push_refused(reason, delivery));
+        let pushed = match deadline {
+            None => later.await,
+            Some(deadline) => timeout_at(deadline, later).await.map_err(|_| CallError::Deadline)?,
+        };
+        pushed.map_err(CallError::NotSent)
     }
 
     /// Puts a call into the mailbox that refused it: as soon as there is room, or, if the actor has left the memory, into that

@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
 use crate::{
-    ActorRef, AskError, KeepError, StartError,
+    ActorRef, AskError, CallError, KeepError, StartError,
     runtime::{
         call::{Call, Pending},
         mailbox::{Answer, Delivery, ReplyTo, Unanswered},
@@ -50,12 +50,38 @@ pub trait Elsewhere: Send + Sync + 'static {
         None
     }
 
+    /// Calls an export of the actor of a name that it knows, until the message's deadline. `None` if the name is not its own.
+    ///
+    /// Asked only if the caller may call that name, and nobody here has it. Whoever has the actor makes the call by
+    /// [`ActorSystem::call_encoded`](crate::ActorSystem::call_encoded), of which the result is given back as it is.
+    fn call(&self, to: &ComponentId, call: &FarCall) -> Option<BoxFuture<'static, Result<Bytes, CallError>>> {
+        _ = (to, call);
+        None
+    }
+
     /// Takes what an actor or the host has published here, for others who subscribed to its topic. Gives the number of hosts it
     /// is queued for. Must not block.
     fn publish(&self, topic: &Topic, message: &MessageEnvelope) -> usize {
         _ = (topic, message);
         0
     }
+}
+
+/// A call of an export of an actor that is not here.
+#[derive(Debug, Clone)]
+pub struct FarCall {
+    /// The export: `interface#function`, as links name it. The actor may have a later version that is compatible.
+    pub export: Arc<str>,
+    /// The function's type in full, as the caller imports it: `func(key: string) -> option<string>`. At most
+    /// [`LONGEST_TYPE`](Self::LONGEST_TYPE) bytes.
+    pub ty: Arc<str>,
+    /// Sender, deadline and trace. The payload is the encoded parameters.
+    pub message: MessageEnvelope,
+}
+
+impl FarCall {
+    /// Bytes of a type, as text. A call of a function whose type is longer fails at the caller.
+    pub const LONGEST_TYPE: usize = 8 << 10;
 }
 
 /// Whether an actor may act now: one whose name another host may have taken meanwhile must not.

@@ -80,6 +80,10 @@ impl Delivery {
         self.rare.as_ref().is_some_and(|rare| rare.call.is_some())
     }
 
+    pub(crate) fn call_mut(&mut self) -> Option<&mut Call> {
+        self.rare.as_mut()?.call.as_mut()
+    }
+
     pub(crate) fn take_call(&mut self) -> Option<Call> {
         self.rare.as_mut()?.call.take()
     }

@@ -30,4 +30,5 @@ pub(crate) mod task;
 pub(crate) mod timers;
 pub(crate) mod turn;
 pub(crate) mod upgrade;
+pub(crate) mod values;
 pub(crate) mod waits;

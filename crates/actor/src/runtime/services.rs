@@ -15,10 +15,16 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::broadcast;
 
 use crate::{
-    ActorRef, AskError, DeadLetterLimits, DeadLetters, SystemEvent,
+    ActorRef, AskError, CallError, DeadLetterLimits, DeadLetters, SystemEvent,
     runtime::{
-        endpoint::Endpoint, events::EVENTS, keeper::Elsewhere, mailbox::Delivery, metrics::Metrics,
-        reminders::Reminding, timers::Timers, waits::Waits,
+        endpoint::Endpoint,
+        events::EVENTS,
+        keeper::{Elsewhere, FarCall},
+        mailbox::Delivery,
+        metrics::Metrics,
+        reminders::Reminding,
+        timers::Timers,
+        waits::Waits,
     },
 };
 
@@ -150,9 +156,25 @@ impl Services {
         elsewhere.iter().find_map(|elsewhere| elsewhere.ask(to, message))
     }
 
+    /// Whether anybody knows names that are not registered.
+    pub(crate) fn has_elsewhere(&self) -> bool {
+        self.has_elsewhere.load(Ordering::Relaxed)
+    }
+
+    /// Has who knows an actor that is not here call it.
+    #[cold]
+    pub(crate) fn call_elsewhere(
+        &self,
+        to: &ComponentId,
+        call: &FarCall,
+    ) -> Option<BoxFuture<'static, Result<Bytes, CallError>>> {
+        let elsewhere = Arc::clone(&self.elsewhere.read());
+        elsewhere.iter().find_map(|elsewhere| elsewhere.call(to, call))
+    }
+
     /// Delivers a message to all who subscribed to its topic, here and elsewhere.
     pub(crate) async fn publish(&self, topic: &Topic, message: MessageEnvelope) -> PublishReport {
-        let hosts = if self.has_elsewhere.load(Ordering::Relaxed) && !message.is_late() {
+        let hosts = if self.has_elsewhere() && !message.is_late() {
             let elsewhere = Arc::clone(&self.elsewhere.read());
             elsewhere.iter().map(|elsewhere| elsewhere.publish(topic, &message)).sum()
         } else {

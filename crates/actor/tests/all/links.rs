@@ -18,17 +18,17 @@ use tokio::{
 
 use crate::support::{Probe, at_once, id, limits, settle, system};
 
-const STORE: &str = "acme:kv/store@1.0.0";
+pub(crate) const STORE: &str = "acme:kv/store@1.0.0";
 
-type Remember = ActorExport<(String, String), (Result<(), String>,)>;
-type Recall = ActorExport<(String,), (Result<String, String>,)>;
+pub(crate) type Remember = ActorExport<(String, String), (Result<(), String>,)>;
+pub(crate) type Recall = ActorExport<(String,), (Result<String, String>,)>;
 
-fn loaded(system: &ActorSystem, component: impl AsRef<[u8]>) -> LoadedComponent {
+pub(crate) fn loaded(system: &ActorSystem, component: impl AsRef<[u8]>) -> LoadedComponent {
     system.engine().load_blocking(&wat::parse_bytes(component.as_ref()).unwrap(), Profile::Plain).unwrap()
 }
 
 /// An actor that is called, with these links.
-fn spec_of(
+pub(crate) fn spec_of(
     system: &ActorSystem,
     name: &str,
     component: impl AsRef<[u8]>,
@@ -40,27 +40,27 @@ fn spec_of(
     ActorSpec::new(id(name), sandbox).with_contract(ContractKind::Exports).with_links(links).with_restart(at_once(100))
 }
 
-fn to(name: &str) -> Links {
+pub(crate) fn to(name: &str) -> Links {
     Links::default().with(STORE, id(name))
 }
 
-async fn spawn_kv(system: &ActorSystem, name: &str) -> ActorRef {
+pub(crate) async fn spawn_kv(system: &ActorSystem, name: &str) -> ActorRef {
     system.spawn(spec_of(system, name, KV, Links::default(), limits())).await.unwrap()
 }
 
-async fn spawn_clerk(system: &ActorSystem, links: Links) -> ActorRef {
+pub(crate) async fn spawn_clerk(system: &ActorSystem, links: Links) -> ActorRef {
     system.spawn(spec_of(system, "clerk", CLERK, links, limits())).await.unwrap()
 }
 
-fn uses(system: &ActorSystem, clerk: &ActorRef) -> (Remember, Recall) {
+pub(crate) fn uses(system: &ActorSystem, clerk: &ActorRef) -> (Remember, Recall) {
     (system.export(clerk, "remember").unwrap(), system.export(clerk, "recall").unwrap())
 }
 
-async fn remember(clerk: &Remember, key: &str, value: &str) -> Result<Result<(), String>, CallError> {
+pub(crate) async fn remember(clerk: &Remember, key: &str, value: &str) -> Result<Result<(), String>, CallError> {
     clerk.call((key.into(), value.into())).await.map(|(result,)| result)
 }
 
-async fn recall(clerk: &Recall, key: &str) -> Result<Result<String, String>, CallError> {
+pub(crate) async fn recall(clerk: &Recall, key: &str) -> Result<Result<String, String>, CallError> {
     clerk.call((key.into(),)).await.map(|(result,)| result)
 }
 
@@ -165,7 +165,7 @@ async fn an_actor_that_exports_something_else_is_refused_at_the_start_or_at_the_
 }
 
 /// Imports and exports the same function; `f` calls the import.
-const RELAY: &str = r#"(component
+pub(crate) const RELAY: &str = r#"(component
     (import "test:link/f" (instance $host (export "f" (func (result u32)))))
     (core func $f (canon lower (func $host "f")))
     (core module $m
@@ -177,24 +177,24 @@ const RELAY: &str = r#"(component
     (export "test:link/f" (instance $exports)))"#;
 
 /// Exports it, and answers 40.
-const END: &str = r#"(component
+pub(crate) const END: &str = r#"(component
     (core module $m (func (export "f") (result i32) (i32.const 40)))
     (core instance $i (instantiate $m))
     (func $f (result u32) (canon lift (core func $i "f")))
     (instance $exports (export "f" (func $f)))
     (export "test:link/f" (instance $exports)))"#;
 
-fn relay_to(name: &str) -> Links {
+pub(crate) fn relay_to(name: &str) -> Links {
     Links::default().with("test:link/f", id(name))
 }
 
-async fn call_f(system: &ActorSystem, actor: &ActorRef) -> Result<u32, CallError> {
+pub(crate) async fn call_f(system: &ActorSystem, actor: &ActorRef) -> Result<u32, CallError> {
     let f = system.export::<(), (u32,)>(actor, "test:link/f#f").unwrap();
     f.call(()).await.map(|(n,)| n)
 }
 
 /// The crash of a caller whose import failed.
-fn link_failed(called: Result<u32, CallError>) -> (String, String, LinkFault) {
+pub(crate) fn link_failed(called: Result<u32, CallError>) -> (String, String, LinkFault) {
     let Err(CallError::Crashed(report)) = called else { panic!("{called:?}") };
     let CrashKind::Link { function, to, cause } = report.crash.kind() else { panic!("{report}") };
     let failed: &LinkFailed = report.crash.host_error().unwrap().downcast_ref().unwrap();
@@ -460,7 +460,11 @@ async fn what_is_too_large_for_either_side_is_refused() {
 }
 
 /// A call that goes on until it is let go.
-fn keep_busy(system: &ActorSystem, actor: &ActorRef, gate: &Arc<Notify>) -> JoinHandle<Result<(), CallError>> {
+pub(crate) fn keep_busy(
+    system: &ActorSystem,
+    actor: &ActorRef,
+    gate: &Arc<Notify>,
+) -> JoinHandle<Result<(), CallError>> {
     let (system, actor, gate) = (system.clone(), actor.clone(), Arc::clone(gate));
     tokio::spawn(async move {
         let call = system.call_with(&actor, move |_, _| {

@@ -11,6 +11,7 @@ mod concurrency;
 mod dead_letters;
 mod ecosystem;
 mod elsewhere;
+mod far;
 mod keyvalue;
 mod links;
 mod manifest;

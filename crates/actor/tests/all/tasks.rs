@@ -172,7 +172,7 @@ const GIVES: &str = r#"(component
     (instance (export "acme:numbers/bytes") (export "give" (func $give))))"#;
 
 /// `begin` begins ten calls of it.
-const BEGINS_TEN: &str = r#"(component
+pub(crate) const BEGINS_TEN: &str = r#"(component
     (import "acme:numbers/bytes" (instance $bytes
         (export "give" (func async (param "n" u32) (result (list u8))))))
     (core module $memory (memory (export "memory") 1)
@@ -285,7 +285,7 @@ async fn its_exports_are_called_like_others() {
 }
 
 /// Exports an async function in an interface: one more than it got.
-const NEXT: &str = r#"(component
+pub(crate) const NEXT: &str = r#"(component
     (core module $m
         (import "" "return" (func $return (param i32)))
         (func (export "next") (param i32) (result i32)
@@ -300,7 +300,7 @@ const NEXT: &str = r#"(component
     (instance (export "acme:numbers/numbers@1.0.0") (export "next" (func $next))))"#;
 
 /// Imports it, and exports `twice`: two more than it got.
-const TWICE: &str = r#"(component
+pub(crate) const TWICE: &str = r#"(component
     (import "acme:numbers/numbers@1.0.0" (instance $numbers
         (export "next" (func async (param "n" u32) (result u32)))))
     (core func $next (canon lower (func $numbers "next")))
@@ -352,7 +352,7 @@ const BEGINS: &str = r#"(component
         (canon lift (core func $i "begin") async (callback (core func $i "callback")))))"#;
 
 /// An actor whose exports are called, and whose imports lead to others.
-fn linked(system: &ActorSystem, name: &str, text: &str, links: Links) -> ActorSpec<()> {
+pub(crate) fn linked(system: &ActorSystem, name: &str, text: &str, links: Links) -> ActorSpec<()> {
     let component = system.engine().load_wat_blocking(text, Profile::Plain).unwrap();
     let sandbox = SandboxSpec::new(system.link_with(&component, &links).unwrap(), limits()).unwrap();
     let spec = ActorSpec::new(id(name), sandbox).with_contract(ContractKind::Exports).with_links(links);

@@ -2,14 +2,16 @@
 
 use std::{pin::pin, sync::LazyLock, time::Duration};
 
-use airssys_wasm_actor::{ActorExport, ActorRef, ActorSystem, CallError, ContractKind, LinkFault, Links};
+use airssys_wasm_actor::{
+    ActorExport, ActorRef, ActorSystem, Bytes, CallError, ContractKind, FarCall, LinkFault, Links,
+};
 use airssys_wasm_engine::{
     LoadedComponent, Profile,
     wasmtime::component::{TypedFunc, Val},
 };
 use airssys_wasm_isolation::{LinkFailed, SandboxSpec};
 use airssys_wasm_keyed::{Admission, Keyed, KeyedOptions, KeyedSpec, Rate, SaveWhen};
-use airssys_wasm_registry::Refusal;
+use airssys_wasm_registry::{MessageEnvelope, Refusal};
 
 use crate::{
     owners::Parts,
@@ -92,7 +94,7 @@ fn link_fault(called: Result<(u32,), CallError>) -> LinkFault {
     failed.cause.downcast_ref::<LinkFault>().unwrap().clone()
 }
 
-/// Calls it in each of the ways that there are for a host.
+/// Calls it in each of the ways that there are.
 async fn call(system: &ActorSystem, actor: &ActorRef, how: usize) -> Result<u32, CallError> {
     match how {
         0 => system.export::<(), (u32,)>(actor, F)?.call(()).await.map(|(n,)| n),
@@ -100,7 +102,7 @@ async fn call(system: &ActorSystem, actor: &ActorRef, how: usize) -> Result<u32,
             let [Val::U32(n)] = values[..] else { panic!("{values:?}") };
             n
         }),
-        _ => {
+        2 => {
             let called = system.call_with(actor, |mut store, instance| {
                 Box::pin(async move {
                     let at = instance.get_export_index(&mut store, None, "test:link/f").unwrap();
@@ -111,8 +113,17 @@ async fn call(system: &ActorSystem, actor: &ActorRef, how: usize) -> Result<u32,
             });
             called.await.map(|(n,)| n)
         }
+        // For a caller on another host.
+        _ => {
+            let call =
+                FarCall { export: F.into(), ty: "func() -> u32".into(), message: MessageEnvelope::new(Bytes::new()) };
+            system.call_encoded_waiting(actor, call).await.map(|bytes| u32::from(bytes[0]))
+        }
     }
 }
+
+/// How many there are.
+const WAYS: usize = 4;
 
 #[tokio::test]
 async fn one_whose_key_is_another_hosts_is_not_called() {
@@ -121,11 +132,11 @@ async fn one_whose_key_is_another_hosts_is_not_called() {
     let spec = KeyedSpec::new(template).with_owner(std::sync::Arc::clone(&owner) as _);
     let carts = Keyed::install(&system, spec, store as _).await.unwrap();
     let actors = ["1", "2"].map(|key| carts.actor(key).unwrap().awaken().unwrap());
-    for how in 0..3 {
+    for how in 0..WAYS {
         assert_eq!(call(&system, &actors[0], how).await.unwrap(), how as u32 + 1);
     }
     owner.lose(1);
-    for how in 0..3 {
+    for how in 0..WAYS {
         let called = call(&system, &actors[0], how).await;
         assert!(matches!(called, Err(CallError::NotSent(Refusal::Moved))), "{called:?}");
         assert_eq!(call(&system, &actors[1], how).await.unwrap(), how as u32 + 1);
@@ -166,7 +177,7 @@ async fn who_calls_by_a_link_wakes_no_more_than_it_may() {
 
 #[tokio::test]
 async fn calls_follow_an_actor_that_has_left_the_memory() {
-    for how in 0..3 {
+    for how in 0..WAYS {
         let (system, store) = (system(), Faulty::new());
         let carts = carts(&system, &COUNTER, KeyedOptions::default(), &store).await;
         let actor = carts.actor("1").unwrap().awaken().unwrap();
@@ -241,12 +252,12 @@ async fn no_call_is_lost_or_made_twice_while_the_actor_comes_and_goes() {
 
 #[tokio::test]
 async fn the_result_of_a_call_waits_for_the_save_where_each_message_is_saved() {
-    for how in 0..4 {
+    for how in 0..=WAYS {
         let (system, store) = (system(), Faulty::new());
         let carts = carts(&system, &COUNTER, every_message(), &store).await;
         let (relay, actor) = (relay(&system, "relay", "cart/1").await, carts.actor("1").unwrap().awaken().unwrap());
         let call = async || match how {
-            3 => relay.call(()).await.map(|(n,)| n),
+            WAYS => relay.call(()).await.map(|(n,)| n),
             how => call(&system, &actor, how).await,
         };
         store.writes.forget_permits(usize::MAX);
@@ -265,7 +276,7 @@ async fn the_result_of_a_call_waits_for_the_save_where_each_message_is_saved() {
 
 #[tokio::test]
 async fn who_calls_is_told_that_the_state_is_not_saved() {
-    for how in 0..3 {
+    for how in 0..WAYS {
         let (system, store) = (system(), Faulty::new());
         let carts = carts(&system, &COUNTER, every_message(), &store).await;
         let relay = relay(&system, "relay", "cart/1").await;

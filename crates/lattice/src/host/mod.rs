@@ -19,7 +19,7 @@ use std::{
 };
 
 use airssys_wasm_actor::{
-    ActorRef, AskError, Bytes, DeadReason,
+    ActorRef, AskError, Bytes, CallError, DeadReason, FarCall,
     limits::CancellationToken,
     registry::{ActorAddress, ComponentId, MessageEnvelope, Refusal, Topic, TopicPattern, Undelivered},
 };
@@ -35,7 +35,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use self::peer::{Peer, Tag, Waiter};
+use self::peer::{Came, Peer, Tag, Waiter};
 use crate::{
     clock,
     config::{HostName, LatticeConfig},
@@ -43,7 +43,7 @@ use crate::{
     directory::{Directory, Place},
     error::TellError,
     events::LatticeEvent,
-    frame::{How, Letter, LetterHead, OVERHEAD, Sender, SessionId},
+    frame::{Callee, How, Letter, LetterHead, OVERHEAD, Sender, SessionId},
     lane::{Event, Lane, LaneLimits, Outcome, Room},
     lease::{self, Token},
     slots::Holding,
@@ -65,6 +65,10 @@ const LOOK: Duration = Duration::from_millis(10);
 pub(crate) trait Here: Send + Sync + 'static {
     /// The actor of a name, or the member of a group whose turn it is, brought into memory if it is asleep.
     fn actor(&self, name: &ComponentId, by: Option<&ActorAddress>, turn: usize) -> Result<ActorRef, Refusal>;
+    /// Calls an export of an actor, if there is room in its mailbox.
+    fn call(&self, actor: &ActorRef, call: FarCall) -> Result<BoxFuture<'static, Result<Bytes, CallError>>, Refusal>;
+    /// Calls an export of an actor as soon as there is room.
+    fn call_waiting(&self, actor: &ActorRef, call: FarCall) -> BoxFuture<'static, Result<Bytes, CallError>>;
     fn publish<'a>(&'a self, topic: &'a Topic, message: MessageEnvelope) -> BoxFuture<'a, ()>;
     fn dead_letter(&self, to: ActorAddress, message: MessageEnvelope, reason: DeadReason);
 }
@@ -80,13 +84,15 @@ pub(crate) struct Host {
     peers: RwLock<HashMap<HostName, Arc<Peer>>>,
     /// What this host has exported: names and groups.
     exports: RwLock<HashMap<ComponentId, Export>>,
+    /// What actors of other hosts may call: of names, groups and kinds.
+    offers: RwLock<HashMap<Box<str>, Vec<String>>>,
     /// The kinds that it has with others.
     kinds: RwLock<HashMap<Box<str>, Arc<SharedKind>>>,
     /// How many more components may be placed here, if any may.
     room: Mutex<Option<usize>>,
     /// Patterns of topics whose publications are taken.
     topics: Mutex<BTreeSet<TopicPattern>>,
-    publications: mpsc::Sender<(Topic, MessageEnvelope)>,
+    publications: mpsc::Sender<(Topic, MessageEnvelope, u8)>,
     /// What those that wait to be sent have of what they may have.
     publishing: Mutex<Room>,
     turn: AtomicUsize,
@@ -141,7 +147,7 @@ impl Export {
 /// A message that no lane took.
 struct Back {
     undelivered: Undelivered,
-    waiter: Waiter,
+    waiter: Option<Waiter>,
     /// The host whose lane is full.
     full: Option<Arc<Peer>>,
 }
@@ -177,6 +183,11 @@ impl Host {
         self.leaving.is_cancelled()
     }
 
+    /// Lets actors of other hosts call these interfaces of a name, and no others.
+    pub(crate) fn offer(&self, name: &ComponentId, interfaces: Vec<String>) {
+        self.offers.write().insert(name.as_str().into(), interfaces);
+    }
+
     /// Whether there is a session.
     fn is_joined(&self) -> bool {
         self.life.read().as_ref().is_some_and(|life| !life.fence.is_up(clock::now()))
@@ -200,8 +211,8 @@ impl Host {
         }
     }
 
-    /// The host of a name, and the lane to it.
-    fn peer(self: &Arc<Self>, name: &HostName, theirs: SessionId) -> Option<Arc<Peer>> {
+    /// The lane to a host, of which a packet of some version may have come before its record.
+    fn peer(self: &Arc<Self>, name: &HostName, theirs: SessionId, version: Option<u8>) -> Option<Arc<Peer>> {
         if let Some(peer) = self.peers.read().get(name) {
             return Some(Arc::clone(peer));
         }
@@ -211,8 +222,9 @@ impl Host {
         if self.directory.has_ended(name, theirs) {
             return None;
         }
+        let version = self.directory.version(name, theirs).or(version)?;
         let peer = peers.entry(name.clone()).or_insert_with(|| {
-            let mut lane = Lane::new(self.limits(), ours, theirs, clock::now());
+            let mut lane = Lane::new(self.limits(), ours, (theirs, version), clock::now());
             lane.online(*self.connected.borrow(), clock::now());
             let (to, nobody) = (self.subjects.packets_to(name), self.subjects.nobody_at(name));
             let peer = Arc::new(Peer::new(name.clone(), lane, to, nobody));
@@ -240,8 +252,8 @@ impl Host {
         self: &Arc<Self>,
         to: &ComponentId,
         message: MessageEnvelope,
-        how: How,
-        waiter: Waiter,
+        how: &How,
+        waiter: Option<Waiter>,
         turn: usize,
     ) -> Result<Arc<Peer>, Box<Back>> {
         let refused = |reason, message, waiter, full| {
@@ -262,14 +274,15 @@ impl Host {
             _ => return refused(Refusal::Unknown, message, waiter, None),
         };
         let allowed = self.largest();
-        if message.size() > allowed {
-            let reason = Refusal::TooLarge { size: message.size() as u64, allowed: allowed as u64 };
+        let size = message.size() + how.size();
+        if size > allowed {
+            let reason = Refusal::TooLarge { size: size as u64, allowed: allowed as u64 };
             return refused(reason, message, waiter, None);
         }
-        let Some(peer) = self.peer(&host, session) else {
+        let Some(peer) = self.peer(&host, session, None) else {
             return refused(Refusal::Unreachable, message, waiter, None);
         };
-        let letter = letter(to, &message, how);
+        let letter = letter(to, &message, how.clone());
         let pushed = peer.lane.lock().push(letter, Tag { to: to.clone(), message, waiter }, clock::now());
         match pushed {
             Ok(()) => Ok(peer),
@@ -294,7 +307,7 @@ impl Host {
     ///
     /// It comes back.
     pub(crate) fn send(self: &Arc<Self>, to: &ComponentId, message: MessageEnvelope) -> Result<(), Undelivered> {
-        let peer = self.push(to, message, How::Send, Waiter::Nobody, self.turn()).map_err(|back| back.undelivered)?;
+        let peer = self.push(to, message, &How::Send, None, self.turn()).map_err(|back| back.undelivered)?;
         peer.wake.notify_one();
         Ok(())
     }
@@ -305,27 +318,11 @@ impl Host {
     ///
     /// [`TellError`].
     pub(crate) async fn tell(self: &Arc<Self>, to: &ComponentId, message: MessageEnvelope) -> Result<(), TellError> {
-        let mut message = message;
-        let mut sent_again = 0;
-        loop {
-            let before = self.directory.revision(to);
-            let (told, outcome) = oneshot::channel();
-            let back = match self.push_waiting(to, message, How::Tell, Waiter::Tell(told)).await {
-                Ok(()) => match outcome.await {
-                    Ok(Err(TellError::NotSent(back))) => back,
-                    Ok(outcome) => return outcome,
-                    // Who was to tell is gone, with the lattice.
-                    Err(_) => return Err(TellError::Lost { message: MessageEnvelope::new(Bytes::new()) }),
-                },
-                Err(back) => back,
-            };
-            if back.reason != Refusal::Moved || !self.moved(to, before, &mut sent_again).await {
-                return Err(back.into());
-            }
-            message = back.message;
-            if let Some(actor) = self.moved_here(to, &message) {
-                return actor.tell(message).await.map_err(TellError::NotSent);
-            }
+        match self.exchange(to, message, How::Tell).await {
+            Ok(Came::Accepted | Came::Answered(_)) => Ok(()),
+            Ok(Came::NotSent(undelivered)) => Err(undelivered.into()),
+            Ok(Came::Lost { message, .. }) => Err(TellError::Lost { message }),
+            Err((actor, message)) => actor.tell(message).await.map_err(TellError::NotSent),
         }
     }
 
@@ -337,31 +334,63 @@ impl Host {
     pub(crate) async fn ask(self: &Arc<Self>, to: &ComponentId, message: MessageEnvelope) -> Result<Bytes, AskError> {
         let deadline = message.deadline();
         let asking = async {
-            let mut message = message;
-            let mut sent_again = 0;
-            loop {
-                let before = self.directory.revision(to);
-                let (told, outcome) = oneshot::channel();
-                let back = match self.push_waiting(to, message, How::Ask, Waiter::Ask(told)).await {
-                    Ok(()) => match outcome.await {
-                        Ok(Err(AskError::NotSent(back))) => back,
-                        Ok(outcome) => return outcome,
-                        Err(_) => return Err(AskError::Lost { accepted: false }),
-                    },
-                    Err(back) => back,
-                };
-                if back.reason != Refusal::Moved || !self.moved(to, before, &mut sent_again).await {
-                    return Err(AskError::NotSent(back));
-                }
-                message = back.message;
-                if let Some(actor) = self.moved_here(to, &message) {
-                    return actor.ask(message).await;
-                }
+            match self.exchange(to, message, How::Ask).await {
+                Ok(came) => peer::asked(came),
+                Err((actor, message)) => actor.ask(message).await,
             }
         };
-        match deadline {
-            None => asking.await,
-            Some(deadline) => timeout_at(deadline, asking).await.unwrap_or(Err(AskError::Deadline)),
+        by(deadline, asking).await.unwrap_or(Err(AskError::Deadline))
+    }
+
+    /// Calls an export of an actor of another host, until the message's deadline.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`].
+    pub(crate) async fn call(self: &Arc<Self>, to: &ComponentId, call: FarCall) -> Result<Bytes, CallError> {
+        let deadline = call.message.deadline();
+        let calling = async {
+            let callee = Callee { export: Arc::clone(&call.export), ty: Arc::clone(&call.ty) };
+            match self.exchange(to, call.message.clone(), How::Call(callee.into())).await {
+                Ok(came) => peer::called(came, &call),
+                Err((actor, _)) => self.here.call_waiting(&actor, call.clone()).await,
+            }
+        };
+        by(deadline, calling).await.unwrap_or(Err(CallError::Deadline))
+    }
+
+    /// Sends a message as soon as there is room, again where its receiver has moved, and gives what came of it. `Err` gives it back
+    /// with its receiver, if that has moved to this host.
+    async fn exchange(
+        self: &Arc<Self>,
+        to: &ComponentId,
+        message: MessageEnvelope,
+        how: How,
+    ) -> Result<Came, (ActorRef, MessageEnvelope)> {
+        let mut message = message;
+        let mut sent_again = 0;
+        loop {
+            let before = self.directory.revision(to);
+            let (told, came) = oneshot::channel();
+            let back = match self.push_waiting(to, message, &how, told).await {
+                Ok(()) => match came.await {
+                    Ok(Came::NotSent(back)) => back,
+                    Ok(came) => return Ok(came),
+                    // Who was to tell is gone, with the lattice.
+                    Err(_) => {
+                        let message = MessageEnvelope::new(Bytes::new());
+                        return Ok(Came::Lost { accepted: false, message });
+                    }
+                },
+                Err(back) => back,
+            };
+            if back.reason != Refusal::Moved || !self.moved(to, before, &mut sent_again).await {
+                return Ok(Came::NotSent(back));
+            }
+            message = back.message;
+            if let Some(actor) = self.moved_here(to, &message) {
+                return Err((actor, message));
+            }
         }
     }
 
@@ -370,10 +399,10 @@ impl Host {
         self: &Arc<Self>,
         to: &ComponentId,
         message: MessageEnvelope,
-        how: How,
+        how: &How,
         waiter: Waiter,
     ) -> Result<(), Undelivered> {
-        let (mut message, mut waiter, mut turn) = (message, waiter, self.turn());
+        let (mut message, mut waiter, mut turn) = (message, Some(waiter), self.turn());
         // Hosts whose lanes were full, and how often one was full again since the last of them was added.
         let mut full = Vec::<(Arc<Peer>, Pin<Box<OwnedNotified>>)>::new();
         let mut again = 0;
@@ -465,25 +494,18 @@ impl Host {
     }
 
     fn settled(&self, peer: &Peer, Tag { to, message, waiter }: Tag, outcome: Outcome) {
-        match waiter {
-            Waiter::Nobody => {
-                let reason = match outcome {
-                    Outcome::Refused(because, _) => DeadReason::Undeliverable { because },
-                    Outcome::Lost { .. } => DeadReason::Lost,
-                    Outcome::Accepted | Outcome::Answered(_) => return,
-                };
-                self.here.dead_letter(self.address(&peer.name, &to, 0), message, reason);
-            }
+        let came = Came::of(outcome, message);
+        if let Some(told) = waiter {
             // Who does not wait any more has dropped the other end.
-            Waiter::Tell(told) => {
-                _ = told.send(match outcome {
-                    Outcome::Accepted | Outcome::Answered(_) => Ok(()),
-                    Outcome::Refused(reason, _) => Err(Undelivered::new(reason, message).into()),
-                    Outcome::Lost { .. } => Err(TellError::Lost { message }),
-                });
-            }
-            Waiter::Ask(told) => _ = told.send(peer::asked(outcome, message)),
+            _ = told.send(came);
+            return;
         }
+        let (message, reason) = match came {
+            Came::NotSent(back) => (back.message, DeadReason::Undeliverable { because: back.reason }),
+            Came::Lost { message, .. } => (message, DeadReason::Lost),
+            Came::Accepted | Came::Answered(_) => return,
+        };
+        self.here.dead_letter(self.address(&peer.name, &to, 0), message, reason);
     }
 
     /// The address of somebody on another host.
@@ -570,6 +592,14 @@ async fn carry(host: Arc<Host>, peer: Arc<Peer>) {
         }
         tokio::task::yield_now().await;
         host.flush(&peer).await;
+    }
+}
+
+/// What comes before a deadline, if there is one.
+async fn by<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
+    match deadline {
+        None => Some(future.await),
+        Some(deadline) => timeout_at(deadline, future).await.ok(),
     }
 }
 

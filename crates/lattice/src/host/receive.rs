@@ -3,7 +3,7 @@
 use std::{collections::HashMap, iter, sync::Arc, time::Duration};
 
 use airssys_wasm_actor::{
-    AskError, Bytes,
+    AskError, Bytes, CallError, FarCall,
     registry::{ComponentId, MessageEnvelope, Refusal},
 };
 use async_nats::{HeaderMap, Message, StatusCode, Subscriber};
@@ -25,9 +25,10 @@ type Later = BoxFuture<'static, (Arc<Peer>, Ticket, Said)>;
 
 /// What is replied to a letter.
 enum Said {
-    Accepted(How),
+    Accepted,
     Refused(Refusal),
     Answered(Result<Bytes, AskError>),
+    Called(Result<Bytes, CallError>),
 }
 
 /// How often an actor that leaves the memory is brought back for one message.
@@ -93,8 +94,7 @@ pub(super) async fn heartbeats(host: Arc<Host>, mut heartbeats: Subscriber) {
             continue;
         }
         if let Some(peer) = host.peers.read().get(&from).cloned() {
-            let events = peer.with_lane(|lane, mut tell| lane.heartbeat(session, clock::now(), &mut tell));
-            host.settle(&peer, events);
+            peer.lane.lock().heartbeat(session, clock::now());
         }
     }
 }
@@ -175,29 +175,28 @@ impl Host {
     async fn packet(self: &Arc<Self>, message: Message, subscribed: &str, later: &mut FuturesUnordered<Later>) {
         let from = origin(&message, subscribed).filter(|from| *from != self.config.host);
         let Some(from) = from else { return };
-        let (head, frames) = match frame::decode(message.payload) {
+        let packet = match frame::decode(message.payload, self.config.versions()) {
             Ok(packet) => packet,
             Err(error) => return self.malformed(&from, error),
         };
+        let theirs = packet.head.from;
         let is_one_too_many = |peers: &HashMap<HostName, _>| peers.len() >= HOSTS && !peers.contains_key(&from);
         if is_one_too_many(&self.peers.read()) {
             metrics::counter!("lattice_refused_packets_total").increment(1);
             return;
         }
-        if !self.is_beside(head.from) {
+        if !self.is_beside(theirs) {
             return;
         }
-        let Some(peer) = self.peer(&from, head.from) else { return };
-        let events = peer.with_lane(|lane, mut tell| lane.receive(head, frames, clock::now(), &mut tell));
+        let Some(peer) = self.peer(&from, theirs, Some(packet.version)) else { return };
+        let events = peer.with_lane(|lane, mut tell| lane.receive(packet, clock::now(), &mut tell));
         for (ticket, letter) in self.settle(&peer, events) {
             match self.deliver(&peer.name, letter) {
                 Delivered::Now(said) => self.reply(&peer, ticket, said),
-                Delivered::Taken(how, answer) => {
-                    self.reply(&peer, ticket, Said::Accepted(how));
-                    let peer = Arc::clone(&peer);
-                    later.push(Box::pin(async move { (peer, ticket, Said::Answered(answer.await)) }));
-                }
-                Delivered::Waits(said) => {
+                Delivered::Later { said, is_taken } => {
+                    if is_taken {
+                        peer.lane.lock().accept(ticket, true);
+                    }
                     let peer = Arc::clone(&peer);
                     later.push(Box::pin(async move { (peer, ticket, said.await) }));
                 }
@@ -213,15 +212,16 @@ impl Host {
     }
 
     fn reply(&self, peer: &Peer, ticket: Ticket, said: Said) {
-        let most = self.largest();
+        let answered = match said {
+            Said::Accepted => return peer.lane.lock().accept(ticket, false),
+            Said::Refused(reason) => Err(reason),
+            Said::Answered(answered) => peer::answer(answered, self.largest()),
+            Said::Called(called) => peer::result(called, self.largest()),
+        };
         let lane = &mut *peer.lane.lock();
-        match said {
-            Said::Accepted(how) => lane.accept(ticket, how),
-            Said::Refused(reason) => lane.refuse(ticket, reason),
-            Said::Answered(answered) => match peer::answer(answered, most) {
-                Ok(answer) => lane.answer(ticket, answer),
-                Err(reason) => lane.refuse(ticket, reason),
-            },
+        match answered {
+            Ok(answer) => lane.answer(ticket, answer),
+            Err(reason) => lane.refuse(ticket, reason),
         }
     }
 
@@ -247,9 +247,22 @@ impl Host {
         }
     }
 
+    /// Whether actors of other hosts may call an export of a name, or of a key of a kind.
+    fn offers(&self, to: &ComponentId, export: &str) -> bool {
+        let Some((interface, _)) = export.split_once('#') else { return false };
+        let kind = to.as_str().split_once('/').filter(|_| !self.exports.read().contains_key(to)).map(|(kind, _)| kind);
+        let offers = self.offers.read();
+        let offered = offers.get(kind.unwrap_or(to.as_str()));
+        offered.into_iter().flatten().any(|offered| offered == interface)
+    }
+
     fn deliver(&self, from: &HostName, letter: Letter) -> Delivered {
-        let (to, how) = (letter.head.to.clone(), letter.head.how);
-        if let Err(reason) = self.may_deliver(&to) {
+        let (to, how) = (letter.head.to.clone(), letter.head.how.clone());
+        let may_deliver = self.may_deliver(&to).and_then(|()| match &how {
+            How::Call(callee) if !self.offers(&to, &callee.export) => Err(Refusal::NotOffered),
+            _ => Ok(()),
+        });
+        if let Err(reason) = may_deliver {
             return Delivered::Now(Said::Refused(reason));
         }
         self.hand(&to, how, self.envelope(from, letter), ATTEMPTS)
@@ -290,26 +303,40 @@ impl Host {
         let message = message.with_target(actor.address().generation());
         let has_left = |reason: Refusal| reason == Refusal::Moved && kind.is_some() && attempts > 0;
         let may_wait = |reason: Refusal| matches!(reason, Refusal::Full | Refusal::Restarting);
+        let later = |said, is_taken| Delivered::Later { said, is_taken };
         match how {
             How::Send | How::Tell => match actor.try_tell(message) {
-                Ok(()) => Delivered::Now(Said::Accepted(how)),
+                Ok(()) => Delivered::Now(Said::Accepted),
                 Err(refused) if has_left(refused.reason) => self.hand(to, how, refused.message, attempts - 1),
                 Err(refused) if how == How::Tell && may_wait(refused.reason) => {
-                    Delivered::Waits(Box::pin(async move {
+                    let told = async move {
                         let told = actor.tell(refused.message).await;
-                        told.map_or_else(|refused| Said::Refused(refused.reason), |()| Said::Accepted(how))
-                    }))
+                        told.map_or_else(|refused| Said::Refused(refused.reason), |()| Said::Accepted)
+                    };
+                    later(Box::pin(told), false)
                 }
                 Err(refused) => Delivered::Now(Said::Refused(refused.reason)),
             },
             How::Ask => match actor.begin_ask(message) {
-                Ok(answer) => Delivered::Taken(how, Box::pin(answer)),
+                Ok(answer) => later(Box::pin(answer.map(Said::Answered)), true),
                 Err(refused) if has_left(refused.reason) => self.hand(to, how, refused.message, attempts - 1),
                 Err(refused) if may_wait(refused.reason) => {
-                    Delivered::Waits(Box::pin(async move { Said::Answered(actor.ask(refused.message).await) }))
+                    later(Box::pin(async move { Said::Answered(actor.ask(refused.message).await) }), false)
                 }
                 Err(refused) => Delivered::Now(Said::Refused(refused.reason)),
             },
+            How::Call(ref callee) => {
+                let (export, ty) = (Arc::clone(&callee.export), Arc::clone(&callee.ty));
+                let call = FarCall { export, ty, message };
+                match self.here.call(&actor, call.clone()) {
+                    Ok(result) => later(Box::pin(result.map(Said::Called)), true),
+                    Err(reason) if has_left(reason) => self.hand(to, how, call.message, attempts - 1),
+                    Err(reason) if may_wait(reason) => {
+                        later(Box::pin(self.here.call_waiting(&actor, call).map(Said::Called)), false)
+                    }
+                    Err(reason) => Delivered::Now(Said::Refused(reason)),
+                }
+            }
         }
     }
 }
@@ -317,8 +344,9 @@ impl Host {
 /// What becomes of a letter that came.
 enum Delivered {
     Now(Said),
-    /// The mailbox has it, and this will be the answer.
-    Taken(How, BoxFuture<'static, Result<Bytes, AskError>>),
-    /// The mailbox has no room yet.
-    Waits(BoxFuture<'static, Said>),
+    /// This will be said of it. If it is not taken, the mailbox has no room yet.
+    Later {
+        said: BoxFuture<'static, Said>,
+        is_taken: bool,
+    },
 }

@@ -26,7 +26,7 @@ use crate::{
     directory::{Directory, HostRecord, Key, NameRecord},
     error::{ExportError, JoinError},
     events::LatticeEvent,
-    frame::{SessionId, VERSIONS},
+    frame::SessionId,
     lease::{Holder, Joining, Owner, Renewal, Session, Standing, Timing},
 };
 
@@ -72,7 +72,7 @@ pub(crate) async fn join(config: LatticeConfig, here: Box<dyn Here>) -> Result<A
     let nobody = subscribe(subjects.nobody()).await?;
     let heartbeats = subscribe(subjects.heartbeats()).await?;
     let host = Arc::new(Host {
-        directory: Directory::new(timing, bucket, clock::now()),
+        directory: Directory::new(timing, config.versions(), bucket, clock::now()),
         config,
         subjects,
         client: client.clone(),
@@ -81,6 +81,7 @@ pub(crate) async fn join(config: LatticeConfig, here: Box<dyn Here>) -> Result<A
         life: RwLock::default(),
         peers: RwLock::default(),
         exports: RwLock::default(),
+        offers: RwLock::default(),
         kinds: RwLock::default(),
         room: Mutex::default(),
         topics: Mutex::default(),
@@ -134,7 +135,7 @@ impl Host {
         let record = HostRecord {
             session,
             since,
-            versions: (*VERSIONS.start(), *VERSIONS.end()),
+            versions: self.config.versions(),
             labels: self.config.labels.clone(),
             topics,
             kinds: self.taken_kinds(),
@@ -735,7 +736,8 @@ async fn follow(host: &Arc<Host>, records: &mut kv::Watch) {
 impl Host {
     /// The record of a host was seen.
     fn host_changed(&self, name: &HostName, before: Option<SessionId>) {
-        let now = self.directory.host(name).and_then(|info| info.session);
+        let info = self.directory.host(name);
+        let now = info.as_ref().and_then(|info| info.session);
         if now == before {
             return;
         }
@@ -743,9 +745,11 @@ impl Host {
             Some(_) => LatticeEvent::Joined { host: name.clone() },
             None => LatticeEvent::Left { host: name.clone() },
         });
-        let Some(session) = now else { return self.drop_peer(name) };
+        let Some((session, version)) = now.zip(info.and_then(|info| info.version)) else {
+            return self.drop_peer(name);
+        };
         if let Some(peer) = self.peers.read().get(name).cloned() {
-            let events = peer.with_lane(|lane, mut tell| lane.session(session, &mut tell));
+            let events = peer.with_lane(|lane, mut tell| lane.session(session, version, &mut tell));
             self.settle(&peer, events);
         }
     }

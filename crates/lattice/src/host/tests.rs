@@ -19,6 +19,7 @@ use crate::{
     Lattice,
     directory::{Key, NameRecord},
     error::ExportError,
+    frame::VERSIONS,
     lease::{Owner, Session},
 };
 
@@ -102,7 +103,7 @@ async fn publications_that_wait_have_so_much_room_and_no_sender_has_all_of_it() 
     let (pattern, topic) = ("orders.>".parse().unwrap(), Topic::new("orders.eu").unwrap());
     let mut heard = other.subscribe(&pattern, 2_000, WhenFull::Error);
     within(b.take_topics(&pattern)).await.unwrap();
-    until(|| a.host().directory.takers(&topic, a.name()) == 1).await;
+    until(|| a.host().directory.takers(&topic, a.name()).0 == 1).await;
     let publish = |sender: &ComponentId, number, size: usize| {
         let message = MessageEnvelope::new(vec![0; size]).with_sender(ActorAddress::elsewhere(sender, number));
         a.host().publish(&topic, &message)
@@ -132,7 +133,7 @@ async fn a_lane_of_a_session_that_ends_meanwhile_is_not_made() {
     let peers = host.peers.read();
     let sends = thread::spawn({
         let host = Arc::clone(&host);
-        move || host.peer(&"b".parse().unwrap(), theirs).is_some()
+        move || host.peer(&"b".parse().unwrap(), theirs, Some(VERSIONS.1)).is_some()
     });
     // Nobody else may look while the other thread waits to write.
     while host.peers.try_read().is_some() {
@@ -163,10 +164,11 @@ async fn the_lane_to_a_host_that_has_left_is_forgotten() {
         within(lattice.leave(LONG)).await;
         until(|| a.host().peers.read().is_empty()).await;
         // A packet that comes late makes none.
-        assert!(sessions.iter().all(|session| a.host().peer(&b, *session).is_none()));
+        assert!(sessions.iter().all(|session| a.host().peer(&b, *session, Some(VERSIONS.1)).is_none()));
     }
     let next = SessionId { revision: sessions[1].revision.checked_add(1_000).unwrap(), ..sessions[1] };
-    assert!(a.host().peer(&b, next).is_some(), "one that was not seen yet");
+    assert!(a.host().peer(&b, next, None).is_none(), "it is not known how to speak to it");
+    assert!(a.host().peer(&b, next, Some(VERSIONS.1)).is_some(), "one that was not seen yet");
 }
 
 #[tokio::test]

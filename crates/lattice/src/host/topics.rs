@@ -28,11 +28,11 @@ fn sender(message: &MessageEnvelope) -> impl Iterator<Item = Party> {
 impl Host {
     /// Queues what was published here for the hosts that take it. Gives their number.
     pub(crate) fn publish(&self, topic: &Topic, message: &MessageEnvelope) -> usize {
-        let takers = self.directory.takers(topic, &self.config.host);
+        let (takers, version) = self.directory.takers(topic, &self.config.host);
         if takers == 0 || !self.is_joined() || !*self.connected.borrow() {
             return 0;
         }
-        if !self.queue(topic, message) {
+        if !self.queue(topic, message, version) {
             metrics::counter!("lattice_unpublished_total").increment(1);
             return 0;
         }
@@ -40,12 +40,12 @@ impl Host {
     }
 
     /// Whether there was room for a publication.
-    fn queue(&self, topic: &Topic, message: &MessageEnvelope) -> bool {
+    fn queue(&self, topic: &Topic, message: &MessageEnvelope, version: u8) -> bool {
         let size = message.size();
         let mut room = self.publishing.lock();
         let has_room = size <= self.largest()
             && room.has(size, sender(message), (PUBLICATIONS, self.config.window_bytes))
-            && self.publications.try_send((topic.clone(), message.clone())).is_ok();
+            && self.publications.try_send((topic.clone(), message.clone(), version)).is_ok();
         if has_room {
             room.take(size, sender(message));
         }
@@ -95,7 +95,7 @@ impl Host {
         if from == self.config.host || first.as_ref() != Some(pattern) {
             return;
         }
-        let letter = match frame::decode_letter(publication.payload) {
+        let letter = match frame::decode_letter(publication.payload, self.config.versions()) {
             Ok(letter) => letter,
             Err(error) => return self.malformed(&from, error),
         };
@@ -104,15 +104,15 @@ impl Host {
 }
 
 /// Publishes what was queued.
-pub(super) async fn published(host: Arc<Host>, mut publications: mpsc::Receiver<(Topic, MessageEnvelope)>) {
+pub(super) async fn published(host: Arc<Host>, mut publications: mpsc::Receiver<(Topic, MessageEnvelope, u8)>) {
     // Who reads the head does not look at the name.
     let nobody = ComponentId::new("-").expect("it is a name");
     let mut batch = Vec::new();
     loop {
         let publishing = async {
             publications.recv_many(&mut batch, BATCH).await;
-            for (topic, message) in &batch {
-                let bytes = frame::encode_letter(&letter(&nobody, message, How::Send));
+            for (topic, message, version) in &batch {
+                let bytes = frame::encode_letter(*version, &letter(&nobody, message, How::Send));
                 _ = host.client.publish(host.subjects.publication(topic.as_str()), bytes).await;
             }
             // What the client has and could not send has its room still.
@@ -126,7 +126,7 @@ pub(super) async fn published(host: Arc<Host>, mut publications: mpsc::Receiver<
             return;
         }
         let mut room = host.publishing.lock();
-        for (_, message) in batch.drain(..) {
+        for (_, message, _) in batch.drain(..) {
             room.give_back(message.size(), sender(&message));
         }
     }

@@ -12,7 +12,7 @@ use std::{
 
 use airssys_wasm_actor::registry::{ComponentId, Refusal};
 
-use crate::frame::{Answer, Frame, GAPS, Head, How, Letter, Reply, SessionId};
+use crate::frame::{Answer, Frame, GAPS, Head, Letter, Packet, Reply, SessionId};
 
 /// What a lane may hold, and when it gives up.
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +77,8 @@ pub(crate) struct Lane<T> {
     limits: LaneLimits,
     ours: SessionId,
     theirs: SessionId,
+    /// The latest that the other side's session is known to speak, as this one does.
+    version: u8,
 
     /// The number of the next frame.
     next: u64,
@@ -177,12 +179,13 @@ impl Room {
 }
 
 impl<T> Lane<T> {
-    /// A lane to a host that was heard of now.
-    pub(crate) fn new(limits: LaneLimits, ours: SessionId, theirs: SessionId, now: Duration) -> Self {
+    /// A lane to a session of a host that was heard of now.
+    pub(crate) fn new(limits: LaneLimits, ours: SessionId, (theirs, version): (SessionId, u8), now: Duration) -> Self {
         Self {
             limits,
             ours,
             theirs,
+            version,
             next: 1,
             floor: 1,
             unsent: VecDeque::new(),
@@ -228,16 +231,19 @@ impl<T> Lane<T> {
     ///
     /// # Errors
     ///
-    /// It comes back: the other side cannot be reached, or there is no room.
+    /// It comes back: the other side cannot be reached or does not read it, or there is no room.
     pub(crate) fn push(&mut self, letter: Letter, tag: T, now: Duration) -> Result<(), (Refusal, Letter, T)> {
         if !self.is_reachable(now) {
             return Err((Refusal::Unreachable, letter, tag));
         }
+        if letter.since() > self.version {
+            return Err((Refusal::NotOffered, letter, tag));
+        }
         let most = (self.limits.letters, self.limits.bytes);
-        if !self.room.has(letter.payload.len(), parties(&letter), most) {
+        if !self.room.has(letter.size(), parties(&letter), most) {
             return Err((Refusal::Full, letter, tag));
         }
-        self.room.take(letter.payload.len(), parties(&letter));
+        self.room.take(letter.size(), parties(&letter));
         let number = self.number();
         self.unsent.push_back(Unsent::Letter(number));
         self.pending.insert(number, Pending { letter, tag, sent: false, accepted: false });
@@ -249,15 +255,15 @@ impl<T> Lane<T> {
         self.next - 1
     }
 
-    /// The mailbox has taken a letter. Its sender is told at once, or, if it waits for the answer, with what is said next.
-    pub(crate) fn accept(&mut self, of: Ticket, how: How) {
+    /// The mailbox has taken a letter. Its sender is told at once, or, if it is answered later, with what is said next.
+    pub(crate) fn accept(&mut self, of: Ticket, is_answered: bool) {
         if of.session != self.theirs {
             return;
         }
-        if !how.is_ask() {
+        if !is_answered {
             self.taken = self.taken.saturating_sub(1);
         }
-        self.accepted.insert(of.number, !how.is_ask());
+        self.accepted.insert(of.number, !is_answered);
     }
 
     /// A letter comes to nothing.
@@ -299,12 +305,12 @@ impl<T> Lane<T> {
         self.due || !self.unsent.is_empty() || self.accepted.values().any(|urgent| *urgent)
     }
 
-    /// The next packet, of so many bytes at the most where that is possible, as `encode` makes it. `None` if there is nothing to
-    /// be said.
+    /// The next packet, of so many bytes at the most where that is possible, as `encode` makes it of a version. `None` if there is
+    /// nothing to be said.
     pub(crate) fn packet<P>(
         &mut self,
         most: usize,
-        encode: impl FnOnce(&Head, &mut dyn Iterator<Item = &Frame>) -> P,
+        encode: impl FnOnce(u8, &Head, &mut dyn Iterator<Item = &Frame>) -> P,
     ) -> Option<P> {
         if !self.has_packet() {
             return None;
@@ -348,17 +354,22 @@ impl<T> Lane<T> {
             wants: std::mem::take(&mut self.wants),
         };
         self.due = false;
-        Some(encode(&head, &mut frames.iter()))
+        Some(encode(self.version, &head, &mut frames.iter()))
     }
 
     /// Takes a packet of the other side. What comes of it is told to `tell`, in order.
-    pub(crate) fn receive(&mut self, head: Head, frames: Vec<Frame>, now: Duration, tell: &mut impl FnMut(Event<T>)) {
+    pub(crate) fn receive(
+        &mut self,
+        Packet { version, head, frames }: Packet,
+        now: Duration,
+        tell: &mut impl FnMut(Event<T>),
+    ) {
         // No side that keeps to the rules comes near the last number, or forgets to give up gaps.
         let is_sane = head.first.checked_add(frames.len() as u64).is_some() && head.missed.len() <= GAPS;
         if self.closed || head.from < self.theirs || !is_sane {
             return;
         }
-        self.session(head.from, tell);
+        self.session(head.from, version, tell);
         if head.to != self.ours {
             // Of a life of this host that is over. Who sent it is to know that.
             self.due = true;
@@ -400,8 +411,12 @@ impl<T> Lane<T> {
         }
     }
 
-    /// The other side has this session, as its packet or its record says.
-    pub(crate) fn session(&mut self, theirs: SessionId, tell: &mut impl FnMut(Event<T>)) {
+    /// The other side has this session, which speaks this version, as both do: its packet or its record says so.
+    pub(crate) fn session(&mut self, theirs: SessionId, version: u8, tell: &mut impl FnMut(Event<T>)) {
+        if theirs == self.theirs {
+            // A packet may be of an earlier one than its record, if that was not meant for this session.
+            self.version = self.version.max(version);
+        }
         if theirs <= self.theirs {
             return;
         }
@@ -412,7 +427,7 @@ impl<T> Lane<T> {
                 self.lose(pending, tell);
             }
         }
-        self.theirs = theirs;
+        (self.theirs, self.version) = (theirs, version);
         // The new session has had nothing of ours, and we nothing of it: both begin at one.
         let pending = std::mem::take(&mut self.pending);
         self.unsent.clear();
@@ -421,6 +436,10 @@ impl<T> Lane<T> {
         self.missed.clear();
         (self.next, self.floor, self.expected, self.taken) = (1, 1, 1, 0);
         for (_, pending) in pending {
+            if pending.letter.since() > version {
+                self.end(pending, |letter| Outcome::Refused(Refusal::NotOffered, letter), tell);
+                continue;
+            }
             let number = self.number();
             self.unsent.push_back(Unsent::Letter(number));
             self.pending.insert(number, pending);
@@ -434,9 +453,8 @@ impl<T> Lane<T> {
         self.lost = false;
     }
 
-    /// A session of the other side says that it is there.
-    pub(crate) fn heartbeat(&mut self, session: SessionId, now: Duration, tell: &mut impl FnMut(Event<T>)) {
-        self.session(session, tell);
+    /// A session of the other side says that it is there. What a new one speaks is not known by that.
+    pub(crate) fn heartbeat(&mut self, session: SessionId, now: Duration) {
         if session == self.theirs {
             self.heard(now);
         }
@@ -459,10 +477,7 @@ impl<T> Lane<T> {
         }
         let lost: Vec<_> = self.pending.range(self.floor..upto).filter(|(n, _)| missed(**n)).map(|(n, _)| *n).collect();
         for number in lost {
-            if let Some(Pending { letter, tag, .. }) = self.pending.remove(&number) {
-                self.room.give_back(letter.payload.len(), parties(&letter));
-                tell(Event::Settled(tag, Outcome::Refused(Refusal::Unreachable, letter)));
-            }
+            self.settle(number, |letter| Outcome::Refused(Refusal::Unreachable, letter), tell);
         }
         self.floor = upto;
     }
@@ -473,7 +488,7 @@ impl<T> Lane<T> {
                 let numbers: Vec<_> = self.pending.range(first..=last).map(|(number, _)| *number).collect();
                 for number in numbers {
                     let Some(pending) = self.pending.get_mut(&number) else { continue };
-                    if pending.letter.head.how.is_ask() {
+                    if pending.letter.head.how.is_answered() {
                         pending.accepted = true;
                     } else {
                         self.settle(number, |_| Outcome::Accepted, tell);
@@ -490,18 +505,27 @@ impl<T> Lane<T> {
 
     fn settle(&mut self, of: u64, outcome: impl FnOnce(Letter) -> Outcome, tell: &mut impl FnMut(Event<T>)) {
         // A reply that was sent twice finds nothing.
-        if let Some(Pending { letter, tag, .. }) = self.pending.remove(&of) {
-            self.room.give_back(letter.payload.len(), parties(&letter));
-            tell(Event::Settled(tag, outcome(letter)));
+        if let Some(pending) = self.pending.remove(&of) {
+            self.end(pending, outcome, tell);
         }
     }
 
     fn lose(&mut self, pending: Pending<T>, tell: &mut impl FnMut(Event<T>)) {
-        let Pending { letter, tag, sent, accepted, .. } = pending;
-        self.room.give_back(letter.payload.len(), parties(&letter));
-        let outcome =
-            if sent { Outcome::Lost { accepted, letter } } else { Outcome::Refused(Refusal::Unreachable, letter) };
-        tell(Event::Settled(tag, outcome));
+        let Pending { sent, accepted, .. } = pending;
+        let outcome = |letter| {
+            if sent { Outcome::Lost { accepted, letter } } else { Outcome::Refused(Refusal::Unreachable, letter) }
+        };
+        self.end(pending, outcome, tell);
+    }
+
+    fn end(
+        &mut self,
+        Pending { letter, tag, .. }: Pending<T>,
+        outcome: impl FnOnce(Letter) -> Outcome,
+        tell: &mut impl FnMut(Event<T>),
+    ) {
+        self.room.give_back(letter.size(), parties(&letter));
+        tell(Event::Settled(tag, outcome(letter)));
     }
 
     /// The other side is lost, and with it all that is on its way.

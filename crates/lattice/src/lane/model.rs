@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    frame::{Answer, LetterHead, Other, Sender},
+    frame::{Answer, CALLS, Callee, How, LetterHead, Other, Sender, VERSIONS, Versions},
     lease::Bucket,
 };
 
@@ -62,8 +62,10 @@ enum Op {
     Heartbeat {
         side: usize,
     },
+    /// A host dies, and one that may be of another version has its name.
     Restart {
         side: usize,
+        latest: u8,
     },
     /// The record of a side's session comes to the other.
     Record {
@@ -75,8 +77,9 @@ fn op() -> impl Strategy<Value = Op> {
     let side = 0..2_usize;
     let at = 0..6_usize;
     prop_oneof![
-        8 => (side.clone(), 0..3_u8, 0..3_u8, proptest::option::of(0..2_u64)).prop_map(|(side, how, to, sender)| {
-            let how = [How::Send, How::Tell, How::Ask][usize::from(how)];
+        8 => (side.clone(), 0..4_usize, 0..3_u8, proptest::option::of(0..2_u64)).prop_map(|(side, how, to, sender)| {
+            let callee = Callee { export: "a:b/c#d".into(), ty: "func()".into() };
+            let how = [How::Send, How::Tell, How::Ask, How::Call(callee.into())][how].clone();
             Op::Push { side, how, to, sender }
         }),
         8 => (side.clone(), 1..400_usize).prop_map(|(side, most)| Op::Packet { side, most }),
@@ -88,7 +91,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => side.clone().prop_map(|side| Op::Nobody { side }),
         1 => (side.clone(), any::<bool>()).prop_map(|(side, online)| Op::Online { side, online }),
         2 => side.clone().prop_map(|side| Op::Heartbeat { side }),
-        1 => side.clone().prop_map(|side| Op::Restart { side }),
+        1 => (side.clone(), VERSIONS.0..=VERSIONS.1).prop_map(|(side, latest)| Op::Restart { side, latest }),
         1 => side.prop_map(|side| Op::Record { side }),
     ]
 }
@@ -96,10 +99,12 @@ fn op() -> impl Strategy<Value = Op> {
 struct Host {
     lane: Lane<Id>,
     session: SessionId,
-    /// Letters that came here and have no reply yet.
-    taken: Vec<(Ticket, Id, How)>,
+    /// The latest version that it speaks.
+    latest: u8,
+    /// Letters that came here and have no reply yet, and whether they are answered.
+    taken: Vec<(Ticket, Id, bool)>,
     /// Packets on their way here.
-    inbox: Vec<(Head, Vec<Frame>)>,
+    inbox: Vec<Packet>,
     pushed: u64,
 }
 
@@ -131,11 +136,16 @@ fn session(number: u64) -> SessionId {
     SessionId::new(Bucket(1), number).unwrap()
 }
 
+fn between<T>(ours: u64, theirs: u64) -> Lane<T> {
+    Lane::new(LIMITS, session(ours), (session(theirs), VERSIONS.1), Duration::ZERO)
+}
+
 impl World {
     fn new() -> Self {
         let host = |ours: u64, theirs: u64| Host {
-            lane: Lane::new(LIMITS, session(ours), session(theirs), Duration::ZERO),
+            lane: between(ours, theirs),
             session: session(ours),
+            latest: VERSIONS.1,
             taken: Vec::new(),
             inbox: Vec::new(),
             pushed: 0,
@@ -155,14 +165,16 @@ impl World {
                     if let Some(outcome) = self.books.outcomes.get(&id) {
                         assert!(matches!(outcome, Outcome::Lost { .. }), "{id:?} came after {outcome:?}");
                     }
-                    self.hosts[side].taken.push((ticket, id, letter.head.how));
+                    self.hosts[side].taken.push((ticket, id, letter.head.how.is_answered()));
                 }
                 Event::Settled(id, outcome) => {
                     let came = self.books.came.get(&id).copied();
                     match &outcome {
                         Outcome::Accepted => assert_eq!(came, Some(Some(Said::Accepted)), "{id:?}"),
                         Outcome::Answered(_) => assert_eq!(came, Some(Some(Said::Answered)), "{id:?}"),
-                        Outcome::Refused(Refusal::Unreachable, _) => assert_eq!(came, None, "{id:?} came"),
+                        Outcome::Refused(Refusal::Unreachable | Refusal::NotOffered, _) => {
+                            assert_eq!(came, None, "{id:?} came");
+                        }
                         // By the actor, or by a lane that has too many.
                         Outcome::Refused(..) => assert!(matches!(came, None | Some(Some(Said::Refused))), "{id:?}"),
                         Outcome::Lost { accepted: true, .. } => assert!(matches!(came, Some(Some(_))), "{id:?}"),
@@ -201,17 +213,22 @@ impl World {
                 self.tell(side, events);
             }
             Op::Packet { side, most } => {
-                let packet =
-                    self.hosts[side].lane.packet(most, |head, frames| (head.clone(), frames.cloned().collect()));
+                let packet = packet(&mut self.hosts[side].lane, most);
                 if let Some(packet) = packet {
-                    self.hosts[1 - side].inbox.push(packet);
+                    let other = &mut self.hosts[1 - side];
+                    assert!(packet.frames.iter().all(|frame| frame.since() <= packet.version));
+                    assert!(packet.head.to != other.session || packet.version <= other.latest, "{packet:?}");
+                    other.inbox.push(packet);
                 }
             }
             Op::Deliver { side, at, again } => {
                 let host = &mut self.hosts[side];
                 if at < host.inbox.len() {
-                    let (head, frames) = if again { host.inbox[at].clone() } else { host.inbox.remove(at) };
-                    host.lane.receive(head, frames, now, &mut tell);
+                    let packet = if again { host.inbox[at].clone() } else { host.inbox.remove(at) };
+                    // One of another version is not read.
+                    if packet.version <= host.latest {
+                        host.lane.receive(packet, now, &mut tell);
+                    }
                 }
                 self.tell(side, events);
             }
@@ -224,9 +241,9 @@ impl World {
             Op::Reply { side, at, kind } => {
                 let host = &mut self.hosts[side];
                 if at < host.taken.len() {
-                    let (ticket, id, how) = host.taken[at];
+                    let (ticket, id, is_answered) = host.taken[at];
                     let said = self.books.came.get_mut(&id).unwrap();
-                    match (kind, how.is_ask()) {
+                    match (kind, is_answered) {
                         (0, _) if said.is_none() => {
                             *said = Some(Said::Refused);
                             host.taken.remove(at);
@@ -234,7 +251,7 @@ impl World {
                         }
                         (1, true) if said.is_none() => {
                             *said = Some(Said::Accepted);
-                            host.lane.accept(ticket, how);
+                            host.lane.accept(ticket, is_answered);
                         }
                         (_, true) => {
                             *said = Some(Said::Answered);
@@ -244,7 +261,7 @@ impl World {
                         (_, false) => {
                             *said = Some(Said::Accepted);
                             host.taken.remove(at);
-                            host.lane.accept(ticket, how);
+                            host.lane.accept(ticket, is_answered);
                         }
                     }
                 }
@@ -260,20 +277,21 @@ impl World {
             }
             Op::Online { side, online } => self.hosts[side].lane.online(online, now),
             Op::Heartbeat { side } => self.hosts[side].lane.heard(now),
-            Op::Restart { side } => {
+            Op::Restart { side, latest } => {
                 self.sessions += 1;
                 let ours = session(self.sessions);
-                let theirs = self.hosts[1 - side].session;
+                let Host { session: theirs, latest: other, .. } = self.hosts[1 - side];
                 let host = &mut self.hosts[side];
                 // Letters of the host that died, and those that were to be replied to by it.
                 self.books.orphans.extend((0..host.pushed).map(|n| (side, n)));
                 host.taken.clear();
-                host.session = ours;
-                host.lane = Lane::new(LIMITS, ours, theirs, now);
+                (host.session, host.latest) = (ours, latest);
+                host.lane = Lane::new(LIMITS, ours, (theirs, latest.min(other)), now);
             }
             Op::Record { side } => {
-                let theirs = self.hosts[side].session;
-                self.hosts[1 - side].lane.session(theirs, &mut tell);
+                let Host { session: theirs, latest, .. } = self.hosts[side];
+                let other = &mut self.hosts[1 - side];
+                other.lane.session(theirs, latest.min(other.latest), &mut tell);
                 self.tell(1 - side, events);
             }
         }
@@ -349,6 +367,14 @@ proptest! {
     }
 }
 
+fn packet<T>(lane: &mut Lane<T>, most: usize) -> Option<Packet> {
+    let packet = |version, head: &Head, frames: &mut dyn Iterator<Item = &Frame>| {
+        let frames = frames.cloned().collect();
+        Packet { version, head: head.clone(), frames }
+    };
+    lane.packet(most, packet)
+}
+
 fn letter(to: &str, sender: Option<u64>, bytes: usize) -> Letter {
     let sender = sender.map(|number| Sender { id: "sender".parse().unwrap(), number });
     let head = LetterHead {
@@ -365,7 +391,7 @@ fn letter(to: &str, sender: Option<u64>, bytes: usize) -> Letter {
 
 #[test]
 fn one_sender_and_one_receiver_have_a_quarter_each() {
-    let mut lane = Lane::new(LIMITS, session(1), session(2), Duration::ZERO);
+    let mut lane = between(1, 2);
     let mut push = |to: &str, sender, bytes| {
         lane.push(letter(to, sender, bytes), 0, Duration::ZERO).map_err(|(reason, ..)| reason)
     };
@@ -382,7 +408,7 @@ fn one_sender_and_one_receiver_have_a_quarter_each() {
 
 #[test]
 fn a_large_letter_goes_if_it_is_alone() {
-    let mut lane = Lane::new(LIMITS, session(1), session(2), Duration::ZERO);
+    let mut lane = between(1, 2);
     lane.push(letter("a", None, 5_000), 0, Duration::ZERO).unwrap();
     assert!(lane.push(letter("b", None, 1), 0, Duration::ZERO).is_err());
 }
@@ -390,9 +416,9 @@ fn a_large_letter_goes_if_it_is_alone() {
 #[test]
 fn a_silent_host_is_lost_after_three_heartbeats() {
     for (silent, is_lost) in [(2_999, false), (3_000, true)] {
-        let mut lane = Lane::new(LIMITS, session(1), session(2), Duration::ZERO);
+        let mut lane = between(1, 2);
         lane.push(letter("a", None, 1), 7, Duration::ZERO).unwrap();
-        lane.packet(1_000, |_, _| ()).unwrap();
+        packet(&mut lane, 1_000).unwrap();
         let mut events = Vec::new();
         lane.tick(Duration::from_millis(silent), &mut |event| events.push(event));
         let lost = Event::Settled(7, Outcome::Lost { accepted: false, letter: letter("a", None, 1) });
@@ -404,9 +430,9 @@ fn a_silent_host_is_lost_after_three_heartbeats() {
 
 #[test]
 fn a_host_that_nobody_is_at_is_lost_at_the_second_look() {
-    let mut lane = Lane::new(LIMITS, session(1), session(2), Duration::ZERO);
+    let mut lane = between(1, 2);
     lane.push(letter("a", None, 1), 7, Duration::ZERO).unwrap();
-    lane.packet(1_000, |_, _| ()).unwrap();
+    packet(&mut lane, 1_000).unwrap();
     let mut events = 0;
     lane.nobody_there(Duration::ZERO, &mut |_| events += 1);
     assert!(lane.push(letter("a", None, 1), 8, Duration::ZERO).is_err(), "nothing more is sent to it");
@@ -418,9 +444,9 @@ fn a_host_that_nobody_is_at_is_lost_at_the_second_look() {
 
 #[test]
 fn without_a_broker_all_is_lost_after_the_grace() {
-    let mut lane = Lane::new(LIMITS, session(1), session(2), Duration::ZERO);
+    let mut lane = between(1, 2);
     lane.push(letter("a", None, 1), 7, Duration::ZERO).unwrap();
-    lane.packet(1_000, |_, _| ()).unwrap();
+    packet(&mut lane, 1_000).unwrap();
     lane.online(false, Duration::ZERO);
     assert!(lane.push(letter("a", None, 1), 8, Duration::ZERO).is_err());
     let mut events = 0;
@@ -433,7 +459,7 @@ fn without_a_broker_all_is_lost_after_the_grace() {
 #[test]
 fn a_closed_lane_takes_nothing_more() {
     for is_closed in [false, true] {
-        let mut lane = Lane::new(LIMITS, session(1), session(2), Duration::ZERO);
+        let mut lane = between(1, 2);
         lane.push(letter("a", None, 1), 7, Duration::ZERO).unwrap();
         let mut events = Vec::new();
         if is_closed {
@@ -442,11 +468,54 @@ fn a_closed_lane_takes_nothing_more() {
             assert_eq!(std::mem::take(&mut events), [Event::Settled(7, back)]);
         }
         lane.heard(Duration::ZERO);
-        let mut other = Lane::new(LIMITS, session(2), session(1), Duration::ZERO);
+        let mut other = between(2, 1);
         other.push(letter("b", None, 1), 9, Duration::ZERO).unwrap();
-        let (head, frames) = other.packet(1_000, |head, frames| (head.clone(), frames.cloned().collect())).unwrap();
-        lane.receive(head, frames, Duration::ZERO, &mut |event| events.push(event));
+        let packet = packet(&mut other, 1_000).unwrap();
+        lane.receive(packet, Duration::ZERO, &mut |event| events.push(event));
         assert_eq!(events.is_empty(), is_closed);
         assert_eq!(lane.push(letter("a", None, 1), 8, Duration::ZERO).is_err(), is_closed);
     }
+}
+
+fn call(to: &str) -> Letter {
+    let callee = Callee { export: "a:b/c#d".into(), ty: "func()".into() };
+    let letter = letter(to, None, 1);
+    Letter { head: LetterHead { how: How::Call(callee.into()), ..letter.head }, ..letter }
+}
+
+#[test]
+fn a_call_is_not_sent_to_a_session_whose_version_has_none() {
+    for latest in VERSIONS.0..=VERSIONS.1 {
+        let mut lane = between(1, 2);
+        lane.push(call("a"), 7, Duration::ZERO).unwrap();
+        lane.push(letter("a", None, 1), 8, Duration::ZERO).unwrap();
+        let mut events = Vec::new();
+        // It comes back as another, before anything was sent.
+        lane.session(session(3), latest, &mut |event| events.push(event));
+        let has_calls = latest >= CALLS;
+        let refused = Event::Settled(7, Outcome::Refused(Refusal::NotOffered, call("a")));
+        assert_eq!(events, if has_calls { vec![] } else { vec![refused] });
+        let pushed = lane.push(call("b"), 9, Duration::ZERO).map_err(|(reason, ..)| reason);
+        assert_eq!(pushed, if has_calls { Ok(()) } else { Err(Refusal::NotOffered) });
+        let sent = packet(&mut lane, 1_000).unwrap();
+        assert_eq!((sent.version, sent.frames.len()), (latest, if has_calls { 3 } else { 1 }));
+    }
+}
+
+#[test]
+fn a_session_is_spoken_to_in_the_latest_version_that_it_is_known_to_speak() {
+    let mut lane = between::<()>(1, 2);
+    let mut speaks = |theirs, version| {
+        lane.session(session(theirs), version, &mut |_| {});
+        lane.due = true;
+        packet(&mut lane, 1_000).unwrap().version
+    };
+    let Versions(oldest, latest) = VERSIONS;
+    // Its packet was for a session of before; then its record is seen.
+    assert_eq!(speaks(3, oldest), oldest);
+    assert_eq!(speaks(3, latest), latest);
+    // A packet that comes late; and another session.
+    assert_eq!(speaks(3, oldest), latest);
+    assert_eq!(speaks(2, oldest), latest);
+    assert_eq!(speaks(4, oldest), oldest);
 }

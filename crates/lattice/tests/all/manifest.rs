@@ -7,23 +7,29 @@ use airssys_wasm_actor::{
     limits::ManifestError,
     registry::{Refusal, Topic, WhenFull},
 };
-use airssys_wasm_fixtures::COUNTER;
+use airssys_wasm_fixtures::{COUNTER, KV};
 use airssys_wasm_lattice::{ExportError, LoadLatticeError, Loaded};
 use tempfile::TempDir;
 
-use crate::support::{TestHost, host, id, server, until, until_told, within};
+use crate::{
+    calls::{Clerk, STORE},
+    support::{TestHost, host, id, server, until, until_told, within},
+};
 
-/// A folder with the counter, and a `Component.toml` with these tables beside those of the other layers.
-fn folder(tables: &str) -> TempDir {
+/// A folder with a component, and a `Component.toml` with these tables beside those of the other layers.
+fn folder(name: &str, component: &[u8], tables: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let others = "[component]\nname = 'counter'\n[resources]\nmemory = '8MiB'\ncpu_time = '5s'\n";
-    fs::write(folder.path().join("Component.toml"), format!("{others}{tables}")).unwrap();
-    fs::write(folder.path().join("counter.wasm"), COUNTER).unwrap();
+    let contract = if name == "kv" { "contract = 'exports'\n" } else { "" };
+    let others = "[resources]\nmemory = '8MiB'\ncpu_time = '5s'\n";
+    let text = format!("[component]\nname = '{name}'\n{contract}{others}{tables}");
+    fs::write(folder.path().join("Component.toml"), text).unwrap();
+    fs::write(folder.path().join(format!("{name}.wasm")), component).unwrap();
     folder
 }
 
+/// The counter.
 async fn load(host: &TestHost, tables: &str) -> Result<Loaded, LoadLatticeError> {
-    let folder = folder(tables);
+    let folder = folder("counter", COUNTER, tables);
     within(host.lattice.load(folder.path().join("Component.toml"))).await
 }
 
@@ -94,7 +100,10 @@ async fn topics_of_a_manifest_are_taken_and_what_is_misspelt_is_told() {
     match load(&b, "[lattice]\nexports = 'here'\n").await {
         Err(LoadLatticeError::Load(LoadManifestError::Manifest { source, .. })) => {
             let ManifestError::UnknownKey { table, key, known } = source else { panic!("{source}") };
-            assert_eq!((table.as_str(), key.as_str(), &*known), ("lattice", "exports", &["export", "topics"][..]));
+            assert_eq!(
+                (table.as_str(), key.as_str(), &*known),
+                ("lattice", "exports", &["calls", "export", "topics"][..])
+            );
         }
         other => panic!("{other:?}"),
     }
@@ -109,4 +118,31 @@ async fn topics_of_a_manifest_are_taken_and_what_is_misspelt_is_told() {
         );
     }
     assert!(b.system.find("counter").is_none());
+}
+
+#[tokio::test]
+async fn actors_of_other_hosts_call_what_a_manifest_says() {
+    let server = server();
+    let (a, b) = (host(&server, "a").await, host(&server, "b").await);
+    let load = async |tables: &str| {
+        let folder = folder("kv", KV, tables);
+        within(a.lattice.load(folder.path().join("Component.toml"))).await
+    };
+    let clerk = Clerk::spawn(&b, "clerk", "kv").await;
+    // The last is as the first: what was offered of the one before is not offered of it.
+    for calls in ["", STORE, ""] {
+        let tables = format!("[lattice]\nexport = 'here'\ncalls = ['{calls}']\n").replace("''", "");
+        let Ok(Loaded::Here(kv)) = load(&tables).await else { panic!("it lives here") };
+        b.knows("kv").await;
+        let told = clerk.remember("a", "one").await;
+        assert_eq!(told.is_ok(), calls == STORE, "{told:?}");
+        kv.kill();
+        kv.ended().await;
+        until(|| b.lattice.names() == 0).await;
+    }
+    match load("[lattice]\nexport = 'here'\ncalls = ['wasi:http/handler@0.2.0']\n").await {
+        Err(LoadLatticeError::Offer(error)) => assert_eq!(error.interface, "wasi:http/handler@0.2.0"),
+        other => panic!("{other:?}"),
+    }
+    assert!(a.system.find("kv").is_none());
 }

@@ -22,8 +22,9 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::{
+    calls::offer_sum,
     security::CERTIFICATE,
-    support::{LONG, id, system},
+    support::{LONG, id, system, until},
 };
 
 /// How a process joins.
@@ -236,6 +237,16 @@ impl Process {
                         Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
                     }
                 }
+            }
+            ["export-sum", name] => {
+                offer_sum(&self.system, &self.lattice, name).await;
+                say(&format!("exported {name}"));
+            }
+            // Says when so many wait in its mailbox.
+            ["queued", name, calls] => {
+                let actor = self.system.find(name).unwrap();
+                until(|| actor.info().mailbox.queued.to_string() == calls).await;
+                say(line);
             }
             ["stand-by", name] => {
                 let (host, gate, system) = (Arc::clone(&self.host), Arc::clone(&self.gate), self.system.clone());

@@ -7,7 +7,7 @@ use std::{
 
 use airssys_wasm_actor::{
     ActorRef, ActorSystem, Bytes, DeadLetterLimits, NativeActor, NativeContext, NativeSpec, SystemConfig,
-    engine::{EngineConfig, WasmEngine},
+    engine::{EngineConfig, PoolConfig, WasmEngine},
     registry::{ComponentId, MessageEnvelope},
 };
 use airssys_wasm_fixtures::nats::NatsServer;
@@ -17,8 +17,10 @@ use futures_util::StreamExt;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-static ENGINE: LazyLock<WasmEngine> =
-    LazyLock::new(|| WasmEngine::new(EngineConfig::small().compile_in_process()).unwrap());
+pub(crate) static ENGINE: LazyLock<WasmEngine> = LazyLock::new(|| {
+    let pool = Some(PoolConfig::for_components(128));
+    WasmEngine::new(EngineConfig { pool, ..EngineConfig::small() }.compile_in_process()).unwrap()
+});
 
 /// Longer than anything takes on a busy machine.
 pub(crate) const LONG: Duration = Duration::from_secs(60);

@@ -1,14 +1,49 @@
 //! Hosts of another version beside this one, as far as they differ on the wire.
 
-use airssys_wasm_actor::{AskError, Bytes, registry::Refusal};
-use airssys_wasm_lattice::async_nats::{self, jetstream};
+use std::time::Duration;
+
+use airssys_wasm_actor::{
+    AskError, Bytes,
+    registry::{Refusal, Topic, WhenFull},
+};
+use airssys_wasm_fixtures::nats::NatsServer;
+use airssys_wasm_lattice::{
+    LatticeConfig,
+    async_nats::{self, Subscriber, jetstream},
+};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
-use crate::support::{LONG, config, id, join, seen_by_server, server, until, within};
+use crate::support::{LONG, TestHost, config, host, id, join, seen_by_server, server, until, until_told, within};
 
-/// The version of the wire that is spoken here.
-const PRESENT: u8 = 1;
+/// The versions of the wire that are spoken here.
+pub(crate) const OLDEST: u8 = 1;
+const PRESENT: u8 = 2;
+
+/// A host that speaks versions up to this one.
+pub(crate) fn of_version(server: &NatsServer, name: &str, latest: u8) -> LatticeConfig {
+    let mut config = config(server, name);
+    config.latest_version = latest;
+    config
+}
+
+/// The versions of all packets, or publications, that come until one ends so, and all of them as text.
+pub(crate) async fn versions(packets: &mut Subscriber, end: &str) -> (Vec<u8>, String) {
+    let (mut versions, mut texts) = (Vec::new(), String::new());
+    within(async {
+        loop {
+            let packet = packets.next().await.unwrap().payload;
+            versions.push(packet[0]);
+            texts += &String::from_utf8_lossy(&packet);
+            if packet.ends_with(end.as_bytes()) {
+                return;
+            }
+        }
+    })
+    .await;
+    versions.dedup();
+    (versions, texts)
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_is_spoken_to_in_a_version_that_both_speak_and_else_it_is_unreachable() {
@@ -18,7 +53,7 @@ async fn a_host_is_spoken_to_in_a_version_that_both_speak_and_else_it_is_unreach
     let (a, b, c, d) = tokio::join!(join(long("a")), join(long("b")), join(long("c")), join(long("d")));
     let client = async_nats::connect(server.url()).await.unwrap();
     let records = jetstream::new(client.clone()).get_key_value("aw_test").await.unwrap();
-    let cases = [(&b, 0, PRESENT - 1), (&c, PRESENT, PRESENT + 1), (&d, PRESENT + 1, PRESENT + 2)];
+    let cases = [(&b, 0, OLDEST - 1), (&c, PRESENT, PRESENT + 1), (&d, PRESENT + 1, PRESENT + 2)];
     for (host, oldest, latest) in cases {
         let name = host.lattice.name().to_string();
         host.export(&name).await;
@@ -29,7 +64,7 @@ async fn a_host_is_spoken_to_in_a_version_that_both_speak_and_else_it_is_unreach
         seen_by_server(&client).await;
         let entry = records.entry(format!("h.{name}")).await.unwrap().unwrap();
         let mut record: Value = serde_json::from_slice(&entry.value).unwrap();
-        assert_eq!(record["versions"], json!([PRESENT, PRESENT]), "what the host itself says");
+        assert_eq!(record["versions"], json!([OLDEST, PRESENT]), "what the host itself says");
         record["versions"] = json!([oldest, latest]);
         // Else this is the record that began the session.
         if record["since"].is_null() {
@@ -40,16 +75,7 @@ async fn a_host_is_spoken_to_in_a_version_that_both_speak_and_else_it_is_unreach
         if (oldest..=latest).contains(&PRESENT) {
             assert_eq!(a.ask(&name, "after").await.unwrap(), "after");
             assert_eq!(a.lattice.hosts().len(), hosts);
-            within(async {
-                loop {
-                    let packet = packets.next().await.unwrap().payload;
-                    assert_eq!(packet[0], PRESENT);
-                    if packet.ends_with(b"after") {
-                        return;
-                    }
-                }
-            })
-            .await;
+            assert_eq!(versions(&mut packets, "after").await.0, [PRESENT]);
             continue;
         }
         until(|| a.lattice.hosts().len() == hosts - 1).await;
@@ -62,25 +88,128 @@ async fn a_host_is_spoken_to_in_a_version_that_both_speak_and_else_it_is_unreach
     assert_eq!(a.ask("c", "last").await.unwrap(), "last");
 }
 
+/// Asks and tells both ways, in this version.
+async fn speak(client: &async_nats::Client, one: &TestHost, other: &TestHost, version: u8) {
+    for (from, to) in [(one, other), (other, one)] {
+        let subject = format!("aw.test.h.{}.{}", to.lattice.name(), from.lattice.name());
+        let mut packets = client.subscribe(subject).await.unwrap();
+        seen_by_server(client).await;
+        let name = to.lattice.name().to_string();
+        from.knows(&name).await;
+        assert_eq!(from.ask(&name, "asked").await.unwrap(), "asked");
+        within(from.lattice.recipient(id(&name)).tell("told")).await.unwrap();
+        assert!(from.ask(&name, "handled").await.unwrap().ends_with("asked,told"));
+        assert_eq!(versions(&mut packets, "handled").await.0, [version]);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_packet_of_another_version_is_not_read() {
+async fn a_host_of_the_version_before_and_one_of_this_have_all_that_both_know() {
     let server = server();
-    let (a, b) = tokio::join!(join(config(&server, "a")), join(config(&server, "b")));
-    let (_, shop) = a.export("shop").await;
-    b.knows("shop").await;
+    let old = join(of_version(&server, "old", OLDEST)).await;
+    let (a, b) = tokio::join!(host(&server, "a"), host(&server, "b"));
     let client = async_nats::connect(server.url()).await.unwrap();
-    let mut packets = client.subscribe("aw.test.h.a.b").await.unwrap();
+    for one in [&old, &a, &b] {
+        one.export(one.lattice.name().as_str()).await;
+    }
+    // Each pair of them speaks the latest that both do.
+    speak(&client, &old, &a, OLDEST).await;
+    speak(&client, &a, &b, PRESENT).await;
+
+    let topic: Topic = "orders.eu".parse().unwrap();
+    let mut publications = client.subscribe("aw.test.t.>").await.unwrap();
     seen_by_server(&client).await;
+    let mut takers = Vec::new();
+    let steps = [(&b, &a, 1, PRESENT), (&old, &a, 2, OLDEST), (&a, &b, 2, OLDEST), (&a, &old, 2, OLDEST)];
+    for (n, (taker, from, hosts, version)) in steps.into_iter().enumerate() {
+        if !takers.iter().any(|(name, _)| name == taker.lattice.name()) {
+            let heard = taker.system.subscribe(&"orders.>".parse().unwrap(), 16, WhenFull::Error);
+            within(taker.lattice.take_topics(&"orders.>".parse().unwrap())).await.unwrap();
+            takers.push((taker.lattice.name().clone(), heard));
+        }
+        // Nobody is told that all who take it are known.
+        until_told(async || from.system.publish(&topic, "early").await.hosts == hosts).await;
+        let text = format!("publication {n}");
+        assert_eq!(from.system.publish(&topic, text.clone()).await.hosts, hosts);
+        assert_eq!(versions(&mut publications, &text).await.0.last(), Some(&version), "{text}");
+        for (_, heard) in takers.iter_mut().filter(|(name, _)| name != from.lattice.name()) {
+            within(async { while *heard.recv().await.unwrap().payload() != text {} }).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_comes_back_with_another_version_is_spoken_to_in_that() {
+    let server = server();
+    let a = host(&server, "a").await;
+    a.export("a").await;
+    let client = async_nats::connect(server.url()).await.unwrap();
+    for latest in [PRESENT, OLDEST, PRESENT] {
+        let b = join(of_version(&server, "b", latest)).await;
+        b.export("b").await;
+        speak(&client, &a, &b, latest).await;
+        within(b.lattice.leave(LONG)).await;
+    }
+}
+
+/// A packet in which `b` tells the actor `shop` of `a` something.
+async fn captured(client: &async_nats::Client, b: &TestHost) -> Bytes {
+    b.knows("shop").await;
+    let mut packets = client.subscribe("aw.test.h.a.b").await.unwrap();
+    seen_by_server(client).await;
     within(b.lattice.recipient(id("shop")).tell("captured")).await.unwrap();
-    let packet = within(async {
+    let captured = async {
         loop {
             let packet = packets.next().await.unwrap().payload;
             if packet.ends_with(b"captured") {
                 return packet;
             }
         }
+    };
+    within(captured).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_heard_before_its_record_is_seen_is_answered_in_the_version_of_its_packet() {
+    let server = server();
+    let (a, b) = tokio::join!(join(config(&server, "a")), join(config(&server, "b")));
+    a.export("shop").await;
+    let client = async_nats::connect(server.url()).await.unwrap();
+    let packet = captured(&client, &b).await;
+    // From a host of which nothing is known.
+    let old = Bytes::from([&[OLDEST], &packet[1..]].concat());
+    let mut answers = client.subscribe("aw.test.h.c.a").await.unwrap();
+    seen_by_server(&client).await;
+    client.publish("aw.test.h.a.c", old.clone()).await.unwrap();
+    assert_eq!(within(answers.next()).await.unwrap().payload[0], OLDEST);
+
+    let records = jetstream::new(client.clone()).get_key_value("aw_test").await.unwrap();
+    let entry = records.entry("h.b").await.unwrap().unwrap();
+    let mut record: Value = serde_json::from_slice(&entry.value).unwrap();
+    if record["since"].is_null() {
+        record["since"] = json!(entry.revision);
+    }
+    records.put("h.c", record.to_string().into()).await.unwrap();
+    // What it was answered is not confirmed, and is asked for as long as it is heard of.
+    within(async {
+        loop {
+            client.publish("aw.test.h.a.c", old.clone()).await.unwrap();
+            let answer = tokio::time::timeout(Duration::from_millis(100), answers.next()).await;
+            if answer.is_ok_and(|answer| answer.unwrap().payload[0] == PRESENT) {
+                return;
+            }
+        }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_packet_of_another_version_is_not_read() {
+    let server = server();
+    let (a, b) = tokio::join!(join(config(&server, "a")), join(config(&server, "b")));
+    let (_, shop) = a.export("shop").await;
+    let client = async_nats::connect(server.url()).await.unwrap();
+    let packet = captured(&client, &b).await;
     assert_eq!(packet[0], PRESENT);
     // From another host, whose numbers are its own.
     let forged = async |version: u8| {
@@ -90,7 +219,7 @@ async fn a_packet_of_another_version_is_not_read() {
         b.ask("shop", "then").await.unwrap();
     };
     forged(PRESENT + 1).await;
-    forged(PRESENT - 1).await;
+    forged(OLDEST - 1).await;
     assert_eq!(shop.handled(), "captured,then,then");
     forged(PRESENT).await;
     until(|| shop.handled().split(',').filter(|it| *it == "captured").count() == 2).await;
