@@ -6,7 +6,11 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use airssys_wasm_actor::{AskError, CallError, DeniedAction, ShutdownReport, SystemEvent};
@@ -15,7 +19,7 @@ use airssys_wasm_isolation::CrashClass;
 use airssys_wasm_keyed::{FjallStore, MemoryStore, StateStore, StoreConfig};
 use airssys_wasm_registry::Refusal;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::{mpsc, oneshot},
     task::{JoinSet, spawn_blocking},
@@ -178,7 +182,7 @@ async fn shop() {
     let store = FjallStore::open(StoreConfig::new(folder)).await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("\nat {}", listener.local_addr().unwrap());
-    let config = EngineConfig::small().compile_in_process();
+    let config = EngineConfig::large().compile_in_process();
     carts::serve(config, Arc::new(store), listener, std::future::pending()).await.unwrap();
 }
 
@@ -235,6 +239,116 @@ async fn carts_are_as_they_were_said_to_be_after_the_shop_was_killed() {
         }
     }
     assert!(heard.iter().sum::<u64>() >= 3 * ANSWERS as u64, "{heard:?}");
+}
+
+/// A connection to the shop that is kept.
+struct Connection(tokio::io::BufReader<TcpStream>);
+
+impl Connection {
+    /// An error says that the shop was killed.
+    async fn ask(&mut self, customer: usize, body: &str) -> io::Result<(u16, String)> {
+        let length = body.len();
+        let request =
+            format!("POST /carts/{customer} HTTP/1.1\r\nhost: shop\r\ncontent-length: {length}\r\n\r\n{body}");
+        self.0.write_all(request.as_bytes()).await?;
+        let (mut head, mut end) = (String::new(), 0);
+        while !head.ends_with("\r\n\r\n") {
+            if self.0.read_line(&mut head).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            end = head.len();
+        }
+        let length = head[..end].lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+        let mut body = vec![0; length.expect("it is not chunked")];
+        self.0.read_exact(&mut body).await?;
+        let status = head.split(' ').nth(1).expect("a status").parse().expect("a number");
+        Ok((status, String::from_utf8(body).expect("text")))
+    }
+
+    /// Asks until there is room. `None` if it takes too long: then nobody knows whether it counts.
+    async fn ask_again(&mut self, customer: usize, body: &str) -> io::Result<Option<u64>> {
+        loop {
+            match self.ask(customer, body).await? {
+                (200, count) => return Ok(Some(count.parse().expect("a count"))),
+                (503, _) => tokio::time::sleep(Duration::from_millis(1)).await,
+                (504, _) => return Ok(None),
+                other => panic!("customer {customer}: {other:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes"]
+async fn a_hundred_thousand_carts_are_as_they_were_said_to_be_after_the_shop_was_killed() {
+    const CUSTOMERS: usize = 100_000;
+    const CONNECTIONS: usize = 64;
+    let folder = tempfile::tempdir().unwrap();
+    let told: Arc<[AtomicBool]> = (0..CUSTOMERS).map(|_| AtomicBool::new(false)).collect();
+    let next = Arc::new(AtomicUsize::new(0));
+    // In the middle, and when the last ones are told.
+    for kill_after in [40_000, CUSTOMERS - 40_000 - 2 * CONNECTIONS] {
+        let path = folder.path().to_owned();
+        let (mut shop, at) = spawn_blocking(|| started(path)).await.unwrap();
+        let mut customers = JoinSet::new();
+        let (answered, mut answers) = mpsc::unbounded_channel();
+        for _ in 0..CONNECTIONS {
+            let (told, next, answered) = (Arc::clone(&told), Arc::clone(&next), answered.clone());
+            customers.spawn(async move {
+                let mut shop = Connection(tokio::io::BufReader::new(TcpStream::connect(at).await.unwrap()));
+                loop {
+                    let customer = next.fetch_add(1, Ordering::Relaxed);
+                    // Until the shop is killed.
+                    if customer >= CUSTOMERS {
+                        return;
+                    }
+                    let Ok(count) = shop.ask_again(customer, "add 1").await else { return };
+                    assert!(count.is_none_or(|count| count == 1), "customer {customer}: {count:?}");
+                    told[customer].store(count.is_some(), Ordering::Relaxed);
+                    answered.send(()).unwrap();
+                }
+            });
+        }
+        drop(answered);
+        for _ in 0..kill_after {
+            answers.recv().await.expect("the shop is there");
+        }
+        shop.kill().unwrap();
+        shop.wait().unwrap();
+        customers.join_all().await;
+    }
+    let told_in_all = told.iter().filter(|told| told.load(Ordering::Relaxed)).count();
+    assert!(told_in_all >= CUSTOMERS / 10 * 9, "{told_in_all}");
+
+    let path = folder.path().to_owned();
+    let (mut shop, at) = spawn_blocking(|| started(path)).await.unwrap();
+    let (mut customers, next) = (JoinSet::new(), Arc::new(AtomicUsize::new(0)));
+    for _ in 0..CONNECTIONS {
+        let (told, next) = (Arc::clone(&told), Arc::clone(&next));
+        customers.spawn(async move {
+            let mut shop = Connection(tokio::io::BufReader::new(TcpStream::connect(at).await.unwrap()));
+            let mut kept = 0;
+            loop {
+                let customer = next.fetch_add(1, Ordering::Relaxed);
+                if customer >= CUSTOMERS {
+                    return kept;
+                }
+                let count = loop {
+                    if let Some(count) = shop.ask_again(customer, "get").await.unwrap() {
+                        break count;
+                    }
+                };
+                // One that nobody was told of may have been kept.
+                let least = u64::from(told[customer].load(Ordering::Relaxed));
+                assert!((least..=1).contains(&count), "customer {customer} was told {least}, and has {count}");
+                kept += count;
+            }
+        });
+    }
+    let kept: u64 = customers.join_all().await.into_iter().sum();
+    assert!(kept >= told_in_all as u64);
+    shop.kill().unwrap();
+    shop.wait().unwrap();
 }
 
 /// The status and body of an answer that is not chunked.

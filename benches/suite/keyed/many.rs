@@ -129,8 +129,10 @@ impl Rows {
     ) -> anyhow::Result<Vec<Reading>> {
         /// What two full tables of rows take, which come and go.
         const GROWTH: f64 = (64 << 20) as f64;
+        /// The same, when they have come and gone for half of the time: what goes on growing is a leak.
+        const OF_SECOND_HALF: f64 = (8 << 20) as f64;
         let (figures, _) = self.process(which, quick, seconds)?;
-        let [mean, slowest, p99, growth] = figures[..] else { anyhow::bail!("not four figures: {figures:?}") };
+        let [mean, slowest, p99, growth, later] = figures[..] else { anyhow::bail!("not five figures: {figures:?}") };
         let id = format!("keyed/throughput/{which}_{}", self.get(quick).1);
         let reading =
             |name: &str, unit, value, target| Reading { id: format!("{id}{name}"), unit, values: vec![value], target };
@@ -139,6 +141,12 @@ impl Rows {
             reading("/slowest", "ns", slowest, Some(("goal", message)).filter(|_| which == UNIFORM)),
             reading("/p99", "ns", p99, tail),
             reading("/growth", "bytes", growth, Some(("goal", GROWTH)).filter(|_| which == UNIFORM)),
+            reading(
+                "/growth_of_second_half",
+                "bytes",
+                later,
+                Some(("goal", OF_SECOND_HALF)).filter(|_| which == UNIFORM),
+            ),
         ])
     }
 }
@@ -209,7 +217,7 @@ async fn ask(kind: &Keyed, key: u64) {
 }
 
 /// The time a message, after a while: in all, and in the slowest of ten parts; the 99th percentile of answers; and what more
-/// is in memory at the end.
+/// is in memory at the end than before, and than after half of the time.
 async fn throughput(clients: &Arc<Clients>, length: Duration) -> anyhow::Result<()> {
     const PARTS: u32 = 10;
     let part = length / PARTS;
@@ -220,18 +228,23 @@ async fn throughput(clients: &Arc<Clients>, length: Duration) -> anyhow::Result<
             break;
         }
     }
-    let before = process::read().context(UNREADABLE)?;
+    let resident = || anyhow::Ok(process::read().context(UNREADABLE)?.resident as f64);
+    let before = resident()?;
+    let mut half = before;
     let (mut slowest, mut latencies, mut taken) = (0.0_f64, Histogram::<u64>::new(3)?, Duration::ZERO);
-    for _ in 0..PARTS {
+    for part_of in 0..PARTS {
+        if part_of == PARTS / 2 {
+            half = resident()?;
+        }
         let (of_part, took) = clients.run(Until::Over(part)).await;
         slowest = slowest.max(took.as_nanos() as f64 / of_part.len() as f64);
         latencies.add(of_part)?;
         taken += took;
     }
-    let after = process::read().context(UNREADABLE)?;
+    let after = resident()?;
     let mean = taken.as_nanos() as f64 / latencies.len() as f64;
     let p99 = latencies.value_at_quantile(0.99);
-    println!("{mean} {slowest} {p99} {}", after.resident as f64 - before.resident as f64);
+    println!("{mean} {slowest} {p99} {} {}", after - before, after - half);
     Ok(())
 }
 

@@ -163,10 +163,10 @@ pub fn run(guest: &Guest, limits: &Limits, once: bool) -> Result<Report> {
     })
 }
 
-struct Arena {
-    system: ActorSystem,
-    budget: MemoryBudget,
-    good: LoadedComponent,
+pub(super) struct Arena {
+    pub(super) system: ActorSystem,
+    pub(super) budget: MemoryBudget,
+    pub(super) good: LoadedComponent,
     neighbour: ActorRef,
     latencies: Latencies,
 }
@@ -234,7 +234,10 @@ impl Arena {
             Err(error) => return Ok((&error).into()),
         };
         let others = self.others(limits).await?;
-        let outcome = self.act(guest, limits, sandbox).await?;
+        let outcome = match guest.does {
+            Does::Sleeps | Does::ForeignRow | Does::Circle => self.keyed(guest, limits, &component).await?,
+            _ => self.act(guest, limits, sandbox).await?,
+        };
         for actor in others.iter().chain(&self.system.find(&id("hostile"))) {
             actor.kill();
             actor.ended().await;
@@ -261,10 +264,16 @@ impl Arena {
         Ok(others)
     }
 
-    fn spec(&self, name: &str, guest: &Guest, limits: &Limits, sandbox: SandboxSpec<ActorState<()>>) -> ActorSpec<()> {
+    pub(super) fn spec(
+        &self,
+        name: &str,
+        guest: &Guest,
+        limits: &Limits,
+        sandbox: SandboxSpec<ActorState<()>>,
+    ) -> ActorSpec<()> {
         let named = |names: &[&str]| names.iter().filter_map(|name| name.parse().ok()).collect();
         let capabilities = Capabilities {
-            send: named(&["hostile", "bystander", "nobody"]),
+            send: named(&["hostile", "hostile/*", "bystander", "nobody"]),
             request: named(&["hostile", "other", "silent"]),
             subscriptions: limits.subscriptions,
             ..Capabilities::all()
@@ -294,7 +303,9 @@ impl Arena {
         };
         let payload = guest.payload.clone();
         Ok(match guest.does {
-            Does::Load | Does::Restore => unreachable!("done above"),
+            Does::Load | Does::Restore | Does::Sleeps | Does::ForeignRow | Does::Circle => {
+                unreachable!("done above")
+            }
             Does::Spawn => Outcome::new("spawned"),
             Does::Message => actor.ask(payload).await.into(),
             Does::Health => actor.health().await.into(),
@@ -363,7 +374,7 @@ impl Arena {
     }
 }
 
-fn id(name: &str) -> ComponentId {
+pub(super) fn id(name: &str) -> ComponentId {
     name.parse().expect("a name")
 }
 

@@ -93,6 +93,9 @@ pub enum Does {
     Poison,
     Cycle,
     Several,
+    Sleeps,
+    ForeignRow,
+    Circle,
 }
 
 impl Corpus {
@@ -182,6 +185,7 @@ pub struct Limits {
     pub subscriptions: u32,
     pub dead_letters: DeadLetterLimits,
     pub restarts: u32,
+    pub state: ByteSize,
 }
 
 impl Limits {
@@ -205,6 +209,7 @@ impl Limits {
             subscriptions: Capabilities::default().subscriptions,
             dead_letters: DeadLetterLimits { letters_per_actor: 16, bytes: 1 << 20, ..DeadLetterLimits::default() },
             restarts: 3,
+            state: ByteSize::kib(16),
         })
     }
 
@@ -241,6 +246,7 @@ impl Limits {
                     DeadLetterLimits { letters: all, letters_per_actor: all, bytes: all, bytes_per_actor: all };
             }
             "restarts" => self.restarts = u32::MAX,
+            "state" => self.state = ByteSize::gib(4),
             // Not more, because the pool reserves a stack of that size for each component.
             "max_wasm_stack" => self.engine.max_wasm_stack = 64 << 20,
             "bytes" => compile.bytes = u64::MAX,
@@ -285,6 +291,7 @@ mod tests {
             "subscriptions",
             "dead_letters",
             "restarts",
+            "state",
             "max_wasm_stack",
             "bytes",
             "nesting",

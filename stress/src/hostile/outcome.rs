@@ -3,6 +3,7 @@
 use airssys_wasm_actor::{AskError, CrashReport, During, HealthError, SpawnError, StartError, UpgradeError};
 use airssys_wasm_engine::{CompilerEnd, LinkError, LoadError};
 use airssys_wasm_limits::QuotaError;
+use airssys_wasm_registry::Refusal;
 use bytes::Bytes;
 
 /// What came of a guest.
@@ -105,12 +106,14 @@ impl From<Result<Bytes, AskError>> for Outcome {
             Ok(answer) if answer.len() > 100 => Self::new(format!("answer of {} bytes", answer.len())),
             Ok(answer) => Self::new(format!("answer {}", answer.escape_ascii())),
             Err(AskError::Crashed(report)) => (&*report).into(),
+            Err(AskError::NotActivated(error)) => (&*error).into(),
             Err(error) => {
                 let what = match error {
                     AskError::NoReply => "no answer",
                     AskError::Failed { .. } => "failed",
                     AskError::Stopped => "stopped",
                     AskError::Deadline => "no answer in time",
+                    AskError::NotSent(ref back) if back.reason == Refusal::Quarantined => "quarantined",
                     _ => "not sent",
                 };
                 Self::told(what, error)

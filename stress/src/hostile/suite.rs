@@ -31,9 +31,10 @@ pub struct Verdict {
 }
 
 /// What a process may have more of at the end than after its first run: the allocator keeps some of what was freed, and
-/// more where more was (half of the peak). What leaks little by little is for the leak check to find.
+/// more where more was (half of the peak). What leaks little by little is for the leak check to find. Each guest has a slot of the
+/// pool in each run, of up to three mappings, and there are up to three at a time.
 const RESIDENT: u64 = 4 << 20;
-const MAPPINGS: u64 = 16;
+const MAPPINGS: u64 = 24;
 
 /// Milliseconds after which a neighbour that has not answered counts as one that is kept from it, on machines that are
 /// as busy as those of tests.

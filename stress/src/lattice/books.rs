@@ -29,7 +29,7 @@ pub(super) struct Hurt {
     pub(super) who: Who,
     pub(super) from: Duration,
     pub(super) to: Duration,
-    /// When what it had in memory was lost, if it was.
+    /// When what it had was lost, if it was: a host's in memory, or what the broker had stored.
     pub(super) killed: Option<Duration>,
 }
 
@@ -98,7 +98,7 @@ pub(super) struct Counts {
     pub(super) longest: Duration,
 }
 
-/// Who has served the name that one host serves at a time.
+/// Who has served a name that one serves at a time.
 #[derive(Default)]
 pub(super) struct Tenures {
     now: Option<By>,
@@ -109,6 +109,43 @@ impl Tenures {
     pub(super) fn count(&self) -> usize {
         self.over.len() + usize::from(self.now.is_some())
     }
+
+    /// Now it is this one. An error if another has served it in between.
+    fn go_on(&mut self, by: By) -> Result<(), String> {
+        match self.now {
+            Some(now) if now == by => {}
+            now if self.over.contains(&by) => return Err(format!("{by:?} comes back while {now:?} serves it")),
+            _ => self.over.extend(self.now.replace(by)),
+        }
+        Ok(())
+    }
+}
+
+/// What is known of the keys of the kind from the rounds before.
+#[derive(Default)]
+pub(super) struct Keys(BTreeMap<String, Counter>);
+
+#[derive(Default)]
+struct Counter {
+    /// When nothing was hurt at the end of the last round.
+    count: u64,
+    /// Whose answers count: each is an actor that was in memory for a while.
+    tenures: Tenures,
+}
+
+impl Keys {
+    pub(super) fn activations(&self) -> usize {
+        self.0.values().map(|key| key.tenures.count()).sum()
+    }
+}
+
+/// A message that an actor of the kind has counted, as its sender knows.
+struct Counted {
+    id: Id,
+    sent: Duration,
+    told: Duration,
+    count: u64,
+    by: Option<By>,
 }
 
 impl Round {
@@ -133,6 +170,7 @@ impl Round {
         hurts: &[Hurt],
         others: usize,
         tenures: &mut Tenures,
+        keys: &mut Keys,
     ) -> (Findings, BTreeMap<How, Counts>) {
         let mut counts = BTreeMap::<How, Counts>::new();
         let mut findings = std::mem::take(&mut self.findings);
@@ -155,6 +193,7 @@ impl Round {
         }
         self.in_order(&mut findings);
         self.alone(&mut findings, tenures);
+        self.keys(&mut findings, hurts, keys);
         (findings, counts)
     }
 
@@ -179,15 +218,42 @@ impl Round {
         let mut begun: Vec<_> = begun.filter(|(_, (.., name))| name == ALONE).collect();
         begun.sort_unstable_by_key(|(_, (at, ..))| *at);
         for (id, (_, by, _)) in begun {
-            if tenures.now == Some(*by) {
-                continue;
+            if let Err(text) = tenures.go_on(*by) {
+                findings.add(Some(*id), format!("`{ALONE}`: {text}"));
             }
-            if tenures.over.contains(by) {
-                let now = tenures.now;
-                findings.add(Some(*id), format!("it was begun by {by:?} while {now:?} served `{ALONE}`"));
-                continue;
+        }
+    }
+
+    /// Of each key each count is answered once, in the order of their times, by one actor after the other; and nothing is lost that was
+    /// answered, nor counted that was not sent.
+    fn keys(&self, findings: &mut Findings, hurts: &[Hurt], keys: &mut Keys) {
+        let mut counted = BTreeMap::<&str, (Vec<Counted>, u64)>::new();
+        for (id, message) in &self.messages {
+            let Some((sent, How::Key, to)) = &message.sent else { continue };
+            let (answered, unknown) = counted.entry(to).or_default();
+            match message.fate {
+                Some((told, Fate::Answered, count)) => {
+                    let by = message.begun.first().map(|(_, by, _)| *by);
+                    answered.push(Counted { id: *id, sent: *sent, told, count, by });
+                }
+                Some((_, Fate::Refused, _)) => {}
+                _ => *unknown += 1,
             }
-            tenures.over.extend(tenures.now.replace(*by));
+        }
+        // With the broker's store the states are lost: what was sent after that is counted anew, and what was under way meanwhile is
+        // counted before or after it.
+        let wiped = hurts.iter().find(|hurt| hurt.who == Who::Broker && hurt.killed.is_some());
+        for (key, (mut answered, unknown)) in counted {
+            let counter = keys.0.entry(key.to_owned()).or_default();
+            answered.sort_by_key(|counted| counted.count);
+            let most = answered.len() as u64 + unknown;
+            let Some(wipe) = wiped else {
+                counter.count_on(key, answered.iter(), most, findings);
+                continue;
+            };
+            counter.count_on(key, answered.iter().filter(|counted| counted.told <= wipe.from), most, findings);
+            counter.count = 0;
+            counter.count_on(key, answered.iter().filter(|counted| counted.sent >= wipe.to), most, findings);
         }
     }
 
@@ -213,6 +279,36 @@ impl Round {
 /// The host that a name belongs to.
 fn home(name: &str) -> Option<usize> {
     name.rsplit_once('-')?.1.parse().ok()
+}
+
+impl Counter {
+    /// `answered` is in the order of counts, and no more than `most` are counted.
+    fn count_on<'a>(
+        &mut self,
+        key: &str,
+        answered: impl Iterator<Item = &'a Counted>,
+        most: u64,
+        findings: &mut Findings,
+    ) {
+        let before = self.count;
+        let mut sent = Duration::ZERO;
+        for Counted { id, sent: its_sent, told, count, by } in answered {
+            let mut find = |text| findings.add(Some(*id), format!("{key} {text}"));
+            if *count <= self.count {
+                find(format!("has counted to {count} after {}, and {before} before", self.count));
+            }
+            if *told < sent {
+                find(format!("answers {count} before a message was sent that is less"));
+            }
+            if let Some(Err(text)) = by.map(|by| self.tenures.go_on(by)) {
+                find(text);
+            }
+            (self.count, sent) = (self.count.max(*count), sent.max(*its_sent));
+        }
+        if self.count > before + most {
+            findings.add(None, format!("{key} counts {} after {before} and {most} messages", self.count));
+        }
+    }
 }
 
 struct Seen<'a> {
@@ -374,7 +470,7 @@ mod tests {
         }
 
         fn findings(self, hurts: &[Hurt]) -> usize {
-            self.0.check(1, hurts, 2, &mut Tenures::default()).0.total
+            self.0.check(1, hurts, 2, &mut Tenures::default(), &mut Keys::default()).0.total
         }
     }
 
@@ -504,9 +600,62 @@ mod tests {
         assert_eq!(round(&[(10, 0), (30, 1), (31, 0), (40, 1)]).findings(&[]), 1);
         // Nor in a later round.
         let mut tenures = Tenures::default();
-        let mut check = |case: Case| case.0.check(1, &[], 2, &mut tenures).0.total;
+        let mut check = |case: Case| case.0.check(1, &[], 2, &mut tenures, &mut Keys::default()).0.total;
         assert_eq!(check(round(&[(10, 0), (30, 1)])), 0);
         assert_eq!(check(round(&[(10, 1)])), 0);
         assert_eq!(check(round(&[(10, 0)])), 1);
+    }
+
+    /// Messages to a key, all answered: when they are sent and told, the count, and by whom.
+    fn counts(counts: &[(u64, u64, u64, u32)], unknown: u64) -> Case {
+        let sent = || Record::Sent { how: How::Key, to: "cart/7".to_owned() };
+        let case = counts.iter().enumerate().fold(Case(Round::default()), |case, (n, (sent_at, told, count, life))| {
+            let id = Id { number: n as u64, task: n as u32, ..ID };
+            let mut case = case.and(id, 0, *sent_at, sent()).and(id, 0, *told, Record::Outcome(Fate::Answered, *count));
+            let begun = Record::Begun { by: "cart/7".to_owned(), tenure: 1 };
+            case.0.enter(1, *life, at(*sent_at), id, begun);
+            case.and(id, 1, *sent_at, Record::Ended)
+        });
+        (0..unknown).fold(case, |case, n| {
+            let id = Id { number: 100 + n, task: 100, ..ID };
+            case.and(id, 0, 1, sent()).and(id, 0, 2, Record::Outcome(Fate::Unknown, 0))
+        })
+    }
+
+    #[test]
+    fn each_count_of_a_key_is_answered_once_and_none_is_lost_or_made_up() {
+        for (answered, unknown, findings) in [
+            (&[(1, 2, 1, 1), (3, 4, 2, 1), (5, 6, 3, 1)][..], 0, 0),
+            // Two at the same time.
+            (&[(1, 8, 2, 1), (3, 4, 1, 1)], 0, 0),
+            (&[(1, 2, 1, 1), (3, 4, 1, 1)], 0, 1),
+            (&[(1, 2, 2, 1), (3, 4, 1, 1)], 1, 1),
+            // One is counted that is not answered.
+            (&[(1, 2, 1, 1), (3, 4, 3, 1)], 1, 0),
+            (&[(1, 2, 1, 1), (3, 4, 3, 1)], 0, 1),
+            // Another goes on, and the one before comes back.
+            (&[(1, 2, 1, 1), (3, 4, 2, 2), (5, 6, 3, 2)], 0, 0),
+            (&[(1, 2, 1, 1), (3, 4, 2, 2), (5, 6, 3, 1)], 0, 1),
+        ] {
+            assert_eq!(counts(answered, unknown).findings(&[]), findings, "{answered:?} {unknown}");
+        }
+    }
+
+    #[test]
+    fn a_key_counts_on_in_the_next_round_and_anew_when_the_brokers_store_was_wiped() {
+        let wipe = Hurt { who: Who::Broker, from: at(10), to: at(20), killed: Some(at(15)) };
+        let mut keys = Keys::default();
+        let mut check =
+            |case: Case, hurts: &[Hurt]| case.0.check(1, hurts, 2, &mut Tenures::default(), &mut keys).0.total;
+        assert_eq!(check(counts(&[(1, 2, 1, 1), (3, 4, 2, 1)], 0), &[]), 0);
+        assert_eq!(check(counts(&[(1, 2, 3, 1)], 0), &[]), 0);
+        assert_eq!(check(counts(&[(1, 2, 3, 1)], 0), &[]), 1);
+        assert_eq!(check(counts(&[(1, 2, 5, 1)], 0), &[]), 1);
+        let wiped = [(1, 2, 6, 1), (9, 12, 7, 1), (11, 21, 1, 2), (22, 23, 2, 2)];
+        assert_eq!(check(counts(&wiped, 0), &[wipe]), 0);
+        assert_eq!(check(counts(&[(24, 25, 2, 2)], 0), &[]), 1);
+        // Control: without the wipe, and one that is twice the same after it.
+        assert!(check(counts(&wiped, 0), &[]) > 1);
+        assert_eq!(check(counts(&[(21, 22, 1, 3), (22, 23, 1, 3)], 0), &[wipe]), 1);
     }
 }

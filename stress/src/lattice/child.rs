@@ -17,8 +17,8 @@ use crate::growth::Growth;
 /// A host does what it is told within this.
 const LONG: Duration = Duration::from_secs(90);
 
-/// Guests that it has.
-const GUESTS: usize = 2;
+/// Guests that it has at the most.
+const GUESTS: usize = 2 + super::KEYS;
 
 /// Ends when it is dropped.
 pub(super) struct Process {

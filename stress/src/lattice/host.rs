@@ -15,10 +15,11 @@ use airssys_wasm_actor::{
     ActorRef, ActorSpec, ActorSystem, AskError, Capabilities, DeadLetterLimits, DeadReason, Fence, NativeActor,
     NativeContext, NativeSpec, SystemConfig,
 };
-use airssys_wasm_engine::{EngineConfig, Profile, WasmEngine};
+use airssys_wasm_engine::{EngineConfig, PoolConfig, Profile, WasmEngine};
 use airssys_wasm_fixtures as fixtures;
 use airssys_wasm_isolation::SandboxSpec;
-use airssys_wasm_lattice::{Lattice, LatticeConfig, LatticeEvent, Recipient, StandBy, TellError};
+use airssys_wasm_keyed::{KeyedOptions, KeyedSpec, SaveWhen};
+use airssys_wasm_lattice::{BucketConfig, Lattice, LatticeConfig, LatticeEvent, Recipient, StandBy, TellError};
 use airssys_wasm_limits::{ByteSize, ResourceLimits};
 use airssys_wasm_measurements::process;
 use airssys_wasm_registry::{ComponentId, MessageEnvelope, Topic, WhenFull};
@@ -31,7 +32,7 @@ use tokio::{
 };
 
 use super::{
-    ALONE, GRACE, HEARTBEAT, HOSTS, LEASE, TOPIC,
+    ALONE, GRACE, HEARTBEAT, HOSTS, KEYS, KIND, LEASE, TOPIC,
     record::{self, Dead, Fate, How, Id, Log, QUIET_TASKS, Record},
 };
 use crate::threads;
@@ -96,6 +97,16 @@ pub(super) fn echo(host: usize) -> String {
 fn counter(host: usize) -> String {
     format!("counter-{host}")
 }
+
+fn key(number: usize) -> String {
+    format!("{KIND}/{number}")
+}
+
+/// Tasks of each host that send to keys.
+const KEY_TASKS: usize = 2;
+
+/// Short, so that actors leave the memory and come back.
+const IDLE: Duration = Duration::from_secs(1);
 
 struct World {
     options: Host,
@@ -215,7 +226,8 @@ struct Here {
 impl Here {
     async fn start(world: &Arc<World>) -> Result<Arc<Self>> {
         let Host { host, seed, server, .. } = &world.options;
-        let engine = WasmEngine::new(EngineConfig::small().compile_in_process())?;
+        let pool = Some(PoolConfig::for_components(2 * KEYS as u32));
+        let engine = WasmEngine::new(EngineConfig { pool, ..EngineConfig::default() }.compile_in_process())?;
         let all = usize::MAX;
         let config = SystemConfig {
             dead_letters: DeadLetterLimits { letters: all, letters_per_actor: all, bytes: all, bytes_per_actor: all },
@@ -227,15 +239,23 @@ impl Here {
         let echo = system.spawn_native(NativeSpec::new(echo.by.parse()?, move || echo.clone())).await?;
         let limits =
             ResourceLimits { cpu_time: Duration::from_secs(10), ..ResourceLimits::with_memory(ByteSize::mib(8)) };
-        let guest = async |name: &str, code: &'static [u8], config: Vec<(String, String)>| -> Result<ActorRef> {
-            let component = engine.load(code, Profile::Plain).await?;
-            let capabilities = Capabilities { request: vec!["echo-*".parse()?], ..Capabilities::default() };
+        let spec = async |name: &str, code: &'static [u8], asks: &str| -> Result<ActorSpec<()>> {
+            let component = engine.load(wat::parse_bytes(code)?.into_owned(), Profile::Plain).await?;
+            let capabilities = Capabilities { request: vec![asks.parse()?], ..Capabilities::default() };
             let spec = ActorSpec::new(name.parse()?, SandboxSpec::new(system.link(&component)?, limits.clone())?);
-            Ok(system.spawn(spec.with_capabilities(capabilities).with_config(config)).await?)
+            Ok(spec.with_capabilities(capabilities))
+        };
+        let guest = async |name: &str, code: &'static [u8], config: Vec<(String, String)>| -> Result<ActorRef> {
+            Ok(system.spawn(spec(name, code, "echo-*").await?.with_config(config)).await?)
         };
         let counter = guest(&counter(*host), fixtures::COUNTER, Vec::new()).await?;
         let next = super::host::echo((host + 1) % HOSTS);
         let asker = guest(&format!("asker-{host}"), fixtures::ASKER, vec![("ask".to_owned(), next)]).await?;
+        let witness = Arc::clone(world);
+        let witness = move || Witness(Arc::clone(&witness));
+        system.spawn_native(NativeSpec::new("witness".parse()?, witness)).await?;
+        let options = KeyedOptions { save: SaveWhen::EachMessage, idle: IDLE, ..KeyedOptions::default() };
+        let kind = KeyedSpec::new(spec(KIND, fixtures::WITNESSED.as_bytes(), "witness").await?).with_options(options);
 
         let config = LatticeConfig::new("stress".parse()?, format!("h{host}").parse()?);
         let mut config = config.with_servers([server.clone()]).with_lease(LEASE).with_heartbeat(HEARTBEAT);
@@ -261,6 +281,16 @@ impl Here {
             world.log.note(&format!("topics are not taken: {error:?}"));
             sleep(Duration::from_millis(100)).await;
         }
+        loop {
+            let exported = match lattice.store(BucketConfig::new("states")).await {
+                Ok(store) => lattice.export_kind(kind.clone(), Arc::new(store)).await.map_err(anyhow::Error::from),
+                Err(error) => Err(error.into()),
+            };
+            let Err(error) = exported else { break };
+            world.log.note(&format!("the kind is not exported: {error:?}"));
+            sleep(Duration::from_millis(100)).await;
+        }
+        world.watch_slots(&lattice);
         let alone = stand_by(world, &system, &lattice);
         let here = Arc::new(Self { world: Arc::clone(world), system, lattice, echo, asker, _alone: alone? });
         here.listen()?;
@@ -317,6 +347,7 @@ impl Here {
     fn load(self: &Arc<Self>) {
         let mut random = fastrand::Rng::with_seed(self.world.options.seed);
         let mut tasks: Vec<(How, String)> = vec![(How::Guest, ALONE.to_owned()), (How::Publish, TOPIC.to_owned())];
+        tasks.extend(vec![(How::Key, KIND.to_owned()); KEY_TASKS]);
         for (name, counts) in self.names() {
             let hows = if counts { &[How::Count][..] } else { &[How::Ask, How::Timed, How::Tell, How::Send] };
             tasks.extend(hows.iter().map(|how| (*how, name.clone())));
@@ -337,6 +368,9 @@ impl Here {
                     if *load.borrow() {
                         let burst = if random.u8(0..64) == 0 { 50 } else { 1 };
                         for _ in 0..burst {
+                            if how == How::Key {
+                                sender = here.sender(task as u32, &key(random.usize(..KEYS)));
+                            }
                             let how = if mixes { [How::Ask, How::Tell, How::Send][random.usize(0..3)] } else { how };
                             sender.send(how, &mut random).await;
                         }
@@ -358,16 +392,23 @@ impl Here {
     /// no longer than it likes.
     async fn recover(&self) {
         let topic = Topic::new(TOPIC).expect("it is a topic");
-        let recipients: Vec<_> =
-            self.names().into_iter().map(|(name, _)| name.parse().expect("it is a name")).collect();
-        let recipients: Vec<Recipient> = recipients.into_iter().map(|name| self.lattice.recipient(name)).collect();
+        let names = self.names().into_iter().map(|(name, _)| (name, "get"));
+        // A key that is asked with nothing does not count it.
+        let names = names.chain((0..KEYS).map(|number| (key(number), "")));
+        let recipients = names.map(|(name, text)| {
+            let name = name.parse().expect("it is a name");
+            (self.lattice.recipient(name), text)
+        });
+        let recipients: Vec<(Recipient, &str)> = recipients.collect();
         loop {
             let mut is_well = self.world.changed.lock().elapsed() > CALM;
-            for recipient in &recipients {
-                let asked = recipient.ask_within(Duration::from_secs(2), "get").await;
+            for (recipient, text) in &recipients {
+                let asked = recipient.ask_within(Duration::from_secs(2), *text).await;
                 if let Err(error) = &asked {
                     self.world.log.note(&format!("{} does not answer: {error:?}", recipient.id()));
                     is_well = false;
+                    // Of many that are away for the same reason each would be waited for.
+                    break;
                 }
             }
             let hosts = self.system.publish(&topic, "anybody?").await.hosts;
@@ -382,14 +423,19 @@ impl Here {
     /// Sends when nothing is hurt, and waits until all of it has come to an end.
     async fn calm(self: &Arc<Self>) {
         let mut random = fastrand::Rng::with_seed(self.world.options.seed);
-        let names = self.names().into_iter().chain([(TOPIC.to_owned(), false)]);
-        let sending = names.enumerate().map(|(n, (name, counts))| {
-            let (mut sender, mut random) = (self.sender(QUIET_TASKS + n as u32, &name), random.fork());
+        let names = self.names().into_iter().chain([(TOPIC.to_owned(), false), (KIND.to_owned(), true)]);
+        let sending = names.enumerate().map(|(task, (name, counts))| {
+            let (here, task) = (Arc::clone(self), QUIET_TASKS + task as u32);
+            let (mut sender, mut random) = (self.sender(task, &name), random.fork());
             tokio::spawn(async move {
-                for n in 0..QUIET_MESSAGES {
+                for n in 0..if name == KIND { KEYS } else { QUIET_MESSAGES } {
+                    if name == KIND {
+                        sender = here.sender(task, &key(n));
+                    }
                     // The last is asked, and comes after the others.
                     let how = match n % 3 {
                         _ if name == TOPIC => How::Publish,
+                        _ if name == KIND => How::Key,
                         _ if counts => How::Count,
                         0 => How::Tell,
                         1 => How::Send,
@@ -423,6 +469,24 @@ impl World {
                 if !matches!(event, LatticeEvent::PublicationsDropped) {
                     *world.changed.lock() = Instant::now();
                 }
+            }
+        });
+    }
+
+    /// Notes when slots of the kind come and go.
+    fn watch_slots(self: &Arc<Self>, lattice: &Lattice) {
+        let (world, lattice) = (Arc::clone(self), lattice.clone());
+        tokio::spawn(async move {
+            let kind: ComponentId = KIND.parse().expect("it is a name");
+            let mut before = 0;
+            loop {
+                let slots = lattice.slots(&kind);
+                if slots != before {
+                    world.log.note(&format!("{slots} slots, after {before}"));
+                    *world.changed.lock() = Instant::now();
+                }
+                before = slots;
+                sleep(Duration::from_millis(20)).await;
             }
         });
     }
@@ -474,6 +538,13 @@ impl Sender {
                 Ok(answer) => match std::str::from_utf8(&answer).ok().and_then(|count| count.parse().ok()) {
                     Some(count) => (Fate::Answered, count),
                     None => (Fate::Wrong, 0),
+                },
+                other => answered(id, other),
+            },
+            (How::Key, Some(to)) => match to.ask(message).await {
+                Ok(answer) => match <[u8; 8]>::try_from(&answer[..]) {
+                    Ok(count) => (Fate::Answered, u64::from_le_bytes(count)),
+                    Err(_) => (Fate::Wrong, 0),
                 },
                 other => answered(id, other),
             },
@@ -530,6 +601,19 @@ impl NativeActor for Echo {
             self.world.log.write(id, &Record::Ended);
         }
         answer
+    }
+}
+
+/// Writes down what actors of the kind have in hand, and which of those it is that were in memory here under the same key.
+struct Witness(Arc<World>);
+
+impl NativeActor for Witness {
+    async fn handle(&mut self, message: &MessageEnvelope, _: &NativeContext) -> Result<Option<Bytes>, String> {
+        let (Some(id), Some(by)) = (id_of(message), message.sender()) else { return Err("it is no message".into()) };
+        let tenure = u32::try_from(by.generation().get()).map_err(|error| error.to_string())?;
+        self.0.log.write(id, &Record::Begun { by: by.id().to_string(), tenure });
+        self.0.log.write(id, &Record::Ended);
+        Ok(Some(Bytes::new()))
     }
 }
 

@@ -1,6 +1,8 @@
 //! The soak of the lattice: three hosts, each a process, and a broker, which are killed, stopped and started again while all send to
 //! all. Each host writes down what it sent, what it was told of that, and what it handled; after each round the books of all must
-//! balance, and must show one handling of a message at the most, and one host at a time that serves a name alone.
+//! balance, and must show one handling of a message at the most, one host at a time that serves a name alone, and of each key of a kind
+//! each count once. The states of the keys are in the broker's store: when that is wiped, all of them are lost, and the keys count from
+//! one again.
 //!
 //! A round ends when all is healed: then everything is answered, and nothing is left of what was sent before.
 
@@ -23,7 +25,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 pub use self::host::{Host, Tamper, run as run_host};
 use self::{
-    books::{Counts, Hurt, Round, Tenures, Who},
+    books::{Counts, Hurt, Keys, Round, Tenures, Who},
     chaos::{Deed, SURVIVOR},
     child::Process,
     record::{How, now},
@@ -34,6 +36,10 @@ const HOSTS: usize = 3;
 /// The name that one host serves at a time.
 const ALONE: &str = "alone";
 const TOPIC: &str = "topic";
+
+/// The kind that all hosts have, and how many of its keys are sent to.
+const KIND: &str = "cart";
+const KEYS: usize = 64;
 
 /// Short, so that a minute has many failures.
 const LEASE: Duration = Duration::from_secs(3);
@@ -108,6 +114,7 @@ struct Soak<'a> {
     /// The last count of each host's guest, with the process.
     counts: [Option<(u32, u64)>; HOSTS],
     tenures: Tenures,
+    keys: Keys,
     totals: BTreeMap<How, Counts>,
     deeds: BTreeMap<&'static str, u64>,
     /// The longest that it took until all was well again.
@@ -128,6 +135,7 @@ impl<'a> Soak<'a> {
             lives: 0,
             counts: Default::default(),
             tenures: Tenures::default(),
+            keys: Keys::default(),
             totals: BTreeMap::new(),
             deeds: BTreeMap::new(),
             recovery: Duration::ZERO,
@@ -230,6 +238,9 @@ impl<'a> Soak<'a> {
                     self.server.kill();
                     if wipe {
                         self.server.wipe();
+                        if let Some(hurt) = hurting.last_mut() {
+                            hurt.killed = Some(now());
+                        }
                     }
                 }
                 Deed::StartBroker => self.server.restart()?,
@@ -288,7 +299,7 @@ impl<'a> Soak<'a> {
             }
         }
         let counted: Vec<_> = (0..HOSTS).map(|host| books.counted(host)).collect();
-        let (mut findings, counts) = books.check(self.round, hurts, HOSTS - 1, &mut self.tenures);
+        let (mut findings, counts) = books.check(self.round, hurts, HOSTS - 1, &mut self.tenures, &mut self.keys);
         for (host, (answers, unknown)) in counted.into_iter().enumerate() {
             let life = self.host(host)?.life;
             let found = counted_right(before[host], life, self.counts[host], &answers, unknown);
@@ -335,6 +346,7 @@ impl<'a> Soak<'a> {
             println!("{times:>6} {deed}");
         }
         println!("{:>6} tenures of `{ALONE}`, one at a time", self.tenures.count());
+        println!("{:>6} times a key of `{KIND}` came into memory, one at a time", self.keys.activations());
         println!("{:>6} ms at the most until all was well again", self.recovery.as_millis());
         if let Some(process) = &self.hosts[SURVIVOR] {
             print!("{}", process.growth);

@@ -96,6 +96,8 @@ words! {
         Guest = "guest-ask",
         /// To a guest, which counts.
         Count = "count",
+        /// To an actor of the kind that all hosts have, which counts.
+        Key = "key",
         Publish = "publish",
     }
 }

@@ -88,7 +88,7 @@ impl fmt::Debug for ReminderConfig {
 /// Each is a row by the time when it is due. One task sends what is due, in that order, whether its actor is in memory or
 /// not, and takes it away when a handler has come to its end over it: at least once. What is not handled, because the
 /// actor is not admitted, crashes or cannot save its state, is sent again after a second, after two, and so on up to 64 s,
-/// until it is handled or cancelled. A million of them cost no memory: the task reads pages of 256 keys.
+/// until it is handled or cancelled. Each kind has pauses of its own. A million of them cost no memory: the task reads pages of 256 keys.
 pub struct StoredReminders {
     book: Arc<Book>,
     receivers: Arc<Receivers>,

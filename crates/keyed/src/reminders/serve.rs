@@ -4,10 +4,7 @@
 use std::{
     collections::{HashMap, HashSet},
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -48,117 +45,150 @@ struct Server {
     in_flight: Arc<Mutex<HashSet<String>>>,
     /// A kind has room for another.
     freed: Arc<Notify>,
-    /// Whether any was not handled since the last attempts began.
-    failed: Arc<AtomicBool>,
+    /// When each kind has its next attempts.
+    again: Arc<Mutex<HashMap<Box<str>, Again>>>,
 }
 
 pub(super) async fn serve(book: Arc<Book>, receivers: Arc<Receivers>) {
-    let server = Server { book, receivers, in_flight: Arc::default(), freed: Arc::default(), failed: Arc::default() };
-    let mut waiting = Waiting::new();
-    let mut again = Again { pause: PAUSE, at: None, last: None };
+    let server = Server { book, receivers, in_flight: Arc::default(), freed: Arc::default(), again: Arc::default() };
+    let mut passes = Passes::new();
+    // Of the store.
+    let mut reading = Again::default();
     loop {
         server.book.progress.lock().waits_until = u64::MAX;
-        if again.is_due() {
-            server.failed.store(false, Ordering::Relaxed);
-            let upto = before(server.book.progress.lock().sent);
-            if server.send_all(String::new(), |key| key < upto.as_str(), &mut waiting).await.is_err() {
-                server.failed.store(true, Ordering::Relaxed);
+        reading.begin();
+        server.begin_passes(&mut passes);
+        let is_more = match server.send_pages(&mut passes).await {
+            Ok(is_more) => is_more,
+            Err(_) => {
+                reading.note(0);
+                false
             }
-        }
-        let sent = before(server.book.progress.lock().sent);
-        if server.send_waiting(&sent, &mut waiting).await.is_err() {
-            server.failed.store(true, Ordering::Relaxed);
-        }
+        };
         let upto = server.book.now().saturating_add(1);
         // Before the look, so that one that is set meanwhile says that it may have been missed. If the clock was set back, what was
         // set since comes before.
         let sent = std::mem::replace(&mut server.book.progress.lock().sent, upto).min(upto);
-        let end = before(upto);
-        let next = match server.send_all(before(sent), |key| key < end.as_str(), &mut waiting).await {
+        let next = match server.send_due(before(sent), &before(upto), &mut passes).await {
             Ok(next) => next,
             Err(error) => {
                 tracing::warn!("reminders are not read: {error}; trying again");
                 let mut progress = server.book.progress.lock();
                 progress.sent = progress.sent.min(sent);
-                server.failed.store(true, Ordering::Relaxed);
+                reading.note(0);
                 None
             }
         };
+        if is_more {
+            tokio::task::yield_now().await;
+            continue;
+        }
         let next = next.and_then(|key| parts(&key).map(|(due, ..)| due));
         server.book.progress.lock().waits_until = next.unwrap_or(u64::MAX);
         let sleep = next.map_or(LONGEST_SLEEP, |due| Duration::from_millis(due.saturating_sub(server.book.now())));
-        if server.failed.load(Ordering::Relaxed) {
-            again.set();
-        }
         let wakes = Instant::now() + sleep.min(LONGEST_SLEEP);
+        let attempts = [server.next_attempts(&passes), reading.at()];
         tokio::select! {
-            () = sleep_until(again.at.map_or(wakes, |again| again.min(wakes))) => {}
+            () = sleep_until(attempts.into_iter().flatten().fold(wakes, Instant::min)) => {}
             () = server.book.sooner.notified() => {}
             // Perhaps it was waited for.
-            () = server.receivers.changed.notified() => again.hasten(),
-            () = server.fails(), if again.at.is_none() => {}
-            () = server.freed.notified(), if !waiting.is_empty() => {}
+            () = server.receivers.changed.notified() => server.again.lock().values_mut().for_each(Again::hasten),
+            () = server.receivers.failed.notified() => {}
+            () = server.freed.notified(), if !passes.is_empty() => {}
         }
     }
 }
 
-/// The kinds that have as many in flight as they may, and the key after which each goes on: so a kind whose handlers hang
-/// holds up no other, and its rows are read once and not at each attempt.
-type Waiting = HashMap<Box<str>, String>;
+/// The kinds that are behind, a page at a time: so a kind whose handlers hang, or always fail, holds up no other, and its rows are read
+/// once for each attempt.
+type Passes = HashMap<Box<str>, Pass>;
+
+/// The rows of a kind between two keys are sent as there is room.
+struct Pass {
+    after: String,
+    upto: String,
+    /// Whether there was no room for one: then those that come after these wait for their turn.
+    is_full: bool,
+    /// After which key there are such.
+    later: Option<String>,
+}
+
+impl Pass {
+    fn new(after: String, upto: String, is_full: bool) -> Self {
+        Self { after, upto, is_full, later: None }
+    }
+}
 
 /// When what was not handled is sent again.
+#[derive(Default)]
 struct Again {
+    next: Option<Attempts>,
+    /// When the last attempts began, and after which pause.
+    last: Option<(Instant, Duration)>,
+}
+
+struct Attempts {
+    /// When the first of them was due.
+    first: u64,
+    at: Instant,
     pause: Duration,
-    at: Option<Instant>,
-    last: Option<Instant>,
 }
 
 impl Again {
-    fn is_due(&mut self) -> bool {
-        let now = Instant::now();
-        let due = self.at.is_some_and(|at| at <= now);
-        if due {
-            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-            (self.at, self.last) = (None, Some(now));
+    /// One was not handled that was due then. Whether it is the first since the last attempts.
+    fn note(&mut self, due: u64) -> bool {
+        if let Some(next) = &mut self.next {
+            next.first = next.first.min(due);
+            return false;
         }
-        due
+        let now = Instant::now();
+        let pause = match self.last {
+            Some((last, pause)) if now - last <= 2 * LONGEST_PAUSE => (2 * pause).min(LONGEST_PAUSE),
+            _ => PAUSE,
+        };
+        self.next = Some(Attempts { first: due, at: now + pause, pause });
+        true
+    }
+
+    /// When the first was due of those that are to be sent now, if any are.
+    fn begin(&mut self) -> Option<u64> {
+        let now = Instant::now();
+        let Attempts { first, pause, .. } = self.next.take_if(|next| next.at <= now)?;
+        self.last = Some((now, pause));
+        Some(first)
+    }
+
+    fn at(&self) -> Option<Instant> {
+        Some(self.next.as_ref()?.at)
     }
 
     fn hasten(&mut self) {
-        if let Some(at) = &mut self.at {
-            *at = Instant::now();
+        if let Some(next) = &mut self.next {
+            next.at = Instant::now();
         }
-    }
-
-    /// One was not handled.
-    fn set(&mut self) {
-        let now = Instant::now();
-        if self.last.is_some_and(|last| now - last > 2 * LONGEST_PAUSE) {
-            self.pause = PAUSE;
-        }
-        self.at.get_or_insert(now + self.pause);
     }
 }
 
 impl Server {
-    /// Sends those after a key, as long as they are to be, but for those of kinds that wait. Gives the first that is not.
-    async fn send_all(
-        &self,
-        mut after: String,
-        is_due: impl Fn(&str) -> bool,
-        waiting: &mut Waiting,
-    ) -> Result<Option<String>, StoreError> {
+    /// Sends those that are due, but for those of kinds that are behind. Gives the first that is not due.
+    async fn send_due(&self, mut after: String, upto: &str, passes: &mut Passes) -> Result<Option<String>, StoreError> {
         loop {
             let keys = self.book.store.keys(&self.book.by_time, Some(&after), PAGE).await?;
             let is_last = keys.len() < PAGE;
             for key in keys {
-                if !is_due(&key) {
+                if *key >= *upto {
                     return Ok(Some(key));
                 }
-                let kind = parts(&key).and_then(|(_, of, _)| kind_of(of)).unwrap_or_default();
-                let is_later = waiting.get(kind).is_some_and(|goes_on| key > *goes_on);
-                if !is_later && !self.send(&key).await {
-                    waiting.insert(kind.into(), after);
+                match passes.get_mut(kind_in(&key)) {
+                    Some(pass) if key > pass.after && key < pass.upto => {}
+                    Some(pass) if key > pass.after => {
+                        if pass.is_full || !self.send(&key).await {
+                            pass.is_full = true;
+                            pass.later.get_or_insert(after);
+                        }
+                    }
+                    _ if self.send(&key).await => {}
+                    _ => _ = passes.insert(kind_in(&key).into(), Pass::new(after, upto.to_owned(), true)),
                 }
                 after = key;
             }
@@ -168,33 +198,63 @@ impl Server {
         }
     }
 
-    /// Sends those of kinds that wait, up to a key, as far as there is room again.
-    async fn send_waiting(&self, upto: &str, waiting: &mut Waiting) -> Result<(), StoreError> {
-        let kinds: Vec<_> = waiting.keys().filter(|kind| self.has_room(kind)).cloned().collect();
-        for kind in kinds {
-            let Some(after) = waiting.get_mut(&kind) else { continue };
-            let is_done = 'rows: loop {
-                let keys = self.book.store.keys(&self.book.by_time, Some(after), PAGE).await?;
-                let is_last = keys.len() < PAGE;
-                for key in keys {
-                    if *key >= *upto {
-                        break 'rows true;
-                    }
-                    let is_of_kind = parts(&key).and_then(|(_, of, _)| kind_of(of)) == Some(&*kind);
-                    if is_of_kind && !self.send(&key).await {
-                        break 'rows false;
-                    }
-                    *after = key;
-                }
-                if is_last {
-                    break true;
-                }
-            };
-            if is_done {
-                waiting.remove(&kind);
+    /// Begins attempts that are due. Those of a kind that is behind come when it is not.
+    fn begin_passes(&self, passes: &mut Passes) {
+        let upto = before(self.book.progress.lock().sent);
+        for (kind, again) in self.again.lock().iter_mut() {
+            if !passes.contains_key(kind)
+                && let Some(first) = again.begin()
+            {
+                passes.insert(kind.clone(), Pass::new(before(first), upto.clone(), false));
             }
         }
-        Ok(())
+    }
+
+    /// What comes after a pass of a kind.
+    fn next_pass(&self, kind: &str, pass: &mut Pass) -> Option<Pass> {
+        let again = self.again.lock().get_mut(kind).and_then(Again::begin).map(before);
+        let is_full = pass.later.is_some();
+        let after = again.into_iter().chain(pass.later.take()).min()?;
+        Some(Pass::new(after, before(self.book.progress.lock().sent), is_full))
+    }
+
+    /// When attempts begin next that wait for nothing else.
+    fn next_attempts(&self, passes: &Passes) -> Option<Instant> {
+        let again = self.again.lock();
+        again.iter().filter(|(kind, _)| !passes.contains_key(*kind)).filter_map(|(_, again)| again.at()).min()
+    }
+
+    /// Sends a page of each kind that is behind and has room. Whether any has room for more.
+    async fn send_pages(&self, passes: &mut Passes) -> Result<bool, StoreError> {
+        let mut is_more = false;
+        let kinds: Vec<_> = passes.keys().filter(|kind| self.has_room(kind)).cloned().collect();
+        for kind in kinds {
+            let Some(pass) = passes.get_mut(&kind) else { continue };
+            if self.send_page(&kind, pass).await? {
+                match self.next_pass(&kind, pass) {
+                    Some(next) => *pass = next,
+                    None => _ = passes.remove(&kind),
+                }
+            }
+            is_more |= passes.contains_key(&kind) && self.has_room(&kind);
+        }
+        Ok(is_more)
+    }
+
+    /// Sends those of a kind in a page, as far as there is room. Whether it is the last page.
+    async fn send_page(&self, kind: &str, pass: &mut Pass) -> Result<bool, StoreError> {
+        let keys = self.book.store.keys(&self.book.by_time, Some(&pass.after), PAGE).await?;
+        let is_last = keys.len() < PAGE;
+        for key in keys {
+            if key >= pass.upto {
+                return Ok(true);
+            }
+            if kind_in(&key) == kind && !self.send(&key).await {
+                return Ok(false);
+            }
+            pass.after = key;
+        }
+        Ok(is_last)
     }
 
     fn has_room(&self, kind: &str) -> bool {
@@ -205,7 +265,7 @@ impl Server {
     async fn send(&self, key: &str) -> bool {
         let Some((due, of, name)) = parts(key) else { return true };
         let Some(receiver) = kind_of(of).and_then(|kind| self.receivers.by_kind.read().get(kind).cloned()) else {
-            self.has_failed();
+            self.has_failed(key);
             return true;
         };
         if self.in_flight.lock().contains(key) {
@@ -246,22 +306,22 @@ impl Server {
             receivers: Arc::clone(&self.receivers),
             in_flight: Arc::clone(&self.in_flight),
             freed: Arc::clone(&self.freed),
-            failed: Arc::clone(&self.failed),
+            again: Arc::clone(&self.again),
         }
     }
 
     /// One was not handled.
-    fn has_failed(&self) {
-        self.failed.store(true, Ordering::Relaxed);
-        self.receivers.failed.notify_one();
-    }
-
-    /// Waits until one was not handled.
-    async fn fails(&self) {
-        while !self.failed.load(Ordering::Relaxed) {
-            self.receivers.failed.notified().await;
+    fn has_failed(&self, key: &str) {
+        let due = parts(key).map_or(0, |(due, ..)| due);
+        if self.again.lock().entry(kind_in(key).into()).or_default().note(due) {
+            self.receivers.failed.notify_one();
         }
     }
+}
+
+/// The kind of the actor that a row by time is of.
+fn kind_in(key: &str) -> &str {
+    parts(key).and_then(|(_, of, _)| kind_of(of)).unwrap_or_default()
 }
 
 fn ask(receiver: &Receiver, of: &str, name: &str, payload: Bytes) -> Option<Pin<Box<BoxFuture<'static, Answer>>>> {
@@ -304,7 +364,7 @@ impl Drop for Flight {
         drop(self.permit.take());
         self.server.freed.notify_one();
         if !self.is_handled {
-            self.server.has_failed();
+            self.server.has_failed(&self.key);
         }
     }
 }

@@ -8,6 +8,7 @@ use airssys_wasm_fixtures as fixtures;
 use airssys_wasm_keyed::{Admission, Keyed, KeyedOptions, Rate, SaveWhen};
 use airssys_wasm_registry::{MessageEnvelope, Topic};
 use bytes::Bytes;
+use tokio::task::JoinHandle;
 
 use crate::support::{ACTOR, COUNTER, Faulty, ask, carts, id, install, system, system_of, template, until};
 
@@ -85,6 +86,29 @@ async fn a_circle_of_requests_among_sleepers_is_seen() {
 }
 
 #[tokio::test]
+async fn a_circle_of_sends_among_sleepers_goes_round_and_leaves_room_for_others() {
+    const ROUNDS: usize = 200;
+    let (system, store) = (system(), Faulty::new());
+    let carts = carts(&system, &ACTOR, KeyedOptions::default(), &store).await;
+    let neighbour = system.spawn(template(&system, "neighbour", &ACTOR)).await.unwrap();
+    let leaving = made_to_leave(&carts, 3);
+    let around = ["send cart/1 ", "send cart/2 ", "send cart/0 "].concat().repeat(ROUNDS) + "self";
+    carts.actor("0").unwrap().tell(around).await.unwrap();
+    let mut answers = 0;
+    while store.row("0").await.is_none_or(|row| row != format!("{}\n", ROUNDS + 1)) {
+        assert_eq!(neighbour.ask("count").await.unwrap(), answers.to_string());
+        answers += 1;
+        assert!(answers < 1_000 * ROUNDS, "it has come to rest: {:?}", carts.stats());
+    }
+    leaving.iter().for_each(JoinHandle::abort);
+    assert!(carts.stats().activations > ROUNDS as u64 / 4, "control: they were asleep: {:?}", carts.stats());
+    for key in ["1", "2"] {
+        assert_eq!(ask(&carts, key, "count").await.unwrap(), ROUNDS.to_string(), "once for each of its messages");
+    }
+    assert_eq!((system.dead_letters().total(), carts.stats().not_saved), (0, 0));
+}
+
+#[tokio::test]
 async fn a_guest_that_wakes_names_without_number_is_refused_and_harms_nobody() {
     let (system, store) = (system(), Faulty::new());
     let slow = |burst| Rate { per_second: 0.001, burst };
@@ -158,9 +182,9 @@ async fn actors_of_one_kind_are_one_caller() {
     assert_eq!(woken, 5);
 }
 
-/// Many senders and few keys, which are made to leave as often as it goes.
-async fn books(carts: &Keyed, senders: usize, messages: Range<usize>, keys: usize) {
-    let leaving: Vec<_> = (0..keys)
+/// Has keys leave the memory as often as it goes.
+fn made_to_leave(carts: &Keyed, keys: usize) -> Vec<JoinHandle<()>> {
+    (0..keys)
         .map(|key| {
             let carts = carts.clone();
             tokio::spawn(async move {
@@ -170,7 +194,12 @@ async fn books(carts: &Keyed, senders: usize, messages: Range<usize>, keys: usiz
                 }
             })
         })
-        .collect();
+        .collect()
+}
+
+/// Many senders and few keys, which are made to leave as often as it goes.
+async fn books(carts: &Keyed, senders: usize, messages: Range<usize>, keys: usize) {
+    let leaving = made_to_leave(carts, keys);
     let senders: Vec<_> = (0..senders)
         .map(|sender| {
             let (carts, messages) = (carts.clone(), messages.clone());
@@ -192,7 +221,7 @@ async fn books(carts: &Keyed, senders: usize, messages: Range<usize>, keys: usiz
     for sender in senders {
         sender.await.unwrap();
     }
-    leaving.iter().for_each(tokio::task::JoinHandle::abort);
+    leaving.iter().for_each(JoinHandle::abort);
     for key in 0..keys {
         assert!(carts.passivate(&key.to_string()).await.unwrap());
     }

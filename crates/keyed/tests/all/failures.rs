@@ -42,6 +42,26 @@ async fn a_key_whose_restore_fails_is_quarantined_and_its_row_stays() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_row_that_another_guest_has_written_is_nobodys_and_stays() {
+    // Either takes the state of the other for rubbish.
+    for (guest, row, well) in [(&COUNTER, &b"5\n"[..], &5_u64.to_le_bytes()[..]), (&ACTOR, b"12345678", b"5\n")] {
+        let (system, store) = (system(), Faulty::new());
+        let carts = carts(&system, guest, KeyedOptions::default(), &store).await;
+        store.put("1", row).await;
+        store.put("2", well).await;
+        let ask_one = || async { carts.actor("1").unwrap().ask("count").await.unwrap_err() };
+        let AskError::NotActivated(error) = ask_one().await else { panic!("it was activated") };
+        assert!(matches!(*error, StartError::RestoreRefused { .. }), "{error:?}");
+        assert_eq!(ask_one().await.refusal(), Some(Refusal::Quarantined));
+        assert_eq!(store.row("1").await.unwrap(), row);
+        // Control: one with a row of its own.
+        carts.actor("2").unwrap().ask("count").await.unwrap();
+        assert!(carts.passivate("2").await.unwrap());
+        assert_ne!(store.row("2").await.unwrap(), well, "it counts this message");
+    }
+}
+
 #[tokio::test]
 async fn messages_for_one_that_does_not_start_are_dead_letters() {
     let (system, store) = (system(), Faulty::new());

@@ -4,7 +4,7 @@ use std::{
     collections::HashSet,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Waker},
     time::{Duration, SystemTime},
@@ -461,6 +461,85 @@ async fn those_that_hang_for_too_long_come_again_and_no_other_waits_for_them() {
     }
     assert!(attempts.load(Ordering::SeqCst) > 200, "they come again");
     assert_eq!(scene.store.count("!due").await.unwrap(), 100, "control: none of them was handled");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_that_always_fails_puts_off_no_attempt_of_another() {
+    let scene = Scene::new();
+    let reminders = scene.reminders.as_ref().unwrap();
+    let attempts = Arc::new(AtomicUsize::new(0));
+    reminders.add("room", {
+        let attempts = Arc::clone(&attempts);
+        move |_, _| {
+            attempts.fetch_add(1, Ordering::SeqCst);
+            Box::pin(async { Err(AskError::Stopped) })
+        }
+    });
+    let of: ComponentId = "room/1".parse().unwrap();
+    reminders.set(&of, "a", Duration::from_secs(1), Bytes::new()).unwrap().await.unwrap();
+    pass(600_000).await;
+    let before = attempts.load(Ordering::SeqCst);
+    assert!((8..20).contains(&before), "control: {before} attempts, with pauses up to 64 s");
+    // Wherever that one is between two of its attempts.
+    for round in 0..10 {
+        let key = round.to_string();
+        scene.carts.refuse.lock().insert(key.clone());
+        scene.set(&key, "a", 1_000, "x").await.unwrap();
+        pass(1_010).await;
+        scene.carts.refuse.lock().clear();
+        pass(1_100).await;
+        assert!(scene.carts.heard().ends_with(&format!("{key} a x, {key} a x")), "{}", scene.carts.heard());
+        pass(130_000 + 7_000 * round).await;
+    }
+    assert!(attempts.load(Ordering::SeqCst) > before + 20, "they go on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_due_while_many_are_sent_again_does_not_wait_for_all_of_them() {
+    const MANY: usize = 4_000;
+    let mut config = ReminderConfig::default();
+    config.in_flight = MANY.try_into().unwrap();
+    // By this clock an attempt takes a millisecond.
+    let (epoch, ms) = (SystemTime::now(), Arc::new(AtomicU64::new(0)));
+    config.clock = Some({
+        let ms = Arc::clone(&ms);
+        Arc::new(move || epoch + Duration::from_millis(ms.load(Ordering::SeqCst)))
+    });
+    let reminders = StoredReminders::start(Arc::new(MemoryStore::new()), config);
+    let (attempts, heard) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(None)));
+    reminders.add("room", {
+        let (attempts, ms) = (Arc::clone(&attempts), Arc::clone(&ms));
+        move |_, _| {
+            attempts.fetch_add(1, Ordering::SeqCst);
+            ms.fetch_add(1, Ordering::SeqCst);
+            Box::pin(async { Err(AskError::Stopped) })
+        }
+    });
+    reminders.add("cart", {
+        let (attempts, heard) = (Arc::clone(&attempts), Arc::clone(&heard));
+        move |_, _| {
+            *heard.lock() = Some(attempts.load(Ordering::SeqCst));
+            Box::pin(async { Ok(Bytes::new()) })
+        }
+    });
+    let set = async |of: &str, after_ms| {
+        let of: ComponentId = of.parse().unwrap();
+        reminders.set(&of, "a", Duration::from_millis(after_ms), Bytes::new()).unwrap().await.unwrap();
+    };
+    for n in 0..MANY {
+        set(&format!("room/{n}"), 1_000).await;
+    }
+    ms.store(1_001, Ordering::SeqCst);
+    pass(30_000).await;
+    let before = attempts.load(Ordering::SeqCst);
+    assert!(before >= 2 * MANY && before.is_multiple_of(MANY), "control: each of them is sent again: {before}");
+    // Due soon after the next attempts have begun.
+    set("cart/1", 1_000).await;
+    ms.fetch_add(900, Ordering::SeqCst);
+    pass(64_000).await;
+    let heard = heard.lock().expect("it came") - before;
+    assert!((100..1_000).contains(&heard), "{heard} of the others were sent before it");
+    assert!(attempts.load(Ordering::SeqCst) >= before + MANY);
 }
 
 #[tokio::test(start_paused = true)]
