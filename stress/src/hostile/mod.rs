@@ -2,7 +2,7 @@
 //!
 //! [`corpus`] reads what guests there are and what must come of them, [`generate`] makes those that are too large to be
 //! written down. [`arena`] lets one of them loose in this process and reports what happened, in the words of
-//! [`outcome`]; those that are actors by key are in [`kind`]. [`suite`] gives each guest a process of its own and judges the reports. [`search`] looks for files that
+//! [`outcome`]; those that are actors by key are in `kind.rs`. [`suite`] gives each guest a process of its own and judges the reports. [`search`] looks for files that
 //! cost more than they may.
 
 pub mod arena;
