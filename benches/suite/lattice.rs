@@ -164,15 +164,21 @@ fn in_flight<F: Future<Output = ()> + Send + 'static>(
     })
 }
 
+/// What leads to an actor of the other host, once that has exported it.
+async fn known(lattice: &Lattice, name: &str) -> Recipient {
+    let recipient = lattice.recipient(id(name));
+    while !recipient.is_known() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    recipient
+}
+
 /// A host here, and what leads to the actor of the other.
 fn near(runtime: &Runtime, far: &Far) -> (ActorSystem, Lattice, Recipient) {
     runtime.block_on(async {
         let system = system(engine());
         let lattice = join(&system, &far.url, "near").await;
-        let recipient = lattice.recipient(id(ECHO));
-        while !recipient.is_known() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let recipient = known(&lattice, ECHO).await;
         (system, lattice, recipient)
     })
 }
@@ -209,10 +215,7 @@ fn links() -> Measure {
     let system = host_of_guests();
     let (lattice, actor) = runtime.block_on(async {
         let lattice = join(&system, &far.url, "near").await;
-        let api = lattice.recipient(id("api"));
-        while !api.is_known() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        known(&lattice, "api").await;
         (lattice, spawn_caller(&system).await)
     });
     let mut measure = calling::<(u32,), (i32,)>(runtime, Ours { system, actor }, "shift", |times| (times,));

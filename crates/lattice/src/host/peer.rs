@@ -110,76 +110,79 @@ impl Peer {
     }
 }
 
+/// Why an exchange gave nothing.
+enum Failed {
+    Crashed(Arc<CrashReport>),
+    NotSent(Undelivered),
+    Other(Other),
+}
+
+/// What an exchange gave.
+fn heard(came: Came) -> Result<Bytes, Failed> {
+    Err(match came {
+        Came::Answered(Answer::Given(bytes)) => return Ok(bytes),
+        Came::Answered(Answer::Crashed(report)) => match serde_json::from_slice(&report) {
+            Ok(report) => Failed::Crashed(Arc::new(report)),
+            // Of a version that this one does not read: it crashed, and may have been handled.
+            Err(_) => Failed::Other(Other::Lost { accepted: true }),
+        },
+        Came::Answered(Answer::Other(other)) => Failed::Other(other),
+        Came::NotSent(undelivered) => Failed::NotSent(undelivered),
+        Came::Lost { accepted, .. } => Failed::Other(Other::Lost { accepted }),
+        // Only a tell ends so.
+        Came::Accepted => Failed::Other(Other::NoReply),
+    })
+}
+
 /// What an asker is told.
 pub(crate) fn asked(came: Came) -> Result<Bytes, AskError> {
-    let other = match came {
-        Came::Answered(Answer::Given(answer)) => return Ok(answer),
-        Came::Answered(Answer::Crashed(report)) => match crash(&report) {
-            Some(report) => return Err(AskError::Crashed(report)),
-            None => Other::Lost { accepted: true },
+    heard(came).map_err(|failed| match failed {
+        Failed::Crashed(report) => AskError::Crashed(report),
+        Failed::NotSent(undelivered) => AskError::NotSent(undelivered),
+        Failed::Other(other) => match other {
+            Other::Failed(message) => AskError::Failed { message },
+            Other::Retry => AskError::Retry,
+            Other::Rejected(reason) => AskError::Rejected { reason },
+            Other::NoReply => AskError::NoReply,
+            Other::Stopped => AskError::Stopped,
+            Other::NotSaved => AskError::NotSaved,
+            Other::NotActivated(because) => AskError::NotActivated(Arc::new(StartError::Elsewhere { because })),
+            Other::Deadline => AskError::Deadline,
+            Other::TooLarge { size, allowed } => AskError::AnswerTooLarge { size, allowed },
+            Other::Lost { accepted } => AskError::Lost { accepted },
+            // Only of calls.
+            Other::Contract(_) | Other::NoComponent | Other::Malformed { .. } => AskError::Lost { accepted: true },
         },
-        Came::Answered(Answer::Other(other)) => other,
-        Came::NotSent(undelivered) => return Err(AskError::NotSent(undelivered)),
-        Came::Lost { accepted, .. } => Other::Lost { accepted },
-        // Only a tell ends so.
-        Came::Accepted => Other::NoReply,
-    };
-    Err(match other {
-        Other::Failed(message) => AskError::Failed { message },
-        Other::Retry => AskError::Retry,
-        Other::Rejected(reason) => AskError::Rejected { reason },
-        Other::NoReply => AskError::NoReply,
-        Other::Stopped => AskError::Stopped,
-        Other::NotSaved => AskError::NotSaved,
-        Other::NotActivated(because) => AskError::NotActivated(Arc::new(StartError::Elsewhere { because })),
-        Other::Deadline => AskError::Deadline,
-        Other::TooLarge { size, allowed } => AskError::AnswerTooLarge { size, allowed },
-        Other::Lost { accepted } => AskError::Lost { accepted },
-        // Only of calls.
-        Other::Contract(_) | Other::NoComponent | Other::Malformed { .. } => AskError::Lost { accepted: true },
     })
 }
 
 /// What a caller is told.
 pub(crate) fn called(came: Came, call: &FarCall) -> Result<Bytes, CallError> {
-    let other = match came {
-        Came::Answered(Answer::Given(results)) => return Ok(results),
-        Came::Answered(Answer::Crashed(report)) => match crash(&report) {
-            Some(report) => return Err(CallError::Crashed(report)),
-            None => Other::Lost { accepted: true },
+    heard(came).map_err(|failed| match failed {
+        Failed::Crashed(report) => CallError::Crashed(report),
+        Failed::NotSent(undelivered) => CallError::NotSent(undelivered.reason),
+        Failed::Other(other) => match other {
+            Other::Stopped => CallError::Stopped,
+            Other::NotSaved => CallError::NotSaved,
+            Other::NotActivated(because) => CallError::NotActivated(Arc::new(StartError::Elsewhere { because })),
+            Other::Deadline => CallError::Deadline,
+            Other::TooLarge { size, allowed } => CallError::ResultTooLarge { size, allowed },
+            Other::Lost { accepted } => CallError::Lost { accepted },
+            Other::Contract(Some(actual)) => {
+                let mismatch = format!("it is imported as `{}`", shown(&call.ty));
+                CallError::Contract(Arc::new(ExportError::Mistyped { actual, mismatch }))
+            }
+            // What there is instead, it does not say.
+            Other::Contract(None) => {
+                let name = call.export.to_string();
+                CallError::Contract(Arc::new(ExportError::Missing { name, available: Vec::new() }))
+            }
+            Other::NoComponent => CallError::OtherSystem,
+            Other::Malformed { made } => CallError::Malformed { made },
+            // Only of asks.
+            Other::Failed(_) | Other::Retry | Other::Rejected(_) | Other::NoReply => CallError::Lost { accepted: true },
         },
-        Came::Answered(Answer::Other(other)) => other,
-        Came::NotSent(undelivered) => return Err(CallError::NotSent(undelivered.reason)),
-        Came::Lost { accepted, .. } => Other::Lost { accepted },
-        // Only a tell ends so.
-        Came::Accepted => Other::Lost { accepted: true },
-    };
-    Err(match other {
-        Other::Stopped => CallError::Stopped,
-        Other::NotSaved => CallError::NotSaved,
-        Other::NotActivated(because) => CallError::NotActivated(Arc::new(StartError::Elsewhere { because })),
-        Other::Deadline => CallError::Deadline,
-        Other::TooLarge { size, allowed } => CallError::ResultTooLarge { size, allowed },
-        Other::Lost { accepted } => CallError::Lost { accepted },
-        Other::Contract(Some(actual)) => {
-            let mismatch = format!("it is imported as `{}`", shown(&call.ty));
-            CallError::Contract(Arc::new(ExportError::Mistyped { actual, mismatch }))
-        }
-        // What there is instead, it does not say.
-        Other::Contract(None) => {
-            let name = call.export.to_string();
-            CallError::Contract(Arc::new(ExportError::Missing { name, available: Vec::new() }))
-        }
-        Other::NoComponent => CallError::OtherSystem,
-        Other::Malformed { made } => CallError::Malformed { made },
-        // Only of asks.
-        Other::Failed(_) | Other::Retry | Other::Rejected(_) | Other::NoReply => CallError::Lost { accepted: true },
     })
-}
-
-/// The report of a crash there. None of a version that this one does not read: it crashed, and may have been handled.
-fn crash(report: &[u8]) -> Option<Arc<CrashReport>> {
-    serde_json::from_slice(report).ok().map(Arc::new)
 }
 
 /// A text that goes with an answer of so many bytes at the most.
