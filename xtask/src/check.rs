@@ -52,13 +52,6 @@ enum Otherwise {
 const STEPS: &[Step] = &[
     always("formatting", &[&["fmt", "--all", "--check"], &["fmt", "--all", "--check", "--manifest-path", GUESTS]]),
     always("clippy", &[&["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"]]),
-    Step {
-        otherwise: Otherwise::LeaveOut,
-        ..always(
-            "licences, sources and duplicates",
-            &[&["deny", "--version"], &["deny", "check", "licenses", "sources", "bans"]],
-        )
-    },
     always("tests and doc tests", &[&["test", "--workspace", "--locked"]]),
     always(
         "TLS, which nobody switches on above",
@@ -100,7 +93,7 @@ const STEPS: &[Step] = &[
             "--exclude=airssys-wasm-twins",
         ]],
     ),
-    always("benchmarks, as a smoke test", &[&["xtask", "bench", "--quick"]]),
+    always("benchmarks, as a smoke test", &[&["xtask", "bench", "--quick", "--processes", "1"]]),
     always("figures and promises", &[&["xtask", "figures"]]),
     always("report", &[&["xtask", "report"]]),
     always("leaks, as a smoke test", &[&["xtask", "leak-check", "--crashes", "10000"]]),
@@ -129,6 +122,13 @@ const STEPS: &[Step] = &[
         )
     },
     nightly("comparison with planted slowdowns", &[&["xtask", "compare", "--self-check"]]),
+    Step {
+        otherwise: Otherwise::LeaveOut,
+        ..nightly(
+            "licences, sources and duplicates",
+            &[&["deny", "--version"], &["deny", "check", "licenses", "sources", "bans"]],
+        )
+    },
     nightly("leaks", &[&["xtask", "leak-check"]]),
     nightly("soak, half an hour", &[&["xtask", "soak", "--minutes", "30"]]),
     nightly("clients of HTTP, ten minutes", &[&["xtask", "http", "--minutes", "10"]]),

@@ -23,6 +23,10 @@ pub(crate) struct Args {
     /// Fewer and shorter rounds: a minute or two once built, with wider intervals
     #[arg(long)]
     quick: bool,
+    /// From how many processes, each with another layout of memory: by default 5, or 3 of a quick run. Of one, the intervals
+    /// are too narrow: they have only what differs between its rounds
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    processes: Option<u8>,
     /// Keep the results as target/bench/saved/NAME.json as well, with what `compare --saved NAME` needs
     #[arg(long, value_name = "NAME", value_parser = file_name)]
     save: Option<String>,
@@ -64,7 +68,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// Runs several processes, each of another link, because what one process measures has one layout of memory in common.
 fn measure(built: &Built, args: &Args, scratch: &Path) -> Result<Figures> {
-    let processes = if args.quick { 3 } else { 5 };
+    let processes = args.processes.map_or(if args.quick { 3 } else { 5 }, usize::from);
     let progress = programs::spinner();
     let mut measured: Vec<Measured> = Vec::new();
     for process in 0..processes {
