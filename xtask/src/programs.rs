@@ -21,6 +21,8 @@ use crate::{
 
 const PACKAGE: &str = "airssys-wasm-benches";
 const STRESS: &str = "airssys-wasm-stress";
+/// Of a workspace of its own.
+pub(crate) const PEERS: &str = "benches/peers/Cargo.toml";
 
 /// A benchmark program.
 #[derive(Debug, Clone)]
@@ -96,6 +98,15 @@ pub(crate) fn build(workspace: &Path) -> Result<Built> {
     let program = built.context("there are no benchmarks")?;
     let links = links::of(&program);
     Ok(Built { links: [vec![program], links].concat() })
+}
+
+/// Builds the actors of others that the lattice is measured beside, where the benchmark program looks for them.
+pub(crate) fn build_peers() -> Result<()> {
+    let mut cargo = cargo(root());
+    cargo.args(["build", "--release", "--locked", "--manifest-path", PEERS]);
+    cargo.env("CARGO_TARGET_DIR", target_folder().join("peers"));
+    ensure!(interrupt::status(&mut cargo)?.success(), "the peers do not build");
+    Ok(())
 }
 
 impl Built {
