@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use crate::{
     interrupt::{self, Running},
     links,
-    workspace::{JAVASCRIPT_GUEST, root, shown, target_folder},
+    workspace::{JAVASCRIPT_GUEST, PEERS_PROGRAM, root, shown, target_folder},
 };
 
 const PACKAGE: &str = "airssys-wasm-benches";
@@ -100,7 +100,7 @@ pub(crate) fn build(workspace: &Path) -> Result<Built> {
     Ok(Built { links: [vec![program], links].concat() })
 }
 
-/// Builds the actors of others that the lattice is measured beside, where the benchmark program looks for them.
+/// Builds the actors of others that the lattice is measured beside, as [`PEERS_PROGRAM`].
 pub(crate) fn build_peers() -> Result<()> {
     let mut cargo = cargo(root());
     cargo.args(["build", "--release", "--locked", "--manifest-path", PEERS]);
@@ -131,6 +131,7 @@ impl Program {
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.0);
         command.env("JAVASCRIPT_GUEST", target_folder().join(JAVASCRIPT_GUEST));
+        command.env("LATTICE_PEERS", target_folder().join(PEERS_PROGRAM));
         command
     }
 

@@ -7,14 +7,14 @@ use std::{
     time::Duration,
 };
 
-use airssys_wasm_fixtures::ecosystem;
 use airssys_wasm_harness::{Group, Measure};
 
 const PEERS: [&str; 2] = ["kameo", "ractor"];
 
-/// Where `cargo xtask bench --peers` leaves it.
+/// Where `cargo xtask bench --peers` leaves it: `cargo xtask bench` says where the target folder is.
 fn program() -> PathBuf {
-    ecosystem::target().join("peers/release/airssys-wasm-peers")
+    let here = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/peers/release/airssys-wasm-peers");
+    std::env::var_os("LATTICE_PEERS").map_or_else(|| here.into(), PathBuf::from)
 }
 
 /// What there is to do where it was not built.
