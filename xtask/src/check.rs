@@ -7,7 +7,10 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{programs::cargo, workspace::root};
+use crate::{
+    programs::{PEERS, cargo},
+    workspace::root,
+};
 
 /// Run what must hold for every commit, as CI does: formatting, lints, tests, documentation, guests, benchmarks. Or what
 /// takes too long for that, as CI does each night.
@@ -50,7 +53,14 @@ enum Otherwise {
 
 /// All of them are cargo's.
 const STEPS: &[Step] = &[
-    always("formatting", &[&["fmt", "--all", "--check"], &["fmt", "--all", "--check", "--manifest-path", GUESTS]]),
+    always(
+        "formatting",
+        &[
+            &["fmt", "--all", "--check"],
+            &["fmt", "--all", "--check", "--manifest-path", GUESTS],
+            &["fmt", "--all", "--check", "--manifest-path", PEERS],
+        ],
+    ),
     always("clippy", &[&["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"]]),
     always("tests and doc tests", &[&["test", "--workspace", "--locked"]]),
     always(

@@ -16,11 +16,13 @@ use serde::de::DeserializeOwned;
 use crate::{
     interrupt::{self, Running},
     links,
-    workspace::{JAVASCRIPT_GUEST, root, shown, target_folder},
+    workspace::{JAVASCRIPT_GUEST, PEERS_PROGRAM, root, shown, target_folder},
 };
 
 const PACKAGE: &str = "airssys-wasm-benches";
 const STRESS: &str = "airssys-wasm-stress";
+/// Of a workspace of its own.
+pub(crate) const PEERS: &str = "benches/peers/Cargo.toml";
 
 /// A benchmark program.
 #[derive(Debug, Clone)]
@@ -98,6 +100,15 @@ pub(crate) fn build(workspace: &Path) -> Result<Built> {
     Ok(Built { links: [vec![program], links].concat() })
 }
 
+/// Builds the actors of others that the lattice is measured beside, as [`PEERS_PROGRAM`].
+pub(crate) fn build_peers() -> Result<()> {
+    let mut cargo = cargo(root());
+    cargo.args(["build", "--release", "--locked", "--manifest-path", PEERS]);
+    cargo.env("CARGO_TARGET_DIR", target_folder().join("peers"));
+    ensure!(interrupt::status(&mut cargo)?.success(), "the peers do not build");
+    Ok(())
+}
+
 impl Built {
     /// As cargo has linked it.
     pub(crate) fn program(&self) -> Program {
@@ -120,6 +131,7 @@ impl Program {
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.0);
         command.env("JAVASCRIPT_GUEST", target_folder().join(JAVASCRIPT_GUEST));
+        command.env("LATTICE_PEERS", target_folder().join(PEERS_PROGRAM));
         command
     }
 

@@ -9,6 +9,9 @@ use std::{
 /// Where `fixtures --ecosystem` leaves the guest of some benchmarks, below the target folder.
 pub(crate) const JAVASCRIPT_GUEST: &str = "guests/javascript.wasm";
 
+/// Where `bench --peers` leaves what the lattice is measured beside, below the target folder.
+pub(crate) const PEERS_PROGRAM: &str = "peers/release/airssys-wasm-peers";
+
 pub(crate) fn target_folder() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }

@@ -33,6 +33,9 @@ pub(crate) struct Args {
     /// Exit with a failure if a goal is missed
     #[arg(long)]
     enforce: bool,
+    /// Build kameo's remote actors and ractor's cluster first, which the lattice is measured beside: some minutes once
+    #[arg(long)]
+    peers: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -40,6 +43,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     // Building disturbs others who measure as much as measuring does.
     let _turn = programs::take_turns()?;
     eprintln!("building the benchmarks (the first time takes some minutes)");
+    if args.peers {
+        programs::build_peers()?;
+    }
     let built = programs::build(root())?;
     let scratch = tempfile::tempdir()?;
     let started = Instant::now();

@@ -1,13 +1,12 @@
 //! Hosts over a server on loopback, each a process of its own: what a lane adds to a request of the bare client, and what a host
 //! that has joined adds to messages that stay at home.
 
+mod in_flight;
+mod peers;
+
 use std::{
     io::{BufRead, BufReader, Write},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
     time::{Duration, Instant},
 };
 
@@ -23,6 +22,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::runtime::{Builder, Runtime};
 
+use self::in_flight::{BATCH, in_flight, share};
 use crate::actor::{
     calls::{API, calling, host_of_guests, spawn_api, spawn_caller},
     ours::{Ours, system},
@@ -46,8 +46,15 @@ pub(crate) fn describe(suite: &mut Suite) {
     }
     const ASK: &str = "lattice/ask/1_in_flight";
     const LINK: &str = "lattice/link/record";
-    suite.bench(ASK, || asks(1)).twin("raw", 1.5, || bare_asks(1)).and(LINK, links).ratio(LINK, ASK, 1.3);
-    suite.bench(&format!("lattice/ask/{MANY}_in_flight"), || asks(MANY)).twin("raw", 1.0 / 0.6, || bare_asks(MANY));
+    let group = suite.bench(ASK, || asks(1));
+    group.twin("raw", 1.5, || bare_asks(1)).and(LINK, links).ratio(LINK, ASK, 1.3);
+    peers::beside(group, 1);
+    let group = suite.bench(&format!("lattice/ask/{MANY}_in_flight"), || asks(MANY));
+    group.twin("raw", 1.0 / 0.6, || bare_asks(MANY));
+    peers::beside(group, MANY);
+    if let Some(why) = peers::missing() {
+        suite.skip(why);
+    }
     suite
         .bench("lattice/tell/streaming", tells)
         .twin("raw", None, bare_tells)
@@ -122,46 +129,6 @@ impl Drop for Far {
         _ = self.process.kill();
         _ = self.process.wait();
     }
-}
-
-/// So many are timed together at the least where many are in flight: a few of them say how long one takes, not how many go
-/// through.
-const BATCH: u64 = 4_096;
-
-/// What so many take, when more were timed.
-fn share(taken: Duration, iterations: u64, of: u64) -> Duration {
-    taken.mul_f64(iterations as f64 / of as f64)
-}
-
-/// Has so many at a time do something over and over, and gives the time of so many.
-fn in_flight<F: Future<Output = ()> + Send + 'static>(
-    runtime: &Runtime,
-    in_flight: usize,
-    iterations: u64,
-    run: impl Fn() -> F + Clone + Send + Sync + 'static,
-) -> Duration {
-    let times = if in_flight == 1 { iterations } else { iterations.max(BATCH) };
-    let left = Arc::new(AtomicU64::new(times));
-    let take = move |left: &AtomicU64| {
-        left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
-    };
-    runtime.block_on(async move {
-        let started = Instant::now();
-        let clients: Vec<_> = (0..in_flight)
-            .map(|_| {
-                let (left, run) = (Arc::clone(&left), run.clone());
-                tokio::spawn(async move {
-                    while take(&left) {
-                        run().await;
-                    }
-                })
-            })
-            .collect();
-        for client in clients {
-            client.await.unwrap();
-        }
-        share(started.elapsed(), iterations, times)
-    })
 }
 
 /// What leads to an actor of the other host, once that has exported it.
