@@ -273,7 +273,7 @@ impl Host {
         if !self.is_joined() {
             return refused(Refusal::Unreachable, message, waiter, None);
         }
-        let (host, session) = match self.directory.find(to, turn) {
+        let (host, session) = match self.directory.find_for(to, turn, how.since()) {
             Some(Place::Host(host, session)) if host != self.config.host => (host, session),
             Some(Place::Away(host)) if host != self.config.host => {
                 return refused(Refusal::Unreachable, message, waiter, None);

@@ -448,6 +448,25 @@ async fn a_call_between_two_hosts_of_which_one_has_no_calls_is_refused_and_nothi
 }
 
 #[tokio::test]
+async fn a_call_of_a_group_goes_to_a_host_that_has_calls_if_there_is_one() {
+    let server = server();
+    let (a, b, old) =
+        (host(&server, "a").await, host(&server, "b").await, join(of_version(&server, "old", OLDEST)).await);
+    for one in [&b, &old] {
+        one.offering_member().await;
+    }
+    let sums = a.lattice.recipient(id("sums"));
+    until(|| sums.hosts() == 2).await;
+    let relay = Relay::spawn(&a, "relay", "sums").await;
+    for n in 1..=4 {
+        assert_eq!(relay.add(1).await, Ok(n));
+    }
+    within(b.lattice.withdraw(&id("sums"))).await.unwrap();
+    until(|| sums.hosts() == 1).await;
+    relay.fails(NotSent(Refusal::NotOffered)).await;
+}
+
+#[tokio::test]
 async fn a_circle_over_hosts_ends_by_the_deadline() {
     let server = server();
     let (a, b) = (host(&server, "a").await, host(&server, "b").await);
