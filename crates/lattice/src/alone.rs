@@ -1,6 +1,10 @@
 //! A name that one host of a lattice serves at a time, and another when that is gone.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use airssys_wasm_actor::{ActorRef, Fence, SpawnError, Stop, limits::CancellationToken, registry::ComponentId};
 use tokio::sync::watch;
@@ -19,9 +23,9 @@ const OFTEN: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// This host's part in serving a name. It ends when this is dropped: the actor is stopped, and another host may have the name.
-#[derive(Debug)]
 #[must_use = "dropping it ends this host's part"]
 pub struct StandBy {
+    host: Weak<Host>,
     name: ComponentId,
     actor: watch::Receiver<Option<ActorRef>>,
     stop: CancellationToken,
@@ -54,6 +58,15 @@ impl StandBy {
 impl Drop for StandBy {
     fn drop(&mut self) {
         self.stop.cancel();
+        if let Some(host) = self.host.upgrade() {
+            host.end_offer(&self.name);
+        }
+    }
+}
+
+impl fmt::Debug for StandBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StandBy").field("name", &self.name).field("actor", &self.actor()).finish_non_exhaustive()
     }
 }
 
@@ -65,7 +78,8 @@ where
 {
     let (serving, actor) = watch::channel(None);
     let (stop, ended) = (host.left.child_token(), CancellationToken::new());
-    let handle = StandBy { name: name.clone(), actor, stop: stop.clone(), ended: ended.clone() };
+    let handle =
+        StandBy { host: Arc::downgrade(&host), name: name.clone(), actor, stop: stop.clone(), ended: ended.clone() };
     host.runtime.clone().spawn(async move {
         let _ended = ended.drop_guard();
         let mut pause = OFTEN;

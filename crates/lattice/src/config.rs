@@ -128,6 +128,9 @@ pub struct LatticeConfig {
     pub window_bytes: usize,
     /// On how many servers the lattice's records are kept, where this host is the first to join: 1, 3 or 5. Default: 1.
     pub replicas: usize,
+    /// Messages of a subscription that wait in this process. Beyond that they are dropped: fewer, for tests.
+    #[doc(hidden)]
+    pub waiting: usize,
     /// The latest version of the wire that it speaks, of those that this crate speaks: an older host, for tests.
     #[doc(hidden)]
     pub latest_version: u8,
@@ -149,6 +152,7 @@ impl LatticeConfig {
             window: 8_192,
             window_bytes: 32 << 20,
             replicas: 1,
+            waiting: 1 << 16,
             latest_version: VERSIONS.1,
         }
     }

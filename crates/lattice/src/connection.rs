@@ -17,8 +17,6 @@ use crate::{
 
 /// The oldest server: before it TTLs and some answers of JetStream are others.
 const OLDEST: (i64, i64, i64) = (2, 11, 0);
-/// Messages of a subscription that wait for this process. Beyond that they are dropped, which a lane finds.
-const WAITING: usize = 1 << 16;
 /// How often a silent server is looked at. Twice unanswered, the connection counts as gone.
 const PING: Duration = Duration::from_secs(1);
 
@@ -106,7 +104,7 @@ pub(crate) async fn connect(config: &LatticeConfig) -> Result<Connection, JoinEr
         .name(format!("{} of {}", config.host, config.lattice))
         .custom_inbox_prefix(Subjects::new(config).inbox())
         .ping_interval(PING)
-        .subscription_capacity(WAITING)
+        .subscription_capacity(config.waiting)
         .require_tls(needs_tls)
         .reconnect_delay_callback(|attempt| Duration::from_millis(50 << attempt.min(5)))
         .event_callback(move |event| {

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::{
     config::HostName,
     digest::Digest,
-    frame::{SessionId, Versions},
+    frame::{SessionId, VERSIONS, Versions},
     lease::{Bucket, Owner, Session, Sessions, Standing, Timing},
     name,
     placement::{Known, Order, Report, Wanted},
@@ -446,6 +446,11 @@ impl Directory {
 
     /// Where a name leads. None if nobody has exported it.
     pub(crate) fn find(&self, name: &ComponentId, turn: usize) -> Option<Place> {
+        self.find_for(name, turn, VERSIONS.0)
+    }
+
+    /// Where a message leads that is of this version: of a group, to a host that speaks it, if there is one.
+    pub(crate) fn find_for(&self, name: &ComponentId, turn: usize, version: u8) -> Option<Place> {
         let state = self.state.read();
         if let Some(named) = state.names.get(name) {
             return Some(state.place(&named.record.owner));
@@ -453,7 +458,14 @@ impl Directory {
         // Of a group, a host that is there.
         let Some(members) = state.groups.get(name) else { return state.find_key(name) };
         let places: Vec<_> = members.values().map(|owner| state.place(owner)).collect();
-        let there: Vec<_> = places.iter().filter(|place| matches!(place, Place::Host(..))).collect();
+        let mut there: Vec<_> = places.iter().filter(|place| matches!(place, Place::Host(..))).collect();
+        let speaks = |place: &&Place| match place {
+            Place::Host(host, _) => state.hosts.get(host).is_some_and(|info| info.version >= Some(version)),
+            Place::Away(_) | Place::Nobody => false,
+        };
+        if there.iter().any(speaks) {
+            there.retain(speaks);
+        }
         match there.len() {
             0 => places.into_iter().next(),
             len => there.get(turn % len).map(|&place| place.clone()),
@@ -630,7 +642,7 @@ impl Retained {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{frame::VERSIONS, lease::Token};
+    use crate::lease::Token;
 
     const BUCKET: Bucket = Bucket(1);
 
@@ -823,6 +835,30 @@ mod tests {
             world.saw(&Key::Host(host(name)), None);
         }
         assert!(matches!(world.directory.find(&id("g"), 0), Some(Place::Away(_))));
+    }
+
+    #[test]
+    fn a_group_leads_to_those_of_its_hosts_that_speak_a_version_if_any_does() {
+        let mut world = World::new();
+        let Versions(oldest, latest) = VERSIONS;
+        for (n, (name, speaks)) in [("a", oldest), ("b", latest), ("c", latest)].into_iter().enumerate() {
+            let since = world.host(name, n as u64, None, (oldest, speaks));
+            let owner = serde_json::to_vec(&World::owner(name, n as u64, since)).unwrap();
+            world.saw(&Key::Member { group: id("g"), host: host(name) }, Some(owner));
+        }
+        let turns = |world: &World, version| {
+            let place = |turn| match world.directory.find_for(&id("g"), turn, version) {
+                Some(Place::Host(host, _)) => host.to_string(),
+                other => panic!("{other:?}"),
+            };
+            (0..3).map(place).collect::<Vec<_>>()
+        };
+        assert_eq!(turns(&world, oldest), ["a", "b", "c"]);
+        assert_eq!(turns(&world, latest), ["b", "c", "b"]);
+        for name in ["b", "c"] {
+            world.saw(&Key::Host(host(name)), None);
+        }
+        assert_eq!(turns(&world, latest), ["a", "a", "a"]);
     }
 
     #[test]

@@ -61,6 +61,7 @@ pub enum LatticeEvent {
     Offline,
     /// There are servers again.
     Online,
-    /// Publications of other hosts came faster than they were delivered here, and some were dropped.
+    /// What other hosts had sent came faster than it was taken here, and something of it was dropped: publications, which are lost, or packets,
+    /// of which the lanes find what was in them. Which of both, is not always known.
     PublicationsDropped,
 }

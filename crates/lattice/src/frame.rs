@@ -145,6 +145,11 @@ impl How {
         matches!(self, Self::Ask | Self::Call(_))
     }
 
+    /// The first version that has it.
+    pub(crate) fn since(&self) -> u8 {
+        if matches!(self, Self::Call(_)) { CALLS } else { VERSIONS.0 }
+    }
+
     /// Bytes that it has on the wire, without numbers.
     pub(crate) fn size(&self) -> usize {
         match self {
@@ -157,7 +162,7 @@ impl How {
 impl Letter {
     /// The first version that has it.
     pub(crate) fn since(&self) -> u8 {
-        if matches!(self.head.how, How::Call(_)) { CALLS } else { VERSIONS.0 }
+        self.head.how.since()
     }
 
     /// Bytes that it counts for while it is on its way.

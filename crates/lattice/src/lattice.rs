@@ -96,6 +96,10 @@ impl<U: Send + 'static> Lattice<U> {
     /// to its name. An interface is named as callers import it, with the version that they import. What was offered under the name
     /// before is offered no longer.
     ///
+    /// It may be offered before it is exported. An offer ends with the export: when that is withdrawn, when the actor has ended, or when
+    /// another host has the name; that of a name that this host [stands by](Self::stand_by) for when the [`StandBy`] is dropped. What is
+    /// exported under the name later has to be offered again.
+    ///
     /// An export alone opens messages, and no calls. Interfaces of `wasi`, of `wasmcloud` and of `airssys:actor` are never offered.
     ///
     /// # Errors

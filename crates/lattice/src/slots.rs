@@ -157,6 +157,8 @@ pub(crate) struct Slots<H> {
     holdings: Arc<Holdings>,
     slots: Vec<Slot<H>>,
     attempts: u64,
+    /// Whether it takes no slots any more.
+    is_leaving: bool,
     is_fenced: bool,
 }
 
@@ -205,6 +207,7 @@ impl<H: Clone + Ord + AsRef<str>> Slots<H> {
             holdings: Arc::new(Holdings { fence, slots }),
             slots: std::iter::repeat_with(new).take(count).collect(),
             attempts: 0,
+            is_leaving: false,
             is_fenced: false,
         }
     }
@@ -215,6 +218,7 @@ impl<H: Clone + Ord + AsRef<str>> Slots<H> {
 
     /// The hosts that take slots are these: live ones that are not about to leave.
     pub(crate) fn hosts(&mut self, hosts: &BTreeSet<H>) {
+        self.is_leaving = !hosts.contains(&self.me);
         for (number, slot) in self.slots.iter_mut().enumerate() {
             slot.place = place(number, hosts).cloned();
         }
@@ -274,6 +278,15 @@ impl<H: Clone + Ord + AsRef<str>> Slots<H> {
         actions
     }
 
+    /// How many slots have this host as their owner by the last record known, or may have it by what it has written since.
+    pub(crate) fn named(&self) -> usize {
+        self.slots.iter().filter(|slot| self.is_mine(slot) || matches!(slot.phase, Phase::Claiming { .. })).count()
+    }
+
+    fn is_mine(&self, slot: &Slot<H>) -> bool {
+        slot.owner.as_ref().is_some_and(|owner| owner.token.is_same_session(&self.token))
+    }
+
     /// How many slots are on their way.
     pub(crate) fn moving(&self) -> usize {
         self.slots.iter().filter(|slot| slot.phase.moves()).count()
@@ -310,7 +323,8 @@ impl<H: Clone + Ord + AsRef<str>> Slots<H> {
                     None => Action::Claim { slot: number, follows },
                 })
             }
-            Phase::Resting { until } if now < until => None,
+            // A host that leaves has not the time.
+            Phase::Resting { until } if now < until && !self.is_leaving => None,
             Phase::Still | Phase::Resting { .. } | Phase::Claiming { .. } if !has_room => None,
             Phase::Still | Phase::Resting { .. } | Phase::Claiming { .. } if is_mine => {
                 let to = other()?.host;
@@ -562,19 +576,40 @@ mod tests {
 
     #[test]
     fn a_drain_that_takes_too_long_leaves_the_slot_with_its_owner() {
-        let mut case = Case::new(&["b"]);
-        case.slots.record(0, owner("a", 1), 10);
+        let hosts = ["a", "b"];
+        let of_b: Vec<_> = (0..SLOTS).filter(|&slot| place(slot, &hosts) == Some(&"b")).take(2).collect();
+        let mut case = Case::new(&hosts);
+        (0..SLOTS).for_each(|slot| case.slots.record(slot, owner("b", 2), 9));
+        case.slots.record(of_b[0], owner("a", 1), 10);
         assert_eq!(case.actions(at(100)).len(), 1);
         assert_eq!(case.actions(at(102)), []);
-        assert_eq!(case.actions(at(103)), [Action::Resume { slot: 0 }]);
-        assert_eq!(case.holdings.get(0, at(103)), Holding::All);
+        assert_eq!(case.actions(at(103)), [Action::Resume { slot: of_b[0] }]);
+        assert_eq!(case.holdings.get(of_b[0], at(103)), Holding::All);
         assert_eq!(case.actions(at(105)), [], "it rests");
         // Others may move meanwhile.
-        case.slots.record(1, owner("a", 1), 11);
-        assert_eq!(case.actions(at(105)), [Action::Drain { slot: 1, to: "b", attempt: 2 }]);
+        case.slots.record(of_b[1], owner("a", 1), 11);
+        assert_eq!(case.actions(at(105)), [Action::Drain { slot: of_b[1], to: "b", attempt: 2 }]);
         // It activates again: what is drained now is not what has to be.
-        case.slots.drained(0, 1);
-        assert_eq!(case.holdings.get(0, at(105)), Holding::All);
+        case.slots.drained(of_b[0], 1);
+        assert_eq!(case.holdings.get(of_b[0], at(105)), Holding::All);
+        // Unless the host leaves, to which no time may be left.
+        case.slots.hosts(&["b"].into());
+        assert_eq!(case.actions(at(105)), [Action::Drain { slot: of_b[0], to: "b", attempt: 3 }]);
+    }
+
+    #[test]
+    fn a_slot_has_its_owner_until_another_is_written() {
+        let mut case = Case::new(&["a"]);
+        (2..SLOTS).for_each(|slot| case.slots.record(slot, owner("b", 2), 10));
+        assert_eq!((case.actions(at(101)).len(), case.slots.named()), (2, 2), "it may be written any time");
+        case.slots.record(0, owner("a", 1), 20);
+        case.slots.record(1, owner("b", 2), 21);
+        assert_eq!(case.slots.named(), 1);
+        let mut case = Case::drained();
+        assert_eq!((case.holdings.count(at(101)), case.slots.named()), (0, 1));
+        assert_eq!((case.actions(at(101)).len(), case.slots.named()), (1, 1));
+        case.slots.record(0, owner("b", 2), 11);
+        assert_eq!(case.slots.named(), 0);
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub(crate) struct SharedKind {
     /// Under the present session.
     holdings: RwLock<Option<Arc<Holdings>>>,
     owned: watch::Sender<usize>,
+    /// How many slots have this host as their owner by what others may know. One that is handed over is among them until that is written.
+    named: watch::Sender<usize>,
     /// Nothing more is brought into memory, and all that is there leaves.
     closing: CancellationToken,
     closed: CancellationToken,
@@ -55,6 +57,7 @@ impl SharedKind {
             kind,
             holdings: RwLock::default(),
             owned: watch::Sender::new(0),
+            named: watch::Sender::new(0),
             closing: CancellationToken::new(),
             closed: CancellationToken::new(),
         })
@@ -152,11 +155,11 @@ impl Host {
         self.leaving.cancel();
         self.renew.notify_one();
         for kind in &kinds {
-            let (mut owned, mut changes) = (kind.owned.subscribe(), self.directory.changes());
+            let (mut named, mut changes) = (kind.named.subscribe(), self.directory.changes());
             let is_over = async {
-                while *owned.borrow_and_update() > 0 && self.has_other_takers(&kind.kind) {
+                while *named.borrow_and_update() > 0 && self.has_other_takers(&kind.kind) {
                     tokio::select! {
-                        changed = owned.changed() => if changed.is_err() { return },
+                        changed = named.changed() => if changed.is_err() { return },
                         changed = changes.changed() => if changed.is_err() { return },
                         () = self.left.cancelled() => return,
                     }
@@ -292,6 +295,7 @@ async fn drive<U: Send + 'static>(
             }
             *kind.holdings.write() = None;
             kind.count();
+            kind.named.send_replace(0);
             actors.keyed.kill_all().await;
         }
         tokio::select! {
@@ -399,6 +403,8 @@ async fn serve<U: Send + 'static>(host: &Arc<Host>, actors: &Actors<U>, kind: &A
         if latest > before {
             actors.slots_came();
         }
+        let named = slots.named();
+        kind.named.send_if_modified(|before| std::mem::replace(before, named) != named);
         if kind.count() {
             // Who waits for a key that has moved looks again.
             host.directory.touch();

@@ -46,6 +46,7 @@ use crate::{
     frame::{Callee, How, Letter, LetterHead, OVERHEAD, Sender, SessionId},
     lane::{Event, Lane, LaneLimits, Outcome, Room},
     lease::{self, Token},
+    offer::Offers,
     slots::Holding,
 };
 
@@ -85,7 +86,7 @@ pub(crate) struct Host {
     /// What this host has exported: names and groups.
     exports: RwLock<HashMap<ComponentId, Export>>,
     /// What actors of other hosts may call: of names, groups and kinds.
-    offers: RwLock<HashMap<Box<str>, Vec<String>>>,
+    offers: Offers,
     /// The kinds that it has with others.
     kinds: RwLock<HashMap<Box<str>, Arc<SharedKind>>>,
     /// How many more components may be placed here, if any may.
@@ -131,7 +132,7 @@ pub(crate) struct Export {
     /// Whether another host may take it when this one's session is over.
     pub(crate) leased: bool,
     /// The actor of the name, if it is exported for as long as that lives.
-    pub(crate) actor: Option<ActorAddress>,
+    pub(crate) actor: Option<ActorRef>,
 }
 
 impl Export {
@@ -183,9 +184,18 @@ impl Host {
         self.leaving.is_cancelled()
     }
 
-    /// Lets actors of other hosts call these interfaces of a name, and no others.
+    /// Lets actors of other hosts call these interfaces of a name, and no others, until its export ends.
     pub(crate) fn offer(&self, name: &ComponentId, interfaces: Vec<String>) {
-        self.offers.write().insert(name.as_str().into(), interfaces);
+        let exports = self.exports.read();
+        let actor = exports.get(name).and_then(|export| export.actor.as_ref());
+        // One that has ended may be exported still.
+        let lives = actor.filter(|actor| actor.ended().now_or_never().is_none());
+        self.offers.set(name, interfaces, lives.map(|actor| actor.address().clone()));
+    }
+
+    /// Lets them call nothing any more.
+    pub(crate) fn end_offer(&self, name: &ComponentId) {
+        self.offers.end(name);
     }
 
     /// Whether there is a session.
@@ -263,7 +273,7 @@ impl Host {
         if !self.is_joined() {
             return refused(Refusal::Unreachable, message, waiter, None);
         }
-        let (host, session) = match self.directory.find(to, turn) {
+        let (host, session) = match self.directory.find_for(to, turn, how.since()) {
             Some(Place::Host(host, session)) if host != self.config.host => (host, session),
             Some(Place::Away(host)) if host != self.config.host => {
                 return refused(Refusal::Unreachable, message, waiter, None);

@@ -251,9 +251,7 @@ impl Host {
     fn offers(&self, to: &ComponentId, export: &str) -> bool {
         let Some((interface, _)) = export.split_once('#') else { return false };
         let kind = to.as_str().split_once('/').filter(|_| !self.exports.read().contains_key(to)).map(|(kind, _)| kind);
-        let offers = self.offers.read();
-        let offered = offers.get(kind.unwrap_or(to.as_str()));
-        offered.into_iter().flatten().any(|offered| offered == interface)
+        self.offers.has(kind.unwrap_or(to.as_str()), interface)
     }
 
     fn deliver(&self, from: &HostName, letter: Letter) -> Delivered {

@@ -28,6 +28,7 @@ use crate::{
     events::LatticeEvent,
     frame::SessionId,
     lease::{Holder, Joining, Owner, Renewal, Session, Standing, Timing},
+    offer::Offers,
 };
 
 /// Events that a listener may lag behind.
@@ -81,7 +82,7 @@ pub(crate) async fn join(config: LatticeConfig, here: Box<dyn Here>) -> Result<A
         life: RwLock::default(),
         peers: RwLock::default(),
         exports: RwLock::default(),
-        offers: RwLock::default(),
+        offers: Offers::default(),
         kinds: RwLock::default(),
         room: Mutex::default(),
         topics: Mutex::default(),
@@ -199,17 +200,21 @@ impl Host {
 
     async fn export(&self, name: &ComponentId, actor: Option<&ActorRef>) -> Result<(), ExportError> {
         let Some(life) = self.life() else { return Err(ExportError::NotJoined) };
-        let address = actor.map(|actor| actor.address().clone());
         let is_next = |export: &Export| {
-            let has_another = export.actor.is_some() && export.actor != address;
-            has_another && actor.is_some_and(|actor| actor.ended().now_or_never().is_none())
+            let is_another = |(before, actor): (&ActorRef, &ActorRef)| {
+                before.address() != actor.address() && actor.ended().now_or_never().is_none()
+            };
+            export.actor.as_ref().zip(actor).is_some_and(is_another)
         };
         if self.exports.read().get(name).is_some_and(|export| !is_next(export)) {
             return Err(ExportError::Exported { name: name.clone() });
         }
         let is_group = actor.is_none();
         let revision = self.claim(name, &life, is_group, false).await?;
-        let export = Export { revision, session: life.session, is_group, leased: false, actor: address };
+        if let Some(actor) = actor {
+            self.offers.exported(actor.address());
+        }
+        let export = Export { revision, session: life.session, is_group, leased: false, actor: actor.cloned() };
         self.exported_under(name, export);
         Ok(())
     }
@@ -284,6 +289,9 @@ impl Host {
     /// Ends the export of a name. Whether it was exported.
     pub(crate) async fn withdraw(&self, name: &ComponentId) -> Result<bool, ExportError> {
         let export = self.exports.write().remove(name);
+        if export.is_some() {
+            self.offers.end(name);
+        }
         self.withdrawn(name, export).await
     }
 
@@ -291,9 +299,10 @@ impl Host {
     pub(crate) async fn withdraw_actor(&self, actor: &ActorRef) -> Result<bool, ExportError> {
         let export = {
             let mut exports = self.exports.write();
-            let is_its = exports.get(actor.id()).is_some_and(|export| export.actor.as_ref() == Some(actor.address()));
-            if is_its { exports.remove(actor.id()) } else { None }
+            let is_its = |export: &Export| export.actor.as_ref().is_some_and(|its| its.address() == actor.address());
+            if exports.get(actor.id()).is_some_and(is_its) { exports.remove(actor.id()) } else { None }
         };
+        self.offers.end_of(actor.address());
         self.withdrawn(actor.id(), export).await
     }
 
@@ -430,6 +439,7 @@ impl Host {
             }
             Err(ExportError::NameTaken { holder, .. }) => {
                 self.exports.write().remove(&name);
+                self.offers.end(&name);
                 self.event(LatticeEvent::NameLost { name, holder: Some(holder) });
                 false
             }

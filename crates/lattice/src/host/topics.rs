@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use airssys_wasm_actor::registry::{ComponentId, MessageEnvelope, Topic, TopicPattern};
-use async_nats::Message;
-use futures_util::StreamExt;
-use tokio::sync::mpsc;
+use async_nats::{Message, Subscriber};
+use futures_util::{StreamExt, future};
+use tokio::sync::{Semaphore, mpsc};
 
 use super::{Host, letter};
 use crate::{
@@ -66,19 +66,14 @@ impl Host {
         }
         // Others learn by the record that there is somebody to publish to.
         self.renew.notify_one();
-        let (host, mut publications, pattern) = (Arc::clone(self), subscribed, pattern.clone());
-        tokio::spawn(async move {
-            loop {
-                tokio::select! {
-                    publication = publications.next() => match publication {
-                        Some(publication) => host.published(&pattern, publication).await,
-                        None => return,
-                    },
-                    () = host.left.cancelled() => return,
-                }
-            }
-        });
+        tokio::spawn(taken(Arc::clone(self), pattern.clone(), subscribed));
         Ok(())
+    }
+
+    /// Something that other hosts had sent was dropped.
+    fn dropped(&self) {
+        metrics::counter!("lattice_dropped_total").increment(1);
+        self.event(LatticeEvent::PublicationsDropped);
     }
 
     /// A publication of another host came.
@@ -100,6 +95,35 @@ impl Host {
             Err(error) => return self.malformed(&from, error),
         };
         self.here.publish(&topic, self.envelope(&from, letter)).await;
+    }
+}
+
+/// Takes what comes to a pattern, and delivers one after the other. A subscriber may make it wait: what has come meanwhile has as many
+/// bytes as a lane at the most.
+async fn taken(host: Arc<Host>, pattern: TopicPattern, mut publications: Subscriber) {
+    let bytes = u32::try_from(host.config.window_bytes.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
+    let room = Arc::new(Semaphore::new(bytes as usize));
+    let (queue, mut waiting) = mpsc::unbounded_channel();
+    let delivers = async {
+        while let Some((publication, _room)) = waiting.recv().await {
+            host.published(&pattern, publication).await;
+        }
+    };
+    let takes = async {
+        let queue = queue;
+        while let Some(publication) = publications.next().await {
+            // A large one goes if it is the only one.
+            let size = u32::try_from(publication.length).unwrap_or(u32::MAX).min(bytes);
+            match Arc::clone(&room).try_acquire_many_owned(size) {
+                // Fails never: both ends are here.
+                Ok(room) => _ = queue.send((publication, room)),
+                Err(_) => host.dropped(),
+            }
+        }
+    };
+    tokio::select! {
+        _ = future::join(takes, delivers) => {}
+        () = host.left.cancelled() => {}
     }
 }
 
@@ -137,10 +161,7 @@ pub(super) async fn slow(host: Arc<Host>, mut slow: mpsc::UnboundedReceiver<u64>
     loop {
         tokio::select! {
             dropped = slow.recv() => match dropped {
-                Some(_) => {
-                    metrics::counter!("lattice_dropped_total").increment(1);
-                    host.event(LatticeEvent::PublicationsDropped);
-                }
+                Some(_) => host.dropped(),
                 None => return,
             },
             () = host.left.cancelled() => return,

@@ -19,7 +19,7 @@ use crate::{
     failures::Asker,
     kinds::keys,
     processes::{HostProcess, Settings},
-    support::{ENGINE, LONG, TestHost, config, host, id, join, seen_by_server, server, until, within},
+    support::{ENGINE, LONG, TestHost, config, host, id, join, seen_by_server, server, until, until_told, within},
     versions::{OLDEST, of_version, versions},
 };
 
@@ -130,6 +130,16 @@ impl TestHost {
     async fn offering(&self, name: &str, component: &LoadedComponent, interfaces: &[&str]) -> ActorRef {
         offering(&self.system, &self.lattice, name, component, interfaces).await
     }
+
+    /// The host's member of the group `sums`, which is exported and offered.
+    async fn offering_member(&self) {
+        let (group, name) = (id("sums"), format!("sum-of-{}", self.lattice.name()));
+        self.system.create_group(&group).unwrap();
+        spawn(self, &name, &SUMMING, Links::default()).await;
+        self.system.join(&group, &id(&name)).unwrap();
+        self.lattice.offer(&group, [SUM]).unwrap();
+        within(self.lattice.export_group(&group)).await.unwrap();
+    }
 }
 
 /// A guest whose import leads to a name.
@@ -148,6 +158,12 @@ impl Relay {
 
     async fn fails(&self, error: CallError) {
         assert_eq!(self.add(1).await.unwrap_err(), LinkFault::Call(error).to_string());
+    }
+
+    /// The same, once it is known where the callee is.
+    async fn soon_fails(&self, error: CallError) {
+        let error = LinkFault::Call(error).to_string();
+        until_told(async || self.add(1).await.unwrap_err() == error).await;
     }
 }
 
@@ -263,6 +279,56 @@ async fn an_export_opens_the_interfaces_that_are_offered_and_no_others() {
 }
 
 #[tokio::test]
+async fn an_offer_ends_with_the_export() {
+    let server = server();
+    let (a, b) = (host(&server, "a").await, host(&server, "b").await);
+    let first = b.offering("sum", &SUMMING, &[SUM]).await;
+    a.knows("sum").await;
+    let relay = Relay::spawn(&a, "relay", "sum").await;
+    relay.add(1).await.unwrap();
+    // The same actor, exported again.
+    assert!(within(b.lattice.withdraw(&id("sum"))).await.unwrap());
+    within(b.lattice.export(&first)).await.unwrap();
+    relay.soon_fails(NotSent(Refusal::NotOffered)).await;
+    b.lattice.offer(&id("sum"), [SUM]).unwrap();
+    assert_eq!(relay.add(1).await, Ok(2));
+    // Another, when that has ended.
+    first.kill();
+    within(first.ended()).await;
+    let second = spawn(&b, "sum", &SUMMING, Links::default()).await;
+    within(b.lattice.export(&second)).await.unwrap();
+    relay.soon_fails(NotSent(Refusal::NotOffered)).await;
+    // And one for which it is offered before the one before is known to have ended.
+    second.kill();
+    within(second.ended()).await;
+    let third = spawn(&b, "sum", &SUMMING, Links::default()).await;
+    b.lattice.offer(&id("sum"), [SUM]).unwrap();
+    within(b.lattice.export(&third)).await.unwrap();
+    until_told(async || relay.add(1).await == Ok(1)).await;
+}
+
+#[tokio::test]
+async fn what_is_offered_of_a_name_that_a_host_stands_by_for_is_offered_until_it_does_not() {
+    let server = server();
+    let (a, b) = (host(&server, "a").await, host(&server, "b").await);
+    let stand_by = || b.lattice.stand_by_for(called(&b.system, "sum", &SUMMING, Links::default(), limits()));
+    b.lattice.offer(&id("sum"), [SUM]).unwrap();
+    let mut standing = stand_by();
+    let relay = Relay::spawn(&a, "relay", "sum").await;
+    let first = within(standing.serving()).await.unwrap();
+    a.knows("sum").await;
+    relay.add(1).await.unwrap();
+    // Given up, and served again.
+    first.kill();
+    within(first.ended()).await;
+    until_told(async || relay.add(1).await == Ok(1)).await;
+    within(standing.stop()).await;
+    let mut standing = stand_by();
+    within(standing.serving()).await.unwrap();
+    relay.soon_fails(NotSent(Refusal::NotOffered)).await;
+}
+
+#[tokio::test]
 async fn what_has_another_type_is_not_called() {
     let server = server();
     let (a, b) = (host(&server, "a").await, host(&server, "b").await);
@@ -285,12 +351,7 @@ async fn members_of_a_group_on_several_hosts_are_called_in_turn() {
     let server = server();
     let (a, b, c) = (host(&server, "a").await, host(&server, "b").await, host(&server, "c").await);
     for one in [&b, &c] {
-        let name = format!("sum-of-{}", one.lattice.name());
-        one.system.create_group(&id("sums")).unwrap();
-        spawn(one, &name, &SUMMING, Links::default()).await;
-        one.system.join(&id("sums"), &id(&name)).unwrap();
-        one.lattice.offer(&id("sums"), [SUM]).unwrap();
-        within(one.lattice.export_group(&id("sums"))).await.unwrap();
+        one.offering_member().await;
     }
     let sums = a.lattice.recipient(id("sums"));
     until(|| sums.hosts() == 2).await;
@@ -384,6 +445,25 @@ async fn a_call_between_two_hosts_of_which_one_has_no_calls_is_refused_and_nothi
     let b = host(&server, "b").await;
     b.knows("sum-of-a").await;
     assert_eq!(Relay::spawn(&b, "relay", "sum-of-a").await.add(2).await, Ok(2));
+}
+
+#[tokio::test]
+async fn a_call_of_a_group_goes_to_a_host_that_has_calls_if_there_is_one() {
+    let server = server();
+    let (a, b, old) =
+        (host(&server, "a").await, host(&server, "b").await, join(of_version(&server, "old", OLDEST)).await);
+    for one in [&b, &old] {
+        one.offering_member().await;
+    }
+    let sums = a.lattice.recipient(id("sums"));
+    until(|| sums.hosts() == 2).await;
+    let relay = Relay::spawn(&a, "relay", "sums").await;
+    for n in 1..=4 {
+        assert_eq!(relay.add(1).await, Ok(n));
+    }
+    within(b.lattice.withdraw(&id("sums"))).await.unwrap();
+    until(|| sums.hosts() == 1).await;
+    relay.fails(NotSent(Refusal::NotOffered)).await;
 }
 
 #[tokio::test]

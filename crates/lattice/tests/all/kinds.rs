@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    sync::{Arc, LazyLock, mpsc},
+    sync::{Arc, LazyLock, atomic::Ordering, mpsc},
     time::Duration,
 };
 
@@ -17,17 +17,22 @@ use airssys_wasm_actor::{
 };
 use airssys_wasm_fixtures::{self as fixtures, ACTOR, COUNTER, COUNTER_V2, nats::NatsServer};
 use airssys_wasm_keyed::{ForgetError, Keyed, KeyedOptions, KeyedSpec, ReminderConfig, SaveWhen, StateStore};
-use airssys_wasm_lattice::{BucketConfig, ExportKindError, JetStreamStore, Lattice, async_nats};
+use airssys_wasm_lattice::{BucketConfig, ExportKindError, JetStreamStore, Lattice, LatticeConfig, async_nats};
 use parking_lot::Mutex;
 use tokio::{
     runtime::{Builder, Runtime},
     task::JoinHandle,
 };
 
-use crate::support::{LONG, config, host, id, server, until, until_told, within};
+use crate::{
+    failures::{Losing, losing},
+    support::{LONG, config, host, id, server, until, until_told, within},
+};
 
 const SLOTS: usize = 1_024;
 const ASKERS: usize = 6;
+/// Soon over.
+const LEASE: Duration = Duration::from_secs(2);
 
 pub(crate) static ENGINE: LazyLock<WasmEngine> = LazyLock::new(|| {
     let pool = Some(PoolConfig::for_components(512));
@@ -54,31 +59,28 @@ struct Shop {
 }
 
 impl Shop {
-    /// With a lease that is soon over.
     async fn start(server: &NatsServer, name: &str, save: SaveWhen) -> Self {
-        Self::start_for(server, name, save, Duration::from_secs(2)).await
+        Self::start_for(server, name, save, LEASE).await
     }
 
     async fn start_for(server: &NatsServer, name: &str, save: SaveWhen, lease: Duration) -> Self {
-        Self::start_of(server, name, save, lease, &GUEST, None).await
+        Self::start_of(server, config(server, name).with_lease(lease), save, &GUEST, None).await
     }
 
-    /// With reminders, and a lease that is soon over.
+    /// With reminders.
     async fn reminding(server: &NatsServer, name: &str) -> Self {
-        let (lease, reminders) = (Duration::from_secs(2), Some(ReminderConfig::default()));
-        Self::start_of(server, name, SaveWhen::OnIdle, lease, &LATER, reminders).await
+        let (config, reminders) = (config(server, name).with_lease(LEASE), Some(ReminderConfig::default()));
+        Self::start_of(server, config, SaveWhen::OnIdle, &LATER, reminders).await
     }
 
     async fn start_of(
         server: &NatsServer,
-        name: &str,
+        config: LatticeConfig,
         save: SaveWhen,
-        lease: Duration,
         guest: &'static LoadedComponent,
         reminders: Option<ReminderConfig>,
     ) -> Self {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let config = config(server, name).with_lease(lease);
         let url = server.url();
         let started = runtime.spawn(async move {
             let system = ActorSystem::new(ENGINE.clone(), SystemConfig::default());
@@ -470,6 +472,40 @@ async fn nothing_is_lost_or_counted_twice_while_hosts_come_and_leave_in_order() 
     assert!(a.carts.stats().passivations + b.carts.stats().passivations > 0);
 }
 
+/// What was drained and not handed over is nobody's for as long as a host takes to leave.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_leaves_waits_until_it_is_written_that_its_slots_are_others() {
+    let server = server();
+    // Some fifty slots of each: fewer than are moved at a time.
+    let Losing { url, loses, mut lost } = losing(&server, "$KV.aw_test.k.cart.9").await;
+    loses.store(false, Ordering::SeqCst);
+    let behind = config(&server, "b").with_lease(LEASE).with_servers([url]);
+    let (a, b) = (
+        Shop::start(&server, "a", SaveWhen::OnIdle).await,
+        Shop::start_of(&server, behind, SaveWhen::OnIdle, &GUEST, None).await,
+    );
+    have_all(&[&a, &b]).await;
+    loses.store(true, Ordering::SeqCst);
+    let slots = {
+        let lattice = b.lattice.clone();
+        move || lattice.slots(&id("cart"))
+    };
+    let leaving = tokio::spawn(b.leave());
+    within(lost.wait_for(|lost| *lost > 0)).await.unwrap();
+    until(|| slots() == 0).await;
+    loses.store(false, Ordering::SeqCst);
+    within(leaving).await.unwrap();
+    until(|| a.slots() == SLOTS).await;
+
+    let client = async_nats::connect(server.url()).await.unwrap();
+    let records = async_nats::jetstream::new(client).get_key_value("aw_test").await.unwrap();
+    let left = records.entry("h.b").await.unwrap().unwrap();
+    for slot in (0..SLOTS).map(|slot| slot.to_string()).filter(|slot| slot.starts_with('9')) {
+        let record = records.entry(format!("k.cart.{slot}")).await.unwrap().unwrap();
+        assert!(record.revision < left.revision, "the slot {slot} was taken by who found that nobody has it");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_of_another_host_is_not_had_here() {
     let server = server();
@@ -590,7 +626,8 @@ async fn reminders_come_on_the_host_that_has_the_key_when_they_are_due() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn guests_of_a_kind_without_reminders_are_told_so() {
     let server = server();
-    let shop = Shop::start_of(&server, "a", SaveWhen::OnIdle, Duration::from_secs(2), &LATER, None).await;
+    let config = config(&server, "a").with_lease(LEASE);
+    let shop = Shop::start_of(&server, config, SaveWhen::OnIdle, &LATER, None).await;
     until(|| shop.slots() == SLOTS).await;
     let answer = remind(&shop.lattice, "1", Duration::from_secs(1)).await;
     // An error, of the first case.

@@ -11,6 +11,7 @@ mod link;
 mod manifest;
 mod processes;
 mod security;
+mod slow;
 mod store;
 mod support;
 mod versions;

@@ -17,6 +17,7 @@ use airssys_wasm_actor::{
 };
 use airssys_wasm_fixtures::nats::{self, NatsServer};
 use airssys_wasm_lattice::{Credentials, ExportError, Lattice, LatticeConfig, LatticeEvent, StandBy, TellError};
+use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -39,6 +40,8 @@ pub(crate) struct Settings {
     pub(crate) network: Option<PathBuf>,
     /// Seconds by which the process' clock is ahead of this one's.
     pub(crate) ahead: Option<u64>,
+    /// How many messages wait in the process, if that is not the default.
+    pub(crate) waiting: Option<usize>,
 }
 
 /// Runs a program whose clock is so many seconds ahead.
@@ -59,6 +62,7 @@ impl Settings {
             seed: None,
             network: None,
             ahead: None,
+            waiting: None,
         }
     }
 
@@ -68,6 +72,7 @@ impl Settings {
             .with_lease(self.lease)
             .with_heartbeat(self.heartbeat);
         config.grace = self.grace;
+        config.waiting = self.waiting.unwrap_or(config.waiting);
         if self.url.starts_with("tls://") {
             config.certificates.push(CERTIFICATE.into());
         }
@@ -79,14 +84,15 @@ impl Settings {
 
     fn write(&self, host: &str) -> String {
         let millis = |duration: Duration| duration.as_millis().to_string();
-        let Self { url, lease, heartbeat, grace, seed, network: _, ahead: _ } = self;
-        let seed = seed.clone().unwrap_or_default();
-        [host.to_owned(), url.clone(), millis(*lease), millis(*heartbeat), millis(*grace), seed].join(" ")
+        let Self { url, lease, heartbeat, grace, seed, network: _, ahead: _, waiting } = self;
+        let (seed, waiting) =
+            (seed.clone().unwrap_or_default(), waiting.map(|waiting| waiting.to_string()).unwrap_or_default());
+        [host.to_owned(), url.clone(), millis(*lease), millis(*heartbeat), millis(*grace), seed, waiting].join(" ")
     }
 
     fn read(text: &str) -> (String, Self) {
         let parts: Vec<_> = text.split(' ').collect();
-        let [host, url, lease, heartbeat, grace, seed] = parts[..] else { panic!("{text}") };
+        let [host, url, lease, heartbeat, grace, seed, waiting] = parts[..] else { panic!("{text}") };
         let millis = |text: &str| Duration::from_millis(text.parse().unwrap());
         let seed = (!seed.is_empty()).then(|| seed.to_owned());
         let settings = Self {
@@ -97,6 +103,7 @@ impl Settings {
             seed,
             network: None,
             ahead: None,
+            waiting: waiting.parse().ok(),
         };
         (host.to_owned(), settings)
     }
@@ -182,6 +189,9 @@ async fn child() {
             }
         }
     });
+    let recorder = DebuggingRecorder::new();
+    let counters = recorder.snapshotter();
+    recorder.install().unwrap();
     let system = system();
     let lattice = match Lattice::join(&system, settings.config(&host)).await {
         Ok(lattice) => lattice,
@@ -190,7 +200,7 @@ async fn child() {
     let mut events = lattice.events();
     say("joined");
     let (gate, standing) = (Arc::new(Semaphore::new(0)), BTreeMap::new());
-    let mut process = Process { host: host.into(), system, lattice, gate, standing };
+    let mut process = Process { host: host.into(), system, lattice, gate, standing, counters };
     loop {
         tokio::select! {
             event = events.recv() => say(&match event {
@@ -215,6 +225,7 @@ struct Process {
     lattice: Lattice,
     gate: Arc<Semaphore>,
     standing: BTreeMap<String, StandBy>,
+    counters: Snapshotter,
 }
 
 impl Process {
@@ -276,9 +287,24 @@ impl Process {
                 assert_eq!(self.system.dead_letters().evicted(), 0, "the books need all of them");
                 say("dead-told");
             }
+            ["dropped"] => {
+                let counters = self.counters.snapshot().into_vec().into_iter();
+                let dropped = counters.filter(|(key, ..)| key.key().name() == "lattice_dropped_total");
+                let dropped = dropped.map(|(.., value)| if let DebugValue::Counter(count) = value { count } else { 0 });
+                say(&format!("dropped {}", dropped.sum::<u64>()));
+            }
             ["leave"] => {
                 self.lattice.clone().leave(LONG).await;
                 say("left");
+            }
+            // So many at once, of so many bytes.
+            ["flood", to, first, more] => {
+                let (count, size) = more.split_once(' ').unwrap();
+                let (count, size): (usize, usize) = (count.parse().unwrap(), size.parse().unwrap());
+                for number in (0..count).map(|n| format!("{first}-{n}")) {
+                    self.message("tell", to, &number, format!("{number} {}", "x".repeat(size)));
+                }
+                say(&format!("flooded {first}"));
             }
             [how @ ("ask" | "tell" | "send"), to, number] => self.message(how, to, number, number.to_owned()),
             [how @ ("ask" | "tell" | "send"), to, number, more] => {
