@@ -1,6 +1,6 @@
 //! Actors written in Rust: the same mailbox, restarts and supervision, without a sandbox.
 
-use std::{convert::Infallible, fmt, future::ready, sync::Arc, time::Duration};
+use std::{convert::Infallible, fmt, future::ready, pin::pin, sync::Arc, time::Duration};
 
 use airssys_wasm_isolation::Crash;
 use airssys_wasm_limits::CancellationToken;
@@ -233,8 +233,9 @@ impl<N: NativeActor> Live for NativeLive<N> {
         interrupt: &CancellationToken,
     ) -> Result<Handled, Crash> {
         self.context.trace = trace;
-        // In a block, because `handle` may panic before it returns a future.
-        call("handle", interrupt, async { self.actor.handle(message, &self.context).await }).await
+        // In a block, because `handle` may panic before it returns a future. Pinned here, so that it is not moved.
+        let handling = pin!(async { self.actor.handle(message, &self.context).await });
+        call("handle", interrupt, handling).await
     }
 
     async fn health(&mut self, interrupt: &CancellationToken) -> Result<Result<(), HealthError>, Crash> {

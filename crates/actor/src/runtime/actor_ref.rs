@@ -221,7 +221,10 @@ impl ActorRef {
     /// [`Undelivered`], with the message: the actor has stopped, the message is larger than its `message_size`, or there was no room
     /// before the deadline.
     pub async fn tell(&self, message: impl Into<MessageEnvelope>) -> Result<(), Undelivered> {
-        self.0.push(Delivery::new(message.into(), None)).await.map_err(undelivered)
+        match self.0.try_push(Delivery::new(message.into(), None)) {
+            Ok(()) => Ok(()),
+            Err(refused) => self.0.push_in_time(refused).await.map_err(undelivered),
+        }
     }
 
     /// Sends a message, waiting for room, and waits for the answer: until the message's deadline if it has one, else

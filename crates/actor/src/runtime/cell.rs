@@ -14,6 +14,7 @@ use airssys_wasm_limits::CancellationToken;
 use airssys_wasm_registry::{
     ActorAddress, ComponentId, Load, MessageEnvelope, Refusal, Subscription, TopicPattern, TraceContext, WhenFull,
 };
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::{sync::oneshot, time::sleep_until};
 
@@ -287,19 +288,32 @@ impl Cell {
     /// Puts a message into the mailbox as soon as there is room, until its deadline if it has one.
     pub(crate) async fn push(&self, delivery: Delivery) -> Result<(), (Refusal, Delivery)> {
         match self.try_push(delivery) {
-            // Boxed: it is rare, and its future would lie in that of every sender.
-            Err((Refusal::Full | Refusal::Restarting, delivery)) => {
-                let deadline = delivery.message.deadline();
-                let over = async move {
-                    match deadline {
-                        Some(deadline) => sleep_until(deadline).await,
-                        None => pending().await,
-                    }
-                };
-                Box::pin(self.push_later(delivery, over)).await
-            }
-            done => done,
+            Ok(()) => Ok(()),
+            Err(refused) => self.push_in_time(refused).await,
         }
+    }
+
+    /// [`push`](Self::push) of a message that was refused. Whoever tries first and then this moves it once less.
+    ///
+    /// Boxed: it is rare, and its future would lie in that of every sender.
+    #[cold]
+    pub(crate) fn push_in_time(
+        &self,
+        (reason, delivery): (Refusal, Delivery),
+    ) -> BoxFuture<'_, Result<(), (Refusal, Delivery)>> {
+        Box::pin(async move {
+            if !matches!(reason, Refusal::Full | Refusal::Restarting) {
+                return Err((reason, delivery));
+            }
+            let deadline = delivery.message.deadline();
+            let over = async move {
+                match deadline {
+                    Some(deadline) => sleep_until(deadline).await,
+                    None => pending().await,
+                }
+            };
+            self.push_later(delivery, over).await
+        })
     }
 
     /// Puts a message into the mailbox that did not find room at once, as soon as there is some. Gives it back if `over` is ready

@@ -112,8 +112,8 @@ async fn taken(host: Arc<Host>, pattern: TopicPattern, mut publications: Subscri
     let takes = async {
         let queue = queue;
         while let Some(publication) = publications.next().await {
-            // A large one goes if it is the only one.
-            let size = u32::try_from(publication.length).unwrap_or(u32::MAX).min(bytes);
+            // A large one goes if it is the only one. A small one takes up more than it has on the wire.
+            let size = u32::try_from(size_of::<Message>() + publication.length).unwrap_or(u32::MAX).min(bytes);
             match Arc::clone(&room).try_acquire_many_owned(size) {
                 // Fails never: both ends are here.
                 Ok(room) => _ = queue.send((publication, room)),
