@@ -52,9 +52,7 @@ pub(crate) fn describe(suite: &mut Suite) {
     let group = suite.bench(&format!("lattice/ask/{MANY}_in_flight"), || asks(MANY));
     group.twin("raw", 1.0 / 0.6, || bare_asks(MANY));
     peers::beside(group, MANY);
-    if let Some(why) = peers::missing() {
-        suite.skip(why);
-    }
+    peers::missing().for_each(|why| suite.skip(why));
     suite
         .bench("lattice/tell/streaming", tells)
         .twin("raw", None, bare_tells)
@@ -62,9 +60,20 @@ pub(crate) fn describe(suite: &mut Suite) {
         .target("goal", Duration::from_nanos(3_333));
     const JOINED: &str = "lattice/local_ask/joined";
     const ALONE: &str = "lattice/local_ask/alone";
-    suite.bench(JOINED, || local_asks(true)).and(ALONE, || local_asks(false)).ratio(JOINED, ALONE, 1.02);
-    suite.only_in_full(&format!("lattice/resident/{NAMES}_names"));
+    let group = suite.bench(JOINED, || local_asks(true)).and(ALONE, || local_asks(false)).ratio(JOINED, ALONE, 1.02);
+    group.and("lattice/local_ask/recipient", recipients_asks);
+    for of in ["", EXPORTING] {
+        suite.only_in_full(&format!("lattice/resident/{NAMES}_names{of}"));
+    }
     suite.reading("lattice/resident", resident);
+}
+
+/// Of the host whose names they are.
+const EXPORTING: &str = "/exporting";
+
+/// With one worker: what is compared is below a microsecond, and to wake another takes more.
+fn at_home() -> Runtime {
+    Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 
 fn runtime() -> Runtime {
@@ -109,18 +118,20 @@ impl Far {
             .unwrap();
         let (orders, says) = (process.stdin.take().unwrap(), BufReader::new(process.stdout.take().unwrap()));
         let mut far = Self { process, orders, says, url, _server: server };
-        far.wait();
+        far.line();
         far
     }
 
-    fn wait(&mut self) {
-        self.says.read_line(&mut String::new()).unwrap();
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.says.read_line(&mut line).unwrap();
+        line
     }
 
-    /// Has it export so many names more.
-    fn export(&mut self, names: u64) {
+    /// Has it export so many names more. How many bytes it has more for it, without the actors.
+    fn export(&mut self, names: u64) -> u64 {
         writeln!(self.orders, "{names}").unwrap();
-        self.wait();
+        self.line().trim_end().parse().unwrap()
     }
 }
 
@@ -227,7 +238,7 @@ fn bare_tells() -> Measure {
 
 /// Asks of an actor of the same system, by its reference.
 fn local_asks(joined: bool) -> Measure {
-    let (runtime, server) = (runtime(), NatsConfig::jetstream().start().unwrap());
+    let (runtime, server) = (at_home(), NatsConfig::jetstream().start().unwrap());
     let system = system(engine());
     let (actor, lattice) = runtime.block_on(async {
         let lattice = if joined { Some(join(&system, &server.url(), "near").await) } else { None };
@@ -247,14 +258,35 @@ fn local_asks(joined: bool) -> Measure {
     })
 }
 
-/// What a host takes more when another exports names.
+/// Asks of an actor of the same system by what leads to other hosts as well.
+fn recipients_asks() -> Measure {
+    let (runtime, server) = (at_home(), NatsConfig::jetstream().start().unwrap());
+    let system = system(engine());
+    let (lattice, recipient) = runtime.block_on(async {
+        let lattice = join(&system, &server.url(), "near").await;
+        let actor = system.spawn_native(NativeSpec::new(id(ECHO), || Echo)).await.unwrap();
+        lattice.export(&actor).await.unwrap();
+        let recipient = lattice.recipient(id(ECHO));
+        (lattice, recipient)
+    });
+    Box::new(move |iterations| {
+        let _keep = (&server, &system, &lattice);
+        let recipient = recipient.clone();
+        in_flight(&runtime, 1, iterations, move || {
+            let recipient = recipient.clone();
+            async move { assert_eq!(recipient.ask(payload(64)).await.unwrap().len(), 64) }
+        })
+    })
+}
+
+/// What a host takes more when another exports names, and what that takes more, actors aside.
 fn resident(quick: bool) -> anyhow::Result<Vec<Reading>> {
     let names = if quick { NAMES / 10 } else { NAMES };
     let (runtime, mut far) = (runtime(), Far::start());
     let (system, lattice, recipient) = near(&runtime, &far);
     let read = || Ok::<_, anyhow::Error>(process::read().context("no figures of this process")?.resident);
     let before = read()?;
-    far.export(names);
+    let exporting = far.export(names);
     ensure!(recipient.is_known(), "the other host is gone");
     runtime.block_on(async {
         // With the two that were there before.
@@ -264,9 +296,12 @@ fn resident(quick: bool) -> anyhow::Result<Vec<Reading>> {
     });
     let grown = read()?.saturating_sub(before);
     drop(system);
-    let id = format!("lattice/resident/{names}_names");
     let goal = (64 << 20) as f64 * names as f64 / NAMES as f64;
-    Ok(vec![Reading { id, unit: "bytes", values: vec![grown as f64], target: Some(("goal", goal)) }])
+    let readings = [("", grown), (EXPORTING, exporting)].map(|(of, bytes)| {
+        let id = format!("lattice/resident/{names}_names{of}");
+        Reading { id, unit: "bytes", values: vec![bytes as f64], target: Some(("goal", goal)) }
+    });
+    Ok(readings.into())
 }
 
 const PROBE: &str = "--lattice-host";
@@ -310,8 +345,7 @@ fn far(url: &str) -> anyhow::Result<()> {
     println!("ready");
     for names in std::io::stdin().lines() {
         let names: u64 = names?.parse()?;
-        runtime.block_on(export(&system, &lattice, names))?;
-        println!("done");
+        println!("{}", runtime.block_on(export(&system, &lattice, names))?);
     }
     Ok(())
 }
@@ -324,17 +358,22 @@ async fn answers_flushed(url: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn export(system: &ActorSystem, lattice: &Lattice, names: u64) -> anyhow::Result<()> {
-    let exports = futures_util::stream::iter(0..names).map(|n| async move {
-        let mut spec = NativeSpec::new(id(&format!("actor-{n:06}")), || Echo);
-        spec = spec.with_mailbox(1);
-        let actor = system.spawn_native(spec).await?;
-        lattice.export(&actor).await?;
-        anyhow::Ok(())
-    });
-    let mut exports = exports.buffer_unordered(128);
+/// Exports so many actors more, and gives the bytes that are there more for it.
+async fn export(system: &ActorSystem, lattice: &Lattice, names: u64) -> anyhow::Result<u64> {
+    let read = || Ok::<_, anyhow::Error>(process::read().context("no figures of this process")?.resident);
+    let mut actors = Vec::new();
+    for n in 0..names {
+        let spec = NativeSpec::new(id(&format!("actor-{n:06}")), || Echo).with_mailbox(1);
+        actors.push(system.spawn_native(spec).await?);
+    }
+    let before = read()?;
+    let mut exports = futures_util::stream::iter(&actors).map(|actor| lattice.export(actor)).buffer_unordered(128);
     while let Some(exported) = exports.next().await {
         exported?;
     }
-    Ok(())
+    // It learns of its own names as of those of others.
+    while (lattice.names() as u64) < names + 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(read()?.saturating_sub(before))
 }

@@ -17,10 +17,10 @@ fn program() -> PathBuf {
     std::env::var_os("LATTICE_PEERS").map_or_else(|| here.into(), PathBuf::from)
 }
 
-/// What there is to do where it was not built.
-pub(super) fn missing() -> Option<String> {
-    let ids = PEERS.map(|whose| format!("peer/{whose}/lattice/")).join(", ");
-    (!program().exists()).then(|| format!("{ids}: build them first, by `cargo xtask bench --peers`"))
+/// What there is to do where it was not built, of each.
+pub(super) fn missing() -> impl Iterator<Item = String> {
+    let missing = PEERS.into_iter().filter(|_| !program().exists());
+    missing.map(|whose| format!("peer/{whose}/lattice/: build it first, by `cargo xtask bench --peers`"))
 }
 
 /// Their asks, beside those of a group.

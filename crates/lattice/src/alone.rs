@@ -1,12 +1,14 @@
 //! A name that one host of a lattice serves at a time, and another when that is gone.
 
 use std::{
+    collections::{HashMap, HashSet},
     fmt,
     sync::{Arc, Weak},
     time::Duration,
 };
 
 use airssys_wasm_actor::{ActorRef, Fence, SpawnError, Stop, limits::CancellationToken, registry::ComponentId};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::{
@@ -58,9 +60,59 @@ impl StandBy {
 impl Drop for StandBy {
     fn drop(&mut self) {
         self.stop.cancel();
-        if let Some(host) = self.host.upgrade() {
+        if let Some(host) = self.host.upgrade()
+            && host.stood_by.end(&self.name)
+        {
             host.end_offer(&self.name);
         }
+    }
+}
+
+/// The names that a host stands by for.
+#[derive(Default)]
+pub(crate) struct StoodBy(Mutex<Names>);
+
+#[derive(Default)]
+struct Names {
+    /// How many handles each has.
+    handles: HashMap<ComponentId, usize>,
+    /// Those that are claimed or served, by one of them each.
+    served: HashSet<ComponentId>,
+}
+
+impl StoodBy {
+    fn begin(&self, name: &ComponentId) {
+        *self.0.lock().handles.entry(name.clone()).or_default() += 1;
+    }
+
+    /// Whether it was the last of the name.
+    fn end(&self, name: &ComponentId) -> bool {
+        let handles = &mut self.0.lock().handles;
+        let left = handles.get_mut(name).map_or(0, |left| {
+            *left -= 1;
+            *left
+        });
+        if left == 0 {
+            handles.remove(name);
+        }
+        left == 0
+    }
+
+    pub(crate) fn serves(&self, name: &ComponentId) -> bool {
+        self.0.lock().served.contains(name)
+    }
+
+    /// Lets one serve the name. `None` while another does.
+    fn serve(&self, name: &ComponentId) -> Option<Serves<'_>> {
+        self.0.lock().served.insert(name.clone()).then(|| Serves(self, name.clone()))
+    }
+}
+
+struct Serves<'a>(&'a StoodBy, ComponentId);
+
+impl Drop for Serves<'_> {
+    fn drop(&mut self) {
+        self.0.0.lock().served.remove(&self.1);
     }
 }
 
@@ -77,7 +129,9 @@ where
     Fut: Future<Output = Result<ActorRef, SpawnError>> + Send,
 {
     let (serving, actor) = watch::channel(None);
-    let (stop, ended) = (host.left.child_token(), CancellationToken::new());
+    // A host that leaves gives up the name, and stays until its actor has ended.
+    let (stop, ended) = (host.leaving.child_token(), CancellationToken::new());
+    host.stood_by.begin(&name);
     let handle =
         StandBy { host: Arc::downgrade(&host), name: name.clone(), actor, stop: stop.clone(), ended: ended.clone() };
     host.runtime.clone().spawn(async move {
@@ -85,7 +139,9 @@ where
         let mut pause = OFTEN;
         while !stop.is_cancelled() {
             let mut wait = OFTEN;
-            if let Some(life) = host.life().filter(|_| host.is_free(&name)) {
+            if let Some(life) = host.life().filter(|_| host.is_free(&name) && !host.has_exported(&name))
+                && let Some(_serves) = host.stood_by.serve(&name)
+            {
                 match host.claim(&name, &life, false, true).await {
                     Ok(revision) => {
                         let began = clock::now();
@@ -147,4 +203,22 @@ async fn serve<F, Fut>(
     }
     // Another host may serve it. If the session is over it has nothing to say any more.
     host.give_up(name).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_served_by_one_and_given_up_by_the_last() {
+        let (stood_by, name) = (StoodBy::default(), ComponentId::new("alone").unwrap());
+        stood_by.begin(&name);
+        stood_by.begin(&name);
+        let serves = stood_by.serve(&name);
+        assert!(serves.is_some() && stood_by.serves(&name) && stood_by.serve(&name).is_none());
+        assert!(!stood_by.end(&name));
+        drop(serves);
+        assert!(!stood_by.serves(&name) && stood_by.serve(&name).is_some());
+        assert!(stood_by.end(&name));
+    }
 }

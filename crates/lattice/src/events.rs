@@ -62,6 +62,7 @@ pub enum LatticeEvent {
     /// There are servers again.
     Online,
     /// What other hosts had sent came faster than it was taken here, and something of it was dropped: publications, which are lost, or packets,
-    /// of which the lanes find what was in them. Which of both, is not always known.
+    /// of which the lanes find what was in them. Which of both, is not always known. Of publications that wait for a subscriber it is told when
+    /// dropping begins, and again after something of the pattern was taken.
     PublicationsDropped,
 }

@@ -182,11 +182,11 @@ impl<U: Send + 'static> Lattice<U> {
         self.host().kind(kind).map_or(0, |kind| kind.owned())
     }
 
-    /// Ends an export. `false` if there was none.
+    /// Ends an export. `false` if there was none. A name that this host stands by for is given up by dropping the [`StandBy`].
     ///
     /// # Errors
     ///
-    /// [`ExportError::Records`]: the name may be this host's still, and nothing that comes for it is delivered.
+    /// [`ExportError::Records`]: it is exported still, and can be withdrawn again.
     pub async fn withdraw(&self, name: &ComponentId) -> Result<bool, ExportError> {
         self.host().withdraw(name).await
     }
@@ -249,14 +249,15 @@ impl<U: Send + 'static> Lattice<U> {
         self.host().events()
     }
 
-    /// Leaves: slots of kinds are handed over to other hosts, exports are withdrawn, and what is on its way comes to an end, all in
-    /// so long at the most. Then the session is ended, so that a process of this host's name can join at once. What there was no time
+    /// Leaves: slots of kinds are handed over to other hosts, actors that this host stands by for are stopped and their names given up,
+    /// exports are withdrawn, and what is on its way comes to an end, all in so long at the most. Then the session is ended, so that a process of this host's name can join at once. What there was no time
     /// to withdraw stays this host's, until it is back or is [evicted](Self::evict).
     pub async fn leave(self, longest: Duration) {
         let host = Arc::clone(self.host());
         let until = limits::later(Instant::now(), longest);
         host.leave_kinds(until).await;
-        if tokio::time::timeout_at(until, host.withdraw_all()).await.is_err() {
+        let withdrawn = futures_util::future::join(host.withdraw_all(), host.served_all());
+        if tokio::time::timeout_at(until, withdrawn).await.is_err() {
             tracing::warn!("there was no time to withdraw all exports");
         }
         _ = tokio::time::timeout_at(until, host.settled_all()).await;

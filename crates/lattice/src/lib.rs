@@ -67,7 +67,7 @@ pub use digest::{Digest, InvalidDigest};
 pub use error::{ExportError, ExportKindError, JoinError, TellError};
 pub use events::LatticeEvent;
 pub use lattice::Lattice;
-pub use manifest::{Export, LatticeTable, LoadLatticeError, Loaded};
+pub use manifest::{Export, LatticeTable, LoadKindError, LoadLatticeError, Loaded};
 pub use offer::OfferError;
 pub use recipient::Recipient;
 pub use store::{BucketConfig, BucketError, JetStreamStore, Storage};

@@ -1,15 +1,23 @@
 //! `Component.toml`: the `[lattice]` table, and components that are loaded by it.
 
-use std::path::Path;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use airssys_wasm_actor::{
     ActorRef, ActorSpec, LoadManifestError, SpawnError,
     limits::ManifestError,
     registry::{ComponentId, TopicPattern},
 };
+use airssys_wasm_keyed::{Keyed, KeyedSpec, KeyedTable};
 use serde::{Deserialize, Serialize};
 
-use crate::{Lattice, OfferError, StandBy, error::ExportError};
+use crate::{
+    JetStreamStore, Lattice, OfferError, StandBy,
+    error::{ExportError, ExportKindError},
+    offer,
+};
 
 /// The `[lattice]` table of a `Component.toml`.
 ///
@@ -87,6 +95,39 @@ pub enum LoadLatticeError {
     Ended,
 }
 
+/// A kind was not loaded into a lattice.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadKindError {
+    /// The manifest has no `[keyed]` table.
+    #[error("{} has no [keyed] table; load it as an actor, or add the table", path.display())]
+    NotKeyed {
+        /// The manifest.
+        path: PathBuf,
+    },
+    /// Its `[lattice]` table says how an actor is exported.
+    #[error("{}: a kind is of all hosts that load it; leave `export` out of [lattice]", path.display())]
+    Exported {
+        /// The manifest.
+        path: PathBuf,
+    },
+    /// The component cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadManifestError),
+    /// What actors of other hosts are to call cannot be offered to them.
+    #[error(transparent)]
+    Offer(#[from] OfferError),
+    /// Other hosts' publications are not taken.
+    #[error(transparent)]
+    Topics(#[from] ExportError),
+    /// The kind was not installed.
+    #[error(transparent)]
+    Install(#[from] ExportKindError),
+    /// The system has ended.
+    #[error("the system has ended")]
+    Ended,
+}
+
 /// A component that was loaded into a lattice.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -109,20 +150,54 @@ impl<U: Send + 'static> Lattice<U> {
         let (table, spec) = system.load_with(manifest, LatticeTable::take_from).await?;
         let LatticeTable { export, calls, topics } = table.unwrap_or_default();
         let name = spec.id().clone();
-        self.offer(&name, calls)?;
+        calls.iter().try_for_each(|interface| offer::check(interface))?;
         let failed = |error| LoadLatticeError::Export { name: name.clone(), error };
         // Before the component lives: it misses nothing of what is published from then on.
         for pattern in &topics {
             self.take_topics(pattern).await.map_err(failed)?;
         }
         if export == Export::Alone {
+            self.offer(&name, calls)?;
             return Ok(Loaded::Alone(self.stand_by_for(spec)));
         }
         let actor = system.spawn(spec).await?;
         if export == Export::Here {
-            self.export(&actor).await.map_err(failed)?;
+            self.offer(&name, calls)?;
+            if let Err(error) = self.export(&actor).await {
+                self.host().end_offer(&name);
+                return Err(failed(error));
+            }
         }
         Ok(Loaded::Here(actor))
+    }
+
+    /// Loads the component that a `Component.toml` with a `[keyed]` table stands for, as a kind that other hosts have as well:
+    /// [`export_kind`](Self::export_kind). Of a `[lattice]` table it takes `calls` and `topics`.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadKindError`].
+    pub async fn load_kind(
+        &self,
+        manifest: impl AsRef<Path>,
+        store: Arc<JetStreamStore>,
+    ) -> Result<Keyed<U>, LoadKindError> {
+        let path = manifest.as_ref().to_owned();
+        let system = self.system().ok_or(LoadKindError::Ended)?;
+        let tables = |manifest: &mut _| Ok((KeyedTable::take_from(manifest)?, LatticeTable::take_from(manifest)?));
+        let ((keyed, table), spec) = system.load_with(&path, tables).await?;
+        let Some(keyed) = keyed else { return Err(LoadKindError::NotKeyed { path }) };
+        let LatticeTable { export, calls, topics } = table.unwrap_or_default();
+        if export != Export::No {
+            return Err(LoadKindError::Exported { path });
+        }
+        calls.iter().try_for_each(|interface| offer::check(interface))?;
+        for pattern in &topics {
+            self.take_topics(pattern).await?;
+        }
+        let kind = self.export_kind(KeyedSpec::new(spec).with_options(keyed.options()), store).await?;
+        self.offer(kind.kind(), calls)?;
+        Ok(kind)
     }
 
     /// [`stand_by`](Self::stand_by) with an actor of this specification.

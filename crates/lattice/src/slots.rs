@@ -266,7 +266,13 @@ impl<H: Clone + Ord + AsRef<str>> Slots<H> {
         }
         let mut room = self.bounds.moving.saturating_sub(self.moving());
         let mut actions = Vec::new();
-        for number in 0..self.slots.len() {
+        // A host that leaves tries those again that would rest, behind all others: they may be too busy for as long as it is there.
+        let numbers = 0..self.slots.len();
+        for (again, number) in numbers.clone().map(|number| (false, number)).chain(numbers.map(|number| (true, number)))
+        {
+            if again != (self.is_leaving && self.slots[number].phase.rests(now)) {
+                continue;
+            }
             let moved = self.slots[number].phase.moves();
             actions.extend(self.action(number, moved || room > 0, sessions, now));
             match (moved, self.slots[number].phase.moves()) {
@@ -353,6 +359,10 @@ impl Phase {
             Self::Still | Self::Resting { .. } => false,
         }
     }
+
+    fn rests(self, now: Duration) -> bool {
+        matches!(self, Self::Resting { until } if now < until)
+    }
 }
 
 #[cfg(test)]
@@ -416,6 +426,31 @@ mod tests {
             case.slots.drained(0, 1);
             case
         }
+    }
+
+    #[test]
+    fn a_host_that_leaves_tries_no_slot_again_before_it_has_tried_all() {
+        let mut case = Case::new(&["b"]);
+        (0..10).for_each(|slot| case.slots.record(slot, owner("a", 1), 10));
+        let (mut drained, mut tries) = (BTreeSet::new(), [0; 2]);
+        // Renewed often, so that the fence is not in the way.
+        for quarter in 0..22 {
+            for action in case.actions(at(100) + Duration::from_millis(250) * quarter) {
+                match action {
+                    // Too busy.
+                    Action::Drain { slot: slot @ 0..2, .. } => tries[slot] += 1,
+                    Action::Drain { slot, attempt, .. } => case.slots.drained(slot, attempt),
+                    Action::HandOver { slot, .. } => {
+                        drained.insert(slot);
+                        case.slots.record(slot, owner("b", 2), 20 + slot as u64);
+                    }
+                    Action::Resume { .. } => {}
+                    other => panic!("{other:?}"),
+                }
+                assert!(tries.iter().all(|tries| *tries < 2) || drained.len() == 8, "{tries:?} {drained:?}");
+            }
+        }
+        assert_eq!((drained.len(), tries), (8, [2, 2]));
     }
 
     #[test]

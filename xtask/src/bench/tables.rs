@@ -22,14 +22,14 @@ pub(crate) fn text(results: &Results) -> String {
     text
 }
 
-/// Each figure of ours, beside bare wasmtime.
+/// Each figure of ours, beside its twin of what is bare: wasmtime, or a server or client.
 pub(crate) fn figures(results: &Results) -> Table {
     figures_of(results, |id| !is_twin(id))
 }
 
-/// Some figures, beside bare wasmtime.
+/// Some figures, beside those.
 pub(crate) fn figures_of(results: &Results, wanted: impl Fn(&str) -> bool) -> Table {
-    let mut table = Table::new("Figures", ["benchmark", "median", "95 % interval", "beside bare wasmtime"]);
+    let mut table = Table::new("Figures", ["benchmark", "median", "95 % interval", "beside bare"]);
     for figure in results.figures.results.iter().filter(|figure| wanted(&figure.id)) {
         let Figure { id, unit, estimate, lower, upper, .. } = figure;
         let raw = results.figures.ratios.iter().find(|ratio| ratio.id == *id && ratio.against.starts_with("raw/"));

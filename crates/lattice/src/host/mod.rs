@@ -9,7 +9,7 @@ pub(crate) mod tests;
 mod topics;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     pin::Pin,
     sync::{
         Arc,
@@ -37,6 +37,7 @@ use tokio::{
 
 use self::peer::{Came, Peer, Tag, Waiter};
 use crate::{
+    alone::StoodBy,
     clock,
     config::{HostName, LatticeConfig},
     connection::{Records, Subjects},
@@ -87,12 +88,14 @@ pub(crate) struct Host {
     exports: RwLock<HashMap<ComponentId, Export>>,
     /// What actors of other hosts may call: of names, groups and kinds.
     offers: Offers,
+    /// The names that it stands by for.
+    pub(crate) stood_by: StoodBy,
     /// The kinds that it has with others.
     kinds: RwLock<HashMap<Box<str>, Arc<SharedKind>>>,
     /// How many more components may be placed here, if any may.
     room: Mutex<Option<usize>>,
-    /// Patterns of topics whose publications are taken.
-    topics: Mutex<BTreeSet<TopicPattern>>,
+    /// Patterns of topics whose publications are taken, in the order in which they were.
+    topics: Mutex<Vec<TopicPattern>>,
     publications: mpsc::Sender<(Topic, MessageEnvelope, u8)>,
     /// What those that wait to be sent have of what they may have.
     publishing: Mutex<Room>,
@@ -107,8 +110,8 @@ pub(crate) struct Host {
     rewatch: tokio::sync::Notify,
     events: broadcast::Sender<LatticeEvent>,
     pub(crate) left: CancellationToken,
-    /// Cancelled before: slots go to other hosts.
-    leaving: CancellationToken,
+    /// Cancelled before: slots, and names that this host stands by for, go to other hosts.
+    pub(crate) leaving: CancellationToken,
     /// Cancelled when the session is ended after that.
     ended: CancellationToken,
 }

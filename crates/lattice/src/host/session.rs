@@ -18,8 +18,9 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Export, Here, Host, Life, receive, topics};
+use super::{Export, Here, Host, LOOK, Life, receive, topics};
 use crate::{
+    alone::StoodBy,
     clock,
     config::{HostName, LatticeConfig},
     connection::{Connection, Records, Subjects, connect},
@@ -72,6 +73,7 @@ pub(crate) async fn join(config: LatticeConfig, here: Box<dyn Here>) -> Result<A
     let packets = subscribe(subjects.packets()).await?;
     let nobody = subscribe(subjects.nobody()).await?;
     let heartbeats = subscribe(subjects.heartbeats()).await?;
+    let left = CancellationToken::new();
     let host = Arc::new(Host {
         directory: Directory::new(timing, config.versions(), bucket, clock::now()),
         config,
@@ -83,6 +85,7 @@ pub(crate) async fn join(config: LatticeConfig, here: Box<dyn Here>) -> Result<A
         peers: RwLock::default(),
         exports: RwLock::default(),
         offers: Offers::default(),
+        stood_by: StoodBy::default(),
         kinds: RwLock::default(),
         room: Mutex::default(),
         topics: Mutex::default(),
@@ -94,8 +97,8 @@ pub(crate) async fn join(config: LatticeConfig, here: Box<dyn Here>) -> Result<A
         renew: Notify::new(),
         rewatch: Notify::new(),
         events: broadcast::Sender::new(EVENTS),
-        left: CancellationToken::new(),
-        leaving: CancellationToken::new(),
+        leaving: left.child_token(),
+        left,
         ended: CancellationToken::new(),
     });
     // What was begun ends with this guard if the host does not join.
@@ -206,14 +209,12 @@ impl Host {
             };
             export.actor.as_ref().zip(actor).is_some_and(is_another)
         };
-        if self.exports.read().get(name).is_some_and(|export| !is_next(export)) {
+        let is_taken = self.exports.read().get(name).is_some_and(|export| !is_next(export));
+        if is_taken || self.stood_by.serves(name) {
             return Err(ExportError::Exported { name: name.clone() });
         }
         let is_group = actor.is_none();
         let revision = self.claim(name, &life, is_group, false).await?;
-        if let Some(actor) = actor {
-            self.offers.exported(actor.address());
-        }
         let export = Export { revision, session: life.session, is_group, leased: false, actor: actor.cloned() };
         self.exported_under(name, export);
         Ok(())
@@ -227,6 +228,10 @@ impl Host {
 
     fn exported_under(&self, name: &ComponentId, export: Export) {
         let mut exports = self.exports.write();
+        // Under the lock, under which an offer is made as well.
+        if let Some(actor) = &export.actor {
+            self.offers.exported(actor.address());
+        }
         exports.entry(name.clone()).and_modify(|now| now.follow(&export)).or_insert(export);
     }
 
@@ -286,13 +291,18 @@ impl Host {
             && self.directory.sessions(|sessions| sessions.is_over(owner, clock::now()))
     }
 
-    /// Ends the export of a name. Whether it was exported.
+    /// Ends the export of a name. Whether it was exported. One that this host stands by for is given up by whoever serves it, once its
+    /// actor has ended.
     pub(crate) async fn withdraw(&self, name: &ComponentId) -> Result<bool, ExportError> {
-        let export = self.exports.write().remove(name);
-        if export.is_some() {
+        let export = {
+            let mut exports = self.exports.write();
+            if exports.get(name).is_some_and(|export| !export.leased) { exports.remove(name) } else { None }
+        };
+        let was_exported = self.withdrawn(name, export).await?;
+        if was_exported {
             self.offers.end(name);
         }
-        self.withdrawn(name, export).await
+        Ok(was_exported)
     }
 
     /// Ends the export of an actor that has ended. Its name may be another's by now.
@@ -320,7 +330,8 @@ impl Host {
     pub(crate) async fn withdraw_when_ended(host: Weak<Self>, actor: ActorRef) {
         actor.ended().await;
         while let Some(host) = host.upgrade().filter(|host| !host.left.is_cancelled()) {
-            match host.withdraw_actor(&actor).await {
+            // Boxed: each exported actor has such a task.
+            match Box::pin(host.withdraw_actor(&actor)).await {
                 Ok(_) => return,
                 Err(error) => tracing::warn!(actor = %actor.id(), %error, "an actor that has ended is exported still"),
             }
@@ -351,6 +362,13 @@ impl Host {
         withdrawals.await;
     }
 
+    /// Ready when no name is served any more that this host stands by for.
+    pub(crate) async fn served_all(&self) {
+        while self.exports.read().values().any(|export| export.leased) {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
     /// Removes the record of a name that is not exported any more, unless another has it since.
     async fn unclaim(&self, name: &ComponentId, export: &Export) -> Result<(), ExportError> {
         let is_of_this_session = self.life().is_some_and(|life| life.session == export.session);
@@ -371,6 +389,10 @@ impl Host {
                 _ => Err(ExportError::Records { source: error.into() }),
             },
         }
+    }
+
+    pub(crate) fn has_exported(&self, name: &ComponentId) -> bool {
+        self.exports.read().contains_key(name)
     }
 
     pub(crate) fn exported(&self) -> Vec<ComponentId> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use airssys_wasm_actor::registry::{ComponentId, MessageEnvelope, Topic, TopicPattern};
 use async_nats::{Message, Subscriber};
 use futures_util::{StreamExt, future};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::{Host, letter};
 use crate::{
@@ -61,8 +61,12 @@ impl Host {
         let subscribed = self.client.subscribe(subject).await;
         let subscribed = subscribed.map_err(|error| ExportError::Records { source: error.into() })?;
         // From here on it is not given up. Another may have taken the pattern meanwhile.
-        if !self.topics.lock().insert(pattern.clone()) {
-            return Ok(());
+        {
+            let mut topics = self.topics.lock();
+            if topics.contains(pattern) {
+                return Ok(());
+            }
+            topics.push(pattern.clone());
         }
         // Others learn by the record that there is somebody to publish to.
         self.renew.notify_one();
@@ -70,32 +74,37 @@ impl Host {
         Ok(())
     }
 
-    /// Something that other hosts had sent was dropped.
-    fn dropped(&self) {
-        metrics::counter!("lattice_dropped_total").increment(1);
-        self.event(LatticeEvent::PublicationsDropped);
-    }
-
-    /// A publication of another host came.
-    async fn published(&self, pattern: &TopicPattern, publication: Message) {
+    /// Reads a publication that came to a pattern. `None` if it is not for this host's subscribers, or not by that pattern.
+    fn read(&self, pattern: &TopicPattern, publication: Message) -> Option<(Topic, MessageEnvelope)> {
         // Neither what a server publishes for others nor what it has stored: see `receive::origin`.
-        let published = publication.subject.strip_prefix(self.subjects.publications("").trim_end_matches("*."));
-        let Some((from, topic)) = published.and_then(|published| published.split_once('.')) else { return };
-        let (Ok(from), Ok(topic)) = (HostName::new(from), Topic::new(topic)) else { return };
-        if publication.headers.is_some() {
-            return;
+        let published = publication.subject.strip_prefix(self.subjects.publications("").trim_end_matches("*."))?;
+        let (from, topic) = published.split_once('.')?;
+        let (from, topic) = (HostName::new(from).ok()?, Topic::new(topic).ok()?);
+        if publication.headers.is_some() || from == self.config.host {
+            return None;
         }
-        // Two patterns may match one topic: it is published once, for the first of them.
-        let first = self.topics.lock().iter().find(|pattern| pattern.matches(&topic)).cloned();
-        if from == self.config.host || first.as_ref() != Some(pattern) {
-            return;
+        // Several patterns may match one topic: it is published once, for the one that was taken first.
+        if self.topics.lock().iter().find(|pattern| pattern.matches(&topic)) != Some(pattern) {
+            return None;
         }
-        let letter = match frame::decode_letter(publication.payload, self.config.versions()) {
-            Ok(letter) => letter,
-            Err(error) => return self.malformed(&from, error),
-        };
-        self.here.publish(&topic, self.envelope(&from, letter)).await;
+        match frame::decode_letter(publication.payload, self.config.versions()) {
+            Ok(letter) => Some((topic, self.envelope(&from, letter))),
+            Err(error) => {
+                self.malformed(&from, error);
+                None
+            }
+        }
     }
+}
+
+/// Something that other hosts had sent was dropped.
+fn count_dropped() {
+    metrics::counter!("lattice_dropped_total").increment(1);
+}
+
+/// What a publication takes up that waits for a subscriber.
+fn weight(message: &MessageEnvelope) -> usize {
+    size_of::<(Topic, MessageEnvelope)>() + message.size()
 }
 
 /// Takes what comes to a pattern, and delivers one after the other. A subscriber may make it wait: what has come meanwhile has as many
@@ -103,26 +112,38 @@ impl Host {
 async fn taken(host: Arc<Host>, pattern: TopicPattern, mut publications: Subscriber) {
     let bytes = u32::try_from(host.config.window_bytes.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
     let room = Arc::new(Semaphore::new(bytes as usize));
-    let (queue, mut waiting) = mpsc::unbounded_channel();
+    let (queue, mut waiting) = mpsc::unbounded_channel::<(Topic, MessageEnvelope, OwnedSemaphorePermit)>();
     let delivers = async {
-        while let Some((publication, _room)) = waiting.recv().await {
-            host.published(&pattern, publication).await;
+        while let Some((topic, message, _room)) = waiting.recv().await {
+            host.here.publish(&topic, message).await;
         }
     };
     let takes = async {
         let queue = queue;
+        let mut drops = false;
         while let Some(publication) = publications.next().await {
-            // A large one goes if it is the only one. A small one takes up more than it has on the wire.
-            let size = u32::try_from(size_of::<Message>() + publication.length).unwrap_or(u32::MAX).min(bytes);
+            let Some((topic, message)) = host.read(&pattern, publication) else { continue };
+            // A large one goes if it is the only one.
+            let size = u32::try_from(weight(&message)).unwrap_or(u32::MAX).min(bytes);
             match Arc::clone(&room).try_acquire_many_owned(size) {
-                // Fails never: both ends are here.
-                Ok(room) => _ = queue.send((publication, room)),
-                Err(_) => host.dropped(),
+                Ok(room) => {
+                    drops = false;
+                    // Fails never: both ends are here.
+                    _ = queue.send((topic, message, room));
+                }
+                Err(_) => {
+                    count_dropped();
+                    // Who publishes without end does not push other events out.
+                    if !std::mem::replace(&mut drops, true) {
+                        host.event(LatticeEvent::PublicationsDropped);
+                    }
+                }
             }
         }
     };
     tokio::select! {
-        _ = future::join(takes, delivers) => {}
+        // Deliveries first: both have one budget, and in a flood who takes would use it up.
+        _ = future::join(delivers, takes) => {}
         () = host.left.cancelled() => {}
     }
 }
@@ -161,7 +182,10 @@ pub(super) async fn slow(host: Arc<Host>, mut slow: mpsc::UnboundedReceiver<u64>
     loop {
         tokio::select! {
             dropped = slow.recv() => match dropped {
-                Some(_) => host.dropped(),
+                Some(_) => {
+                    count_dropped();
+                    host.event(LatticeEvent::PublicationsDropped);
+                }
                 None => return,
             },
             () = host.left.cancelled() => return,

@@ -1,6 +1,6 @@
 //! `Component.toml`, as `Lattice::load` reads it.
 
-use std::{fs, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
 
 use airssys_wasm_actor::{
     LoadManifestError,
@@ -8,12 +8,12 @@ use airssys_wasm_actor::{
     registry::{Refusal, Topic, WhenFull},
 };
 use airssys_wasm_fixtures::{COUNTER, KV};
-use airssys_wasm_lattice::{ExportError, LoadLatticeError, Loaded};
+use airssys_wasm_lattice::{BucketConfig, ExportError, LoadKindError, LoadLatticeError, Loaded};
 use tempfile::TempDir;
 
 use crate::{
     calls::{Clerk, STORE},
-    support::{TestHost, host, id, server, until, until_told, within},
+    support::{TestHost, config, host, id, join, server, until, until_told, within},
 };
 
 /// A folder with a component, and a `Component.toml` with these tables beside those of the other layers.
@@ -145,4 +145,33 @@ async fn actors_of_other_hosts_call_what_a_manifest_says() {
         other => panic!("{other:?}"),
     }
     assert!(a.system.find("kv").is_none());
+}
+
+#[tokio::test]
+async fn a_kind_is_of_all_hosts_that_have_loaded_it() {
+    let server = server();
+    let quick = |name| join(config(&server, name).with_lease(Duration::from_secs(2)));
+    let (a, b) = tokio::join!(quick("a"), quick("b"));
+    let load = async |host: &TestHost, tables: &str| {
+        let folder = folder("counter", COUNTER, tables);
+        let store = Arc::new(within(host.lattice.store(BucketConfig::new("counts"))).await.unwrap());
+        within(host.lattice.load_kind(folder.path().join("Component.toml"), store)).await
+    };
+    for tables in ["", "[lattice]\nexport = 'here'\n"] {
+        assert!(matches!(load(&a, tables).await, Err(LoadKindError::NotKeyed { .. })));
+    }
+    let exported = load(&a, "[keyed]\n[lattice]\nexport = 'alone'\n").await;
+    assert!(matches!(exported, Err(LoadKindError::Exported { .. })));
+    assert!(a.ask("counter/0", "get").await.is_err());
+
+    let _of_a = load(&a, "[keyed]\n").await.unwrap();
+    let _of_b = load(&b, "[keyed]\nsave = 'each-message'\n[lattice]\ntopics = ['orders.>']\n").await.unwrap();
+    let kind = id("counter");
+    until(|| a.lattice.slots(&kind) > 0 && b.lattice.slots(&kind) > 0).await;
+    for n in 0..10 {
+        let key = format!("counter/{n}");
+        until_told(async || a.ask(&key, "get").await.is_ok()).await;
+        assert_eq!(b.ask(&key, "add 2").await.unwrap(), "2");
+        assert_eq!(a.ask(&key, "add 3").await.unwrap(), "5");
+    }
 }

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use airssys_wasm_actor::registry::{Topic, WhenFull};
+use airssys_wasm_actor::registry::{MessageEnvelope, Topic, WhenFull};
 use airssys_wasm_lattice::LatticeEvent;
-use tokio::sync::broadcast::error::TryRecvError;
+use tokio::{sync::broadcast::error::TryRecvError, time::Instant};
 
 use crate::{
     processes::{Books, HostProcess, Settings},
-    support::{LONG, config, host, join, server, until_told, within},
+    support::{LONG, config, host, join, server, until, until_told, within},
 };
 
 const DROPPED: &str = "event Ok(PublicationsDropped)";
@@ -86,7 +86,6 @@ async fn a_subscriber_that_does_not_take_holds_up_its_pattern_alone_and_as_many_
     let subscribe = |host: &crate::support::TestHost, pattern: &str, room, when_full| {
         host.system.subscribe(&pattern.parse().unwrap(), room, when_full)
     };
-    let mut stuck = subscribe(&b, "orders.>", 1, WhenFull::Wait(LONG * 10));
     let mut beside = subscribe(&b, "news", 1 << 10, WhenFull::Error);
     let mut takes = subscribe(&c, "orders.>", 1 << 10, WhenFull::Error);
     for (host, pattern) in [(&b, "orders.>"), (&b, "news"), (&c, "orders.>")] {
@@ -96,6 +95,7 @@ async fn a_subscriber_that_does_not_take_holds_up_its_pattern_alone_and_as_many_
     // Nobody is told that all who take it are known.
     until_told(async || a.system.publish(&news, "early").await.hosts == 1).await;
     until_told(async || a.system.publish(&orders, "early").await.hosts == 2).await;
+    let mut stuck = subscribe(&b, "orders.>", 1, WhenFull::Wait(LONG * 10));
     for n in 0..COUNT {
         assert_eq!(a.system.publish(&orders, format!("{n} {}", "x".repeat(SIZE))).await.hosts, 2);
     }
@@ -136,4 +136,47 @@ async fn a_subscriber_that_does_not_take_holds_up_its_pattern_alone_and_as_many_
     assert!(taken.is_sorted() && taken[..3] == [0, 1, 2], "{taken:?}");
     // Beside them one was being delivered, and one had its place.
     assert!(taken.len() <= ROOM / SIZE + 2, "{taken:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_subscriber_is_what_others_published_to_its_deadline() {
+    const SIZE: usize = 4 << 10;
+    let server = server();
+    let small = {
+        let mut config = config(&server, "b");
+        config.window_bytes = 8 * SIZE;
+        config
+    };
+    let (a, b) = tokio::join!(host(&server, "a"), join(small));
+    let [eu, us] = ["orders.eu", "orders.us"].map(|topic| Topic::new(topic).unwrap());
+    within(b.lattice.take_topics(&"orders.eu".parse().unwrap())).await.unwrap();
+    until_told(async || a.system.publish(&eu, "early").await.hosts == 1).await;
+    let mut stuck = b.system.subscribe(&"orders.eu".parse().unwrap(), 1, WhenFull::Wait(LONG * 10));
+    let mut beside = b.system.subscribe(&"orders.us".parse().unwrap(), 1 << 10, WhenFull::Error);
+    for n in 0..4 {
+        assert_eq!(a.system.publish(&eu, format!("{n}")).await.hosts, 1);
+    }
+    let deadline = Instant::now() + Duration::from_millis(300);
+    assert_eq!(a.system.publish(&eu, MessageEnvelope::new("late").with_deadline(deadline)).await.hosts, 1);
+    assert_eq!(a.system.publish(&eu, "4").await.hosts, 1);
+    // A pattern that is taken later takes nothing from this one; and what this host publishes itself waits for nobody, and takes no room.
+    within(b.lattice.take_topics(&"orders.>".parse().unwrap())).await.unwrap();
+    until_told(async || a.system.publish(&us, "early").await.hosts == 1).await;
+    let mut events = b.lattice.events();
+    for _ in 0..100 {
+        _ = b.system.publish(&us, "x".repeat(SIZE)).await;
+    }
+    assert_eq!(a.system.publish(&us, "last").await.hosts, 1);
+    within(async { while beside.recv().await.unwrap().payload() != "last" {} }).await;
+    while let Ok(event) = events.try_recv() {
+        assert_ne!(event, LatticeEvent::PublicationsDropped);
+    }
+    until(|| Instant::now() > deadline).await;
+    let mut taken = Vec::new();
+    while taken.last().is_none_or(|last| last != "4") {
+        let message = within(stuck.recv()).await.unwrap();
+        taken.push(String::from_utf8(message.payload().to_vec()).unwrap());
+    }
+    taken.retain(|text| text != "early");
+    assert_eq!(taken, ["0", "1", "2", "3", "4"]);
 }
