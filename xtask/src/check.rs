@@ -139,6 +139,7 @@ const STEPS: &[Step] = &[
             &[&["deny", "--version"], &["deny", "check", "licenses", "sources", "bans"]],
         )
     },
+    nightly("peers of the lattice", &[&["xtask", "bench", "--peers", "--quick", "--processes", "1", "lattice/ask"]]),
     nightly("leaks", &[&["xtask", "leak-check"]]),
     nightly("soak, half an hour", &[&["xtask", "soak", "--minutes", "30"]]),
     nightly("clients of HTTP, ten minutes", &[&["xtask", "http", "--minutes", "10"]]),
