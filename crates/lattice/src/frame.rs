@@ -398,6 +398,9 @@ fn part(from: &mut Bytes, len: usize) -> Bytes {
 }
 
 #[cfg(test)]
+mod recorded;
+
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 

@@ -324,6 +324,7 @@ pub struct Load {
 }
 
 /// Why a sink does not take a message.
+// It is sent to other hosts by its number: new ones are appended, and `lattice` has a version of the wire for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]

@@ -86,7 +86,7 @@ fn loaded(wat: &str) -> LoadedComponent {
     ENGINE.load_wat_blocking(wat, Profile::Plain).unwrap()
 }
 
-fn limits() -> ResourceLimits {
+pub(crate) fn limits() -> ResourceLimits {
     ResourceLimits { cpu_time: LONG, deadline: LONG, ..ResourceLimits::with_memory(ByteSize::mib(16)) }
 }
 

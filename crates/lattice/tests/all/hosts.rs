@@ -3,14 +3,21 @@
 use std::{pin::pin, time::Duration};
 
 use airssys_wasm_actor::{
-    AskError, DeadReason,
+    ActorRef, ActorSpec, AskError, Capabilities, DeadReason,
+    engine::Profile,
+    isolation::SandboxSpec,
+    limits::{ByteSize, ResourceLimits},
     registry::{ContentType, MessageEnvelope, Refusal, Topic, WhenFull},
 };
+use airssys_wasm_fixtures::ACTOR;
 use airssys_wasm_lattice::{ExportError, Recipient, TellError, async_nats};
 
 use futures_util::{FutureExt, StreamExt};
 
-use crate::support::{LONG, Probe, config, host, id, join, seen_by_server, server, until, within};
+use crate::{
+    calls::limits,
+    support::{ENGINE, LONG, Probe, TestHost, config, host, id, join, seen_by_server, server, until, within},
+};
 
 #[tokio::test]
 async fn an_actor_of_another_host_is_asked_told_and_sent_to() {
@@ -56,6 +63,70 @@ async fn each_outcome_of_an_ask_comes_back() {
         other => panic!("{other:?}"),
     }
     assert!(matches!(a.ask("nobody", "x").await, Err(AskError::NotSent(back)) if back.reason == Refusal::Unknown));
+}
+
+/// A guest that does what it is told, takes and gives so much, and may send to these and ask them.
+async fn guest(host: &TestHost, name: &str, message_size: ByteSize, others: &[&str]) -> ActorRef {
+    let component = ENGINE.load_blocking(ACTOR, Profile::Plain).unwrap();
+    let limits = ResourceLimits { message_size, ..limits() };
+    let sandbox = SandboxSpec::new(host.system.link(&component).unwrap(), limits).unwrap();
+    let others: Vec<_> = others.iter().map(|name| name.parse().unwrap()).collect();
+    let capabilities = Capabilities { send: others.clone(), request: others, ..Capabilities::default() };
+    host.system.spawn(ActorSpec::new(id(name), sandbox).with_capabilities(capabilities)).await.unwrap()
+}
+
+/// What a guest answers, or the error of its import in words.
+async fn told(guest: &ActorRef, command: &str) -> String {
+    match within(guest.ask(command.to_owned())).await {
+        Ok(answer) => String::from_utf8(answer.to_vec()).unwrap(),
+        Err(AskError::Failed { message }) => message,
+        Err(error) => panic!("{command}: {error:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_guest_asks_and_sends_to_a_guest_of_another_host_if_it_may() {
+    let server = server();
+    let (a, b) = (host(&server, "a").await, host(&server, "b").await);
+    let far = guest(&b, "far", ByteSize::mib(4), &[]).await;
+    within(b.lattice.export(&far)).await.unwrap();
+    let (shop, probe) = b.export("shop").await;
+    a.knows("far").await;
+    a.knows("shop").await;
+    let clerk = guest(&a, "clerk", ByteSize::kib(64), &["far", "shop"]).await;
+    let what = "sender=clerk@a topic=- content-type=- wants-answer=true";
+    assert_eq!(told(&clerk, "request far 60000 what").await, what);
+    assert_eq!(told(&clerk, "request far 60000 fail why").await, "RequestError::Failed(\"why\")");
+    assert_eq!(told(&clerk, "send far none").await, "done");
+    assert_eq!(told(&clerk, "request far 60000 count").await, "3");
+
+    // A guest without the capability is refused here, and nothing reaches the other host.
+    let stranger = guest(&a, "stranger", ByteSize::kib(64), &["shop"]).await;
+    assert_eq!(told(&stranger, "request far 60000 what").await, "RequestError::NotSent(SendError::Denied)");
+    assert_eq!(told(&stranger, "send far none").await, "SendError::Denied");
+    assert_eq!(a.ask("far", "count").await.unwrap(), "4");
+
+    // An answer is larger than the asker takes, and another than the broker takes.
+    let large = format!("big {}", 64 * 1_024 + 1);
+    assert_eq!(told(&clerk, &format!("request far 60000 {large}")).await, "RequestError::TooLarge(65536)");
+    assert_eq!(a.ask("far", &large).await.unwrap().len(), 64 * 1_024 + 1);
+    match a.ask("far", &format!("big {}", 2 << 20)).await {
+        Err(AskError::AnswerTooLarge { size, allowed }) => assert!(size == 2 << 20 && allowed < 1 << 20, "{allowed}"),
+        other => panic!("{other:?}"),
+    }
+
+    // An actor is killed with the question in hand. Then its name is gone.
+    let asked = tokio::spawn({
+        let clerk = clerk.clone();
+        async move { told(&clerk, "request shop 60000 wait").await }
+    });
+    until(|| probe.handled() == "wait").await;
+    shop.kill();
+    assert_eq!(within(asked).await.unwrap(), "RequestError::Crashed");
+    let shop = a.lattice.recipient(id("shop"));
+    until(|| !shop.is_known()).await;
+    assert_eq!(told(&clerk, "request shop 60000 x").await, "RequestError::NotSent(SendError::Unknown)");
+    assert_eq!((told(&clerk, "send shop x").await.as_str(), probe.handled().as_str()), ("SendError::Unknown", "wait"));
 }
 
 #[tokio::test]
