@@ -7,6 +7,7 @@ mod peers;
 use std::{
     io::{BufRead, BufReader, Write},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,7 +18,7 @@ use airssys_wasm_lattice::{Lattice, LatticeConfig, Recipient, async_nats};
 use airssys_wasm_measurements::process;
 use airssys_wasm_registry::{ComponentId, MessageEnvelope};
 use airssys_wasm_twins::{bare::engine, work::payload};
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::runtime::{Builder, Runtime};
@@ -103,21 +104,29 @@ struct Far {
     orders: ChildStdin,
     says: BufReader<ChildStdout>,
     url: String,
-    _server: NatsServer,
+    server: Arc<NatsServer>,
 }
 
 impl Far {
     fn start() -> Self {
-        let server = NatsConfig::jetstream().start().unwrap();
+        Self::start_at(Arc::new(NatsConfig::jetstream().start().unwrap()), PROBE)
+    }
+
+    /// One that exports nothing, beside it.
+    fn start_beside(&self) -> Self {
+        Self::start_at(Arc::clone(&self.server), WATCHER)
+    }
+
+    fn start_at(server: Arc<NatsServer>, probe: &str) -> Self {
         let url = server.url();
         let mut process = Command::new(std::env::current_exe().unwrap())
-            .args([PROBE, &url])
+            .args([probe, &url])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let (orders, says) = (process.stdin.take().unwrap(), BufReader::new(process.stdout.take().unwrap()));
-        let mut far = Self { process, orders, says, url, _server: server };
+        let mut far = Self { process, orders, says, url, server };
         far.line();
         far
     }
@@ -128,8 +137,8 @@ impl Far {
         line
     }
 
-    /// Has it export so many names more. How many bytes it has more for it, without the actors.
-    fn export(&mut self, names: u64) -> u64 {
+    /// Has it export so many names, or wait until another has. How many bytes it has more for it, without the actors.
+    fn names(&mut self, names: u64) -> u64 {
         writeln!(self.orders, "{names}").unwrap();
         self.line().trim_end().parse().unwrap()
     }
@@ -279,23 +288,14 @@ fn recipients_asks() -> Measure {
     })
 }
 
-/// What a host takes more when another exports names, and what that takes more, actors aside.
+/// What a host takes more when another exports names, and what that takes more, actors aside. Each in a process of its own: what was
+/// freed in this one before would be used again.
 fn resident(quick: bool) -> anyhow::Result<Vec<Reading>> {
     let names = if quick { NAMES / 10 } else { NAMES };
-    let (runtime, mut far) = (runtime(), Far::start());
-    let (system, lattice, recipient) = near(&runtime, &far);
-    let read = || Ok::<_, anyhow::Error>(process::read().context("no figures of this process")?.resident);
-    let before = read()?;
-    let exporting = far.export(names);
-    ensure!(recipient.is_known(), "the other host is gone");
-    runtime.block_on(async {
-        // With the two that were there before.
-        while (lattice.names() as u64) < names + 2 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    });
-    let grown = read()?.saturating_sub(before);
-    drop(system);
+    let mut exports = Far::start();
+    let mut other = exports.start_beside();
+    let exporting = exports.names(names);
+    let grown = other.names(names);
     let goal = (64 << 20) as f64 * names as f64 / NAMES as f64;
     let readings = [("", grown), (EXPORTING, exporting)].map(|(of, bytes)| {
         let id = format!("lattice/resident/{names}_names{of}");
@@ -305,10 +305,41 @@ fn resident(quick: bool) -> anyhow::Result<Vec<Reading>> {
 }
 
 const PROBE: &str = "--lattice-host";
+const WATCHER: &str = "--lattice-watcher";
 
 pub(crate) fn probe(arguments: &[String]) -> Option<anyhow::Result<()>> {
     let [flag, url] = arguments else { return None };
-    (flag == PROBE).then(|| far(url))
+    match flag.as_str() {
+        PROBE => Some(far(url)),
+        WATCHER => Some(watcher(url)),
+        _ => None,
+    }
+}
+
+/// A host that only knows the names that another exports, by the number that each line says.
+fn watcher(url: &str) -> anyhow::Result<()> {
+    let runtime = runtime();
+    let system = system(engine());
+    let lattice = runtime.block_on(join(&system, url, "watcher"));
+    runtime.block_on(names_known(&lattice, 0));
+    let before = resident_now()?;
+    println!("ready");
+    for names in std::io::stdin().lines() {
+        runtime.block_on(names_known(&lattice, names?.parse()?));
+        println!("{}", resident_now()?.saturating_sub(before));
+    }
+    Ok(())
+}
+
+fn resident_now() -> anyhow::Result<u64> {
+    Ok(process::read().context("no figures of this process")?.resident)
+}
+
+/// With the two that were there before.
+async fn names_known(lattice: &Lattice, names: u64) {
+    while (lattice.names() as u64) < names + 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// The other host: an actor that echoes, the same by the bare client, a guest that is called, and names by the number that each line says.
@@ -360,20 +391,17 @@ async fn answers_flushed(url: &str) -> anyhow::Result<()> {
 
 /// Exports so many actors more, and gives the bytes that are there more for it.
 async fn export(system: &ActorSystem, lattice: &Lattice, names: u64) -> anyhow::Result<u64> {
-    let read = || Ok::<_, anyhow::Error>(process::read().context("no figures of this process")?.resident);
     let mut actors = Vec::new();
     for n in 0..names {
         let spec = NativeSpec::new(id(&format!("actor-{n:06}")), || Echo).with_mailbox(1);
         actors.push(system.spawn_native(spec).await?);
     }
-    let before = read()?;
+    let before = resident_now()?;
     let mut exports = futures_util::stream::iter(&actors).map(|actor| lattice.export(actor)).buffer_unordered(128);
     while let Some(exported) = exports.next().await {
         exported?;
     }
     // It learns of its own names as of those of others.
-    while (lattice.names() as u64) < names + 2 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    Ok(read()?.saturating_sub(before))
+    names_known(lattice, names).await;
+    Ok(resident_now()?.saturating_sub(before))
 }

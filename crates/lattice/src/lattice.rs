@@ -77,7 +77,12 @@ impl<U: Send + 'static> Lattice<U> {
     /// [`ExportError`].
     pub async fn export(&self, actor: &ActorRef) -> Result<(), ExportError> {
         self.host().export_actor(actor).await?;
-        tokio::spawn(Host::withdraw_when_ended(Arc::downgrade(self.host()), actor.clone()));
+        let (host, actor) = (Arc::downgrade(self.host()), actor.clone());
+        // Each exported actor has such a task: it is small until there is something to do.
+        tokio::spawn(async move {
+            actor.ended().await;
+            Box::pin(Host::withdraw_ended(host, actor)).await;
+        });
         Ok(())
     }
 

@@ -267,12 +267,9 @@ impl<H: Clone + Ord + AsRef<str>> Slots<H> {
         let mut room = self.bounds.moving.saturating_sub(self.moving());
         let mut actions = Vec::new();
         // A host that leaves tries those again that would rest, behind all others: they may be too busy for as long as it is there.
-        let numbers = 0..self.slots.len();
-        for (again, number) in numbers.clone().map(|number| (false, number)).chain(numbers.map(|number| (true, number)))
-        {
-            if again != (self.is_leaving && self.slots[number].phase.rests(now)) {
-                continue;
-            }
+        let is_last = |number: &usize| self.is_leaving && self.slots[*number].phase.rests(now);
+        let (last, first): (Vec<_>, Vec<_>) = (0..self.slots.len()).partition(is_last);
+        for number in first.into_iter().chain(last) {
             let moved = self.slots[number].phase.moves();
             actions.extend(self.action(number, moved || room > 0, sessions, now));
             match (moved, self.slots[number].phase.moves()) {

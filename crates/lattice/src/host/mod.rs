@@ -19,7 +19,7 @@ use std::{
 };
 
 use airssys_wasm_actor::{
-    ActorRef, AskError, Bytes, CallError, DeadReason, FarCall,
+    ActorRef, AskError, Bytes, CallError, DeadReason, FarCall, Lifecycle,
     limits::CancellationToken,
     registry::{ActorAddress, ComponentId, MessageEnvelope, Refusal, Topic, TopicPattern, Undelivered},
 };
@@ -192,7 +192,7 @@ impl Host {
         let exports = self.exports.read();
         let actor = exports.get(name).and_then(|export| export.actor.as_ref());
         // One that has ended may be exported still.
-        let lives = actor.filter(|actor| actor.ended().now_or_never().is_none());
+        let lives = actor.filter(|actor| actor.state() != Lifecycle::Stopped);
         self.offers.set(name, interfaces, lives.map(|actor| actor.address().clone()));
     }
 

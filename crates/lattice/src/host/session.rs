@@ -326,12 +326,10 @@ impl Host {
         unclaimed.map(|()| true)
     }
 
-    /// Ends the export of an actor once that has ended, however long that takes.
-    pub(crate) async fn withdraw_when_ended(host: Weak<Self>, actor: ActorRef) {
-        actor.ended().await;
+    /// Ends the export of an actor that has ended, however long that takes.
+    pub(crate) async fn withdraw_ended(host: Weak<Self>, actor: ActorRef) {
         while let Some(host) = host.upgrade().filter(|host| !host.left.is_cancelled()) {
-            // Boxed: each exported actor has such a task.
-            match Box::pin(host.withdraw_actor(&actor)).await {
+            match host.withdraw_actor(&actor).await {
                 Ok(_) => return,
                 Err(error) => tracing::warn!(actor = %actor.id(), %error, "an actor that has ended is exported still"),
             }
