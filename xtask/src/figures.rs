@@ -26,7 +26,7 @@ pub(crate) struct Args {
 }
 
 /// Where figures stand.
-const DOCUMENTS: &[&str] = &["docs/benchmarking.md", "docs/lattice.md", "docs/operating.md", PROMISES];
+const DOCUMENTS: &[&str] = &["docs/benchmarking.md", "docs/operating.md", PROMISES];
 /// Where promises stand, each a row of a table that begins with its number, like `| P1 |`.
 const PROMISES: &str = "docs/performance.md";
 
