@@ -1,14 +1,12 @@
 //! A name that one host of a lattice serves at a time, and another when that is gone.
 
 use std::{
-    collections::{HashMap, HashSet},
     fmt,
     sync::{Arc, Weak},
     time::Duration,
 };
 
 use airssys_wasm_actor::{ActorRef, Fence, SpawnError, Stop, limits::CancellationToken, registry::ComponentId};
-use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::{
@@ -65,54 +63,6 @@ impl Drop for StandBy {
         {
             host.end_offer(&self.name);
         }
-    }
-}
-
-/// The names that a host stands by for.
-#[derive(Default)]
-pub(crate) struct StoodBy(Mutex<Names>);
-
-#[derive(Default)]
-struct Names {
-    /// How many handles each has.
-    handles: HashMap<ComponentId, usize>,
-    /// Those that are claimed or served, by one of them each.
-    served: HashSet<ComponentId>,
-}
-
-impl StoodBy {
-    fn begin(&self, name: &ComponentId) {
-        *self.0.lock().handles.entry(name.clone()).or_default() += 1;
-    }
-
-    /// Whether it was the last of the name.
-    fn end(&self, name: &ComponentId) -> bool {
-        let handles = &mut self.0.lock().handles;
-        let left = handles.get_mut(name).map_or(0, |left| {
-            *left -= 1;
-            *left
-        });
-        if left == 0 {
-            handles.remove(name);
-        }
-        left == 0
-    }
-
-    pub(crate) fn serves(&self, name: &ComponentId) -> bool {
-        self.0.lock().served.contains(name)
-    }
-
-    /// Lets one serve the name. `None` while another does.
-    fn serve(&self, name: &ComponentId) -> Option<Serves<'_>> {
-        self.0.lock().served.insert(name.clone()).then(|| Serves(self, name.clone()))
-    }
-}
-
-struct Serves<'a>(&'a StoodBy, ComponentId);
-
-impl Drop for Serves<'_> {
-    fn drop(&mut self) {
-        self.0.0.lock().served.remove(&self.1);
     }
 }
 
@@ -203,22 +153,4 @@ async fn serve<F, Fut>(
     }
     // Another host may serve it. If the session is over it has nothing to say any more.
     host.give_up(name).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_is_served_by_one_and_given_up_by_the_last() {
-        let (stood_by, name) = (StoodBy::default(), ComponentId::new("alone").unwrap());
-        stood_by.begin(&name);
-        stood_by.begin(&name);
-        let serves = stood_by.serve(&name);
-        assert!(serves.is_some() && stood_by.serves(&name) && stood_by.serve(&name).is_none());
-        assert!(!stood_by.end(&name));
-        drop(serves);
-        assert!(!stood_by.serves(&name) && stood_by.serve(&name).is_some());
-        assert!(stood_by.end(&name));
-    }
 }

@@ -52,6 +52,7 @@ mod offer;
 mod placement;
 mod recipient;
 mod slots;
+mod stood_by;
 mod store;
 
 pub use airssys_wasm_actor as actor;

@@ -37,7 +37,6 @@ use tokio::{
 
 use self::peer::{Came, Peer, Tag, Waiter};
 use crate::{
-    alone::StoodBy,
     clock,
     config::{HostName, LatticeConfig},
     connection::{Records, Subjects},
@@ -49,6 +48,7 @@ use crate::{
     lease::{self, Token},
     offer::Offers,
     slots::Holding,
+    stood_by::StoodBy,
 };
 
 pub(crate) use self::{

@@ -20,7 +20,6 @@ use tokio::{
 
 use super::{Export, Here, Host, LOOK, Life, receive, topics};
 use crate::{
-    alone::StoodBy,
     clock,
     config::{HostName, LatticeConfig},
     connection::{Connection, Records, Subjects, connect},
@@ -30,6 +29,7 @@ use crate::{
     frame::SessionId,
     lease::{Holder, Joining, Owner, Renewal, Session, Standing, Timing},
     offer::Offers,
+    stood_by::StoodBy,
 };
 
 /// Events that a listener may lag behind.
