@@ -27,7 +27,7 @@ use crate::{
     error::{ExportError, JoinError},
     events::LatticeEvent,
     frame::SessionId,
-    lease::{Holder, Joining, Owner, Renewal, Session, Standing, Timing},
+    lease::{Bucket, Holder, Joining, Owner, Renewal, Session, Standing, Timing},
     offer::Offers,
     stood_by::StoodBy,
 };
@@ -519,9 +519,7 @@ async fn begin(host: &Arc<Host>, mut joining: Joining) -> Result<Holder, JoinErr
         match host.write(&host.key(), record, attempt.follows).await.map_err(failed)? {
             Written::Yes(revision) => {
                 let bucket = host.records.bucket().await.map_err(failed)?;
-                if host.directory.sessions(|sessions| sessions.bucket() != bucket) {
-                    host.find_bucket(false).await.map_err(failed)?;
-                    caught_up(host).await?;
+                if is_another(host, bucket).await? {
                     continue;
                 }
                 match joining.joined(attempt, bucket, revision) {
@@ -532,10 +530,25 @@ async fn begin(host: &Arc<Host>, mut joining: Joining) -> Result<Holder, JoinErr
                     Err(again) => joining = again,
                 }
             }
-            // Another has written it, which the watch will show.
-            Written::Refused => tokio::time::sleep(AGAIN).await,
+            // Another has written it, which the watch will show, or into a bucket that was made anew, which it will not.
+            Written::Refused => {
+                let bucket = host.records.bucket().await.map_err(failed)?;
+                if !is_another(host, bucket).await? {
+                    tokio::time::sleep(AGAIN).await;
+                }
+            }
         }
     }
+}
+
+/// Whether the lattice has another bucket than was known. Its records are known then.
+async fn is_another(host: &Arc<Host>, bucket: Bucket) -> Result<bool, JoinError> {
+    if host.directory.sessions(|sessions| sessions.bucket() == bucket) {
+        return Ok(false);
+    }
+    host.find_bucket(false).await.map_err(|source| JoinError::Records { source })?;
+    caught_up(host).await?;
+    Ok(true)
 }
 
 fn begun(host: &Host, holder: &Holder) {
