@@ -412,14 +412,24 @@ struct Values {
     room: Option<Arc<Room>>,
 }
 
+impl Values {
+    /// Gives results that there is room for.
+    fn in_room(&self, results: Vec<Val>) -> Result<Vec<Val>, CallError> {
+        if let Some(room) = &self.room {
+            let size = results.iter().map(weight).sum();
+            room.take(size).map_err(|allowed| CallError::ResultTooLarge { size: size as u64, allowed })?;
+        }
+        Ok(results)
+    }
+}
+
 impl What<Vec<Val>> for Values {
     fn encoded(&self, signature: &Signature) -> Option<Bytes> {
         signature.encode_params(&self.params)
     }
 
     fn decoded(&self, results: Bytes, signature: &Signature, most: usize) -> Result<Vec<Val>, CallError> {
-        // The caller reads them itself: they wait in no room.
-        signature.decode_results(results, most).map_err(|why| unread(why, most))
+        self.in_room(signature.decode_results(results, most).map_err(|why| unread(why, most))?)
     }
 }
 
@@ -506,11 +516,7 @@ impl<U: Send + 'static> GuestLive<U> {
         if used.is_imported() {
             let (results, sandbox) = sandbox.call_dynamic_checked(export, params, interrupt).await?;
             self.back(sandbox);
-            let fits = call.what.room.as_ref().map_or(Ok(()), |room| {
-                let size = results.iter().map(weight).sum();
-                room.take(size).map_err(|allowed| CallError::ResultTooLarge { size: size as u64, allowed })
-            });
-            call.caller.tell(fits.map(|()| results));
+            call.caller.tell(call.what.in_room(results));
             return Ok(());
         }
         match sandbox.call_dynamic_until(export, params, interrupt).await {

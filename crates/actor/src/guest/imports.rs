@@ -303,7 +303,13 @@ impl Request {
             None => {
                 let message = message.with_deadline(until);
                 match asker.services.ask_elsewhere(&to, &message) {
-                    Some(answer) => checked(&asker, answer.await),
+                    Some(answer) => {
+                        let answer = match room {
+                            Some(room) => in_room(answer, Arc::clone(room)).await,
+                            None => answer.await,
+                        };
+                        checked(&asker, answer)
+                    }
                     None => Err(GuestRequestError::NotSent(GuestSendError::Unknown)),
                 }
             }
@@ -434,15 +440,47 @@ fn heard(asker: &Cell, answer: Result<Answer, oneshot::error::RecvError>) -> Res
     }
 }
 
-/// The same of an answer from elsewhere.
-fn checked(asker: &Cell, answer: Result<Bytes, AskError>) -> Result<Bytes, GuestRequestError> {
-    let size = match &answer {
+/// An answer from elsewhere, which takes room when it comes, as one from here does.
+async fn in_room(
+    asking: impl Future<Output = Result<Bytes, AskError>> + Send + 'static,
+    room: Arc<Room>,
+) -> Result<Bytes, AskError> {
+    let taking = async move {
+        let answer = asking.await;
+        let size = size_from_elsewhere(&answer);
+        room.take(size).map_err(|allowed| AskError::AnswerTooLarge { size: size as u64, allowed }).and(answer)
+    };
+    beside(taking).await.unwrap_or(Err(AskError::Stopped))
+}
+
+/// What comes of a future that goes on while the guest waits for something else, or computes. It ends with this one.
+pub(super) async fn beside<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Option<T> {
+    let (mut told, came) = oneshot::channel();
+    tokio::spawn(async move {
+        tokio::select! {
+            biased;
+            () = told.closed() => {}
+            what = future => {
+                // Who waited may have gone just now.
+                _ = told.send(what);
+            }
+        }
+    });
+    came.await.ok()
+}
+
+fn size_from_elsewhere(answer: &Result<Bytes, AskError>) -> usize {
+    match answer {
         Ok(answer) => answer.len(),
         Err(AskError::Failed { message }) => message.len(),
         Err(AskError::Rejected { reason }) => reason.as_ref().map_or(0, String::len),
         Err(_) => 0,
-    };
-    if let Err(Refusal::TooLarge { allowed, .. }) = asker.mailbox.check_size(size) {
+    }
+}
+
+/// Checks the size of an answer from elsewhere.
+fn checked(asker: &Cell, answer: Result<Bytes, AskError>) -> Result<Bytes, GuestRequestError> {
+    if let Err(Refusal::TooLarge { allowed, .. }) = asker.mailbox.check_size(size_from_elsewhere(&answer)) {
         return Err(GuestRequestError::TooLarge(allowed));
     }
     answer.map_err(|error| match error {

@@ -29,7 +29,7 @@ use crate::{
     failure::policy::later,
     guest::{
         calls::{self, Made, typed_or_far},
-        imports::{room, share},
+        imports::{beside, room, share},
         signatures::{self, ByTypes, Outcome, Plain},
     },
     runtime::{
@@ -224,6 +224,7 @@ fn by_values_of_an_async_one<U: Send + 'static>(
             });
             let called = match begun {
                 Ok((begun, _share, _call)) => {
+                    let begun = Begun { has_several: true, ..begun };
                     let fits = |receiver: &Cell| tasks.with(|mut store| function.fits(store.data_mut(), receiver));
                     function.exchange(begun, made, fits).await
                 }
@@ -350,7 +351,8 @@ impl Function {
         }
         let until = later(Instant::now(), longest);
         let until = state.deadline().map_or(until, |deadline| deadline.min(until));
-        Ok(Begun { caller: Arc::clone(&state.cell), message: state.envelope(Bytes::new()).with_deadline(until), until })
+        let message = state.envelope(Bytes::new()).with_deadline(until);
+        Ok(Begun { caller: Arc::clone(&state.cell), message, until, has_several: false })
     }
 
     /// Whether a receiver has what the caller imports.
@@ -362,7 +364,7 @@ impl Function {
     /// Sends the call to the first receiver that takes it. If all are full, waits for the first.
     async fn exchange<R>(
         &self,
-        Begun { caller, message, until }: Begun,
+        Begun { caller, message, until, has_several }: Begun,
         (call, result): Made<R>,
         mut fits: impl FnMut(&Cell) -> Result<(), LinkFault>,
     ) -> Result<R, LinkFault> {
@@ -382,7 +384,13 @@ impl Function {
                             if matches!(asleep, LinkFault::Unknown(_))
                                 && let Some(called) = self.call_elsewhere(&caller, &name, &mut delivery)
                             {
-                                called?.await;
+                                let called = called?;
+                                if has_several {
+                                    // What it gives takes room when it comes.
+                                    _ = beside(called).await;
+                                } else {
+                                    called.await;
+                                }
                                 return come_back(result, None).await.map_err(|error| self.failed_there(error));
                             }
                             fault = asleep;
@@ -466,6 +474,8 @@ struct Begun {
     caller: Arc<Cell>,
     message: MessageEnvelope,
     until: Instant,
+    /// Whether the caller may have several on their way.
+    has_several: bool,
 }
 
 /// The actor of a name, or the members of a group.

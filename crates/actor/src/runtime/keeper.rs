@@ -65,6 +65,11 @@ pub trait Elsewhere: Send + Sync + 'static {
         _ = (topic, message);
         0
     }
+
+    /// An actor of this system has ended, whoever knew its name. Told to all, once. Must not block.
+    fn ended(&self, actor: &ActorAddress) {
+        _ = actor;
+    }
 }
 
 /// A call of an export of an actor that is not here.

@@ -172,6 +172,14 @@ impl Services {
         elsewhere.iter().find_map(|elsewhere| elsewhere.call(to, call))
     }
 
+    /// Tells those who know other names that an actor has ended.
+    pub(crate) fn tell_ended(&self, actor: &ActorAddress) {
+        if self.has_elsewhere() {
+            let elsewhere = Arc::clone(&self.elsewhere.read());
+            elsewhere.iter().for_each(|elsewhere| elsewhere.ended(actor));
+        }
+    }
+
     /// Delivers a message to all who subscribed to its topic, here and elsewhere.
     pub(crate) async fn publish(&self, topic: &Topic, message: MessageEnvelope) -> PublishReport {
         let hosts = if self.has_elsewhere() && !message.is_late() {

@@ -693,6 +693,7 @@ impl<B: Blueprint> ActorTask<B> {
         });
         self.tell_supervisor(|| ChildEventKind::Gone);
         self.cell.ended.cancel();
+        self.cell.services.tell_ended(&self.cell.address);
     }
 
     /// Gives up all messages in the mailbox, which is closed.

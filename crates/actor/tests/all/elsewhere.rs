@@ -19,6 +19,7 @@ use crate::support::{ACTOR, Probe, Switch, ask, id, settle, spawn, system};
 struct Far {
     told: Mutex<Vec<(String, Bytes, Option<String>)>>,
     published: AtomicUsize,
+    ended: Mutex<Vec<ActorAddress>>,
 }
 
 impl Elsewhere for Far {
@@ -47,6 +48,10 @@ impl Elsewhere for Far {
     fn publish(&self, _: &Topic, _: &MessageEnvelope) -> usize {
         self.published.fetch_add(1, Ordering::Relaxed);
         2
+    }
+
+    fn ended(&self, actor: &ActorAddress) {
+        self.ended.lock().push(actor.clone());
     }
 }
 
@@ -127,6 +132,21 @@ async fn a_publication_goes_to_others_and_the_report_says_to_how_many() {
     for _ in 0..3 {
         heard.recv().await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn that_an_actor_has_ended_is_told_once_when_it_has() {
+    let system = system();
+    let far = Arc::new(Far::default());
+    system.add_elsewhere(Arc::clone(&far) as _);
+    let (actor, _) = Probe::spawn(&system, "a").await;
+    // Not that a message failed, which it outlives.
+    ask(&actor, "fail").await.unwrap_err();
+    assert_eq!(*far.ended.lock(), []);
+    actor.kill();
+    actor.ended().await;
+    settle().await;
+    assert_eq!(far.ended.lock().as_slice(), std::slice::from_ref(actor.address()));
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use std::{
 
 use airssys_wasm_actor::{
     ActorRef, ActorSpec, ActorSystem, Bytes, CallError, Capabilities, ContractKind, Elsewhere, FarCall, LinkFault,
-    Links, StartError, Stop, UpgradeOptions,
+    Links, StartError, Stop, SystemEvent, UpgradeOptions,
 };
 use airssys_wasm_engine::{ExportError, wasmtime::component::Val};
 use airssys_wasm_isolation::{CrashKind, SandboxSpec};
@@ -20,7 +20,7 @@ use airssys_wasm_registry::{ComponentId, MessageEnvelope, Refusal};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Barrier, Notify, oneshot},
+    sync::{Barrier, Notify, Semaphore, oneshot},
     time::Instant,
 };
 
@@ -294,6 +294,53 @@ async fn several_calls_of_an_async_import_are_on_their_way_at_the_same_time() {
         assert_eq!(begin.call((1_000,)).await.unwrap(), (1_000,));
     }
     assert_eq!(asks.info().incarnation, 1);
+}
+
+/// Gives each caller a list as soon as there is a permit for it.
+struct Lists(AtomicUsize, Arc<Semaphore>);
+
+impl Elsewhere for Lists {
+    fn call(&self, _: &ComponentId, _: &FarCall) -> Option<Called> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        let permits = Arc::clone(&self.1);
+        Some(Box::pin(async move {
+            permits.acquire().await.unwrap().forget();
+            Ok(list(1_000, 1_000))
+        }))
+    }
+}
+
+#[tokio::test]
+async fn what_other_hosts_give_takes_room_when_it_comes() {
+    // Ten times a thousand values of 40 bytes, all at once.
+    for (allowed, fits) in [(ByteSize::kib(500), true), (ByteSize::kib(60), false)] {
+        let here = system();
+        let lists = Arc::new(Lists(AtomicUsize::new(0), Arc::new(Semaphore::new(0))));
+        here.add_elsewhere(Arc::clone(&lists) as _);
+        let links = Links::default().with("acme:numbers/bytes", id("gives"));
+        let asks = linked(&here, "asks", BEGINS_TEN, links).with_mailbox_bytes(allowed);
+        let asks = here.spawn(asks).await.unwrap();
+        let begin = here.export::<(u32,), (u32,)>(&asks, "begin").unwrap();
+        let mut events = here.events();
+        assert_eq!(begin.call((1_000,)).await.unwrap(), (1_000,));
+        while lists.0.load(Ordering::SeqCst) < 10 {
+            tokio::task::yield_now().await;
+        }
+        settle().await;
+        lists.1.add_permits(20);
+        // The next begins when all have come back, or that it was too much has crashed it: `give` has no word for a failure.
+        assert_eq!(begin.call((1_000,)).await.unwrap(), (1_000,));
+        let crashes = std::iter::from_fn(|| events.try_recv().ok()).filter_map(|event| match event {
+            SystemEvent::Crashed(report) => Some(report),
+            _ => None,
+        });
+        let causes: Vec<_> = crashes.map(|report| report.crash.kind().clone()).collect();
+        match &causes[..] {
+            [] => assert!(fits),
+            [CrashKind::Link { cause, .. }, ..] => assert!(!fits && cause.contains("not taken"), "{cause}"),
+            others => panic!("{others:?}"),
+        }
+    }
 }
 
 /// A list that says how many bytes it has, and has as many as are there.

@@ -1,16 +1,23 @@
 //! Actors with async functions: one message at a time, and several requests.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use airssys_wasm_actor::{
-    ActorSpec, ActorSystem, AskError, CallError, Capabilities, ContractKind, Links, NativeActor, NativeContext,
-    NativeSpec, Stop, SystemEvent, UpgradeError, UpgradeOptions,
+    ActorSpec, ActorSystem, AskError, CallError, Capabilities, ContractKind, Elsewhere, Links, NativeActor,
+    NativeContext, NativeSpec, Stop, SystemEvent, UpgradeError, UpgradeOptions,
 };
 use airssys_wasm_engine::{EngineConfig, Feature, LoadError, Profile, WasmEngine, wasmtime::component::Val};
 use airssys_wasm_isolation::{CrashKind, SandboxSpec};
 use airssys_wasm_limits::{ByteSize, ResourceLimits};
-use airssys_wasm_registry::MessageEnvelope;
+use airssys_wasm_registry::{ComponentId, MessageEnvelope};
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 
 use crate::support::{ASYNC_ACTOR, Probe, ask, at_once, busy, id, limited, limits, settle, spawn, spec, system};
@@ -153,6 +160,47 @@ async fn answers_that_come_while_the_asker_takes_none_are_bounded_together() {
         }
         // Whoever answered is none the worse for it.
         assert_eq!((large.info().incarnation, system.dead_letters().len()), (1, 0));
+    }
+}
+
+/// Another host: answers each ask with so many bytes, as soon as there is a permit for it.
+struct Far(usize, AtomicUsize, Arc<Semaphore>);
+
+impl Elsewhere for Far {
+    fn ask(&self, _: &ComponentId, _: &MessageEnvelope) -> Option<BoxFuture<'static, Result<Bytes, AskError>>> {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        let (size, permits) = (self.0, Arc::clone(&self.2));
+        Some(Box::pin(async move {
+            permits.acquire().await.unwrap().forget();
+            Ok(vec![0; size].into())
+        }))
+    }
+}
+
+#[tokio::test]
+async fn answers_of_other_hosts_are_bounded_as_those_of_this_one() {
+    for (allowed, answer, refused) in
+        [(40, 4_096, [0, 0]), (10, 4_096, [8, 0]), (10, 20_000, [9, 1]), (10, 1_024, [0, 0])]
+    {
+        let system = system();
+        let far = Arc::new(Far(answer, AtomicUsize::new(0), Arc::new(Semaphore::new(0))));
+        system.add_elsewhere(Arc::clone(&far) as _);
+        let spec = spec(&system, "a", &ASYNC_ACTOR).with_mailbox_bytes(ByteSize::kib(allowed));
+        let actor = system.spawn(spec).await.unwrap();
+        for (times, refused) in [10, 2].into_iter().zip(refused) {
+            let asked = tokio::spawn({
+                let actor = actor.clone();
+                async move { ask(&actor, &format!("burden far {times} 1")).await.unwrap() }
+            });
+            while far.1.load(Ordering::SeqCst) < times {
+                tokio::task::yield_now().await;
+            }
+            // All are answered before the asker has its turn.
+            settle().await;
+            far.2.add_permits(times);
+            assert_eq!(asked.await.unwrap(), refused.to_string(), "{allowed} KiB, {answer} bytes each, {times} times");
+            far.1.store(0, Ordering::SeqCst);
+        }
     }
 }
 
