@@ -64,7 +64,7 @@ pub use failure::kept::{KeepError, NotSavedError};
 pub use failure::policy::{Backoff, Directive, Intensity, Restart, RestartPolicy};
 pub use failure::report::{BoxError, CrashReport, During, StartError};
 pub use guest::calls::{ActorExport, Argument};
-pub use guest::capabilities::{Capabilities, NamePattern};
+pub use guest::capabilities::{Capabilities, Grants, NamePattern};
 pub use guest::front::Front;
 pub use guest::links::Links;
 pub use guest::manifest::{ActorManifest, ComponentTable, LoadManifestError};

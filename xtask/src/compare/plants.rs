@@ -193,8 +193,8 @@ const SET_1: &[Plant] = &[
         sort: Sort::Fifth,
         edits: &[Edit {
             file: "crates/actor/src/guest/capabilities.rs",
-            from: "        self.send.iter().any(|pattern| pattern.matches(to))\n",
-            to: "        std::hint::black_box(to.as_str().to_owned());\n        self.send.iter().any(|pattern| pattern.matches(to))\n",
+            from: "        self.send.has(to, NamePattern::matches)\n",
+            to: "        std::hint::black_box(to.as_str().to_owned());\n        self.send.has(to, NamePattern::matches)\n",
         }],
         shows_in: &["actor/capabilities/send/"],
     },

@@ -1,6 +1,12 @@
 //! Grants for the use of messages.
 
-use std::{fmt, str::FromStr};
+use std::{
+    collections::HashSet,
+    fmt,
+    hash::Hash,
+    str::FromStr,
+    sync::{Arc, LazyLock},
+};
 
 use airssys_wasm_limits::ByteSize;
 use airssys_wasm_registry::{ComponentId, InvalidId, Topic, TopicPattern};
@@ -70,12 +76,6 @@ impl Capabilities {
         }
     }
 
-    /// With what links need.
-    pub(crate) fn with_links(mut self, links: &Links) -> Self {
-        self.call.extend(links.iter().map(|(_, to)| NamePattern::from(to)));
-        self
-    }
-
     /// Whether it may send to this component.
     pub fn may_send(&self, to: &ComponentId) -> bool {
         self.send.iter().any(|pattern| pattern.matches(to))
@@ -99,6 +99,104 @@ impl Capabilities {
     /// Whether it may subscribe to this pattern.
     pub fn may_subscribe(&self, wanted: &TopicPattern) -> bool {
         self.subscribe.iter().any(|pattern| pattern.covers(wanted))
+    }
+}
+
+/// [`Capabilities`] as an actor has them, made once for its specification: names and topics without wildcards are looked up,
+/// however many there are. Patterns with wildcards are tried one after the other.
+#[derive(Debug, Clone)]
+pub struct Grants {
+    send: Granted<ComponentId, NamePattern>,
+    request: Granted<ComponentId, NamePattern>,
+    call: Granted<ComponentId, NamePattern>,
+    publish: Granted<Topic, TopicPattern>,
+    pub(crate) subscribe: Vec<TopicPattern>,
+    pub(crate) subscriptions: u32,
+    pub(crate) later: u32,
+    pub(crate) later_bytes: ByteSize,
+}
+
+impl Grants {
+    /// With what links need.
+    pub(crate) fn with_links(mut self, links: &Links) -> Self {
+        self.call.exact.extend(links.iter().map(|(_, to)| to.clone()));
+        self
+    }
+
+    /// See [`Capabilities::may_send`].
+    pub fn may_send(&self, to: &ComponentId) -> bool {
+        self.send.has(to, NamePattern::matches)
+    }
+
+    /// See [`Capabilities::may_request`].
+    pub fn may_request(&self, to: &ComponentId) -> bool {
+        self.request.has(to, NamePattern::matches)
+    }
+
+    /// See [`Capabilities::may_call`].
+    pub fn may_call(&self, to: &ComponentId) -> bool {
+        self.call.has(to, NamePattern::matches)
+    }
+
+    /// See [`Capabilities::may_publish`].
+    pub fn may_publish(&self, topic: &Topic) -> bool {
+        self.publish.has(topic, TopicPattern::matches)
+    }
+
+    /// See [`Capabilities::may_subscribe`].
+    pub fn may_subscribe(&self, wanted: &TopicPattern) -> bool {
+        self.subscribe.iter().any(|pattern| pattern.covers(wanted))
+    }
+}
+
+impl Grants {
+    /// Those of actors that have none, which all of them share.
+    pub(crate) fn none() -> Arc<Self> {
+        static NONE: LazyLock<Arc<Grants>> = LazyLock::new(|| Arc::new(Capabilities::default().into()));
+        Arc::clone(&NONE)
+    }
+}
+
+impl From<Capabilities> for Grants {
+    fn from(capabilities: Capabilities) -> Self {
+        let Capabilities { send, request, call, publish, subscribe, subscriptions, later, later_bytes } = capabilities;
+        // With a wildcard it is neither a name nor a topic.
+        let names = |granted: Vec<_>| Granted::new(granted, |name: &NamePattern| ComponentId::new(name.as_str()).ok());
+        Self {
+            send: names(send),
+            request: names(request),
+            call: names(call),
+            publish: Granted::new(publish, |pattern| Topic::new(pattern.as_str()).ok()),
+            subscribe,
+            subscriptions,
+            later,
+            later_bytes,
+        }
+    }
+}
+
+/// What a list grants, by a look-up where there are no wildcards.
+#[derive(Debug, Clone)]
+struct Granted<Exact, Pattern> {
+    exact: HashSet<Exact>,
+    patterns: Vec<Pattern>,
+}
+
+impl<Exact: Eq + Hash, Pattern> Granted<Exact, Pattern> {
+    fn new(mut granted: Vec<Pattern>, as_exact: impl Fn(&Pattern) -> Option<Exact>) -> Self {
+        let mut exact = HashSet::new();
+        granted.retain(|pattern| match as_exact(pattern) {
+            Some(one) => {
+                exact.insert(one);
+                false
+            }
+            None => true,
+        });
+        Self { exact, patterns: granted }
+    }
+
+    fn has(&self, one: &Exact, matches: impl Fn(&Pattern, &Exact) -> bool) -> bool {
+        self.exact.contains(one) || self.patterns.iter().any(|pattern| matches(pattern, one))
     }
 }
 
@@ -187,7 +285,10 @@ impl<'de> Deserialize<'de> for NamePattern {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::{prop_assert_eq, proptest};
+    use proptest::{
+        collection::vec,
+        prelude::{prop_assert_eq, proptest},
+    };
 
     use super::*;
 
@@ -238,6 +339,41 @@ mod tests {
             let matches = NamePattern::new(&pattern).unwrap().matches(&id(&name));
             prop_assert_eq!(matches, is_glob(pattern.as_bytes(), name.as_bytes()));
         }
+    }
+
+    proptest! {
+        #[test]
+        fn looking_names_up_says_what_trying_each_says(granted in vec("[ab*]{1,3}", 0..8), name in "[ab]{1,3}") {
+            let granted: Vec<_> = granted.iter().map(|pattern| NamePattern::new(pattern).unwrap()).collect();
+            let tried = Capabilities { send: granted.clone(), ..Capabilities::default() };
+            prop_assert_eq!(Grants::from(tried.clone()).may_send(&id(&name)), tried.may_send(&id(&name)));
+            let tried = Capabilities { request: granted.clone(), ..Capabilities::default() };
+            prop_assert_eq!(Grants::from(tried.clone()).may_request(&id(&name)), tried.may_request(&id(&name)));
+            let tried = Capabilities { call: granted, ..Capabilities::default() };
+            prop_assert_eq!(Grants::from(tried.clone()).may_call(&id(&name)), tried.may_call(&id(&name)));
+        }
+
+        #[test]
+        fn looking_topics_up_says_what_trying_each_says(
+            granted in vec("([ab]|[*])([.]([ab]|[*])){0,2}([.]>)?", 0..8),
+            topic in "[ab]([.][ab]){0,2}",
+        ) {
+            let publish: Vec<_> = granted.iter().map(|pattern| TopicPattern::new(pattern).unwrap()).collect();
+            let tried = Capabilities { publish, ..Capabilities::default() };
+            let topic = Topic::new(&topic).unwrap();
+            prop_assert_eq!(Grants::from(tried.clone()).may_publish(&topic), tried.may_publish(&topic));
+        }
+    }
+
+    #[test]
+    fn names_without_wildcards_are_looked_up() {
+        let granted: Capabilities =
+            toml::from_str("send = [\"a\", \"a*\", \"b\"]\npublish = [\"a.b\", \"a.*\", \"a.>\"]\nlater = 3").unwrap();
+        let grants = Grants::from(granted);
+        assert_eq!((grants.send.exact.len(), grants.send.patterns.len()), (2, 1));
+        assert_eq!((grants.publish.exact.len(), grants.publish.patterns.len()), (1, 2));
+        assert_eq!((grants.later, grants.subscriptions), (3, 64));
+        assert!(!grants.may_send(&id("c")) && !grants.may_request(&id("a")));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::{
-    ActorRef, ActorSandbox, ActorState, Capabilities, HealthError, StartError, UpgradeError,
+    ActorRef, ActorSandbox, ActorState, Grants, HealthError, StartError, UpgradeError,
     guest::spec::TurnState,
     runtime::{
         cell::Cell,
@@ -42,7 +42,7 @@ use crate::{
 pub struct Front<U: 'static = ()> {
     pub(crate) actor: ActorRef,
     pub(crate) sandbox: ActorSandbox<U>,
-    pub(crate) capabilities: Arc<Capabilities>,
+    pub(crate) capabilities: Arc<Grants>,
     /// Calls denied in all its sandboxes: the log and the events hear ever more rarely of them.
     pub(crate) denials: Arc<AtomicU64>,
 }

@@ -26,8 +26,8 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use crate::{
-    ActorSandbox, ActorSpec, ActorState, BoxError, Capabilities, ConcurrencyError, ContractKind, During, HealthError,
-    Links, LinksError, NoHandler, StartError, UpgradeError,
+    ActorSandbox, ActorSpec, ActorState, BoxError, ConcurrencyError, ContractKind, During, Grants, HealthError, Links,
+    LinksError, NoHandler, StartError, UpgradeError,
     contract::{Contract, Unfit},
     failure::declined::Declined,
     guest::{
@@ -80,7 +80,7 @@ impl<U> MakeState<U> {
 pub(crate) struct GuestBlueprint<U: 'static> {
     sandbox: ActorSandbox<U>,
     contract: Arc<Contract>,
-    capabilities: Arc<Capabilities>,
+    capabilities: Arc<Grants>,
     config: Arc<BTreeMap<String, String>>,
     state: MakeState<U>,
     links: Option<Arc<Linked>>,
@@ -122,9 +122,9 @@ impl<U: Send + 'static> GuestBlueprint<U> {
 }
 
 /// The grants for messages, with what links need.
-fn granted<U>(spec: &ActorSpec<U>, has_links: bool) -> Arc<Capabilities> {
+fn granted<U>(spec: &ActorSpec<U>, has_links: bool) -> Arc<Grants> {
     if has_links {
-        Arc::new(Capabilities::clone(&spec.capabilities).with_links(&spec.links))
+        Arc::new(Grants::clone(&spec.capabilities).with_links(&spec.links))
     } else {
         Arc::clone(&spec.capabilities)
     }

@@ -15,7 +15,7 @@ use futures_util::TryFutureExt;
 use tokio::time::Instant;
 
 use crate::{
-    BoxError, Capabilities, ContractKind, Links, Recycle,
+    BoxError, Capabilities, ContractKind, Grants, Links, Recycle,
     guest::{incarnation::MakeState, links::Fitting},
     runtime::{
         cell::Cell,
@@ -28,7 +28,7 @@ use crate::{
 pub struct ActorSpec<U: 'static = ()> {
     pub(crate) options: ActorOptions,
     pub(crate) sandbox: ActorSandbox<U>,
-    pub(crate) capabilities: Arc<Capabilities>,
+    pub(crate) capabilities: Arc<Grants>,
     pub(crate) config: BTreeMap<String, String>,
     pub(crate) state: Option<MakeState<U>>,
     /// Found out where it is not said.
@@ -46,7 +46,7 @@ impl<U: Send + 'static> ActorSpec<U> {
         Self {
             options: ActorOptions::new(id),
             sandbox,
-            capabilities: Arc::default(),
+            capabilities: Grants::none(),
             config: BTreeMap::new(),
             state: None,
             contract: None,
@@ -70,7 +70,7 @@ impl<U: Send + 'static> ActorSpec<U> {
     /// Grants the use of messages. Default: none.
     #[must_use]
     pub fn with_capabilities(mut self, capabilities: Capabilities) -> Self {
-        self.capabilities = Arc::new(capabilities);
+        self.capabilities = Arc::new(capabilities.into());
         self
     }
 
@@ -187,7 +187,7 @@ pub struct ActorState<U = ()> {
     /// The embedder's state, made for each incarnation.
     pub user: U,
     pub(crate) cell: Arc<Cell>,
-    pub(crate) capabilities: Arc<Capabilities>,
+    pub(crate) capabilities: Arc<Grants>,
     /// Of the message in flight.
     pub(crate) turn: TurnState,
     /// Of each message in flight, where there may be several.
@@ -205,7 +205,7 @@ pub struct ActorState<U = ()> {
 }
 
 impl<U> ActorState<U> {
-    pub(crate) fn new(user: U, cell: &Arc<Cell>, capabilities: &Arc<Capabilities>) -> Self {
+    pub(crate) fn new(user: U, cell: &Arc<Cell>, capabilities: &Arc<Grants>) -> Self {
         Self {
             user,
             cell: Arc::clone(cell),

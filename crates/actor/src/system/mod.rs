@@ -32,9 +32,9 @@ use tokio::{
 
 pub use self::{spawn::SpawnError, subscription::HostSubscription, tree::SupervisorSpec};
 use crate::{
-    ActorInfo, ActorManifest, ActorRef, ActorSandbox, ActorSpec, ActorState, ActorTemplate, Capabilities,
-    DeadLetterLimits, DeadLetters, DeadReason, Elsewhere, Keeper, KeptActor, Links, LinksError, LoadManifestError,
-    NativeActor, NativeSpec, ProbationWatch, ReminderError, Reminders, SystemEvent, UpgradeError, UpgradeOptions,
+    ActorInfo, ActorManifest, ActorRef, ActorSandbox, ActorSpec, ActorState, ActorTemplate, DeadLetterLimits,
+    DeadLetters, DeadReason, Elsewhere, Grants, Keeper, KeptActor, Links, LinksError, LoadManifestError, NativeActor,
+    NativeSpec, ProbationWatch, ReminderError, Reminders, SystemEvent, UpgradeError, UpgradeOptions,
     failure::policy::later,
     guest::{
         front::{Front, FrontBlueprint},
@@ -371,7 +371,7 @@ impl<U: Send + 'static> ActorSystem<U> {
     pub async fn front(&self, spec: ActorSpec<U>) -> Result<Front<U>, SpawnError> {
         linked(spec.sandbox.template().loaded(), &spec.links)?;
         let ActorSpec { options, sandbox, capabilities, config, links, .. } = spec;
-        let mut capabilities = Capabilities::clone(&capabilities).with_links(&links);
+        let mut capabilities = Grants::clone(&capabilities).with_links(&links);
         capabilities.subscribe.clear();
         let sandbox = configured(sandbox.with_name(options.id.as_str()), &config);
         let message_size = sandbox.quota().limits().message_size.as_u64();
