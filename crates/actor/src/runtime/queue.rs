@@ -72,6 +72,10 @@ impl<T> State<T> {
             let spare = mem::take(&mut self.spare);
             self.parts.push_back(mem::replace(&mut self.last, spare));
         }
+        if self.last.capacity() == 0 {
+            // Many actors have one message at a time.
+            self.last.reserve_exact(1);
+        }
         self.last.push_back(item);
     }
 

@@ -223,24 +223,27 @@ impl<B: Blueprint> ActorTask<B> {
     /// Runs until the actor is stopped or given up. Without a first incarnation it waits for the order to start.
     ///
     /// Rare steps are boxed, since their futures would make each actor's future several times as large.
-    pub(crate) async fn run(mut self, first: Option<B::Live>) {
-        let mut live = match first {
-            Some(live) => Some(live),
-            None => Box::pin(self.first()).await,
-        };
-        while let Some(mut incarnation) = live {
-            if let Some(recycling) = &mut self.recycling {
-                recycling.begin(incarnation.memory());
+    #[expect(clippy::manual_async_fn, reason = "the future of an async function has its arguments twice")]
+    pub(crate) fn run(mut self, mut live: Option<B::Live>) -> impl Future<Output = ()> + Send {
+        async move {
+            if live.is_none() {
+                live = Box::pin(self.first()).await;
             }
-            let mut exit = self.serve(&mut incarnation).await;
-            if self.kept.is_some() && matches!(exit, Exit::Stopped) {
-                exit = Box::pin(self.save_last(&mut incarnation)).await;
-            }
-            let has_failed = matches!(exit, Exit::Failed(_));
-            live = Box::pin(self.end(incarnation, exit)).await;
-            if has_failed && live.is_some() {
-                // A crash and a restart take time that no tick of a guest's ends.
-                tokio::task::yield_now().await;
+            while let Some(incarnation) = &mut live {
+                if let Some(recycling) = &mut self.recycling {
+                    recycling.begin(incarnation.memory());
+                }
+                let mut exit = self.serve(incarnation).await;
+                if self.kept.is_some() && matches!(exit, Exit::Stopped) {
+                    exit = Box::pin(self.save_last(incarnation)).await;
+                }
+                let has_failed = matches!(exit, Exit::Failed(_));
+                let Some(incarnation) = live.take() else { return };
+                live = Box::pin(self.end(incarnation, exit)).await;
+                if has_failed && live.is_some() {
+                    // A crash and a restart take time that no tick of a guest's ends.
+                    tokio::task::yield_now().await;
+                }
             }
         }
     }
