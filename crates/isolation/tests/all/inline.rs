@@ -2,8 +2,11 @@
 //! ticks.
 
 use std::{
+    future::poll_fn,
+    hint::black_box,
+    mem::MaybeUninit,
     sync::{
-        Arc, RwLock,
+        Arc, Mutex, RwLock,
         atomic::{AtomicU64, Ordering},
         mpsc,
     },
@@ -24,7 +27,8 @@ use tokio::{
 
 use crate::time::Neighbour;
 
-/// Turns to the host `steps` times. An epoch that ends in a step is noticed after the next one at the latest.
+/// Turns to the host `steps` times, or once on each level of `down`. An epoch that ends in a step is noticed after the next one
+/// at the latest.
 const GUEST: &str = r#"
 (component
   (import "step" (func $step))
@@ -38,11 +42,15 @@ const GUEST: &str = r#"
         (br_if $again (local.get $n))))
     (func (export "spin") (loop $again (br $again)))
     (func $deep (export "deep") (call $deep) (call $deep))
+    (func $down (export "down") (param $n i32)
+      (call $step)
+      (if (local.get $n) (then (call $down (i32.sub (local.get $n) (i32.const 1))))))
     (func (export "trap") unreachable))
   (core instance $i (instantiate $m (with "host" (instance (export "step" (func $step))))))
   (func (export "steps") (param "n" u32) (canon lift (core func $i "steps")))
   (func (export "spin") (canon lift (core func $i "spin")))
   (func (export "deep") (canon lift (core func $i "deep")))
+  (func (export "down") (param "n" u32) (canon lift (core func $i "down")))
   (func (export "trap") (canon lift (core func $i "trap"))))"#;
 
 type OnStep = Arc<dyn Fn() + Send + Sync>;
@@ -182,6 +190,74 @@ fn a_small_stack_is_left_alone() {
         let engine = WasmEngine::new(EngineConfig { max_wasm_stack, ..config() }).unwrap();
         assert_eq!(run(&worker(), async move { is_inline(&spec(&engine, limits())).await }), fits);
     }
+}
+
+/// Where a call was made, where its last step was, and how it ended. Each step takes 128 KiB of the stack.
+async fn descended(
+    spec: SandboxSpec<Seen>,
+    export: &'static str,
+    levels: Option<u32>,
+) -> (Place, Option<Place>, Result<(), CrashKind>) {
+    #[inline(never)]
+    fn take_stack() {
+        black_box(&MaybeUninit::<[u8; 128 << 10]>::uninit());
+    }
+    let last = Arc::new(Mutex::new(None));
+    let on_step = {
+        let last = Arc::clone(&last);
+        move || {
+            take_stack();
+            *last.lock().unwrap() = Some(Place::here());
+        }
+    };
+    let (here, called) = called(&spec, on_step, export, levels, &CancellationToken::new()).await;
+    let last = *last.lock().unwrap();
+    (here, last, called.map(drop).map_err(|crash| crash.kind().clone()))
+}
+
+/// Polls with so many more pages of the stack in use.
+fn below<F: Future>(pages: usize, future: F) -> impl Future<Output = F::Output> {
+    #[inline(never)]
+    fn call<R>(pages: usize, poll: &mut dyn FnMut() -> R) -> R {
+        let page = [0_u8; 4 << 10];
+        let result = if pages == 0 { poll() } else { call(pages - 1, poll) };
+        black_box(&page);
+        result
+    }
+    let mut future = Box::pin(future);
+    poll_fn(move |cx| call(pages, &mut || future.as_mut().poll(cx)))
+}
+
+#[test]
+fn an_overflow_is_a_crash_where_the_worker_has_just_enough_stack() {
+    let _away = AWAY.read().unwrap();
+    let engine = engine();
+    let needed = engine.config().stack_size();
+    let spec = spec(&engine, limits());
+    let stack = needed + (256 << 10);
+    let worker = Builder::new_multi_thread().worker_threads(1).thread_stack_size(stack).enable_all().build().unwrap();
+    let descended = |pages, export, levels| run(&worker, below(pages, self::descended(spec.clone(), export, levels)));
+    let is_inline = |pages| {
+        let (here, last, ended) = descended(pages, "down", Some(0));
+        ended.unwrap();
+        last.unwrap().is_stack_of(here)
+    };
+    assert!(is_inline(0));
+    // The page after which too little is left. The system may give a thread more than it was asked for.
+    let too_many = (1..).find(|&pages| !is_inline(pages)).unwrap();
+    let pages = too_many - 1;
+
+    let is_there = |here: Place, last: Place| here.0 == last.0 && here.1.wrapping_sub(last.1) < needed;
+    let (here, last, ended) = descended(pages, "down", Some(100));
+    assert_eq!((ended, is_there(here, last.unwrap())), (Ok(()), true));
+
+    let (here, last, ended) = descended(pages, "down", Some(u32::MAX));
+    assert_eq!((ended, is_there(here, last.unwrap())), (Err(CrashKind::StackOverflow), true));
+    assert!(here.1 - last.unwrap().1 > needed / 3, "it turned to the host down to the end of its stack");
+
+    let (_, last, ended) = descended(pages, "deep", None);
+    assert_eq!((ended, last.is_none()), (Err(CrashKind::StackOverflow), true));
+    assert!(is_inline(pages));
 }
 
 #[test]
