@@ -8,7 +8,7 @@ use airssys_wasm_harness::{Reading, Suite};
 use airssys_wasm_measurements::{Kind, process};
 use airssys_wasm_twins::{
     actors::Guest,
-    receivers::{Plain, Receiver},
+    receivers::{Instance, Plain, Receiver},
     work::{Workers, all_told, payload},
 };
 use anyhow::Context;
@@ -31,8 +31,10 @@ fn density(quick: bool) -> anyhow::Result<Vec<Reading>> {
     let messages = if quick { LIVE * 20 } else { LIVE * 100 };
     let mut readings = Vec::new();
     // Most of what a Rust guest takes is its own: stack, data and heap, a page each at the least.
-    for guest in [SMALLEST, RUST] {
-        for (kind, prefix, goal) in [(OURS, "", Some(("goal", 32.0 * 1024.0))), (PLAIN, "raw/", None)] {
+    for (guest, kib) in [(SMALLEST, 16.0), (RUST, 26.0)] {
+        for (kind, prefix, goal) in
+            [(OURS, "", Some(("goal", kib * 1024.0))), (PLAIN, "raw/", None), (INSTANCE, "raw/", None)]
+        {
             let mut figures: [Vec<f64>; 3] = Default::default();
             for _ in 0..if quick { 1 } else { 3 } {
                 let each = each_takes(kind, guest, LIVE, messages)?;
@@ -40,6 +42,10 @@ fn density(quick: bool) -> anyhow::Result<Vec<Reading>> {
             }
             let [resident, spawn, message] = figures;
             let id = |name: &str| format!("{prefix}actor/density/{guest}/{LIVE}/{name}");
+            if kind == INSTANCE {
+                readings.push(Reading { id: id("instance"), unit: "bytes", values: resident, target: None });
+                continue;
+            }
             readings.extend([
                 Reading { id: id("resident"), unit: "bytes", values: resident, target: goal },
                 Reading { id: id("spawn_and_ask"), unit: "ns", values: spawn, target: None },
@@ -64,6 +70,7 @@ fn each_takes(kind: &str, guest: &str, live: u64, messages: u64) -> anyhow::Resu
 /// What tells such a process which guests are meant.
 const OURS: &str = "--live-actors";
 const PLAIN: &str = "--live-plain";
+const INSTANCE: &str = "--live-instance";
 /// Which guest.
 const SMALLEST: &str = "smallest";
 const RUST: &str = "rust";
@@ -71,7 +78,7 @@ const RUST: &str = "rust";
 /// What a process of its own is started for, if these are the arguments of one.
 pub(crate) fn probe(arguments: &[String]) -> Option<anyhow::Result<()>> {
     let [kind, guest, live, messages] = arguments else { return None };
-    [OURS, PLAIN].contains(&&kind[..]).then(|| live_actors(kind, guest, live.parse()?, messages.parse()?))
+    [OURS, PLAIN, INSTANCE].contains(&&kind[..]).then(|| live_actors(kind, guest, live.parse()?, messages.parse()?))
 }
 
 fn live_actors(kind: &str, guest: &str, live: usize, messages: u64) -> anyhow::Result<()> {
@@ -86,8 +93,10 @@ fn live_actors(kind: &str, guest: &str, live: usize, messages: u64) -> anyhow::R
             let actor = system.spawn(spec(&format!("guest-{n}"), &sandbox)).await.unwrap();
             Ours { system: system.clone(), actor }
         }))
-    } else {
+    } else if kind == PLAIN {
         runtime.block_on(populate(live, messages, async |_| Plain::guest(guest).await.0))
+    } else {
+        runtime.block_on(populate(live, messages, async |_| Instance::new(guest)))
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) fn spawn(suite: &mut Suite, workers: Workers) {
     let native = format!("actor/spawn/native/{}", workers.name());
     suite.bench(&format!("actor/spawn/guest/{}", workers.name()), move || guests_spawned(workers, &ECHO)).twin(
         "raw",
-        1.5,
+        1.2,
         move || Twin::PlainGuest.spawns(workers),
     );
     suite

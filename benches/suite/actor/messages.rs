@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use airssys_wasm_actor::{Capabilities, NamePattern};
+use airssys_wasm_actor::{Capabilities, Grants, NamePattern};
 use airssys_wasm_harness::{Suite, timed};
 use airssys_wasm_registry::{ComponentId, Topic, TopicPattern};
 use airssys_wasm_twins::{
@@ -51,12 +51,29 @@ fn beside_all(suite: &mut Suite, operation: &str, work: Work, workers: Workers, 
                 .ratio(&native, &ractor, goals.peers)
                 .ratio(&guest, &kameo, None)
                 .ratio(&guest, &ractor, None);
+            match work {
+                Work::Asks => {
+                    let bare = format!("raw/actor/ask/guest_without_fiber/64b/{}", workers.name());
+                    group
+                        .and(&bare, move || work::asks_without_fiber(workers))
+                        .ratio(&guest, &bare, None)
+                        .ratio(&bare, &kameo, None);
+                }
+                Work::Tells => {
+                    let bare = format!("raw/actor/tell/native_of_96_bytes/{}", workers.name());
+                    group.and(&bare, move || work::tells_of_96_bytes(workers)).ratio(&native, &bare, None);
+                }
+            }
         }
     }
 }
 
 pub(super) fn ask(suite: &mut Suite, workers: Workers) {
-    beside_all(suite, "ask", Work::Asks, workers, Goals { guest: Some(1.25), ..Goals::default() });
+    let guest = match workers {
+        Workers::One => 1.1,
+        Workers::Two => 1.15,
+    };
+    beside_all(suite, "ask", Work::Asks, workers, Goals { guest: Some(guest), ..Goals::default() });
 }
 
 /// A guest with async functions, which has more of wasmtime around it, beside the same one without.
@@ -73,7 +90,7 @@ pub(super) fn ask_async(suite: &mut Suite) {
 pub(super) fn tell(suite: &mut Suite, workers: Workers) {
     let goals = match workers {
         Workers::One => Goals::default(),
-        Workers::Two => Goals { guest: None, native: Some(1.5), peers: Some(1.0) },
+        Workers::Two => Goals { guest: None, native: Some(1.3), peers: Some(1.0) },
     };
     beside_all(suite, "tell", Work::Tells, workers, goals);
 }
@@ -93,25 +110,35 @@ pub(super) fn throughput(suite: &mut Suite) {
                 receivers
             })
         })
-        // Half a million a second.
-        .target("goal", Duration::from_micros(2))
+        // Three million a second.
+        .target("goal", Duration::from_nanos(333))
         .twin("raw", None, work::through_plain);
 }
 
 /// What a guest is asked for whenever it sends something.
 pub(super) fn capabilities(suite: &mut Suite) {
-    let granted = || Capabilities {
-        send: ["billing", "clock", "tenant-7/*", "*/public"].map(|name| NamePattern::new(name).unwrap()).to_vec(),
-        publish: ["audit.>", "metrics.*", "orders.*.paid", "orders.eu.>"]
-            .map(|pattern| TopicPattern::new(pattern).unwrap())
-            .to_vec(),
-        ..Capabilities::default()
+    const NAMES: [&str; 4] = ["billing", "clock", "tenant-7/*", "*/public"];
+    // With so many exact names before them.
+    let granted = |exact: usize| {
+        let names = (0..exact).map(|n| format!("service-{n}"));
+        Grants::from(Capabilities {
+            send: names.chain(NAMES.map(String::from)).map(|name| NamePattern::new(&name).unwrap()).collect(),
+            publish: ["audit.>", "metrics.*", "orders.*.paid", "orders.eu.>"]
+                .map(|pattern| TopicPattern::new(pattern).unwrap())
+                .to_vec(),
+            ..Capabilities::default()
+        })
     };
-    let goal = Duration::from_nanos(50);
-    for (which, name, expected) in [("glob", "tenant-7/orders", true), ("denied", "tenant-8/orders", false)] {
+    let goal = Duration::from_nanos(30);
+    for (which, exact, name, expected) in [
+        ("glob", 0, "tenant-7/orders", true),
+        ("denied", 0, "tenant-8/orders", false),
+        ("exact_of_1000", 1_000, "service-999", true),
+        ("denied_of_1000", 1_000, "service-1000", false),
+    ] {
         suite
             .bench(&format!("actor/capabilities/send/{which}"), move || {
-                let (granted, to): (_, ComponentId) = (granted(), id(name));
+                let (granted, to): (_, ComponentId) = (granted(exact), id(name));
                 timed(move || assert_eq!(granted.may_send(std::hint::black_box(&to)), expected))
             })
             .target("goal", goal);
@@ -119,7 +146,7 @@ pub(super) fn capabilities(suite: &mut Suite) {
     for (which, topic, expected) in [("last", "orders.eu.created", true), ("denied", "orders.us.created", false)] {
         suite
             .bench(&format!("actor/capabilities/publish/{which}"), move || {
-                let (granted, topic) = (granted(), Topic::new(topic).unwrap());
+                let (granted, topic) = (granted(0), Topic::new(topic).unwrap());
                 timed(move || assert_eq!(granted.may_publish(std::hint::black_box(&topic)), expected))
             })
             .target("goal", goal);

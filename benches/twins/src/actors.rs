@@ -6,7 +6,7 @@ use airssys_wasm_engine::{Export, LoadedComponent, Profile, WasmEngine};
 use airssys_wasm_fixtures as fixtures;
 use bytes::Bytes;
 use wasmtime::{
-    Store,
+    Store, StoreLimits, StoreLimitsBuilder,
     component::{ComponentNamedList, ComponentType, Instance, InstancePre, Lift, Linker, Lower, TypedFunc},
 };
 
@@ -15,9 +15,15 @@ use crate::bare;
 /// A guest, for our actors and for the bare engine.
 pub struct Guest {
     loaded: LoadedComponent,
-    pre: InstancePre<()>,
+    pre: InstancePre<Limits>,
     handle: Export,
 }
+
+/// Few stores have any.
+type Limits = Option<Box<StoreLimits>>;
+
+/// A deadline that no call reaches, in ticks.
+const FAR: u64 = 1 << 40;
 
 /// [`fixtures::ECHO_ACTOR`].
 pub static ECHO: LazyLock<Guest> = LazyLock::new(|| Guest::new(bare::engine(), fixtures::ECHO_ACTOR));
@@ -61,10 +67,32 @@ impl Guest {
 
     /// An instance on the bare engine.
     pub async fn instantiate(&self) -> BareGuest {
-        let mut store = bare::store(self.pre.engine(), ());
+        let mut store = bare::store(self.pre.engine(), None);
         let instance = self.pre.instantiate_async(&mut store).await.expect("room for it");
+        self.live(store, instance, FAR)
+    }
+
+    /// The same without a fiber.
+    pub fn instantiate_now(&self) -> BareGuest {
+        let mut store = bare::store(self.pre.engine(), None);
+        let instance = self.pre.instantiate(&mut store).expect("room for it");
+        self.live(store, instance, FAR)
+    }
+
+    /// An instance that traps when its memory would have more bytes than that, and gives way at each tick.
+    pub async fn instantiate_within(&self, memory: usize) -> BareGuest {
+        let limits = StoreLimitsBuilder::new().memory_size(memory).trap_on_grow_failure(true).build();
+        let mut store = bare::store(self.pre.engine(), Some(Box::new(limits)));
+        store.limiter(|limits| limits.as_deref_mut().expect("set above"));
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_async_yield_and_update(1);
+        let instance = self.pre.instantiate_async(&mut store).await.expect("room for it");
+        self.live(store, instance, 1)
+    }
+
+    fn live(&self, mut store: Store<Limits>, instance: Instance, ticks: u64) -> BareGuest {
         let handle = instance.get_typed_func(&mut store, self.handle.index()).expect("its type");
-        BareGuest { store, instance, handle }
+        BareGuest { store, instance, handle, ticks }
     }
 
     /// One of its exports, found once.
@@ -73,12 +101,16 @@ impl Guest {
     }
 }
 
-/// A guest in a store without limits.
+/// A guest in a store, without limits but where it says so.
 pub struct BareGuest {
-    store: Store<()>,
+    store: Store<Limits>,
     instance: Instance,
-    handle: TypedFunc<(Message,), (Result<Option<Bytes>, String>,)>,
+    handle: TypedFunc<(Message,), (Handled,)>,
+    /// After how many of them a call reaches its deadline.
+    ticks: u64,
 }
+
+type Handled = Result<Option<Bytes>, String>;
 
 /// `airssys:actor/types.message`.
 #[derive(ComponentType, Lower)]
@@ -93,6 +125,12 @@ struct Message {
     wants_answer: bool,
 }
 
+impl Message {
+    fn new(payload: Bytes, wants_answer: bool) -> Self {
+        Self { payload, sender: None, topic: None, content_type: None, wants_answer }
+    }
+}
+
 impl BareGuest {
     /// A warm call of its handler.
     ///
@@ -100,9 +138,20 @@ impl BareGuest {
     ///
     /// When the guest traps.
     pub async fn handle(&mut self, payload: Bytes, wants_answer: bool) -> wasmtime::Result<Bytes> {
-        let message = Message { payload, sender: None, topic: None, content_type: None, wants_answer };
-        self.store.set_epoch_deadline(1 << 40);
+        self.store.set_epoch_deadline(self.ticks);
+        let message = Message::new(payload, wants_answer);
         let (answer,) = self.handle.call_async(&mut self.store, (message,)).await?;
+        Ok(answer.expect("no error").expect("an answer"))
+    }
+
+    /// The same on the stack of its caller, of a guest that was [made so](Guest::instantiate_now).
+    ///
+    /// # Errors
+    ///
+    /// When the guest traps.
+    pub fn handle_now(&mut self, payload: Bytes, wants_answer: bool) -> wasmtime::Result<Bytes> {
+        self.store.set_epoch_deadline(self.ticks);
+        let (answer,) = self.handle.call(&mut self.store, (Message::new(payload, wants_answer),))?;
         Ok(answer.expect("no error").expect("an answer"))
     }
 
@@ -113,7 +162,7 @@ impl BareGuest {
         R: ComponentNamedList + Lift + Send + Sync + 'static,
     {
         let func = self.instance.get_typed_func::<P, R>(&mut self.store, export.index()).expect("its type");
-        self.store.set_epoch_deadline(1 << 40);
+        self.store.set_epoch_deadline(self.ticks);
         func.call_async(&mut self.store, params).await.expect("no trap")
     }
 }

@@ -259,6 +259,16 @@ impl Twin {
     }
 }
 
+/// [`Work::Asks`] of a task whose guest is called without a fiber.
+pub fn asks_without_fiber(workers: Workers) -> Measure {
+    Work::Asks.measure(workers, async { Plain::guest_without_fiber(&ECHO) }, 64)
+}
+
+/// [`Work::Tells`] to a task whose channel has items as large as a delivery to one of our actors.
+pub fn tells_of_96_bytes(workers: Workers) -> Measure {
+    Work::Tells.measure(workers, async { Plain::native_of_96_bytes() }, 64)
+}
+
 /// [`Work::Asks`] of a task with this guest.
 pub fn asks_of(guest: &'static Guest) -> Measure {
     Work::Asks.measure(Workers::One, async { Plain::guest(guest).await.0 }, 64)

@@ -325,7 +325,11 @@ fn memory(results: &Results) -> Section {
         let limit = results.limit(&figure.id);
         if let Some(guest) = figure.id.split("actor/density/").nth(1) {
             let group = guest.split('/').next().unwrap_or(guest);
-            let label = if is_twin(&figure.id) { "raw" } else { "ours" };
+            let label = match is_twin(&figure.id) {
+                true if guest.ends_with("/instance") => "instance alone",
+                true => "raw",
+                false => "ours",
+            };
             rows.push(
                 json!({ "label": label, "group": format!("{group} guest"), "value": figure.estimate, "limit": limit }),
             );
@@ -337,7 +341,7 @@ fn memory(results: &Results) -> Section {
         id: "memory",
         title: "Memory per component",
         about: "What each live component adds to the process after it was called: components alone, and 10,000 actors with \
-                mailbox, supervision and name, beside a task with a channel and the same guest."
+                mailbox, supervision and name, beside a task with a channel and the same guest, and beside its instance alone."
             .into(),
         charts: vec![
             (

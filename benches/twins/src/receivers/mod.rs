@@ -7,7 +7,7 @@ mod ractor;
 
 pub use self::{
     kameo::Kameo,
-    plain::Plain,
+    plain::{Instance, Plain},
     ractor::{Ractor, RactorSupervised},
 };
 

@@ -1,4 +1,8 @@
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    hint::black_box,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex},
+};
 
 use bytes::Bytes;
 use tokio::{
@@ -7,26 +11,43 @@ use tokio::{
 };
 
 use super::{MAILBOX, Receiver, echo};
-use crate::actors::Guest;
+use crate::actors::{BareGuest, Guest};
 
-/// A task that owns a channel: what an actor comes to without limits, names, supervision and all the rest.
+/// A task that owns a channel: what an actor comes to without limits, names, supervision and all the rest. Its items have so
+/// many bytes more than it needs.
 #[derive(Clone)]
-pub struct Plain(mpsc::Sender<Mail>);
+pub struct Plain<const MORE: usize = 0>(mpsc::Sender<Mail<MORE>>);
 
-type Mail = (Bytes, Option<oneshot::Sender<Bytes>>);
+type Mail<const MORE: usize> = (Bytes, Option<oneshot::Sender<Bytes>>, [u8; MORE]);
+
+/// What makes an item as large as a delivery to one of our actors.
+const AS_OURS: usize = 96 - size_of::<Mail<0>>();
+const _: () = assert!(size_of::<Mail<AS_OURS>>() == 96);
 
 impl Plain {
     /// Around a guest on the bare engine, made anew after a trap.
-    pub async fn guest(guest: &'static Guest) -> (Self, JoinHandle<()>) {
-        let mut live = guest.instantiate().await;
-        let (to, mut mailbox) = mpsc::channel::<Mail>(MAILBOX);
+    pub fn guest(guest: &'static Guest) -> impl Future<Output = (Self, JoinHandle<()>)> {
+        Self::around(move || guest.instantiate())
+    }
+
+    /// The same with a limit on the guest's memory, in bytes, giving way at each tick.
+    pub fn guest_within(guest: &'static Guest, memory: usize) -> impl Future<Output = (Self, JoinHandle<()>)> {
+        Self::around(move || guest.instantiate_within(memory))
+    }
+
+    async fn around<F>(make: impl Fn() -> F + Send + Sync + 'static) -> (Self, JoinHandle<()>)
+    where
+        F: Future<Output = BareGuest> + Send + 'static,
+    {
+        let mut live = make().await;
+        let (to, mut mailbox) = mpsc::channel::<Mail<0>>(MAILBOX);
         let task = tokio::spawn(async move {
-            while let Some((payload, reply)) = mailbox.recv().await {
+            while let Some((payload, reply, _)) = mailbox.recv().await {
                 match live.handle(payload, reply.is_some()).await {
                     Ok(answer) => _ = reply.map(|reply| reply.send(answer)),
                     Err(_) => {
                         drop(reply);
-                        live = guest.instantiate().await;
+                        live = make().await;
                     }
                 }
             }
@@ -34,11 +55,41 @@ impl Plain {
         (Self(to), task)
     }
 
+    /// Around a guest that is called without a fiber, and does not trap.
+    pub fn guest_without_fiber(guest: &'static Guest) -> Self {
+        let mut live = guest.instantiate_now();
+        let (to, mut mailbox) = mpsc::channel::<Mail<0>>(MAILBOX);
+        tokio::spawn(async move {
+            while let Some((payload, reply, _)) = mailbox.recv().await {
+                let answer = live.handle_now(payload, reply.is_some()).expect("no trap");
+                _ = reply.map(|reply| reply.send(answer));
+            }
+        });
+        Self(to)
+    }
+
     /// Around a handler of the host.
     pub fn native() -> (Self, JoinHandle<()>) {
-        let (to, mut mailbox) = mpsc::channel::<Mail>(MAILBOX);
+        Self::around_native()
+    }
+}
+
+impl Plain<AS_OURS> {
+    /// Around a handler of the host, with items as large as a delivery to one of our actors.
+    pub fn native_of_96_bytes() -> Self {
+        Self::around_native().0
+    }
+}
+
+impl<const MORE: usize> Plain<MORE> {
+    fn around_native() -> (Self, JoinHandle<()>) {
+        let (to, mut mailbox) = mpsc::channel::<Mail<MORE>>(MAILBOX);
         let task = tokio::spawn(async move {
-            while let Some((payload, reply)) = mailbox.recv().await {
+            while let Some((payload, reply, more)) = mailbox.recv().await {
+                if MORE > 0 {
+                    // Or it need not be moved.
+                    black_box(more);
+                }
                 if let (Ok(answer), Some(reply)) = (catch_unwind(AssertUnwindSafe(|| echo(payload))), reply) {
                     _ = reply.send(answer);
                 }
@@ -48,14 +99,39 @@ impl Plain {
     }
 }
 
-impl Receiver for Plain {
+impl<const MORE: usize> Receiver for Plain<MORE> {
     async fn tell(&self, payload: Bytes) {
-        self.0.send((payload, None)).await.expect("it lives");
+        self.0.send((payload, None, [0; MORE])).await.expect("it lives");
     }
 
     async fn ask(&self, payload: Bytes) -> Option<Bytes> {
         let (reply, answer) = oneshot::channel();
-        self.0.send((payload, Some(reply))).await.expect("it lives");
+        self.0.send((payload, Some(reply), [0; MORE])).await.expect("it lives");
         answer.await.ok()
+    }
+}
+
+/// A guest on the bare engine and nothing else: no channel, no task and no fiber.
+#[derive(Clone)]
+pub struct Instance(Arc<Mutex<BareGuest>>);
+
+impl Instance {
+    /// An instance that does not trap.
+    pub fn new(guest: &Guest) -> Self {
+        Self(Arc::new(Mutex::new(guest.instantiate_now())))
+    }
+
+    fn handle(&self, payload: Bytes, wants_answer: bool) -> Bytes {
+        self.0.lock().unwrap().handle_now(payload, wants_answer).expect("no trap")
+    }
+}
+
+impl Receiver for Instance {
+    async fn tell(&self, payload: Bytes) {
+        self.handle(payload, false);
+    }
+
+    async fn ask(&self, payload: Bytes) -> Option<Bytes> {
+        Some(self.handle(payload, true))
     }
 }
