@@ -2,11 +2,13 @@
 
 use std::{
     fmt,
+    panic::AssertUnwindSafe,
     sync::{Arc, Weak},
     time::Duration,
 };
 
 use airssys_wasm_actor::{ActorRef, Fence, SpawnError, Stop, limits::CancellationToken, registry::ComponentId};
+use futures_util::FutureExt;
 use tokio::sync::watch;
 
 use crate::{
@@ -87,6 +89,8 @@ where
     host.runtime.clone().spawn(async move {
         let _ended = ended.drop_guard();
         let mut pause = OFTEN;
+        // Whether a claim may have been written of which that is not known.
+        let mut is_doubtful = false;
         while !stop.is_cancelled() {
             let mut wait = OFTEN;
             if let Some(life) = host.life().filter(|_| host.is_free(&name) && !host.has_exported(&name))
@@ -94,6 +98,7 @@ where
             {
                 match host.claim(&name, &life, false, true).await {
                     Ok(revision) => {
+                        is_doubtful = false;
                         let began = clock::now();
                         serve(&host, &name, &life, revision, &spawn, &serving, &stop).await;
                         // One that does not start, or ends at once, is not tried all the time.
@@ -102,13 +107,19 @@ where
                         pause = (2 * wait).min(LONGEST);
                     }
                     Err(ExportError::NameTaken { .. }) => {}
-                    Err(error) => tracing::debug!(%name, %error, "not claimed"),
+                    Err(error) => {
+                        is_doubtful = true;
+                        tracing::debug!(%name, %error, "not claimed");
+                    }
                 }
             }
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = stop.cancelled() => {}
             }
+        }
+        if is_doubtful && let Some(_serves) = host.stood_by.serve(&name) {
+            Arc::clone(&host).forsake(name, false).await;
         }
     });
     handle
@@ -128,8 +139,10 @@ async fn serve<F, Fut>(
     Fut: Future<Output = Result<ActorRef, SpawnError>>,
 {
     let fence = Arc::new(SessionFence::new(life.fence.clone()));
-    match spawn(name.clone(), Arc::clone(&fence) as _).await {
-        Ok(actor) => {
+    // A panic of theirs must not end it with the name in this host's hands.
+    let spawned = AssertUnwindSafe(async { spawn(name.clone(), Arc::clone(&fence) as _).await }).catch_unwind().await;
+    match spawned {
+        Ok(Ok(actor)) => {
             host.export_claimed(name, life, revision);
             serving.send_replace(Some(actor.clone()));
             host.event(LatticeEvent::Serving { name: name.clone() });
@@ -146,8 +159,11 @@ async fn serve<F, Fut>(
             actor.ended().await;
             serving.send_replace(None);
         }
-        Err(error) => {
-            tracing::warn!(%name, %error, "a name that this host has is not served");
+        failed => {
+            match failed {
+                Ok(Err(error)) => tracing::warn!(%name, %error, "a name that this host has is not served"),
+                _ => tracing::warn!(%name, "a name that this host has is not served: to spawn its actor panicked"),
+            }
             host.export_claimed(name, life, revision);
         }
     }

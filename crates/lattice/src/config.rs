@@ -115,10 +115,10 @@ pub struct LatticeConfig {
     /// What is known of the host: `zone = "eu"`. Where something is placed may depend on it.
     pub labels: BTreeMap<String, String>,
     /// How long a host holds what it has leased without having renewed it. It stops by itself after 0.7 of that; others may
-    /// take its place a second after it. At least 1 s. Default: 10 s.
+    /// take its place a second after it. Hosts have the same; where they do not, others wait for the longest. 1 s to 1 h. Default: 10 s.
     pub lease: Duration,
-    /// How often a host says that it is there. One that has not been heard of for three times as long is lost. At least 100 ms.
-    /// Default: 1 s.
+    /// How often a host says that it is there. One that has not been heard of for three times as long is lost, so all hosts have the
+    /// same. At least 100 ms. Default: 1 s.
     pub heartbeat: Duration,
     /// How long the servers may be away before what is on its way is lost. Default: 5 s.
     pub grace: Duration,

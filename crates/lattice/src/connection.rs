@@ -84,8 +84,8 @@ impl Subjects {
 /// A connection, and what is told of it.
 pub(crate) struct Connection {
     pub(crate) client: Client,
-    /// Whether there is a server.
-    pub(crate) online: watch::Receiver<bool>,
+    /// Whether there is a server, as far as the client has told.
+    pub(crate) online: watch::Sender<bool>,
     /// Subscriptions of which messages were dropped.
     pub(crate) slow: mpsc::UnboundedReceiver<u64>,
 }
@@ -98,7 +98,8 @@ pub(crate) async fn connect(config: &LatticeConfig) -> Result<Connection, JoinEr
         needs_tls |= !is_loopback(&address);
         addresses.push(address);
     }
-    let (is_online, online) = watch::channel(true);
+    let online = watch::Sender::new(true);
+    let is_online = online.clone();
     let (slow_is, slow) = mpsc::unbounded_channel();
     let mut options = ConnectOptions::new()
         .name(format!("{} of {}", config.host, config.lattice))
@@ -189,15 +190,28 @@ impl Records {
 
     /// Which bucket it is now.
     pub(crate) async fn bucket(&self) -> Result<Bucket, async_nats::Error> {
-        Ok(self.look().await?.0)
+        Ok(self.look().await?.bucket)
     }
 
-    /// Which bucket it is now, and whether nothing was ever written to it.
-    pub(crate) async fn look(&self) -> Result<(Bucket, bool), async_nats::Error> {
+    /// Which bucket it is now, and what is in it.
+    pub(crate) async fn look(&self) -> Result<Look, async_nats::Error> {
         let stream = self.jetstream.get_stream(stream(&self.config)).await?;
         let info = stream.cached_info();
-        Ok((Bucket(info.created.unix_timestamp_nanos()), info.state.messages == 0))
+        Ok(Look {
+            bucket: Bucket(info.created.unix_timestamp_nanos()),
+            is_empty: info.state.messages == 0,
+            last: info.state.last_sequence,
+        })
     }
+}
+
+/// A bucket as it was found.
+pub(crate) struct Look {
+    pub(crate) bucket: Bucket,
+    /// Whether nothing was ever written to it.
+    pub(crate) is_empty: bool,
+    /// The revision of what was written last.
+    pub(crate) last: u64,
 }
 
 /// Opens a bucket, or makes it. Only a host that makes it needs the permission to.

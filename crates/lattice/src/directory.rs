@@ -15,7 +15,7 @@ use crate::{
     config::HostName,
     digest::Digest,
     frame::{SessionId, VERSIONS, Versions},
-    lease::{Bucket, Owner, Session, Sessions, Standing, Timing},
+    lease::{Bucket, LONGEST_LEASE, Owner, Session, Sessions, Standing, Timing, Watcher},
     name,
     placement::{Known, Order, Report, Wanted},
     slots::{SLOTS, slot_of},
@@ -39,6 +39,16 @@ pub(crate) struct HostRecord {
     /// How many more components may be placed on it.
     #[serde(default)]
     pub(crate) room: usize,
+    /// Its lease, in milliseconds.
+    #[serde(default)]
+    pub(crate) lease: Option<u64>,
+}
+
+/// What is understood of the record of a host of a later version.
+#[derive(Deserialize)]
+struct LaterRecord {
+    session: Option<Session>,
+    lease: Option<u64>,
 }
 
 /// The record of a name, in JSON.
@@ -137,7 +147,6 @@ pub(crate) enum Place {
 pub(crate) struct Directory {
     state: RwLock<State>,
     sessions: Mutex<Sessions<HostName>>,
-    timing: Timing,
     /// The versions of the wire that are spoken here.
     versions: Versions,
     /// The revision of the last record seen, and whether all of those at the beginning were.
@@ -154,6 +163,8 @@ struct State {
     names: HashMap<ComponentId, Named>,
     groups: HashMap<ComponentId, BTreeMap<HostName, Owner<HostName>>>,
     is_settled: bool,
+    /// Whether the servers have lost some of the bucket: that it is settled was written before that.
+    is_set_back: bool,
     /// What hosts with a session take of others' publications, of those that take any, and in which version.
     topics: HashMap<HostName, (Vec<TopicPattern>, u8)>,
     /// The slots of each kind.
@@ -187,7 +198,6 @@ impl Directory {
         Self {
             state: RwLock::default(),
             sessions: Mutex::new(Sessions::new(timing, bucket, now)),
-            timing,
             versions,
             seen: watch::Sender::new((0, false)),
             slots_seen: watch::Sender::new(()),
@@ -195,19 +205,25 @@ impl Directory {
         }
     }
 
-    /// Forgets all, of a bucket that is no more.
+    /// Forgets all, of a bucket that is no more, or that has lost some of it if it is the same.
     pub(crate) fn reset(&self, bucket: Bucket, now: Duration) {
         let state = &mut *self.state.write();
+        let sessions = &mut *self.sessions.lock();
+        let is_set_back = sessions.bucket() == bucket;
         // A key stays one, though nobody has its slot.
         let kinds = std::mem::take(&mut state.kinds).into_keys().map(|kind| (kind, vec![None; SLOTS].into()));
-        *state = State { kinds: kinds.collect(), ..State::default() };
-        *self.sessions.lock() = Sessions::new(self.timing, bucket, now);
+        *state = State { kinds: kinds.collect(), is_set_back, ..State::default() };
+        sessions.reset(bucket, now);
         self.seen.send_replace((0, false));
     }
 
     /// Whether a name without a record has no owner, for certain: see [`Sessions::is_settled`].
     pub(crate) fn is_settled(&self, now: Duration) -> bool {
-        self.state.read().is_settled || self.sessions.lock().is_settled(now)
+        let is_told = {
+            let state = self.state.read();
+            state.is_settled && !state.is_set_back
+        };
+        is_told || self.sessions.lock().is_settled(now)
     }
 
     /// What the other hosts are to be told of that, if they are not told yet: of which bucket it is so. What was sent before the
@@ -283,9 +299,19 @@ impl Directory {
         match key {
             Key::Host(host) => {
                 let record = value.and_then(|value| serde_json::from_slice::<HostRecord>(value).ok());
-                let session = record.as_ref().and_then(|record| record.session);
                 state.topics.remove(host);
-                standing = self.sessions.lock().saw(host.clone(), session, revision, now);
+                let sessions = &mut *self.sessions.lock();
+                let (session, lease) = match (&record, value) {
+                    (Some(record), _) => (record.session, record.lease),
+                    // Of a later version: it is not spoken to, and has what it has.
+                    (None, Some(value)) => match serde_json::from_slice::<LaterRecord>(value) {
+                        Ok(LaterRecord { session, lease }) => (session, lease),
+                        Err(_) => (sessions.get(host).and_then(Watcher::session), None),
+                    },
+                    (None, None) => (None, None),
+                };
+                sessions.has_lease(Duration::from_millis(lease.unwrap_or(0)).min(LONGEST_LEASE));
+                standing = sessions.saw(host.clone(), session, revision, now);
                 match record {
                     Some(record) => {
                         let since = record.since.unwrap_or(revision);
@@ -356,6 +382,11 @@ impl Directory {
     pub(crate) async fn is_caught_up(&self) {
         // The sender is this.
         _ = self.seen.subscribe().wait_for(|seen| seen.1).await;
+    }
+
+    /// The highest revision of what was seen.
+    pub(crate) fn last_seen(&self) -> u64 {
+        self.seen.borrow().0
     }
 
     /// Told when records are seen.
@@ -681,7 +712,7 @@ mod tests {
             let (session, versions) = (Some(session(process)), Versions(oldest, latest));
             let topics = vec!["orders.>".parse().unwrap()];
             let (labels, kinds) = (BTreeMap::new(), Vec::new());
-            let record = HostRecord { session, since, versions, labels, topics, kinds, room: 0 };
+            let record = HostRecord { session, since, versions, labels, topics, kinds, room: 0, lease: None };
             self.saw(&Key::Host(host(name)), Some(serde_json::to_vec(&record).unwrap()))
         }
 
@@ -764,6 +795,37 @@ mod tests {
             assert_eq!(world.directory.is_settled(now), is_believed);
             assert_eq!(world.directory.newly_settled(later).is_none(), is_believed);
         }
+    }
+
+    #[test]
+    fn that_the_records_are_settled_is_not_believed_of_those_that_were_set_back() {
+        let mut world = World::new();
+        let (now, later) = (Duration::from_secs(1), Duration::from_secs(3_600));
+        let settled = world.directory.newly_settled(later).unwrap();
+        world.saw(&Key::Settled, Some(settled.clone()));
+        assert!(world.directory.is_settled(now));
+        world.directory.reset(BUCKET, now);
+        world.saw(&Key::Settled, Some(settled));
+        assert!(
+            !world.directory.is_settled(Duration::from_secs(11)) && world.directory.is_settled(Duration::from_secs(12))
+        );
+    }
+
+    #[test]
+    fn a_host_whose_record_is_of_a_later_version_has_what_it_has() {
+        let mut world = World::new();
+        let since = world.host("a", 1, None, (1, 1));
+        let owner = World::owner("a", 1, since);
+        let is_over =
+            |world: &World| world.directory.sessions(|sessions| sessions.is_over(&owner, Duration::from_secs(2)));
+        let session = r#"{"session":{"process":1,"number":1},"later":true}"#;
+        // One that is understood in part, and one that is not.
+        for record in [session, "later"] {
+            world.saw(&Key::Host(host("a")), Some(record.as_bytes().to_vec()));
+            assert!(!is_over(&world) && world.directory.host(&host("a")).is_none(), "{record}");
+        }
+        world.saw(&Key::Host(host("a")), Some(br#"{"session":null}"#.to_vec()));
+        assert!(is_over(&world));
     }
 
     #[test]
@@ -943,6 +1005,7 @@ mod tests {
             topics: Vec::new(),
             kinds: vec![kind.clone()],
             room: 0,
+            lease: None,
         };
         let of_a = Key::Host(host("a"));
         _ = saw(&of_a, serde_json::to_vec(&record(1)).unwrap(), 7);

@@ -15,6 +15,12 @@ pub enum JoinError {
         /// Which.
         option: &'static str,
     },
+    /// The same of one that is too large.
+    #[error("`{option}` of a lattice is too large")]
+    TooLarge {
+        /// Which.
+        option: &'static str,
+    },
     /// A server's address cannot be read.
     #[error("`{server}` is not the address of a server; write `nats://HOST:PORT` or `tls://HOST:PORT`")]
     Address {

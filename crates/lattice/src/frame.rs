@@ -30,6 +30,8 @@ pub(crate) const GAPS: usize = 64;
 pub(crate) const OVERHEAD: usize = 4 << 10;
 /// Payloads with less bytes are copied out of the packets that they came in.
 const SMALL: usize = 4 << 10;
+/// So are those that are a smaller part of a packet. No packet of [`PACKET`] bytes has one that is not copied already.
+const PART: usize = PACKET / SMALL;
 
 /// The versions that a host speaks: the oldest and the latest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -189,6 +191,23 @@ pub(crate) enum Reply {
     Answered { of: u64, answer: Answer },
 }
 
+impl Reply {
+    /// Bytes that it counts for while it is not confirmed: those of what was answered.
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Self::Answered { answer: Answer::Given(bytes) | Answer::Crashed(bytes), .. } => bytes.len(),
+            Self::Answered { answer: Answer::Other(other), .. } => match other {
+                Other::Failed(text)
+                | Other::NotActivated(text)
+                | Other::Rejected(Some(text))
+                | Other::Contract(Some(text)) => text.len(),
+                _ => 0,
+            },
+            Self::Accepted { .. } | Self::Refused { .. } => 0,
+        }
+    }
+}
+
 /// What came of a letter that was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
@@ -260,22 +279,14 @@ impl Frame {
 
     /// Bytes that it takes at the most, roughly.
     pub(crate) fn size(&self) -> usize {
-        let head = match self {
-            Self::Letter(Letter { head, .. }) => {
+        match self {
+            Self::Letter(Letter { head, payload }) => {
                 let sender = head.sender.as_ref().map_or(0, |sender| sender.id.as_str().len());
                 let content_type = head.content_type.as_ref().map_or(0, |ty| ty.0.len());
-                96 + head.to.as_str().len() + sender + content_type + head.how.size()
+                96 + head.to.as_str().len() + sender + content_type + head.how.size() + payload.len()
             }
-            Self::Reply(Reply::Answered { answer: Answer::Other(other), .. }) => match other {
-                Other::Failed(text)
-                | Other::NotActivated(text)
-                | Other::Rejected(Some(text))
-                | Other::Contract(Some(text)) => SMALLEST + text.len(),
-                _ => SMALLEST,
-            },
-            Self::Reply(_) => SMALLEST,
-        };
-        head + self.tail().len()
+            Self::Reply(reply) => SMALLEST + reply.size(),
+        }
     }
 
     fn write(&self, to: &mut Vec<u8>) {
@@ -308,7 +319,9 @@ impl Frame {
         }
     }
 
-    fn read(from: &mut Bytes, version: u8) -> Result<Self, Malformed> {
+    /// Reads the next frame of a packet of so many bytes.
+    fn read(from: &mut Bytes, version: u8, packet: usize) -> Result<Self, Malformed> {
+        let split = |from: &mut Bytes, len| split(from, len, packet);
         let frame = match take::<Wire<'static>>(from)? {
             Wire::Letter(head, len) => Self::Letter(Letter { head: head.into_owned(), payload: split(from, len)? }),
             Wire::Accepted(first, last) => Self::Reply(Reply::Accepted { first, last }),
@@ -331,6 +344,7 @@ pub(crate) fn encode<'a>(version: u8, head: &Head, frames: impl IntoIterator<Ite
 
 /// A packet from bytes. Large payloads are parts of them, not copies.
 pub(crate) fn decode(mut bytes: Bytes, spoken: Versions) -> Result<Packet, Malformed> {
+    let packet = bytes.len();
     let version = take_version(&mut bytes, spoken)?;
     let head = take::<Head>(&mut bytes)?;
     let mut frames = Vec::new();
@@ -338,7 +352,7 @@ pub(crate) fn decode(mut bytes: Bytes, spoken: Versions) -> Result<Packet, Malfo
         if frames.len() == FRAMES {
             return Err(Malformed::Bytes);
         }
-        frames.push(Frame::read(&mut bytes, version)?);
+        frames.push(Frame::read(&mut bytes, version, packet)?);
     }
     Ok(Packet { version, head, frames })
 }
@@ -353,10 +367,11 @@ pub(crate) fn encode_letter(version: u8, letter: &Letter) -> Bytes {
 
 /// A letter by itself from bytes.
 pub(crate) fn decode_letter(mut bytes: Bytes, spoken: Versions) -> Result<Letter, Malformed> {
+    let publication = bytes.len();
     take_version(&mut bytes, spoken)?;
     let head = take::<LetterHead>(&mut bytes)?;
     let len = bytes.len();
-    Ok(Letter { head, payload: part(&mut bytes, len) })
+    Ok(Letter { head, payload: part(&mut bytes, len, publication) })
 }
 
 /// Takes the version from the front, which must be one that is spoken.
@@ -383,18 +398,18 @@ pub(crate) fn take<T: DeserializeOwned>(from: &mut Bytes) -> Result<T, Malformed
     Ok(value)
 }
 
-fn split(from: &mut Bytes, len: u32) -> Result<Bytes, Malformed> {
+fn split(from: &mut Bytes, len: u32, packet: usize) -> Result<Bytes, Malformed> {
     let len = len as usize;
     if len > from.len() {
         return Err(Malformed::Bytes);
     }
-    Ok(part(from, len))
+    Ok(part(from, len, packet))
 }
 
-/// The first bytes. What waits somewhere does not keep a packet, and what the client has read with it, in memory.
-fn part(from: &mut Bytes, len: usize) -> Bytes {
+/// The first bytes. What waits somewhere does not keep a packet of so many bytes, and what the client has read with it, in memory.
+fn part(from: &mut Bytes, len: usize, packet: usize) -> Bytes {
     let part = from.split_to(len);
-    if len < SMALL { Bytes::copy_from_slice(&part) } else { part }
+    if len < SMALL.max(packet / PART) { Bytes::copy_from_slice(&part) } else { part }
 }
 
 #[cfg(test)]
@@ -524,6 +539,22 @@ mod tests {
                 assert_eq!(payload, letter.payload);
                 assert_eq!(of.as_ptr_range().contains(&payload.as_ptr()), is_part, "{len}");
             }
+        }
+    }
+
+    #[test]
+    fn a_payload_does_not_keep_a_packet_in_memory_that_is_many_times_as_large() {
+        for (beside, is_part) in [(1, true), (2 * PART, false)] {
+            let session = SessionId::new(Bucket(1), 1).unwrap();
+            let head =
+                Head { from: session, to: session, first: 1, expected: 1, missed: Vec::new(), floor: 1, wants: false };
+            let frames = [SMALL, beside * SMALL]
+                .map(|len| Frame::Reply(Reply::Answered { of: 1, answer: Answer::Given(vec![7; len].into()) }));
+            let packet = encode(VERSIONS.1, &head, &frames);
+            let read = decode(packet.clone(), VERSIONS).unwrap().frames;
+            assert_eq!(read, frames);
+            assert_eq!(packet.as_ptr_range().contains(&read[0].tail().as_ptr()), is_part);
+            assert!(packet.as_ptr_range().contains(&read[1].tail().as_ptr()), "the control");
         }
     }
 

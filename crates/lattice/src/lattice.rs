@@ -76,14 +76,7 @@ impl<U: Send + 'static> Lattice<U> {
     ///
     /// [`ExportError`].
     pub async fn export(&self, actor: &ActorRef) -> Result<(), ExportError> {
-        self.host().export_actor(actor).await?;
-        let (host, actor) = (Arc::downgrade(self.host()), actor.clone());
-        // Each exported actor has such a task: it is small until there is something to do.
-        tokio::spawn(async move {
-            actor.ended().await;
-            Box::pin(Host::withdraw_ended(host, actor)).await;
-        });
-        Ok(())
+        self.host().export_actor(actor).await
     }
 
     /// Gives other hosts a way to a group of this one, beside groups of the same name that others export. What is sent to it from a
@@ -302,6 +295,12 @@ impl Elsewhere for Others {
 
     fn publish(&self, topic: &Topic, message: &MessageEnvelope) -> usize {
         self.0.upgrade().map_or(0, |host| host.publish(topic, message))
+    }
+
+    fn ended(&self, actor: &ActorAddress) {
+        if let Some(host) = self.0.upgrade() {
+            host.actor_ended(actor);
+        }
     }
 }
 

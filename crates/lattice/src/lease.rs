@@ -26,6 +26,9 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+/// The longest lease. That of a host counts for all who see it.
+pub(crate) const LONGEST_LEASE: Duration = Duration::from_secs(3_600);
+
 /// Others wait that much longer than the lease.
 const MARGIN: Duration = Duration::from_secs(1);
 
@@ -285,6 +288,10 @@ impl Watcher {
         self.revision
     }
 
+    pub(crate) fn session(&self) -> Option<Session> {
+        self.session
+    }
+
     /// Whether a session that began at a revision is over.
     pub(crate) fn has_ended(&self, since: u64) -> bool {
         self.session.is_none() && self.revision >= since
@@ -325,6 +332,19 @@ impl<H: Ord> Sessions<H> {
 
     pub(crate) fn bucket(&self) -> Bucket {
         self.bucket
+    }
+
+    /// Of this bucket instead, which was found now.
+    pub(crate) fn reset(&mut self, bucket: Bucket, now: Duration) {
+        *self = Self::new(self.timing, bucket, now);
+    }
+
+    /// A host has this lease: nothing is claimed before the longest that was seen is over.
+    pub(crate) fn has_lease(&mut self, lease: Duration) {
+        if lease > self.timing.lease {
+            self.timing.lease = lease;
+            self.hosts.values_mut().for_each(|watcher| watcher.timing = self.timing);
+        }
     }
 
     /// A host's record as it was seen now: see [`Watcher::saw`].
@@ -517,6 +537,21 @@ mod tests {
         let renewal = holder.renewal_sent(at(102.0));
         assert_eq!(holder.renewed(renewal, 5, at(102.1)), Standing::Anew);
         assert!(holder.is_fenced(at(102.1)));
+    }
+
+    #[test]
+    fn nothing_is_claimed_before_the_longest_lease_is_over_that_any_host_has() {
+        let mut sessions = Sessions::new(Timing::default(), BUCKET, at(0.0));
+        assert_eq!(sessions.saw("a", Some(session(1)), 5, at(0.0)), Standing::Holds);
+        sessions.has_lease(Duration::from_secs(3));
+        let may_claim = |sessions: &Sessions<&str>, now| sessions.get(&"a").expect("it was seen").may_claim(at(now));
+        assert!(!may_claim(&sessions, 10.9) && may_claim(&sessions, 11.0) && sessions.is_settled(at(11.0)));
+        sessions.has_lease(Duration::from_secs(30));
+        assert!(!may_claim(&sessions, 30.9) && may_claim(&sessions, 31.0));
+        assert!(!sessions.is_settled(at(30.9)) && sessions.is_settled(at(31.0)));
+        // Those of a bucket that is lost are remembered: who had them may have them still.
+        sessions.reset(MADE_ANEW, at(100.0));
+        assert!(!sessions.is_settled(at(130.9)) && sessions.is_settled(at(131.0)));
     }
 
     #[test]

@@ -613,7 +613,7 @@ async fn leave(host: Arc<Host>, name: ComponentId, actor: Option<ActorRef>) -> b
 }
 
 /// Whether it is not exported any more.
-async fn withdraw(host: &Host, name: &ComponentId) -> bool {
+async fn withdraw(host: &Arc<Host>, name: &ComponentId) -> bool {
     let withdrawn = host.withdraw(name).await;
     if let Err(error) = &withdrawn {
         tracing::warn!(%name, %error, "what does not run here any more is exported still");

@@ -24,7 +24,7 @@ const PUBLICATION: &[u8] = b"\x04shop\x00\x01\x04cart\xac\x02\x01\xdc\x0b\x01\x0
     \x01\x80\x80\x80\x80\x80\x80\x80\x80\x80\x02\x05\x01\x01\x0atext/plainhello";
 const HOST: &str = concat!(
     r#"{"session":{"process":18446744073709551615,"number":2},"since":300,"versions":[1,2],"labels":{"zone":"eu"},"#,
-    r#""topics":["orders.>"],"kinds":["cart"],"room":8}"#
+    r#""topics":["orders.>"],"kinds":["cart"],"room":8,"lease":10000}"#
 );
 const NAME: &str = concat!(
     r#"{"owner":{"host":"a","token":{"bucket":1764000000123456789,"revision":300,"#,
@@ -188,12 +188,16 @@ fn records_are_those_of_released_versions() {
         topics: vec!["orders.>".parse().unwrap()],
         kinds: vec!["cart".parse().unwrap()],
         room: 8,
+        lease: Some(10_000),
     };
     let name = NameRecord { owner: Owner { host: "a".parse().unwrap(), token }, leased: true };
     is_recorded(&host, HOST);
     is_recorded(&name, NAME);
-    // What had neither kinds nor deployments.
-    let before = HOST.replace(r#","kinds":["cart"],"room":8"#, "");
+    // What did not tell its lease, and what had neither kinds nor deployments.
+    let before = HOST.replace(r#","lease":10000"#, "");
+    let host = HostRecord { lease: None, ..host };
+    assert_eq!(serde_json::from_str::<HostRecord>(&before).unwrap(), host);
+    let before = before.replace(r#","kinds":["cart"],"room":8"#, "");
     assert_eq!(serde_json::from_str::<HostRecord>(&before).unwrap(), HostRecord { kinds: vec![], room: 0, ..host });
 }
 

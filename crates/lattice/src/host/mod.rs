@@ -13,7 +13,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -103,9 +103,11 @@ pub(crate) struct Host {
     /// For tasks that are begun from any thread.
     pub(crate) runtime: Handle,
     /// Whether there is a server.
-    connected: tokio::sync::watch::Receiver<bool>,
+    connected: tokio::sync::watch::Sender<bool>,
     /// Told when the session's record is to be written before its time.
     renew: tokio::sync::Notify,
+    /// Whether the servers have lost records that they had acknowledged. The next renewal makes all anew.
+    is_set_back: AtomicBool,
     /// Told when the records are to be watched from the beginning.
     rewatch: tokio::sync::Notify,
     events: broadcast::Sender<LatticeEvent>,
@@ -139,6 +141,10 @@ pub(crate) struct Export {
 }
 
 impl Export {
+    fn is_of(&self, actor: &ActorAddress) -> bool {
+        self.actor.as_ref().is_some_and(|its| its.address() == actor)
+    }
+
     /// Becomes another of the same name, unless that was written before this one.
     fn follow(&mut self, other: &Self) {
         // Revisions of two buckets have no order.
@@ -560,7 +566,7 @@ impl Host {
 
     /// Does something until it is done or the server is lost: the client takes so much without one, and then waits.
     async fn while_online(&self, act: impl Future) {
-        let mut connected = self.connected.clone();
+        let mut connected = self.connected.subscribe();
         if *connected.borrow_and_update() {
             tokio::select! {
                 biased;
@@ -576,7 +582,16 @@ impl Host {
         peers.into_values().for_each(|peer| self.close(&peer));
     }
 
-    /// The lane to a host is over, whose session is. With the next session of either side, frames are numbered anew.
+    /// The session of a host has ended, and the lane to it. One to a later session stays, whose packet came before its record: the other side
+    /// goes on numbering its frames.
+    fn drop_peer_before(&self, name: &HostName, ended: Option<SessionId>) {
+        let peer = self.peers.read().get(name).cloned();
+        if peer.is_some_and(|peer| ended.is_none_or(|ended| !peer.lane.lock().is_after(ended))) {
+            self.drop_peer(name);
+        }
+    }
+
+    /// The lane to a host is over. With the next session of either side, frames are numbered anew.
     fn drop_peer(&self, name: &HostName) {
         let peer = self.peers.write().remove(name);
         if let Some(peer) = peer {
@@ -587,6 +602,7 @@ impl Host {
     fn close(&self, peer: &Peer) {
         let events = peer.with_lane(|lane, mut tell| lane.close(&mut tell));
         self.settle(peer, events);
+        peer.over.cancel();
         peer.wake.notify_one();
     }
 }

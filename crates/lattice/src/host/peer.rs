@@ -5,6 +5,7 @@ use std::sync::Arc;
 use airssys_wasm_actor::{
     AskError, Bytes, CallError, CrashReport, FarCall, StartError,
     engine::{ExportError, shown},
+    limits::CancellationToken,
     registry::{ComponentId, MessageEnvelope, Refusal, Undelivered},
 };
 use async_nats::Subject;
@@ -24,6 +25,8 @@ pub(crate) struct Peer {
     pub(crate) wake: Notify,
     /// Told when there is room in the lane again.
     pub(crate) room: Arc<Notify>,
+    /// Cancelled when the lane is closed.
+    pub(crate) over: CancellationToken,
     /// The packet that is being sent, so that it is not lost with who sends it. Held by one at a time, so that packets stay in
     /// their order.
     sending: tokio::sync::Mutex<Option<Bytes>>,
@@ -72,6 +75,7 @@ impl Peer {
             lane: Mutex::new(lane),
             wake: Notify::new(),
             room: Arc::default(),
+            over: CancellationToken::new(),
             sending: tokio::sync::Mutex::default(),
             to,
             nobody,

@@ -6,7 +6,7 @@ use airssys_wasm_actor::{
     AskError, Bytes, CallError, FarCall,
     registry::{ComponentId, MessageEnvelope, Refusal},
 };
-use async_nats::{HeaderMap, Message, StatusCode, Subscriber};
+use async_nats::{HeaderMap, Message, StatusCode, Subscriber, connection::State};
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::time::Instant;
 
@@ -20,8 +20,8 @@ use crate::{
     slots::Holding,
 };
 
-/// What came of a letter that took its time.
-type Later = BoxFuture<'static, (Arc<Peer>, Ticket, Said)>;
+/// What came of a letter that took its time. `None` if the lane was closed before the mailbox had room for it.
+type Later = BoxFuture<'static, Option<(Arc<Peer>, Ticket, Said)>>;
 
 /// What is replied to a letter.
 enum Said {
@@ -33,6 +33,9 @@ enum Said {
 
 /// How often an actor that leaves the memory is brought back for one message.
 const ATTEMPTS: usize = 16;
+
+/// How often lanes and the connection are looked at.
+const OFTEN: Duration = Duration::from_millis(250);
 
 /// How many hosts may have a lane to this one.
 const HOSTS: usize = 4_096;
@@ -53,7 +56,8 @@ pub(super) async fn packets(host: Arc<Host>, mut packets: Subscriber) {
                     tokio::task::yield_now().await;
                 }
                 let mut peers = Vec::new();
-                for (peer, ticket, said) in iter::once(first).chain(iter::from_fn(|| later.next().now_or_never()?)) {
+                let ready = iter::once(first).chain(iter::from_fn(|| later.next().now_or_never()?));
+                for (peer, ticket, said) in ready.flatten() {
                     host.reply(&peer, ticket, said);
                     if !peers.iter().any(|other| Arc::ptr_eq(other, &peer)) {
                         peers.push(peer);
@@ -93,15 +97,23 @@ pub(super) async fn heartbeats(host: Arc<Host>, mut heartbeats: Subscriber) {
         if !payload.is_empty() || !host.is_beside(session) {
             continue;
         }
-        if let Some(peer) = host.peers.read().get(&from).cloned() {
-            peer.lane.lock().heartbeat(session, clock::now());
+        let peer = host.peers.read().get(&from).cloned();
+        let is_outlived = peer.is_some_and(|peer| {
+            let now = clock::now();
+            let lane = &mut *peer.lane.lock();
+            lane.heartbeat(session, now);
+            lane.is_outlived_by(session, now)
+        });
+        // Who had the name before claimed a session that no record has. As long as the lane has that, nobody else is heard.
+        if is_outlived && host.directory.host(&from).and_then(|info| info.session) == Some(session) {
+            host.drop_peer(&from);
         }
     }
 }
 
 /// Looks at all lanes some times a second, and tells the other hosts that this one is there.
 pub(super) async fn tick(host: Arc<Host>) {
-    let often = (host.config.heartbeat / 4).min(Duration::from_millis(250));
+    let often = (host.config.heartbeat / 4).min(OFTEN);
     let mut ticks = tokio::time::interval(often);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut told = None;
@@ -129,9 +141,13 @@ pub(super) async fn tick(host: Arc<Host>) {
 }
 
 /// Tells all lanes whether there is a server.
+///
+/// It sends nothing, which would wait where the client does not tell that there is none: that drops its events when many of them wait.
 pub(super) async fn online(host: Arc<Host>) {
-    let mut connected = host.connected.clone();
+    let mut connected = host.connected.subscribe();
     let mut was = true;
+    let mut looks = tokio::time::interval(OFTEN);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let is = *connected.borrow_and_update();
         if is != was {
@@ -143,7 +159,11 @@ pub(super) async fn online(host: Arc<Host>) {
             }
         }
         tokio::select! {
-            changed = connected.changed() => if changed.is_err() { return },
+            _ = connected.changed() => {}
+            _ = looks.tick() => {
+                let is = host.client.connection_state() == State::Connected;
+                host.connected.send_if_modified(|connected| std::mem::replace(connected, is) != is);
+            }
             () = host.left.cancelled() => return,
         }
     }
@@ -190,7 +210,11 @@ impl Host {
             return;
         }
         let Some(peer) = self.peer(&from, theirs, Some(packet.version)) else { return };
-        let events = peer.with_lane(|lane, mut tell| lane.receive(packet, clock::now(), &mut tell));
+        let mut untaken = 0;
+        let events = peer.with_lane(|lane, mut tell| untaken = lane.receive(packet, clock::now(), &mut tell));
+        if untaken > 0 {
+            metrics::counter!("lattice_untaken_letters_total").increment(untaken as u64);
+        }
         for (ticket, letter) in self.settle(&peer, events) {
             match self.deliver(&peer.name, letter) {
                 Delivered::Now(said) => self.reply(&peer, ticket, said),
@@ -199,7 +223,17 @@ impl Host {
                         peer.lane.lock().accept(ticket, true);
                     }
                     let peer = Arc::clone(&peer);
-                    later.push(Box::pin(async move { (peer, ticket, said.await) }));
+                    later.push(Box::pin(async move {
+                        tokio::select! {
+                            biased;
+                            said = said => Some((Arc::clone(&peer), ticket, said)),
+                            // Its sender, if it lives, is told that its fate is unknown.
+                            () = peer.over.cancelled(), if !is_taken => {
+                                metrics::counter!("lattice_dropped_total").increment(1);
+                                None
+                            }
+                        }
+                    }));
                 }
             }
         }

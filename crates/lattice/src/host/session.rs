@@ -3,12 +3,22 @@
 use std::{
     error::Error,
     iter,
-    sync::{Arc, Weak, atomic::AtomicUsize},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
-use airssys_wasm_actor::{ActorRef, limits::CancellationToken, registry::ComponentId};
-use async_nats::jetstream::{self, ErrorCode, kv};
+use airssys_wasm_actor::{
+    ActorRef,
+    limits::CancellationToken,
+    registry::{ActorAddress, ComponentId, MessageEnvelope, Topic},
+};
+use async_nats::{
+    Subscriber,
+    jetstream::{self, ErrorCode, kv},
+};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, future};
 use parking_lot::{Mutex, RwLock};
@@ -22,12 +32,12 @@ use super::{Export, Here, Host, LOOK, Life, receive, topics};
 use crate::{
     clock,
     config::{HostName, LatticeConfig},
-    connection::{Connection, Records, Subjects, connect},
+    connection::{Connection, Look, Records, Subjects, connect},
     directory::{Directory, HostRecord, Key, NameRecord},
     error::{ExportError, JoinError},
     events::LatticeEvent,
     frame::SessionId,
-    lease::{Bucket, Holder, Joining, Owner, Renewal, Session, Standing, Timing},
+    lease::{Bucket, Holder, Joining, LONGEST_LEASE, Owner, Renewal, Session, Standing, Timing, Watcher},
     offer::Offers,
     stood_by::StoodBy,
 };
@@ -60,8 +70,46 @@ fn is_conflict(error: &kv::UpdateError) -> bool {
     error.kind() == kv::UpdateErrorKind::WrongLastRevision || codes.any(is_one)
 }
 
+fn has_ended(actor: &ActorRef) -> bool {
+    actor.ended().now_or_never().is_some()
+}
+
+/// A host without a session, which knows the records, and what comes to it.
+pub(super) struct Opened {
+    pub(super) host: Arc<Host>,
+    pub(super) timing: Timing,
+    packets: Subscriber,
+    nobody: Subscriber,
+    heartbeats: Subscriber,
+    published: mpsc::Receiver<(Topic, MessageEnvelope, u8)>,
+    slow: mpsc::UnboundedReceiver<u64>,
+}
+
 /// Joins a lattice.
 pub(crate) async fn join(config: LatticeConfig, here: Box<dyn Here>) -> Result<Arc<Host>, JoinError> {
+    let left = CancellationToken::new();
+    // What was begun ends with this guard if the host does not join.
+    let guard = left.clone().drop_guard();
+    let Opened { host, timing, packets, nobody, heartbeats, published, slow } = open(config, here, left).await?;
+    let holder = begin(&host, Joining::new(timing, fastrand::u64(..))).await?;
+    host.run(receive::packets(Arc::clone(&host), packets));
+    host.run(receive::nobody(Arc::clone(&host), nobody));
+    host.run(receive::heartbeats(Arc::clone(&host), heartbeats));
+    host.run(receive::tick(Arc::clone(&host)));
+    host.run(receive::online(Arc::clone(&host)));
+    host.run(topics::published(Arc::clone(&host), published));
+    host.run(topics::slow(Arc::clone(&host), slow));
+    host.run(keep(Arc::clone(&host), holder));
+    guard.disarm();
+    Ok(host)
+}
+
+/// Connects, and waits until the records are known. What it begins ends with the token.
+pub(super) async fn open(
+    config: LatticeConfig,
+    here: Box<dyn Here>,
+    left: CancellationToken,
+) -> Result<Opened, JoinError> {
     let timing = check(&config)?;
     let Connection { client, online, slow } = connect(&config).await?;
     let records = Records::open(&client, &config).await?;
@@ -73,7 +121,6 @@ pub(crate) async fn join(config: LatticeConfig, here: Box<dyn Here>) -> Result<A
     let packets = subscribe(subjects.packets()).await?;
     let nobody = subscribe(subjects.nobody()).await?;
     let heartbeats = subscribe(subjects.heartbeats()).await?;
-    let left = CancellationToken::new();
     let host = Arc::new(Host {
         directory: Directory::new(timing, config.versions(), bucket, clock::now()),
         config,
@@ -95,28 +142,16 @@ pub(crate) async fn join(config: LatticeConfig, here: Box<dyn Here>) -> Result<A
         runtime: Handle::current(),
         connected: online,
         renew: Notify::new(),
+        is_set_back: AtomicBool::new(false),
         rewatch: Notify::new(),
         events: broadcast::Sender::new(EVENTS),
         leaving: left.child_token(),
         left,
         ended: CancellationToken::new(),
     });
-    // What was begun ends with this guard if the host does not join.
-    let guard = host.left.clone().drop_guard();
-    tokio::spawn(watch(Arc::clone(&host)));
+    host.run(watch(Arc::clone(&host)));
     caught_up(&host).await?;
-    let joining = Joining::new(timing, fastrand::u64(..));
-    let holder = begin(&host, joining).await?;
-    tokio::spawn(receive::packets(Arc::clone(&host), packets));
-    tokio::spawn(receive::nobody(Arc::clone(&host), nobody));
-    tokio::spawn(receive::heartbeats(Arc::clone(&host), heartbeats));
-    tokio::spawn(receive::tick(Arc::clone(&host)));
-    tokio::spawn(receive::online(Arc::clone(&host)));
-    tokio::spawn(topics::published(Arc::clone(&host), published));
-    tokio::spawn(topics::slow(Arc::clone(&host), slow));
-    tokio::spawn(keep(Arc::clone(&host), holder));
-    guard.disarm();
-    Ok(host)
+    Ok(Opened { host, timing, packets, nobody, heartbeats, published, slow })
 }
 
 fn check(config: &LatticeConfig) -> Result<Timing, JoinError> {
@@ -130,10 +165,22 @@ fn check(config: &LatticeConfig) -> Result<Timing, JoinError> {
     if let Some((option, _)) = small.into_iter().find(|(_, is_small)| *is_small) {
         return Err(JoinError::TooSmall { option });
     }
+    if config.lease > LONGEST_LEASE {
+        return Err(JoinError::TooLarge { option: "lease" });
+    }
     Ok(Timing { lease: config.lease, renewal: config.lease / 5 })
 }
 
 impl Host {
+    /// Runs one of the host's tasks. Without it the host would hold what it has and not answer for it, so it is over when one panics.
+    pub(super) fn run(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let guard = self.left.clone().drop_guard();
+        self.runtime.spawn(async move {
+            task.await;
+            guard.disarm();
+        });
+    }
+
     fn record(&self, session: Option<Session>, since: Option<u64>) -> Vec<u8> {
         let topics = self.topics.lock().iter().cloned().collect();
         let record = HostRecord {
@@ -144,6 +191,7 @@ impl Host {
             topics,
             kinds: self.taken_kinds(),
             room: self.room(),
+            lease: u64::try_from(self.config.lease.as_millis()).ok(),
         };
         serde_json::to_vec(&record).expect("its keys are text")
     }
@@ -192,21 +240,20 @@ impl Host {
     }
 
     /// Exports a group.
-    pub(crate) async fn export_group(&self, group: &ComponentId) -> Result<(), ExportError> {
+    pub(crate) async fn export_group(self: &Arc<Self>, group: &ComponentId) -> Result<(), ExportError> {
         self.export(group, None).await
     }
 
     /// Exports an actor. One that has ended is no hindrance for another of its name.
-    pub(crate) async fn export_actor(&self, actor: &ActorRef) -> Result<(), ExportError> {
+    pub(crate) async fn export_actor(self: &Arc<Self>, actor: &ActorRef) -> Result<(), ExportError> {
         self.export(actor.id(), Some(actor)).await
     }
 
-    async fn export(&self, name: &ComponentId, actor: Option<&ActorRef>) -> Result<(), ExportError> {
-        let Some(life) = self.life() else { return Err(ExportError::NotJoined) };
+    async fn export(self: &Arc<Self>, name: &ComponentId, actor: Option<&ActorRef>) -> Result<(), ExportError> {
+        let Some(life) = self.life().filter(|_| !self.is_leaving()) else { return Err(ExportError::NotJoined) };
         let is_next = |export: &Export| {
-            let is_another = |(before, actor): (&ActorRef, &ActorRef)| {
-                before.address() != actor.address() && actor.ended().now_or_never().is_none()
-            };
+            let is_another =
+                |(before, actor): (&ActorRef, &ActorRef)| before.address() != actor.address() && !has_ended(actor);
             export.actor.as_ref().zip(actor).is_some_and(is_another)
         };
         let is_taken = self.exports.read().get(name).is_some_and(|export| !is_next(export));
@@ -217,6 +264,12 @@ impl Host {
         let revision = self.claim(name, &life, is_group, false).await?;
         let export = Export { revision, session: life.session, is_group, leased: false, actor: actor.cloned() };
         self.exported_under(name, export);
+        self.look_for_end(name);
+        if self.is_leaving() {
+            // All were withdrawn that it had then.
+            self.withdraw(name).await?;
+            return Err(ExportError::NotJoined);
+        }
         Ok(())
     }
 
@@ -237,19 +290,16 @@ impl Host {
 
     /// Writes the record of a name.
     pub(crate) async fn claim(
-        &self,
+        self: &Arc<Self>,
         name: &ComponentId,
         life: &Life,
         is_group: bool,
         leased: bool,
     ) -> Result<u64, ExportError> {
         let owner = Owner { host: self.config.host.clone(), token: life.token };
-        let (key, value) = if is_group {
-            let key = Key::Member { group: name.clone(), host: self.config.host.clone() };
-            (key, serde_json::to_vec(&owner))
-        } else {
-            (Key::Name(name.clone()), serde_json::to_vec(&NameRecord { owner, leased }))
-        };
+        let key = self.record_of(name, is_group);
+        let value =
+            if is_group { serde_json::to_vec(&owner) } else { serde_json::to_vec(&NameRecord { owner, leased }) };
         let value = value.expect("its keys are text");
         let failed = |source| ExportError::Records { source };
         let mut follows = 0;
@@ -258,6 +308,10 @@ impl Host {
                 // A write that follows nothing could have gone into a bucket made anew.
                 let bucket = self.records.bucket().await.map_err(failed)?;
                 if bucket != life.token.bucket || life.fence.is_up(clock::now()) {
+                    // Nobody can take one that is not leased from a host that has it in its records and not in its hands.
+                    if !leased {
+                        self.runtime.spawn(Arc::clone(self).forsake(name.clone(), is_group));
+                    }
                     return Err(ExportError::NotJoined);
                 }
                 return Ok(revision);
@@ -265,17 +319,47 @@ impl Host {
             follows = match self.decided(&key).await.map_err(failed)? {
                 None => 0,
                 Some((None, revision)) => revision,
+                // That of a group is this host's own.
+                Some((Some(_), revision)) if is_group => revision,
                 Some((Some(found), revision)) => {
-                    let found = serde_json::from_slice::<NameRecord>(&found).ok();
-                    match found.filter(|_| !is_group) {
-                        Some(found) if !self.may_take(&found) => {
-                            return Err(ExportError::NameTaken { name: name.clone(), holder: found.owner.host });
-                        }
-                        // This host's of before, one that is over, or one that cannot be read.
-                        _ => revision,
+                    // One that cannot be read is of a later version, and somebody's.
+                    let found: NameRecord = serde_json::from_slice(&found).map_err(|error| failed(error.into()))?;
+                    if !self.may_take(&found) {
+                        return Err(ExportError::NameTaken { name: name.clone(), holder: found.owner.host });
                     }
+                    revision
                 }
             };
+        }
+    }
+
+    /// Takes back a claim that was written, or may have been, under a name that this host does not export.
+    pub(crate) async fn forsake(self: Arc<Self>, name: ComponentId, is_group: bool) {
+        let key = self.record_of(&name, is_group);
+        let is_own = |value: &[u8]| {
+            // That of a group is.
+            is_group
+                || serde_json::from_slice::<NameRecord>(value).is_ok_and(|found| found.owner.host == self.config.host)
+        };
+        while !self.left.is_cancelled() {
+            match self.decided(&key).await {
+                Ok(Some((Some(value), revision))) if is_own(&value) && !self.has_exported(&name) => {
+                    if matches!(self.remove(&key, revision).await, Ok(Written::Yes(_))) {
+                        return;
+                    }
+                }
+                Ok(_) => return,
+                Err(error) => tracing::debug!(%name, %error, "a claim is not taken back"),
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    fn record_of(&self, name: &ComponentId, is_group: bool) -> Key {
+        if is_group {
+            Key::Member { group: name.clone(), host: self.config.host.clone() }
+        } else {
+            Key::Name(name.clone())
         }
     }
 
@@ -293,27 +377,53 @@ impl Host {
 
     /// Ends the export of a name. Whether it was exported. One that this host stands by for is given up by whoever serves it, once its
     /// actor has ended.
-    pub(crate) async fn withdraw(&self, name: &ComponentId) -> Result<bool, ExportError> {
+    pub(crate) async fn withdraw(self: &Arc<Self>, name: &ComponentId) -> Result<bool, ExportError> {
         let export = {
             let mut exports = self.exports.write();
             if exports.get(name).is_some_and(|export| !export.leased) { exports.remove(name) } else { None }
         };
-        let was_exported = self.withdrawn(name, export).await?;
-        if was_exported {
-            self.offers.end(name);
+        let withdrawn = self.withdrawn(name, export).await;
+        match &withdrawn {
+            Ok(was_exported) if *was_exported => self.offers.end(name),
+            Ok(_) => {}
+            // It is exported again, of a session before if there is another by now.
+            Err(_) => {
+                self.look_for_end(name);
+                if let Some(life) = self.life() {
+                    self.runtime.spawn(Arc::clone(self).claim_all(life));
+                }
+            }
         }
-        Ok(was_exported)
+        withdrawn
     }
 
     /// Ends the export of an actor that has ended. Its name may be another's by now.
-    pub(crate) async fn withdraw_actor(&self, actor: &ActorRef) -> Result<bool, ExportError> {
+    pub(crate) async fn withdraw_actor(&self, actor: &ActorAddress) -> Result<bool, ExportError> {
         let export = {
             let mut exports = self.exports.write();
-            let is_its = |export: &Export| export.actor.as_ref().is_some_and(|its| its.address() == actor.address());
-            if exports.get(actor.id()).is_some_and(is_its) { exports.remove(actor.id()) } else { None }
+            if exports.get(actor.id()).is_some_and(|export| export.is_of(actor)) {
+                exports.remove(actor.id())
+            } else {
+                None
+            }
         };
-        self.offers.end_of(actor.address());
+        self.offers.end_of(actor);
         self.withdrawn(actor.id(), export).await
+    }
+
+    /// An actor of this host has ended, which may have been exported.
+    pub(crate) fn actor_ended(self: &Arc<Self>, actor: &ActorAddress) {
+        if self.exports.read().get(actor.id()).is_some_and(|export| export.is_of(actor)) {
+            self.runtime.spawn(Self::withdraw_ended(Arc::downgrade(self), actor.clone()));
+        }
+    }
+
+    /// An actor that ended while this name was not exported was not found by [`actor_ended`](Self::actor_ended).
+    fn look_for_end(self: &Arc<Self>, name: &ComponentId) {
+        let actor = self.exports.read().get(name).and_then(|export| export.actor.clone());
+        if let Some(actor) = actor.filter(has_ended) {
+            self.actor_ended(actor.address());
+        }
     }
 
     async fn withdrawn(&self, name: &ComponentId, export: Option<Export>) -> Result<bool, ExportError> {
@@ -327,7 +437,7 @@ impl Host {
     }
 
     /// Ends the export of an actor that has ended, however long that takes.
-    pub(crate) async fn withdraw_ended(host: Weak<Self>, actor: ActorRef) {
+    async fn withdraw_ended(host: Weak<Self>, actor: ActorAddress) {
         while let Some(host) = host.upgrade().filter(|host| !host.left.is_cancelled()) {
             match host.withdraw_actor(&actor).await {
                 Ok(_) => return,
@@ -351,7 +461,7 @@ impl Host {
     }
 
     /// Ends all exports.
-    pub(crate) async fn withdraw_all(&self) {
+    pub(crate) async fn withdraw_all(self: &Arc<Self>) {
         let withdrawals = futures_util::stream::iter(self.exported()).for_each_concurrent(CLAIMS, async |name| {
             if let Err(error) = self.withdraw(&name).await {
                 tracing::warn!(%name, %error, "not withdrawn");
@@ -374,11 +484,7 @@ impl Host {
             // Of a session that is over: others may have it since, and it may be of another bucket.
             return Ok(());
         }
-        let key = if export.is_group {
-            Key::Member { group: name.clone(), host: self.config.host.clone() }
-        } else {
-            Key::Name(name.clone())
-        };
+        let key = self.record_of(name, export.is_group);
         match self.records.store.delete_expect_revision(key.text(), Some(export.revision)).await {
             Ok(()) => Ok(()),
             Err(error) => match self.decided(&key).await {
@@ -449,13 +555,16 @@ impl Host {
     }
 
     /// Claims a name again. Whether that failed.
-    async fn claim_again(&self, life: &Life, name: ComponentId, export: Export) -> bool {
+    async fn claim_again(self: &Arc<Self>, life: &Life, name: ComponentId, export: Export) -> bool {
         match self.claim(&name, life, export.is_group, export.leased).await {
             Ok(revision) => {
                 let export = Export { revision, session: life.session, ..export };
                 let is_exported = self.exports.write().get_mut(&name).map(|now| now.follow(&export)).is_some();
-                // Otherwise it was withdrawn meanwhile.
-                !is_exported && self.unclaim(&name, &export).await.is_err()
+                if !is_exported {
+                    // It was withdrawn meanwhile.
+                    Arc::clone(self).forsake(name, export.is_group).await;
+                }
+                false
             }
             Err(ExportError::NameTaken { holder, .. }) => {
                 self.exports.write().remove(&name);
@@ -502,7 +611,7 @@ async fn caught_up(host: &Host) -> Result<(), JoinError> {
 }
 
 /// Begins a session. Waits until that of a process before, which had this host's name, is over.
-async fn begin(host: &Arc<Host>, mut joining: Joining) -> Result<Holder, JoinError> {
+pub(super) async fn begin(host: &Arc<Host>, mut joining: Joining) -> Result<Holder, JoinError> {
     let failed = |source| JoinError::Records { source };
     let began = clock::now();
     loop {
@@ -580,7 +689,13 @@ async fn keep(host: Arc<Host>, mut holder: Holder) {
             for_others(&host, &holder, now).await;
             continue;
         }
-        let standing = if holder.is_fenced(clock::now()) { Standing::Rejoin } else { renew(&host, &mut holder).await };
+        let standing = if host.is_set_back.swap(false, Ordering::Relaxed) {
+            Standing::Anew
+        } else if holder.is_fenced(clock::now()) {
+            Standing::Rejoin
+        } else {
+            renew(&host, &mut holder).await
+        };
         let mut was_lost = match standing {
             Standing::Holds => {
                 looked = clock::now();
@@ -708,8 +823,7 @@ async fn end(host: &Arc<Host>, holder: Holder) {
 /// Keeps the copy of the records.
 async fn watch(host: Arc<Host>) {
     while !host.left.is_cancelled() {
-        let mut connected = host.connected.clone();
-        connected.mark_unchanged();
+        let mut connected = host.connected.subscribe();
         let is_over = async {
             // A server that is back may have other records, of which the client would not show the first.
             let is_back = async { while connected.changed().await.is_ok() && !*connected.borrow_and_update() {} };
@@ -736,11 +850,14 @@ async fn watch(host: Arc<Host>) {
 async fn follow(host: &Arc<Host>, records: &mut kv::Watch) {
     let bucket = host.directory.sessions(|sessions| sessions.bucket());
     // Looked at after the watch has begun: what is written since is shown.
-    let Ok((watched, is_empty)) = host.records.look().await else { return };
+    let Ok(Look { bucket: watched, is_empty, last }) = host.records.look().await else { return };
     if watched != bucket {
         // The next renewal finds it, and then all is forgotten.
         host.renew.notify_one();
         return;
+    }
+    if last < host.directory.last_seen() && has_lost(host, bucket).await {
+        return host.set_back();
     }
     let mut retained = Some(host.directory.begin());
     // An empty bucket shows nothing.
@@ -758,9 +875,9 @@ async fn follow(host: &Arc<Host>, records: &mut kv::Watch) {
                 _ => None,
             };
             let standing = host.directory.saw(bucket, &key, value, entry.revision, retained.is_none(), clock::now());
-            if standing == Standing::Anew {
-                tracing::warn!("the lattice's records were lost, and are made anew");
-                host.renew.notify_one();
+            // A watch that begins anew at a server that is behind shows older records, too.
+            if standing == Standing::Anew && is_lost(host, &key).await {
+                return host.set_back();
             }
             if let Key::Host(name) = &key {
                 host.host_changed(name, before);
@@ -772,11 +889,51 @@ async fn follow(host: &Arc<Host>, records: &mut kv::Watch) {
             && let Some(retained) = retained.take()
         {
             host.directory.caught_up(retained, bucket, entry.revision);
+            if host.misses_a_name(entry.revision) {
+                return host.set_back();
+            }
         }
     }
 }
 
+/// Whether a bucket has not all that was seen of it. A server that has just begun to lead may not know all for a moment.
+async fn has_lost(host: &Host, bucket: Bucket) -> bool {
+    for _ in 0..3 {
+        tokio::time::sleep(AGAIN).await;
+        match host.records.look().await {
+            Ok(look) if look.bucket == bucket && look.last < host.directory.last_seen() => {}
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// Whether a host's record is older than one that was seen.
+async fn is_lost(host: &Host, key: &Key) -> bool {
+    let Key::Host(name) = key else { return false };
+    let seen = host.directory.sessions(|sessions| sessions.get(name).map_or(0, Watcher::revision));
+    host.decided(key).await.is_ok_and(|found| found.is_none_or(|(_, revision)| revision < seen))
+}
+
 impl Host {
+    /// The servers have lost records that they had acknowledged: what they have left says nothing of who owns what.
+    fn set_back(&self) {
+        tracing::warn!("the servers have lost records of the lattice");
+        self.is_set_back.store(true, Ordering::Relaxed);
+        self.renew.notify_one();
+    }
+
+    /// Whether the record of a name that this host has is not its own, of all that were written up to a revision.
+    fn misses_a_name(&self, seen: u64) -> bool {
+        let Some(life) = self.life() else { return false };
+        let is_missed = |name: &ComponentId| {
+            self.directory.named(name).is_none_or(|(record, _)| !record.owner.token.is_same_session(&life.token))
+        };
+        let exports = self.exports.read();
+        let mut names = exports.iter().filter(|(_, export)| !export.is_group && export.session == life.session);
+        names.any(|(name, export)| export.revision <= seen && is_missed(name))
+    }
+
     /// The record of a host was seen.
     fn host_changed(&self, name: &HostName, before: Option<SessionId>) {
         let info = self.directory.host(name);
@@ -789,7 +946,7 @@ impl Host {
             None => LatticeEvent::Left { host: name.clone() },
         });
         let Some((session, version)) = now.zip(info.and_then(|info| info.version)) else {
-            return self.drop_peer(name);
+            return self.drop_peer_before(name, before);
         };
         if let Some(peer) = self.peers.read().get(name).cloned() {
             let events = peer.with_lane(|lane, mut tell| lane.session(session, version, &mut tell));

@@ -1,6 +1,6 @@
 //! What cannot be brought about from outside: a client whose queue is full, and a session that ends at a certain moment.
 
-use std::{pin::pin, thread};
+use std::{num::NonZeroU64, pin::pin, thread};
 
 use airssys_wasm_actor::{
     ActorSystem, NativeActor, NativeContext, NativeSpec, SystemConfig,
@@ -20,7 +20,7 @@ use crate::{
     directory::{Key, NameRecord},
     error::ExportError,
     frame::VERSIONS,
-    lease::{Owner, Session},
+    lease::{Joining, Owner, Session},
 };
 
 /// Longer than anything takes on a busy machine.
@@ -31,6 +31,14 @@ struct Echo;
 impl NativeActor for Echo {
     async fn handle(&mut self, message: &MessageEnvelope, _: &NativeContext) -> Result<Option<Bytes>, String> {
         Ok(Some(message.payload().clone()))
+    }
+}
+
+struct Stuck;
+
+impl NativeActor for Stuck {
+    async fn handle(&mut self, _: &MessageEnvelope, _: &NativeContext) -> Result<Option<Bytes>, String> {
+        std::future::pending().await
     }
 }
 
@@ -53,11 +61,18 @@ async fn until_told(mut is_so: impl AsyncFnMut() -> bool) {
 }
 
 pub(crate) async fn join(server: &NatsServer, name: &str) -> (ActorSystem, Lattice) {
+    join_as(config(server, name)).await
+}
+
+async fn join_as(config: LatticeConfig) -> (ActorSystem, Lattice) {
     let engine = WasmEngine::new(EngineConfig::small().compile_in_process()).unwrap();
     let system = ActorSystem::new(engine, SystemConfig::default());
-    let config = LatticeConfig::new("test".parse().unwrap(), name.parse().unwrap()).with_servers([server.url()]);
     let lattice = within(Lattice::join(&system, config)).await.unwrap();
     (system, lattice)
+}
+
+fn config(server: &NatsServer, name: &str) -> LatticeConfig {
+    LatticeConfig::new("test".parse().unwrap(), name.parse().unwrap()).with_servers([server.url()])
 }
 
 /// Fills the queue of a host's client. Nothing empties it until the test, which has the only thread, waits for something.
@@ -80,6 +95,17 @@ async fn an_ask_that_is_not_polled_any_more_holds_up_no_other() {
     assert!(first.as_mut().now_or_never().is_none());
     assert_eq!(within(ask("second")).await.unwrap(), "second");
     assert_eq!(within(first).await.unwrap(), "first");
+}
+
+#[tokio::test]
+async fn what_the_client_did_not_tell_of_its_connection_is_found() {
+    let server = NatsServer::start().unwrap();
+    let (_system, a) = join(&server, "a").await;
+    let mut events = a.events();
+    // As if it had told that the server is lost, and not that it is back.
+    a.host().connected.send_replace(false);
+    assert!(matches!(within(events.recv()).await, Ok(LatticeEvent::Offline)));
+    assert!(matches!(within(events.recv()).await, Ok(LatticeEvent::Online)));
 }
 
 #[tokio::test]
@@ -146,6 +172,20 @@ async fn a_lane_of_a_session_that_ends_meanwhile_is_not_made() {
 }
 
 #[tokio::test]
+async fn the_lane_to_a_session_whose_record_comes_after_its_packets_stays_when_the_one_before_has_ended() {
+    let server = NatsServer::start().unwrap();
+    let ((_system, a), (_others, b)) = (join(&server, "a").await, join(&server, "b").await);
+    let (name, mut events) = (b.name().clone(), a.events());
+    until(|| a.hosts().contains(&name)).await;
+    let present = b.host().life().unwrap().session;
+    let next = SessionId { revision: present.revision.checked_add(1_000).unwrap(), ..present };
+    let lane = a.host().peer(&name, next, Some(VERSIONS.1)).unwrap();
+    within(b.leave(LONG)).await;
+    within(async { while !matches!(events.recv().await.unwrap(), LatticeEvent::Left { .. }) {} }).await;
+    assert!(a.host().peers.read().get(&name).is_some_and(|now| Arc::ptr_eq(now, &lane)));
+}
+
+#[tokio::test]
 async fn the_lane_to_a_host_that_has_left_is_forgotten() {
     let server = NatsServer::start().unwrap();
     let (_system, a) = join(&server, "a").await;
@@ -169,6 +209,46 @@ async fn the_lane_to_a_host_that_has_left_is_forgotten() {
     let next = SessionId { revision: sessions[1].revision.checked_add(1_000).unwrap(), ..sessions[1] };
     assert!(a.host().peer(&b, next, None).is_none(), "it is not known how to speak to it");
     assert!(a.host().peer(&b, next, Some(VERSIONS.1)).is_some(), "one that was not seen yet");
+}
+
+#[tokio::test]
+async fn a_session_that_was_only_claimed_is_given_up_for_the_one_that_a_host_has() {
+    let server = NatsServer::start().unwrap();
+    let quick = |name: &str| config(&server, name).with_heartbeat(Duration::from_millis(100));
+    let ((_system, a), (system, b)) = (join_as(quick("a")).await, join_as(quick("b")).await);
+    let shop = ComponentId::new("shop").unwrap();
+    let actor = system.spawn_native(NativeSpec::new(shop.clone(), || Echo)).await.unwrap();
+    within(b.export(&actor)).await.unwrap();
+    until(|| a.recipient(shop.clone()).is_known()).await;
+    // As if a packet of a process before had it.
+    let claimed = SessionId { revision: NonZeroU64::MAX, ..b.host().life().unwrap().session };
+    let peer = a.host().peer(b.name(), claimed, Some(VERSIONS.1)).unwrap();
+    until(|| peer.over.is_cancelled()).await;
+    assert_eq!(within(a.recipient(shop.clone()).ask("asked")).await.unwrap(), "asked");
+}
+
+#[tokio::test]
+async fn what_waits_for_a_mailbox_is_given_up_with_the_lane_that_it_came_by() {
+    const WAIT: usize = 5;
+    let server = NatsServer::start().unwrap();
+    let ((_system, a), (system, b)) = (join(&server, "a").await, join(&server, "b").await);
+    let shop = ComponentId::new("shop").unwrap();
+    let actor = system.spawn_native(NativeSpec::new(shop.clone(), || Stuck).with_mailbox(1)).await.unwrap();
+    within(b.export(&actor)).await.unwrap();
+    until(|| a.recipient(shop.clone()).is_known()).await;
+    // One is in hand, and one in the mailbox.
+    for _ in 0..WAIT + 2 {
+        let (host, shop) = (Arc::clone(a.host()), shop.clone());
+        tokio::spawn(async move { _ = host.tell(&shop, MessageEnvelope::new("told")).await });
+    }
+    until(|| b.host().peers.read().contains_key(a.name())).await;
+    let peer = Arc::clone(&b.host().peers.read()[a.name()]);
+    // Beside the host, its task and this test, each that waits has it. So they wait until the lane is closed.
+    until(|| Arc::strong_count(&peer) >= 3 + WAIT).await;
+    assert!(!peer.over.is_cancelled());
+    within(a.leave(Duration::ZERO)).await;
+    until(|| Arc::strong_count(&peer) == 1).await;
+    assert!(peer.over.is_cancelled());
 }
 
 #[tokio::test]
@@ -210,6 +290,33 @@ async fn an_export_that_could_not_be_withdrawn_can_be_withdrawn_again() {
 }
 
 #[tokio::test]
+async fn an_actor_that_ends_while_its_export_is_made_or_withdrawn_in_vain_is_withdrawn() {
+    let mut server = NatsServer::start().unwrap();
+    let ((system, a), (_others, b)) = (join(&server, "a").await, join(&server, "b").await);
+    let [shop, gone] = ["shop", "gone"].map(|name| ComponentId::new(name).unwrap());
+    let spawn = async |name: &ComponentId| system.spawn_native(NativeSpec::new(name.clone(), || Echo)).await.unwrap();
+    let actor = spawn(&gone).await;
+    actor.kill();
+    within(actor.ended()).await;
+    within(a.export(&actor)).await.unwrap();
+    until(|| a.exported().is_empty()).await;
+
+    let actor = spawn(&shop).await;
+    within(a.export(&actor)).await.unwrap();
+    until(|| b.recipient(shop.clone()).is_known()).await;
+    server.kill();
+    let ends = async {
+        until(|| a.exported().is_empty()).await;
+        actor.kill();
+        actor.ended().await;
+    };
+    within(futures_util::future::join(a.withdraw(&shop), ends)).await.0.unwrap_err();
+    server.restart().unwrap();
+    until(|| !b.recipient(shop.clone()).is_known()).await;
+    until(|| a.exported().is_empty()).await;
+}
+
+#[tokio::test]
 async fn an_actor_that_ends_while_the_server_is_away_is_withdrawn_when_that_is_back() {
     let mut server = NatsServer::start().unwrap();
     let ((system, a), (_others, b)) = (join(&server, "a").await, join(&server, "b").await);
@@ -240,8 +347,118 @@ async fn an_actor_that_ends_while_the_server_is_away_is_withdrawn_when_that_is_b
     assert!(matches!(within(a.export(&successor)).await, Err(ExportError::Exported { .. })), "the control");
     until(|| !b.recipient(shop.clone()).is_known()).await;
     assert_eq!(a.exported(), std::slice::from_ref(&next));
-    assert!(!within(a.host().withdraw_actor(&actors[1])).await.unwrap(), "it is not its own any more");
+    assert!(!within(a.host().withdraw_actor(actors[1].address())).await.unwrap(), "it is not its own any more");
     until_told(async || b.recipient(next.clone()).ask("x").await.ok().as_deref() == Some(&b"x"[..])).await;
+}
+
+#[tokio::test]
+async fn a_host_that_joins_while_the_servers_lose_their_records_joins_by_the_new_ones() {
+    let mut server = NatsServer::start().unwrap();
+    let (system, before) = join(&server, "a").await;
+    within(before.leave(LONG)).await;
+    let opened = session::open(config(&server, "a"), Box::new(system.downgrade()), CancellationToken::new());
+    let opened = within(opened).await.unwrap();
+    let host = &opened.host;
+    assert!(host.directory.host(&host.config.host).is_some(), "its record follows that of the process before");
+    server.kill();
+    server.wipe();
+    server.restart().unwrap();
+    // As another host does.
+    until_told(async || host.records.remake().await.is_ok()).await;
+    let joining = Joining::new(opened.timing, fastrand::u64(..));
+    let holder = within(session::begin(host, joining)).await.unwrap();
+    assert_eq!(holder.token().bucket, within(host.records.bucket()).await.unwrap());
+}
+
+#[tokio::test]
+async fn records_that_the_servers_lose_again_are_missed_before_the_next_renewal() {
+    let mut server = NatsServer::start().unwrap();
+    let engine = WasmEngine::new(EngineConfig::small().compile_in_process()).unwrap();
+    let system = ActorSystem::new(engine, SystemConfig::default());
+    // It renews its session once in so long.
+    let config = config(&server, "a").with_lease(10 * LONG);
+    let lattice = within(Lattice::join(&system, config)).await.unwrap();
+    let (host, shop) = (lattice.host(), ComponentId::new("shop").unwrap());
+    let mut events = lattice.events();
+    // Back again with all that it had: the control.
+    server.kill();
+    server.keep();
+    server.restart().unwrap();
+    let actor = system.spawn_native(NativeSpec::new(shop.clone(), || Echo)).await.unwrap();
+    until_told(async || lattice.export(&actor).await.is_ok()).await;
+    until(|| host.directory.named(&shop).is_some()).await;
+    let before = host.life().unwrap().session;
+    assert!(!host.is_set_back.load(Ordering::Relaxed));
+    assert!(std::iter::from_fn(|| events.try_recv().ok()).all(|event| !matches!(event, LatticeEvent::Fenced)));
+
+    server.kill();
+    server.set_back();
+    server.restart().unwrap();
+    within(async { while !matches!(events.recv().await.unwrap(), LatticeEvent::Rejoined) {} }).await;
+    let now = host.life().unwrap().session;
+    assert_ne!(now, before);
+    until(|| lattice.exported() == [shop.clone()] && host.exports.read()[&shop].session == now).await;
+    let found = within(host.records.decided(&Key::Name(shop).text())).await.unwrap();
+    assert!(found.is_some_and(|(record, _)| record.is_some()), "it is exported again");
+}
+
+#[tokio::test]
+async fn a_claim_that_came_to_nothing_is_taken_back_and_no_other() {
+    let server = NatsServer::start().unwrap();
+    let (system, a) = join(&server, "a").await;
+    let host = a.host();
+    let [own, exported, other, later] =
+        ["own", "exported", "other", "later"].map(|name| ComponentId::new(name).unwrap());
+    let life = host.life().unwrap();
+    within(host.claim(&own, &life, false, false)).await.unwrap();
+    let actor = system.spawn_native(NativeSpec::new(exported.clone(), || Echo)).await.unwrap();
+    within(a.export(&actor)).await.unwrap();
+    let owner = Owner { host: "z".parse().unwrap(), token: life.token };
+    let record = serde_json::to_vec(&NameRecord { owner, leased: false }).unwrap();
+    _ = within(host.write(&Key::Name(other.clone()), record, 0)).await.unwrap();
+    _ = within(host.write(&Key::Name(later.clone()), b"{}".to_vec(), 0)).await.unwrap();
+    for (name, is_there) in [(&own, false), (&exported, true), (&other, true), (&later, true)] {
+        within(Arc::clone(host).forsake(name.clone(), false)).await;
+        let found = within(host.records.decided(&Key::Name(name.clone()).text())).await.unwrap();
+        assert_eq!(found.is_some_and(|(record, _)| record.is_some()), is_there, "{name}");
+    }
+    // One that cannot be read is not taken from whoever has it.
+    let claimed = within(host.claim(&later, &life, false, false)).await;
+    assert!(matches!(claimed, Err(ExportError::Records { .. })), "{claimed:?}");
+
+    // What is claimed after the session is over is nobody's.
+    life.fence.put_up();
+    let late = ComponentId::new("late").unwrap();
+    assert!(matches!(within(host.claim(&late, &life, false, false)).await, Err(ExportError::NotJoined)));
+    let key = Key::Name(late).text();
+    until_told(async || matches!(host.records.decided(&key).await, Ok(Some((None, _))))).await;
+}
+
+#[tokio::test]
+async fn a_host_that_leaves_exports_nothing_more() {
+    let server = NatsServer::start().unwrap();
+    let (system, a) = join(&server, "a").await;
+    let shop = ComponentId::new("shop").unwrap();
+    let actor = system.spawn_native(NativeSpec::new(shop.clone(), || Echo)).await.unwrap();
+    let host = Arc::clone(a.host());
+    // It begins to leave before, or while the claim is on its way.
+    let exporting = a.export(&actor);
+    let leaving = async { host.leaving.cancel() };
+    let (exported, ()) = within(futures_util::future::join(exporting, leaving)).await;
+    assert!(matches!(exported, Err(ExportError::NotJoined)), "{exported:?}");
+    assert!(matches!(within(a.export(&actor)).await, Err(ExportError::NotJoined)));
+    let found = within(host.records.decided(&Key::Name(shop).text())).await.unwrap();
+    assert!(matches!(found, Some((None, _))), "it was claimed, and is nobody's: {found:?}");
+}
+
+#[tokio::test]
+async fn a_host_of_which_a_task_panics_is_over() {
+    let server = NatsServer::start().unwrap();
+    let ((_system, a), (_others, b)) = (join(&server, "a").await, join(&server, "b").await);
+    a.host().run(async {});
+    until(|| b.hosts().len() == 2 && !a.host().left.is_cancelled()).await;
+    a.host().run(async { panic!("told to") });
+    until(|| b.hosts().len() == 1).await;
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    iter,
     time::Duration,
 };
 
@@ -29,6 +30,18 @@ pub(crate) struct LaneLimits {
 
 /// One sender, or one receiver, has this part of a lane at the most.
 const PARTS: usize = 4;
+/// Windows of letters that may be in hand here, by number and by bytes.
+///
+/// An honest side with the same window has one, and another after it has given up what was on its way.
+const TAKEN: usize = 2;
+/// Windows of letters in hand and of replies that the other side has not confirmed. Beyond that its letters are missed.
+///
+/// An honest side with the same window has room for a letter when it has the last reply to another, and confirms that reply in the
+/// packet of the new letter. A letter has two replies at the most: it makes two windows, and two more each time the other side gives up
+/// what was on its way without a packet from here.
+const KEPT: usize = 8;
+/// Bytes of answers that the other side has not confirmed. Beyond that its letters are refused.
+const ANSWERS: usize = 256 << 20;
 /// How long to wait between two looks at whether a silent host is there.
 const PROBE: Duration = Duration::from_millis(500);
 
@@ -52,6 +65,8 @@ pub(crate) enum Outcome {
 pub(crate) struct Ticket {
     session: SessionId,
     number: u64,
+    /// Bytes of the letter.
+    size: usize,
 }
 
 /// What a packet brought.
@@ -89,13 +104,17 @@ pub(crate) struct Lane<T> {
     pending: BTreeMap<u64, Pending<T>>,
     /// Replies that have been in a packet and may have been missed, by number.
     unconfirmed: BTreeMap<u64, Reply>,
+    /// The replies in both, and their bytes.
+    replies: Room,
     room: Room,
 
     /// The next frame to take.
     expected: u64,
     missed: VecDeque<(u64, u64)>,
-    /// Letters taken and not replied to for good.
-    taken: usize,
+    /// Letters taken and not replied to for good, also of sessions of the other side that are over.
+    taken: Room,
+    /// How many of them are of those sessions.
+    stale: usize,
     /// Accepted letters of which nothing is said yet.
     accepted: BTreeMap<u64, bool>,
 
@@ -191,10 +210,12 @@ impl<T> Lane<T> {
             unsent: VecDeque::new(),
             pending: BTreeMap::new(),
             unconfirmed: BTreeMap::new(),
+            replies: Room::default(),
             room: Room::default(),
             expected: 1,
             missed: VecDeque::new(),
-            taken: 0,
+            taken: Room::default(),
+            stale: 0,
             accepted: BTreeMap::new(),
             due: false,
             wants: false,
@@ -210,7 +231,7 @@ impl<T> Lane<T> {
 
     /// Whether all letters have come to an end, from here and from the other side, and what is replied to them is known there.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.pending.is_empty() && self.taken == 0 && !self.has_packet() && self.unconfirmed.is_empty()
+        self.pending.is_empty() && self.taken.letters == self.stale && !self.has_packet() && self.unconfirmed.is_empty()
     }
 
     /// Whether a single letter is on its way from here.
@@ -220,11 +241,22 @@ impl<T> Lane<T> {
 
     /// Whether the other side is there, as far as is known.
     pub(crate) fn is_reachable(&self, now: Duration) -> bool {
-        !self.lost
-            && !self.closed
-            && self.offline.is_none()
-            && self.nobody.is_none()
-            && now.saturating_sub(self.heard) < 3 * self.limits.heartbeat
+        !self.lost && !self.closed && self.offline.is_none() && self.nobody.is_none() && !self.is_silent(now)
+    }
+
+    fn is_silent(&self, now: Duration) -> bool {
+        now.saturating_sub(self.heard) >= 3 * self.limits.heartbeat
+    }
+
+    /// Whether the other side's session is later than this one.
+    pub(crate) fn is_after(&self, theirs: SessionId) -> bool {
+        theirs < self.theirs
+    }
+
+    /// Whether the other side's session is silent, while an earlier one says that it is there. If the records have that one, the later
+    /// one was only claimed.
+    pub(crate) fn is_outlived_by(&self, theirs: SessionId, now: Duration) -> bool {
+        self.is_after(theirs) && self.is_silent(now)
     }
 
     /// Takes a letter to be sent.
@@ -257,32 +289,39 @@ impl<T> Lane<T> {
 
     /// The mailbox has taken a letter. Its sender is told at once, or, if it is answered later, with what is said next.
     pub(crate) fn accept(&mut self, of: Ticket, is_answered: bool) {
-        if of.session != self.theirs {
-            return;
+        let is_known = if is_answered { of.session == self.theirs } else { self.give_back(of) };
+        if is_known {
+            self.accepted.insert(of.number, !is_answered);
         }
-        if !is_answered {
-            self.taken = self.taken.saturating_sub(1);
-        }
-        self.accepted.insert(of.number, !is_answered);
     }
 
     /// A letter comes to nothing.
     pub(crate) fn refuse(&mut self, of: Ticket, reason: Refusal) {
-        if of.session == self.theirs {
+        if self.give_back(of) {
             self.reply(Reply::Refused { of: of.number, reason });
         }
     }
 
     /// A letter was asked, and this came of it.
     pub(crate) fn answer(&mut self, of: Ticket, answer: Answer) {
-        if of.session == self.theirs {
+        if self.give_back(of) {
             self.accepted.remove(&of.number);
             self.reply(Reply::Answered { of: of.number, answer });
         }
     }
 
+    /// A letter is not in hand any more. Whether its session is not over, so that it is replied to.
+    fn give_back(&mut self, of: Ticket) -> bool {
+        self.taken.give_back(of.size, iter::empty());
+        let is_known = of.session == self.theirs;
+        if !is_known {
+            self.stale -= 1;
+        }
+        is_known
+    }
+
     fn reply(&mut self, reply: Reply) {
-        self.taken = self.taken.saturating_sub(1);
+        self.replies.take(reply.size(), iter::empty());
         let number = self.number();
         self.unsent.push_back(Unsent::Reply(number, reply));
     }
@@ -295,8 +334,7 @@ impl<T> Lane<T> {
             while let Some(next) = accepted.next_if_eq(&(last + 1)) {
                 last = next;
             }
-            let number = self.number();
-            self.unsent.push_back(Unsent::Reply(number, Reply::Accepted { first, last }));
+            self.reply(Reply::Accepted { first, last });
         }
     }
 
@@ -357,23 +395,24 @@ impl<T> Lane<T> {
         Some(encode(self.version, &head, &mut frames.iter()))
     }
 
-    /// Takes a packet of the other side. What comes of it is told to `tell`, in order.
+    /// Takes a packet of the other side. What comes of it is told to `tell`, in order. Gives the number of letters that are missed because
+    /// the other side confirms too few replies.
     pub(crate) fn receive(
         &mut self,
         Packet { version, head, frames }: Packet,
         now: Duration,
         tell: &mut impl FnMut(Event<T>),
-    ) {
+    ) -> usize {
         // No side that keeps to the rules comes near the last number, or forgets to give up gaps.
         let is_sane = head.first.checked_add(frames.len() as u64).is_some() && head.missed.len() <= GAPS;
         if self.closed || head.from < self.theirs || !is_sane {
-            return;
+            return 0;
         }
         self.session(head.from, version, tell);
         if head.to != self.ours {
             // Of a life of this host that is over. Who sent it is to know that.
             self.due = true;
-            return;
+            return 0;
         }
         self.heard(now);
         self.receipt(&head, tell);
@@ -383,32 +422,69 @@ impl<T> Lane<T> {
         while self.missed.front().is_some_and(|(_, last)| *last < head.floor) {
             self.missed.pop_front();
         }
-        if head.first > self.expected {
-            if self.missed.len() >= GAPS {
-                return;
-            }
-            self.missed.push_back((self.expected, head.first - 1));
-            self.expected = head.first;
-            // What was missed is to be known soon: a reply is sent again.
-            self.due = true;
+        if head.first > self.expected && !self.miss(self.expected, head.first - 1) {
+            return 0;
         }
+        let mut untaken = 0;
         for (number, frame) in (head.first..).zip(frames) {
             if number < self.expected {
                 continue;
             }
-            self.expected = number.saturating_add(1);
             match frame {
-                Frame::Letter(_) if self.taken >= 2 * self.limits.letters => {
-                    self.taken += 1;
-                    self.reply(Reply::Refused { of: number, reason: Refusal::Full });
+                // Replies are taken all the same: two sides that keep too much for each other would never confirm anything.
+                Frame::Letter(_) if self.keeps_too_much() => {
+                    if !self.miss(number, number) {
+                        break;
+                    }
+                    untaken += 1;
                 }
                 Frame::Letter(letter) => {
-                    self.taken += 1;
-                    tell(Event::Letter(Ticket { session: self.theirs, number }, letter));
+                    self.expected = number.saturating_add(1);
+                    let ticket = Ticket { session: self.theirs, number, size: letter.size() };
+                    let may_take = self.may_take();
+                    self.taken.take(ticket.size, iter::empty());
+                    if may_take {
+                        tell(Event::Letter(ticket, letter));
+                    } else {
+                        self.refuse(ticket, Refusal::Full);
+                    }
                 }
-                Frame::Reply(reply) => self.replied(reply, tell),
+                Frame::Reply(reply) => {
+                    self.expected = number.saturating_add(1);
+                    self.replied(reply, tell);
+                }
             }
         }
+        untaken
+    }
+
+    /// Frames of the other side will not be taken, from the next one to the last of them. `false` if that would be one gap too many.
+    fn miss(&mut self, first: u64, last: u64) -> bool {
+        if let Some(gap) = self.missed.back_mut()
+            && gap.1.saturating_add(1) == first
+        {
+            gap.1 = last;
+        } else if self.missed.len() < GAPS {
+            self.missed.push_back((first, last));
+        } else {
+            return false;
+        }
+        self.expected = last.saturating_add(1);
+        // What was missed is to be known soon: a reply is sent again.
+        self.due = true;
+        true
+    }
+
+    /// Whether another letter may be in hand here.
+    fn may_take(&self) -> bool {
+        self.taken.letters < self.limits.letters.saturating_mul(TAKEN)
+            && self.taken.bytes < self.limits.bytes.saturating_mul(TAKEN)
+            && self.replies.bytes < ANSWERS
+    }
+
+    /// Whether so much is kept for the other side that not even a refusal is added to it.
+    fn keeps_too_much(&self) -> bool {
+        self.taken.letters + self.accepted.len() + self.replies.letters >= self.limits.letters.saturating_mul(KEPT)
     }
 
     /// The other side has this session, which speaks this version, as both do: its packet or its record says so.
@@ -434,7 +510,10 @@ impl<T> Lane<T> {
         self.unconfirmed.clear();
         self.accepted.clear();
         self.missed.clear();
-        (self.next, self.floor, self.expected, self.taken) = (1, 1, 1, 0);
+        self.replies = Room::default();
+        // What is in hand stays there until it is replied to.
+        self.stale = self.taken.letters;
+        (self.next, self.floor, self.expected) = (1, 1, 1);
         for (_, pending) in pending {
             if pending.letter.since() > version {
                 self.end(pending, |letter| Outcome::Refused(Refusal::NotOffered, letter), tell);
@@ -473,6 +552,8 @@ impl<T> Lane<T> {
             if missed(number) {
                 let number = self.number();
                 self.unsent.push_back(Unsent::Reply(number, reply));
+            } else {
+                self.replies.give_back(reply.size(), iter::empty());
             }
         }
         let lost: Vec<_> = self.pending.range(self.floor..upto).filter(|(n, _)| missed(**n)).map(|(n, _)| *n).collect();
@@ -574,7 +655,7 @@ impl<T> Lane<T> {
     /// To be called some times a second: gives up what is lost, and looks whether a silent host is there.
     pub(crate) fn tick(&mut self, now: Duration, tell: &mut impl FnMut(Event<T>)) {
         if self.offline.is_some_and(|since| now.saturating_sub(since) >= self.limits.grace)
-            || self.offline.is_none() && now.saturating_sub(self.heard) >= 3 * self.limits.heartbeat
+            || self.offline.is_none() && self.is_silent(now)
         {
             if !self.pending.is_empty() {
                 self.lose_all(tell);

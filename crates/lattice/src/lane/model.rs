@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use airssys_wasm_actor::registry::Refusal;
+use airssys_wasm_actor::{Bytes, registry::Refusal};
 use proptest::prelude::*;
 
 use super::*;
@@ -130,6 +130,8 @@ struct World {
     books: Books,
     now: Duration,
     sessions: u64,
+    /// Letters that were missed for want of confirmations.
+    untaken: usize,
 }
 
 fn session(number: u64) -> SessionId {
@@ -150,7 +152,7 @@ impl World {
             inbox: Vec::new(),
             pushed: 0,
         };
-        Self { hosts: [host(1, 2), host(2, 1)], books: Books::default(), now: Duration::ZERO, sessions: 2 }
+        Self { hosts: [host(1, 2), host(2, 1)], books: Books::default(), now: Duration::ZERO, sessions: 2, untaken: 0 }
     }
 
     fn tell(&mut self, side: usize, events: Vec<Event<Id>>) {
@@ -227,8 +229,12 @@ impl World {
                     let packet = if again { host.inbox[at].clone() } else { host.inbox.remove(at) };
                     // One of another version is not read.
                     if packet.version <= host.latest {
-                        host.lane.receive(packet, now, &mut tell);
+                        self.untaken += host.lane.receive(packet, now, &mut tell);
                     }
+                    // A letter in hand may have two replies yet.
+                    let Lane { taken, replies, accepted, .. } = &host.lane;
+                    assert!(taken.letters <= TAKEN * LIMITS.letters);
+                    assert!(taken.letters + replies.letters + accepted.len() <= (KEPT + TAKEN) * LIMITS.letters);
                 }
                 self.tell(side, events);
             }
@@ -325,7 +331,9 @@ impl World {
             assert_eq!(host.lane.pending.len(), 0);
             assert_eq!((host.lane.room.letters, host.lane.room.bytes, host.lane.room.parties.len()), (0, 0, 0));
             assert!(host.lane.unconfirmed.is_empty());
-            assert_eq!(host.lane.taken, 0);
+            let Lane { taken, replies, stale, .. } = &host.lane;
+            assert_eq!((taken.letters, taken.bytes, *stale), (0, 0, 0));
+            assert_eq!((replies.letters, replies.bytes), (0, 0));
         }
         for id in &self.books.all {
             let outcome = self.books.outcomes.get(id);
@@ -360,6 +368,7 @@ proptest! {
         }
         world.heal();
         world.check();
+        prop_assert_eq!(world.untaken, 0);
         for outcome in world.books.outcomes.values() {
             let is_certain = !matches!(outcome, Outcome::Lost { .. } | Outcome::Refused(Refusal::Unreachable, _));
             prop_assert!(is_certain, "{outcome:?}");
@@ -518,4 +527,179 @@ fn a_session_is_spoken_to_in_the_latest_version_that_it_is_known_to_speak() {
     assert_eq!(speaks(3, oldest), latest);
     assert_eq!(speaks(2, oldest), latest);
     assert_eq!(speaks(4, oldest), oldest);
+}
+
+/// A packet of a session to session 1.
+fn of(theirs: u64, first: u64, expected: u64, letters: impl IntoIterator<Item = Letter>) -> Packet {
+    let (from, to) = (session(theirs), session(1));
+    let head = Head { from, to, first, expected, missed: Vec::new(), floor: 1, wants: false };
+    Packet { version: VERSIONS.1, head, frames: letters.into_iter().map(Frame::Letter).collect() }
+}
+
+/// The letters of a packet that are in hand then, and the number of those that were missed.
+fn take(lane: &mut Lane<()>, packet: Packet) -> (Vec<Ticket>, usize) {
+    let mut tickets = Vec::new();
+    let untaken = lane.receive(packet, Duration::ZERO, &mut |event| {
+        if let Event::Letter(ticket, _) = event {
+            tickets.push(ticket);
+        }
+    });
+    (tickets, untaken)
+}
+
+/// Makes all packets that there are, and loses them. Gives the replies in them.
+fn lose_packets(lane: &mut Lane<()>) -> Vec<Reply> {
+    let mut replies = Vec::new();
+    while let Some(lost) = packet(lane, 1_000) {
+        replies.extend(lost.frames.into_iter().filter_map(|frame| match frame {
+            Frame::Reply(reply) => Some(reply),
+            Frame::Letter(_) => None,
+        }));
+    }
+    replies
+}
+
+fn refused(of: u64) -> Reply {
+    Reply::Refused { of, reason: Refusal::Full }
+}
+
+#[test]
+fn replies_that_are_never_confirmed_are_bounded() {
+    const PACKETS: usize = 100;
+    for confirms in [false, true] {
+        let mut lane = between(1, 2);
+        let mut missed = 0;
+        for n in 0..PACKETS {
+            let expected = if confirms { lane.next } else { 1 };
+            let first = 1 + (n * LIMITS.letters) as u64;
+            let window = vec![letter("a", None, 1); LIMITS.letters];
+            let (tickets, untaken) = take(&mut lane, of(2, first, expected, window));
+            missed += untaken;
+            for ticket in tickets {
+                lane.refuse(ticket, Refusal::Unknown);
+            }
+            lose_packets(&mut lane);
+        }
+        let kept = if confirms { 1 } else { KEPT };
+        assert_eq!((lane.unconfirmed.len(), lane.unsent.len()), (kept * LIMITS.letters, 0));
+        assert_eq!(missed, if confirms { 0 } else { (PACKETS - KEPT) * LIMITS.letters });
+        // They are one gap.
+        assert_eq!(lane.missed.len(), usize::from(!confirms));
+    }
+}
+
+#[test]
+fn answers_that_are_never_confirmed_have_so_many_bytes() {
+    const LARGE: usize = ANSWERS / 4;
+    let answer = Bytes::from(vec![0; LARGE]);
+    for confirms in [false, true] {
+        let mut lane = between(1, 2);
+        for number in 1..=4 {
+            let expected = if confirms { lane.next } else { 1 };
+            let (tickets, _) = take(&mut lane, of(2, number, expected, [letter("a", None, 1)]));
+            lane.answer(tickets[0], Answer::Given(answer.clone()));
+            lose_packets(&mut lane);
+        }
+        let expected = if confirms { lane.next } else { 1 };
+        let (tickets, untaken) = take(&mut lane, of(2, 5, expected, [letter("a", None, 1)]));
+        assert_eq!((tickets.len(), untaken), (usize::from(confirms), 0));
+        assert_eq!(lose_packets(&mut lane), if confirms { vec![] } else { vec![refused(5)] });
+    }
+}
+
+#[test]
+fn a_host_with_a_larger_window_is_told_what_is_not_taken() {
+    const COUNT: usize = 100;
+    let limits = LaneLimits { letters: 4 * COUNT, bytes: 1_000_000, ..LIMITS };
+    let mut large = Lane::new(limits, session(2), (session(1), VERSIONS.1), Duration::ZERO);
+    for n in 0..COUNT {
+        large.push(letter("a", None, 1), n, Duration::ZERO).unwrap();
+    }
+    let mut small = between(1, 2);
+    let (tickets, untaken) = take(&mut small, packet(&mut large, 1_000_000).unwrap());
+    assert_eq!((tickets.len(), untaken), (TAKEN * LIMITS.letters, COUNT - KEPT * LIMITS.letters));
+    let mut outcomes = Vec::new();
+    let mut hear = |small: &mut Lane<()>, large: &mut Lane<usize>| {
+        while let Some(back) = packet(small, 1_000) {
+            large.receive(back, Duration::ZERO, &mut |event| match event {
+                Event::Settled(n, Outcome::Refused(reason, _)) => outcomes.push((n, reason)),
+                other => panic!("{other:?}"),
+            });
+        }
+        std::mem::take(&mut outcomes)
+    };
+    let mut told = hear(&mut small, &mut large);
+    told.sort_by_key(|(n, _)| *n);
+    let reason = |n| if n < KEPT * LIMITS.letters { Refusal::Full } else { Refusal::Unreachable };
+    let expected: Vec<_> = (TAKEN * LIMITS.letters..COUNT).map(|n| (n, reason(n))).collect();
+    assert_eq!(told, expected);
+    // It confirms them with the next letter, which is taken when there is room.
+    for ticket in tickets {
+        small.refuse(ticket, Refusal::Full);
+    }
+    assert_eq!(hear(&mut small, &mut large).len(), TAKEN * LIMITS.letters);
+    large.push(letter("a", None, 1), COUNT, Duration::ZERO).unwrap();
+    let (tickets, untaken) = take(&mut small, packet(&mut large, 1_000).unwrap());
+    assert_eq!((tickets.len(), untaken), (1, 0));
+}
+
+#[test]
+fn letters_in_hand_are_so_many_and_have_so_many_bytes() {
+    let many = TAKEN * LIMITS.letters;
+    // All have room in a window, or are too large for one.
+    for (bytes, are_taken) in [(1, many), (LIMITS.bytes / 2, 2 * TAKEN), (5 * LIMITS.bytes, 1)] {
+        let mut lane = between(1, 2);
+        let letters = || vec![letter("a", None, bytes); many + 1];
+        let (tickets, untaken) = take(&mut lane, of(2, 1, 1, letters()));
+        assert_eq!((tickets.len(), untaken), (are_taken, 0), "{bytes}");
+        let last = many as u64 + 1;
+        let are_refused: Vec<_> = (are_taken as u64 + 1..=last).map(refused).collect();
+        assert_eq!(lose_packets(&mut lane), are_refused);
+        // The control: what was replied to is not in hand any more.
+        for ticket in tickets {
+            lane.refuse(ticket, Refusal::Full);
+        }
+        lose_packets(&mut lane);
+        let expected = lane.next;
+        let (tickets, _) = take(&mut lane, of(2, last + 1, expected, letters()));
+        assert_eq!(tickets.len(), are_taken);
+    }
+}
+
+#[test]
+fn letters_of_a_session_that_is_over_are_in_hand_until_they_are_replied_to() {
+    let mut lane = between(1, 2);
+    let window = || vec![letter("a", None, 1); LIMITS.letters];
+    let mut all = Vec::new();
+    for theirs in 2..100 {
+        let (tickets, _) = take(&mut lane, of(theirs, 1, 1, window()));
+        all.extend(tickets);
+        assert_eq!(lane.taken.letters, all.len());
+    }
+    assert_eq!(all.len(), TAKEN * LIMITS.letters);
+    lose_packets(&mut lane);
+    lane.session(session(100), VERSIONS.1, &mut |_| {});
+    assert!(lane.is_quiet(), "nobody waits for them");
+    for (n, ticket) in all.into_iter().enumerate() {
+        match n % 3 {
+            0 => lane.refuse(ticket, Refusal::Full),
+            1 => lane.answer(ticket, Answer::Other(Other::NoReply)),
+            _ => lane.accept(ticket, false),
+        }
+    }
+    assert_eq!((lane.taken.letters, lane.taken.bytes, lane.stale), (0, 0, 0));
+    assert!(lane.is_quiet(), "nothing is said of them");
+    // The control.
+    assert_eq!(take(&mut lane, of(100, 1, 1, window())).0.len(), LIMITS.letters);
+}
+
+#[test]
+fn a_session_is_outlived_by_an_earlier_one_when_it_is_silent() {
+    let lane = between::<()>(1, 5);
+    let silent = 3 * LIMITS.heartbeat;
+    for (theirs, now, is_outlived) in
+        [(4, silent, true), (4, silent - Duration::from_millis(1), false), (5, silent, false), (6, silent, false)]
+    {
+        assert_eq!(lane.is_outlived_by(session(theirs), now), is_outlived, "{theirs} {now:?}");
+    }
 }

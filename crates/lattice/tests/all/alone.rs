@@ -89,3 +89,22 @@ async fn a_name_that_is_served_here_is_not_taken_from_who_serves_it() {
     drop(first.handle);
     second.serves().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_while_the_actor_is_spawned_is_a_failure_like_another() {
+    let server = server();
+    let a = host(&server, "a").await;
+    let (spec, shared) = Probe::spec("alone");
+    let (system, spawned) = (a.system.clone(), AtomicUsize::new(0));
+    let mut handle = a.lattice.stand_by(id("alone"), move |_, fence| {
+        let first = spawned.fetch_add(1, Ordering::SeqCst) == 0;
+        let (system, spec) = (system.clone(), spec.clone().with_fence(fence));
+        async move {
+            assert!(!first, "told to panic");
+            system.spawn_native(spec).await
+        }
+    });
+    within(handle.serving()).await.unwrap();
+    assert_eq!(a.ask("alone", "x").await.unwrap(), "x");
+    assert_eq!(shared.handled(), "x");
+}

@@ -264,8 +264,19 @@ async fn pair(settings: &Settings) -> Vec<HostProcess> {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_two_that_stand_by_serves_and_the_other_when_that_is_killed() {
     let server = server();
-    let settings = Settings::quick(&server);
-    let (a, mut hosts) = tokio::join!(Asker::join(&settings), pair(&settings));
+    fails_over(&Settings::quick(&server)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "half a minute: the same by the default lease and heartbeat"]
+async fn another_host_serves_a_name_within_twelve_seconds() {
+    let server = server();
+    let (lease, heartbeat) = (Duration::from_secs(10), Duration::from_secs(1));
+    fails_over(&Settings { lease, heartbeat, ..Settings::quick(&server) }).await;
+}
+
+async fn fails_over(settings: &Settings) {
+    let (a, mut hosts) = tokio::join!(Asker::join(settings), pair(settings));
     let first = serving(&mut hosts, "alone").await;
     a.knows("alone").await;
     let answer = a.answered("alone", "first").await;
@@ -285,7 +296,7 @@ async fn one_of_two_that_stand_by_serves_and_the_other_when_that_is_killed() {
             break;
         }
         let name = hosts[serves].name.clone();
-        hosts[serves] = HostProcess::join(&name, &settings).await;
+        hosts[serves] = HostProcess::join(&name, settings).await;
         hosts[serves].tell("stand-by alone");
         serves = other;
     }

@@ -42,6 +42,8 @@ pub(crate) struct Settings {
     pub(crate) ahead: Option<u64>,
     /// How many messages wait in the process, if that is not the default.
     pub(crate) waiting: Option<usize>,
+    /// The latest version of the wire that the process speaks, if that is not the present one.
+    pub(crate) latest: Option<u8>,
 }
 
 /// Runs a program whose clock is so many seconds ahead.
@@ -63,6 +65,7 @@ impl Settings {
             network: None,
             ahead: None,
             waiting: None,
+            latest: None,
         }
     }
 
@@ -73,6 +76,7 @@ impl Settings {
             .with_heartbeat(self.heartbeat);
         config.grace = self.grace;
         config.waiting = self.waiting.unwrap_or(config.waiting);
+        config.latest_version = self.latest.unwrap_or(config.latest_version);
         if self.url.starts_with("tls://") {
             config.certificates.push(CERTIFICATE.into());
         }
@@ -84,15 +88,17 @@ impl Settings {
 
     fn write(&self, host: &str) -> String {
         let millis = |duration: Duration| duration.as_millis().to_string();
-        let Self { url, lease, heartbeat, grace, seed, network: _, ahead: _, waiting } = self;
-        let (seed, waiting) =
-            (seed.clone().unwrap_or_default(), waiting.map(|waiting| waiting.to_string()).unwrap_or_default());
-        [host.to_owned(), url.clone(), millis(*lease), millis(*heartbeat), millis(*grace), seed, waiting].join(" ")
+        let Self { url, lease, heartbeat, grace, seed, network: _, ahead: _, waiting, latest } = self;
+        let waiting = waiting.map(|waiting| waiting.to_string()).unwrap_or_default();
+        let latest = latest.map(|latest| latest.to_string()).unwrap_or_default();
+        let seed = seed.clone().unwrap_or_default();
+        let times = [lease, heartbeat, grace].map(|time| millis(*time));
+        format!("{host} {url} {} {seed} {waiting} {latest}", times.join(" "))
     }
 
     fn read(text: &str) -> (String, Self) {
         let parts: Vec<_> = text.split(' ').collect();
-        let [host, url, lease, heartbeat, grace, seed, waiting] = parts[..] else { panic!("{text}") };
+        let [host, url, lease, heartbeat, grace, seed, waiting, latest] = parts[..] else { panic!("{text}") };
         let millis = |text: &str| Duration::from_millis(text.parse().unwrap());
         let seed = (!seed.is_empty()).then(|| seed.to_owned());
         let settings = Self {
@@ -104,6 +110,7 @@ impl Settings {
             network: None,
             ahead: None,
             waiting: waiting.parse().ok(),
+            latest: latest.parse().ok(),
         };
         (host.to_owned(), settings)
     }

@@ -344,6 +344,56 @@ async fn packets_that_are_broken_do_no_harm() {
     assert_eq!(a.lattice.hosts().len(), 2);
 }
 
+/// A packet as one of a session that is later by so many revisions. It begins with its version, a bucket and the revision.
+fn of_later_session(packet: &[u8], by: u64) -> Vec<u8> {
+    let number = |from: usize| from..from + 1 + packet[from..].iter().position(|byte| byte & 0x80 == 0).unwrap();
+    let revision = number(number(1).end);
+    let bits = packet[revision.clone()].iter().rev();
+    let mut value = by + bits.fold(0_u64, |value, byte| (value << 7) | u64::from(byte & 0x7f));
+    let mut later = packet[..revision.start].to_vec();
+    while value >= 0x80 {
+        later.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    later.push(value as u8);
+    later.extend_from_slice(&packet[revision.end..]);
+    later
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_claims_another_session_with_each_packet_has_no_more_in_hand_than_one_lane() {
+    const PACKETS: u64 = 100;
+    // Beside two windows, one has a place in the mailbox.
+    for (window, come) in [(4, 2 * 4 + 1), (8_192, PACKETS as usize)] {
+        let server = guarded();
+        let mut narrow = config(&server, A);
+        narrow.window = window;
+        let (a, b) = tokio::join!(join(narrow), join(config(&server, B)));
+        let (spec, mine) = Probe::spec("mine");
+        let actor = a.system.spawn_native(spec.with_mailbox(1)).await.unwrap();
+        within(a.lattice.export(&actor)).await.unwrap();
+        a.export("beside").await;
+        b.knows("mine").await;
+        b.knows("beside").await;
+        let (observer, packet) = captured(&server, &b).await;
+        let held = b.lattice.recipient(id("mine"));
+        let held = tokio::spawn(async move { held.ask("wait").await });
+        until(|| mine.handled() == "a captured message,wait").await;
+
+        for n in 0..PACKETS {
+            observer.publish("aw.test.h.a.c", of_later_session(&packet, n).into()).await.unwrap();
+        }
+        seen_by_server(&observer).await;
+        assert_eq!(b.ask("beside", "after").await.unwrap(), "after");
+        mine.gate.add_permits(1);
+        within(held).await.unwrap().unwrap();
+        let handled = || mine.handled().split(',').filter(|text| *text == "a captured message").count();
+        until(|| handled() == 1 + come).await;
+        assert_eq!(b.ask("mine", "last").await.unwrap(), "last");
+        assert_eq!(handled(), 1 + come);
+    }
+}
+
 /// Passes for a server of a version: says so, answers pings, and nothing else. Gives its port, and what it hears.
 async fn impostor(version: &'static str) -> (u16, mpsc::UnboundedReceiver<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

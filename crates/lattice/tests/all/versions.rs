@@ -14,7 +14,11 @@ use airssys_wasm_lattice::{
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
-use crate::support::{LONG, TestHost, config, host, id, join, seen_by_server, server, until, until_told, within};
+use crate::{
+    failures::Asker,
+    processes::{HostProcess, Settings},
+    support::{LONG, TestHost, config, host, id, join, seen_by_server, server, until, until_told, within},
+};
 
 /// The versions of the wire that are spoken here.
 pub(crate) const OLDEST: u8 = 1;
@@ -150,6 +154,54 @@ async fn a_host_that_comes_back_with_another_version_is_spoken_to_in_that() {
         speak(&client, &a, &b, latest).await;
         within(b.lattice.leave(LONG)).await;
     }
+}
+
+/// Each of two processes asks, tells and sends to the actor of the other, which has its name, in this version.
+async fn exchange(client: &async_nats::Client, processes: [&mut HostProcess; 2], round: &str, version: u8) {
+    let [one, other] = processes;
+    let names = [one.name.clone(), other.name.clone()];
+    for (from, to) in [(one, &names[1]), (other, &names[0])] {
+        for attempt in 0.. {
+            let number = format!("{round}-{attempt}-{to}");
+            from.tell(&format!("ask {to} {number}"));
+            if from.says(&format!("outcome {number}")).await.starts_with("answered ") {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let mut packets = client.subscribe(format!("aw.test.h.{to}.{}", from.name)).await.unwrap();
+        seen_by_server(client).await;
+        for (how, outcome) in [("tell", "accepted"), ("send", "queued"), ("ask", "answered")] {
+            let number = format!("{round}-{how}-{to}");
+            from.tell(&format!("{how} {to} {number}"));
+            from.says(&format!("outcome {number} {outcome}")).await;
+        }
+        assert_eq!(versions(&mut packets, &format!("{round}-ask-{to}")).await.0, [version]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_of_the_version_before_is_killed_and_comes_back_with_this_and_the_books_balance() {
+    let server = server();
+    let settings = Settings::quick(&server);
+    let before = Settings { latest: Some(OLDEST), ..settings.clone() };
+    let asker = Asker::join(&settings).await;
+    let (mut old, mut new) = tokio::join!(HostProcess::join("old", &before), HostProcess::join("new", &settings));
+    old.export("old").await;
+    new.export("new").await;
+    let client = async_nats::connect(server.url()).await.unwrap();
+    exchange(&client, [&mut old, &mut new], "before", OLDEST).await;
+    let held = asker.held(&old, "old", "held").await;
+    old.kill();
+    assert!(within(held).await.unwrap().0.starts_with("lost "));
+
+    // It has the name that the process before had.
+    let mut next = HostProcess::join("old", &settings).await;
+    next.export("old").await;
+    exchange(&client, [&mut next, &mut new], "after", PRESENT).await;
+    let balance = asker.balance(&mut [&mut old, &mut next, &mut new]).await;
+    // What was in hand was begun.
+    assert_eq!(balance.unknown, 0, "{balance:?}");
 }
 
 /// A packet in which `b` tells the actor `shop` of `a` something.
