@@ -151,12 +151,14 @@ const STEPS: &[Step] = &[
     nightly("fuzzing", &[&["xtask", "fuzz", "--seconds", "600"]]),
     nightly("kills of a process that saves", &[&KILLS]),
     nightly("a broker that stops for half a minute", &[&LONG_STOP]),
+    nightly("another host takes over by the default lease", &[&FAILOVER]),
     nightly("a shop with 100,000 carts that is killed", &[&MANY_CARTS]),
     nightly("address sanitizer", &[&["xtask", "sanitize"]]),
 ];
 
 const ECOSYSTEM: &str = "ecosystem's components";
 const KILLS: [&str; 9] = ignored("all", "kills::two_thousand_kills");
+const FAILOVER: [&str; 9] = ignored("all", "failures::another_host_serves_a_name_within_twelve_seconds");
 const LONG_STOP: [&str; 9] = ignored("all", "failures::a_server_that_stops_for_half_a_minute_loses_no_more");
 const MANY_CARTS: [&str; 9] =
     ignored("examples", "a_hundred_thousand_carts_are_as_they_were_said_to_be_after_the_shop_was_killed");
