@@ -186,7 +186,7 @@ impl<U: Send + 'static> Sandbox<U> {
         R: ComponentNamedList + Lift + Send + Sync + 'static,
     {
         // Not an `async fn`: one future around another would move the sandbox twice.
-        self.call_inner(CallPhase::Message, export, params, None, |result| result)
+        self.call_inner(InPlace, CallPhase::Message, export, params, None, |result| result)
     }
 
     /// [`call`](Self::call), ended when the token is cancelled: with
@@ -205,12 +205,14 @@ impl<U: Send + 'static> Sandbox<U> {
         P: ComponentNamedList + Lower + Send + Sync + 'static,
         R: ComponentNamedList + Lift + Send + Sync + 'static,
     {
-        self.call_inner(CallPhase::Message, export, params, Some(cancel), |result| result)
+        self.call_inner(InPlace, CallPhase::Message, export, params, Some(cancel), |result| result)
     }
 
     /// [`call_until`](Self::call_until), which tells the result as soon as the guest returns it. A guest with
     /// [async functions](airssys_wasm_engine::Features::component_async) may go on after that: the call ends when all its
     /// tasks have ended.
+    ///
+    /// Its future is small, for tasks of which there are many: on a fiber the call is in a box, which the others' is not.
     ///
     /// # Errors
     ///
@@ -227,7 +229,7 @@ impl<U: Send + 'static> Sandbox<U> {
         R: ComponentNamedList + Lift + Send + Sync + 'static,
         T: Send,
     {
-        self.call_inner(CallPhase::Message, export, params, Some(cancel), tell)
+        self.call_inner(Boxed, CallPhase::Message, export, params, Some(cancel), tell)
     }
 
     /// [`call_telling`](Self::call_telling) with parameters and results that belong to the store, such as streams. One closure
@@ -277,11 +279,12 @@ impl<U: Send + 'static> Sandbox<U> {
         P: ComponentNamedList + Lower + Send + Sync + 'static,
         R: ComponentNamedList + Lift + Send + Sync + 'static,
     {
-        self.call_inner(phase, export, params, Some(cancel), |result| result)
+        self.call_inner(InPlace, phase, export, params, Some(cancel), |result| result)
     }
 
     async fn call_inner<P, R, T>(
         mut self,
+        how: impl Hold,
         phase: CallPhase,
         export: &TypedExport<P, R>,
         params: P,
@@ -306,8 +309,7 @@ impl<U: Send + 'static> Sandbox<U> {
             // Boxed, so that its future does not lie in that of guests with one task.
             guard(Box::pin(call), cancel, guarded).await
         } else {
-            // Boxed as well: it has 1.6 KiB, which an actor whose calls need no fiber would have in vain.
-            guard(Box::pin(export.func.call_async(store, params)), cancel, guarded).await.map(|result| result.map(tell))
+            guard(how.hold(export.func.call_async(store, params)), cancel, guarded).await.map(|result| result.map(tell))
         };
         self.end(started, &export.name, Phase::Calling, outcome).await
     }
@@ -617,6 +619,35 @@ impl<U: Send + 'static> Sandbox<U> {
     /// next call passes to the guest. It counts as one of the guest's `handles`.
     pub fn table_and_ext(&mut self) -> (&mut ResourceTable, &mut U) {
         self.0.store.data_mut().table_and_ext()
+    }
+}
+
+/// Where a call on a fiber lies: wasmtime's future has more than a KiB.
+trait Hold: Send {
+    type Held<F: Future + Send>: Future<Output = F::Output> + Send;
+
+    fn hold<F: Future + Send>(self, call: F) -> Self::Held<F>;
+}
+
+/// In the future of who calls: nothing is allocated.
+struct InPlace;
+
+/// In a box, for as long as it takes.
+struct Boxed;
+
+impl Hold for InPlace {
+    type Held<F: Future + Send> = F;
+
+    fn hold<F: Future + Send>(self, call: F) -> F {
+        call
+    }
+}
+
+impl Hold for Boxed {
+    type Held<F: Future + Send> = Pin<Box<F>>;
+
+    fn hold<F: Future + Send>(self, call: F) -> Pin<Box<F>> {
+        Box::pin(call)
     }
 }
 

@@ -403,7 +403,8 @@ impl<U: Send + 'static> Live for GuestLive<U> {
                 let reply_to = reply_to(&cell, turn);
                 let subject = message.topic().map_or_else(|| cell.id().into(), Arc::from);
                 let message = BrokerMessage { subject, body: message.payload().clone(), reply_to };
-                let ((handled,), sandbox) = sandbox.call_until(export, (message,), interrupt).await?;
+                let ((handled,), sandbox) =
+                    sandbox.call_telling(export, (message,), interrupt, |handled| handled).await?;
                 // Still there if nothing was published to it.
                 turn.reply = cell.reply_subject.lock().take().map(|(_, reply)| reply);
                 (handled.map(|()| None), sandbox)
