@@ -14,7 +14,7 @@ use airssys_wasm_registry::MessageEnvelope;
 use airssys_wasm_twins::{
     actors::{ACTOR, ASYNC_ACTOR, COLLECTING, ECHO, Guest},
     bare::engine,
-    receivers::{Plain, Receiver},
+    receivers::Receiver,
     work::{OpenLoop, Twin, Workers, payload},
 };
 use bytes::Bytes;
@@ -120,15 +120,11 @@ fn neighbour(quick: bool) -> anyhow::Result<Vec<Reading>> {
     let mut readings = Vec::new();
     for workers in [Workers::One, Workers::Two] {
         let mut latencies = NEIGHBOURS.map(|_| Histogram::<u64>::new(3).unwrap());
-        let mut bare = Histogram::<u64>::new(3).unwrap();
         for _ in 0..rounds {
             for ((_, kind), latencies) in NEIGHBOURS.iter().zip(&mut latencies) {
                 latencies.add(beside(workers, *kind, asks))?;
             }
-            bare.add(beside_bare_hoards(workers, asks))?;
         }
-        let id = format!("raw/actor/neighbour/hoards/{}/p99", workers.name());
-        readings.push(nanoseconds(id, bare.value_at_quantile(0.99)));
         let p99 = latencies.map(|latencies| latencies.value_at_quantile(0.99));
         let alone = p99[0] as f64;
         for ((name, kind), p99) in NEIGHBOURS.iter().zip(p99) {
@@ -144,16 +140,10 @@ fn neighbour(quick: bool) -> anyhow::Result<Vec<Reading>> {
     Ok(readings)
 }
 
-/// Bytes of memory that each guest here may have.
-const MEMORY: u64 = 20 << 20;
-/// Has [`ACTOR`] take a million bytes more.
-const HOARD: &str = "hoard 1000000";
-
 fn beside(workers: Workers, kind: Neighbour, asks: u64) -> Histogram<u64> {
     let runtime = workers.runtime();
     let system = system(engine());
-    let limits =
-        ResourceLimits { cpu_time: Duration::from_secs(5), ..ResourceLimits::with_memory(ByteSize::b(MEMORY)) };
+    let limits = ResourceLimits { cpu_time: Duration::from_secs(5), ..ResourceLimits::with_memory(ByteSize::mib(20)) };
     let healthy = runtime.block_on(async {
         let echo = sandbox(&ECHO, &system, limits.clone());
         let healthy = system.spawn(spec("healthy", &echo)).await.unwrap();
@@ -170,7 +160,7 @@ fn beside(workers: Workers, kind: Neighbour, asks: u64) -> Histogram<u64> {
                     Neighbour::Spins => "spin",
                     Neighbour::Traps => "divide",
                     Neighbour::Floods => "send sink x",
-                    Neighbour::Hoards => HOARD,
+                    Neighbour::Hoards => "hoard 1000000",
                     Neighbour::AsyncAsks => "burden sink 100 64",
                     Neighbour::AsyncYields => "later-forever",
                     Neighbour::AsyncSeveral => "ask sink",
@@ -189,26 +179,6 @@ fn beside(workers: Workers, kind: Neighbour, asks: u64) -> Histogram<u64> {
         Ours { system: system.clone(), actor: healthy }
     });
     let latencies = runtime.block_on(paced(runtime.handle().clone(), healthy, asks));
-    assert_eq!(latencies.len(), asks);
-    latencies
-}
-
-/// A task with a guest on bare wasmtime beside one that hoards, and that is made anew after each trap.
-fn beside_bare_hoards(workers: Workers, asks: u64) -> Histogram<u64> {
-    let runtime = workers.runtime();
-    let latencies = runtime.block_on(async {
-        let (healthy, _) = Plain::guest(&ECHO).await;
-        let (hostile, _) = Plain::guest_within(&ACTOR, MEMORY as usize).await;
-        let asking = tokio::spawn(async move {
-            loop {
-                _ = hostile.ask(Bytes::from_static(HOARD.as_bytes())).await;
-            }
-        });
-        let latencies = paced(Handle::current(), healthy, asks).await;
-        asking.abort();
-        _ = asking.await;
-        latencies
-    });
     assert_eq!(latencies.len(), asks);
     latencies
 }

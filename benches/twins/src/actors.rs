@@ -6,7 +6,7 @@ use airssys_wasm_engine::{Export, LoadedComponent, Profile, WasmEngine};
 use airssys_wasm_fixtures as fixtures;
 use bytes::Bytes;
 use wasmtime::{
-    Store, StoreLimits, StoreLimitsBuilder,
+    Store,
     component::{ComponentNamedList, ComponentType, Instance, InstancePre, Lift, Linker, Lower, TypedFunc},
 };
 
@@ -15,15 +15,9 @@ use crate::bare;
 /// A guest, for our actors and for the bare engine.
 pub struct Guest {
     loaded: LoadedComponent,
-    pre: InstancePre<Limits>,
+    pre: InstancePre<()>,
     handle: Export,
 }
-
-/// Few stores have any.
-type Limits = Option<Box<StoreLimits>>;
-
-/// A deadline that no call reaches, in ticks.
-const FAR: u64 = 1 << 40;
 
 /// [`fixtures::ECHO_ACTOR`].
 pub static ECHO: LazyLock<Guest> = LazyLock::new(|| Guest::new(bare::engine(), fixtures::ECHO_ACTOR));
@@ -67,32 +61,21 @@ impl Guest {
 
     /// An instance on the bare engine.
     pub async fn instantiate(&self) -> BareGuest {
-        let mut store = bare::store(self.pre.engine(), None);
+        let mut store = bare::store(self.pre.engine(), ());
         let instance = self.pre.instantiate_async(&mut store).await.expect("room for it");
-        self.live(store, instance, FAR)
+        self.live(store, instance)
     }
 
     /// The same without a fiber.
     pub fn instantiate_now(&self) -> BareGuest {
-        let mut store = bare::store(self.pre.engine(), None);
+        let mut store = bare::store(self.pre.engine(), ());
         let instance = self.pre.instantiate(&mut store).expect("room for it");
-        self.live(store, instance, FAR)
+        self.live(store, instance)
     }
 
-    /// An instance that traps when its memory would have more bytes than that, and gives way at each tick.
-    pub async fn instantiate_within(&self, memory: usize) -> BareGuest {
-        let limits = StoreLimitsBuilder::new().memory_size(memory).trap_on_grow_failure(true).build();
-        let mut store = bare::store(self.pre.engine(), Some(Box::new(limits)));
-        store.limiter(|limits| limits.as_deref_mut().expect("set above"));
-        store.set_epoch_deadline(1);
-        store.epoch_deadline_async_yield_and_update(1);
-        let instance = self.pre.instantiate_async(&mut store).await.expect("room for it");
-        self.live(store, instance, 1)
-    }
-
-    fn live(&self, mut store: Store<Limits>, instance: Instance, ticks: u64) -> BareGuest {
+    fn live(&self, mut store: Store<()>, instance: Instance) -> BareGuest {
         let handle = instance.get_typed_func(&mut store, self.handle.index()).expect("its type");
-        BareGuest { store, instance, handle, ticks }
+        BareGuest { store, instance, handle }
     }
 
     /// One of its exports, found once.
@@ -101,13 +84,11 @@ impl Guest {
     }
 }
 
-/// A guest in a store, without limits but where it says so.
+/// A guest in a store without limits.
 pub struct BareGuest {
-    store: Store<Limits>,
+    store: Store<()>,
     instance: Instance,
     handle: TypedFunc<(Message,), (Handled,)>,
-    /// After how many of them a call reaches its deadline.
-    ticks: u64,
 }
 
 type Handled = Result<Option<Bytes>, String>;
@@ -138,7 +119,7 @@ impl BareGuest {
     ///
     /// When the guest traps.
     pub async fn handle(&mut self, payload: Bytes, wants_answer: bool) -> wasmtime::Result<Bytes> {
-        self.store.set_epoch_deadline(self.ticks);
+        self.store.set_epoch_deadline(1 << 40);
         let message = Message::new(payload, wants_answer);
         let (answer,) = self.handle.call_async(&mut self.store, (message,)).await?;
         Ok(answer.expect("no error").expect("an answer"))
@@ -150,7 +131,7 @@ impl BareGuest {
     ///
     /// When the guest traps.
     pub fn handle_now(&mut self, payload: Bytes, wants_answer: bool) -> wasmtime::Result<Bytes> {
-        self.store.set_epoch_deadline(self.ticks);
+        self.store.set_epoch_deadline(1 << 40);
         let (answer,) = self.handle.call(&mut self.store, (Message::new(payload, wants_answer),))?;
         Ok(answer.expect("no error").expect("an answer"))
     }
@@ -162,7 +143,7 @@ impl BareGuest {
         R: ComponentNamedList + Lift + Send + Sync + 'static,
     {
         let func = self.instance.get_typed_func::<P, R>(&mut self.store, export.index()).expect("its type");
-        self.store.set_epoch_deadline(self.ticks);
+        self.store.set_epoch_deadline(1 << 40);
         func.call_async(&mut self.store, params).await.expect("no trap")
     }
 }

@@ -26,20 +26,8 @@ const _: () = assert!(size_of::<Mail<AS_OURS>>() == 96);
 
 impl Plain {
     /// Around a guest on the bare engine, made anew after a trap.
-    pub fn guest(guest: &'static Guest) -> impl Future<Output = (Self, JoinHandle<()>)> {
-        Self::around(move || guest.instantiate())
-    }
-
-    /// The same with a limit on the guest's memory, in bytes, giving way at each tick.
-    pub fn guest_within(guest: &'static Guest, memory: usize) -> impl Future<Output = (Self, JoinHandle<()>)> {
-        Self::around(move || guest.instantiate_within(memory))
-    }
-
-    async fn around<F>(make: impl Fn() -> F + Send + Sync + 'static) -> (Self, JoinHandle<()>)
-    where
-        F: Future<Output = BareGuest> + Send + 'static,
-    {
-        let mut live = make().await;
+    pub async fn guest(guest: &'static Guest) -> (Self, JoinHandle<()>) {
+        let mut live = guest.instantiate().await;
         let (to, mut mailbox) = mpsc::channel::<Mail<0>>(MAILBOX);
         let task = tokio::spawn(async move {
             while let Some((payload, reply, _)) = mailbox.recv().await {
@@ -47,7 +35,7 @@ impl Plain {
                     Ok(answer) => _ = reply.map(|reply| reply.send(answer)),
                     Err(_) => {
                         drop(reply);
-                        live = make().await;
+                        live = guest.instantiate().await;
                     }
                 }
             }
