@@ -119,7 +119,7 @@ where
             }
         }
         if is_doubtful && let Some(_serves) = host.stood_by.serve(&name) {
-            Arc::clone(&host).forsake(name, false).await;
+            Arc::clone(&host).forsake(name, false, None).await;
         }
     });
     handle

@@ -310,7 +310,7 @@ impl Host {
                 if bucket != life.token.bucket || life.fence.is_up(clock::now()) {
                     // Nobody can take one that is not leased from a host that has it in its records and not in its hands.
                     if !leased {
-                        self.runtime.spawn(Arc::clone(self).forsake(name.clone(), is_group));
+                        self.runtime.spawn(Arc::clone(self).forsake(name.clone(), is_group, Some(revision)));
                     }
                     return Err(ExportError::NotJoined);
                 }
@@ -333,22 +333,27 @@ impl Host {
         }
     }
 
-    /// Takes back a claim that was written, or may have been, under a name that this host does not export.
-    pub(crate) async fn forsake(self: Arc<Self>, name: ComponentId, is_group: bool) {
+    /// Takes back a claim of this revision. Without one it is not known whether it was written, and it is a leased one of whoever stands by
+    /// for the name: a claim of a later attempt to export it is left.
+    pub(crate) async fn forsake(self: Arc<Self>, name: ComponentId, is_group: bool, claim: Option<u64>) {
         let key = self.record_of(&name, is_group);
         let is_own = |value: &[u8]| {
-            // That of a group is.
-            is_group
-                || serde_json::from_slice::<NameRecord>(value).is_ok_and(|found| found.owner.host == self.config.host)
+            let found = serde_json::from_slice::<NameRecord>(value);
+            found.is_ok_and(|found| found.leased && found.owner.host == self.config.host)
         };
         while !self.left.is_cancelled() {
-            match self.decided(&key).await {
-                Ok(Some((Some(value), revision))) if is_own(&value) && !self.has_exported(&name) => {
-                    if matches!(self.remove(&key, revision).await, Ok(Written::Yes(_))) {
-                        return;
-                    }
-                }
-                Ok(_) => return,
+            let forsaking = async {
+                let revision = match claim {
+                    Some(revision) => revision,
+                    None => match self.decided(&key).await? {
+                        Some((Some(value), revision)) if is_own(&value) => revision,
+                        _ => return Ok(()),
+                    },
+                };
+                self.remove(&key, revision).await.map(drop)
+            };
+            match forsaking.await {
+                Ok(()) => return,
                 Err(error) => tracing::debug!(%name, %error, "a claim is not taken back"),
             }
             tokio::time::sleep(AGAIN).await;
@@ -484,15 +489,9 @@ impl Host {
             // Of a session that is over: others may have it since, and it may be of another bucket.
             return Ok(());
         }
-        let key = self.record_of(name, export.is_group);
-        match self.records.store.delete_expect_revision(key.text(), Some(export.revision)).await {
-            Ok(()) => Ok(()),
-            Err(error) => match self.decided(&key).await {
-                // Another has it since, or it is gone.
-                Ok(found) if found.as_ref().is_none_or(|(_, revision)| *revision != export.revision) => Ok(()),
-                _ => Err(ExportError::Records { source: error.into() }),
-            },
-        }
+        let removed = self.remove(&self.record_of(name, export.is_group), export.revision).await;
+        // Refused: another has it since, or it is gone.
+        removed.map(drop).map_err(|source| ExportError::Records { source })
     }
 
     pub(crate) fn has_exported(&self, name: &ComponentId) -> bool {
@@ -562,7 +561,7 @@ impl Host {
                 let is_exported = self.exports.write().get_mut(&name).map(|now| now.follow(&export)).is_some();
                 if !is_exported {
                     // It was withdrawn meanwhile.
-                    Arc::clone(self).forsake(name, export.is_group).await;
+                    Arc::clone(self).forsake(name, export.is_group, Some(revision)).await;
                 }
                 false
             }

@@ -410,7 +410,7 @@ async fn a_claim_that_came_to_nothing_is_taken_back_and_no_other() {
     let [own, exported, other, later] =
         ["own", "exported", "other", "later"].map(|name| ComponentId::new(name).unwrap());
     let life = host.life().unwrap();
-    within(host.claim(&own, &life, false, false)).await.unwrap();
+    within(host.claim(&own, &life, false, true)).await.unwrap();
     let actor = system.spawn_native(NativeSpec::new(exported.clone(), || Echo)).await.unwrap();
     within(a.export(&actor)).await.unwrap();
     let owner = Owner { host: "z".parse().unwrap(), token: life.token };
@@ -418,9 +418,17 @@ async fn a_claim_that_came_to_nothing_is_taken_back_and_no_other() {
     _ = within(host.write(&Key::Name(other.clone()), record, 0)).await.unwrap();
     _ = within(host.write(&Key::Name(later.clone()), b"{}".to_vec(), 0)).await.unwrap();
     for (name, is_there) in [(&own, false), (&exported, true), (&other, true), (&later, true)] {
-        within(Arc::clone(host).forsake(name.clone(), false)).await;
+        within(Arc::clone(host).forsake(name.clone(), false, None)).await;
         let found = within(host.records.decided(&Key::Name(name.clone()).text())).await.unwrap();
         assert_eq!(found.is_some_and(|(record, _)| record.is_some()), is_there, "{name}");
+    }
+    // Of two attempts the first is taken back, and the second is left.
+    let first = within(host.claim(&own, &life, false, false)).await.unwrap();
+    let second = within(host.claim(&own, &life, false, false)).await.unwrap();
+    for (claim, is_there) in [(first, true), (second, false)] {
+        within(Arc::clone(host).forsake(own.clone(), false, Some(claim))).await;
+        let found = within(host.records.decided(&Key::Name(own.clone()).text())).await.unwrap();
+        assert_eq!(found.is_some_and(|(record, _)| record.is_some()), is_there);
     }
     // One that cannot be read is not taken from whoever has it.
     let claimed = within(host.claim(&later, &life, false, false)).await;
